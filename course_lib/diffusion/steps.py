@@ -1,0 +1,47 @@
+"""Reading a table of the noise schedule at each sample's own step, and refusing what cannot be right."""
+
+import torch
+
+from course_lib.shapes import Float, Int, Shaped, Tensor
+
+
+def at(table: Float[Tensor, " steps"], t: Int[Tensor, " b"], x: Shaped[Tensor, "b ..."]) -> Tensor:
+    """The table's entry for each sample's step, shaped (b, 1, ..., 1) to multiply x, in x's dtype.
+
+    Tables are kept in float64: 1 - alpha_bar is near 1e-4 at the first steps, where float32 would
+    leave only four digits of it.
+    """
+    return table[t.to(table.device)].to(x).reshape(-1, *[1] * (x.ndim - 1))
+
+
+def check(steps: int, t: Tensor, **tensors: Tensor) -> None:
+    """Refuse steps outside 0..steps-1, tensors of unequal shape, and values that are not finite.
+
+    Raises:
+        ValueError: saying what was expected and what came, by the argument's name.
+    """
+    (first, x), *others = tensors.items()
+    if t.is_floating_point() or t.shape != x.shape[:1]:
+        raise ValueError(
+            f"t must hold one whole step per sample: expected {len(x)} integers, got {t.dtype} {tuple(t.shape)}"
+        )
+    if len(t) and not 0 <= int(t.min()) <= int(t.max()) < steps:
+        raise ValueError(f"t must lie in 0..{steps - 1}, got {int(t.min())}..{int(t.max())}")
+    for name, other in others:
+        if other.shape != x.shape:
+            raise ValueError(
+                f"{name} must have the shape of {first}, {tuple(x.shape)}, got {tuple(other.shape)}"
+            )
+    for name, tensor in tensors.items():
+        if not torch.isfinite(tensor).all():
+            raise ValueError(f"{name} must be finite, got NaN or infinity")
+
+
+def check_betas(betas: Float[Tensor, " steps"]) -> None:
+    """Refuse a schedule that is not at least two variances strictly between 0 and 1 (ValueError)."""
+    if betas.ndim != 1 or len(betas) < 2:
+        raise ValueError(f"betas must be a vector of at least two steps, got shape {tuple(betas.shape)}")
+    if not ((betas > 0) & (betas < 1)).all():
+        raise ValueError(
+            f"betas must lie strictly between 0 and 1, got {float(betas.min()):.4g}..{float(betas.max()):.4g}"
+        )

@@ -1,0 +1,1 @@
+"""Leaf maths that several papers share."""

@@ -1,0 +1,14 @@
+"""The axis alphabet of the course, and the tensor types that use it.
+
+Signatures carry jaxtyping annotations such as ``Float[Tensor, "b c h w"]``.  They cost nothing in a
+notebook; under pytest they are checked at every call.  The letters mean the same thing everywhere:
+
+    b  batch          t  time (frames), or a diffusion step when it stands alone as an argument
+    h  height         w  width           c  channels
+    n  tokens         d  width of a token k  codes in a codebook
+"""
+
+from jaxtyping import Bool, Float, Int, Shaped, UInt8
+from torch import Tensor
+
+__all__ = ["Bool", "Float", "Int", "Shaped", "Tensor", "UInt8"]
