@@ -1,0 +1,35 @@
+"""Training: recipes, the loop, averaged weights, checkpoints with provenance, several processes.
+
+Read in this order: `recipe` (what is trained), `randomness` (what a step may draw), `loop` (how), `ema`,
+`store` (what stays on disk), `distributed` (the same step on several machines).
+"""
+
+from course_lib.training.distributed import all_gather, choose_device
+from course_lib.training.ema import EMA
+from course_lib.training.loop import Trained, live, train
+from course_lib.training.main import main
+from course_lib.training.randomness import Draw
+from course_lib.training.recipe import Recipe, Tensors, Trainable
+from course_lib.training.recipes import RECIPES, find_recipe
+from course_lib.training.store import STORE, Store, load_checkpoint, results, show_checkpoint
+
+__all__ = [
+    "EMA",
+    "RECIPES",
+    "STORE",
+    "Draw",
+    "Recipe",
+    "Store",
+    "Tensors",
+    "Trainable",
+    "Trained",
+    "all_gather",
+    "choose_device",
+    "find_recipe",
+    "live",
+    "load_checkpoint",
+    "main",
+    "results",
+    "show_checkpoint",
+    "train",
+]

@@ -1,0 +1,7 @@
+"""`python -m course_lib.training NAME`, alone or under `torchrun --nproc-per-node=N -m course_lib.training NAME`."""
+
+import sys
+
+from course_lib.training.main import main
+
+sys.exit(main())

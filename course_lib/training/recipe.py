@@ -1,0 +1,159 @@
+"""What is trained: a recipe (the numbers) builds a trainable (the model and its loss).
+
+A family of recipes is two small classes:
+
+    class Denoiser(Trainable):
+        def __init__(self, model):
+            super().__init__()
+            self.model = model
+
+        def loss(self, player, batch, draw):
+            noise = draw.randn_like(batch["image"])
+            return (self.model(batch["image"] + noise) - noise).square().mean()
+
+    @dataclass(frozen=True)
+    class DenoiserRecipe(Recipe):
+        width: int = 32
+
+        def build(self):
+            return Denoiser(UNet(self.width))
+
+        def data(self):
+            return Tensors(image=...)
+
+        def measure(self, model):
+            return {"error": ...}
+
+Every field of the recipe is recorded with the checkpoint; a training that was interrupted resumes only
+under exactly the same fields.
+"""
+
+import json
+import re
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+
+from course_lib.training.randomness import Draw
+
+
+class Data(Protocol):
+    """What a recipe trains on: a length, and a batch of tensors for given indices, first axis b."""
+
+    def __len__(self) -> int: ...
+
+    def batch(self, indices: Tensor) -> dict[str, Tensor]: ...
+
+
+class Tensors:
+    """The simplest data: named tensors of equal length in memory.  `Tensors(image=x, label=y)`"""
+
+    def __init__(self, **tensors: Tensor):
+        lengths = {name: len(tensor) for name, tensor in tensors.items()}
+        if len(set(lengths.values())) != 1:
+            raise ValueError(f"expected one or more tensors of one common length, got {lengths}")
+        self.tensors = tensors
+
+    def __len__(self) -> int:
+        return len(next(iter(self.tensors.values())))
+
+    def batch(self, indices: Tensor) -> dict[str, Tensor]:
+        return {name: tensor[indices] for name, tensor in self.tensors.items()}
+
+
+class Trainable(nn.Module):
+    """A model with its loss, and whatever else changes in training (a discriminator, running statistics).
+
+    `self.model` is what the checkpoint keeps; parameters and buffers of the rest are saved only while training.
+    """
+
+    model: nn.Module
+
+    def players(self) -> dict[str, list[nn.Parameter]]:
+        """Who plays: name -> parameters.  Each player has its own optimiser and loss, and they move in turn."""
+        return {"model": [p for p in self.parameters() if p.requires_grad]}
+
+    def loss(self, player: str, batch: dict[str, Tensor], draw: Draw) -> Tensor:
+        """The player's loss on this process's part of the batch: a mean over b, a scalar.
+
+        Take all randomness from `draw` (see `Draw`): then the result does not depend on how many processes
+        share the batch.  `all_gather(per_sample_losses)` gives those of the whole batch, in order.
+        """
+        raise NotImplementedError
+
+    def forward(self, player: str, batch: dict[str, Tensor], draw: Draw) -> Tensor:
+        return self.loss(player, batch, draw)  # DistributedDataParallel calls forward
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """All the numbers of one training.  Subclasses add their own fields and define build, data and measure."""
+
+    name: str
+    steps: int
+    batch_size: int = 64  # of all processes together
+    seed: int = 0
+    learning_rate: float = 2e-4
+    warmup: int = 0  # steps of linear warm-up
+    betas: tuple[float, float] = (0.9, 0.999)
+    weight_decay: float = 0.0  # AdamW; at 0 this is Adam
+    clip: float | None = 1.0  # largest gradient norm of a player
+    ema: float = 0.999  # 0 keeps the plain weights
+    precision: str = (
+        "float32"  # or "bfloat16": autocast where the processor computes in it, otherwise float32
+    )
+    checkpoint_dtype: str = "float32"  # or "float16", half the file
+
+    def __post_init__(self):
+        for accepted, expected, field in (
+            (
+                re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", self.name),
+                "letters, digits, '.', '_' or '-'",
+                "name",
+            ),
+            (self.steps >= 1, "at least 1", "steps"),
+            (self.batch_size >= 1, "at least 1", "batch_size"),
+            (self.seed >= 0, "at least 0", "seed"),
+            (self.learning_rate > 0, "a positive number", "learning_rate"),
+            (self.warmup >= 0, "at least 0", "warmup"),
+            (self.clip is None or self.clip > 0, "a positive number or None", "clip"),
+            (0 <= self.ema < 1, "in [0, 1)", "ema"),
+            (self.precision in ("float32", "bfloat16"), "'float32' or 'bfloat16'", "precision"),
+            (self.checkpoint_dtype in ("float32", "float16"), "'float32' or 'float16'", "checkpoint_dtype"),
+        ):
+            if not accepted:
+                raise ValueError(
+                    f"recipe {self.name!r}: {field} must be {expected}, got {getattr(self, field)!r}"
+                )
+
+    def build(self) -> Trainable:
+        """A fresh trainable.  torch's global generator is seeded with `seed` just before."""
+        raise NotImplementedError
+
+    def data(self) -> Data:
+        """What to train on; `Tensors` does for anything that fits in memory."""
+        raise NotImplementedError
+
+    def measure(self, model: nn.Module) -> dict:
+        """Measure the finished model (in eval mode, on its device, without gradients).
+
+        Numbers become the metrics of the checkpoint; lists (arrays for a figure) go to the results file only.
+        """
+        return {}
+
+    def optimizer(self, player: str, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
+        """The player's optimiser; its state must be tensors."""
+        return torch.optim.AdamW(
+            parameters, lr=self.learning_rate, betas=self.betas, weight_decay=self.weight_decay, fused=True
+        )
+
+    def lr_scale(self, step: int) -> float:
+        """What the learning rate is multiplied with at this step (counted from 0): linear warm-up, then 1."""
+        return min(1.0, (step + 1) / self.warmup) if self.warmup else 1.0
+
+    def fields(self) -> dict:
+        """The recipe as JSON knows it (tuples are lists), with the name of its class."""
+        return json.loads(json.dumps({"class": type(self).__name__, **asdict(self)}))
