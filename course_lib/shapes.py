@@ -11,4 +11,9 @@ notebook; under pytest they are checked at every call.  The letters mean the sam
 from jaxtyping import Bool, Float, Int, Shaped, UInt8
 from torch import Tensor
 
-__all__ = ["Bool", "Float", "Int", "Shaped", "Tensor", "UInt8"]
+Batch = Float[Tensor, "b ..."]  # samples of any shape: pictures, clips, points in the plane
+PerSample = Float[Tensor, " b"]  # one number per sample
+Steps = Int[Tensor, " b"]  # one diffusion step per sample
+Table = Float[Tensor, " steps"]  # one number per diffusion step
+
+__all__ = ["Batch", "Bool", "Float", "Int", "PerSample", "Shaped", "Steps", "Table", "Tensor", "UInt8"]

@@ -2,16 +2,21 @@
 
 import torch
 
-from course_lib.shapes import Float, Int, Shaped, Tensor
+from course_lib.shapes import Shaped, Steps, Table, Tensor
 
 
-def at(table: Float[Tensor, " steps"], t: Int[Tensor, " b"], x: Shaped[Tensor, "b ..."]) -> Tensor:
+def at(table: Table, t: Steps, x: Shaped[Tensor, "b ..."]) -> Tensor:
     """The table's entry for each sample's step, shaped (b, 1, ..., 1) to multiply x, in x's dtype.
 
     Tables are kept in float64: 1 - alpha_bar is near 1e-4 at the first steps, where float32 would
     leave only four digits of it.
     """
     return table[t.to(table.device)].to(x).reshape(-1, *[1] * (x.ndim - 1))
+
+
+def shifted(alphas_cumprod: Table) -> Table:
+    """alpha_bar of the step before: 1, which is no noise at all, before the first."""
+    return torch.cat([torch.ones_like(alphas_cumprod[:1]), alphas_cumprod[:-1]])
 
 
 def check(steps: int, t: Tensor, **tensors: Tensor) -> None:
@@ -23,7 +28,7 @@ def check(steps: int, t: Tensor, **tensors: Tensor) -> None:
     (first, x), *others = tensors.items()
     if t.is_floating_point() or t.shape != x.shape[:1]:
         raise ValueError(
-            f"t must hold one whole step per sample: expected {len(x)} integers, got {t.dtype} {tuple(t.shape)}"
+            f"t must hold one step per sample: expected {len(x)} integers, got {t.dtype} {tuple(t.shape)}"
         )
     if len(t) and not 0 <= int(t.min()) <= int(t.max()) < steps:
         raise ValueError(f"t must lie in 0..{steps - 1}, got {int(t.min())}..{int(t.max())}")
@@ -37,7 +42,7 @@ def check(steps: int, t: Tensor, **tensors: Tensor) -> None:
             raise ValueError(f"{name} must be finite, got NaN or infinity")
 
 
-def check_betas(betas: Float[Tensor, " steps"]) -> None:
+def check_betas(betas: Table) -> None:
     """Refuse a schedule that is not at least two variances strictly between 0 and 1 (ValueError)."""
     if betas.ndim != 1 or len(betas) < 2:
         raise ValueError(f"betas must be a vector of at least two steps, got shape {tuple(betas.shape)}")

@@ -1,0 +1,73 @@
+"""The convolutional parts of a U-Net: residual block, self-attention over a picture, halving, doubling.
+
+DDPM (arXiv 2006.11239, appendix B) put them together, and the autoencoders and latent diffusion models
+that followed kept them.
+"""
+
+import torch.nn.functional as F
+from einops import rearrange
+from torch import nn
+
+from course_lib.shapes import Float, Tensor
+
+
+class ResBlock(nn.Module):
+    """Two 3x3 convolutions around the identity; the time vector is added between them."""
+
+    def __init__(self, c_in: int, c_out: int, time_width: int, groups: int, eps: float, dropout: float):
+        super().__init__()
+        self.norm1 = nn.GroupNorm(groups, c_in, eps)
+        self.conv1 = nn.Conv2d(c_in, c_out, 3, padding=1)
+        self.time = nn.Linear(time_width, c_out)
+        self.norm2 = nn.GroupNorm(groups, c_out, eps)
+        self.dropout = nn.Dropout(dropout)
+        self.conv2 = nn.Conv2d(c_out, c_out, 3, padding=1)
+        self.skip = nn.Conv2d(c_in, c_out, 1) if c_in != c_out else nn.Identity()
+
+    def forward(self, x: Float[Tensor, "b c_in h w"], time: Float[Tensor, "b d"]) -> Float[Tensor, "b c h w"]:
+        h = self.conv1(F.silu(self.norm1(x)))  # b c h w
+        h = h + self.time(F.silu(time))[:, :, None, None]
+        h = self.conv2(self.dropout(F.silu(self.norm2(h))))
+        return self.skip(x) + h
+
+
+class SpatialAttention(nn.Module):
+    """Self-attention over all positions of a feature map, around the identity."""
+
+    def __init__(self, channels: int, heads: int, groups: int, eps: float):
+        super().__init__()
+        self.heads = heads
+        self.norm = nn.GroupNorm(groups, channels, eps)
+        self.qkv = nn.Conv2d(channels, 3 * channels, 1)
+        self.out = nn.Conv2d(channels, channels, 1)
+
+    def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
+        qkv = self.qkv(self.norm(x))  # b 3*c h w
+        qkv = rearrange(qkv, "b (three heads d) h w -> three b heads (h w) d", three=3, heads=self.heads)
+        h = F.scaled_dot_product_attention(*qkv)  # b heads h*w d
+        h = rearrange(h, "b heads (h w) d -> b (heads d) h w", h=x.shape[2])
+        return x + self.out(h)
+
+
+class Downsample(nn.Module):
+    """Halve both sides by a convolution of stride 2, padded right and bottom as TensorFlow's SAME does."""
+
+    padding = (0, 1, 0, 1)  # left, right, top, bottom
+
+    def __init__(self, channels: int):
+        super().__init__()
+        self.conv = nn.Conv2d(channels, channels, 3, stride=2)
+
+    def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h/2 w/2"]:
+        return self.conv(F.pad(x, self.padding))
+
+
+class Upsample(nn.Module):
+    """Double both sides by repeating pixels, then convolve."""
+
+    def __init__(self, channels: int):
+        super().__init__()
+        self.conv = nn.Conv2d(channels, channels, 3, padding=1)
+
+    def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c 2*h 2*w"]:
+        return self.conv(F.interpolate(x, scale_factor=2.0, mode="nearest"))

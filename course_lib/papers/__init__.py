@@ -1,0 +1,1 @@
+"""One paper, one file, read from top to bottom beside the paper."""

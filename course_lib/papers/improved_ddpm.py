@@ -1,0 +1,227 @@
+"""Improved Denoising Diffusion Probabilistic Models.  Nichol and Dhariwal, 2021, arXiv 2102.09672.
+
+Read `course_lib.papers.ddpm` first: this file holds only what the second paper changes.  Reading order: the
+configurations; the network (appendix A); learned variances and the hybrid loss (section 3.1); the cosine
+schedule (3.2); importance sampling of t (3.3); fewer steps (section 4).
+
+Steps count from 0, as in `ddpm`.  Differs from the paper in the manner of the official code:
+- The hybrid loss weighs L_vlb in bits per dimension, per step: 0.001 * T * (the term at t).
+- The paper's f(t) is evaluated at t / T for t = 0..T; the clip at 0.999 touches the last beta alone.
+Differs from the official code: L_0 uses the exact normal distribution, not its tanh approximation.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import ClassVar, Literal, Self
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from course_lib.diffusion import at, shifted
+from course_lib.nn.embeddings import timestep_embedding
+from course_lib.nn.resnet import Downsample, ResBlock
+from course_lib.papers import ddpm
+from course_lib.papers.ddpm import DDPMConfig, GaussianDiffusion
+from course_lib.shapes import Batch, Float, PerSample, Steps, Table, Tensor
+
+# ---------------------------------------------------------------- configurations
+
+
+@dataclass(frozen=True)
+class ImprovedDDPMConfig(DDPMConfig):
+    """Defaults: CIFAR-10 with learned variances and the cosine schedule (appendix A)."""
+
+    blocks_per_level: int = 3
+    attention_resolutions: tuple[int, ...] = (16, 8)
+    heads: int = 4
+    dropout: float = 0.3
+    norm_eps: float = 1e-5
+    timesteps: int = 4000
+    schedule: str = "cosine"
+    variance: str = "learned_range"
+    objective: Literal["simple", "hybrid", "vlb"] = "hybrid"
+
+
+IMPROVED_DDPM_CONFIGS = {
+    "CIFAR-10": ImprovedDDPMConfig(),
+    "CIFAR-10 fixed variance": ImprovedDDPMConfig(variance="fixed_large", objective="simple"),
+    "ImageNet-64": ImprovedDDPMConfig(image_size=64, multipliers=(1, 2, 3, 4), dropout=0.0),
+    "ImageNet-64 class-conditional": ImprovedDDPMConfig(
+        image_size=64, multipliers=(1, 2, 3, 4), dropout=0.0, num_classes=1000
+    ),
+    "tiny": ImprovedDDPMConfig(
+        16, width=16, multipliers=(1, 2), blocks_per_level=1, attention_resolutions=(8,), dropout=0.0, norm_groups=8,
+        timesteps=1000,
+    ),
+    "tiny-32": ImprovedDDPMConfig(
+        32, width=16, multipliers=(1, 2, 4), blocks_per_level=1, attention_resolutions=(8,), dropout=0.0, norm_groups=8,
+        timesteps=1000,
+    ),
+}  # fmt: skip
+
+
+# ---------------------------------------------------------------- the network
+
+
+class ScaleShiftResBlock(ResBlock):
+    """A residual block in which the time scales and shifts the second norm: GN(h) (1 + w) + b."""
+
+    def __init__(self, c_in: int, c_out: int, time_width: int, groups: int, eps: float, dropout: float):
+        super().__init__(c_in, c_out, time_width, groups, eps, dropout)
+        self.time = nn.Linear(time_width, 2 * c_out)
+
+    def forward(self, x: Float[Tensor, "b c_in h w"], time: Float[Tensor, "b d"]) -> Float[Tensor, "b c h w"]:
+        h = self.conv1(F.silu(self.norm1(x)))  # b c h w
+        scale, shift = self.time(F.silu(time))[:, :, None, None].chunk(2, dim=1)  # b c 1 1 each
+        h = self.norm2(h) * (1 + scale) + shift
+        h = self.conv2(self.dropout(F.silu(h)))
+        return self.skip(x) + h
+
+
+class SymmetricDownsample(Downsample):
+    """Halve both sides, padding all around."""
+
+    padding = (1, 1, 1, 1)
+
+
+class UNet(ddpm.UNet):
+    """DDPM's network with time as scale and shift, [cos, sin] features, PyTorch's own initial weights."""
+
+    res_block = ScaleShiftResBlock
+    downsample = SymmetricDownsample
+    time_features = staticmethod(timestep_embedding)
+
+    def initialise(self) -> None:
+        """The network starts as zero; all else as PyTorch leaves it."""
+        self.zero_last_layers()
+
+
+# ---------------------------------------------------------------- 3.1 learned variances
+
+
+def learned_range_variance(v: Batch, t: Steps, betas: Table) -> Batch:
+    """Eq. 15: the log variance v log beta + (1 - v) log beta-tilde, for the network's v in [-1, 1] as [0, 1].
+
+    The code shifts the output by (v + 1) / 2, so that a network that says 0 stands in the geometric middle.
+    """
+    share = (v + 1) / 2
+    return share * at(betas.log(), t, v) + (1 - share) * at(ddpm.posterior_log_variance(betas), t, v)
+
+
+def hybrid_loss(output: Batch, x_start: Batch, x_t: Batch, t: Steps, noise: Batch, betas: Table) -> PerSample:
+    """Eq. 16: L_simple + 0.001 L_vlb, from the network's output (b 2c ...): noise first, then v.
+
+    L_vlb teaches the variance alone: the mean inside it is cut off from the gradient.
+    """
+    eps, v = output.chunk(2, dim=1)
+    simple = (noise - eps).square().flatten(1).mean(1)
+    return simple + 0.001 * len(betas) * vlb_term(eps.detach(), v, x_start, x_t, t, betas)
+
+
+def vlb_term(eps: Batch, v: Batch, x_start: Batch, x_t: Batch, t: Steps, betas: Table) -> PerSample:
+    """One term of the bound, L_{t-1} or L_0, in bits per dimension, from the network's noise and v."""
+    mean = ddpm.predict_mean(x_t, t, eps, betas)
+    return ddpm.term_bits(mean, learned_range_variance(v, t, betas), x_start, x_t, t, betas)
+
+
+# ---------------------------------------------------------------- 3.2 the cosine schedule
+
+
+def cosine_alphas_cumprod(timesteps: int, s: float = 0.008) -> Table:
+    """Eq. 17: alpha_bar_t = f(t) / f(0) with f(t) = cos^2((t/T + s) / (1 + s) * pi/2), for t = 1..T."""
+    t = torch.arange(timesteps + 1, dtype=torch.float64) / timesteps
+    f = torch.cos((t + s) / (1 + s) * math.pi / 2).square()
+    return f[1:] / f[0]
+
+
+def cosine_betas(timesteps: int) -> Table:
+    """The betas behind Eq. 17, at most 0.999: the last would be 1."""
+    alphas_cumprod = cosine_alphas_cumprod(timesteps)
+    return (1 - alphas_cumprod / shifted(alphas_cumprod)).clamp(max=0.999)
+
+
+# ---------------------------------------------------------------- 3.3 importance sampling of t
+
+
+def importance_weights(history: Float[Tensor, "steps k"], uniform: float = 0.001) -> tuple[Table, Table]:
+    """Eq. 18: draw t with probability p_t ~ sqrt(E[L_t^2]) and weigh its loss by 1 / (T p_t).
+
+    history holds the last k losses of every step; a share `uniform` of the probability is spread evenly, so
+    that no step is forgotten.  Returns the probabilities and the weights.
+    """
+    spread = history.square().mean(1).sqrt()
+    p = (1 - uniform) * spread / spread.sum() + uniform / len(spread)
+    return p, 1 / (len(p) * p)
+
+
+class ImportanceSampler(nn.Module):
+    """Draws steps by Eq. 18 once every step has `memory` losses on record, evenly until then.
+
+    A module, so that its memory is saved with the training state.
+    """
+
+    def __init__(self, steps: int, memory: int = 10):
+        super().__init__()
+        self.register_buffer("history", torch.zeros(steps, memory))
+        self.register_buffer("seen", torch.zeros(steps, dtype=torch.long))
+
+    def probabilities(self) -> tuple[Table, Table]:
+        """How likely each step is to be drawn, and what its loss then weighs."""
+        warm = bool((self.seen >= self.history.shape[1]).all())
+        return importance_weights(self.history if warm else torch.ones_like(self.history))
+
+    def update(self, t: Steps, losses: PerSample) -> None:
+        """Put each loss on its step's record, in place of the oldest."""
+        for step, loss in zip(t.tolist(), losses.detach(), strict=True):
+            self.history[step, self.seen[step] % self.history.shape[1]] = loss
+            self.seen[step] += 1
+
+
+# ---------------------------------------------------------------- 4 fewer steps
+
+
+def strided_steps(timesteps: int, count: int) -> Steps:
+    """`count` steps spread evenly over 0..timesteps-1, both ends included, rounded."""
+    if not 2 <= count <= timesteps:
+        raise ValueError(f"count must lie in 2..{timesteps}, got {count}")
+    return (torch.arange(count) * (timesteps - 1) / (count - 1)).round().long()
+
+
+def respace(betas: Table, kept: Steps) -> Table:
+    """Eq. 19: the betas of the chain that visits only the kept steps, with the same alpha_bar at each."""
+    alphas_cumprod = (1 - betas).cumprod(0)[kept]
+    return 1 - alphas_cumprod / shifted(alphas_cumprod)
+
+
+# ---------------------------------------------------------------- the process
+
+
+class ImprovedDiffusion(GaussianDiffusion):
+    """DDPM's process with learned variances, three objectives and shorter chains."""
+
+    schedules: ClassVar = {**GaussianDiffusion.schedules, "cosine": cosine_betas}
+
+    def read(self, output: Batch, x_t: Batch, t: Steps) -> tuple[Batch, Batch]:
+        """The noise in the network's output, and the log variance: learned, where it is."""
+        if self.variance != "learned_range":
+            return super().read(output, x_t, t)
+        eps, v = output.chunk(2, dim=1)
+        return eps, learned_range_variance(v, t, self.betas)
+
+    def hybrid_loss(self, model: Callable, x_start: Batch, t: Steps, noise: Batch) -> PerSample:
+        """L_hybrid (Eq. 16) of each sample."""
+        x_t = self.q_sample(x_start, t, noise)
+        return hybrid_loss(self.ask(model, x_t, t), x_start, x_t, t, noise, self.betas)
+
+    def vlb_loss(self, model: Callable, x_start: Batch, t: Steps, noise: Batch) -> PerSample:
+        """T times the term of L_vlb at t: over evenly drawn t its mean is the bound, in bits per dimension."""
+        x_t = self.q_sample(x_start, t, noise)
+        p = self.p_mean_variance(model, x_t, t, clip=False)
+        return self.steps * ddpm.term_bits(p.mean, p.log_variance, x_start, x_t, t, self.betas)
+
+    def respaced(self, count: int) -> Self:
+        """The same process in `count` steps; the network is still told the original times."""
+        kept = strided_steps(self.steps, count)
+        return type(self)(respace(self.betas, kept), self.variance, self.times[kept])

@@ -1,0 +1,57 @@
+"""Every preset of the course by name: zoo.build("ddpm/CIFAR-10")."""
+
+import difflib
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from torch import nn
+
+from course_lib.papers import ddpm, improved_ddpm
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A preset: its config, the model class, and the size its paper or authors state."""
+
+    config: Any
+    model: Callable[[Any], nn.Module]
+    published: str = ""
+    source: str = ""
+
+    def build(self) -> nn.Module:
+        """The model with fresh weights."""
+        return self.model(self.config)
+
+
+def _entries(
+    paper: str, configs: dict, model: Callable, published: dict[str, tuple[str, str]]
+) -> dict[str, Entry]:
+    return {
+        f"{paper}/{name}": Entry(config, model, *published.get(name, ())) for name, config in configs.items()
+    }
+
+
+MODELS: dict[str, Entry] = {
+    **_entries("ddpm", ddpm.DDPM_CONFIGS, ddpm.UNet, {
+        "CIFAR-10": ("35.7M", "paper, appendix B"),
+        "LSUN": ("114M", "paper, appendix B"),
+    }),
+    **_entries("improved_ddpm", improved_ddpm.IMPROVED_DDPM_CONFIGS, improved_ddpm.UNet, {
+        "CIFAR-10": ("50M", "name of the released checkpoint"),
+        "ImageNet-64": ("120M", "paper, section 3; name of the released checkpoint"),
+    }),
+}  # fmt: skip
+
+
+def find(name: str) -> Entry:
+    """The entry of a preset; ValueError naming the nearest ones when there is none."""
+    if name not in MODELS:
+        near = difflib.get_close_matches(name, MODELS, cutoff=0.4) or list(MODELS)
+        raise ValueError(f"no preset {name!r}; did you mean {', '.join(near)}?")
+    return MODELS[name]
+
+
+def build(name: str) -> nn.Module:
+    """A preset's model with fresh weights; under `with torch.device("meta")` it costs no memory."""
+    return find(name).build()
