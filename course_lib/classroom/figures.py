@@ -1,0 +1,326 @@
+"""Figures in the house style, shown with alternative text, and the display of a running training."""
+
+import base64
+import html
+import io
+import math
+import time
+
+import numpy as np
+from IPython.display import display
+
+# Okabe and Ito's palette, which people with any common colour blindness can tell apart.
+PALETTE = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#D55E00", "#56B4E9", "#000000", "#F0E442")
+PAPER = "#fdfdfc"  # opaque, so that a figure reads the same in a light and in a dark theme
+INK = "#2b2b2b"
+WIDTH = 640  # CSS pixels of a full-width picture
+
+STYLE = {
+    "figure.facecolor": PAPER,
+    "axes.facecolor": PAPER,
+    "savefig.facecolor": PAPER,
+    "axes.edgecolor": "#8a8a8a",
+    "axes.labelcolor": INK,
+    "axes.titlecolor": INK,
+    "text.color": INK,
+    "xtick.color": "#5a5a5a",
+    "ytick.color": "#5a5a5a",
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "grid.color": "#e4e4e1",
+    "grid.linewidth": 0.8,
+    "axes.titlesize": 11,
+    "axes.titlelocation": "left",
+    "axes.titlepad": 8,
+    "axes.labelsize": 9.5,
+    "xtick.labelsize": 8.5,
+    "ytick.labelsize": 8.5,
+    "legend.fontsize": 8.5,
+    "legend.frameon": False,
+    "lines.linewidth": 1.8,
+    "font.size": 9.5,
+    "figure.titlesize": 12,
+}
+
+
+def figure(title="", xlabel="", ylabel="", *, rows=1, columns=1, width=6.4, height=3.4, **axes):
+    """A figure in the house style.
+
+    width and height are in inches; `rows` and `columns` make a grid, whose axes share the labels.  Further
+    keywords go to every axes: `yscale="log"`, `xlim=(0, 1)`, ...  Returns (figure, axes), axes an array for a
+    grid.  The figure belongs to no global state: it appears where it is shown, and only there.
+    """
+    import matplotlib
+    from matplotlib.figure import Figure
+
+    with matplotlib.rc_context(_style()):
+        fig = Figure(figsize=(width, height), layout="constrained")
+        grid = fig.subplots(rows, columns, squeeze=False)
+        for ax in grid.flat:
+            ax.set(xlabel=xlabel, ylabel=ylabel, **axes)
+        if rows * columns == 1:
+            grid[0, 0].set_title(title)
+            return fig, grid[0, 0]
+        fig.suptitle(title, x=0.01, ha="left")
+        return fig, (grid[0] if rows == 1 else grid[:, 0] if columns == 1 else grid)
+
+
+def show(fig, alt: str) -> None:
+    """Show a figure with its alternative text: one sentence that says what is to be seen in it."""
+    _check_alt(alt)
+    display({"text/html": image_html(png(fig), alt), "text/plain": f"Figure: {alt}"}, raw=True)
+
+
+def show_images(images, titles=None, columns=None, *, alt: str, title="", cell=None) -> None:
+    """Show pictures in a grid, small ones enlarged without blurring.
+
+    images: (n h w 3) or (n h w) uint8, or (n 3 h w) or (n 1 h w) float in [-1, 1]; tensor or array.
+    titles: one per picture.  columns: pictures per row (up to eight).  cell: width of a picture in pixels.
+    Raises ValueError for other shapes and values, or a number of titles that does not fit.
+    """
+    show(image_grid(images, titles, columns, title=title, cell=cell), alt)
+
+
+def image_grid(images, titles=None, columns=None, *, title="", cell=None):
+    """The figure that `show_images` shows."""
+    pictures = to_pictures(images)
+    n = len(pictures)
+    if titles is not None and len(titles) != n:
+        raise ValueError(f"expected one title per picture, {n}; got {len(titles)}")
+    if columns is not None and columns < 1:
+        raise ValueError(f"expected at least one column, got {columns}")
+    columns = min(n, columns or 8)
+    return _mosaic(pictures, columns, cell, title, titles=titles)
+
+
+def show_clip(clip, *, alt: str, frames=8, labels=None, title="") -> None:
+    """Show a clip as a film strip: `frames` of its frames, evenly spaced, the first and the last among them.
+
+    clip: (t h w 3) uint8 or (t 3 h w) float in [-1, 1]; or several clips of one length, stacked on a first
+    axis or in a list, one strip each.  labels: a line for each strip.
+    """
+    show(film_strips(clip, frames=frames, labels=labels, title=title), alt)
+
+
+def film_strips(clip, *, frames=8, labels=None, title=""):
+    """The figure that `show_clip` shows."""
+    clips = list(clip) if isinstance(clip, list | tuple) or clip.ndim == 5 else [clip]
+    strips = [to_pictures(c) for c in clips]
+    if len({s.shape for s in strips}) != 1:
+        raise ValueError(f"expected clips of one shape, got {[s.shape for s in strips]}")
+    if labels is not None and len(labels) != len(strips):
+        raise ValueError(f"expected one label per clip, {len(strips)}; got {len(labels)}")
+    chosen = np.unique(np.linspace(0, len(strips[0]) - 1, frames).round().astype(int))
+    pictures = np.concatenate([s[chosen] for s in strips])
+    heads = [f"t = {t}" for t in chosen]
+    return _mosaic(pictures, len(chosen), None, title, heads=heads, labels=labels, gap=2, paper=INK)
+
+
+def to_pictures(images) -> np.ndarray:
+    """(n h w 3) uint8 of (n h w 3) or (n h w) uint8, or of (n 3 h w) or (n 1 h w) float in [-1, 1]."""
+    array = np.asarray(images.detach().cpu() if hasattr(images, "detach") else images)
+    wanted = "expected images (n h w 3) or (n h w) uint8, or (n 3 h w) float in [-1, 1]"
+    if array.dtype == np.uint8 and array.ndim == 3 and array.size:
+        return np.repeat(array[..., None], 3, axis=-1)
+    if array.ndim != 4 or not array.size:
+        raise ValueError(f"{wanted}; got {array.dtype} of shape {array.shape}")
+    if array.dtype == np.uint8 and array.shape[-1] in (1, 3):
+        return np.broadcast_to(array, (*array.shape[:3], 3))
+    if np.issubdtype(array.dtype, np.floating) and array.shape[1] in (1, 3):
+        if not np.isfinite(array).all():
+            raise ValueError(f"{wanted}; got values that are not finite")
+        pixels = ((array.clip(-1, 1) + 1) * 127.5).round().astype(np.uint8)
+        return np.broadcast_to(np.moveaxis(pixels, 1, -1), (*np.moveaxis(pixels, 1, -1).shape[:3], 3))
+    raise ValueError(f"{wanted}; got {array.dtype} of shape {array.shape}")
+
+
+def png(fig, dpi=None) -> bytes:
+    """The figure as PNG, 1.5 pixels per CSS pixel, in 256 colours where that keeps it small and faithful."""
+    import matplotlib
+    from PIL import Image
+
+    raw = io.BytesIO()
+    with matplotlib.rc_context(_style()):
+        fig.savefig(raw, format="png", dpi=dpi or 150)
+    picture = Image.open(raw).convert("RGB")
+    few = picture.quantize(256, method=Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE)
+    error = np.abs(np.asarray(few.convert("RGB"), int) - np.asarray(picture, int))
+    small = io.BytesIO()
+    (few if error.max() <= 16 else picture).save(small, format="PNG", optimize=True)
+    return small.getvalue()
+
+
+def image_html(data: bytes, alt: str) -> str:
+    """An image element that carries its picture, as wide as meant and never wider than the page."""
+    source = "data:image/png;base64," + base64.b64encode(data).decode("ascii")
+    width = round(int.from_bytes(data[16:20], "big") / 1.5)
+    style = "max-width:100%;height:auto;border-radius:4px"
+    return f'<img src="{source}" alt="{html.escape(alt)}" width="{width}" style="{style}">'
+
+
+class live_curve:
+    """A progress bar with the curve of the loss so far, for a training loop of `total` steps.
+
+    Call it after every step: `on_step(step, loss)`, loss a number or {name: number}.  It redraws at most twice
+    a second and leaves a still figure behind: after `total` calls, or at the end of a `with` block.
+    """
+
+    def __init__(self, total: int, label="loss", *, title="Training", every=0.5):
+        if total < 1:
+            raise ValueError(f"expected at least one step, got {total}")
+        self.total, self.label, self.title, self.every = total, label, title, every
+        self.steps: list[int] = []
+        self.losses: dict[str, list[float]] = {}
+        self.started = self.drawn = time.monotonic()
+        self.finished = False
+        self.handle = display(self._bundle(), raw=True, display_id=True)
+
+    def __call__(self, step: int, loss) -> None:
+        values = loss if isinstance(loss, dict) else {self.label: loss}
+        self.steps.append(int(step))
+        for name, value in values.items():
+            self.losses.setdefault(name, []).append(float(value))
+        if len(self.steps) >= self.total:
+            self.finish()
+        elif time.monotonic() - self.drawn >= self.every:
+            self.drawn = time.monotonic()
+            self._update(self._bundle())
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.finish()
+
+    def finish(self) -> None:
+        """Replace the running display by the figure of the whole curve."""
+        if self.finished:
+            return
+        self.finished = True
+        if not self.steps:
+            self._update({"text/plain": "no step was made"})
+            return
+        seconds = time.monotonic() - self.started
+        alt = f"{self.title}: {len(self.steps)} steps in {seconds:.0f} s. " + "; ".join(
+            f"{name} falls from {v[0]:.3g} to {v[-1]:.3g}" if v[-1] < v[0] else f"{name} ends at {v[-1]:.3g}"
+            for name, v in self.losses.items()
+        )
+        picture = image_html(png(self._figure(seconds)), alt)
+        self._update({"text/html": picture, "text/plain": alt})
+
+    def _figure(self, seconds: float):
+        fig, ax = figure(f"{self.title}: {len(self.steps)} steps in {seconds:.0f} s", "step", self.label, height=2.6)
+        for colour, (name, values) in zip(PALETTE, self.losses.items(), strict=False):
+            steps = self.steps[-len(values) :]
+            ax.plot(steps, values, color=colour, alpha=0.25, linewidth=0.8)
+            ax.plot(steps, smooth(values), color=colour, label=name)
+        if len(self.losses) > 1:
+            ax.legend()
+        if all(min(v) > 0 for v in self.losses.values()):
+            spread = [max(smooth(v)) / min(smooth(v)) for v in self.losses.values()]
+            ax.set_yscale("log" if max(spread) > 20 else "linear")
+        return fig
+
+    def _bundle(self) -> dict:
+        """The running display: a bar, a line of figures and the smoothed curve as a small SVG."""
+        done = len(self.steps)
+        seconds = time.monotonic() - self.started
+        left = f", about {seconds / done * (self.total - done):.0f} s left" if done else ""
+        now = ", ".join(f"{name} {smooth(v)[-1]:.3g}" for name, v in self.losses.items())
+        words = html.escape(f"{self.title}: step {done} of {self.total}{left}. {now}")
+        curves = "".join(
+            _polyline(smooth(v), done / self.total, colour)
+            for colour, v in zip(PALETTE, self.losses.values(), strict=False)
+        )
+        page = (
+            f'<div style="max-width:{WIDTH}px"><progress value="{done}" max="{self.total}" style="width:100%">'
+            f'</progress><div>{words}</div><svg viewBox="0 0 640 120" width="100%" role="img" '
+            f'aria-label="{words}">{curves}</svg></div>'
+        )
+        return {"text/html": page, "text/plain": words}
+
+    def _update(self, bundle: dict) -> None:
+        if self.handle is not None:  # there is none outside a notebook
+            self.handle.update(bundle, raw=True)
+
+
+def smooth(values) -> np.ndarray:
+    """A running mean over a fiftieth of the curve so far; as long as `values`."""
+    values = np.asarray(values, dtype=float)
+    width = max(1, len(values) // 50)
+    sums = np.cumsum(np.concatenate([[0.0], values]))
+    ends = np.arange(1, len(values) + 1)
+    starts = np.maximum(0, ends - width)
+    return (sums[ends] - sums[starts]) / (ends - starts)
+
+
+def _polyline(values: np.ndarray, share: float, colour: str) -> str:
+    """The curve as SVG, over `share` of the width; at most 300 points, its own range as height."""
+    values = values[:: max(1, len(values) // 300)]
+    finite = values[np.isfinite(values)]
+    if len(finite) < 2:
+        return ""
+    low, high = float(finite.min()), float(finite.max())
+    heights = 114 - 108 * (values - low) / ((high - low) or 1.0)
+    across = np.linspace(2, 2 + 636 * share, len(values))
+    points = " ".join(f"{x:.1f},{y:.1f}" for x, y in zip(across, heights, strict=True) if math.isfinite(y))
+    return f'<polyline points="{points}" fill="none" stroke="{colour}" stroke-width="2"/>'
+
+
+def _mosaic(pictures, columns, cell, title, *, titles=None, heads=None, labels=None, gap=4, paper=PAPER):
+    """One figure, exact to the pixel: pictures (n h w 3) enlarged by repetition, with texts around them."""
+    import matplotlib
+    from matplotlib.figure import Figure
+
+    n, h, w, _ = pictures.shape
+    rows = math.ceil(n / columns)
+    left = 0 if labels is None else 8 + 6 * max(len(str(label)) for label in labels)
+    room = (WIDTH - left) // columns - gap
+    scale = max(1, (cell or min(room, 112)) // w)
+    scale -= scale % 2 if scale > 1 else 0  # times 1.5 in the PNG: an even number keeps every pixel the same
+    tall, wide = h * scale, w * scale
+    caption = 18 if titles is not None else 0
+    top = (26 if title else 0) + (18 if heads else 0)
+    size = np.array([left + columns * (wide + gap) + gap, top + rows * (tall + caption + gap) + gap], int)
+    canvas = np.full((size[1], size[0], 3), np.round(255 * _rgb(PAPER)), np.uint8)
+    if paper != PAPER:
+        canvas[top:, left:] = np.round(255 * _rgb(paper))
+    corners = [
+        (top + gap + caption + i // columns * (tall + caption + gap), left + gap + i % columns * (wide + gap))
+        for i in range(n)
+    ]
+    for picture, (y, x) in zip(pictures, corners, strict=True):
+        canvas[y : y + tall, x : x + wide] = picture.repeat(scale, axis=0).repeat(scale, axis=1)
+
+    with matplotlib.rc_context(_style()):
+        fig = Figure(figsize=(size[0] / 100, size[1] / 100))
+        ax = fig.add_axes((0, 0, 1, 1))
+        ax.set_axis_off()
+        ax.imshow(canvas, interpolation="nearest", extent=(0, size[0], size[1], 0), aspect="auto")
+        write = dict(fontsize=7.5, va="bottom")
+        for words, (y, x) in zip(titles if titles is not None else [], corners, strict=titles is not None):
+            ax.text(x + wide / 2, y - 2, str(words), ha="center", **write)
+        for words, (_, x) in zip(heads or [], corners, strict=False):
+            ax.text(x + wide / 2, top - 3, words, ha="center", **write)
+        for row, words in enumerate(labels if labels is not None else []):
+            ax.text(left - 6, corners[row * columns][0] + tall / 2, str(words), ha="right", va="center", fontsize=7.5)
+        if title:
+            ax.text(gap, 18, title, fontsize=11)
+    return fig
+
+
+def _rgb(colour: str) -> np.ndarray:
+    return np.array([int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)])
+
+
+def _style() -> dict:
+    from cycler import cycler
+
+    return {**STYLE, "axes.prop_cycle": cycler(color=PALETTE)}
+
+
+def _check_alt(alt) -> None:
+    if not isinstance(alt, str) or not alt.strip():
+        raise ValueError(f"expected alt: a sentence that says what the picture shows; got {alt!r}")

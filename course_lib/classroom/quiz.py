@@ -1,0 +1,142 @@
+"""The quiz and the flashcards a notebook shows."""
+
+import hashlib
+import json
+
+import traitlets
+
+from course_lib.classroom.bank import Bank, load_bank, rich
+from course_lib.classroom.bridge import Linked, module
+from course_lib.classroom.progress import record_quiz
+from course_lib.classroom.state import load_state, save_state
+
+TEXTS = ("prompt", "source", "text", "feedback", "feedback_right", "feedback_wrong", "unit", "front", "back")
+
+
+def quiz(topic: str) -> None:
+    """Show the quiz of a topic; answers and score are kept and come back when the cell runs again.
+
+    Raises ValueError when the topic has no bank or the bank is not valid.
+    """
+    QuizWidget(load_bank(topic)).show()
+
+
+def flashcards(topic: str) -> None:
+    """Show the flashcards of a topic: turn one with Space, sort it with "I knew it" or "Again"."""
+    bank = load_bank(topic)
+    if not bank.flashcards:
+        raise ValueError(f"the bank {topic!r} has no flashcards")
+    DeckWidget(bank).show()
+
+
+class QuizWidget(Linked):
+    """A bank's questions.  The page draws and scores them; the kernel keeps the results in `COURSE_HOME`."""
+
+    _esm = traitlets.Unicode(module("quiz")).tag(sync=True)
+    mode = "quiz"
+
+    def __init__(self, bank: Bank):
+        self.bank = bank
+        self.entries = self.choose(bank)
+        # An answer is kept with a digest of its question, and forgotten when the question has changed.
+        self.digests = {entry.id: _digest(entry) for entry in self.entries}
+        super().__init__(self.describe(bank))
+
+    def choose(self, bank: Bank) -> list:
+        return bank.questions
+
+    def describe(self, bank: Bank) -> dict:
+        return {"mode": "quiz", "title": bank.title, "questions": [_drawable(q) for q in bank.questions]}
+
+    def answer(self, message: dict) -> dict | None:
+        if message.get("type") == "hello":
+            return {"type": "welcome", "results": self.saved()}
+        if message.get("type") == "save":
+            self.save(message["results"], message["score"])
+            return {"type": "saved"}
+        return None
+
+    def saved(self) -> dict:
+        """What was saved for the entries that have not changed since, by id."""
+        stored = load_state(f"{self.mode}-{self.bank.topic}")
+        return {i: r["result"] for i, r in stored.items() if self.digests.get(i) == r["digest"]}
+
+    def save(self, results: dict, score: int) -> None:
+        """Keep the results of known entries and report the score to the progress record."""
+        kept = {i: {"digest": self.digests[i], "result": r} for i, r in results.items() if i in self.digests}
+        save_state(f"{self.mode}-{self.bank.topic}", kept)
+        self.report(int(score))
+
+    def report(self, score: int) -> None:
+        record_quiz(self.bank.topic, score, len(self.entries))
+
+    def caption(self) -> str:
+        return f"Quiz: {self.bank.title}, {len(self.entries)} questions. Run this cell in JupyterLab to answer it."
+
+    def fallback(self) -> str:
+        questions = "\n".join(f"<li>{_readable(q)}</li>" for q in self.bank.questions)
+        note = "<p><em>Run this cell to answer here.</em></p>"
+        return f"<h4>Quiz: {rich(self.bank.title)}</h4>\n{note}\n<ol>\n{questions}\n</ol>"
+
+
+class DeckWidget(QuizWidget):
+    """A bank's flashcards; those marked as known are kept."""
+
+    mode = "cards"
+
+    def choose(self, bank: Bank) -> list:
+        return bank.flashcards
+
+    def describe(self, bank: Bank) -> dict:
+        return {"mode": "cards", "title": bank.title, "flashcards": [_drawable(c) for c in bank.flashcards]}
+
+    def report(self, score: int) -> None:
+        """Cards are practice: they give no points."""
+
+    def caption(self) -> str:
+        return f"Flashcards: {self.bank.title}, {len(self.entries)} cards. Run this cell in JupyterLab to turn them."
+
+    def fallback(self) -> str:
+        cards = "\n".join(f"<li>{_folded(rich(c.front), rich(c.back), c)}</li>" for c in self.entries)
+        return f"<h4>Flashcards: {rich(self.bank.title)}</h4>\n<ol>\n{cards}\n</ol>"
+
+
+def _drawable(entry) -> dict:
+    """The entry as the page draws it: every text as escaped HTML."""
+    drawn = _texts_to_html(entry.model_dump())
+    if drawn.get("kind") == "ordering":
+        drawn["start"] = entry.start()
+    return drawn
+
+
+def _texts_to_html(value):
+    if isinstance(value, list):
+        return [_texts_to_html(v) for v in value]
+    if isinstance(value, dict):
+        return {k: rich(v) if k in TEXTS else _texts_to_html(v) for k, v in value.items()}
+    return value
+
+
+def _digest(entry) -> str:
+    text = json.dumps(entry.model_dump(), sort_keys=True)
+    return hashlib.sha256(text.encode("utf-8")).hexdigest()[:12]
+
+
+def _readable(question) -> str:
+    """The question as plain HTML, its answer folded away."""
+    prompt = f"<p>{rich(question.prompt)}</p>"
+    if question.kind == "numeric":
+        answer = f"{question.answer:g} {rich(question.unit)}. {rich(question.feedback_right)}"
+        return prompt + _folded("Answer", answer, question)
+    if question.kind == "ordering":
+        shown = [question.items[i] for i in question.start()]
+        answer = "<ol>" + "".join(f"<li>{rich(i.text)}: {rich(i.feedback)}</li>" for i in question.items) + "</ol>"
+    else:
+        shown = question.options
+        answer = " ".join(f"<p>{rich(o.text)}: {rich(o.feedback)}</p>" for o in shown if o.correct)
+    listed = "<ul>" + "".join(f"<li>{rich(entry.text)}</li>" for entry in shown) + "</ul>"
+    return prompt + listed + _folded("Answer", answer, question)
+
+
+def _folded(summary: str, content: str, entry) -> str:
+    return f"<details><summary>{summary}</summary>{content} <small>({rich(entry.source)})</small></details>"

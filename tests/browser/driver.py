@@ -1,0 +1,210 @@
+"""Drives JupyterLab in a headless Chromium: start the server, open a notebook, run it, look at it."""
+
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from contextlib import contextmanager
+from pathlib import Path
+
+import nbformat
+
+BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome", "msedge")
+FLAGS = (
+    "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
+    "--disable-component-update --disable-sync"
+).split()
+TOKEN = "course-browser-tests"
+READY = 120_000  # ms; a first start on a busy machine is slow
+
+
+def find_browser() -> str:
+    """The path of an installed Chromium; raises RuntimeError saying how to install one."""
+    for name in BROWSERS:
+        if path := shutil.which(name):
+            return path
+    raise RuntimeError(f"the browser tests need one of {', '.join(BROWSERS)}: on Debian, apt-get install chromium")
+
+
+@contextmanager
+def chromium():
+    """A Playwright browser."""
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=find_browser(), args=FLAGS)
+        try:
+            yield browser
+        finally:
+            browser.close()
+
+
+@contextmanager
+def jupyterlab(root: Path):
+    """A JupyterLab server whose files, settings and student's records all lie under `root`; yields its address."""
+    port = _free_port()
+    for name in ("work", "home", "config", "data", "lab"):
+        (root / name).mkdir(parents=True, exist_ok=True)
+    _settings(root / "lab", "@jupyterlab/notebook-extension:tracker", {"windowingMode": "none"})
+    _settings(root / "lab", "@jupyterlab/apputils-extension:notification", {"fetchNews": "false", "checkForUpdates": False})
+    environment = os.environ | {
+        "COURSE_HOME": str(root / "home"),
+        "COURSE_FAST": "1",
+        "OMP_NUM_THREADS": "1",
+        "JUPYTER_CONFIG_DIR": str(root / "config"),
+        "JUPYTER_DATA_DIR": str(root / "data"),
+        "JUPYTERLAB_SETTINGS_DIR": str(root / "lab" / "settings"),
+        "JUPYTERLAB_WORKSPACES_DIR": str(root / "lab" / "workspaces"),
+    }
+    command = [sys.executable, "-m", "jupyterlab", "--no-browser", "--allow-root", "--LabApp.expose_app_in_browser=True"]
+    command += [f"--port={port}", f"--IdentityProvider.token={TOKEN}", f"--ServerApp.root_dir={root / 'work'}"]
+    command += ["--ServerApp.port_retries=0", "--LabApp.news_url=", "--LabApp.extension_manager=readonly"]
+    log = (root / "server.log").open("w", encoding="utf-8")
+    server = subprocess.Popen(command, env=environment, stdout=log, stderr=subprocess.STDOUT, cwd=root / "work")
+    address = f"http://localhost:{port}"
+    try:
+        _wait_for(server, address, root / "server.log")
+        yield address
+    finally:
+        server.terminate()
+        try:
+            server.wait(20)
+        except subprocess.TimeoutExpired:
+            server.kill()
+        log.close()
+
+
+def set_theme(root: Path, dark: bool) -> None:
+    """The theme of pages opened from now on."""
+    theme = "JupyterLab Dark" if dark else "JupyterLab Light"
+    _settings(root / "lab", "@jupyterlab/apputils-extension:themes", {"theme": theme})
+
+
+class Lab:
+    """One notebook open in JupyterLab."""
+
+    def __init__(self, browser, address: str, notebook: str, *, kernel=True, width=1200):
+        self.page = browser.new_page(viewport={"width": width, "height": 1000})
+        self.errors: list[str] = []
+        self.page.on("pageerror", lambda error: self.errors.append(str(error)))
+        self.page.goto(f"{address}/lab/tree/{notebook}?reset&token={TOKEN}", timeout=READY)
+        self.wait_until_open(kernel)
+
+    def wait_until_open(self, kernel=True) -> None:
+        self.page.wait_for_function(f"() => window.jupyterapp && {PANEL}?.context.isReady && {PANEL}.isVisible", timeout=READY)
+        self.page.locator(".jp-Notebook .jp-Cell").first.wait_for(timeout=READY)
+        if kernel:
+            self.wait_until_idle()
+        self.page.evaluate("() => window.jupyterapp.shell.collapseLeft()")
+
+    def wait_until_idle(self, timeout=READY) -> None:
+        idle = f"{PANEL}?.sessionContext.session?.kernel?.connectionStatus === 'connected' && {KERNEL}.status === 'idle'"
+        self.page.wait_for_function(f"() => {idle}", timeout=timeout)
+
+    def run_all(self, seconds=300) -> None:
+        """Run every cell; returns when the kernel has finished them.  Raises RuntimeError for a failing cell."""
+        self.wait_until_idle()
+        self.page.set_default_timeout(seconds * 1000)
+        try:
+            self.page.evaluate("() => window.jupyterapp.commands.execute('notebook:run-all-cells')")
+        finally:
+            self.page.set_default_timeout(30_000)
+        self.wait_until_idle(seconds * 1000)
+        self.page.wait_for_timeout(500)  # the last outputs are drawn after the kernel has become idle
+        if failed := self.error_outputs():
+            raise RuntimeError("\n".join(failed))
+
+    def error_outputs(self) -> list[str]:
+        return self.page.evaluate(
+            f"() => {PANEL}.content.widgets.flatMap(c => c.model.outputs ? c.model.outputs.toJSON() : [])"
+            ".filter(o => o.output_type === 'error').map(o => `${o.ename}: ${o.evalue}`)"
+        )
+
+    def command(self, name: str) -> None:
+        self.page.evaluate("(name) => window.jupyterapp.commands.execute(name)", name)
+
+    def save(self) -> None:
+        self.page.evaluate(f"() => {PANEL}.context.save()")
+
+    def shut_down_kernel(self) -> None:
+        self.page.evaluate(f"() => {PANEL}.sessionContext.shutdown()")
+
+    def restart_kernel(self) -> None:
+        self.page.evaluate(f"() => {PANEL}.sessionContext.session.kernel.restart()")
+        self.wait_until_idle()
+
+    def reload(self, kernel=True) -> None:
+        self.page.reload()
+        self.wait_until_open(kernel)
+
+    def where(self) -> dict:
+        """The notebook's state that keys of its own would change: active cell, mode, number of cells."""
+        return self.page.evaluate(
+            f"() => {{ const n = {PANEL}.content; return {{ cell: n.activeCellIndex, mode: n.mode, cells: n.widgets.length,"
+            " kinds: n.widgets.map(c => c.model.type).join() }; }"
+        )
+
+    def screenshot(self, path: Path) -> None:
+        """The whole notebook, from its first cell to its last."""
+        size = self.page.viewport_size
+        last = "() => [...document.querySelectorAll('.jp-Notebook .jp-Cell')].at(-1).getBoundingClientRect()"
+        first = last.replace(".at(-1)", "[0]")
+        height = self.page.evaluate(last)["bottom"] - self.page.evaluate(first)["top"] + 120
+        self.page.set_viewport_size({"width": size["width"], "height": min(16_000, round(height))})
+        self.page.evaluate("() => document.querySelector('.jp-WindowedPanel-outer').scrollTo(0, 0)")
+        self.page.wait_for_timeout(500)
+        self.page.screenshot(path=path)
+        self.page.set_viewport_size(size)
+
+    def close(self) -> None:
+        self.page.close()
+
+
+PANEL = "window.jupyterapp.shell.currentWidget"
+KERNEL = f"{PANEL}.sessionContext.session.kernel"
+
+
+def write_notebook(path: Path, *cells: str) -> Path:
+    """A notebook of code cells; one that starts with `# ` and a letter is Markdown."""
+    notebook = nbformat.v4.new_notebook(metadata={"kernelspec": {"name": "python3", "display_name": "Python 3"}})
+    notebook.cells = [
+        nbformat.v4.new_markdown_cell(c) if c.startswith("# ") else nbformat.v4.new_code_cell(c) for c in cells
+    ]
+    nbformat.write(notebook, path)
+    return path
+
+
+def without_kernel(path: Path) -> Path:
+    """Make the notebook name a kernel that is not installed, so that none starts when it is opened."""
+    notebook = nbformat.read(path, 4)
+    notebook.metadata["kernelspec"] = {"name": "no-such-kernel", "display_name": "None"}
+    nbformat.write(notebook, path)
+    return path
+
+
+def _settings(lab: Path, plugin: str, values: dict) -> None:
+    package, name = plugin.split(":")
+    path = lab / "settings" / package / f"{name}.jupyterlab-settings"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(values), encoding="utf-8")
+
+
+def _free_port() -> int:
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        return s.getsockname()[1]
+
+
+def _wait_for(server: subprocess.Popen, address: str, log: Path, seconds=120) -> None:
+    end = time.monotonic() + seconds
+    while time.monotonic() < end and server.poll() is None:
+        try:
+            urllib.request.urlopen(f"{address}/api?token={TOKEN}", timeout=5)
+            return
+        except OSError:
+            time.sleep(0.3)
+    raise RuntimeError(f"JupyterLab did not start:\n{log.read_text(encoding='utf-8')[-3000:]}")
