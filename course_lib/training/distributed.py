@@ -1,4 +1,4 @@
-"""The same step in one process or in several: torchrun, DistributedDataParallel, and the choice of a device."""
+"""The same step in one process or in several, and the choice of a device."""
 
 import os
 from collections.abc import Iterator
@@ -27,12 +27,23 @@ def choose_device(name: str | None = None) -> torch.device:
     return torch.device("cuda", index)
 
 
-def computes_bfloat16(device: torch.device) -> bool:
-    """Whether the device multiplies in bfloat16 natively; emulated it would be slower than float32."""
+def precision_on(device: torch.device, wanted: str) -> str:
+    """'bfloat16' if wanted and the device multiplies in it (emulated it would be slow), else 'float32'."""
     if device.type == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
-    able = torch.cpu.get_capabilities() if device.type == "cpu" else {}
-    return any(able.get(unit) for unit in ("avx512_bf16", "amx_bf16", "arm_bf16", "bf16"))
+        able = torch.cuda.is_bf16_supported(including_emulation=False)
+    else:
+        units = torch.cpu.get_capabilities() if device.type == "cpu" else {}
+        able = any(units.get(unit) for unit in ("avx512_bf16", "amx_bf16", "arm_bf16", "bf16"))
+    return "bfloat16" if able and wanted == "bfloat16" else "float32"
+
+
+def place(module: nn.Module, device: torch.device) -> nn.Module:
+    """The module on the device, 2-D convolutions with channels last: half again as fast on CPUs and GPUs."""
+    module = module.to(device)
+    for layer in module.modules():
+        if isinstance(layer, nn.Conv2d | nn.ConvTranspose2d) and device.type != "mps":
+            layer.weight.data = layer.weight.data.contiguous(memory_format=torch.channels_last)
+    return module
 
 
 def describe_device(device: torch.device) -> str:
@@ -88,4 +99,6 @@ def all_gather(x: Tensor) -> Tensor:
 
 def any_process(flag: bool, device: torch.device) -> bool:
     """Whether the flag is up in any process: all get the same answer, so that all stop at the same step."""
+    if processes() == 1:
+        return flag
     return bool(all_gather(torch.tensor([flag], dtype=torch.uint8, device=device)).any())

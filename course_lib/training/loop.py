@@ -42,22 +42,23 @@ def train(
     device: str | torch.device | None = None,
     *,
     steps: int | None = None,
-    seconds: float | None = None,
+    seconds: int | float | None = None,
     resume: bool = True,
     on_step: OnStep | None = None,
     store: Store | None = STORE,
-    save_every: float = 60.0,
+    save_every: int | float = 60,
 ) -> Trained:
     """Train a recipe; at its last step measure the model and write its checkpoint and results.
 
     steps: stop after this step, seconds: stop after so much time; either way a later call goes on from there.
     on_step(step, losses, model) is called after every step (counted from 1) with the averaged model.
-    store=None writes and resumes nothing.  save_every: seconds between saved training states; 0 saves every step.
+    store=None writes and resumes nothing.  save_every: seconds between saved states, 0 saves every step.
     Ctrl-C (or a terminate signal) finishes the step, saves and returns; a second one stops at once.
 
-    On a CPU the result is the same to the bit however often it was interrupted (a GPU's own kernels may not be
-    deterministic).  Raises ValueError for a device that is not there, for a batch the processes cannot share evenly,
-    for a saved state of another recipe; FloatingPointError when a loss or gradient is not finite.
+    On a CPU the result is the same to the bit however often it was interrupted; on a GPU as far as its
+    kernels are deterministic.  Raises ValueError for a device that is not there, a batch that the processes
+    cannot share evenly, a model too large to be kept or a saved state of another recipe; FloatingPointError
+    when a loss or gradient is not finite.
     """
     if steps is not None and not 1 <= steps <= recipe.steps:
         raise ValueError(f"expected steps from 1 to the recipe's {recipe.steps}, got {steps}")
@@ -89,43 +90,46 @@ def train(
         trained = Trained(run.ema.model, run.losses, run.seconds, run.step, run.step == recipe.steps)
         trained.interrupted = signalled.is_set() and not trained.finished
         if trained.finished and store and distributed.rank() == 0:
-            trained.metrics = store.finish(recipe, trained, device)
+            trained.metrics = store.finish(recipe, device, run.ema.model, run.losses, run.seconds)
         return trained
 
 
 def live(
     recipe: Recipe,
-    seconds: float = 60.0,
+    seconds: int | float = 60,
     *,
     on_step: OnStep | None = None,
     device: str | torch.device | None = None,
 ) -> Trained:
-    """Train in a notebook: nothing is written, and it ends in time on a slow machine (COURSE_FAST=1: a few steps)."""
+    """Train in a notebook: nothing is written, and a slow machine ends in time too.
+
+    COURSE_FAST=1 cuts it to a few steps.
+    """
     steps = min(FAST_STEPS, recipe.steps) if os.environ.get("COURSE_FAST") == "1" else None
     return train(recipe, device, steps=steps, seconds=seconds, on_step=on_step, store=None)
 
 
 class Run:
-    """Everything that changes in training: weights, buffers, optimisers, averages, the step, losses, seconds."""
+    """Everything that changes in training: weights, buffers, optimisers, averages, step, losses, seconds."""
 
     def __init__(self, recipe: Recipe, device: torch.device):
-        if recipe.batch_size % distributed.processes():
-            raise ValueError(
-                f"expected a batch size that {distributed.processes()} processes share evenly, got {recipe.batch_size}"
-            )
+        if recipe.batch_size % (sharing := distributed.processes()):
+            got = recipe.batch_size
+            raise ValueError(f"expected a batch size that {sharing} processes share evenly, got {got}")
         self.recipe, self.device = recipe, device
         torch.manual_seed(recipe.seed)
-        self.trainable = _channels_last(recipe.build().to(device)).train()
+        self.trainable = distributed.place(recipe.build(), device).train()
         self.players = {player: list(parameters) for player, parameters in self.trainable.players().items()}
         self.optimizers = {player: recipe.optimizer(player, p) for player, p in self.players.items()}
-        for group in (group for optimizer in self.optimizers.values() for group in optimizer.param_groups):
-            group["initial_lr"] = group["lr"]
+        for optimizer in self.optimizers.values():
+            for group in optimizer.param_groups:
+                group["initial_lr"] = group["lr"]
         self.ema = EMA(self.trainable.model, recipe.ema)
         self.step, self.seconds = 0, 0.0
         self.losses: dict[str, list[float]] = {player: [] for player in self.players}
         self._unfreeze(*self.players)
         self.forward = distributed.data_parallel(self.trainable, len(self.players))
-        self.bfloat16 = recipe.precision == "bfloat16" and distributed.computes_bfloat16(device)
+        self.bfloat16 = distributed.precision_on(device, recipe.precision) == "bfloat16"
 
     def advance(self, data: Data) -> dict[str, float]:
         """One step: every player in turn takes its loss on the same batch and moves.  Returns the losses."""
@@ -156,14 +160,13 @@ class Run:
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         norm = nn.utils.clip_grad_norm_(parameters, self.recipe.clip or math.inf)
-        value, norm = (
-            distributed.all_gather(torch.stack([loss.detach().float(), norm.float()])[None]).mean(0).tolist()
-        )
+        both = torch.stack([loss.detach().float(), norm.float()])
+        value, norm = distributed.all_gather(both[None]).mean(dim=0).tolist()
         if not math.isfinite(value) or not math.isfinite(norm):
             raise FloatingPointError(
-                f"recipe {self.recipe.name!r}, step {self.step + 1}: the loss of {player!r} is {value} and its gradient"
-                f" norm {norm}. Training stopped; what was saved before is untouched. Try a smaller learning rate,"
-                " a longer warm-up or float32."
+                f"recipe {self.recipe.name!r}, step {self.step + 1}: the loss of {player!r} is {value} and"
+                f" its gradient norm {norm}. Training stopped; what was saved before is untouched."
+                " Try a smaller learning rate, a longer warm-up or float32."
             )
         for group in optimizer.param_groups:
             group["lr"] = group["initial_lr"] * self.recipe.lr_scale(self.step)
@@ -188,11 +191,14 @@ class Run:
         if (state := store.load_state(self.recipe)) is None:
             return
         tensors, progress = state
-        with torch.no_grad():
+        try:
             for prefix, module in (("trainable.", self.trainable), ("ema.", self.ema.model)):
                 module.load_state_dict(_under(tensors, prefix))
-            for player, optimizer in self.optimizers.items():
-                self._load_optimizer(optimizer, _under(tensors, f"optimizer.{player}."))
+        except RuntimeError as error:
+            name = self.recipe.name
+            raise ValueError(f"the saved training of {name!r} is of another model. {error}") from None
+        for player, optimizer in self.optimizers.items():
+            self._load_optimizer(optimizer, _under(tensors, f"optimizer.{player}."))
         self.step, self.seconds = progress["step"], progress["seconds"]
         self.losses = {player: tensors[f"losses.{player}"].tolist() for player in self.players}
 
@@ -219,14 +225,6 @@ class Run:
 
 def _under(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
     return {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}
-
-
-def _channels_last(module: nn.Module) -> nn.Module:
-    """2-D convolutions with channels last in memory: half again as fast on CPUs and GPUs, the same numbers."""
-    for layer in module.modules():
-        if isinstance(layer, nn.Conv2d | nn.ConvTranspose2d) and layer.weight.device.type != "mps":
-            layer.weight.data = layer.weight.data.contiguous(memory_format=torch.channels_last)
-    return module
 
 
 @contextmanager

@@ -1,7 +1,7 @@
 """Randomness that depends on (seed, step, place in the whole batch) and on nothing else.
 
-Nothing is carried from step to step, so a resumed training goes on to the bit; and every process draws for the
-whole batch and keeps its own part, so that two processes train as one does.
+Nothing is carried from step to step, so a resumed training goes on to the bit; and every process draws for
+the whole batch and keeps its own part, so that two processes train as one does.
 """
 
 from functools import lru_cache
@@ -13,13 +13,14 @@ from torch import Tensor
 
 def seed_of(*numbers: int) -> int:
     """One well-mixed 64-bit seed from several non-negative numbers."""
+    numbers = (len(numbers), *numbers)  # SeedSequence itself takes (1, 0) for (1,)
     return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0])
 
 
 class Draw:
     """Random tensors for one step.  The first axis of a shape is b, this process's part of the batch.
 
-    `Draw(seed)` is for a single process; rank r of `processes` gets rows [r b, (r + 1) b) of the same numbers.
+    `Draw(seed)` is for a single process; rank r of several gets rows [r b, (r + 1) b) of the same numbers.
     """
 
     def __init__(self, seed: int, device: torch.device | str = "cpu", rank: int = 0, processes: int = 1):
@@ -43,7 +44,7 @@ class Draw:
         return self._part(lambda size, **where: torch.randint(low, high, size, **where), shape)
 
     def choice(self, weights: Tensor, b: int) -> Tensor:
-        """b indices into the 1-D weights, with replacement, in proportion to them (every process has the same)."""
+        """b indices into the 1-D weights (the same in every process), in proportion to them, with repeats."""
         drawn = torch.multinomial(weights, b * self.processes, replacement=True, generator=self.generator)
         return drawn[self.rank * b : (self.rank + 1) * b]
 
@@ -54,7 +55,7 @@ class Draw:
 
 
 def batch_indices(seed: int, step: int, batch_size: int, length: int) -> Tensor:
-    """Which samples step number `step` sees: a fresh permutation of the data in every epoch, none left out."""
+    """Which samples a step sees: a fresh permutation of the data in every epoch, none left out."""
     places = torch.arange(step * batch_size, (step + 1) * batch_size)
     epochs = places // length
     indices = torch.empty_like(places)

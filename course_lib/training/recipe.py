@@ -32,7 +32,7 @@ import json
 import re
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -40,6 +40,7 @@ from torch import Tensor, nn
 from course_lib.training.randomness import Draw
 
 
+@runtime_checkable
 class Data(Protocol):
     """What a recipe trains on: a length, and a batch of tensors for given indices, first axis b."""
 
@@ -67,13 +68,13 @@ class Tensors:
 class Trainable(nn.Module):
     """A model with its loss, and whatever else changes in training (a discriminator, running statistics).
 
-    `self.model` is what the checkpoint keeps; parameters and buffers of the rest are saved only while training.
+    `self.model` is what the checkpoint keeps; the rest is saved only to resume training.
     """
 
     model: nn.Module
 
-    def players(self) -> dict[str, list[nn.Parameter]]:
-        """Who plays: name -> parameters.  Each player has its own optimiser and loss, and they move in turn."""
+    def players(self) -> dict[str, Iterable[nn.Parameter]]:
+        """Who plays: name -> parameters.  Each has its own optimiser and loss, and they move in turn."""
         return {"model": [p for p in self.parameters() if p.requires_grad]}
 
     def loss(self, player: str, batch: dict[str, Tensor], draw: Draw) -> Tensor:
@@ -90,7 +91,7 @@ class Trainable(nn.Module):
 
 @dataclass(frozen=True)
 class Recipe:
-    """All the numbers of one training.  Subclasses add their own fields and define build, data and measure."""
+    """All the numbers of one training.  Subclasses add fields and define build, data and measure."""
 
     name: str
     steps: int
@@ -109,11 +110,7 @@ class Recipe:
 
     def __post_init__(self):
         for accepted, expected, field in (
-            (
-                re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", self.name),
-                "letters, digits, '.', '_' or '-'",
-                "name",
-            ),
+            (re.fullmatch(r"[A-Za-z0-9][\w.-]*", self.name, re.ASCII), "letters, digits and . _ -", "name"),
             (self.steps >= 1, "at least 1", "steps"),
             (self.batch_size >= 1, "at least 1", "batch_size"),
             (self.seed >= 0, "at least 0", "seed"),
@@ -125,9 +122,8 @@ class Recipe:
             (self.checkpoint_dtype in ("float32", "float16"), "'float32' or 'float16'", "checkpoint_dtype"),
         ):
             if not accepted:
-                raise ValueError(
-                    f"recipe {self.name!r}: {field} must be {expected}, got {getattr(self, field)!r}"
-                )
+                got = getattr(self, field)
+                raise ValueError(f"recipe {self.name!r}: {field} must be {expected}, got {got!r}")
 
     def build(self) -> Trainable:
         """A fresh trainable.  torch's global generator is seeded with `seed` just before."""

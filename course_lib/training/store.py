@@ -10,6 +10,7 @@ import os
 from dataclasses import dataclass
 from numbers import Real
 from pathlib import Path
+from statistics import fmean
 
 import safetensors.torch
 import torch
@@ -42,48 +43,51 @@ class Store:
         dtype = getattr(torch, recipe.checkpoint_dtype)
         tensors = {k: x.to(dtype) if x.is_floating_point() else x for k, x in model.state_dict().items()}
         if broken := [key for key, x in tensors.items() if not x.isfinite().all()]:
-            raise ValueError(
-                f"recipe {recipe.name!r}: not finite as {recipe.checkpoint_dtype}: {', '.join(broken)}"
-            )
+            raise ValueError(f"recipe {recipe.name!r}: not finite as {dtype}: {', '.join(broken)}")
         file = _encode(tensors, {"name": recipe.name, **provenance})
         if len(file) > LARGEST:
             raise ValueError(
-                f"recipe {recipe.name!r}: its checkpoint would have {len(file):,} bytes, at most {LARGEST:,} are allowed;"
-                " make the model smaller or set checkpoint_dtype='float16'"
+                f"recipe {recipe.name!r}: its checkpoint would have {len(file):,} bytes, allowed are"
+                f" {LARGEST:,}; make the model smaller or set checkpoint_dtype='float16'"
             )
         return file
 
     @torch.no_grad()
-    def finish(self, recipe: Recipe, trained, device: torch.device) -> dict[str, float]:
+    def finish(
+        self,
+        recipe: Recipe,
+        device: torch.device,
+        model: nn.Module,
+        losses: dict[str, list[float]],
+        seconds: float,
+    ) -> dict[str, float]:
         """Measure the model as it will be stored, write checkpoint and results, return the metrics."""
-        trained.model.load_state_dict(safetensors.torch.load(self.encode(recipe, trained.model, {})))
+        model.load_state_dict(safetensors.torch.load(self.encode(recipe, model, {})))
         torch.manual_seed(recipe.seed)
-        measured = recipe.measure(trained.model)
+        measured = recipe.measure(model)
         metrics = {key: float(x) for key, x in measured.items() if isinstance(x, Real)}
         if broken := [key for key, x in metrics.items() if not math.isfinite(x)]:
             raise ValueError(f"recipe {recipe.name!r}: measured values are not finite: {', '.join(broken)}")
-        bfloat16 = recipe.precision == "bfloat16" and distributed.computes_bfloat16(device)
         provenance = {
             "recipe": recipe.fields(),
-            "steps": trained.step,
-            "seconds": round(trained.seconds, 1),
+            "steps": recipe.steps,
+            "seconds": round(seconds, 1),
             "device": distributed.describe_device(device),
-            "precision": "bfloat16" if bfloat16 else "float32",
+            "precision": distributed.precision_on(device, recipe.precision),
             "torch": torch.__version__,
-            "course": importlib.metadata.version("visual-generation-course"),
+            "course": _version(),
             "metrics": metrics,
         }
         record = {
             "name": recipe.name,
             "metrics": metrics,
-            "curve": thin(trained.losses),
+            "curve": thin(losses),
             "details": {key: x for key, x in measured.items() if key not in metrics},
             "provenance": provenance,
         }
+        checkpoint = self.encode(recipe, model, provenance)
         _write(self.results / f"{recipe.name}.json", (json.dumps(record, allow_nan=False) + "\n").encode())
-        _write(
-            self.checkpoints / f"{recipe.name}.safetensors", self.encode(recipe, trained.model, provenance)
-        )
+        _write(self.checkpoints / f"{recipe.name}.safetensors", checkpoint)
         return metrics
 
     def save_state(self, recipe: Recipe, tensors: dict[str, Tensor], progress: dict) -> None:
@@ -115,23 +119,18 @@ def load_checkpoint(
 ) -> tuple[nn.Module, dict]:
     """The trained model of a recipe (float32, eval mode) and its provenance.
 
-    Raises FileNotFoundError when there is no checkpoint; ValueError when the file is damaged, a pickle, of another
-    name, of a recipe with other numbers, or does not fit the model.
+    Raises FileNotFoundError when there is no checkpoint; ValueError when the file is damaged, a pickle, of
+    another name, of a recipe with other numbers, or does not fit the model.
     """
     recipe = find_recipe(recipe)
     path = store.checkpoints / f"{recipe.name}.safetensors"
     again = _again(recipe.name)
     tensors, provenance = _read(path, again)
     if (name := provenance.get("name")) != recipe.name:
-        raise ValueError(
-            f"{path} holds the checkpoint of {name!r}, expected {recipe.name!r}: was it renamed? {again}"
-        )
-    both = (
-        provenance["recipe"].keys() & recipe.fields().keys()
-    )  # a field added later does not spoil a checkpoint
-    now = {key: value for key, value in recipe.fields().items() if key in both}
-    then = {key: value for key, value in provenance["recipe"].items() if key in both}
-    if differing := _differences(then, now):
+        raise ValueError(f"{path} holds {name!r}, expected {recipe.name!r}: was the file renamed? {again}")
+    then, now = provenance["recipe"], recipe.fields()
+    both = then.keys() & now.keys()  # a field that recipes got later does not spoil a checkpoint
+    if differing := _differences({key: then[key] for key in both}, {key: now[key] for key in both}):
         raise ValueError(f"{path} was trained by an earlier recipe {recipe.name!r}: {differing}. {again}")
     with torch.random.fork_rng(devices=[]):
         model = recipe.build().model
@@ -139,7 +138,7 @@ def load_checkpoint(
         model.load_state_dict(tensors)
     except RuntimeError as error:
         raise ValueError(f"{path} does not fit the model of {recipe.name!r}. {again}\n{error}") from None
-    return model.to(device).eval().requires_grad_(False), provenance
+    return distributed.place(model, torch.device(device)).eval().requires_grad_(False), provenance
 
 
 def results(recipe: Recipe | str, store: Store = STORE) -> dict:
@@ -166,17 +165,12 @@ def show_checkpoint(recipe: Recipe | str, store: Store = STORE) -> str:
 
 
 def thin(losses: dict[str, list[float]], points: int = CURVE_POINTS) -> dict[str, list]:
-    """Loss curves for a figure: means over up to `points` stretches of equal length, at the last step of each."""
+    """Loss curves for a figure: the mean of each of at most `points` equal stretches, at its last step."""
     length = max(len(curve) for curve in losses.values())
     size = max(1, -(-length // points))
-    curve = {
-        player: [sum(part) / len(part) for part in _parts(values, size)] for player, values in losses.items()
-    }
-    return {"step": [min(start + size, length) for start in range(0, length, size)], **curve}
-
-
-def _parts(values: list[float], size: int) -> list[list[float]]:
-    return [values[start : start + size] for start in range(0, len(values), size)]
+    stretches = [slice(start, min(start + size, length)) for start in range(0, length, size)]
+    means = {player: [fmean(curve[part]) for part in stretches] for player, curve in losses.items()}
+    return {"step": [part.stop for part in stretches], **means}
 
 
 def _differences(saved: dict, now: dict) -> str:
@@ -188,11 +182,17 @@ def _again(name: str) -> str:
     return f"Restore it from the repository, or train it again: course train {name}"
 
 
+def _version() -> str:
+    try:
+        return importlib.metadata.version("visual-generation-course")
+    except importlib.metadata.PackageNotFoundError:
+        return "not installed"
+
+
 def _encode(tensors: dict[str, Tensor], facts: dict) -> bytes:
-    plain = {
-        k: x.detach().to("cpu", memory_format=torch.contiguous_format, copy=True) for k, x in tensors.items()
-    }
-    return safetensors.torch.save(plain, {"course": json.dumps(facts)})
+    plain = {"device": "cpu", "memory_format": torch.contiguous_format, "copy": True}
+    tensors = {key: x.detach().to(**plain) for key, x in tensors.items()}
+    return safetensors.torch.save(tensors, {"course": json.dumps(facts)})
 
 
 def _read(path: Path, advice: str) -> tuple[dict[str, Tensor], dict]:
@@ -201,14 +201,12 @@ def _read(path: Path, advice: str) -> tuple[dict[str, Tensor], dict]:
         file = path.read_bytes()
     except FileNotFoundError:
         raise FileNotFoundError(f"there is no {path}. {advice}") from None
-    if file[:2] == b"PK" or file[:1] == b"\x80":
-        raise ValueError(
-            f"{path} is a pickle (torch.save), which could run any code: it is never loaded. {advice}"
-        )
     try:
         tensors = safetensors.torch.load(file)
     except safetensors.SafetensorError as error:
-        raise ValueError(f"{path} is truncated or not a safetensors file ({error}). {advice}") from None
+        pickled = file.startswith((b"PK", b"\x80"))
+        what = "a pickle, which could run any code" if pickled else f"truncated or damaged ({error})"
+        raise ValueError(f"{path} is not a safetensors file: it is {what}. {advice}") from None
     header = json.loads(file[8 : 8 + int.from_bytes(file[:8], "little")])
     if "course" not in header.get("__metadata__", {}):
         raise ValueError(f"{path} was not written by this course: it has no provenance. {advice}")

@@ -14,7 +14,7 @@ RECIPES: dict[str, Recipe] = {
 
 
 def find_recipe(recipe: Recipe | str) -> Recipe:
-    """A recipe by its name, or by 'module:ATTRIBUTE' for one of your own; a recipe is handed back as it is."""
+    """A recipe by its name, or by 'module:ATTRIBUTE' for one of your own; a recipe is itself."""
     if isinstance(recipe, Recipe):
         return recipe
     module, colon, attribute = recipe.partition(":")

@@ -1,0 +1,189 @@
+"""The loop: exact resume after an interrupt or a kill, several processes, limits, errors."""
+
+import math
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import dataclass, replace
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from course_lib.paths import ROOT
+from course_lib.training import Store, live, load_checkpoint, train
+from tests.training.toy_recipes import GAN, LONG, LOST, PLAIN, TOY, ToyRecipe
+
+
+def command(*arguments, torchrun=0):
+    launcher = ["torch.distributed.run", "--standalone", f"--nproc-per-node={torchrun}", "-m"]
+    return [
+        sys.executable,
+        "-m",
+        *(launcher if torchrun else []),
+        "course_lib.training",
+        *map(str, arguments),
+    ]
+
+
+def state(folder, name):
+    return load_file(folder / "training" / f"{name}.safetensors")
+
+
+def assert_equal_to_the_bit(a, b):
+    assert a.keys() == b.keys()
+    for key in a:
+        assert a[key].numpy().tobytes() == b[key].numpy().tobytes(), key
+
+
+@pytest.mark.parametrize("recipe", [TOY, GAN], ids=lambda recipe: recipe.name)
+@pytest.mark.parametrize("stop", [1, 13])
+def test_a_stopped_training_goes_on_to_the_bit(recipe, stop, tmp_path):
+    once, twice = tmp_path / "once", tmp_path / "twice"
+    train(recipe, "cpu", store=Store.under(once))
+    part = train(recipe, "cpu", steps=stop, store=Store.under(twice))
+    assert (part.step, part.finished) == (stop, False)
+    assert not (twice / "checkpoints").exists()
+    whole = train(recipe, "cpu", store=Store.under(twice))
+    assert whole.finished
+    assert whole.metrics["weight"] > 0
+    assert_equal_to_the_bit(state(once, recipe.name), state(twice, recipe.name))
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("uninterrupted")
+    train(LONG, "cpu", store=Store.under(folder))
+    return state(folder, LONG.name)
+
+
+@pytest.mark.parametrize("how", ["kill", "interrupt"])
+def test_a_killed_and_an_interrupted_process_resume_to_the_bit(how, uninterrupted, tmp_path):
+    if how == "interrupt" and os.name == "nt":
+        pytest.skip("Windows cannot send Ctrl-C to one process")
+    arguments = ("tests.training.toy_recipes:LONG", "--device=cpu", "--folder", tmp_path, "--save-every=0")
+    with subprocess.Popen(command(*arguments), cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:
+        line = next(line for line in process.stdout if line.startswith("step 40 "))
+        process.kill() if how == "kill" else process.send_signal(signal.SIGINT)
+        rest = process.stdout.read()
+    assert line
+    saved = len(state(tmp_path, LONG.name)["losses.model"])
+    assert 39 <= saved < LONG.steps
+    if how == "interrupt":
+        assert process.returncode == 130
+        assert f"stopped after step {saved} of 400" in rest
+    train(LONG, "cpu", store=Store.under(tmp_path))
+    assert_equal_to_the_bit(state(tmp_path, LONG.name), uninterrupted)
+    load_checkpoint(LONG, store=Store.under(tmp_path))
+
+
+@pytest.mark.parametrize("recipe", [PLAIN, GAN], ids=lambda recipe: recipe.name)
+def test_two_processes_train_as_one(recipe, tmp_path):
+    one, two = tmp_path / "one", tmp_path / "two"
+    train(recipe, "cpu", store=Store.under(one))
+    name = f"tests.training.toy_recipes:{recipe.name.upper()}"
+    subprocess.run(
+        command(name, "--device=cpu", "--folder", two, torchrun=2), cwd=ROOT, check=True, timeout=60
+    )
+    expected, got = state(one, recipe.name), state(two, recipe.name)
+    assert expected.keys() == got.keys()
+    for key in expected:
+        torch.testing.assert_close(got[key], expected[key], rtol=0, atol=1e-6, msg=key)
+    _, provenance = load_checkpoint(recipe, store=Store.under(two))
+    assert provenance["device"].startswith("2 processes, each ")
+
+
+def test_training_lowers_the_loss_and_hands_back_the_average():
+    trained = train(replace(PLAIN, steps=200), "cpu", store=None)
+    first, last = trained.losses["model"][:20], trained.losses["model"][-20:]
+    assert sum(last) < 0.5 * sum(first)
+    assert not trained.model.training
+
+
+def test_without_a_store_nothing_is_written_and_the_callers_randomness_stays(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    torch.manual_seed(4)
+    expected = torch.rand(3)
+    torch.manual_seed(4)
+    seen = []
+    trained = train(TOY, "cpu", steps=3, store=None, on_step=lambda *heard: seen.append(heard))
+    assert torch.equal(torch.rand(3), expected)
+    assert [step for step, _, _ in seen] == [1, 2, 3]
+    assert [losses["model"] for _, losses, _ in seen] == trained.losses["model"]
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_live_training_ends_in_time(monkeypatch):
+    monkeypatch.setenv("COURSE_FAST", "0")
+    started = time.monotonic()
+    trained = live(replace(TOY, steps=1_000_000), seconds=0.3, device="cpu")
+    assert time.monotonic() - started < 10
+    assert 0 < trained.step < 1_000_000
+    monkeypatch.setenv("COURSE_FAST", "1")
+    assert live(TOY, device="cpu").step == 5
+
+
+def test_warm_up_raises_the_learning_rate_in_a_line():
+    assert [TOY.lr_scale(step) for step in (0, 1, 4, 5, 29)] == [0.2, 0.4, 1.0, 1.0, 1.0]
+
+
+def test_the_gradient_is_clipped_to_the_recipes_norm():
+    @dataclass(frozen=True)
+    class Sgd(ToyRecipe):
+        def optimizer(self, player, parameters):
+            return torch.optim.SGD(parameters, lr=self.learning_rate)
+
+    recipe = Sgd("sgd", steps=1, learning_rate=1.0, clip=0.01, ema=0.0)
+    torch.manual_seed(recipe.seed)
+    before = [p.detach() for p in recipe.build().model.parameters()]
+    after = train(recipe, "cpu", store=None).model.parameters()
+    moved = math.sqrt(sum((b - a).square().sum().item() for a, b in zip(after, before, strict=True)))
+    assert moved == pytest.approx(0.01, rel=1e-3)
+
+
+def test_bfloat16_trains_where_the_processor_has_it():
+    precise = train(PLAIN, "cpu", store=None).losses["model"][-1]
+    rough = train(replace(PLAIN, precision="bfloat16"), "cpu", store=None).losses["model"][-1]
+    assert rough == pytest.approx(precise, rel=0.05)
+
+
+def test_a_loss_that_is_not_finite_stops_and_overwrites_nothing(tmp_path):
+    store = Store.under(tmp_path)
+    train(LOST, "cpu", steps=1, store=store)
+    path = tmp_path / "training" / "lost.safetensors"
+    before = path.read_bytes()
+    with pytest.raises(FloatingPointError, match=r"'lost', step 2: .*(inf|nan)"):
+        train(LOST, "cpu", store=store, save_every=0)
+    assert path.read_bytes() == before
+    assert not (tmp_path / "checkpoints").exists()
+
+
+def test_a_training_of_another_recipe_is_refused_with_what_differs(tmp_path):
+    store = Store.under(tmp_path)
+    train(TOY, "cpu", steps=2, store=store)
+    changed = replace(TOY, learning_rate=1e-3)
+    with pytest.raises(ValueError, match=r"learning_rate was 0.01 and is 0.001\. Start over"):
+        train(changed, "cpu", store=store)
+    assert train(changed, "cpu", steps=1, resume=False, store=store).step == 1
+
+
+@pytest.mark.parametrize(("steps", "message"), [(0, "from 1 to the recipe's 30, got 0"), (31, "got 31")])
+def test_steps_outside_the_recipe_are_refused(steps, message):
+    with pytest.raises(ValueError, match=message):
+        train(TOY, "cpu", steps=steps, store=None)
+
+
+def test_a_device_that_is_not_there_is_refused():
+    with pytest.raises(ValueError, match=r"'tpu' is not on this machine; it has \[.*'cpu'\]"):
+        train(TOY, "tpu", store=None)
+
+
+@pytest.mark.parametrize(
+    "field", [{"name": "../x"}, {"steps": 0}, {"ema": 1.0}, {"precision": "float8"}, {"clip": 0.0}]
+)
+def test_impossible_recipes_are_refused(field):
+    name, value = next(iter(field.items()))
+    with pytest.raises(ValueError, match=f"{name} must be .*, got {value!r}"):
+        replace(TOY, **field)

@@ -1,0 +1,47 @@
+"""Draws and batches depend on the seed, the step and the place in the whole batch alone."""
+
+import pytest
+import torch
+
+from course_lib.training import Draw
+from course_lib.training.randomness import batch_indices, seed_of
+
+DRAWS = {
+    "randn": lambda draw, b: draw.randn(b, 3, 5),
+    "randn_like": lambda draw, b: draw.randn_like(torch.empty(b, 2)),
+    "rand": lambda draw, b: draw.rand(b),
+    "randint": lambda draw, b: draw.randint(2, 9, b, 4),
+    "choice": lambda draw, b: draw.choice(torch.tensor([0.1, 0.0, 0.9]), b),
+}
+
+
+@pytest.mark.parametrize("name", DRAWS)
+def test_the_parts_of_all_processes_are_the_draw_of_one(name):
+    function = DRAWS[name]
+    whole = function(Draw(5), 12)
+    parts = [function(Draw(5, rank=rank, processes=3), 4) for rank in range(3)]
+    assert torch.equal(torch.cat(parts), whole)
+    assert not torch.equal(function(Draw(6), 12), whole)
+
+
+def test_draws_are_of_the_asked_range_and_weight():
+    draw = Draw(1)
+    assert set(draw.randint(2, 5, 200).tolist()) == {2, 3, 4}
+    chosen = draw.choice(torch.tensor([1.0, 0.0, 3.0]), 4000)
+    assert (chosen == 1).sum() == 0
+    assert (chosen == 2).float().mean().item() == pytest.approx(0.75, abs=0.03)
+
+
+def test_every_epoch_shows_every_sample_once_and_in_a_new_order():
+    seen = torch.cat([batch_indices(3, step, 4, 10) for step in range(5)])
+    first, second = seen[:10], seen[10:]
+    assert first.sort().values.tolist() == second.sort().values.tolist() == list(range(10))
+    assert first.tolist() != second.tolist()
+
+
+def test_a_batch_may_be_larger_than_the_data():
+    assert torch.bincount(batch_indices(0, 1, 7, 3)).sum() == 7
+
+
+def test_seeds_depend_on_every_number_and_its_place():
+    assert len({seed_of(0, 1), seed_of(1, 0), seed_of(0, 1, 0), seed_of(0, 2)}) == 4
