@@ -1,0 +1,95 @@
+"""``course build``: solutions/NN_topic.py -> notebooks/NN_topic.ipynb, executed, and what guards them."""
+
+import os
+from collections.abc import Iterable
+from pathlib import Path
+
+import nbformat
+from nbformat import NotebookNode
+
+from course_lib import paths
+from course_lib.build.check import check
+from course_lib.build.execute import ExecutionError, execute
+from course_lib.build.source import SourceError, exercise_ids, secrets, solution_edition, student_edition
+
+__all__ = [
+    "ExecutionError",
+    "SourceError",
+    "build",
+    "check",
+    "check_chapters",
+    "execute",
+    "exercise_ids",
+    "secrets",
+    "solution_edition",
+    "sources",
+    "student_edition",
+    "write",
+    "write_solutions",
+]
+
+
+def sources(names: Iterable[str] = ()) -> list[Path]:
+    """The chapters' sources, all of them or those named: ``01``, ``01_ddpm`` or any path that ends in it.
+
+    Raises ValueError for a name that fits none of them.
+    """
+    every = sorted(paths.SOLUTIONS.glob("[0-9][0-9]_*.py"))
+    chosen = []
+    for name in names:
+        fitting = [path for path in every if Path(name).stem in (path.stem, path.stem[:2])]
+        if not fitting:
+            raise ValueError(f"no chapter named {name}; there are: {', '.join(path.stem for path in every)}")
+        chosen += fitting
+    return chosen or every
+
+
+def build(source: Path, run: bool = True) -> list[float]:
+    """Write the student edition of one chapter into notebooks/; the seconds that each cell took.
+
+    Raises SourceError or ExecutionError, and then leaves the notebook that is there as it is.
+    """
+    notebook, seconds = student_edition(source), []
+    if run:
+        try:
+            notebook, seconds = execute(notebook, folder=paths.NOTEBOOKS)
+        except ExecutionError as error:
+            raise ExecutionError(f"{source.stem}: {error}") from None
+    write(notebook, paths.NOTEBOOKS / f"{source.stem}.ipynb")
+    return seconds
+
+
+def write_solutions(folder: Path, chapters: Iterable[Path]) -> list[Path]:
+    """Write the chapters' solution editions, not executed, as notebooks into `folder`."""
+    return [write(solution_edition(source), folder / f"{source.stem}.ipynb") for source in chapters]
+
+
+def check_chapters(chapters: Iterable[Path]) -> list[str]:
+    """What is wrong with the committed notebooks of these chapters, one line each."""
+    found = []
+    for source in chapters:
+        committed = paths.NOTEBOOKS / f"{source.stem}.ipynb"
+        found += [f"{committed.name}: {problem}" for problem in check(source, committed, _declared(source))]
+    known = {source.stem for source in sources()}
+    strays = [path for path in sorted(paths.NOTEBOOKS.glob("*.ipynb")) if path.stem not in known]
+    return found + [f"{path.name}: has no source in solutions/" for path in strays]
+
+
+def write(notebook: NotebookNode, path: Path) -> Path:
+    """Write a notebook, at once or not at all, and only where it differs from what is there."""
+    text = nbformat.writes(notebook) + "\n"
+    if not path.is_file() or path.read_text(encoding="utf-8") != text:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        half = path.with_suffix(f".{os.getpid()}")
+        half.write_text(text, encoding="utf-8", newline="\n")
+        half.replace(path)
+    return path
+
+
+def _declared(source: Path) -> list[str]:
+    """The ids of all exercises of the topics that a chapter teaches: its own, and any that it asks from."""
+    from course_lib.exercises import exercises, topics
+
+    asked = {name.partition(".")[0] for name in exercise_ids(solution_edition(source))}
+    own = source.stem.partition("_")[2]
+    return [exercise.id for topic in sorted({own, *asked} & set(topics())) for exercise in exercises(topic)]

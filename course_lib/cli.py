@@ -1,0 +1,124 @@
+"""The ``course`` command.  What a subcommand needs is imported when it runs, so that help is instant."""
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+__all__ = ["main"]
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one subcommand; 0 when it went well, 1 when it failed.  A usage error exits with 2 (argparse)."""
+    argv = list(sys.argv[1:] if argv is None else argv)
+    options = _parser().parse_args(argv[:1] if argv[:1] == ["train"] else argv)
+    options.rest = argv[1:]  # the options of `train` are the training loop's own
+    try:
+        return options.run(options)
+    except BrokenPipeError:  # the reader of a pipe has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except (ValueError, LookupError, OSError, RuntimeError, ImportError) as error:
+        print(f"course {options.command}: {error}", file=sys.stderr)
+        return 1
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="course", description="Tools of the visual generation course.")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    def add(name, run, text):
+        command = commands.add_parser(name, help=text, description=text, add_help=name != "train")
+        command.set_defaults(run=run)
+        return command
+
+    add("doctor", _doctor, "say whether this machine can run the course, and what to do where it cannot")
+
+    build = add("build", _build, "make the notebooks from solutions/, and execute them")
+    build.add_argument(
+        "notebooks", nargs="*", metavar="NOTEBOOK", help="such as 01 or 01_ddpm (default: all)"
+    )
+    how = build.add_mutually_exclusive_group()
+    how.add_argument(
+        "--check", action="store_true", help="write nothing; say where the notebooks are out of date"
+    )
+    how.add_argument(
+        "--solutions", type=Path, metavar="DIR", help="write the solution editions into DIR instead"
+    )
+    how.add_argument(
+        "--no-execute", action="store_true", help="write the student editions without running them"
+    )
+
+    add("train", _train, "train a recipe and store its checkpoint (course train --help says more)")
+    add("models", _models, "list every preset, its parameters counted and published, and the source")
+
+    quiz = add("quiz", _quiz, "take a question bank elsewhere")
+    actions = quiz.add_subparsers(dest="action", required=True, metavar="ACTION")
+    export = actions.add_parser("export", help="write a bank for Moodle (gift), Canvas (qti) or Anki (anki)")
+    export.add_argument("topic", help="the bank in data/quizzes, such as ddpm")
+    export.add_argument("format", choices=["gift", "qti", "anki"])
+    export.add_argument("path", type=Path, help="the file to write")
+    return parser
+
+
+def _doctor(options) -> int:
+    from course_lib.doctor import doctor
+
+    report = doctor()
+    print(report)
+    return 0 if report.ok else 1
+
+
+def _build(options) -> int:
+    from course_lib import build
+
+    chapters = build.sources(options.notebooks)
+    if options.check:
+        problems = build.check_chapters(chapters)
+        print("\n".join(problems) or f"{len(chapters)} notebooks are what solutions/ makes", flush=True)
+        return 1 if problems else 0
+    if options.solutions:
+        for path in build.write_solutions(options.solutions, chapters):
+            print(path)
+        return 0
+    for source in chapters:
+        seconds = build.build(source, run=not options.no_execute)
+        slowest = max(range(len(seconds)), key=seconds.__getitem__, default=None)
+        told = f": {sum(seconds):.0f} s, cell {slowest} alone {seconds[slowest]:.0f} s" if seconds else ""
+        print(f"notebooks/{source.stem}.ipynb{told}", flush=True)
+    return 0
+
+
+def _train(options) -> int:
+    from course_lib import training
+
+    return training.main(options.rest)
+
+
+def _models(options) -> int:
+    from course_lib.zoo import MODELS
+
+    print(f"{'preset':<32}{'parameters':>14}  {'published':<14}source")
+    for name, entry in MODELS.items():
+        print(f"{name:<32}{_count(entry):>14,}  {entry.published:<14}{entry.source}")
+    return 0
+
+
+def _count(entry) -> int:
+    import torch
+
+    with torch.device("meta"):  # shapes without memory
+        return sum(parameter.numel() for parameter in entry.build().parameters())
+
+
+def _quiz(options) -> int:
+    from course_lib.classroom import quiz_export
+
+    quiz_export.export(options.topic, options.format, options.path)
+    print(options.path)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

