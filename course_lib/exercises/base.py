@@ -1,0 +1,163 @@
+"""What an exercise is, and where to find it.
+
+An exercise is declared once, in ``course_lib/exercises/<topic>.py``, in the list ``EXERCISES``.  Its id is
+``"<topic>.<name>"``.  The notebook, the mutant tests and the grader all read this one declaration.
+"""
+
+import difflib
+import importlib
+import inspect
+import pkgutil
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import nn
+
+Case = dict[str, Any]
+_NOT_TOPICS = {"base", "checking"}
+
+
+def call(answer: Callable, case: Case) -> Any:
+    """The usual way to exercise an answer: call it with the case's arguments by name.
+
+    The notebook goes on with the student's function, so its parameters must keep the names and the order
+    of the stub; parameters of the student's own may follow if they have defaults.
+    """
+    expected = list(case)
+    try:
+        signature = inspect.signature(answer)
+    except (TypeError, ValueError):  # some builtins have none
+        return answer(**case)
+    kept = [name for name in signature.parameters if name in case]
+    try:
+        signature.bind(**case)
+        fits = kept == expected[: len(kept)]
+    except TypeError:
+        fits = False
+    if not fits:
+        theirs = ", ".join(signature.parameters) or "nothing"
+        raise TypeError(f"keep the parameters ({', '.join(expected)}) in this order; yours are ({theirs})")
+    return answer(**case)
+
+
+@dataclass(frozen=True)
+class Misconception:
+    """A wrong answer that students really give, and the sentence that puts them right."""
+
+    answer: Callable
+    sentence: str
+
+
+@dataclass(frozen=True)
+class Exercise:
+    """One exercise: what it teaches, how it is checked, and the wrong answers it can explain.
+
+    cases         rng -> a list of keyword arguments, the same for the same seed; built anew for every run
+    gradients     names of the float arguments through which gradients are compared as well
+    probe         (answer, case) -> what is compared; a class is built and used here
+    seconds       time limit of one check, all cases together
+    tolerance     relative to each value; a tenth of it, relative to the largest value of the tensor, is added
+    A case on which the reference raises asks for an error of the same type.
+    """
+
+    id: str
+    reference: Callable
+    cases: Callable[[torch.Generator], list[Case]]
+    misconceptions: Mapping[str, Misconception] = field(default_factory=dict)
+    gradients: tuple[str, ...] = ()
+    equation: str = ""
+    points: int = 1
+    stars: int = 1
+    minutes: int = 5
+    probe: Callable[[Callable, Case], Any] = call
+    seconds: int | float = 10
+    tolerance: float = 1e-4
+
+    def __post_init__(self):
+        if not all(part.isidentifier() for part in self.id.split(".")) or self.id.count(".") != 1:
+            raise ValueError(f'an exercise id is "topic.name", got {self.id!r}')
+        if not 1 <= self.stars <= 5 or self.points < 1 or self.minutes <= 0 or self.seconds <= 0:
+            raise ValueError(f"{self.id}: stars are 1 to 5, points, minutes and seconds positive")
+        silent = [name for name, m in self.misconceptions.items() if not m.sentence.strip()]
+        if silent:
+            raise ValueError(f"{self.id}: misconceptions without a sentence: {', '.join(silent)}")
+
+    @property
+    def topic(self) -> str:
+        return self.id.partition(".")[0]
+
+    @property
+    def name(self) -> str:
+        return self.id.partition(".")[2]
+
+    def draw(self, seed: int) -> list[Case]:
+        """Fresh cases of a seed, arguments in the order of the reference's parameters."""
+        try:
+            order = list(inspect.signature(self.reference).parameters)
+        except (TypeError, ValueError):
+            order = []
+
+        def place(item: tuple[str, Any]) -> int:
+            return order.index(item[0]) if item[0] in order else len(order)
+
+        return [dict(sorted(case.items(), key=place)) for case in self.cases(torch.Generator().manual_seed(seed))]
+
+
+class UnknownExercise(LookupError):
+    """No exercise has this id; the message names the nearest ones."""
+
+
+def topics() -> list[str]:
+    """Every topic that declares exercises, in alphabetical order."""
+    package = importlib.import_module(__package__)
+    return sorted(module.name for module in pkgutil.iter_modules(package.__path__) if module.name not in _NOT_TOPICS)
+
+
+def exercises(topic: str) -> list[Exercise]:
+    """The exercises of a topic in the order in which its notebook asks them.
+
+    Raises UnknownExercise for a topic that does not exist and ValueError for a careless declaration.
+    """
+    if topic not in topics():
+        raise UnknownExercise(f"There is no topic {topic!r}; the topics are {', '.join(topics())}.")
+    declared = list(importlib.import_module(f"{__package__}.{topic}").EXERCISES)
+    ids = [exercise.id for exercise in declared]
+    strangers = [id for id in ids if not id.startswith(f"{topic}.")] + sorted({i for i in ids if ids.count(i) > 1})
+    if strangers:
+        raise ValueError(f"exercises/{topic}.py: ids of another topic, or declared twice: {', '.join(strangers)}")
+    return declared
+
+
+def find(id: str) -> Exercise:
+    """The exercise with this id.  Raises UnknownExercise, which names near ids."""
+    topic = str(id).partition(".")[0]
+    known = topics()
+    found = {exercise.id: exercise for exercise in exercises(topic)} if topic in known else {}
+    if id in found:
+        return found[id]
+    every: Iterable[str] = found or [exercise.id for topic in known for exercise in exercises(topic)]
+    near = difflib.get_close_matches(str(id), every, n=3, cutoff=0.4)
+    hint = f"; did you mean {' or '.join(near)}?" if near else "."
+    raise UnknownExercise(f"There is no exercise {id!r}{hint}")
+
+
+def with_weights(model: nn.Module, source: nn.Module) -> nn.Module:
+    """`model` with the weights of `source`: by name where the names agree, else in order.  For probes.
+
+    Raises ValueError when the parameters do not correspond, showing both lists.
+    """
+    mine, theirs = dict(model.named_parameters()), dict(source.named_parameters())
+    pairs = [(mine[name], theirs[name]) for name in mine] if mine.keys() == theirs.keys() else None
+    pairs = pairs or list(zip(mine.values(), theirs.values(), strict=False))
+    if len(mine) != len(theirs) or any(a.shape != b.shape for a, b in pairs):
+        raise ValueError(f"expected the parameters {_parameters(theirs)}; yours are {_parameters(mine)}")
+    with torch.no_grad():
+        for target, value in pairs:
+            target.copy_(value)
+    return model
+
+
+def _parameters(named: dict[str, nn.Parameter]) -> str:
+    return ", ".join(f"{name} {tuple(p.shape)}" for name, p in named.items()) or "none"

@@ -1,0 +1,89 @@
+import pytest
+import torch
+from torch import nn
+
+from course_lib.exercises import Exercise, Misconception, UnknownExercise, call, exercises, find, topics, with_weights
+
+
+def double(x, scale=2):
+    return x * scale
+
+
+def declared(**changes):
+    values = {"id": "ddpm.double", "reference": double, "cases": lambda rng: [{"x": torch.randn(2, generator=rng)}]}
+    return Exercise(**{**values, **changes})
+
+
+def test_every_topic_declares_exercises_under_its_own_name():
+    assert "start_here" in topics()
+    assert not {"base", "checking"} & set(topics())
+    for topic in topics():
+        assert exercises(topic)
+        assert {exercise.topic for exercise in exercises(topic)} == {topic}
+
+
+def test_find_returns_the_declaration():
+    assert find("start_here.patchify").name == "patchify"
+
+
+@pytest.mark.parametrize("id", ["start_here.patchfy", "start_hear.patchify"])
+def test_an_unknown_id_names_near_ones(id):
+    with pytest.raises(UnknownExercise, match=r"start_here\.patchify"):
+        find(id)
+
+
+@pytest.mark.parametrize("id", ["base.Exercise", "", "start_here", "../start_here.patchify", "nothing.like_it_at_all"])
+def test_what_is_not_an_exercise_is_unknown(id):
+    with pytest.raises(UnknownExercise):
+        find(id)
+
+
+def test_an_unknown_topic_names_the_topics():
+    with pytest.raises(UnknownExercise, match="start_here"):
+        exercises("nowhere")
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"id": "double"}, {"id": "a.b.c"}, {"stars": 0}, {"points": 0}, {"seconds": 0},
+     {"misconceptions": {"mute": Misconception(double, " ")}}],
+)  # fmt: skip
+def test_a_careless_declaration_is_refused(changes):
+    with pytest.raises(ValueError, match=r"ddpm.double|topic\.name"):
+        declared(**changes)
+
+
+def test_cases_are_fresh_and_in_the_order_of_the_reference():
+    exercise = declared(cases=lambda rng: [{"scale": 3, "x": torch.randn(2, generator=rng)}])
+    [first], [again] = exercise.draw(5), exercise.draw(5)
+    assert list(first) == ["x", "scale"]
+    assert torch.equal(first["x"], again["x"]) and first["x"] is not again["x"]
+    assert not torch.equal(exercise.draw(6)[0]["x"], first["x"])
+
+
+@pytest.mark.parametrize("answer", [lambda x, scale: x * scale, lambda x, scale, extra=1: x * scale,
+                                    lambda *args, **named: named["x"] * named["scale"]])  # fmt: skip
+def test_call_accepts_parameters_of_ones_own(answer):
+    assert call(answer, {"x": 3, "scale": 2}) == 6
+
+
+@pytest.mark.parametrize("answer", [lambda y, scale: 0, lambda scale, x: 0, lambda x: 0, lambda x, scale, more: 0])
+def test_call_asks_for_the_names_and_order_of_the_stub(answer):
+    with pytest.raises(TypeError, match=r"keep the parameters \(x, scale\)"):
+        call(answer, {"x": 3, "scale": 2})
+
+
+def test_with_weights_copies_by_name_and_by_order():
+    source = nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 2))
+    same, other = nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 2)), nn.ModuleList([nn.Linear(3, 4), nn.Linear(4, 2)])
+    x = torch.randn(5, 3)
+    assert torch.equal(with_weights(same, source)(x), source(x))
+    renamed = nn.Sequential()
+    renamed.add_module("first", other[0])
+    renamed.add_module("second", other[1])
+    assert torch.equal(with_weights(renamed, source)(x), source(x))
+
+
+def test_with_weights_shows_both_lists_when_they_do_not_correspond():
+    with pytest.raises(ValueError, match=r"expected the parameters weight \(4, 3\).*yours are weight \(3, 4\)"):
+        with_weights(nn.Linear(4, 3), nn.Linear(3, 4))

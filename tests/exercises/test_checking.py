@@ -1,0 +1,418 @@
+import json
+from dataclasses import dataclass, replace
+
+import numpy as np
+import pytest
+import torch
+
+from course_lib.exercises import Exercise, Misconception
+from course_lib.exercises.checking import Failure, Outcome, compare, describe, failure, flatten, judge, preserved, run
+
+
+def scale(x, w):
+    return x * w
+
+
+def cases(rng):
+    return [{"x": torch.randn(n, 3, generator=rng), "w": torch.rand(3, generator=rng) + 0.5} for n in (2, 5)]
+
+
+EXERCISE = Exercise("a.scale", scale, cases, gradients=("x", "w"))
+
+
+def verdict(answer, exercise=EXERCISE, seed=0):
+    with preserved():
+        return judge(exercise, list(run(answer, exercise, seed)), seed)
+
+
+def returning(reference, **more):
+    """An exercise without arguments that matter, whose reference gives this value."""
+    return Exercise("a.value", lambda x: reference(x), lambda rng: [{"x": torch.randn(2, 3, generator=rng)}], **more)
+
+
+# ------------------------------------------------------------------------------------------- accepted
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        lambda x, w: w * x,
+        lambda x, w: (x.double() * w.double()).float(),
+        lambda x, w: x.clone().mul_(w),
+        lambda x, w: torch.einsum("nc,c->nc", x, w),
+        lambda x, w: torch.stack([row * w for row in x]),
+        lambda x, w: (x[:, None] @ torch.diag(w))[:, 0],
+        lambda **named: named["x"] * named["w"],
+        lambda x, w, more=None: torch.nn.Parameter(x * w) if False else x * w + 1e-8,
+    ],
+)
+def test_right_answers_written_differently_pass(answer):
+    assert verdict(answer).passed
+
+
+# -------------------------------------------------------------------------------------------- refused
+
+
+@pytest.mark.parametrize(
+    ("answer", "kind", "words"),
+    [
+        (lambda x, w: None, "structure", "None.*`return` missing"),
+        (lambda x, w: (x * w, x), "structure", "Expected a tensor, got a tuple of 2"),
+        (lambda x, w: {"y": x * w}, "structure", "got a dict with the keys 'y'"),
+        (lambda x, w: [], "structure", "empty tuple"),
+        (lambda x, w: (x * w).detach().numpy(), "structure", "a NumPy array"),
+        (lambda x, w: (x * w).sum().item(), "structure", "a Python float"),
+        (lambda x, w: (y for y in x * w), "structure", "generator"),
+        (lambda x, w: (x * w).to_sparse(), "structure", "sparse"),
+        (lambda x, w: (x * w).to("meta"), "structure", "without data"),
+        (lambda x, w: "x * w", "structure", "a str"),
+        (lambda x, w: (x * w)[None], "shape", r"\(1, 2, 3\); expected \(2, 3\).*axes of length 1"),
+        (lambda x, w: (x * w).T, "shape", r"axes in another order.*\(1, 0\)"),
+        (lambda x, w: (x * w).flatten(), "shape", "only the shape differs"),
+        (lambda x, w: (x * w)[:1], "shape", r"\(1, 3\)"),
+        (lambda x, w: (x * w).double(), "dtype", "values are right, but the dtype.*float64; expected float32"),
+        (lambda x, w: (x + w).double(), "dtype", "^The dtype"),
+        (lambda x, w: -x * w, "values", "wrong sign"),
+        (lambda x, w: x * w * 2, "values", "2 times"),
+        (lambda x, w: x * w + 0.5, "values", "0.5 too large everywhere"),
+        (lambda x, w: x * w * 1.01, "values", "1.01 times"),
+        (lambda x, w: x + w, "values", r"largest difference is at \[\d, \d\]: expected .* got .*6 of 6"),
+        (lambda x, w: x * w / torch.tensor([1.0, 1.0, 0.0]), "values", "differ"),
+        (lambda x, w: x * w + torch.tensor([0.0, 0.0, torch.nan]), "values", r"2 NaN, first at \[0, 2\]"),
+        (lambda x, w: x * w * torch.nan, "values", "NaN"),
+        (lambda x, w: x.mul_(w), "inputs", "changed its input `x` in place"),
+        (lambda x, w: (x * w, w.zero_())[0], "inputs", "`w`"),
+        (lambda x, w: (x.unsqueeze_(0) * w)[0], "inputs", "`x`"),
+        (lambda x, w: (x * w).detach(), "gradients", "gradients do not flow back to `x`"),
+        (lambda x, w: torch.tensor((x * w).tolist()), "gradients", "gradients do not flow"),
+        (lambda x, w: torch.from_numpy(x.detach().numpy() * w.detach().numpy()), "gradients", "do not flow"),
+        (lambda x, w: torch.from_numpy(x.numpy() * w.numpy()), "gradients", "fails. RuntimeError.*detach"),
+        (lambda x, w: x * w.detach(), "gradients", "do not flow back to `w`"),
+        (lambda x, w: x * w + x - x.detach(), "gradients", "with respect to `x`"),
+        (lambda x, w: x.no_such(), "error", "AttributeError"),
+        (lambda y, w: y * w, "error", r"keep the parameters \(x, w\) in this order; yours are \(y, w\)"),
+        (lambda x, w: 1 / 0, "error", "ZeroDivisionError"),
+    ],
+)
+def test_wrong_answers_are_refused_and_told_why(answer, kind, words):
+    import re
+
+    result = verdict(answer)
+    assert result.status == "failed"
+    assert result.faults[result.first].kind == kind
+    assert re.search(words, result.sentence), result.sentence
+
+
+def test_no_grad_inside_is_refused():
+    def answer(x, w):
+        with torch.no_grad():
+            return x * w
+
+    assert "do not flow" in verdict(answer).sentence
+
+
+def test_a_missing_stop_gradient_is_found():
+    stopped = replace(EXERCISE, reference=lambda x, w: x * w.detach())
+    assert verdict(lambda x, w: x * w.detach(), stopped).passed
+    assert "must be stopped" in verdict(scale, stopped).sentence
+
+
+def test_an_output_without_gradient_among_several_is_found():
+    both = replace(EXERCISE, reference=lambda x, w: (x * w, x + w))
+    assert verdict(lambda x, w: [x * w, x + w], both).passed
+    assert verdict(lambda x, w: (x * w, (x + w).detach()), both).faults[0].kind == "gradients"
+
+
+class Sly(torch.Tensor):
+    """Answers every question in its own favour."""
+
+    @classmethod
+    def __torch_function__(cls, func, types, args=(), kwargs=None):
+        return True if func.__name__ in ("__eq__", "allclose", "equal") else super().__torch_function__(func, types, args)
+
+    def __eq__(self, other):
+        return True
+
+    __hash__ = None
+
+
+class AlwaysEqual:
+    def __eq__(self, other):
+        return True
+
+    def __getattr__(self, name):
+        return self
+
+    def __call__(self, *args, **kwargs):
+        return self
+
+
+@pytest.mark.parametrize("answer", [lambda x, w: (x + w).as_subclass(Sly), lambda x, w: AlwaysEqual()])
+def test_objects_that_claim_to_be_equal_are_refused(answer):
+    assert verdict(answer).status == "failed"
+
+
+def test_answers_without_end_or_measure_are_refused():
+    def nested(x, w):
+        a = []
+        a.append(a)
+        return a
+
+    assert "contains itself" in verdict(nested).sentence
+    assert "numbers" in verdict(lambda x, w: torch.zeros(1).expand(10**12)).sentence
+    assert "parts" in verdict(lambda x, w: list(range(10**6))).sentence
+
+
+def test_an_answer_that_remembers_its_inputs_gets_fresh_ones():
+    seen = []
+
+    def answer(x, w):
+        seen.append(x)
+        if len(seen) > 1:
+            seen[0].fill_(7)
+        return x * w
+
+    assert verdict(answer, replace(EXERCISE, gradients=())).passed
+
+
+# -------------------------------------------------------------------------------------- kinds of value
+
+
+@dataclass
+class Stats:
+    mean: torch.Tensor
+    parts: dict
+
+
+@pytest.mark.parametrize(
+    ("reference", "right", "wrong"),
+    [
+        (lambda x: 3, lambda x: 3, lambda x: 3.0),
+        (lambda x: 3, lambda x: np.int64(3), lambda x: 4),
+        (lambda x: 1.5, lambda x: np.float64(1.5), lambda x: 1.6),
+        (lambda x: 2.0, lambda x: 2, lambda x: torch.tensor(2.0)),
+        (lambda x: True, lambda x: 1 == 1, lambda x: 1),
+        (lambda x: "b c", lambda x: "b c", lambda x: "c b"),
+        (lambda x: 10**30, lambda x: None, lambda x: 10**30),
+        (lambda x: x.numpy(), lambda x: x.numpy().copy(), lambda x: x),
+        (lambda x: x.numpy(), lambda x: x.numpy()[::1], lambda x: x.numpy() * 2),
+        (lambda x: x > 0, lambda x: ~(x <= 0), lambda x: (x > 0).long()),
+        (lambda x: x.argmax(), lambda x: x.flatten().max(0).indices, lambda x: x.argmin()),
+        (lambda x: (x, {"a": [x, 1]}), lambda x: [x, {"a": (x, 1)}], lambda x: (x, {"a": (x, 2)})),
+        (lambda x: Stats(x, {"n": 1}), lambda x: Stats(x, {"n": 1}), lambda x: (x, {"n": 1})),
+        (lambda x: x / 0, lambda x: x.sign() * torch.inf, lambda x: x.abs() * torch.inf),
+        (lambda x: x.clamp(min=0).log(), lambda x: x.clamp(min=0).log(), lambda x: x.clamp(min=0).log() * 1.01),
+        (lambda x: (-1 - x.abs()).sqrt(), lambda x: x * torch.nan, lambda x: x),
+        (lambda x: x * 1e-7, lambda x: x * 1e-7 + 1e-9, lambda x: x + 1e-3),
+        (lambda x: x * 0, lambda x: x * 0 + 3e-7, lambda x: x * 0 + 1e-5),
+        (lambda x: x.bfloat16() * 3, lambda x: (x.bfloat16().float() * 3).bfloat16(), lambda x: x.bfloat16() * 3.5),
+        (lambda x: torch.complex(x, x), lambda x: x * (1 + 1j), lambda x: x * (1 - 1j)),
+        (lambda x: torch.randn(3), lambda x: torch.empty(3).normal_(), lambda x: torch.rand(3)),
+        (lambda x: (), lambda x: [], lambda x: {}),
+        (lambda x: x[:0], lambda x: x[:0], lambda x: x[:, :0]),
+    ],
+)  # fmt: skip
+def test_values_of_every_kind(reference, right, wrong):
+    exercise = returning(reference)
+    if reference(torch.zeros(2, 3)) != 10**30 if isinstance(reference(torch.zeros(2, 3)), int) else True:
+        assert verdict(right, exercise).passed
+    assert verdict(wrong, exercise).status == "failed"
+
+
+def test_flatten_names_every_leaf_by_its_path():
+    leaves = flatten((torch.zeros(1), {"a": Stats(torch.ones(2), {3: None})}))
+    assert list(leaves) == ["[0]", "[1]['a'].mean", "[1]['a'].parts[key 3]"]
+
+
+def test_a_difference_hidden_in_one_entry_of_many_is_found():
+    big = returning(lambda x: torch.zeros(300, 300).index_fill(0, torch.tensor([5]), 1.0))
+
+    def nearly(x):
+        y = big.reference(x)
+        y[299, 17] = 1e-2
+        return y
+
+    sentence = verdict(nearly, big).sentence
+    assert "[299, 17]" in sentence and "1 of 90,000" in sentence
+
+
+# ------------------------------------------------------------------------------------------- diagnosis
+
+
+def shifted(x, w):
+    return x * w + (len(x) > 2)
+
+
+DIAGNOSED = replace(
+    EXERCISE,
+    misconceptions={
+        "added": Misconception(lambda x, w: x + w, "You added."),
+        "rows": Misconception(lambda x, w: x * w[: len(x), None], "You scaled the rows."),
+        "late": Misconception(shifted, "You shifted the long ones."),
+        "cut": Misconception(lambda x, w: (x * w).detach(), "You detached."),
+        "flipped": Misconception(lambda x, w: (x * w).flip(-1), "You flipped."),
+        "in_place": Misconception(lambda x, w: x.mul_(w), "You overwrote x."),
+    },
+)
+
+
+@pytest.mark.parametrize(
+    ("answer", "name"),
+    [
+        (lambda x, w: w + x, "added"),
+        (lambda x, w: (w + x).detach(), "added"),
+        (lambda x, w: (w.double() + x.double()), "added"),
+        (lambda x, w: x.add_(w), "added"),
+        (lambda x, w: x * w[: len(x)][:, None], "rows"),
+        (lambda x, w: x * w if len(x) < 3 else w * x + 1, "late"),
+        (lambda x, w: torch.tensor((w * x).tolist()), "cut"),
+        (lambda x, w: (w * x).flip(1), "flipped"),
+        (lambda x, w: x.copy_(w * x), "in_place"),
+        (lambda x, w: x - w, None),
+        (lambda x, w: x * 3, None),
+        (lambda x, w: 1 / 0, None),
+        (lambda x, w: x * w if len(x) < 3 else x + w, None),
+    ],
+)
+def test_the_misconception_that_gives_the_same_wrong_output_is_named(answer, name):
+    result = verdict(answer, DIAGNOSED)
+    assert result.status == "failed" and result.misconception == name
+    if name:
+        assert result.sentence == DIAGNOSED.misconceptions[name].sentence
+
+
+def test_a_misconception_that_shows_in_one_case_alone_does_not_claim_others():
+    result = verdict(lambda x, w: x * w + 1, DIAGNOSED)
+    assert "1 too large" in result.sentence or result.misconception == "late"
+    assert [fault is None for fault in verdict(shifted, DIAGNOSED).faults] == [True, False]
+    assert verdict(shifted, DIAGNOSED).fraction == 0.5
+
+
+# ---------------------------------------------------------------------------------------------- errors
+
+
+def test_a_stub_is_not_attempted_and_a_missing_operator_is_an_error():
+    def stub(x, w):
+        raise NotImplementedError  # your turn
+
+    assert verdict(stub).status == "not attempted"
+    assert verdict(lambda x, w: torch.nextafter(x.long(), x.long())).status == "failed"
+
+
+def test_an_expected_error_is_asked_for():
+    def positive(x):
+        if (x < 0).any():
+            raise ValueError("expected positive x")
+        return x.sqrt()
+
+    exercise = Exercise("a.root", positive, lambda rng: [{"x": torch.tensor([s, 2.0])} for s in (1.0, -1.0)])
+    assert verdict(positive, exercise).passed
+    assert "a ValueError was expected" in verdict(lambda x: x.sqrt(), exercise).sentence
+    assert verdict(lambda x: x.no_such(), exercise).fraction == 0
+
+    def other(x):
+        assert (x > 0).all()
+        return x.sqrt()
+
+    assert "got AssertionError" in verdict(other, exercise).sentence
+
+
+@pytest.mark.parametrize("error", [SystemExit(3), MemoryError(), GeneratorExit(), Exception("x" * 10_000)])
+def test_every_exception_is_part_of_the_outcome(error):
+    def answer(x, w):
+        raise error
+
+    [first, second] = run(answer, EXERCISE)
+    assert first.error.kind == second.error.kind == type(error).__name__
+    assert len(first.error.message) <= 500
+
+
+def test_an_exception_that_cannot_be_printed_is_reported():
+    class Mute(Exception):
+        def __str__(self):
+            raise RuntimeError
+
+    assert "no readable message" in failure(Mute()).message
+
+
+def test_the_traceback_holds_the_students_lines_alone():
+    def helper(x):
+        return torch.linalg.inv(x)
+
+    def answer(x, w):
+        return helper(x)
+
+    [outcome, _] = run(answer, EXERCISE)
+    assert [(name, code) for name, _, code in outcome.error.lines] == [
+        ("answer", "return helper(x)"),
+        ("helper", "return torch.linalg.inv(x)"),
+    ]
+
+
+def test_endless_recursion_is_shown_in_five_lines():
+    def answer(x, w):
+        return answer(x, w)
+
+    [outcome, _] = run(answer, EXERCISE)
+    assert outcome.error.kind == "RecursionError" and len(outcome.error.lines) == 5
+
+
+# ------------------------------------------------------------------------------------ run, judge, state
+
+
+def test_outcomes_are_plain_data_that_can_leave_a_jail():
+    outcome = next(run(scale, EXERCISE))
+    tensors = [leaf.value for leaf in (*outcome.outputs.values(), *outcome.inputs.values())] + [*outcome.gradients.values()]
+    assert all(type(tensor) is torch.Tensor and not tensor.requires_grad for tensor in tensors)
+    json.dumps([list(outcome.outputs), list(outcome.gradients)])
+
+
+def test_missing_and_surplus_outcomes():
+    outcomes = list(run(scale, EXERCISE))
+    assert judge(EXERCISE, outcomes * 2).passed
+    assert judge(EXERCISE, outcomes[:1]).fraction == 0.5
+    assert judge(EXERCISE, []).status == "failed"
+    stopped = Outcome(error=Failure("TimeLimit", "it ran for more than 1 s"))
+    assert "stopped" in judge(EXERCISE, [outcomes[0], stopped]).sentence
+
+
+def test_judging_is_by_seed():
+    outcomes = list(run(scale, EXERCISE, seed=1))
+    assert judge(EXERCISE, outcomes, seed=1).passed
+    assert not judge(EXERCISE, outcomes, seed=2).passed
+
+
+def test_modes_of_the_session_do_not_matter_and_stay():
+    for mode in (torch.no_grad, torch.inference_mode):
+        with mode():
+            assert verdict(scale).passed
+            assert not torch.is_grad_enabled()
+    torch.set_default_dtype(torch.float64)
+    try:
+        state = torch.get_rng_state()
+        assert verdict(lambda x, w: torch.ones(3) * x * w + 0 * torch.randn(())).passed
+        assert torch.get_default_dtype() == torch.float64
+        assert torch.equal(torch.get_rng_state(), state)
+    finally:
+        torch.set_default_dtype(torch.float32)
+
+
+def test_an_answer_that_changes_the_default_dtype_spoils_no_other_case():
+    def answer(x, w):
+        torch.set_default_dtype(torch.float64)
+        return x * w
+
+    ones = replace(EXERCISE, reference=lambda x, w: x * w * torch.ones(3))
+    assert verdict(answer, ones).passed
+
+
+def test_comparison_is_of_the_first_aspect_that_differs():
+    [a, _] = run(scale, EXERCISE)
+    [b, _] = run(lambda x, w: x.add_(w).double(), EXERCISE)
+    assert compare(a, a) is None
+    assert compare(a, b).kind == "dtype"
+
+
+def test_a_case_is_described_in_a_line():
+    case = {"x": torch.zeros(2, 3), "t": torch.tensor([4, 0]), "scale": 2.5, "model": object()}
+    assert describe(case) == "x (2, 3) float32, t [4, 0], scale 2.5, model object"
