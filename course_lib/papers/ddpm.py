@@ -15,7 +15,7 @@ Differs from the official code: weights drawn there at scale 1e-10 are exactly z
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import ClassVar, Literal, NamedTuple, Self
+from typing import ClassVar, Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -110,7 +110,7 @@ class UNet(nn.Module):
         factor = 2 ** (len(self.config.multipliers) - 1)
         if x.shape[2] % factor or x.shape[3] % factor:
             raise ValueError(f"both sides must be divisible by {factor}, got {tuple(x.shape[2:])}")
-        time = self.time_embed(self.time_features(t, self.config.width), label)  # b 4*width
+        time = self.time_embed(self.time_features(t, self.config.width).to(x), label)  # b 4*width
         h = self.stem(x)  # b width h w
         skips = [h]
         for layer in self.down:
@@ -175,9 +175,7 @@ class TimeEmbedding(nn.Module):
         self.mlp = nn.Sequential(nn.Linear(width, 4 * width), nn.SiLU(), nn.Linear(4 * width, 4 * width))
         self.label = nn.Embedding(num_classes, 4 * width) if num_classes else None
 
-    def forward(
-        self, time: Float[Tensor, "b width"], label: Int[Tensor, " b"] | None
-    ) -> Float[Tensor, "b d"]:
+    def forward(self, time: Float[Tensor, "b width"], label: Int[Tensor, " b"] | None) -> Float[Tensor, "b d"]:
         if (label is None) != (self.label is None):
             raise ValueError(f"labels expected: {self.label is not None}, given: {label is not None}")
         time = self.mlp(time)
@@ -279,9 +277,7 @@ def discretised_nll(x: Batch, mean: Batch, log_scale: Batch) -> Batch:
     return -mass.clamp(min=1e-12).log()
 
 
-def term_bits(
-    mean: Batch, log_variance: Batch, x_start: Batch, x_t: Batch, t: Steps, betas: Table
-) -> PerSample:
+def term_bits(mean: Batch, log_variance: Batch, x_start: Batch, x_t: Batch, t: Steps, betas: Table) -> PerSample:
     """Eq. 5 in bits per dimension: L_{t-1}, a KL between Gaussians, or L_0 (Eq. 13) where t = 0."""
     true_mean, _ = posterior_mean_variance(x_start, x_t, t, betas)
     kl = normal_kl(true_mean, at(posterior_log_variance(betas), t, x_t), mean, log_variance)
@@ -318,7 +314,7 @@ class GaussianDiffusion:
         self.times = torch.arange(self.steps) * 1000 / self.steps if times is None else times
 
     @classmethod
-    def from_config(cls, config: DDPMConfig) -> Self:
+    def from_config(cls, config: DDPMConfig) -> "GaussianDiffusion":
         """The process a config names."""
         return cls(cls.schedules[config.schedule](config.timesteps), config.variance)
 

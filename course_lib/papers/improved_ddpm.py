@@ -13,7 +13,7 @@ Differs from the official code: L_0 uses the exact normal distribution, not its 
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import ClassVar, Literal, Self
+from typing import ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
@@ -24,7 +24,7 @@ from course_lib.nn.embeddings import timestep_embedding
 from course_lib.nn.resnet import Downsample, ResBlock
 from course_lib.papers import ddpm
 from course_lib.papers.ddpm import DDPMConfig, GaussianDiffusion
-from course_lib.shapes import Batch, Float, PerSample, Steps, Table, Tensor
+from course_lib.shapes import Batch, Float, Int, PerSample, Steps, Table, Tensor
 
 # ---------------------------------------------------------------- configurations
 
@@ -182,14 +182,14 @@ class ImportanceSampler(nn.Module):
 # ---------------------------------------------------------------- 4 fewer steps
 
 
-def strided_steps(timesteps: int, count: int) -> Steps:
+def strided_steps(timesteps: int, count: int) -> Int[Tensor, " kept"]:
     """`count` steps spread evenly over 0..timesteps-1, both ends included, rounded."""
     if not 2 <= count <= timesteps:
         raise ValueError(f"count must lie in 2..{timesteps}, got {count}")
     return (torch.arange(count) * (timesteps - 1) / (count - 1)).round().long()
 
 
-def respace(betas: Table, kept: Steps) -> Table:
+def respace(betas: Table, kept: Int[Tensor, " kept"]) -> Float[Tensor, " kept"]:
     """Eq. 19: the betas of the chain that visits only the kept steps, with the same alpha_bar at each."""
     alphas_cumprod = (1 - betas).cumprod(0)[kept]
     return 1 - alphas_cumprod / shifted(alphas_cumprod)
@@ -221,7 +221,7 @@ class ImprovedDiffusion(GaussianDiffusion):
         p = self.p_mean_variance(model, x_t, t, clip=False)
         return self.steps * ddpm.term_bits(p.mean, p.log_variance, x_start, x_t, t, self.betas)
 
-    def respaced(self, count: int) -> Self:
+    def respaced(self, count: int) -> "ImprovedDiffusion":
         """The same process in `count` steps; the network is still told the original times."""
         kept = strided_steps(self.steps, count)
         return type(self)(respace(self.betas, kept), self.variance, self.times[kept])
