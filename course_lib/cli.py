@@ -99,9 +99,10 @@ def _train(options) -> int:
 def _models(options) -> int:
     from course_lib.zoo import MODELS
 
-    print(f"{'preset':<32}{'parameters':>14}  {'published':<14}source")
+    wide = max(map(len, MODELS))
+    print(f"{'preset':<{wide}}{'parameters':>18}  {'published':<10}source")
     for name, entry in MODELS.items():
-        print(f"{name:<32}{_count(entry):>14,}  {entry.published:<14}{entry.source}")
+        print(f"{name:<{wide}}{_count(entry):>18,}  {entry.published:<10}{entry.source}".rstrip())
     return 0
 
 
@@ -109,7 +110,7 @@ def _count(entry) -> int:
     import torch
 
     with torch.device("meta"):  # shapes without memory
-        return sum(parameter.numel() for parameter in entry.build().parameters())
+        return sum(p.numel() for p in entry.build().parameters())
 
 
 def _quiz(options) -> int:

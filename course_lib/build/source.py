@@ -55,7 +55,7 @@ def solution_edition(path: Path, find: Callable | None = None) -> NotebookNode:
     cells = jupytext.reads(text, fmt="py:percent").cells
     seen = Counter()
     for before, cell in zip([None, *cells], cells, strict=False):
-        if _DECORATOR.search(cell.source):
+        if cell.cell_type == "code" and _DECORATOR.search(cell.source):
             _announce(before, cell, find or _find)
         tags = cell.metadata.get("tags")
         cell.metadata = NotebookNode({"tags": tags} if tags else {})

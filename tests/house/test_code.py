@@ -14,9 +14,7 @@ OLDEST = (3, 11)
 
 
 def test_ruff_finds_nothing():
-    done = subprocess.run(
-        [sys.executable, "-m", "ruff", "check", "."], cwd=paths.ROOT, capture_output=True, text=True
-    )
+    done = subprocess.run([sys.executable, "-m", "ruff", "check", "."], cwd=paths.ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout
 
 

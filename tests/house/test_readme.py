@@ -1,9 +1,13 @@
 """The README's promises: its commands, its map, its links; and the pins that the commands install."""
 
 import re
+import subprocess
+import sys
 import tomllib
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from course_lib import build, paths
 
@@ -48,3 +52,14 @@ def test_every_requirement_is_pinned_once():
 def test_the_python_that_the_readme_names_is_the_one_that_is_required():
     project = tomllib.loads((paths.ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     assert project["requires-python"] == ">=3.11,<3.14" and "Python 3.11, 3.12 or 3.13" in README
+
+
+def test_the_picture_is_made_by_the_course(tmp_path):
+    """To within what other processors round differently: a few of the quantised colours."""
+    again = tmp_path / "world.png"
+    subprocess.run([sys.executable, paths.ROOT / "docs" / "make_picture.py", again], check=True)
+    old, new = (
+        np.asarray(Image.open(path).convert("RGB"), dtype=float) for path in (paths.ROOT / "docs" / "world.png", again)
+    )
+    assert old.shape == new.shape and abs(old - new).mean() < 1
+    assert (paths.ROOT / "docs" / "world.png").stat().st_size < 150_000

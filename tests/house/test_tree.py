@@ -16,9 +16,7 @@ def tracked():
     if listed.returncode == 0:
         files = [paths.ROOT / name for name in listed.stdout.split("\0") if name]
     else:
-        files = [
-            path for path in paths.ROOT.rglob("*") if not {"build", ".course", ".venv"} & set(path.parts)
-        ]
+        files = [path for path in paths.ROOT.rglob("*") if not {"build", ".course", ".venv"} & set(path.parts)]
     return [path for path in files if path.is_file()]
 
 
