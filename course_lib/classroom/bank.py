@@ -148,7 +148,7 @@ def load_bank(topic: str, folder: Path = QUIZZES) -> Bank:
 def rich(text: str) -> str:
     """HTML of the light markup: **bold**, *italic*, `code` and line breaks; all else is escaped."""
     parts = re.split(r"(`[^`]+`)", html.escape(text, quote=False))
-    return "".join(f"<code>{p[1:-1]}</code>" if p.startswith("`") and len(p) > 2 else _marks(p) for p in parts)
+    return "".join(f"<code>{p[1:-1]}</code>" if len(p) > 2 and p[0] == "`" else _marks(p) for p in parts)
 
 
 def plain(text: str) -> str:

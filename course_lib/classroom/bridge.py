@@ -1,4 +1,4 @@
-"""How a widget of the course reaches the page: readable HTML with its module inside, and a line to the kernel.
+"""How a widget of the course reaches the page: readable HTML with a module inside, and a line to the kernel.
 
 A widget's output is `text/html` only: plain readable content for a page without scripts, and a module that
 puts the working version in its place.  The anywidget model is not displayed; while its kernel lives, the
@@ -38,7 +38,7 @@ class Linked(anywidget.AnyWidget):
         self.on_msg(lambda _widget, message, _buffers: self.receive(message))
 
     def receive(self, message: dict) -> None:
-        """Answer a message of the page: {"type": "hello"} when it looks for the kernel, or a subclass's own."""
+        """Answer a message of the page: {"type": "hello"} when it looks for the kernel, or another."""
         reply = self.answer(message)
         if reply is not None:
             self.send(reply)

@@ -20,13 +20,13 @@ KEPT_PICTURES = 64
 class Slider:
     """A number between low and high, in steps."""
 
-    low: float
-    high: float
-    value: float
-    step: float
+    low: int | float
+    high: int | float
+    value: int | float
+    step: int | float
     label: str | None = None
 
-    def decode(self, sent) -> float:
+    def decode(self, sent) -> int | float:
         """The value the page sent, on the grid of steps; an int when every bound is one."""
         steps = round((float(sent) - self.low) / self.step)
         value = min(max(self.low + steps * self.step, self.low), self.high)
@@ -96,9 +96,9 @@ def choices(values, *, label=None) -> Choices:
 def explore(plot: Callable, *, alt: str | Callable | None = None, **controls) -> None:
     """Show `plot(**values)` under one control per keyword, redrawn when a control moves.
 
-    plot returns a matplotlib Figure.  controls: `t=slider(0, 999, 250, label="step t")`, a list or tuple of
-    choices, or a bool for yes and no.  alt: the picture's alternative text, fixed or computed from the values;
-    otherwise the figure's title, the values are always added.  An exception in plot is shown as one line.
+    plot returns a matplotlib Figure.  controls: `t=slider(0, 999, 250, label="step t")`, a list of choices, or
+    a bool.  alt: the picture's alternative text, fixed or computed from the values, by default the figure's
+    title; the values are always added.  An exception in plot is shown as one line.
     """
     Explorer(plot, {name: _control(name, c) for name, c in controls.items()}, alt).show()
 
@@ -112,8 +112,7 @@ class Explorer(Linked):
         self.plot, self.controls, self.alt = plot, controls, alt
         self.pictures = OrderedDict()
         described = [
-            {"name": name, "label": control.label or name.replace("_", " "), **control.describe()}
-            for name, control in controls.items()
+            {"name": name, "label": _label(name, control), **control.describe()} for name, control in controls.items()
         ]
         super().__init__({"controls": described})
 
@@ -154,17 +153,17 @@ class Explorer(Linked):
         return f"{start.rstrip('.')}. {self._values_words(values)}." if values else start
 
     def _values_words(self, values: dict) -> str:
-        return ", ".join(f"{c.label or n.replace('_', ' ')} = {c.words(values[n])}" for n, c in self.controls.items())
+        return ", ".join(f"{_label(n, c)} = {c.words(values[n])}" for n, c in self.controls.items())
 
     def first(self) -> dict:
         return {name: control.value for name, control in self.controls.items()}
 
     def caption(self) -> str:
-        return f"Explorer: {self._values_words(self.first())}. Run this cell in JupyterLab to move the controls."
+        return f"Explorer: {self._values_words(self.first())}. Run this cell to move the controls."
 
     def fallback(self) -> str:
         ranges = "; ".join(
-            f"{c.label or n.replace('_', ' ')}: {c.words(c.value)} (of {c.range_words()})" for n, c in self.controls.items()
+            f"{_label(n, c)}: {c.words(c.value)} (of {c.range_words()})" for n, c in self.controls.items()
         )
         note = f"<p><em>Run this cell to move the controls.</em> {html.escape(ranges)}</p>"
         return f"{self.picture(self.first())}\n{note}"
@@ -180,8 +179,12 @@ def _control(name: str, given) -> Slider | Choices:
     raise ValueError(f"expected slider(...), a list of choices or a bool for {name}, got {given!r}")
 
 
+def _label(name: str, control: Slider | Choices) -> str:
+    return control.label or name.replace("_", " ")
+
+
 def _title(fig) -> str:
     """The figure's own title, or the titles of its axes, without line breaks and maths marks."""
-    titles = [fig.get_suptitle()] if fig.get_suptitle() else []
-    titles = titles or [ax.get_title(loc) for ax in fig.axes for loc in ("left", "center") if ax.get_title(loc)]
-    return re.sub(r"[$\\{}]", "", " ".join("; ".join(titles).split())) or "A figure"
+    of_axes = [ax.get_title(loc) for ax in fig.axes for loc in ("left", "center")]
+    title = fig.get_suptitle() or "; ".join(t for t in of_axes if t)
+    return re.sub(r"[$\\{}]", "", " ".join(title.split())) or "A figure"

@@ -42,6 +42,8 @@ STYLE = {
     "lines.linewidth": 1.8,
     "font.size": 9.5,
     "figure.titlesize": 12,
+    "figure.constrained_layout.h_pad": 0.1,
+    "figure.constrained_layout.w_pad": 0.1,
 }
 
 
@@ -163,8 +165,8 @@ def image_html(data: bytes, alt: str) -> str:
 class live_curve:
     """A progress bar with the curve of the loss so far, for a training loop of `total` steps.
 
-    Call it after every step: `on_step(step, loss)`, loss a number or {name: number}.  It redraws at most twice
-    a second and leaves a still figure behind: after `total` calls, or at the end of a `with` block.
+    Call it after every step: `on_step(step, loss)`, loss a number or {name: number}.  It redraws at most
+    twice a second and leaves a still figure behind: after `total` calls, or at the end of a `with` block.
     """
 
     def __init__(self, total: int, label="loss", *, title="Training", every=0.5):
@@ -211,7 +213,8 @@ class live_curve:
         self._update({"text/html": picture, "text/plain": alt})
 
     def _figure(self, seconds: float):
-        fig, ax = figure(f"{self.title}: {len(self.steps)} steps in {seconds:.0f} s", "step", self.label, height=2.6)
+        title = f"{self.title}: {len(self.steps)} steps in {seconds:.0f} s"
+        fig, ax = figure(title, "step", self.label, height=2.6)
         for colour, (name, values) in zip(PALETTE, self.losses.items(), strict=False):
             steps = self.steps[-len(values) :]
             ax.plot(steps, values, color=colour, alpha=0.25, linewidth=0.8)
@@ -235,9 +238,9 @@ class live_curve:
             for colour, v in zip(PALETTE, self.losses.values(), strict=False)
         )
         page = (
-            f'<div style="max-width:{WIDTH}px"><progress value="{done}" max="{self.total}" style="width:100%">'
-            f'</progress><div>{words}</div><svg viewBox="0 0 640 120" width="100%" role="img" '
-            f'aria-label="{words}">{curves}</svg></div>'
+            f'<div style="max-width:{WIDTH}px">'
+            f'<progress value="{done}" max="{self.total}" style="width:100%"></progress><div>{words}</div>'
+            f'<svg viewBox="0 0 640 120" width="100%" role="img" aria-label="{words}">{curves}</svg></div>'
         )
         return {"text/html": page, "text/plain": words}
 
@@ -305,7 +308,8 @@ def _mosaic(pictures, columns, cell, title, *, titles=None, heads=None, labels=N
         for words, (_, x) in zip(heads or [], corners, strict=False):
             ax.text(x + wide / 2, top - 3, words, ha="center", **write)
         for row, words in enumerate(labels if labels is not None else []):
-            ax.text(left - 6, corners[row * columns][0] + tall / 2, str(words), ha="right", va="center", fontsize=7.5)
+            middle = corners[row * columns][0] + tall / 2
+            ax.text(left - 6, middle, str(words), ha="right", va="center", fontsize=7.5)
         if title:
             ax.text(gap, 18, title, fontsize=11)
     return fig

@@ -52,26 +52,30 @@ class QuizWidget(Linked):
         if message.get("type") == "hello":
             return {"type": "welcome", "results": self.saved()}
         if message.get("type") == "save":
-            self.save(message["results"], message["score"])
-            return {"type": "saved"}
+            return {"type": "saved", "note": self.save(message["results"], message["score"])}
         return None
 
     def saved(self) -> dict:
         """What was saved for the entries that have not changed since, by id."""
         stored = load_state(f"{self.mode}-{self.bank.topic}")
-        return {i: r["result"] for i, r in stored.items() if self.digests.get(i) == r["digest"]}
+        same = {i: r for i, r in stored.items() if isinstance(r, dict) and r.get("digest") == self.digests.get(i, "")}
+        return {i: r["result"] for i, r in same.items() if "result" in r}
 
-    def save(self, results: dict, score: int) -> None:
-        """Keep the results of known entries and report the score to the progress record."""
+    def save(self, results: dict, score: int) -> str:
+        """Keep the results of known entries and report the score; "" or a sentence on why that failed."""
         kept = {i: {"digest": self.digests[i], "result": r} for i, r in results.items() if i in self.digests}
-        save_state(f"{self.mode}-{self.bank.topic}", kept)
-        self.report(int(score))
+        try:
+            save_state(f"{self.mode}-{self.bank.topic}", kept)
+        except OSError as error:
+            return f"Not saved: {error}"
+        return self.report(score)
 
-    def report(self, score: int) -> None:
-        record_quiz(self.bank.topic, score, len(self.entries))
+    def report(self, score: int) -> str:
+        """Tell the progress record; "" or a sentence on why it was not saved."""
+        return record_quiz(self.bank.topic, float(score), float(len(self.entries)))
 
     def caption(self) -> str:
-        return f"Quiz: {self.bank.title}, {len(self.entries)} questions. Run this cell in JupyterLab to answer it."
+        return f"Quiz: {self.bank.title}, {len(self.entries)} questions. Run this cell to answer it."
 
     def fallback(self) -> str:
         questions = "\n".join(f"<li>{_readable(q)}</li>" for q in self.bank.questions)
@@ -90,11 +94,12 @@ class DeckWidget(QuizWidget):
     def describe(self, bank: Bank) -> dict:
         return {"mode": "cards", "title": bank.title, "flashcards": [_drawable(c) for c in bank.flashcards]}
 
-    def report(self, score: int) -> None:
+    def report(self, score: int) -> str:
         """Cards are practice: they give no points."""
+        return ""
 
     def caption(self) -> str:
-        return f"Flashcards: {self.bank.title}, {len(self.entries)} cards. Run this cell in JupyterLab to turn them."
+        return f"Flashcards: {self.bank.title}, {len(self.entries)} cards. Run this cell to turn them."
 
     def fallback(self) -> str:
         cards = "\n".join(f"<li>{_folded(rich(c.front), rich(c.back), c)}</li>" for c in self.entries)
@@ -130,7 +135,8 @@ def _readable(question) -> str:
         return prompt + _folded("Answer", answer, question)
     if question.kind == "ordering":
         shown = [question.items[i] for i in question.start()]
-        answer = "<ol>" + "".join(f"<li>{rich(i.text)}: {rich(i.feedback)}</li>" for i in question.items) + "</ol>"
+        items = "".join(f"<li>{rich(i.text)}: {rich(i.feedback)}</li>" for i in question.items)
+        answer = f"<ol>{items}</ol>"
     else:
         shown = question.options
         answer = " ".join(f"<p>{rich(o.text)}: {rich(o.feedback)}</p>" for o in shown if o.correct)

@@ -26,7 +26,7 @@ def load_state(name: str) -> dict:
     aside = path.with_name(path.name + ".damaged")
     try:
         path.replace(aside)
-        warnings.warn(f"{path} could not be read and was set aside as {aside.name}; starting afresh", stacklevel=2)
+        warnings.warn(f"{path} was damaged and is kept as {aside.name}; starting afresh", stacklevel=2)
     except OSError as error:
         warnings.warn(f"{path} could not be read ({error}); starting afresh", stacklevel=2)
     return {}

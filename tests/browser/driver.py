@@ -14,10 +14,10 @@ from pathlib import Path
 import nbformat
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome", "msedge")
-FLAGS = (
-    "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
-    "--disable-component-update --disable-sync"
-).split()
+FLAGS = [
+    *("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"),
+    *("--disable-background-networking", "--disable-component-update", "--disable-sync"),
+]
 TOKEN = "course-browser-tests"
 READY = 120_000  # ms; a first start on a busy machine is slow
 
@@ -27,7 +27,7 @@ def find_browser() -> str:
     for name in BROWSERS:
         if path := shutil.which(name):
             return path
-    raise RuntimeError(f"the browser tests need one of {', '.join(BROWSERS)}: on Debian, apt-get install chromium")
+    raise RuntimeError(f"expected one of {', '.join(BROWSERS)} on the path: on Debian, apt-get install chromium")
 
 
 @contextmanager
@@ -45,12 +45,13 @@ def chromium():
 
 @contextmanager
 def jupyterlab(root: Path):
-    """A JupyterLab server whose files, settings and student's records all lie under `root`; yields its address."""
+    """A JupyterLab server whose files, settings and records all lie under `root`; yields its address."""
     port = _free_port()
     for name in ("work", "home", "config", "data", "lab"):
         (root / name).mkdir(parents=True, exist_ok=True)
     _settings(root / "lab", "@jupyterlab/notebook-extension:tracker", {"windowingMode": "none"})
-    _settings(root / "lab", "@jupyterlab/apputils-extension:notification", {"fetchNews": "false", "checkForUpdates": False})
+    quiet = {"fetchNews": "false", "checkForUpdates": False}
+    _settings(root / "lab", "@jupyterlab/apputils-extension:notification", quiet)
     environment = os.environ | {
         "COURSE_HOME": str(root / "home"),
         "COURSE_FAST": "1",
@@ -60,11 +61,17 @@ def jupyterlab(root: Path):
         "JUPYTERLAB_SETTINGS_DIR": str(root / "lab" / "settings"),
         "JUPYTERLAB_WORKSPACES_DIR": str(root / "lab" / "workspaces"),
     }
-    command = [sys.executable, "-m", "jupyterlab", "--no-browser", "--allow-root", "--LabApp.expose_app_in_browser=True"]
-    command += [f"--port={port}", f"--IdentityProvider.token={TOKEN}", f"--ServerApp.root_dir={root / 'work'}"]
-    command += ["--ServerApp.port_retries=0", "--LabApp.news_url=", "--LabApp.extension_manager=readonly"]
+    options = ["--no-browser", "--allow-root", "--LabApp.expose_app_in_browser=True", f"--port={port}"]
+    options += [f"--IdentityProvider.token={TOKEN}", f"--ServerApp.root_dir={root / 'work'}"]
+    options += ["--ServerApp.port_retries=0", "--LabApp.news_url=", "--LabApp.extension_manager=readonly"]
     log = (root / "server.log").open("w", encoding="utf-8")
-    server = subprocess.Popen(command, env=environment, stdout=log, stderr=subprocess.STDOUT, cwd=root / "work")
+    server = subprocess.Popen(
+        [sys.executable, "-m", "jupyterlab", *options],
+        env=environment,
+        stdout=log,
+        stderr=subprocess.STDOUT,
+        cwd=root / "work",
+    )
     address = f"http://localhost:{port}"
     try:
         _wait_for(server, address, root / "server.log")
@@ -95,18 +102,19 @@ class Lab:
         self.wait_until_open(kernel)
 
     def wait_until_open(self, kernel=True) -> None:
-        self.page.wait_for_function(f"() => window.jupyterapp && {PANEL}?.context.isReady && {PANEL}.isVisible", timeout=READY)
+        is_open = f"window.jupyterapp && {PANEL}?.context.isReady && {PANEL}.isVisible"
+        self.page.wait_for_function(f"() => {is_open}", timeout=READY)
         self.page.locator(".jp-Notebook .jp-Cell").first.wait_for(timeout=READY)
         if kernel:
             self.wait_until_idle()
         self.page.evaluate("() => window.jupyterapp.shell.collapseLeft()")
 
     def wait_until_idle(self, timeout=READY) -> None:
-        idle = f"{PANEL}?.sessionContext.session?.kernel?.connectionStatus === 'connected' && {KERNEL}.status === 'idle'"
-        self.page.wait_for_function(f"() => {idle}", timeout=timeout)
+        connected = f"{PANEL}?.sessionContext.session?.kernel?.connectionStatus === 'connected'"
+        self.page.wait_for_function(f"() => {connected} && {KERNEL}.status === 'idle'", timeout=timeout)
 
     def run_all(self, seconds=300) -> None:
-        """Run every cell; returns when the kernel has finished them.  Raises RuntimeError for a failing cell."""
+        """Run every cell and wait until the kernel has finished.  Raises RuntimeError for a failing cell."""
         self.wait_until_idle()
         self.page.set_default_timeout(seconds * 1000)
         try:
@@ -142,9 +150,9 @@ class Lab:
         self.wait_until_open(kernel)
 
     def where(self) -> dict:
-        """The notebook's state that keys of its own would change: active cell, mode, number of cells."""
+        """The notebook's state that keys of its own would change: active cell, mode, kinds of the cells."""
         return self.page.evaluate(
-            f"() => {{ const n = {PANEL}.content; return {{ cell: n.activeCellIndex, mode: n.mode, cells: n.widgets.length,"
+            f"() => {{ const n = {PANEL}.content; return {{ cell: n.activeCellIndex, mode: n.mode,"
             " kinds: n.widgets.map(c => c.model.type).join() }; }"
         )
 
@@ -170,10 +178,10 @@ KERNEL = f"{PANEL}.sessionContext.session.kernel"
 
 def write_notebook(path: Path, *cells: str) -> Path:
     """A notebook of code cells; one that starts with `# ` and a letter is Markdown."""
-    notebook = nbformat.v4.new_notebook(metadata={"kernelspec": {"name": "python3", "display_name": "Python 3"}})
-    notebook.cells = [
-        nbformat.v4.new_markdown_cell(c) if c.startswith("# ") else nbformat.v4.new_code_cell(c) for c in cells
-    ]
+    kernel = {"name": "python3", "display_name": "Python 3", "language": "python"}
+    notebook = nbformat.v4.new_notebook(metadata={"kernelspec": kernel})
+    v4 = nbformat.v4
+    notebook.cells = [v4.new_markdown_cell(c) if c.startswith("# ") else v4.new_code_cell(c) for c in cells]
     nbformat.write(notebook, path)
     return path
 

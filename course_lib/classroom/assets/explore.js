@@ -45,8 +45,7 @@ function build(root, { controls }, link, light) {
     if (waiting !== null || wanted === shown) return;
     waiting = wanted;
     link.send({ type: "draw", values: { ...values } });
-    const asked = wanted;
-    setTimeout(() => waiting === asked && (note.textContent = "Waiting for the kernel."), 1000);
+    setTimeout(() => waiting === wanted && (note.textContent = WAITING), 1000);
   }
 
   return (message) => {
@@ -65,6 +64,7 @@ function build(root, { controls }, link, light) {
   };
 }
 
+const WAITING = "Waiting for the kernel. If it was restarted, run this cell again.";
 const tidy = (value) => String(Number(value.toPrecision(6)));
 
 const EXPLORE_LOOK = `

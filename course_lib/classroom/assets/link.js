@@ -76,7 +76,7 @@ const LOOK = `
     color: var(--ink); font: 400 14px/1.55 var(--jp-content-font-family, system-ui, sans-serif); }
   * { box-sizing: border-box; }
   code { font: 0.92em var(--jp-code-font-family, ui-monospace, monospace); padding: 0.1em 0.3em; border-radius: 3px;
-    background: var(--jp-layout-color2, #f0f0f0); }
+    color: var(--ink); background: var(--jp-layout-color2, #f0f0f0); }
   button { font: inherit; color: var(--ink); background: var(--paper); border: 1px solid var(--line);
     border-radius: 5px; padding: 0.2rem 0.8rem; cursor: pointer; }
   button:hover:not(:disabled) { border-color: var(--accent); }

@@ -15,7 +15,7 @@ function buildQuiz(root, { title, questions }, link) {
   const cards = questions.map((question, index) => buildQuestion(question, index, save));
   const list = make("ol", { class: "questions" }, ...cards.map((card) => make("li", {}, card.element)));
   const foot = make("footer", {}, total, again);
-  root.append(make("section", { "aria-label": title }, make("h3", {}, title), list, foot, saved));
+  root.append(make("section", { "aria-label": `Quiz: ${title}` }, make("h3", {}, `Quiz: ${title}`), list, foot, saved));
   showTotal();
 
   function showTotal() {
@@ -23,7 +23,7 @@ function buildQuiz(root, { title, questions }, link) {
     const right = done.filter((result) => result.right).length;
     const complete = done.length === questions.length;
     total.textContent = complete
-      ? `Score: ${right} of ${questions.length}.` + (right < questions.length ? " Try the others again." : " All right.")
+      ? `Score: ${right} of ${questions.length}.` + (right < questions.length ? " Try the others again." : "")
       : `${done.length} of ${questions.length} answered, ${right} right`;
     total.classList.toggle("complete", complete);
     again.hidden = done.length === 0;
@@ -46,7 +46,7 @@ function buildQuiz(root, { title, questions }, link) {
   }
 
   return (message) => {
-    if (message.type === "saved") saved.textContent = "";
+    if (message.type === "saved") saved.textContent = message.note;
     if (message.type !== "welcome") return;
     if (Object.keys(results).length) return save(); // answered before the kernel was there
     Object.assign(results, message.results);
@@ -283,7 +283,7 @@ function buildDeck(root, { title, flashcards }, link) {
   }
 
   return (message) => {
-    if (message.type === "saved") saved.textContent = "";
+    if (message.type === "saved") saved.textContent = message.note;
     if (message.type !== "welcome" || Object.keys(known).length) return;
     known = message.results;
     pile = flashcards.filter((card) => !known[card.id]);
@@ -306,6 +306,8 @@ const QUIZ_LOOK = `
   .comment:empty { display: none; }
   .comment.right { border-color: var(--right); }
   .comment.wrong { border-color: var(--wrong); }
+  .comment.right::before { content: "✓ " / "right: "; color: var(--right); }
+  .comment.wrong::before { content: "✗ " / "not right: "; color: var(--wrong); }
   .row { display: flex; flex-wrap: wrap; gap: 0.6rem; align-items: baseline; }
   form > .row { margin-top: 0.6rem; justify-content: space-between; }
   .source { color: var(--soft); font-size: 0.85em; }
