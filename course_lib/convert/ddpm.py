@@ -1,0 +1,146 @@
+"""The weights of DDPM and of Improved DDPM, as others publish them.
+
+diffusers' UNet2DModel (https://huggingface.co/google/ddpm-cifar10-32 and the like), for both papers.  Names
+alone do not say which of the two networks they belong to.  Ours equals theirs with these arguments:
+    DDPM           flip_sin_to_cos=False, freq_shift=1, downsample_padding=0, norm_eps=1e-6,
+                   attention_head_dim=None
+    Improved DDPM  flip_sin_to_cos=True, freq_shift=0, downsample_padding=1, norm_eps=1e-5,
+                   resnet_time_scale_shift="scale_shift", attn_norm_num_groups=norm_num_groups
+The older spelling of its attention (query, key, value, proj_attn) is read too.
+
+openai/improved-diffusion's UNetModel with use_scale_shift_norm, for Improved DDPM alone.  Without that option
+its weights have the shapes of DDPM's, but not its network: all sides are padded, the norms' epsilon is 1e-5,
+the time is [cos, sin].  So `ddpm` does not read this layout.  The rows of its packed queries, keys and values
+are sorted by head first; ours, by query, key and value first.
+"""
+
+import re
+
+import torch
+from einops import rearrange
+from torch import nn
+
+from course_lib.convert.layout import Layout, Source
+from course_lib.papers.ddpm import DDPMConfig
+
+# ---------------------------------------------------------------- diffusers
+
+DIFFUSERS_LEAVES = {
+    "time": "time_emb_proj", "skip": "conv_shortcut",
+    "attention.qkv": "to_q to_k to_v", "attention.norm": "group_norm", "attention.out": "to_out.0",
+}  # fmt: skip
+OLD_DIFFUSERS_LEAVES = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
+
+
+def diffusers_sources(model: nn.Module) -> dict[str, Source]:
+    """The layout of diffusers' UNet2DModel, whose attention has linear layers for our 1x1 convolutions."""
+    return _sources(model, _diffusers_names(model.config), DIFFUSERS_LEAVES, attention_axes=2)
+
+
+def modern_diffusers(key: str) -> str:
+    """A key of diffusers' layout, with the layers of attention named as they are since version 0.15."""
+    pattern = rf"(\.attentions\.\d+\.)({'|'.join(OLD_DIFFUSERS_LEAVES)})(?=\.)"
+    return re.sub(pattern, lambda found: found[1] + OLD_DIFFUSERS_LEAVES[found[2]], key)
+
+
+def _diffusers_names(config: DDPMConfig) -> dict[str, str]:
+    names = {
+        "time_embed.mlp.0": "time_embedding.linear_1",
+        "time_embed.mlp.2": "time_embedding.linear_2",
+        "time_embed.label": "class_embedding",
+        "stem": "conv_in",
+        "middle.0.res": "mid_block.resnets.0",
+        "middle.0.attention": "mid_block.attentions.0",
+        "middle.1.res": "mid_block.resnets.1",
+        "norm": "conv_norm_out",
+        "out": "conv_out",
+    }
+    for side, blocks in (("down", config.blocks_per_level), ("up", config.blocks_per_level + 1)):
+        for k in range(len(config.multipliers) * (blocks + 1)):
+            level, i = divmod(k, blocks + 1)  # a level is its blocks, and then the change of resolution
+            names[f"{side}.{k}.res"] = f"{side}_blocks.{level}.resnets.{i}"
+            names[f"{side}.{k}.attention"] = f"{side}_blocks.{level}.attentions.{i}"
+            names[f"{side}.{k}.conv"] = f"{side}_blocks.{level}.{side}samplers.0.conv"
+    return names
+
+
+# ---------------------------------------------------------------- openai/improved-diffusion
+
+OPENAI_LEAVES = {
+    "norm1": "in_layers.0", "conv1": "in_layers.2", "time": "emb_layers.1",
+    "norm2": "out_layers.0", "conv2": "out_layers.3", "skip": "skip_connection",
+    "attention.out": "proj_out",
+}  # fmt: skip
+
+
+def openai_sources(model: nn.Module) -> dict[str, Source]:
+    """The layout of openai/improved-diffusion's UNetModel.  Its attention convolves along one axis."""
+    sources = _sources(model, _openai_names(model.config), OPENAI_LEAVES, attention_axes=3)
+    for name, source in sources.items():
+        if ".qkv." in name:
+            rows = rearrange(
+                torch.arange(source.shape[0]),
+                "(heads three d) -> (three heads d)",
+                three=3,
+                heads=model.config.heads,
+            )
+            sources[name] = Source(source.keys, source.shape, rows)
+    return sources
+
+
+def _openai_names(config: DDPMConfig) -> dict[str, str]:
+    names = {
+        "time_embed.mlp.0": "time_embed.0",
+        "time_embed.mlp.2": "time_embed.2",
+        "time_embed.label": "label_emb",
+        "stem": "input_blocks.0.0",
+        "middle.0.res": "middle_block.0",
+        "middle.0.attention": "middle_block.1",
+        "middle.1.res": "middle_block.2",
+        "norm": "out.0",
+        "out": "out.2",
+    }
+    levels, blocks = len(config.multipliers), config.blocks_per_level
+    for k in range(levels * (blocks + 1)):
+        entry = f"input_blocks.{k + 1}"
+        names |= {
+            f"down.{k}.res": f"{entry}.0",
+            f"down.{k}.attention": f"{entry}.1",
+            f"down.{k}.conv": f"{entry}.0.op",
+        }
+    for k in range(levels * (blocks + 2)):
+        level, i = divmod(k, blocks + 2)
+        entry = f"output_blocks.{level * (blocks + 1) + min(i, blocks)}"  # the last also doubles the resolution
+        attends = config.image_size >> (levels - 1 - level) in config.attention_resolutions
+        names |= {f"up.{k}.res": f"{entry}.0", f"up.{k}.attention": f"{entry}.1"}
+        names[f"up.{k}.conv"] = f"{entry}.{2 if attends else 1}.conv"
+    return names
+
+
+# ---------------------------------------------------------------- both
+
+
+def _sources(model: nn.Module, names: dict[str, str], leaves: dict[str, str], attention_axes: int) -> dict[str, Source]:
+    """The source of every tensor: by the name of its layer, or by its block's name and its leaf's."""
+    sources = {}
+    for ours, tensor in model.state_dict().items():
+        layer, kind = ours.rsplit(".", 1)
+        block, _, leaf = layer.rpartition(".")
+        attention = block.endswith(".attention")
+        if layer in names:
+            theirs = [names[layer]]
+        else:
+            leaf = leaves.get(f"attention.{leaf}" if attention else leaf, leaf)
+            theirs = [f"{names[block]}.{part}" for part in leaf.split()]
+        rows, *rest = tensor.shape
+        shape = (rows // len(theirs), *rest[: attention_axes - 1 if attention else None])
+        sources[ours] = Source(tuple(f"{name}.{kind}" for name in theirs), shape)
+    return sources
+
+
+_DIFFUSERS = Layout("time_embedding.linear_1.weight", diffusers_sources, modern_diffusers)
+DDPM_LAYOUTS = {"diffusers": _DIFFUSERS}
+IMPROVED_DDPM_LAYOUTS = {
+    "openai": Layout("input_blocks.0.0.weight", openai_sources),
+    "diffusers": _DIFFUSERS,
+}
