@@ -1,9 +1,11 @@
 """Run a notebook from top to bottom, so that nothing of the machine stays in it."""
 
+import json
 import os
 import re
 import tempfile
 import time
+from hashlib import sha256
 from pathlib import Path
 
 from nbclient import NotebookClient
@@ -14,6 +16,7 @@ from course_lib.build.source import METADATA
 
 __all__ = ["ExecutionError", "execute"]
 
+_UUID = re.compile(r"(?<![0-9a-f])[0-9a-f]{12}4[0-9a-f]{3}[89ab][0-9a-f]{15}(?![0-9a-f])")  # version 4, without hyphens
 _ANSI = re.compile(r"\x1b\[[0-9;]*m")
 THREADS = "2"  # what the course's budgets are measured with
 
@@ -58,11 +61,13 @@ def execute(notebook: NotebookNode, folder: Path, timeout: int = 300) -> tuple[N
 
 
 def _neutral(notebook: NotebookNode) -> NotebookNode:
-    """The notebook with widget ids counted instead of drawn at random: the same run, the same bytes."""
+    """The notebook with ids derived from its cells instead of drawn at random: the same run, the same bytes.
+
+    Widgets name themselves and each other by random UUIDs, in their state and in the pages that show them.
+    """
     notebook.metadata.update(from_dict(METADATA))  # the kernel has written its Python's version here
-    text = writes(notebook)
-    widgets = notebook.metadata.get("widgets", {}).get("application/vnd.jupyter.widget-state+json", {})
-    names = {name: f"{count:032x}" for count, name in enumerate(widgets.get("state", {}))}
-    if names:
-        text = re.sub("|".join(names), lambda name: names[name[0]], text)
-    return reads(text, as_version=4)
+    cells = "".join(cell.id for cell in notebook.cells)  # so that no two notebooks of one page share an id
+    names = {}
+    for uuid in _UUID.findall(json.dumps(notebook)):  # in the order of creation; `writes` sorts by id
+        names.setdefault(uuid, sha256(f"{cells}{len(names)}".encode()).hexdigest()[:32])
+    return reads(_UUID.sub(lambda uuid: names[uuid[0]], writes(notebook)), as_version=4)

@@ -112,13 +112,9 @@ def _check_cells(text: str, name: str) -> None:
         decorated = len(_DECORATOR.findall(body)) if "[markdown]" not in marker else 0
         regions = _count_regions(lines, name)
         if titled and decorated != 1:
-            raise SourceError(
-                f'{name}:{number}: an exercise cell holds one @exercise("..."), found {decorated}'
-            )
+            raise SourceError(f'{name}:{number}: an exercise cell holds one @exercise("..."), found {decorated}')
         if titled and not regions:
-            raise SourceError(
-                f"{name}:{number}: an exercise cell needs '{OPEN}' and '{CLOSE}' around its answer"
-            )
+            raise SourceError(f"{name}:{number}: an exercise cell needs '{OPEN}' and '{CLOSE}' around its answer")
         if not titled and (regions or decorated):
             raise SourceError(f"{name}:{number}: this cell holds an exercise: title it '# %% exercise: ...'")
         if titled and not re.search(r"^# #{1,6} ", before, re.MULTILINE):

@@ -10,8 +10,8 @@ SOURCE = """# %% [markdown]
 # %%
 import os
 import ipywidgets
-slider = ipywidgets.IntSlider(3)
-slider
+sliders = [ipywidgets.IntSlider(n) for n in range(5)]
+ipywidgets.VBox(sliders)
 
 # %%
 print(os.environ["COURSE_FAST"], os.listdir(os.environ["COURSE_HOME"]))
