@@ -62,11 +62,47 @@ class Frames:
 
 
 @dataclass
+class Things:
+    """The k things of some frames, sorted by shape, with eye, axes and sun in each thing's own frame.
+
+    There a thing is a unit solid of `solids`: lengths are divided by its half width.
+    """
+
+    frame: Tensor  # k: the frame a thing is in
+    shapes: dict[str, slice]  # where each shape stands among the k
+    of_frame: Tensor  # f 3: the number of each frame's first, second, third thing; k stands for none
+    index: Tensor  # k: the place of a thing in its scene
+    foot: Point  # of k
+    turn: tuple[Tensor, Tensor]  # of k
+    inverse: Tensor  # k: 1 / scale
+    colour: Tensor  # k 3
+    shiny: Tensor  # k
+
+    def to_local(self, vectors: Point, things: Tensor | slice = slice(None)) -> Point:
+        """Directions of the world, one or more per thing, in the frames of these things."""
+        x, y, z = vectors
+        c, s, inverse = (_beside(each[things], x) for each in (*self.turn, self.inverse))
+        return (x * c + y * s) * inverse, (y * c - x * s) * inverse, z * inverse
+
+    def points_to_local(self, points: Point, things: Tensor | slice = slice(None)) -> Point:
+        """Points of the world in the frames of these things."""
+        return self.to_local(tuple(p - _beside(f[things], p) for p, f in zip(points, self.foot, strict=True)), things)
+
+    def to_world(self, vectors: Point, things: Tensor | slice = slice(None)) -> Point:
+        """Unit vectors of the things' frames in the world."""
+        (x, y, z), (c, s) = vectors, (_beside(each[things], vectors[0]) for each in self.turn)
+        return x * c - y * s, x * s + y * c, z
+
+
+@dataclass
 class Hits:
-    """Where the rays of some frames end; all tensors are f s h w, `slot` is -1 on floor and dome."""
+    """Where the rays of some frames end; all tensors are f s h w.
+
+    `thing` is a number in `Things`, or k for the floor and the dome.
+    """
 
     depth: Tensor
-    slot: Tensor
+    thing: Tensor
     point: Point
     direction: Point
 
@@ -103,10 +139,12 @@ def render_rgb(table: Frames, height: int, width: int) -> UInt8[Tensor, "f h w 3
 
 
 def _picture(table: Frames, height: int, width: int, offsets) -> Tensor:
-    hits = trace(table, height, width, offsets)
-    light = _light(table, hits, offsets)
-    channels = [_develop(channel) for channel in _shade(table, hits, light)]
-    return torch.stack(channels, dim=-1)
+    things = gather_things(table)
+    hits = trace(table, things, height, width, offsets)
+    light = _light(table, things, hits, offsets)
+    channels = _shade_stage(table, hits, light)
+    _shade_things(table, things, hits, light, channels)
+    return torch.stack([_develop(channel) for channel in channels], dim=-1)
 
 
 def _develop(channel: Tensor) -> Tensor:
@@ -121,26 +159,54 @@ def _develop(channel: Tensor) -> Tensor:
 # --------------------------------------------------------------------------- rays and solids
 
 
-def trace(table: Frames, height: int, width: int, offsets=CENTRE) -> Hits:
+def gather_things(table: Frames) -> Things:
+    """List the things of all frames, shape after shape."""
+    order = [(table.shape == number).nonzero() for number in range(len(SHAPES))]
+    frame, index = torch.cat(order).unbind(-1)
+    of_frame = torch.full_like(table.shape, len(frame))
+    of_frame[frame, index] = torch.arange(len(frame))
+    shapes, start = {}, 0
+    for shape, rows in zip(SHAPES, order, strict=True):
+        if len(rows):
+            shapes[shape] = slice(start, start + len(rows))
+            start += len(rows)
+    return Things(
+        frame,
+        shapes,
+        of_frame,
+        index,
+        foot=table.foot[frame, index].unbind(-1),
+        turn=table.turn[frame, index].unbind(-1),
+        inverse=1 / table.scale[frame, index],
+        colour=table.colour[frame, index],
+        shiny=table.shiny[frame, index],
+    )
+
+
+def trace(table: Frames, things: Things, height: int, width: int, offsets=CENTRE) -> Hits:
     """Send the rays; `depth` is along the optical axis, because directions are 1 long along it."""
-    across, down = pixel_grid(table, height, width, offsets)
+    across, up = pixel_grid(table, height, width, offsets)
     axes = [vectors.unbind(-1) for vectors in (table.right, table.up, table.forward)]
-    direction = _directions(axes, across, down)
-    eye = [_rows(each) for each in table.eye.unbind(-1)]
-    depth = _depth_of_stage(eye, direction)
-    slot = torch.full_like(depth, -1)
-    for index in range(3):
-        for shape, rows in _same_shape(table, index):
-            part = table[rows]
-            local_axes = [_to_local(part, index, vectors) for vectors in (part.right, part.up, part.forward)]
-            local_eye = [_rows(each) for each in _to_local(part, index, part.eye, is_point=True)]
-            enter, leave = INTERVALS[shape](local_eye, _directions(local_axes, across[rows], down[rows]))
-            before = depth[rows]
-            nearer = (enter < leave) & (enter < before) & (enter > 0)
-            depth[rows] = torch.where(nearer, enter, before)
-            slot[rows] = slot[rows].masked_fill_(nearer, index)
-    point = tuple(o + depth * d for o, d in zip(eye, direction, strict=True))
-    return Hits(depth, slot, point, direction)
+    direction = _directions(axes, across, up)
+    eye = table.eye.unbind(-1)
+    depth = _depth_of_stage([_beside(each, direction[0]) for each in eye], direction)
+    frame = things.frame
+    local_eye = things.points_to_local([each[frame] for each in eye])
+    local_axes = [things.to_local([each[frame] for each in axis]) for axis in axes]
+    enters = [torch.full_like(depth[:1], torch.inf)]  # stands for a thing that is not there
+    for shape, part in reversed(things.shapes.items()):
+        origin = [_beside(each[part], depth) for each in local_eye]
+        rays = _directions([[each[part] for each in axis] for axis in local_axes], across[frame[part]], up[frame[part]])
+        enter, leave = INTERVALS[shape](origin, rays)
+        enters.insert(0, torch.where((enter < leave) & (enter > 0), enter, torch.inf))
+    enters = torch.cat(enters)
+    thing = torch.full(depth.shape, len(frame), dtype=torch.int32)
+    for numbers in things.of_frame.unbind(-1):
+        enter = enters[numbers]
+        thing = torch.where(enter < depth, _beside(numbers.int(), depth), thing)
+        depth = torch.minimum(enter, depth)
+    point = tuple(_beside(o, depth) + depth * d for o, d in zip(eye, direction, strict=True))
+    return Hits(depth, thing, point, direction)
 
 
 def pixel_grid(table: Frames, height: int, width: int, offsets) -> tuple[Tensor, Tensor]:
@@ -166,60 +232,45 @@ def _depth_of_stage(eye, direction: Point) -> Tensor:
     return torch.where((dz < 0) & (floor < dome), floor, dome)
 
 
-def _same_shape(table: Frames, index: int):
-    """The frames whose thing number `index` is a sphere, then a cube, ..."""
-    for number, shape in enumerate(SHAPES):
-        rows = (table.shape[:, index] == number).nonzero()[:, 0]
-        if len(rows):
-            yield shape, rows
-
-
-def _to_local(table: Frames, index: int, vectors: Tensor, is_point: bool = False) -> Point:
-    """Vectors (f 3) of the world in the frame of a thing, where it is a unit solid."""
-    moved = vectors - table.foot[:, index] if is_point else vectors
-    (x, y, z), (c, s) = moved.unbind(-1), table.turn[:, index].unbind(-1)
-    inverse = 1 / table.scale[:, index]
-    return (x * c + y * s) * inverse, (y * c - x * s) * inverse, z * inverse
-
-
 def _rows(vector: Tensor) -> Tensor:
     """f -> f 1 1 1, to stand beside f s h w."""
     return vector[:, None, None, None]
 
 
+def _beside(vector: Tensor, other: Tensor) -> Tensor:
+    """f -> f 1 ..., with as many axes as the other tensor."""
+    return vector.view(-1, *[1] * (other.ndim - 1))
+
+
 # --------------------------------------------------------------------------- light
 
 
-def _light(table: Frames, hits: Hits, offsets) -> tuple[Tensor, Tensor]:
+def _light(table: Frames, things: Things, hits: Hits, offsets) -> tuple[Tensor, Tensor]:
     """For every hit: whether it sees its point of the lamp (1 or 0), and how open its sky is."""
-    sees_lamp, openness = torch.ones_like(hits.depth), torch.ones_like(hits.depth)
+    frame, count = things.frame, len(things.frame)
+    sun, side, over = table.sun[frame].unbind(1)
     lamp = LAMP * 2 * torch.tensor(offsets, dtype=torch.float32)
-    for index in range(3):
-        for shape, rows in _same_shape(table, index):
-            part = table[rows]
-            sun, side, over = part.sun.unbind(1)
-            rays = sun[:, None] + lamp[:, :1] * side[:, None] + lamp[:, 1:] * over[:, None]  # f s 3
-            local = [_to_local(part, index, each) for each in rays.unbind(1)]
-            towards = tuple(torch.stack(each, dim=1)[:, :, None, None] for each in zip(*local, strict=True))
-            (c, s), inverse = part.turn[:, index].unbind(-1), 1 / part.scale[:, index]
-            fx, fy, fz = part.foot[:, index].unbind(-1)
-            px, py, pz = (each[rows] for each in hits.point)
-            ox = px * _rows(c * inverse) + (py * _rows(s * inverse) - _rows((fx * c + fy * s) * inverse))
-            oy = py * _rows(c * inverse) - (px * _rows(s * inverse) + _rows((fy * c - fx * s) * inverse))
-            oz = pz * _rows(inverse) - _rows(fz * inverse)
-            enter, leave = INTERVALS[shape]((ox, oy, oz), towards)
-            other = hits.slot[rows] != index
-            blocked = (enter < leave) & (leave > 0) & other
-            sees_lamp[rows] = sees_lamp[rows].masked_fill_(blocked, 0)
-            # A body above a point hides a part of its sky: the soft dark spot under everything.
-            near = 1 / (1 + (ox * ox + oy * oy + oz * oz))
-            shaded = 1 - 0.62 * (near * near)
-            openness[rows] = openness[rows] * torch.where(other, shaded, 1)
-    return sees_lamp, openness
+    towards = sun[:, None] + lamp[:, :1] * side[:, None] + lamp[:, 1:] * over[:, None]  # k s 3
+    towards = [each[:, :, None, None] for each in things.to_local(towards.unbind(-1))]
+    sees = [torch.ones_like(hits.depth[:1])]
+    open_sky = [torch.ones_like(hits.depth[:1])]
+    for shape, part in reversed(things.shapes.items()):
+        origin = things.points_to_local([each[frame[part]] for each in hits.point], part)
+        enter, leave = INTERVALS[shape](origin, [each[part] for each in towards])
+        number = torch.arange(count, dtype=torch.int32)[part]
+        other = hits.thing[frame[part]] != _rows(number)
+        sees.insert(0, 1 - ((enter < leave) & (leave > 0) & other).float())
+        # A body above a point hides a part of its sky: the soft dark spot under everything.
+        x, y, z = origin
+        near = 1 / (1 + (x * x + y * y + z * z))
+        open_sky.insert(0, torch.where(other, 1 - 0.62 * (near * near), 1))
+    sees, open_sky = torch.cat(sees), torch.cat(open_sky)
+    first, second, third = things.of_frame.unbind(-1)
+    return sees[first] * sees[second] * sees[third], open_sky[first] * open_sky[second] * open_sky[third]
 
 
-def _shade(table: Frames, hits: Hits, light: tuple[Tensor, Tensor]) -> list[Tensor]:
-    """The linear light of every ray: three tensors f s h w."""
+def _shade_stage(table: Frames, hits: Hits, light: tuple[Tensor, Tensor]) -> list[Tensor]:
+    """The linear light of floor and dome, as if no thing stood in the way: three tensors f s h w."""
     sees_lamp, openness = light
     x, y, z = hits.point
     pattern = torch.empty_like(x)
@@ -243,7 +294,6 @@ def _shade(table: Frames, hits: Hits, light: tuple[Tensor, Tensor]) -> list[Tens
         ground = (dark + pattern * (bright - dark)) * lit
         back = horizon + height * (top - horizon)
         channels.append(ground + fog * (back - ground))
-    _shade_things(table, hits, light, channels)
     return channels
 
 
@@ -261,51 +311,44 @@ def _pattern(name: str, u: Tensor, v: Tensor, x: Tensor, y: Tensor) -> Tensor:
     return 1 - (half - half.floor()) * 2
 
 
-def _shade_things(table: Frames, hits: Hits, light: tuple[Tensor, Tensor], channels: list[Tensor]) -> None:
+def _shade_things(table: Frames, things: Things, hits: Hits, light, channels: list[Tensor]) -> None:
     """Overwrite the rays that end on things, gathered into lists: they are a small part of a picture."""
-    sees_lamp, openness = (each.view(-1) for each in light)
-    flat = [channel.view(-1) for channel in channels]
-    rays_per_frame = hits.slot[0].numel()
-    for index in range(3):
-        for shape, rows in _same_shape(table, index):
-            inside, where = (hits.slot[rows].view(len(rows), -1) == index).nonzero().unbind(-1)
-            frame = rows[inside]
-            where = frame * rays_per_frame + where
-            part = table[rows]
-            point, direction = ([each.view(-1)[where] for each in vectors] for vectors in (hits.point, hits.direction))
-            turn = part.turn[:, index][inside].unbind(-1)
-            local = point_on_thing(part, index, inside, point)
-            nx, ny, nz = turned_back(turn, normal(shape, local))
-            sun = part.sun[:, 0][inside].unbind(-1)
-            facing = (nx * sun[0] + ny * sun[1] + nz * sun[2]).clamp_(min=0)
-            direct = facing * sees_lamp[where]
-            ambient = (0.30 + 0.14 * nz) * openness[where]
-            gloss, rim = _gloss((nx, ny, nz), direction, sun)
-            shiny = part.shiny[:, index][inside]
-            gloss, rim = gloss * shiny * sees_lamp[where], rim * shiny
-            mark = _mark(local)
-            for channel in range(3):
-                colour = part.colour[:, index, channel][inside]
-                colour = colour + mark * (0.95 - colour)
-                sky = part.sky[:, 0, channel][inside]
-                tint = 0.55 + 0.45 * sky
-                shade = colour * (0.95 * direct + ambient * tint)
-                flat[channel][where] = shade + rim * (sky - shade) + gloss
+    where, thing = thing_hits(things, hits)
+    frame = things.frame[thing]
+    sees_lamp, openness = (each.view(-1)[where] for each in light)
+    point, direction = ([each.view(-1)[where] for each in part] for part in (hits.point, hits.direction))
+    local = things.points_to_local(point, thing)
+    nx, ny, nz = normals(things, thing, local)
+    sun = table.sun[:, 0][frame].unbind(-1)
+    direct = (nx * sun[0] + ny * sun[1] + nz * sun[2]).clamp_(min=0) * sees_lamp
+    ambient = (0.30 + 0.14 * nz) * openness
+    gloss, rim = _gloss((nx, ny, nz), direction, sun)
+    shiny = things.shiny[thing]
+    gloss, rim = gloss * shiny * sees_lamp, rim * shiny
+    mark = _mark(local)
+    for channel in range(3):
+        colour = things.colour[:, channel][thing]
+        colour = colour + mark * (0.95 - colour)
+        sky = table.sky[:, 0, channel][frame]
+        shade = colour * (0.95 * direct + ambient * (0.55 + 0.45 * sky))
+        channels[channel].view(-1)[where] = shade + rim * (sky - shade) + gloss
 
 
-def point_on_thing(table: Frames, index: int, frame: Tensor, point) -> Point:
-    """Points of the world in the frame of the thing, one frame number per point."""
-    c, s = table.turn[:, index][frame].unbind(-1)
-    fx, fy, fz = table.foot[:, index][frame].unbind(-1)
-    inverse = (1 / table.scale[:, index])[frame]
-    x, y, z = point[0] - fx, point[1] - fy, point[2] - fz
-    return (x * c + y * s) * inverse, (y * c - x * s) * inverse, z * inverse
+def thing_hits(things: Things, hits: Hits) -> tuple[Tensor, Tensor]:
+    """The rays that end on a thing, as places in a flattened f s h w, and the thing of each."""
+    thing = hits.thing.view(-1)
+    where = (thing < len(things.frame)).nonzero()[:, 0]
+    return where, thing[where].long()
 
 
-def turned_back(turn, vector: Point) -> Point:
-    """A direction of a thing's own frame in the world."""
-    (c, s), (x, y, z) = turn, vector
-    return x * c - y * s, x * s + y * c, z
+def normals(things: Things, thing: Tensor, local: Point) -> Point:
+    """The unit normals, in the world, of points in the frames of their things."""
+    result = [torch.empty_like(each) for each in local]
+    for shape, part in things.shapes.items():
+        of_shape = ((thing >= part.start) & (thing < part.stop)).nonzero()[:, 0]
+        for out, values in zip(result, normal(shape, [each[of_shape] for each in local]), strict=True):
+            out[of_shape] = values
+    return things.to_world(result, thing)
 
 
 def _mark(local: Point) -> Tensor:
