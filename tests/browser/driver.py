@@ -186,14 +186,6 @@ def write_notebook(path: Path, *cells: str) -> Path:
     return path
 
 
-def without_kernel(path: Path) -> Path:
-    """Make the notebook name a kernel that is not installed, so that none starts when it is opened."""
-    notebook = nbformat.read(path, 4)
-    notebook.metadata["kernelspec"] = {"name": "no-such-kernel", "display_name": "None"}
-    nbformat.write(notebook, path)
-    return path
-
-
 def _settings(lab: Path, plugin: str, values: dict) -> None:
     package, name = plugin.split(":")
     path = lab / "settings" / package / f"{name}.jupyterlab-settings"
