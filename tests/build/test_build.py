@@ -1,4 +1,5 @@
 import os
+import platform
 
 import pytest
 
@@ -40,7 +41,7 @@ def test_building_twice_gives_the_same_bytes(house):
     text = first.decode()
     assert "1 []" in text and "iopub" not in text  # no timestamps
     assert (
-        "IntSliderModel" in text and "3.11" not in text
+        "IntSliderModel" in text and platform.python_version() not in text
     )  # the widget's state is kept, the machine's Python not told
     assert str(house) not in text and os.environ["COURSE_HOME"] not in text
     assert build.check_chapters([source]) == []

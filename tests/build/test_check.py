@@ -96,9 +96,7 @@ def test_a_widget_that_gives_a_solution_away_is_told(chapter):
 def test_exercises_declared_and_present_must_agree(chapter):
     _, _, problems = chapter
     assert problems([*DECLARED, "demo.third"]) == ["exercise demo.third is declared and not in the notebook"]
-    assert problems(DECLARED[:1]) == [
-        "exercise demo.box is in the notebook and not declared for this chapter"
-    ]
+    assert problems(DECLARED[:1]) == ["exercise demo.box is in the notebook and not declared for this chapter"]
 
 
 def test_a_large_notebook_is_told(chapter):
