@@ -1,5 +1,7 @@
 """Reading a table of the noise schedule at each sample's own step, and refusing what cannot be right."""
 
+from typing import Any
+
 import torch
 
 from course_lib.shapes import Shaped, Steps, Table, Tensor
@@ -27,16 +29,12 @@ def check(steps: int, t: Tensor, **tensors: Tensor) -> None:
     """
     (first, x), *others = tensors.items()
     if t.is_floating_point() or t.shape != x.shape[:1]:
-        raise ValueError(
-            f"t must hold one step per sample: expected {len(x)} integers, got {t.dtype} {tuple(t.shape)}"
-        )
+        raise ValueError(f"t must hold one step per sample: expected {len(x)} integers, got {t.dtype} {tuple(t.shape)}")
     if len(t) and not 0 <= int(t.min()) <= int(t.max()) < steps:
         raise ValueError(f"t must lie in 0..{steps - 1}, got {int(t.min())}..{int(t.max())}")
     for name, other in others:
         if other.shape != x.shape:
-            raise ValueError(
-                f"{name} must have the shape of {first}, {tuple(x.shape)}, got {tuple(other.shape)}"
-            )
+            raise ValueError(f"{name} must have the shape of {first}, {tuple(x.shape)}, got {tuple(other.shape)}")
     for name, tensor in tensors.items():
         if not torch.isfinite(tensor).all():
             raise ValueError(f"{name} must be finite, got NaN or infinity")
@@ -50,3 +48,10 @@ def check_betas(betas: Table) -> None:
         raise ValueError(
             f"betas must lie strictly between 0 and 1, got {float(betas.min()):.4g}..{float(betas.max()):.4g}"
         )
+
+
+def pick(options: dict[str, Any], name: str, what: str) -> Any:
+    """The option of that name; ValueError naming all of them when there is none."""
+    if name not in options:
+        raise ValueError(f"{what} must be one of {', '.join(options)}, got {name!r}")
+    return options[name]

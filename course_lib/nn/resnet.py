@@ -36,6 +36,8 @@ class SpatialAttention(nn.Module):
 
     def __init__(self, channels: int, heads: int, groups: int, eps: float):
         super().__init__()
+        if channels % heads:
+            raise ValueError(f"{channels} channels cannot be shared evenly by {heads} heads")
         self.heads = heads
         self.norm = nn.GroupNorm(groups, channels, eps)
         self.qkv = nn.Conv2d(channels, 3 * channels, 1)

@@ -21,7 +21,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from course_lib.diffusion import at, bits, check, check_betas, ddim_step, normal_kl, shifted
+from course_lib.diffusion import at, bits, check, check_betas, ddim_step, normal_kl, pick, shifted
 from course_lib.nn.resnet import Downsample, ResBlock, SpatialAttention, Upsample
 from course_lib.shapes import Batch, Float, Int, PerSample, Shaped, Steps, Table, Tensor
 
@@ -76,14 +76,14 @@ class UNet(nn.Module):
         self.config = config
         widths = [config.width * multiplier for multiplier in config.multipliers]
         self.time_embed = TimeEmbedding(config.width, config.num_classes)
-        self.stem = nn.Conv2d(config.channels, widths[0], 3, padding=1)
+        self.stem = nn.Conv2d(config.channels, config.width, 3, padding=1)
 
         def block(c_in: int, c_out: int, level: int) -> Block:
             attends = config.image_size >> level in config.attention_resolutions
             return Block(config, self.res_block, c_in, c_out, attends)
 
         self.down, self.up = nn.ModuleList(), nn.ModuleList()
-        skips = [c := widths[0]]  # the width of every feature map that will be wanted on the way up
+        skips = [c := config.width]  # the width of every feature map that will be wanted on the way up
         for level, width in enumerate(widths):
             for _ in range(config.blocks_per_level):
                 self.down.append(block(c, width, level))
@@ -119,10 +119,8 @@ class UNet(nn.Module):
         for layer in self.middle:
             h = layer(h, time)  # b c h/2^levels w/2^levels
         for layer in self.up:
-            if isinstance(layer, Block):
-                h = layer(torch.cat([h, skips.pop()], dim=1), time)  # b c h/2^level w/2^level
-            else:
-                h = layer(h)
+            # b c h/2^level w/2^level
+            h = layer(torch.cat([h, skips.pop()], dim=1), time) if isinstance(layer, Block) else layer(h)
         return self.out(F.silu(self.norm(h)))  # b c_out h w
 
     def initialise(self) -> None:
@@ -172,6 +170,8 @@ class TimeEmbedding(nn.Module):
 
     def __init__(self, width: int, num_classes: int | None):
         super().__init__()
+        if width < 4 or width % 2:
+            raise ValueError(f"width must be even and at least 4, for the sines and cosines of t, got {width}")
         self.mlp = nn.Sequential(nn.Linear(width, 4 * width), nn.SiLU(), nn.Linear(4 * width, 4 * width))
         self.label = nn.Embedding(num_classes, 4 * width) if num_classes else None
 
@@ -266,15 +266,15 @@ def sample_step(x_t: Batch, t: Steps, eps: Batch, noise: Batch, betas: Table) ->
 def discretised_nll(x: Batch, mean: Batch, log_scale: Batch) -> Batch:
     """Eq. 13: -log of a normal's mass in the bin of width 2/255 around x, in nats; the two end bins are open.
 
-    x holds pixel values k / 127.5 - 1, log_scale the log of the standard deviation.  Written with the lower
-    tail of the normal throughout: 1 - cdf would lose all digits far from the mean.
+    x holds pixel values k / 127.5 - 1, log_scale the log of the standard deviation.  Written with erfc, twice
+    the normal's upper tail: far from the mean a difference of two cdfs, or of erfs, would have no digit left.
+    A mass below 1e-12 counts as 1e-12, as in the official code.
     """
-    centred, half, inverse = x - mean, 1 / 255, torch.exp(-log_scale)
-    lower_tail = torch.special.ndtr
-    inside = lower_tail((half - centred.abs()) * inverse) - lower_tail((-half - centred.abs()) * inverse)
-    lowest, highest = lower_tail((centred + half) * inverse), lower_tail((half - centred) * inverse)
-    mass = torch.where(x < -0.999, lowest, torch.where(x > 0.999, highest, inside))
-    return -mass.clamp(min=1e-12).log()
+    centred, half, scale = x - mean, 1 / 255, math.sqrt(2) * torch.exp(log_scale)
+    inside = torch.erfc((centred.abs() - half) / scale) - torch.erfc((centred.abs() + half) / scale)
+    lowest, highest = torch.erfc((-centred - half) / scale), torch.erfc((centred - half) / scale)
+    twice_mass = torch.where(x < -0.999, lowest, torch.where(x > 0.999, highest, inside))
+    return -(twice_mass / 2).clamp(min=1e-12).log()
 
 
 def term_bits(mean: Batch, log_variance: Batch, x_start: Batch, x_t: Batch, t: Steps, betas: Table) -> PerSample:
@@ -316,7 +316,7 @@ class GaussianDiffusion:
     @classmethod
     def from_config(cls, config: DDPMConfig) -> "GaussianDiffusion":
         """The process a config names."""
-        return cls(cls.schedules[config.schedule](config.timesteps), config.variance)
+        return cls(pick(cls.schedules, config.schedule, "schedule")(config.timesteps), config.variance)
 
     def q_sample(self, x_start: Batch, t: Steps, noise: Batch) -> Batch:
         """Eq. 4 on this schedule."""
@@ -330,10 +330,12 @@ class GaussianDiffusion:
         """The noise in the network's output, and the log variance of p(x_{t-1} | x_t) at these steps."""
         small = posterior_log_variance(self.betas)
         large = torch.cat([small[:1], self.betas[1:].log()])
-        return output, at({"fixed_small": small, "fixed_large": large}[self.variance], t, x_t).expand_as(x_t)
+        table = pick({"fixed_small": small, "fixed_large": large}, self.variance, "variance")
+        return output, at(table, t, x_t).expand_as(x_t)
 
     def p_mean_variance(self, model: Callable, x_t: Batch, t: Steps, clip: bool = True) -> Prediction:
         """p(x_{t-1} | x_t): the posterior of Eq. 7 at the x_0 the network has in mind, clipped to [-1, 1]."""
+        check(self.steps, t, x_t=x_t)
         eps, log_variance = self.read(self.ask(model, x_t, t), x_t, t)
         x_start = predict_x_start(x_t, t, eps, self.alphas_cumprod)
         if clip:

@@ -19,7 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from course_lib.diffusion import at, shifted
+from course_lib.diffusion import at, check, shifted
 from course_lib.nn.embeddings import timestep_embedding
 from course_lib.nn.resnet import Downsample, ResBlock
 from course_lib.papers import ddpm
@@ -52,12 +52,12 @@ IMPROVED_DDPM_CONFIGS = {
         image_size=64, multipliers=(1, 2, 3, 4), dropout=0.0, num_classes=1000
     ),
     "tiny": ImprovedDDPMConfig(
-        16, width=16, multipliers=(1, 2), blocks_per_level=1, attention_resolutions=(8,), dropout=0.0, norm_groups=8,
-        timesteps=1000,
+        16, width=16, multipliers=(1, 2), blocks_per_level=1, attention_resolutions=(8,), heads=1, dropout=0.0,
+        norm_groups=8, timesteps=1000,
     ),
     "tiny-32": ImprovedDDPMConfig(
-        32, width=16, multipliers=(1, 2, 4), blocks_per_level=1, attention_resolutions=(8,), dropout=0.0, norm_groups=8,
-        timesteps=1000,
+        32, width=16, multipliers=(1, 2, 4), blocks_per_level=1, attention_resolutions=(8,), heads=1, dropout=0.0,
+        norm_groups=8, timesteps=1000,
     ),
 }  # fmt: skip
 
@@ -106,6 +106,7 @@ def learned_range_variance(v: Batch, t: Steps, betas: Table) -> Batch:
 
     The code shifts the output by (v + 1) / 2, so that a network that says 0 stands in the geometric middle.
     """
+    check(len(betas), t, v=v)
     share = (v + 1) / 2
     return share * at(betas.log(), t, v) + (1 - share) * at(ddpm.posterior_log_variance(betas), t, v)
 
@@ -115,6 +116,7 @@ def hybrid_loss(output: Batch, x_start: Batch, x_t: Batch, t: Steps, noise: Batc
 
     L_vlb teaches the variance alone: the mean inside it is cut off from the gradient.
     """
+    check(len(betas), t, x_start=x_start, x_t=x_t, noise=noise)
     eps, v = output.chunk(2, dim=1)
     simple = (noise - eps).square().flatten(1).mean(1)
     return simple + 0.001 * len(betas) * vlb_term(eps.detach(), v, x_start, x_t, t, betas)
@@ -186,11 +188,13 @@ def strided_steps(timesteps: int, count: int) -> Int[Tensor, " kept"]:
     """`count` steps spread evenly over 0..timesteps-1, both ends included, rounded."""
     if not 2 <= count <= timesteps:
         raise ValueError(f"count must lie in 2..{timesteps}, got {count}")
-    return (torch.arange(count) * (timesteps - 1) / (count - 1)).round().long()
+    return (torch.arange(count).double() * (timesteps - 1) / (count - 1)).round().long()
 
 
 def respace(betas: Table, kept: Int[Tensor, " kept"]) -> Float[Tensor, " kept"]:
     """Eq. 19: the betas of the chain that visits only the kept steps, with the same alpha_bar at each."""
+    if not (kept.diff() > 0).all() or not 0 <= int(kept[0]) <= int(kept[-1]) < len(betas):
+        raise ValueError(f"kept must rise within 0..{len(betas) - 1}, got {kept.tolist()}")
     alphas_cumprod = (1 - betas).cumprod(0)[kept]
     return 1 - alphas_cumprod / shifted(alphas_cumprod)
 
