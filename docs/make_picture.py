@@ -13,8 +13,10 @@ from PIL import Image
 
 from course_lib.world import render, sample_scene
 
-SIZE, COLUMNS, GAP = 96, 7, 3  # pixels of a picture, pictures in a row, pixels between them
-SEGMENTS = np.array([[228, 228, 228], [0, 114, 178], [230, 159, 0], [0, 158, 115]], dtype=np.uint8)  # Okabe-Ito
+SIZE, COLUMNS, GAP = 112, 7, 3  # pixels of a picture, pictures in a row, pixels between them
+SEGMENTS = np.array(  # backdrop, floor, and three things in colours of Okabe and Ito
+    [[245, 245, 245], [215, 215, 215], [0, 114, 178], [230, 159, 0], [0, 158, 115]], dtype=np.uint8
+)
 
 
 def rows(clip) -> list[np.ndarray]:
@@ -40,12 +42,12 @@ def _bytes(picture: np.ndarray) -> np.ndarray:
 
 def main(path: Path) -> None:
     """Render one clip and write its rows, as frames side by side, into one small PNG."""
-    clip = render(sample_scene(5, count=3, motion="bounce", camera="orbit"), size=SIZE, frames=17)
+    clip = render(sample_scene(8, count=3, motion="bounce", camera="orbit"), size=SIZE, frames=17)
     shown = np.linspace(0, 15, COLUMNS).round().astype(int)  # the last frame has no motion after it
     pad = ((0, 0), (0, GAP), (0, GAP), (0, 0))
     lines = [np.concatenate(list(np.pad(row[shown], pad, constant_values=255)), axis=1) for row in rows(clip)]
     sheet = np.concatenate(lines, axis=0)[:-GAP, :-GAP]
-    Image.fromarray(sheet).quantize(256).save(path, optimize=True)
+    Image.fromarray(sheet).save(path, optimize=True)
 
 
 if __name__ == "__main__":

@@ -55,7 +55,7 @@ def test_the_python_that_the_readme_names_is_the_one_that_is_required():
 
 
 def test_the_picture_is_made_by_the_course(tmp_path):
-    """To within what other processors round differently: a few of the quantised colours."""
+    """To within what other processors round differently."""
     again = tmp_path / "world.png"
     subprocess.run([sys.executable, paths.ROOT / "docs" / "make_picture.py", again], check=True)
     old, new = (
