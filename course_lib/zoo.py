@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import nn
 
-from course_lib.papers import ddpm, improved_ddpm
+from course_lib.papers import dcgan, ddpm, improved_ddpm
 
 
 @dataclass(frozen=True)
@@ -24,12 +24,8 @@ class Entry:
         return self.model(self.config)
 
 
-def _entries(
-    paper: str, configs: dict, model: Callable, published: dict[str, tuple[str, str]]
-) -> dict[str, Entry]:
-    return {
-        f"{paper}/{name}": Entry(config, model, *published.get(name, ())) for name, config in configs.items()
-    }
+def _entries(paper: str, configs: dict, model: Callable, published: dict[str, tuple[str, str]]) -> dict[str, Entry]:
+    return {f"{paper}/{name}": Entry(config, model, *published.get(name, ())) for name, config in configs.items()}
 
 
 MODELS: dict[str, Entry] = {
@@ -41,6 +37,7 @@ MODELS: dict[str, Entry] = {
         "CIFAR-10": ("50M", "name of the released checkpoint"),
         "ImageNet-64": ("120M", "paper, section 3; name of the released checkpoint"),
     }),
+    **_entries("dcgan", dcgan.DCGAN_CONFIGS, dcgan.DCGAN, {}),
 }  # fmt: skip
 
 

@@ -269,7 +269,7 @@ def _kl_cases(rng):
     same = torch.randn(5, generator=rng)
     return [
         *cases,
-        {"mean1": same, "log_variance1": same, "mean2": same.clone(), "log_variance2": same.clone()},
+        {name: same.clone() for name in names},
     ]
 
 

@@ -1,6 +1,6 @@
 """The world's judge: a small network that reads what is in a picture of the little world.
 
-Because it knows the world's shapes, colours and sizes, its features are a space in which samples can be
+Because it knows the world's shapes and colours, its features are a space in which samples can be
 compared (`course_lib.metrics.distance`), and its confidence says whether a generated object is one.
 """
 
@@ -19,7 +19,7 @@ class JudgeConfig:
 
     width: int = 32
     features: int = 64
-    labels: tuple[tuple[str, int], ...] = (("shape", 4), ("colour", 8), ("size", 2))
+    labels: tuple[tuple[str, int], ...] = (("shape", 4), ("colour", 8))
 
 
 class Judge(nn.Module):
