@@ -10,7 +10,8 @@ from course_lib.training.loop import Trained, live, train
 from course_lib.training.main import main
 from course_lib.training.randomness import Draw
 from course_lib.training.recipe import Recipe, Tensors, Trainable
-from course_lib.training.recipes import RECIPES, find_recipe
+from course_lib.training.recipes import RECIPES
+from course_lib.training.registry import find_recipe
 from course_lib.training.store import STORE, Store, load_checkpoint, results, show_checkpoint
 
 __all__ = [

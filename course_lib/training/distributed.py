@@ -1,5 +1,6 @@
 """The same step in one process or in several, and the choice of a device."""
 
+import gc
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -76,6 +77,7 @@ def process_group(device: torch.device) -> Iterator[None]:
     try:
         yield
     finally:
+        gc.collect()  # a DistributedDataParallel that outlives its group can abort the process at exit
         dist.destroy_process_group()
 
 

@@ -32,6 +32,7 @@ class Trained:
     losses: dict[str, list[float]]  # per player, one number per step
     seconds: float  # over all sessions
     step: int  # how many steps are done
+    machine: str  # such as "2 CPU cores"
     finished: bool  # the recipe's last step is done
     interrupted: bool = False  # stopped by Ctrl-C or a terminate signal
     metrics: dict[str, float] = field(default_factory=dict)
@@ -63,35 +64,48 @@ def train(
     if steps is not None and not 1 <= steps <= recipe.steps:
         raise ValueError(f"expected steps from 1 to the recipe's {recipe.steps}, got {steps}")
     device = distributed.choose_device(str(device) if device else None)
-    with distributed.process_group(device), _own_randomness(device):
-        started = time.monotonic()
-        run = Run(recipe, device)
-        if store:
-            store.encode(recipe, run.ema.model, {})  # a model too large to be kept fails now, not after hours
-        if store and resume:
-            run.load(store)
-        before = run.seconds
-        last, saved, bar = steps or recipe.steps, time.monotonic(), _bar(recipe, run.step)
-        data = recipe.data()
-        with _signals() as signalled, bar:
-            stop = False
-            while run.step < last and not stop:
-                losses = run.advance(data)
-                run.seconds = before + time.monotonic() - started
-                bar.update()
-                bar.set_postfix({player: f"{loss:.4f}" for player, loss in losses.items()}, refresh=False)
-                if on_step:
-                    on_step(run.step, losses, run.ema.model)
-                late = seconds is not None and time.monotonic() - started >= seconds
-                stop = distributed.any_process(late or signalled.is_set(), device)
-                if store and (stop or run.step == last or time.monotonic() - saved >= save_every):
-                    run.save(store)
-                    saved = time.monotonic()
-        trained = Trained(run.ema.model, run.losses, run.seconds, run.step, run.step == recipe.steps)
-        trained.interrupted = signalled.is_set() and not trained.finished
-        if trained.finished and store and distributed.rank() == 0:
-            trained.metrics = store.finish(recipe, device, run.ema.model, run.losses, run.seconds)
-        return trained
+    with _own_randomness(device):
+        with distributed.process_group(device):
+            first = distributed.rank() == 0
+            trained = _train(recipe, device, steps or recipe.steps, seconds, resume, on_step, store, save_every)
+        if trained.finished and store and first:
+            trained.metrics = store.finish(
+                recipe, device, trained.model, trained.losses, trained.seconds, trained.machine
+            )
+    return trained
+
+
+def _train(recipe, device, last, seconds, resume, on_step, store, save_every) -> Trained:
+    """The steps of `train`, up to step `last`, and the saving in between."""
+    started = saved = time.monotonic()
+    run = Run(recipe, device)
+    if store:
+        store.encode(recipe, run.ema.model, {})  # a model too large to be kept fails now, not after hours
+    if store and resume:
+        run.load(store)
+    before, data, stop = run.seconds, recipe.data(), False
+    with _signals() as signalled, _bar(recipe, run.step) as bar:
+        while run.step < last and not stop:
+            losses = run.advance(data)
+            run.seconds = before + time.monotonic() - started
+            bar.update()
+            bar.set_postfix({player: f"{loss:.4f}" for player, loss in losses.items()}, refresh=False)
+            if on_step:
+                on_step(run.step, losses, run.ema.model)
+            late = seconds is not None and time.monotonic() - started >= seconds
+            stop = distributed.any_process(late or signalled.is_set(), device)
+            if store and (stop or run.step == last or time.monotonic() - saved >= save_every):
+                run.save(store)
+                saved = time.monotonic()
+    return Trained(
+        model=run.ema.model,
+        losses=run.losses,
+        seconds=run.seconds,
+        step=run.step,
+        machine=distributed.describe_device(device),
+        finished=run.step == recipe.steps,
+        interrupted=signalled.is_set() and run.step < last,
+    )
 
 
 def live(

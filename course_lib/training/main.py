@@ -6,7 +6,8 @@ import sys
 from pathlib import Path
 
 from course_lib.training.loop import train
-from course_lib.training.recipes import RECIPES, find_recipe
+from course_lib.training.recipes import RECIPES
+from course_lib.training.registry import find_recipe
 from course_lib.training.store import STORE, Store
 
 

@@ -103,9 +103,7 @@ class Recipe:
     weight_decay: float = 0.0  # AdamW; at 0 this is Adam
     clip: float | None = 1.0  # largest gradient norm of a player
     ema: float = 0.999  # 0 keeps the plain weights
-    precision: str = (
-        "float32"  # or "bfloat16": autocast where the processor computes in it, otherwise float32
-    )
+    precision: str = "float32"  # or "bfloat16": autocast where the processor computes in it, otherwise float32
     checkpoint_dtype: str = "float32"  # or "float16", half the file
 
     def __post_init__(self):

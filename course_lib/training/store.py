@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from course_lib.paths import CHECKPOINTS, RESULTS, ROOT
 from course_lib.training import distributed
 from course_lib.training.recipe import Recipe
-from course_lib.training.recipes import find_recipe
+from course_lib.training.registry import find_recipe
 
 LARGEST = 6_000_000  # bytes of a checkpoint, so that the repository stays small
 CURVE_POINTS = 200
@@ -60,6 +60,7 @@ class Store:
         model: nn.Module,
         losses: dict[str, list[float]],
         seconds: float,
+        machine: str,
     ) -> dict[str, float]:
         """Measure the model as it will be stored, write checkpoint and results, return the metrics."""
         model.load_state_dict(safetensors.torch.load(self.encode(recipe, model, {})))
@@ -72,7 +73,7 @@ class Store:
             "recipe": recipe.fields(),
             "steps": recipe.steps,
             "seconds": round(seconds, 1),
-            "device": distributed.describe_device(device),
+            "device": machine,
             "precision": distributed.precision_on(device, recipe.precision),
             "torch": torch.__version__,
             "course": _version(),

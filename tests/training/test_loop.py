@@ -84,9 +84,7 @@ def test_two_processes_train_as_one(recipe, tmp_path):
     one, two = tmp_path / "one", tmp_path / "two"
     train(recipe, "cpu", store=Store.under(one))
     name = f"tests.training.toy_recipes:{recipe.name.upper()}"
-    subprocess.run(
-        command(name, "--device=cpu", "--folder", two, torchrun=2), cwd=ROOT, check=True, timeout=60
-    )
+    subprocess.run(command(name, "--device=cpu", "--folder", two, torchrun=2), cwd=ROOT, check=True, timeout=240)
     expected, got = state(one, recipe.name), state(two, recipe.name)
     assert expected.keys() == got.keys()
     for key in expected:

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from course_lib.training import Store, load_checkpoint, main, results, show_checkpoint, train
-from course_lib.training.recipes import find_recipe
+from course_lib.training.registry import find_recipe
 from course_lib.training.store import thin
 from tests.training.toy_recipes import TOY, Denoiser, ToyRecipe
 

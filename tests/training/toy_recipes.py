@@ -35,9 +35,7 @@ class Gan(Trainable):
 
     def __init__(self):
         super().__init__()
-        self.model = nn.Sequential(
-            nn.Linear(3, 108), nn.SiLU(), nn.Linear(108, 108), nn.Unflatten(1, (3, 6, 6))
-        )
+        self.model = nn.Sequential(nn.Linear(3, 108), nn.SiLU(), nn.Linear(108, 108), nn.Unflatten(1, (3, 6, 6)))
         self.critic = nn.Sequential(nn.Conv2d(3, 8, 3), nn.SiLU(), nn.Flatten(), nn.Linear(128, 1))
 
     def players(self):
