@@ -13,6 +13,7 @@ Differs from the official code: weights drawn there at scale 1e-10 are exactly z
 """
 
 import math
+from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import ClassVar, Literal, NamedTuple
@@ -354,7 +355,6 @@ class GaussianDiffusion:
         zero = torch.zeros_like(last)
         return bits(normal_kl(last.sqrt() * x_start, (1 - last).log(), zero, zero))
 
-    @torch.no_grad()
     def denoise(
         self, model: Callable, x: Batch, eta: float | None = None, generator=None, clip: bool = True
     ) -> Iterator[tuple[Batch, Prediction]]:
@@ -364,16 +364,17 @@ class GaussianDiffusion:
         """
         previous = shifted(self.alphas_cumprod)
         for step in reversed(range(self.steps)):
-            t = torch.full((len(x),), step, device=x.device)
-            p = self.p_mean_variance(model, x, t, clip)
-            noise = torch.randn(x.shape, generator=generator).to(x) if step > 0 else torch.zeros_like(x)
-            if eta is None:
-                x = p.mean + torch.exp(0.5 * p.log_variance) * noise
-            else:
-                x = ddim_step(x, p.eps, at(self.alphas_cumprod, t, x), at(previous, t, x), eta, noise)
+            with torch.no_grad():
+                t = torch.full((len(x),), step, device=x.device)
+                p = self.p_mean_variance(model, x, t, clip)
+                noise = torch.randn(x.shape, generator=generator).to(x) if step > 0 else torch.zeros_like(x)
+                if eta is None:
+                    x = p.mean + torch.exp(0.5 * p.log_variance) * noise
+                else:
+                    x = ddim_step(x, p.eps, at(self.alphas_cumprod, t, x), at(previous, t, x), eta, noise)
             yield x, p
 
     def sample(self, model: Callable, x: Batch, **options) -> Batch:
         """The x_0 that `denoise` ends in."""
-        *_, (x_start, _) = self.denoise(model, x, **options)
+        [(x_start, _)] = deque(self.denoise(model, x, **options), maxlen=1)  # holds on to the last step alone
         return x_start

@@ -5,6 +5,7 @@ with the library, so that a mistake there cannot be repeated here.
 """
 
 import math
+from itertools import pairwise
 
 
 def linear_betas(T):
@@ -86,7 +87,7 @@ class Oracle:
     def respaced(self, kept):
         """Improved DDPM, Eq. 19, for kept steps S_1 < S_2 < ... of the paper."""
         steps = [0, *kept]
-        return [1 - self.alpha_bar[b] / self.alpha_bar[a] for a, b in zip(steps, steps[1:], strict=False)]
+        return [1 - self.alpha_bar[b] / self.alpha_bar[a] for a, b in pairwise(steps)]
 
 
 def kl(mean1, log_variance1, mean2, log_variance2):

@@ -8,7 +8,7 @@ from course_lib.papers.improved_ddpm import ImprovedDDPMConfig
 
 import_torchvision()  # before diffusers asks for it
 
-from diffusers import UNet2DModel  # noqa: E402
+from diffusers import DDIMScheduler, DDPMScheduler, UNet2DModel  # noqa: E402, F401
 from diffusers.models.attention_processor import Attention  # noqa: E402
 
 

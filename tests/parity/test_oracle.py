@@ -36,9 +36,7 @@ def picture(T, dtype, seed=0):
 def each(function, *tensors):
     """function(t, pixel values...) for every step and pixel, as a tensor of float64."""
     rows = zip(*(tensor.double().tolist() for tensor in tensors), strict=True)
-    return float64(
-        [[function(t, *values) for values in zip(*row, strict=True)] for t, row in enumerate(rows, start=1)]
-    )
+    return float64([[function(t, *values) for values in zip(*row, strict=True)] for t, row in enumerate(rows, start=1)])
 
 
 def agree(got, expected, dtype, **tolerance):
@@ -54,9 +52,7 @@ def test_schedules(name, T):
     betas, truth = chain(name, T)
     assert betas.dtype == torch.float64
     torch.testing.assert_close(betas, float64(truth.beta[1:]), rtol=1e-9, atol=0)
-    torch.testing.assert_close(
-        (1 - betas).cumprod(0), float64(truth.alpha_bar[1:]), rtol=1e-9, atol=0
-    )
+    torch.testing.assert_close((1 - betas).cumprod(0), float64(truth.alpha_bar[1:]), rtol=1e-9, atol=0)
     variances = float64([truth.posterior_variance(t) for t in range(1, T + 1)])
     torch.testing.assert_close(ddpm.posterior_variance(betas), variances, rtol=1e-8, atol=0)
     logs = float64([truth.posterior_log_variance(t) for t in range(1, T + 1)])
