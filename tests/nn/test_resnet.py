@@ -1,0 +1,76 @@
+"""The parts of the U-Net against what they say they compute."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from course_lib.nn.resnet import Downsample, ResBlock, SpatialAttention, Upsample
+from course_lib.papers.improved_ddpm import SymmetricDownsample
+
+X = torch.randn(3, 8, 6, 10, generator=torch.Generator().manual_seed(0))
+
+
+@pytest.mark.parametrize("heads", [1, 2, 4])
+def test_attention_position_by_position(heads):
+    layer = SpatialAttention(8, heads, groups=4, eps=1e-6)
+    q, k, v = (part.flatten(2) for part in layer.qkv(layer.norm(X)).chunk(3, dim=1))  # b c n
+    mixed = []
+    for head in range(heads):
+        own = slice(head * 8 // heads, (head + 1) * 8 // heads)
+        share = torch.softmax(q[:, own].transpose(1, 2) @ k[:, own] / (8 // heads) ** 0.5, dim=2)  # b n n
+        mixed.append(v[:, own] @ share.transpose(1, 2))
+    expected = X + layer.out(torch.cat(mixed, dim=1).reshape(X.shape))
+    torch.testing.assert_close(layer(X), expected, rtol=1e-5, atol=1e-5)
+
+
+def test_attention_moves_with_its_positions():
+    """Nothing in it knows where a position is."""
+    layer = SpatialAttention(8, 2, groups=4, eps=1e-6)
+    torch.testing.assert_close(layer(X.flip(3)), layer(X).flip(3), rtol=1e-5, atol=1e-5)
+
+
+def test_heads_that_do_not_share_the_channels():
+    with pytest.raises(ValueError, match="8 channels cannot be shared evenly by 3 heads"):
+        SpatialAttention(8, 3, groups=4, eps=1e-6)
+
+
+@pytest.mark.parametrize("c_out", [8, 12])
+def test_the_time_is_added_between_the_convolutions(c_out):
+    block = ResBlock(8, c_out, 5, groups=4, eps=1e-6, dropout=0.0)
+    time = torch.randn(3, 5)
+    h = block.conv1(F.silu(block.norm1(X))) + block.time(F.silu(time)).reshape(3, c_out, 1, 1)
+    h = block.conv2(F.silu(block.norm2(h)))
+    expected = h + (X if c_out == 8 else block.skip(X))
+    torch.testing.assert_close(block(X, time), expected)
+
+
+def test_dropout_is_for_training_alone():
+    block = ResBlock(8, 8, 5, groups=4, eps=1e-6, dropout=0.5)
+    time = torch.zeros(3, 5)
+    assert not torch.equal(block(X, time), block(X, time))
+    block.eval()
+    assert torch.equal(block(X, time), block(X, time))
+
+
+def corner(layer):
+    """What a layer that only looks at the middle of its window makes of a picture that counts its pixels."""
+    with torch.no_grad():
+        layer.conv.weight.zero_()
+        layer.conv.bias.zero_()
+        layer.conv.weight[0, 0, 1, 1] = 1
+    return layer(torch.arange(16.0).reshape(1, 1, 4, 4))[0, 0].tolist()
+
+
+def test_where_the_windows_of_a_halving_stand():
+    assert corner(Downsample(1)) == [[5, 7], [13, 15]]  # padded right and bottom: centres on odd pixels
+    assert corner(SymmetricDownsample(1)) == [[0, 2], [8, 10]]  # padded all around: on even pixels
+
+
+@pytest.mark.parametrize("kind", [Downsample, SymmetricDownsample])
+def test_halving_and_doubling(kind):
+    assert kind(8)(X).shape == (3, 8, 3, 5)
+    assert Upsample(8)(X).shape == (3, 8, 12, 20)
+
+
+def test_doubling_repeats_pixels():
+    assert corner(Upsample(1)) == [[float(i // 2 * 4 + j // 2) for j in range(8)] for i in range(8)]
