@@ -14,6 +14,7 @@ PALETTE = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#D55E00", "#56B4E9", "#0
 PAPER = "#fdfdfc"  # opaque, so that a figure reads the same in a light and in a dark theme
 INK = "#2b2b2b"
 WIDTH = 640  # CSS pixels of a full-width picture
+DENSITY = 1.5  # pixels of the file for one CSS pixel: sharp on a fine screen, small on disk
 
 STYLE = {
     "figure.facecolor": PAPER,
@@ -79,7 +80,7 @@ def show_images(images, titles=None, columns=None, *, alt: str, title="", cell=N
     """Show pictures in a grid, small ones enlarged without blurring.
 
     images: (n h w 3) or (n h w) uint8, or (n 3 h w) or (n 1 h w) float in [-1, 1]; tensor or array.
-    titles: one per picture.  columns: pictures per row (up to eight).  cell: width of a picture in pixels.
+    titles: one per picture.  columns: pictures per row (up to six).  cell: width of a picture in pixels.
     Raises ValueError for other shapes and values, or a number of titles that does not fit.
     """
     show(image_grid(images, titles, columns, title=title, cell=cell), alt)
@@ -93,11 +94,11 @@ def image_grid(images, titles=None, columns=None, *, title="", cell=None):
         raise ValueError(f"expected one title per picture, {n}; got {len(titles)}")
     if columns is not None and columns < 1:
         raise ValueError(f"expected at least one column, got {columns}")
-    columns = min(n, columns or 8)
+    columns = min(n, columns or 6)
     return _mosaic(pictures, columns, cell, title, titles=titles)
 
 
-def show_clip(clip, *, alt: str, frames=8, labels=None, title="") -> None:
+def show_clip(clip, *, alt: str, frames=7, labels=None, title="") -> None:
     """Show a clip as a film strip: `frames` of its frames, evenly spaced, the first and the last among them.
 
     clip: (t h w 3) uint8 or (t 3 h w) float in [-1, 1]; or several clips of one length, stacked on a first
@@ -106,7 +107,7 @@ def show_clip(clip, *, alt: str, frames=8, labels=None, title="") -> None:
     show(film_strips(clip, frames=frames, labels=labels, title=title), alt)
 
 
-def film_strips(clip, *, frames=8, labels=None, title=""):
+def film_strips(clip, *, frames=7, labels=None, title=""):
     """The figure that `show_clip` shows."""
     clips = list(clip) if isinstance(clip, list | tuple) or clip.ndim == 5 else [clip]
     strips = [to_pictures(c) for c in clips]
@@ -117,7 +118,7 @@ def film_strips(clip, *, frames=8, labels=None, title=""):
     chosen = np.unique(np.linspace(0, len(strips[0]) - 1, frames).round().astype(int))
     pictures = np.concatenate([s[chosen] for s in strips])
     heads = [f"t = {t}" for t in chosen]
-    return _mosaic(pictures, len(chosen), None, title, heads=heads, labels=labels, gap=2, paper=INK)
+    return _mosaic(pictures, len(chosen), None, title, heads=heads, labels=labels, gap=3, paper=INK)
 
 
 def to_pictures(images) -> np.ndarray:
@@ -138,14 +139,14 @@ def to_pictures(images) -> np.ndarray:
     raise ValueError(f"{wanted}; got {array.dtype} of shape {array.shape}")
 
 
-def png(fig, dpi=None) -> bytes:
-    """The figure as PNG, 1.5 pixels per CSS pixel, in 256 colours where that keeps it small and faithful."""
+def png(fig) -> bytes:
+    """The figure as PNG, in 256 colours where that is faithful, which makes it a third of the size."""
     import matplotlib
     from PIL import Image
 
     raw = io.BytesIO()
     with matplotlib.rc_context(_style()):
-        fig.savefig(raw, format="png", dpi=dpi or 150)
+        fig.savefig(raw, format="png", dpi=100 * DENSITY)
     picture = Image.open(raw).convert("RGB")
     few = picture.quantize(256, method=Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE)
     error = np.abs(np.asarray(few.convert("RGB"), int) - np.asarray(picture, int))
@@ -157,7 +158,7 @@ def png(fig, dpi=None) -> bytes:
 def image_html(data: bytes, alt: str) -> str:
     """An image element that carries its picture, as wide as meant and never wider than the page."""
     source = "data:image/png;base64," + base64.b64encode(data).decode("ascii")
-    width = round(int.from_bytes(data[16:20], "big") / 1.5)
+    width = round(int.from_bytes(data[16:20], "big") / DENSITY)
     style = "max-width:100%;height:auto;border-radius:4px"
     return f'<img src="{source}" alt="{html.escape(alt)}" width="{width}" style="{style}">'
 
@@ -272,24 +273,22 @@ def _polyline(values: np.ndarray, share: float, colour: str) -> str:
     return f'<polyline points="{points}" fill="none" stroke="{colour}" stroke-width="2"/>'
 
 
-def _mosaic(pictures, columns, cell, title, *, titles=None, heads=None, labels=None, gap=4, paper=PAPER):
-    """One figure, exact to the pixel: pictures (n h w 3) enlarged by repetition, with texts around them."""
+def _mosaic(pictures, columns, cell, title, *, titles=None, heads=None, labels=None, gap=6, paper=PAPER):
+    """One figure: pictures (n h w 3), each of their pixels a square, and texts; lengths are pixels of the file."""
     import matplotlib
     from matplotlib.figure import Figure
 
     n, h, w, _ = pictures.shape
     rows = math.ceil(n / columns)
-    left = 0 if labels is None else 8 + 6 * max(len(str(label)) for label in labels)
-    room = (WIDTH - left) // columns - gap
-    scale = max(1, (cell or min(room, 112)) // w)
-    scale -= scale % 2 if scale > 1 else 0  # times 1.5 in the PNG: an even number keeps every pixel the same
+    left = 0 if labels is None else 12 + 9 * max(len(str(label)) for label in labels)
+    room = (WIDTH * DENSITY - left) // columns - gap
+    scale = int(max(1, min(room, (cell or 112) * DENSITY) // w))
     tall, wide = h * scale, w * scale
-    caption = 18 if titles is not None else 0
-    top = (26 if title else 0) + (18 if heads else 0)
-    size = np.array([left + columns * (wide + gap) + gap, top + rows * (tall + caption + gap) + gap], int)
-    canvas = np.full((size[1], size[0], 3), np.round(255 * _rgb(PAPER)), np.uint8)
-    if paper != PAPER:
-        canvas[top:, left:] = np.round(255 * _rgb(paper))
+    caption = 27 if titles is not None else 0
+    top = (39 if title else 0) + (27 if heads else 0)
+    across, down = left + columns * (wide + gap) + gap, top + rows * (tall + caption + gap) + gap
+    canvas = np.full((down, across, 3), _rgb(PAPER), np.uint8)
+    canvas[top:, left:] = _rgb(paper)
     corners = [
         (top + gap + caption + i // columns * (tall + caption + gap), left + gap + i % columns * (wide + gap))
         for i in range(n)
@@ -298,25 +297,24 @@ def _mosaic(pictures, columns, cell, title, *, titles=None, heads=None, labels=N
         canvas[y : y + tall, x : x + wide] = picture.repeat(scale, axis=0).repeat(scale, axis=1)
 
     with matplotlib.rc_context(_style()):
-        fig = Figure(figsize=(size[0] / 100, size[1] / 100))
+        fig = Figure(figsize=(across / (100 * DENSITY), down / (100 * DENSITY)))
         ax = fig.add_axes((0, 0, 1, 1))
         ax.set_axis_off()
-        ax.imshow(canvas, interpolation="nearest", extent=(0, size[0], size[1], 0), aspect="auto")
-        write = dict(fontsize=7.5, va="bottom")
-        for words, (y, x) in zip(titles if titles is not None else [], corners, strict=titles is not None):
-            ax.text(x + wide / 2, y - 2, str(words), ha="center", **write)
+        ax.imshow(canvas, interpolation="nearest", extent=(0, across, down, 0), aspect="auto")
+        for words, (y, x) in zip(titles if titles is not None else [], corners, strict=False):
+            ax.text(x + wide / 2, y - 3, str(words), ha="center", va="bottom", fontsize=7.5)
         for words, (_, x) in zip(heads or [], corners, strict=False):
-            ax.text(x + wide / 2, top - 3, words, ha="center", **write)
+            ax.text(x + wide / 2, top - 4, words, ha="center", va="bottom", fontsize=7.5)
         for row, words in enumerate(labels if labels is not None else []):
             middle = corners[row * columns][0] + tall / 2
-            ax.text(left - 6, middle, str(words), ha="right", va="center", fontsize=7.5)
+            ax.text(left - 9, middle, str(words), ha="right", va="center", fontsize=7.5)
         if title:
-            ax.text(gap, 18, title, fontsize=11)
+            ax.text(gap, 27, title, fontsize=11)
     return fig
 
 
-def _rgb(colour: str) -> np.ndarray:
-    return np.array([int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)])
+def _rgb(colour: str) -> list[int]:
+    return [int(colour[i : i + 2], 16) for i in (1, 3, 5)]
 
 
 def _style() -> dict:

@@ -275,6 +275,17 @@ def test_an_exercise_reports_in_the_page(open_notebook, notebook):
     assert lab.page.locator(".jp-RenderedHTML img[alt='A line that rises']").count() == 1
 
 
+def test_widgets_work_inside_other_widgets(open_notebook, root):
+    nested = "from ipywidgets import VBox\nfrom course_lib.classroom import figure, slider\n"
+    nested += "from course_lib.classroom.explore import Explorer\n"
+    nested += "VBox([Explorer(lambda n: figure(f'Title {n}')[0], {'n': slider(0, 9)})])"
+    lab = open_notebook(driver.write_notebook(root / "work" / "nested.ipynb", nested).name)
+    lab.run_all()
+    lab.page.locator("img[alt='Title 0. n = 0.']").wait_for()
+    lab.page.get_by_role("slider").press("End")
+    lab.page.locator("img[alt='Title 9. n = 9.']").wait_for()
+
+
 # ----------------------------------------------------------------------------------------- without a kernel
 
 

@@ -113,7 +113,7 @@ def test_choices_come_back_as_the_values_they_were():
         (lambda t, schedule: 1 / 0, "ZeroDivisionError: division by zero"),
         (lambda t, schedule: "no figure", "TypeError: plot should return a matplotlib Figure, got str"),
         (lambda t: None, "TypeError: "),
-        (lambda t, schedule: open("<b>"), "&lt;b&gt;"),
+        (lambda t, schedule: {}["<b>"], "KeyError: &#x27;&lt;b&gt;&#x27;"),
     ],
 )
 def test_an_error_is_one_line(plot, said):

@@ -81,10 +81,10 @@ def test_house_style_leaves_matplotlib_as_it_was():
 # ---------------------------------------------------------------------------------------------- pictures
 
 
-def test_every_pixel_of_a_small_picture_is_an_even_square():
+def test_every_pixel_of_a_small_picture_is_a_square():
     images = pictures(2)
     grid = pixels(png(image_grid(images, cell=64)))
-    side = 64 * 3 // 2  # the file has 1.5 pixels per CSS pixel
+    side = int(64 * figures.DENSITY)
     for image in images:
         enlarged = image.repeat(side // 16, axis=0).repeat(side // 16, axis=1)
         windows = np.lib.stride_tricks.sliding_window_view(grid, enlarged.shape)[:, :, 0]
@@ -101,7 +101,7 @@ def test_every_pixel_of_a_small_picture_is_an_even_square():
         torch.zeros(2, 5, 7, dtype=torch.uint8),
         torch.zeros(2, 3, 5, 7, requires_grad=True),
     ],
-    ids=str,
+    ids=lambda a: f"{a.dtype}{tuple(a.shape)}",
 )
 def test_all_forms_of_pictures_are_taken(images):
     assert to_pictures(images).shape == (2, 5, 7, 3)

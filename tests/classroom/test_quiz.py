@@ -132,7 +132,7 @@ def test_an_error_in_a_question_names_it(tmp_path):
 
 
 def test_an_unknown_topic_is_answered_with_the_known_ones(tmp_path):
-    with pytest.raises(ValueError, match="expected one of .*start_here"):
+    with pytest.raises(ValueError, match=r"expected one of .*start_here"):
         quiz("no-such-topic")
     with pytest.raises(ValueError, match="none yet"):
         load_bank("toy", tmp_path)
