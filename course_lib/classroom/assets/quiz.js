@@ -302,7 +302,7 @@ const QUIZ_LOOK = `
   .option label:hover { background: var(--jp-layout-color2, #f5f5f5); }
   .checked .option label { cursor: default; background: none; }
   .option input { flex: none; margin: 0; position: relative; top: 1px; }
-  .comment { font-size: 0.93em; color: var(--soft); margin: 0 0 0.3rem 0.45rem; padding-left: 0.7rem; border-left: 3px solid transparent; }
+  .comment { font-size: 0.93em; margin: 0 0 0.3rem 0.45rem; padding-left: 0.7rem; border-left: 3px solid transparent; }
   .comment:empty { display: none; }
   .comment.right { border-color: var(--right); }
   .comment.wrong { border-color: var(--wrong); }
