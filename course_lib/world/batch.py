@@ -1,13 +1,16 @@
-"""Many scenes at once: `images`, `videos` and `clips`, and what is true of them.
+"""Many scenes at once: `images`, `videos`, `clips`, and what is true of them.
 
-Scene number i of a seed depends on the seed, i and the constraints alone: a larger batch begins with
-the smaller one.
+Scene number i of a seed depends on the seed, i and the constraints alone, so that a large batch begins
+with the small one.
 """
 
 from torch import Tensor
 
 from course_lib.shapes import UInt8
-from course_lib.world.render import check_size, render_rgb, tabulate
+from course_lib.world.caption import caption, stack_labels
+from course_lib.world.clip import Clip, play
+from course_lib.world.rays import check_size, tabulate
+from course_lib.world.pictures import render_rgb
 from course_lib.world.sample import sample_scene
 from course_lib.world.scene import Scene
 
@@ -15,7 +18,7 @@ STREAMS = {"free": 0, "train": 1, "test": 2}
 
 
 def scene_seed(seed: int, index: int, stream: str = "free") -> int:
-    """The seed of scene `index`.  No two (seed, index, stream) with index < 2^32 share one."""
+    """The seed of scene `index`.  No two (seed, index, stream) share one, for index < 2^32."""
     if seed < 0 or not 0 <= index < 2**32:
         raise ValueError(f"expected seed >= 0 and 0 <= index < 2**32, got seed {seed} and index {index}")
     return (len(STREAMS) * seed + STREAMS[stream]) * 2**32 + index
@@ -30,9 +33,40 @@ def scenes(n: int, seed: int = 0, **constraints) -> list[Scene]:
 
 def stills(n: int, seed: int = 0, **constraints) -> list[Scene]:
     """The scenes that `images` draws: at rest before a still camera, unless the constraints say otherwise."""
-    return scenes(n, seed, **{"motion": "rest", "camera": "still"} | constraints)
+    return scenes(n, seed, **still(constraints))
 
 
-def images(n: int, size: int | tuple[int, int] = 32, seed: int = 0, **constraints) -> UInt8[Tensor, "n h w 3"]:
-    """n pictures of n scenes: the first frames of `stills(n, seed, **constraints)`."""
+def still(constraints: dict) -> dict:
+    """The constraints, completed for a picture."""
+    return {"motion": "rest", "camera": "still"} | constraints
+
+
+Images = UInt8[Tensor, "n h w 3"]
+
+
+def images(n: int, size: int | tuple[int, int] = 32, seed: int = 0, **constraints) -> Images:
+    """n pictures of n scenes: the first frames of ``stills(n, seed, **constraints)``."""
     return render_rgb(tabulate(stills(n, seed, **constraints), frames=1), *check_size(size))
+
+
+def image_labels(n: int, seed: int = 0, **constraints) -> dict[str, Tensor]:
+    """The labels of ``images(n, size, seed, **constraints)``: one int64 tensor (n) per attribute."""
+    return stack_labels(stills(n, seed, **constraints))
+
+
+def image_captions(n: int, seed: int = 0, **constraints) -> list[str]:
+    """The captions of ``images(n, size, seed, **constraints)``."""
+    return [caption(scene) for scene in stills(n, seed, **constraints)]
+
+
+def videos(
+    n: int, size: int | tuple[int, int] = 32, frames: int = 17, seed: int = 0, **constraints
+) -> UInt8[Tensor, "n t h w 3"]:
+    """The pictures of ``clips(n, size, frames, seed, **constraints)``, without the cost of the rest."""
+    rgb = render_rgb(tabulate(scenes(n, seed, **constraints), frames), *check_size(size))
+    return rgb.unflatten(0, (n, frames))
+
+
+def clips(n: int, size: int | tuple[int, int] = 32, frames: int = 17, seed: int = 0, **constraints) -> Clip:
+    """n clips with everything that is known about them, as one batch."""
+    return play(scenes(n, seed, **constraints), size, frames)

@@ -60,7 +60,9 @@ def contacts(scene: Scene) -> list[Contact]:
     motion = scene.motion
     if motion.kind == "bounce":
         first = (1 - motion.phase) * BOUNCE
-        return [Contact(round(first + n * BOUNCE, 6), (0,)) for n in range(3) if first + n * BOUNCE < DURATION]
+        return [
+            Contact(round(first + n * BOUNCE, 6), (0,)) for n in range(3) if first + n * BOUNCE < DURATION
+        ]
     if motion.kind == "fall":
         return [Contact(LANDING, (0,))]
     if motion.kind == "collide":
@@ -76,8 +78,7 @@ def view(camera: Camera, time: float) -> View:
     ce, se = math.cos(camera.elevation), math.sin(camera.elevation)
     forward = (-sa * ce, ca * ce, -se)
     eye = (sa * ce * camera.distance, -ca * ce * camera.distance, LOOK_AT + se * camera.distance)
-    first_focal = FOCAL if camera.zoom >= 1 else FOCAL / camera.zoom
-    focal = first_focal * (1 + (camera.zoom - 1) * ease)
+    focal = FOCAL / math.sqrt(camera.zoom) * (1 + (camera.zoom - 1) * ease)
     return View(*map(_rounded, (eye, (ca, sa, 0.0), (-sa * se, ca * se, ce), forward)), round(focal, 6))
 
 
@@ -102,9 +103,10 @@ def is_clear(things: tuple[Thing, ...], motion: Motion) -> bool:
 
 
 def _is_clear_at(things: tuple[Thing, ...], motion: Motion, time: float) -> bool:
-    half_width, half_depth = (1.4, 1.0) if len(things) == 1 else (2.1, 1.8)
+    to_camera, half_depth = (4.4, 1.0) if len(things) == 1 else (6.2, 1.8)
+    margin = 0.0 if motion.kind == "orbit" else 1.0  # a large orbit may touch the frame
     now = _poses(things, motion, time)
-    if any(abs(pose.x) + pose.scale > half_width or abs(pose.y) > half_depth for pose in now):
+    if any(abs(p.x) + margin * p.scale > 0.32 * (to_camera + p.y) or abs(p.y) > half_depth for p in now):
         return False
     for (i, a), (j, b) in combinations(enumerate(now), 2):
         gap = 0.0 if motion.kind == "collide" and j == 1 else things[i].reach + things[j].reach + 0.06

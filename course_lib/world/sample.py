@@ -1,9 +1,10 @@
 """`sample_scene`: a scene from a seed.
 
 Everything random in the little world is drawn here, from the one method of Python's generator that is
-promised to stay the same in every version, ``random.Random(seed).random()``.
+promised to stay the same in every version, ``random.Random(number).random()``.
 """
 
+import hashlib
 import math
 from collections.abc import Collection
 from dataclasses import replace
@@ -23,8 +24,9 @@ from course_lib.world.scene import (
     Thing,
 )
 
-
 COUNTS_OF = {"collide": (2, 3), "orbit": (1, 2)}  # a collision needs a partner, an orbit needs room
+# By count: lanes side by side, how far a thing may stand off its lane, and how far back or forth.
+LANES = {1: ((0.0,), 0.3, 0.3), 2: ((-0.7, 0.7), 0.45, 1.2), 3: ((-1.05, 0.0, 1.05), 0.35, 1.2)}
 
 
 def sample_scene(seed: int, **constraints: str | int | Collection) -> Scene:
@@ -38,7 +40,8 @@ def sample_scene(seed: int, **constraints: str | int | Collection) -> Scene:
     if not isinstance(seed, int) or seed < 0:
         raise ValueError(f"seed: expected an int of at least 0, got {seed!r}")
     allowed = _allowed(constraints)
-    rng = Random(seed)
+    # Hashed first, because Random itself gives some pairs of integers, as 2 and 2**32 + 2, the same stream.
+    rng = Random(int.from_bytes(hashlib.sha256(str(seed).encode()).digest(), "big"))
     count = _pick(rng, allowed["count"])
     kinds = [kind for kind in allowed["motion"] if count in COUNTS_OF.get(kind, COUNTS)]
     kind, camera = _pick(rng, kinds), _sample_camera(rng, _pick(rng, allowed["camera"]), count)
@@ -46,7 +49,7 @@ def sample_scene(seed: int, **constraints: str | int | Collection) -> Scene:
         pattern=_pick(rng, allowed["floor"]),
         angle=_between(rng, 0.3, 1.2),
         tiles=_between(rng, 0.65, 0.9),
-        offset=(_between(rng, 0, 1), _between(rng, 0, 1)),
+        offset=(_between(rng, 0.0, 1.0), _between(rng, 0.0, 1.0)),
         colours=_pick(rng, FLOOR_COLOURS),
     )
     backdrop = _pick(rng, BACKDROPS)
@@ -69,7 +72,8 @@ def _allowed(constraints: dict) -> dict[str, tuple]:
     possible = {count for kind in allowed["motion"] for count in COUNTS_OF.get(kind, COUNTS)}
     allowed["count"] = tuple(count for count in allowed["count"] if count in possible)
     if not allowed["count"]:
-        raise ValueError(f"count: motion {allowed['motion']} allows {sorted(possible)}, got {constraints['count']!r}")
+        allows = f"motion {allowed['motion']} allows {sorted(possible)}"
+        raise ValueError(f"count: {allows}, got {constraints['count']!r}")
     return allowed
 
 
@@ -89,7 +93,7 @@ def _sample_camera(rng: Random, kind: str, count: int) -> Camera:
         elevation=_between(rng, 0.32, 0.46),
         distance=_between(rng, 4.6, 5.0) if count == 1 else _between(rng, 6.6, 7.0),
         sweep=sign * _between(rng, 1.0, 1.8) if kind == "orbit" else 0.0,
-        zoom=(1.5 if sign > 0 else 1 / 1.5) if kind == "zoom" else 1.0,
+        zoom=(1.4 if sign > 0 else 1 / 1.4) if kind == "zoom" else 1.0,
     )
 
 
@@ -106,16 +110,17 @@ def _sample_looks(rng: Random, allowed: dict, count: int) -> list[dict]:
 
 def _sample_places(rng: Random, looks: list[dict], kind: str) -> tuple[tuple[Thing, ...], Motion]:
     """Draw places and motions until nothing overlaps, hides another thing or leaves the stage."""
-    width, depth = (0.3, 0.3) if len(looks) == 1 else (1.5, 1.2)
+    lanes, width, depth = LANES[len(looks)]
     while True:
+        first = int(rng.random() * len(lanes))
         things = tuple(
             Thing(
                 **look,
-                x=_between(rng, -width, width),
+                x=round(lane + _between(rng, -width, width), 6),
                 y=_between(rng, -depth, depth),
-                yaw=_between(rng, 0, math.tau),
+                yaw=_between(rng, 0.0, math.tau),
             )
-            for look in looks
+            for look, lane in zip(looks, lanes[first:] + lanes[:first], strict=True)
         )
         things, motion = _sample_motion(rng, things, kind)
         if is_clear(things, motion):
@@ -133,15 +138,20 @@ def _sample_motion(rng: Random, things: tuple[Thing, ...], kind: str) -> tuple[t
             first = replace(first, x=round(first.x - dx * path / 2, 6), y=round(first.y - dy * path / 2, 6))
             motion = Motion(kind, direction, path)
         case "bounce":
-            motion = Motion(kind, amount=_between(rng, 0.6, 0.9), phase=_between(rng, 0, 1))
+            motion = Motion(kind, amount=_between(rng, 0.6, 0.9), phase=_between(rng, 0.0, 1.0))
         case "spin":
             motion = Motion(kind, amount=sign * _between(rng, 4.5, 7.0))
         case "orbit":
             rest = [replace(thing, x=thing.x / 4, y=thing.y / 4) for thing in rest]
             x, y = orbit_centre((first, *rest))
-            radius = first.reach + rest[0].reach + _between(rng, 0.1, 0.3) if rest else _between(rng, 0.45, 0.6)
-            angle = _between(rng, 0, math.tau)
-            first = replace(first, x=round(x + radius * math.cos(angle), 6), y=round(y + radius * math.sin(angle), 6))
+            radius = (
+                _between(rng, 0.45, 0.6)
+                if not rest
+                else _between(rng, 0.08, 0.15) + first.reach + rest[0].reach
+            )
+            angle = _between(rng, 0.0, math.tau)
+            x, y = x + radius * math.cos(angle), y + radius * math.sin(angle)
+            first = replace(first, x=round(x, 6), y=round(y, 6))
             motion = Motion(kind, amount=sign * _between(rng, 4.0, 6.0))
         case "rise" | "fall":
             motion = Motion(kind, amount=_between(rng, 0.8, 1.0))

@@ -86,7 +86,7 @@ class Motion:
 
 @dataclass(frozen=True)
 class Camera:
-    """Where the camera is at time 0; `sweep` radians is an orbit's path, `zoom` the last focal length over the first."""
+    """Where the camera is at time 0, how far an orbit goes, a zoom's last focal length over its first."""
 
     kind: str = "still"
     azimuth: float = 0.0

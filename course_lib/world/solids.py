@@ -7,12 +7,12 @@ direction need not have length 1.  The answer is the interval (enter, leave) of 
 of their results to the last bit, so every machine sees the same solid.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
 
-Point = tuple[Tensor, Tensor, Tensor]
+Point = Sequence[Tensor]  # x, y, z
 
 CUBE, CYLINDER_RADIUS, CYLINDER_HEIGHT, CONE_HEIGHT = 0.82, 0.8, 1.8, 2.0
 
@@ -27,23 +27,25 @@ def cube(origin: Point, direction: Point) -> tuple[Tensor, Tensor]:
     (x, y, z), (dx, dy, dz) = origin, direction
     enter_x, leave_x = _slab(x, dx, -CUBE, CUBE)
     enter_y, leave_y = _slab(y, dy, -CUBE, CUBE)
-    enter_z, leave_z = _slab(z, dz, 0, 2 * CUBE)
+    enter_z, leave_z = _slab(z, dz, 0.0, 2 * CUBE)
     return _latest(_latest(enter_x, enter_y), enter_z), _earliest(_earliest(leave_x, leave_y), leave_z)
 
 
 def cylinder(origin: Point, direction: Point) -> tuple[Tensor, Tensor]:
     (x, y, z), (dx, dy, dz) = origin, direction
     enter, leave = _roots(dx * dx + dy * dy, x * dx + y * dy, x * x + y * y - CYLINDER_RADIUS**2)
-    enter_z, leave_z = _slab(z, dz, 0, CYLINDER_HEIGHT)
+    enter_z, leave_z = _slab(z, dz, 0.0, CYLINDER_HEIGHT)
     return _latest(enter, enter_z), _earliest(leave, leave_z)
 
 
 def cone(origin: Point, direction: Point) -> tuple[Tensor, Tensor]:
-    """Half as wide as high.  The ray must be less steep than the flank (63 degrees): see `render`."""
+    """Half as wide as high.  The ray must be less steep than the flank (63 degrees), as sun and camera are:
+    `check_size` keeps even the corners of a picture within that.
+    """
     (x, y, z), (dx, dy, dz) = origin, direction
     w, dw = (z - CONE_HEIGHT) * 0.5, dz * 0.5
     enter, leave = _roots(dx * dx + dy * dy - dw * dw, x * dx + y * dy - w * dw, x * x + y * y - w * w)
-    enter_z, leave_z = _slab(z, dz, 0, CONE_HEIGHT)
+    enter_z, leave_z = _slab(z, dz, 0.0, CONE_HEIGHT)
     return _latest(enter, enter_z), _earliest(leave, leave_z)
 
 

@@ -1,0 +1,71 @@
+"""`LittleWorld`: the little world as a torch Dataset, endless but for its stated length."""
+
+from collections.abc import Sequence
+
+from torch.utils.data import Dataset
+
+from course_lib.world.batch import scene_seed, still
+from course_lib.world.caption import caption, labels, stack_labels
+from course_lib.world.pixels import to_model
+from course_lib.world.rays import check_size, tabulate
+from course_lib.world.pictures import render_rgb
+from course_lib.world.sample import sample_scene
+
+
+class LittleWorld(Dataset):
+    """Pictures (``frames=None``) or clips, drawn when asked for.
+
+    An item is a dict of `pixels`, floats in [-1, 1] of shape (c h w) or (t c h w), its `caption` and its
+    `labels`.  Train and test scenes come from streams of seeds that have no number in common, whatever
+    the seed and the length.
+    """
+
+    def __init__(
+        self,
+        split: str = "train",
+        size: int | tuple[int, int] = 32,
+        frames: int | None = None,
+        length: int = 10_000,
+        seed: int = 0,
+        **constraints,
+    ):
+        if split not in ("train", "test"):
+            raise ValueError(f"split: expected 'train' or 'test', got {split!r}")
+        if not 1 <= length < 2**32:
+            raise ValueError(f"length: expected 1 to 2**32 - 1, got {length}")
+        if frames is not None and frames < 1:
+            raise ValueError(f"frames: expected None or at least 1, got {frames}")
+        self.split, self.size, self.frames = split, check_size(size), frames
+        self.length, self.seed = length, seed
+        self.constraints = still(constraints) if frames is None else constraints
+        sample_scene(0, **self.constraints)  # complains about impossible constraints now, not in a worker
+
+    def __len__(self) -> int:
+        return self.length
+
+    def scene(self, index: int):
+        """The scene of an item."""
+        if not 0 <= index < self.length:
+            raise IndexError(f"index: expected 0 to {self.length - 1}, got {index}")
+        return sample_scene(scene_seed(self.seed, index, self.split), **self.constraints)
+
+    def batch(self, indices: Sequence[int]) -> dict:
+        """The items of these indices as one batch: rendered together, which is much faster."""
+        scenes = [self.scene(int(index)) for index in indices]
+        captions = [caption(scene) for scene in scenes]
+        return {"pixels": self._pixels(scenes), "caption": captions, "labels": stack_labels(scenes)}
+
+    def __getitems__(self, indices: Sequence[int]) -> list[dict]:
+        """Called by a DataLoader for each of its batches."""
+        scenes = [self.scene(int(index)) for index in indices]
+        return [
+            {"pixels": pixels, "caption": caption(scene), "labels": labels(scene)}
+            for pixels, scene in zip(self._pixels(scenes), scenes, strict=True)
+        ]
+
+    def __getitem__(self, index: int) -> dict:
+        return self.__getitems__([index])[0]
+
+    def _pixels(self, scenes):
+        pixels = to_model(render_rgb(tabulate(scenes, self.frames or 1), *self.size))
+        return pixels if self.frames is None else pixels.unflatten(0, (len(scenes), self.frames))
