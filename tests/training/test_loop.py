@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 
 from course_lib.paths import ROOT
 from course_lib.training import Store, live, load_checkpoint, train
-from tests.training.toy_recipes import GAN, LONG, LOST, PLAIN, TOY, ToyRecipe
+from tests.training.toy_recipes import GAN, LONG, LOST, PLAIN, TOY, Denoiser, ToyRecipe
 
 
 def command(*arguments, torchrun=0):
@@ -156,6 +156,20 @@ def test_a_loss_that_is_not_finite_stops_and_overwrites_nothing(tmp_path):
         train(LOST, "cpu", store=store, save_every=0)
     assert path.read_bytes() == before
     assert not (tmp_path / "checkpoints").exists()
+
+
+def test_a_gradient_that_is_not_finite_stops_too():
+    class Kink(Denoiser):
+        def loss(self, player, batch, draw):
+            return (0 * self.model(batch["image"])).square().sum().sqrt()  # the slope of the root at 0
+
+    @dataclass(frozen=True)
+    class KinkRecipe(ToyRecipe):
+        def build(self):
+            return Kink(super().build().model)
+
+    with pytest.raises(FloatingPointError, match=r"step 1: the loss of 'model' is 0\.0 and its gradient norm nan"):
+        train(KinkRecipe("kink", steps=2), "cpu", store=None)
 
 
 def test_a_training_of_another_recipe_is_refused_with_what_differs(tmp_path):

@@ -102,11 +102,12 @@ def test_wrong_keys_are_refused(store):
 
 
 def test_a_crash_while_writing_leaves_the_old_file(store, monkeypatch):
-    before = checkpoint(store).read_bytes()
+    paths = [checkpoint(store), store.results / "toy.json", store.training / "toy.safetensors"]
+    before = [path.read_bytes() for path in paths]
     monkeypatch.setattr("pathlib.Path.replace", lambda *_: (_ for _ in ()).throw(OSError("the disk is gone")))
     with pytest.raises(OSError, match="gone"):
         train(replace(TOY, seed=1), "cpu", resume=False, store=store)
-    assert checkpoint(store).read_bytes() == before
+    assert [path.read_bytes() for path in paths] == before
 
 
 def test_a_model_too_large_to_keep_fails_before_training(tmp_path):

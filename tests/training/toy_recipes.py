@@ -44,6 +44,7 @@ class Gan(Trainable):
     def loss(self, player, batch, draw):
         fake = self.model(draw.randn(len(batch["image"]), 3))
         if player == "generator":
+            assert not any(p.requires_grad for p in self.critic.parameters())
             return nn.functional.softplus(-self.critic(fake)).mean()
         return (
             nn.functional.softplus(self.critic(fake)).mean()
