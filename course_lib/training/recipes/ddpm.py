@@ -96,7 +96,7 @@ class DiffusionRecipe(Recipe):
     def measure(self, model: nn.Module) -> dict:
         """Bits per dimension on test pictures, and how samples of 50 steps compare with them."""
         size = self.config.image_size
-        test = pictures("test", 1000, size)["pixels"].to(next(model.parameters()).device)
+        test = pictures("test", 512, size)["pixels"].to(next(model.parameters()).device)
         generator = torch.Generator().manual_seed(0)
         bits = likelihood(self.diffusion, model, test[:128], generator)
         return {
@@ -170,7 +170,7 @@ class GANRecipe(Recipe):
         return Tensors(pixels=pictures("train", self.pictures, 16)["pixels"])
 
     def measure(self, model: nn.Module) -> dict:
-        test = pictures("test", 1000, 16)["pixels"].to(next(model.parameters()).device)
+        test = pictures("test", 512, 16)["pixels"].to(next(model.parameters()).device)
         return compare(test, model.sample(len(test), torch.Generator().manual_seed(0)))
 
 
@@ -212,7 +212,14 @@ class JudgeRecipe(Recipe):
 TRAINED = dict(steps=8000, batch_size=64, learning_rate=1e-3, warmup=200, ema=0.999)
 
 LIVE = DiffusionRecipe(
-    "ddpm-live", steps=2000, learning_rate=2e-3, warmup=100, ema=0.995, schedule="linear", objective="simple"
+    "ddpm-live",
+    steps=2000,
+    learning_rate=2e-3,
+    warmup=100,
+    ema=0.995,
+    schedule="linear",
+    objective="simple",
+    pictures=6000,
 )
 
 RECIPES = [

@@ -1,0 +1,36 @@
+"""Pictures of what a clip of the little world knows about itself."""
+
+import numpy as np
+
+from course_lib.world import Clip
+
+# Backdrop, floor, and up to three things in colours of Okabe and Ito.
+SEGMENTS = np.array([[245, 245, 245], [215, 215, 215], [0, 114, 178], [230, 159, 0], [0, 158, 115]], dtype=np.uint8)
+
+
+def clip_views(clip: Clip) -> dict[str, np.ndarray]:
+    """Colour, depth, normals, objects and motion of one clip, each as pictures (t h w 3) uint8.
+
+    Depth: bright is near.  Normals: x, y, z as red, green, blue.  Motion: the hue is the direction, the
+    strength the speed; the last frame has none.
+    """
+    import matplotlib
+    from matplotlib.colors import hsv_to_rgb
+
+    depth, flow = np.asarray(clip.depth), np.asarray(clip.flow)
+    near, far = np.percentile(depth, [1, 99])
+    closeness = 1 - ((depth - near) / (far - near)).clip(0, 1)
+    speed = np.linalg.norm(flow, axis=-1)
+    angle = np.arctan2(flow[..., 1], flow[..., 0]) / (2 * np.pi) % 1
+    wheel = np.stack([angle, (speed / max(speed.max(), 1e-6)).clip(0, 1), np.ones_like(angle)], axis=-1)
+    return {
+        "rgb": np.asarray(clip.rgb),
+        "depth": _bytes(matplotlib.colormaps["viridis"](closeness)[..., :3]),
+        "normal": _bytes(np.asarray(clip.normal) / 2 + 0.5),
+        "segmentation": SEGMENTS[np.asarray(clip.segmentation)],
+        "flow": _bytes(hsv_to_rgb(wheel)),
+    }
+
+
+def _bytes(picture: np.ndarray) -> np.ndarray:
+    return (picture * 255).round().astype(np.uint8)

@@ -1,0 +1,279 @@
+# %% [markdown]
+# # 00 Start here
+#
+# This course takes you from adding noise to a picture to the inside of a text-to-video model. Everything in it runs
+# on this machine, without the network, and every model in it is the real one, only smaller.
+#
+# The data is a little world of its own. Here are five seconds of work for your processor:
+
+# %%
+from course_lib.classroom import (
+    choices,
+    exercise,
+    explore,
+    flashcards,
+    progress,
+    quiz,
+    show,
+    show_clip,
+    show_images,
+    slider,
+)
+from course_lib.classroom import clip_views, doctor, image_grid
+from course_lib.world import image_captions, images, render, sample_scene, to_model, to_pixels
+
+clip = render(sample_scene(8, count=3, motion="bounce", camera="orbit"), size=64, frames=17)
+show_clip(
+    clip.rgb,
+    frames=8,
+    alt="Eight frames of a clip: coloured objects on a patterned floor, one of them bouncing.",
+)
+print(clip.caption)
+
+# %% [markdown]
+# In this first notebook you learn how a chapter works, meet the one tool for moving axes that all the code uses, and get
+# to know the little world. It takes about half an hour, and running all of it less than a minute.
+
+# %% [markdown]
+# ## 1 Can this machine run the course?
+#
+# The same report as `course doctor` on the command line. *Attention* means that something is missing that you can do
+# without.
+
+# %%
+doctor()
+
+# %% [markdown]
+# ## 2 How a chapter works
+#
+# A chapter is a story with gaps. You read, you run cells, and where the story needs a function, you write it.
+# Two habits will serve you well. **Predict before you run:** where a cell is about to show something, say first what you
+# expect. And **read the shape:** most mistakes in this field are a wrong axis, and the shape says so.
+#
+# A picture comes as *pixels*: whole numbers from 0 to 255, one triple of red, green and blue for each place.
+
+# %%
+rgb = images(5, size=32, seed=1)
+print(tuple(rgb.shape), rgb.dtype, "from", int(rgb.min()), "to", int(rgb.max()))
+show_images(
+    rgb, columns=5, alt="Five pictures of the little world, each with coloured objects on a floor."
+)
+
+# %% [markdown]
+# The axes are `b h w c`: batch, height, width, channels. A model wants something else: floats from -1 to 1, and the
+# channels before the space, `b c h w`.
+#
+# ### Exercise: from pixels to model
+#
+# Replace the line that raises by your own code and run the cell. It checks itself at once. **Fail first, on purpose:** return
+# `rgb.float() / 255`, and read what the check says. Then mend it.
+#
+# <details><summary>Hint 1: the idea</summary>
+# Three things: float, range, axes. 0 must become -1, and 255 must become 1.
+# </details>
+# <details><summary>Hint 2: the line</summary>
+# <code>rgb.permute(0, 3, 1, 2)</code> moves the channels; einops' <code>rearrange(rgb, "b h w c -> b c h w")</code> says the same
+# in words.
+# </details>
+
+
+# %% exercise: from pixels to model
+@exercise("start_here.to_model")
+def pixels_to_model(rgb):
+    """Pixels uint8 (b h w c), 0..255 -> float (b c h w) in [-1, 1]"""
+    # SOLUTION
+    return rgb.permute(0, 3, 1, 2).float() / 127.5 - 1
+    # END
+
+
+# %% [markdown]
+# Whether or not you solved it, the notebook goes on: as long as your function is not right, its name stands for the
+# course's own version. So you can always run everything, skip an exercise, and come back.
+
+# %%
+x = pixels_to_model(rgb)
+print(tuple(x.shape), x.dtype, f"from {x.min():.2f} to {x.max():.2f}")
+
+# %% [markdown]
+# ## 3 Axes, in five pictures
+#
+# `einops` writes a change of axes as a sentence: what comes in, an arrow, what goes out. Letters that meet in a bracket
+# become one axis. Five sentences are enough for the whole course.
+#
+# **One: move axes.** Swapping `h` and `w` mirrors a picture along its diagonal.
+
+# %%
+from einops import rearrange, reduce, repeat
+
+flipped = rearrange(rgb, "b h w c -> b w h c")
+show_images(
+    flipped,
+    columns=5,
+    alt="The five pictures with height and width exchanged: mirrored along the diagonal.",
+)
+
+# %% [markdown]
+# **Two: join axes.** Bracket the batch with the width, and the pictures stand side by side. The order in the bracket
+# matters: the left letter is the outer loop. **Predict first:** what would `(w b)` look like?
+
+# %%
+side_by_side = rearrange(rgb, "b h w c -> h (b w) c")
+interleaved = rearrange(rgb, "b h w c -> h (w b) c")
+show_images(
+    [*map(lambda p: p[None], (side_by_side, interleaved))][0],
+    columns=1,
+    alt="Five pictures joined side by side.",
+)
+show_images(
+    interleaved[None],
+    columns=1,
+    alt="The columns of the five pictures interleaved: five ghosts in one stretched picture.",
+)
+
+# %% [markdown]
+# **Three: split axes.** A number says how long one of the parts is. Splitting height and width into four cuts the picture
+# into sixteen patches, which is how a vision transformer reads it (02_vit).
+
+# %%
+patches = rearrange(rgb[0], "(h p1) (w p2) c -> (h w) p1 p2 c", p1=8, p2=8)
+print(tuple(patches.shape))
+show_images(
+    patches,
+    columns=4,
+    cell=48,
+    alt="Sixteen square patches of one picture in reading order, with gaps between them.",
+)
+
+# %% [markdown]
+# **Four: reduce.** An axis that is missing on the right is summed up, here by its mean: this shrinks the picture.
+
+# %%
+small = reduce(rgb.float(), "b (h p1) (w p2) c -> b h w c", "mean", p1=4, p2=4)
+show_images(
+    small.round().byte(),
+    columns=5,
+    alt="The five pictures at a quarter of their width, as coarse mosaics.",
+)
+
+# %% [markdown]
+# **Five: repeat.** An axis that is new on the right is copied. Repeating along a time axis turns a picture into a clip in
+# which nothing happens: the simplest video, and one that a video model must get right.
+
+# %%
+still = repeat(rgb[0], "h w c -> t h w c", t=6)
+show_clip(still, frames=6, alt="Six identical frames.")
+
+# %% [markdown]
+# ### Exercise: patches as tokens
+#
+# A transformer reads a sequence of tokens, `b n d`. Cut each picture into square patches of `patch` pixels, in reading order, and
+# flatten each patch: first its rows, then its columns, then the channels.
+#
+# <details><summary>Hint 1: the idea</summary>
+# Split both sides as in picture three, then join: the grid of patches becomes n, the inside of a patch becomes d.
+# </details>
+# <details><summary>Hint 2: the line</summary>
+# The right side of the sentence is <code>b (h w) (p1 p2 c)</code>.
+# </details>
+
+
+# %% exercise: patches as tokens
+@exercise("start_here.patchify")
+def patchify(image, patch):
+    """Image (b c h w) -> tokens (b n d): patches in reading order, each flattened as (p1 p2 c)"""
+    # SOLUTION
+    return rearrange(image, "b c (h p1) (w p2) -> b (h w) (p1 p2 c)", p1=patch, p2=patch)
+    # END
+
+
+# %%
+tokens = patchify(x, 8)
+print(
+    f"{tuple(x.shape)} -> {tuple(tokens.shape)}: {tokens.shape[1]} tokens of {tokens.shape[2]} numbers"
+)
+
+# %% [markdown]
+# ## 4 The little world
+#
+# A scene is drawn from a seed, and rendered by following a ray of light through every pixel. Because the scene is
+# known, so is everything else: how far each pixel is, which way its surface faces, what it belongs to, where it moves.
+
+# %%
+views = clip_views(
+    render(sample_scene(8, count=3, motion="bounce", camera="orbit"), size=64, frames=9)
+)
+show_clip(
+    list(views.values()),
+    frames=8,
+    labels=list(views),
+    alt="Five film strips of one clip: colour, depth, surface normals, objects and motion.",
+)
+
+# %% [markdown]
+# Every chapter uses this world, and can *measure* what a model makes, because the truth is at hand. You choose what
+# is in it:
+
+
+# %%
+def look(shape, motion, camera, frame):
+    scene = sample_scene(3, shape=shape, motion=motion, camera=camera, count=2)
+    played = render(scene, size=48, frames=9)
+    pictures = [view[frame] for view in clip_views(played).values()]
+    return image_grid(
+        torch.from_numpy(np.stack(pictures)), list(views), columns=5, title=played.caption
+    )
+
+
+import numpy as np
+import torch
+
+explore(
+    look,
+    shape=["cube", "sphere", "cylinder", "cone"],
+    motion=["bounce", "slide", "spin", "orbit", "grow", "collide"],
+    camera=["still", "orbit", "zoom"],
+    frame=slider(0, 8, 0, label="frame"),
+)
+
+# %% [markdown]
+# The caption is part of the data, and it is true: a text-to-video model will be asked for exactly such sentences.
+
+# %%
+show_images(
+    images(8, size=48, seed=6),
+    columns=8,
+    alt="Eight pictures of the little world, whose captions stand below.",
+)
+print(*image_captions(8, seed=6), sep="\n")
+
+# %% [markdown]
+# Ask for what there is not, and you are told what there is. All of the library speaks like this: read the last line.
+
+# %%
+try:
+    sample_scene(0, colour="beige")
+except ValueError as error:
+    print(error)
+
+# %% [markdown]
+# ## 5 The quiz
+#
+# Every chapter ends with one. Answers are kept between sessions; use the mouse, or Tab, arrows, Space and Enter.
+
+# %%
+quiz("start_here")
+
+# %% [markdown]
+# And a deck of flashcards, for the week after:
+
+# %%
+flashcards("start_here")
+
+# %% [markdown]
+# What you have done so far, in all chapters:
+
+# %%
+progress()
+
+# %% [markdown]
+# **What comes next:** 01_ddpm, where you turn noise into pictures of this world.
