@@ -7,21 +7,15 @@
 # The data is a little world of its own. Here are five seconds of work for your processor:
 
 # %%
-from course_lib.classroom import (
-    choices,
-    exercise,
-    explore,
-    flashcards,
-    progress,
-    quiz,
-    show,
-    show_clip,
-    show_images,
-    slider,
-)
-from course_lib.classroom import clip_views, doctor, image_grid
-from course_lib.world import image_captions, images, render, sample_scene, to_model, to_pixels
+import numpy as np
+import torch
+from einops import rearrange, reduce, repeat
 
+import course_lib.classroom as room
+from course_lib.classroom import exercise, explore, show_clip, show_images, slider
+from course_lib.world import image_captions, images, render, sample_scene
+
+# %%
 clip = render(sample_scene(8, count=3, motion="bounce", camera="orbit"), size=64, frames=17)
 show_clip(
     clip.rgb,
@@ -41,7 +35,7 @@ print(clip.caption)
 # without.
 
 # %%
-doctor()
+room.doctor()
 
 # %% [markdown]
 # ## 2 How a chapter works
@@ -103,8 +97,6 @@ print(tuple(x.shape), x.dtype, f"from {x.min():.2f} to {x.max():.2f}")
 # **One: move axes.** Swapping `h` and `w` mirrors a picture along its diagonal.
 
 # %%
-from einops import rearrange, reduce, repeat
-
 flipped = rearrange(rgb, "b h w c -> b w h c")
 show_images(
     flipped,
@@ -119,11 +111,7 @@ show_images(
 # %%
 side_by_side = rearrange(rgb, "b h w c -> h (b w) c")
 interleaved = rearrange(rgb, "b h w c -> h (w b) c")
-show_images(
-    [*map(lambda p: p[None], (side_by_side, interleaved))][0],
-    columns=1,
-    alt="Five pictures joined side by side.",
-)
+show_images(side_by_side[None], columns=1, alt="Five pictures joined side by side.")
 show_images(
     interleaved[None],
     columns=1,
@@ -199,7 +187,7 @@ print(
 # known, so is everything else: how far each pixel is, which way its surface faces, what it belongs to, where it moves.
 
 # %%
-views = clip_views(
+views = room.clip_views(
     render(sample_scene(8, count=3, motion="bounce", camera="orbit"), size=64, frames=9)
 )
 show_clip(
@@ -218,14 +206,11 @@ show_clip(
 def look(shape, motion, camera, frame):
     scene = sample_scene(3, shape=shape, motion=motion, camera=camera, count=2)
     played = render(scene, size=48, frames=9)
-    pictures = [view[frame] for view in clip_views(played).values()]
-    return image_grid(
+    pictures = [view[frame] for view in room.clip_views(played).values()]
+    return room.image_grid(
         torch.from_numpy(np.stack(pictures)), list(views), columns=5, title=played.caption
     )
 
-
-import numpy as np
-import torch
 
 explore(
     look,
@@ -261,19 +246,19 @@ except ValueError as error:
 # Every chapter ends with one. Answers are kept between sessions; use the mouse, or Tab, arrows, Space and Enter.
 
 # %%
-quiz("start_here")
+room.quiz("start_here")
 
 # %% [markdown]
 # And a deck of flashcards, for the week after:
 
 # %%
-flashcards("start_here")
+room.flashcards("start_here")
 
 # %% [markdown]
 # What you have done so far, in all chapters:
 
 # %%
-progress()
+room.progress()
 
 # %% [markdown]
 # **What comes next:** 01_ddpm, where you turn noise into pictures of this world.

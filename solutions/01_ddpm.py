@@ -5,25 +5,20 @@
 # model needs for a picture it has never seen, and explain what each term of its loss is for.
 
 # %%
+import math
+
 import torch
 from torch import nn
 
-from course_lib.classroom import exercise, explore, flashcards, progress, quiz, scorecard, slider
-from course_lib.classroom import (
-    clouds,
-    figure,
-    image_grid,
-    lines,
-    show,
-    show_images,
-    show_lines,
-    train_live,
-)
+import course_lib.classroom as room
+from course_lib import metrics
+from course_lib.classroom import exercise, explore, show, show_images, show_lines, slider
 from course_lib.papers import ddpm, improved_ddpm
 from course_lib.training import find_recipe, load_checkpoint, results, show_checkpoint
-from course_lib.training.recipes.ddpm import compare, pictures
-from course_lib.zoo import build, find
+from course_lib.training.recipes.ddpm import pictures
+from course_lib.zoo import build
 
+# %%
 dreamer, provenance = load_checkpoint("ddpm-32")
 process = improved_ddpm.ImprovedDiffusion.from_config(dreamer.config)
 noise = torch.randn(16, 3, 32, 32, generator=torch.Generator().manual_seed(3))
@@ -137,7 +132,7 @@ def noise_level(t, schedule):
     a = (1 - schedules[schedule]).cumprod(0)
     static = torch.randn(6, 3, 16, 16, generator=torch.Generator().manual_seed(1))
     x_t = q_sample(photos[:6], torch.full((6,), t), static, a.float())
-    return image_grid(x_t, columns=6, title=f"{schedule} schedule, t = {t}: alpha-bar = {a[t]:.4f}")
+    return room.image_grid(x_t, columns=6, title=f"{schedule} schedule, t = {t}: alpha-bar = {a[t]:.4f}")
 
 
 explore(noise_level, t=slider(0, T - 1, 250, label="step t"), schedule=["linear", "cosine"])
@@ -199,36 +194,22 @@ def posterior_mean_variance(x_start, x_t, t, betas):
 # the runs that happen to pass close to one chosen value at step $t$, and see where they came from.
 
 # %%
-step, x0, runs = 60, 0.8, 400_000
+step, x0, n = 60, 0.8, 400_000
 rng = torch.Generator().manual_seed(0)
-a = alphas_cumprod.float()
-before = a[step - 1].sqrt() * x0 + (1 - a[step - 1]).sqrt() * torch.randn(runs, 1, generator=rng)
-after = (1 - betas[step]).sqrt().float() * before + betas[step].sqrt().float() * torch.randn(
-    runs, 1, generator=rng
-)
-chosen = before[(after - 0.5).abs() < 0.01]  # the runs with x_t near 0.5
-mean, variance = posterior_mean_variance(
-    torch.tensor([[x0]]), torch.tensor([[0.5]]), torch.tensor([step]), betas.float()
-)
+hidden = q_sample(torch.full((n, 1), x0), torch.full((n,), step - 1), torch.randn(n, 1, generator=rng), alphas_cumprod)
+beta = float(betas[step])
+seen = (1 - beta) ** 0.5 * hidden + beta**0.5 * torch.randn(n, 1, generator=rng)  # one more step
+chosen = hidden[(seen - 0.5).abs() < 0.01]  # the runs that arrive near 0.5
+mean, variance = posterior_mean_variance(torch.tensor([[x0]]), torch.tensor([[0.5]]), torch.tensor([step]), betas)
+
+# %%
 grid = torch.linspace(0.25, 0.75, 200)
-fig, ax = figure("Where did the runs that reach x_t = 0.5 come from?", "x_{t-1}", "density")
-ax.hist(
-    chosen.numpy(),
-    bins=60,
-    density=True,
-    color="#56B4E9",
-    label=f"{len(chosen):,} of {runs:,} simulated runs",
-)
-ax.plot(
-    grid,
-    torch.distributions.Normal(mean[0], variance[0].sqrt()).log_prob(grid).exp(),
-    label="Eq. 6 and 7",
-)
+normal = torch.distributions.Normal(mean[0], variance[0].sqrt())
+fig, ax = room.figure("Where did the runs that reach x_t = 0.5 come from?", "x_{t-1}", "density")
+ax.hist(chosen.numpy(), bins=60, density=True, color="#56B4E9", label=f"{len(chosen):,} of {n:,} runs")
+ax.plot(grid, normal.log_prob(grid).exp(), label="Eq. 6 and 7")
 ax.legend()
-show(
-    fig,
-    "A histogram of simulated values of x_{t-1} with the normal density of Eq. 7 drawn through it.",
-)
+show(fig, "A histogram of simulated values of x_{t-1} with the normal density of Eq. 7 drawn through it.")
 
 # %% [markdown]
 # The curve was not fitted to the histogram: it is your formula.
@@ -461,7 +442,7 @@ with torch.no_grad():
         "perfect": walk_back(perfect),
     }
 show(
-    clouds(walked, "Samples in the plane"),
+    room.clouds(walked, "Samples in the plane"),
     "Three panels of eight blobs on a ring: the data, the network's samples, the samples of the perfect denoiser.",
 )
 
@@ -480,53 +461,40 @@ def bound(eps_of, x_start, betas):
     for step in range(len(betas)):
         t = torch.full((len(x_start),), step)
         x_t = q_sample(x_start, t, torch.randn_like(x_start), a)
-        mean, _ = posterior_mean_variance(predict_x_start(x_t, t, eps_of(x_t, t), a), x_t, t, betas)
+        guess = predict_x_start(x_t, t, eps_of(x_t, t), a)
+        mean, _ = posterior_mean_variance(guess, x_t, t, betas)
+        true_mean, _ = posterior_mean_variance(x_start, x_t, t, betas)
         if step > 0:
-            true_mean, _ = posterior_mean_variance(x_start, x_t, t, betas)
             total += normal_kl(true_mean, log_variance[t, None], mean, log_variance[t, None]).mean()
         else:
-            total -= (
-                torch.distributions.Normal(mean, (0.5 * log_variance[0]).exp())
-                .log_prob(x_start)
-                .mean()
-            )
-    return total / torch.tensor(2.0).log()
+            total -= torch.distributions.Normal(mean, (0.5 * log_variance[0]).exp()).log_prob(x_start).mean()
+    return float(total) / math.log(2)
 
 
+# %%
 points = blobs.sample(4000, torch.Generator().manual_seed(5))
-exact = -blobs.log_prob(points).mean() / 2 / torch.tensor(2.0).log()
+exact = float(-blobs.log_prob(points).mean()) / 2 / math.log(2)
 with torch.no_grad():
-    print(f"exact                          {exact:7.3f} bits per dimension")
-    print(f"bound, perfect denoiser        {bound(perfect, points, short):7.3f}")
-    print(f"bound, your network            {bound(plane_net, points, short):7.3f}")
+    print(f"exact                      {exact:7.3f} bits per dimension")
+    print(f"bound, perfect denoiser    {bound(perfect, points, short):7.3f}")
+    print(f"bound, your network        {bound(plane_net, points, short):7.3f}")
 
 # %% [markdown]
 # The bound lies above the truth even for the perfect denoiser: each step back is allowed to be one normal only, and
 # the true step back from a noisy point is a mixture. More, smaller steps make the normal a better fit.
 
 # %%
-counts, gaps = [10, 20, 50, 100, 200, 500], []
-for n in counts:
-    cosine = improved_ddpm.cosine_betas(n)
-    gaps.append(
-        float(
-            bound(
-                lambda x, t: blobs.best_eps(x, float((1 - cosine).cumprod(0)[t[0]])), points, cosine
-            )
-            - exact
-        )
-    )
-show_lines(
-    counts,
-    {"perfect denoiser": gaps},
-    "What one normal per step costs",
-    "number of steps T",
-    "bound minus truth, bits/dim",
-    xscale="log",
-    yscale="log",
-    height=2.6,
-    alt="The gap between the bound and the exact value shrinks as the number of steps grows.",
-)
+def gap(n):
+    """The bound of the perfect denoiser in n cosine steps, minus the truth."""
+    chain = improved_ddpm.cosine_betas(n)
+    a = (1 - chain).cumprod(0)
+    return bound(lambda x, t: blobs.best_eps(x, float(a[t[0]])), points, chain) - exact
+
+
+counts = [10, 20, 50, 100, 200, 500]
+show_lines(counts, {"perfect denoiser": [gap(n) for n in counts]}, "What one normal per step costs",
+           "number of steps T", "bound minus truth, bits/dim", xscale="log", yscale="log", height=2.6,
+           alt="The gap between the bound and the exact value shrinks as the number of steps grows.")
 
 # %% [markdown]
 # ## 7 Train it here
@@ -548,7 +516,7 @@ print(f"ours          {sum(p.numel() for p in small.parameters()):>12,}")
 # **Predict first:** which will be right first, the floor, the colour or the shape of the object?
 
 # %%
-trained = train_live("ddpm-live", seconds=60)
+trained = room.train_live("ddpm-live", seconds=60)
 
 # %%
 start = torch.randn(16, 3, 16, 16, generator=torch.Generator().manual_seed(2))
@@ -648,7 +616,7 @@ for name in names:
 def where_the_bits_go(t, run):
     rate, distortion = (torch.tensor(runs[run]["details"][key]) for key in ("rate", "distortion"))
     title = f"at t = {t}: {rate[t]:.3f} bits/dim sent, guess off by {distortion[t]:.1f} of 255"
-    fig, (left, right) = figure(title, "t", columns=2, height=2.6)
+    fig, (left, right) = room.figure(title, "t", columns=2, height=2.6)
     left.plot(rate), right.plot(distortion, color="#E69F00")
     left.set(ylabel="rate, bits/dim"), right.set(ylabel="distortion (RMSE)")
     left.plot(t, rate[t], "o", color="#000000"), right.plot(t, distortion[t], "o", color="#000000")
@@ -867,7 +835,7 @@ rng = torch.Generator().manual_seed(0)
 t = torch.randint(0, T, (512,), generator=rng)
 with torch.no_grad():
     losses = cosine.vlb_loss(vlb_model, many, t, torch.randn(many.shape, generator=rng))
-fig, ax = figure(
+fig, ax = room.figure(
     "One loss per picture: T times its term of the bound", "t", "bits/dim", yscale="log", height=2.6
 )
 ax.plot(t, losses, ".", markersize=3)
@@ -912,48 +880,18 @@ def importance_weights(history, uniform=0.001):
 # noisier. Here for the trained networks, with every $t$ drawn evenly and by importance.
 
 # %%
-from course_lib.metrics import gradient_noise_scale
+from functools import partial
 
-
-def step_losses(model, objective, k=4):
-    """The losses of k pictures at every step, (T, k)."""
-    t = torch.arange(T).repeat_interleave(k)
-    noise = torch.randn(len(t), 3, 16, 16, generator=torch.Generator().manual_seed(1))
-    x = many[torch.arange(len(t)) % len(many)]
-    with torch.no_grad():
-        chunks = [
-            objective(model, *part)
-            for part in zip(x.split(500), t.split(500), noise.split(500), strict=True)
-        ]
-    return torch.cat(chunks).reshape(T, k)
-
-
-def noise_scale(model, objective, by_importance, draws=12, batch=64):
-    p, weights = (
-        importance_weights(step_losses(model, objective))
-        if by_importance
-        else (torch.ones(T), torch.ones(T))
-    )
-    trainable = [w.requires_grad_() for w in model.parameters()]
-
-    def loss(i):
-        rng = torch.Generator().manual_seed(i)
-        t = torch.multinomial(p, batch, replacement=True, generator=rng)
-        x = many[torch.randint(0, len(many), (batch,), generator=rng)]
-        return (weights[t] * objective(model, x, t, torch.randn(x.shape, generator=rng))).mean()
-
-    return gradient_noise_scale(loss, trainable, draws, batch)
-
-
-# %%
-scales = {
-    ("L_vlb", "even"): noise_scale(vlb_model, cosine.vlb_loss, False),
-    ("L_vlb", "importance"): noise_scale(vlb_model, cosine.vlb_loss, True),
-    ("L_hybrid", "even"): noise_scale(hybrid, cosine.hybrid_loss, False),
-    ("L_hybrid", "importance"): noise_scale(hybrid, cosine.hybrid_loss, True),
-}
-for (loss_name, how), scale in scales.items():
-    print(f"{loss_name:9s} t drawn by {how:11s} gradient noise scale {scale:12,.0f}")
+scales = {}
+for name, model, objective in (
+    ("L_vlb", vlb_model, cosine.vlb_loss),
+    ("L_hybrid", hybrid, cosine.hybrid_loss),
+):
+    loss, weights = partial(objective, model), model.requires_grad_(True).parameters
+    p, _ = importance_weights(metrics.step_losses(loss, many, T))
+    for how, odds in (("evenly", torch.ones(T) / T), ("by importance", p)):
+        scales[name, how] = metrics.objective_noise_scale(loss, weights(), many, odds)
+        print(f"{name:9s} t drawn {how:14s} gradient noise scale {scales[name, how]:12,.0f}")
 
 # %% [markdown]
 # ## 12 Fewer steps
@@ -1008,7 +946,7 @@ def fewer_steps(steps, sampler):
         eta=0.0 if sampler == "DDIM" else None,
         generator=torch.Generator().manual_seed(0),
     )
-    return image_grid(
+    return room.image_grid(
         x, columns=8, title=f"{sampler}, {steps} steps: Frechet distance {scores['frechet']:.2f}"
     )
 
@@ -1019,20 +957,10 @@ explore(fewer_steps, steps=[10, 5, 25, 50, 100], sampler=["ancestral", "DDIM"])
 curves = {}
 for name in ("linear-simple", "cosine-hybrid"):
     found = runs[name]["details"]["curves"]
-    curves |= {
-        f"{name}, ancestral": [s["frechet"] for s in found["ddpm"]],
-        f"{name}, DDIM": [s["frechet"] for s in found["ddim"]],
-    }
-show_lines(
-    found["steps"],
-    curves,
-    "Quality against the number of steps",
-    "steps",
-    "Frechet distance (less is better)",
-    xscale="log",
-    yscale="log",
-    alt="Frechet distance falls with the number of steps for four samplers and models.",
-)
+    curves[f"{name}, ancestral"] = [score["frechet"] for score in found["ddpm"]]
+    curves[f"{name}, DDIM"] = [score["frechet"] for score in found["ddim"]]
+show_lines(found["steps"], curves, "Quality against the number of steps", "steps", "Fréchet distance (less is better)",
+           xscale="log", yscale="log", alt="Fréchet distance against the number of steps for two models and two samplers.")
 
 # %% [markdown]
 # ## 13 A GAN beside it
@@ -1080,25 +1008,23 @@ for name, run in {"dcgan": results("dcgan-16"), **runs}.items():
 # %%
 from torch.utils.flop_counter import FlopCounterMode
 
-compute, bits, frechet = [], [], []
-for width in (8, 16, 32):
-    recipe = find_recipe(f"ddpm-16-width-{width}")
+
+def training_flops(recipe):
+    """Floating-point operations of a whole training: the backward pass costs twice the forward."""
     with FlopCounterMode(display=False) as counter:
         recipe.build().model(torch.zeros(1, 3, 16, 16), torch.zeros(1))
-    compute.append(
-        3 * counter.get_total_flops() * recipe.batch_size * recipe.steps
-    )  # backward costs twice forward
-    measured = results(recipe.name)["metrics"]
-    bits.append(measured["bits_per_dim"]), frechet.append(measured["frechet"])
-fig, (left, right) = figure(
-    "More compute", "training compute, FLOP", columns=2, height=2.6, xscale="log"
-)
+    return 3 * counter.get_total_flops() * recipe.batch_size * recipe.steps
+
+
+scaling = [find_recipe(f"ddpm-16-width-{width}") for width in (8, 16, 32)]
+compute = [training_flops(recipe) for recipe in scaling]
+bits, frechet = ([results(r.name)["metrics"][key] for r in scaling] for key in ("bits_per_dim", "frechet"))
+
+# %%
+fig, (left, right) = room.figure("More compute", "training compute, FLOP", columns=2, height=2.6, xscale="log")
 left.plot(compute, bits, "o-"), right.plot(compute, frechet, "o-", color="#E69F00")
-left.set(ylabel="bits/dim"), right.set(ylabel="Frechet distance", yscale="log")
-show(
-    fig,
-    "Two panels: bits per dimension and Frechet distance of three widths against training compute.",
-)
+left.set(ylabel="bits/dim"), right.set(ylabel="Fréchet distance", yscale="log")
+show(fig, "Two panels: bits per dimension and Fréchet distance of three widths against training compute.")
 
 # %% [markdown]
 # ## 15 Scorecard
@@ -1115,7 +1041,7 @@ def count(preset):
 learned, fixed = "improved_ddpm/CIFAR-10", "improved_ddpm/CIFAR-10 fixed variance"
 grey = torch.full((1, 3, 16, 16), 0.5)  # its mean square is 0.25
 prior = float(improved_ddpm.ImprovedDiffusion(betas).prior_bits(grey))
-scorecard(
+room.scorecard(
     [
         dict(what="Parameters, DDPM on CIFAR-10", paper="35.7M", code=count("ddpm/CIFAR-10")),
         dict(
@@ -1136,104 +1062,42 @@ scorecard(
 
 
 # %%
-def compare_bits(what, paper, better, worse):
+def fewer_bits(better, worse, paper):
     """A row: does run `better` need fewer bits than run `worse`?"""
     low, high = (torch.tensor(runs[name]["details"]["totals"]) for name in (better, worse))
-    gain = high - low
-    shown = gain.mean() > 2 * gain.std() / len(gain) ** 0.5
-    measured = f"{low.mean():.3f} against {high.mean():.3f}, {gain.mean():+.3f} ± {gain.std() / len(gain) ** 0.5:.3f}"
-    return dict(
-        what=what,
-        paper=paper,
-        measured=measured,
-        note="trend shown" if shown else "trend not shown",
-    )
+    gain, error = float((high - low).mean()), float((high - low).std() / len(low) ** 0.5)
+    measured = f"{low.mean():.3f} and {high.mean():.3f}, gain {gain:.3f} ± {error:.3f}"
+    return dict(what=f"{better} below {worse}", paper=paper, measured=measured, shown=gain > 2 * error)
 
 
-scorecard(
-    [
-        compare_bits(
-            "hybrid below simple (linear)", "3.26 < 3.37", "linear-hybrid", "linear-simple"
-        ),
-        compare_bits(
-            "hybrid below simple (cosine)", "3.17 < 3.26", "cosine-hybrid", "cosine-simple"
-        ),
-        compare_bits(
-            "cosine below linear (simple)", "3.26 < 3.37", "cosine-simple", "linear-simple"
-        ),
-        compare_bits(
-            "cosine below linear (hybrid)", "3.17 < 3.26", "cosine-hybrid", "linear-hybrid"
-        ),
-        compare_bits("vlb below hybrid (cosine)", "2.94 < 3.17", "cosine-vlb", "cosine-hybrid"),
-    ],
-    title="Bits per dimension",
-)
+room.scorecard([
+    fewer_bits("linear-hybrid", "linear-simple", "3.26 < 3.37"),
+    fewer_bits("cosine-hybrid", "cosine-simple", "3.17 < 3.26"),
+    fewer_bits("cosine-simple", "linear-simple", "3.26 < 3.37"),
+    fewer_bits("cosine-hybrid", "linear-hybrid", "3.17 < 3.26"),
+    fewer_bits("cosine-vlb", "cosine-hybrid", "2.94 < 3.17"),
+], title="Bits per dimension")
 
 # %% [markdown]
 # And the rest: rate, gradient noise, samples.
 
-
 # %%
-def row(what, paper, measured, shown):
-    return dict(
-        what=what,
-        paper=paper,
-        measured=measured,
-        note="trend shown" if shown else "trend not shown",
-    )
-
-
-m, g = {name: run["metrics"] for name, run in runs.items()}, results("dcgan-16")["metrics"]
-few = {
-    key: [s["frechet"] for s in runs["cosine-hybrid"]["details"]["curves"][key]]
-    for key in ("ddpm", "ddim")
-}
-vlb, hyb = m["cosine-vlb"]["frechet"], m["cosine-hybrid"]["frechet"]
-even, weighted, calm = (
-    scales[key] for key in (("L_vlb", "even"), ("L_vlb", "importance"), ("L_hybrid", "even"))
-)
-scorecard(
-    [
-        row("Share of the rate in the last 100 steps", "over 93%", f"{share:.0%}", share > 0.9),
-        row(
-            "Gradient noise: L_vlb above L_hybrid",
-            "orders of magnitude",
-            f"{even / calm:.1f} times",
-            even > 10 * calm,
-        ),
-        row(
-            "Importance sampling calms L_vlb",
-            "yes",
-            f"{even / weighted:.1f} times less",
-            weighted < even,
-        ),
-        row(
-            "Samples of vlb worse than of hybrid",
-            "FID 11.47 > 3.19",
-            f"{vlb:.1f} against {hyb:.1f}",
-            vlb > hyb,
-        ),
-        row(
-            "DDIM better than ancestral in few steps",
-            "below 50 steps",
-            f"10 steps: {few['ddim'][1]:.1f} against {few['ddpm'][1]:.1f}",
-            few["ddim"][1] < few["ddpm"][1],
-        ),
-        row(
-            "More recall than the GAN",
-            "0.71 > 0.59",
-            f"{m['cosine-hybrid']['recall']:.2f} against {g['recall']:.2f}",
-            m["cosine-hybrid"]["recall"] > g["recall"],
-        ),
-        row(
-            "Fréchet distance falls with compute",
-            "a power law",
-            " > ".join(f"{f:.1f}" for f in frechet),
-            frechet[0] > frechet[1] > frechet[2],
-        ),
-    ],
-    title="Rate, gradients, samples",
-)
+hyb, vlb, g = runs["cosine-hybrid"]["metrics"], runs["cosine-vlb"]["metrics"], results("dcgan-16")["metrics"]
+slow, fast = (runs["cosine-hybrid"]["details"]["curves"][key][1]["frechet"] for key in ("ddpm", "ddim"))
+even, calm, noise = scales["L_vlb", "evenly"], scales["L_vlb", "by importance"], scales["L_hybrid", "evenly"]
+columns = ("what", "paper", "measured", "shown")
+facts = [
+    ("Share of the rate in the last 100 steps", "over 93%", f"{share:.0%}", share > 0.9),
+    ("Gradient noise of L_vlb over L_hybrid", "orders of magnitude", f"{even / noise:.1f} times", even > 10 * noise),
+    ("Importance sampling calms L_vlb", "yes", f"{even / calm:.1f} times less", calm < even),
+    ("Samples: vlb worse than hybrid", "FID 11.47 > 3.19", f"{vlb['frechet']:.1f}, {hyb['frechet']:.1f}",
+     vlb["frechet"] > hyb["frechet"]),
+    ("Few steps: DDIM better than ancestral", "below 50", f"10 steps: {fast:.1f}, {slow:.1f}", fast < slow),
+    ("Recall: diffusion above the GAN", "0.71 > 0.59", f"{hyb['recall']:.2f}, {g['recall']:.2f}", hyb["recall"] > g["recall"]),
+    ("Fréchet distance falls with compute", "a power law", ", ".join(f"{f:.1f}" for f in frechet),
+     frechet == sorted(frechet, reverse=True)),
+]
+room.scorecard([dict(zip(columns, fact, strict=True)) for fact in facts], "Rate, gradients, samples")
 
 # %% [markdown]
 # The paper's models train for 500,000 steps and more, ours for a few thousand on pictures of 16 pixels. Where a trend is not
@@ -1274,10 +1138,10 @@ scorecard(
 # **What comes next:** 02_vit leaves generation for a moment, to meet the architecture that all later chapters are built from.
 
 # %%
-quiz("ddpm")
+room.quiz("ddpm")
 
 # %%
-flashcards("ddpm")
+room.flashcards("ddpm")
 
 # %%
-progress()
+room.progress()

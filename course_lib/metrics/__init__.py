@@ -2,7 +2,7 @@
 
 from course_lib.metrics.bits_per_dim import Likelihood, likelihood
 from course_lib.metrics.distance import frechet_distance, precision_recall
-from course_lib.metrics.gradient_noise import gradient_noise_scale
+from course_lib.metrics.gradient_noise import gradient_noise_scale, objective_noise_scale, step_losses
 from course_lib.metrics.judge import Judge, JudgeConfig
 
 __all__ = [
@@ -12,5 +12,7 @@ __all__ = [
     "frechet_distance",
     "gradient_noise_scale",
     "likelihood",
+    "objective_noise_scale",
     "precision_recall",
+    "step_losses",
 ]

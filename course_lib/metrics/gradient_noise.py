@@ -4,15 +4,18 @@ from collections.abc import Callable, Iterable
 
 import torch
 
-from course_lib.shapes import Tensor
+from course_lib.shapes import Batch, Float, Table, Tensor
 
 
-def gradient_noise_scale(loss: Callable[[int], Tensor], parameters: Iterable[Tensor], draws: int, batch: int) -> float:
+def gradient_noise_scale(
+    loss: Callable[[int], Tensor], parameters: Iterable[Tensor], draws: int, batch: int
+) -> float:
     """The simple noise scale tr(S) / |G|^2 (McCandlish et al. 2018, arXiv 1812.06162, Eq. 2.9).
 
     S is the covariance of one sample's gradient and G the true gradient: the batch size at which noise and
     signal are equally strong.  loss(i) is the mean loss of the i-th independent batch of `batch` samples.
-    |G|^2 is estimated without bias from the spread between the batches, so `draws` must be at least 2.
+    |G|^2 is estimated without bias from the spread between the batches, so there must be two draws or more
+    (ValueError); where noise hides the signal altogether the estimate is infinite.
     """
     if draws < 2:
         raise ValueError(f"at least two draws are needed to see a spread, got {draws}")
@@ -24,4 +27,37 @@ def gradient_noise_scale(loss: Callable[[int], Tensor], parameters: Iterable[Ten
     mean = torch.stack(gradients).mean(0)
     spread = sum((gradient - mean).square().sum() for gradient in gradients) / (draws - 1)  # tr(S) / batch
     signal = mean.square().sum() - spread / draws
-    return float(batch * spread / signal.clamp(min=1e-30))
+    return float(batch * spread / signal) if signal > 0 else float("inf")
+
+
+def step_losses(objective: Callable, x_start: Batch, steps: int, k: int = 4) -> Float[Tensor, "steps k"]:
+    """k losses of every step, without gradients: what importance sampling keeps a record of.
+
+    objective(x_start, t, noise) -> one loss per sample.
+    """
+    t = torch.arange(steps).repeat_interleave(k)
+    x = x_start[torch.arange(len(t)) % len(x_start)]
+    noise = torch.randn(x.shape, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        parts = [objective(*part) for part in zip(x.split(500), t.split(500), noise.split(500), strict=True)]
+    return torch.cat(parts).reshape(steps, k)
+
+
+def objective_noise_scale(
+    objective: Callable,
+    parameters: Iterable[Tensor],
+    x_start: Batch,
+    probabilities: Table,
+    draws: int = 16,
+    batch: int = 64,
+) -> float:
+    """The noise scale of objective(x_start, t, noise) with t drawn by `probabilities` and weighed by 1 / (T p)."""
+
+    def loss(draw: int) -> Tensor:
+        rng = torch.Generator().manual_seed(draw)
+        t = torch.multinomial(probabilities, batch, replacement=True, generator=rng)
+        x = x_start[torch.randint(0, len(x_start), (batch,), generator=rng)]
+        weights = 1 / (len(probabilities) * probabilities[t])
+        return (weights.to(x) * objective(x, t, torch.randn(x.shape, generator=rng))).mean()
+
+    return gradient_noise_scale(loss, parameters, draws, batch)
