@@ -188,7 +188,18 @@ def strided_steps(timesteps: int, count: int) -> Int[Tensor, " kept"]:
     """`count` steps spread evenly over 0..timesteps-1, both ends included, rounded."""
     if not 2 <= count <= timesteps:
         raise ValueError(f"count must lie in 2..{timesteps}, got {count}")
-    return (torch.arange(count).double() * (timesteps - 1) / (count - 1)).round().long()
+    return (torch.arange(count) * (timesteps - 1) / (count - 1)).round().long()
+
+
+def ddim_steps(timesteps: int, count: int) -> Int[Tensor, " kept"]:
+    """`count` steps, every (timesteps // count)-th from 0: what DDIM's authors take.
+
+    It leaves out the last step, from which the cosine schedule's noise predicts x_0 with no digit right: an
+    ancestral chain forgets that bad start, a deterministic one does not.
+    """
+    if not 2 <= count <= timesteps:
+        raise ValueError(f"count must lie in 2..{timesteps}, got {count}")
+    return torch.arange(count) * (timesteps // count)
 
 
 def respace(betas: Table, kept: Int[Tensor, " kept"]) -> Float[Tensor, " kept"]:
@@ -225,7 +236,7 @@ class ImprovedDiffusion(GaussianDiffusion):
         p = self.p_mean_variance(model, x_t, t, clip=False)
         return self.steps * ddpm.term_bits(p.mean, p.log_variance, x_start, x_t, t, self.betas)
 
-    def respaced(self, count: int) -> "ImprovedDiffusion":
-        """The same process in `count` steps; the network is still told the original times."""
-        kept = strided_steps(self.steps, count)
+    def respaced(self, count: int, choose: Callable[[int, int], Tensor] = strided_steps) -> "ImprovedDiffusion":
+        """The same process in `count` steps of its own; the network is still told the original times."""
+        kept = choose(self.steps, count)
         return type(self)(respace(self.betas, kept), self.variance, self.times[kept])

@@ -13,7 +13,14 @@ from course_lib import zoo
 from course_lib.losses.adversarial import non_saturating_discriminator_loss, non_saturating_generator_loss
 from course_lib.metrics import Judge, JudgeConfig, frechet_distance, likelihood, precision_recall
 from course_lib.papers.dcgan import DCGAN
-from course_lib.papers.improved_ddpm import ImportanceSampler, ImprovedDDPMConfig, ImprovedDiffusion, UNet
+from course_lib.papers.improved_ddpm import (
+    ImportanceSampler,
+    ImprovedDDPMConfig,
+    ImprovedDiffusion,
+    UNet,
+    ddim_steps,
+    strided_steps,
+)
 from course_lib.training.distributed import all_gather
 from course_lib.training.randomness import Draw
 from course_lib.training.recipe import Recipe, Tensors, Trainable
@@ -113,11 +120,11 @@ class DiffusionRecipe(Recipe):
     def sample_quality(self, model: nn.Module, test: Tensor) -> dict:
         """Samples against test pictures: the longest chain's scores, and every length's, ancestral and DDIM."""
         curves: dict[str, list] = {"steps": list(self.sampled_steps), "ddpm": [], "ddim": []}
-        for name, eta in (("ddpm", None), ("ddim", 0.0)):
+        for name, eta, choose in (("ddpm", None, strided_steps), ("ddim", 0.0, ddim_steps)):
             for steps in self.sampled_steps:
                 generator = torch.Generator().manual_seed(steps)
                 noise = torch.randn(test.shape, generator=generator).to(test)
-                x = self.diffusion.respaced(steps).sample(model, noise, eta=eta, generator=generator)
+                x = self.diffusion.respaced(steps, choose).sample(model, noise, eta=eta, generator=generator)
                 curves[name].append(compare(test, x))
         return {**curves["ddpm"][-1], "curves": curves}
 
