@@ -30,8 +30,8 @@ class Likelihood:
     @property
     def rate(self) -> Float[Tensor, " t"]:
         """Bits per dimension that a receiver who has x_t has been sent: all of the terms above t."""
-        terms = self.terms.mean(dim=0)
-        return self.prior.mean() + terms.flip(0).cumsum(0).flip(0) - terms
+        above = self.terms.mean(dim=0).flip(0).cumsum(0).flip(0)[1:]
+        return self.prior.mean() + torch.cat([above, above.new_zeros(1)])
 
     @property
     def distortion(self) -> Float[Tensor, " t"]:
