@@ -1,0 +1,84 @@
+"""The recipes of the DDPM chapter: they build, learn, and measure what they say."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from course_lib.training import Draw, find_recipe, load_checkpoint, results
+from course_lib.training.recipes.ddpm import LIVE, RECIPES, DiffusionRecipe, pictures
+
+OBJECTIVES = ("simple", "hybrid", "vlb")
+GRID = [f"ddpm-16-{schedule}-{objective}" for schedule in ("linear", "cosine") for objective in OBJECTIVES]
+
+
+def test_the_six_runs_differ_in_schedule_and_objective_alone():
+    fields = [find_recipe(name).fields() for name in GRID]
+    differing = {key for key in fields[0] if len({str(f[key]) for f in fields}) > 1}
+    assert differing == {"name", "schedule", "objective"}
+
+
+@pytest.mark.parametrize("recipe", [r for r in RECIPES if isinstance(r, DiffusionRecipe)], ids=lambda r: r.name)
+def test_a_recipe_builds_what_its_objective_needs(recipe):
+    trainable = recipe.build()
+    assert trainable.model.config.out_channels == (3 if recipe.objective == "simple" else 6)
+    assert (trainable.importance is not None) == (recipe.objective == "vlb")
+    assert trainable.model.config.image_size in (16, 32)
+    assert recipe.lr_scale(0) < 0.02 and recipe.lr_scale(recipe.steps // 2) == 1 and recipe.lr_scale(recipe.steps) == 0
+
+
+@pytest.mark.parametrize("objective", OBJECTIVES)
+def test_an_objective_falls_when_it_is_trained(objective):
+    recipe = DiffusionRecipe("trial", steps=40, objective=objective, width=8)
+    torch.manual_seed(0)
+    trainable = recipe.build()
+    batch = {"pixels": pictures("train", 16, 16)["pixels"]}
+    optimiser = torch.optim.Adam(trainable.parameters(), lr=3e-3)
+    losses = []
+    for step in range(40):
+        loss = trainable.loss("model", batch, Draw(step))
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+        losses.append(float(loss.detach()))
+    assert sum(losses[-10:]) < 0.9 * sum(losses[:10])
+    if objective == "vlb":
+        assert int(trainable.importance.seen.sum()) == 40 * 16
+
+
+def test_train_and_test_pictures_never_meet_and_labels_fit():
+    train, test = (pictures(split, 64, 16) for split in ("train", "test"))
+    assert train["pixels"].shape == (64, 3, 16, 16) and train["shape"].shape == (64,)
+    same = (train["pixels"][:, None] == test["pixels"][None]).flatten(2).all(2)
+    assert not same.any()
+
+
+def test_the_gan_players_have_each_their_own_parameters_and_losses():
+    trainable = find_recipe("dcgan-16").build()
+    players = {name: {id(p) for p in parameters} for name, parameters in trainable.players().items()}
+    assert not players["generator"] & players["discriminator"]
+    batch = {"pixels": pictures("train", 8, 16)["pixels"]}
+    trainable.loss("discriminator", batch, Draw(0)).backward()
+    assert all(p.grad is None for p in trainable.model.generator.parameters())
+
+
+@pytest.mark.parametrize("name", [r.name for r in RECIPES if r is not LIVE])
+def test_every_recipe_ships_its_checkpoint_and_results(name):
+    model, provenance = load_checkpoint(name)
+    measured = results(name)
+    assert provenance["steps"] == find_recipe(name).steps
+    assert measured["metrics"] == provenance["metrics"]
+    assert not model.training
+
+
+def test_measuring_again_gives_the_stored_bits():
+    """On few pictures and few steps, against the stored value of the whole test set: the same quantity."""
+    from course_lib.metrics import likelihood
+
+    recipe = find_recipe("ddpm-16-cosine-hybrid")
+    model, provenance = load_checkpoint(recipe)
+    test = pictures("test", 4, recipe.config.image_size)["pixels"]
+    bits = likelihood(recipe.diffusion, model, test, torch.Generator().manual_seed(0)).total
+    stored = torch.tensor(results(recipe)["details"]["totals"])
+    assert abs(float(bits.mean()) - provenance["metrics"]["bits_per_dim"]) < 4 * float(stored.std()) / 2
+    assert replace(recipe, name="other").diffusion.steps == 1000
