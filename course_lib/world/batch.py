@@ -9,8 +9,8 @@ from torch import Tensor
 from course_lib.shapes import UInt8
 from course_lib.world.caption import caption, stack_labels
 from course_lib.world.clip import Clip, play
-from course_lib.world.rays import check_size, tabulate
 from course_lib.world.pictures import render_rgb
+from course_lib.world.rays import check_size, tabulate
 from course_lib.world.sample import sample_scene
 from course_lib.world.scene import Scene
 

@@ -6,9 +6,9 @@ from torch.utils.data import Dataset
 
 from course_lib.world.batch import scene_seed, still
 from course_lib.world.caption import caption, labels, stack_labels
+from course_lib.world.pictures import render_rgb
 from course_lib.world.pixels import to_model
 from course_lib.world.rays import check_size, tabulate
-from course_lib.world.pictures import render_rgb
 from course_lib.world.sample import sample_scene
 
 

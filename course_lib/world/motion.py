@@ -99,7 +99,8 @@ def is_clear(things: tuple[Thing, ...], motion: Motion) -> bool:
             return False
     if motion.kind == "collide" and not 0.3 < _travel(things) < 1.5:
         return False
-    return all(_is_clear_at(things, motion, DURATION * step / 8) for step in range(9))
+    steps = 9 if motion.kind in ("slide", "orbit", "grow", "collide") else 1  # the others keep their place
+    return all(_is_clear_at(things, motion, DURATION * step / 8) for step in range(steps))
 
 
 def _is_clear_at(things: tuple[Thing, ...], motion: Motion, time: float) -> bool:

@@ -29,7 +29,7 @@ from course_lib.world.rays import (
 from course_lib.world.scene import FLOORS
 from course_lib.world.solids import INTERVALS, Point
 
-RAYS_PER_CHUNK = 2**17
+RAYS_PER_CHUNK = 2**18  # about 60 MiB at work: enough to make the calls worth their while
 SAMPLES = ((-0.125, -0.375), (0.375, -0.125), (-0.375, 0.125), (0.125, 0.375))
 FINE_SAMPLES = tuple(
     (x / 16, y / 16) for x, y in ((-7, -3), (-5, 5), (-3, -5), (-1, 1), (1, -7), (3, 7), (5, -1), (7, 3))
@@ -73,21 +73,24 @@ def _light(table: Frames, things: Things, hits: Hits, offsets) -> tuple[Tensor, 
     lamp = LAMP * 2 * torch.tensor(offsets, dtype=torch.float32)
     towards = sun[:, None] + lamp[:, :1] * side[:, None] + lamp[:, 1:] * over[:, None]  # k s 3
     towards = [each[:, :, None, None] for each in things.to_local(towards.unbind(-1))]
-    sees = [torch.ones_like(hits.depth[:1])]
-    open_sky = [torch.ones_like(hits.depth[:1])]
-    for shape, part in reversed(things.shapes.items()):
-        origin = things.points_to_local([each[frame[part]] for each in hits.point], part)
+    seen, opened = [], []
+    for shape, part in things.shapes.items():
+        points = [each.index_select(0, frame[part]) for each in hits.point]
+        origin = things.points_to_local(points, part)
         enter, leave = INTERVALS[shape](origin, [each[part] for each in towards])
         number = torch.arange(count, dtype=torch.int32)[part]
-        other = hits.thing[frame[part]] != beside(number, hits.thing)
-        sees.insert(0, 1 - ((enter < leave) & (leave > 0) & other).float())
+        other = hits.thing.index_select(0, frame[part]) != beside(number, hits.thing)
+        seen.append(1 - ((enter < leave) & (leave > 0) & other).float())
         # A body above a point hides a part of its sky: the soft dark spot under everything.
         x, y, z = origin
         near = 1 / (1 + (x * x + y * y + z * z))
-        open_sky.insert(0, torch.where(other, 1 - 0.62 * (near * near), 1))
-    sees, open_sky = torch.cat(sees), torch.cat(open_sky)
-    first, second, third = things.of_frame.unbind(-1)
-    return sees[first] * sees[second] * sees[third], open_sky[first] * open_sky[second] * open_sky[third]
+        opened.append(torch.where(other, 1 - 0.62 * (near * near), 1))
+    sees_lamp, openness = torch.ones_like(hits.depth), torch.ones_like(hits.depth)
+    seen, opened = torch.cat(seen), torch.cat(opened)
+    for frames, numbers in things.places():
+        sees_lamp[frames] *= seen.index_select(0, numbers)
+        openness[frames] *= opened.index_select(0, numbers)
+    return sees_lamp, openness
 
 
 def _shade_stage(table: Frames, hits: Hits, light: tuple[Tensor, Tensor]) -> list[Tensor]:
@@ -135,8 +138,10 @@ def _shade_things(table: Frames, things: Things, hits: Hits, light, channels: li
     """Overwrite the rays that end on things, gathered into lists: they are a small part of a picture."""
     where, thing = thing_hits(things, hits)
     frame = things.frame[thing]
-    sees_lamp, openness = (each.view(-1)[where] for each in light)
-    point, direction = ([each.view(-1)[where] for each in part] for part in (hits.point, hits.direction))
+    sees_lamp, openness = (each.view(-1).index_select(0, where) for each in light)
+    point, direction = (
+        [each.view(-1).index_select(0, where) for each in part] for part in (hits.point, hits.direction)
+    )
     local = things.points_to_local(point, thing)
     nx, ny, nz = normals(things, thing, local)
     sun = table.sun[:, 0][frame].unbind(-1)

@@ -4,6 +4,7 @@ Every coordinate is a tensor of its own, f s h w: frame, sample within the pixel
 """
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass, fields
 
 import torch
@@ -106,7 +107,7 @@ def _linear(colour: tuple[float, ...]) -> tuple[float, ...]:
 
 @dataclass
 class Things:
-    """The k things of some frames, sorted by shape, with eye, axes and sun in each thing's own frame.
+    """The k things of some frames, sorted by shape, and the way into the own frame of each.
 
     There a thing is a unit solid of `solids`: lengths are divided by its half width.
     """
@@ -125,6 +126,12 @@ class Things:
     def pose(self) -> Point:
         """The numbers, k each, that say where a thing is."""
         return *self.foot, *self.turn, self.inverse
+
+    def places(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """The frames that have a first thing and its number, then those that have a second, a third."""
+        for numbers in self.of_frame.unbind(-1):
+            frames = (numbers < len(self.frame)).nonzero()[:, 0]
+            yield frames, numbers[frames]
 
     def to_local(self, vectors: Point, things: Tensor | slice = slice(None)) -> Point:
         """Directions of the world, one or more per thing, in the frames of these things."""
@@ -191,20 +198,20 @@ def trace(table: Frames, things: Things, height: int, width: int, offsets=CENTRE
     frame = things.frame
     local_eye = things.points_to_local([each[frame] for each in eye])
     local_axes = [things.to_local([each[frame] for each in axis]) for axis in axes]
-    enters = [torch.full_like(depth[:1], torch.inf)]  # stands for a thing that is not there
-    for shape, part in reversed(things.shapes.items()):
+    enters = []
+    for shape, part in things.shapes.items():
         origin = [beside(each[part], depth) for each in local_eye]
         rays = _directions(
             [[each[part] for each in axis] for axis in local_axes], across[frame[part]], up[frame[part]]
         )
         enter, leave = INTERVALS[shape](origin, rays)
-        enters.insert(0, torch.where((enter < leave) & (enter > 0), enter, torch.inf))
+        enters.append(torch.where((enter < leave) & (enter > 0), enter, torch.inf))
     enters = torch.cat(enters)
     thing = torch.full(depth.shape, len(frame), dtype=torch.int32)
-    for numbers in things.of_frame.unbind(-1):
-        enter = enters[numbers]
-        thing = torch.where(enter < depth, beside(numbers.int(), depth), thing)
-        depth = torch.minimum(enter, depth)
+    for frames, numbers in things.places():
+        enter, before = enters.index_select(0, numbers), depth.index_select(0, frames)
+        nearer = torch.where(enter < before, beside(numbers.int(), depth), thing.index_select(0, frames))
+        thing[frames], depth[frames] = nearer, torch.minimum(enter, before)
     point = tuple(beside(o, depth) + depth * d for o, d in zip(eye, direction, strict=True))
     return Hits(depth, thing, point, direction)
 

@@ -18,12 +18,14 @@ CUBE, CYLINDER_RADIUS, CYLINDER_HEIGHT, CONE_HEIGHT = 0.82, 0.8, 1.8, 2.0
 
 
 def sphere(origin: Point, direction: Point) -> tuple[Tensor, Tensor]:
+    """Radius 1, around (0, 0, 1)."""
     (x, y, z), (dx, dy, dz) = origin, direction
     z = z - 1
     return _roots(dx * dx + dy * dy + dz * dz, x * dx + y * dy + z * dz, x * x + y * y + z * z - 1)
 
 
 def cube(origin: Point, direction: Point) -> tuple[Tensor, Tensor]:
+    """Three slabs; `CUBE` is the distance from the middle to each face."""
     (x, y, z), (dx, dy, dz) = origin, direction
     enter_x, leave_x = _slab(x, dx, -CUBE, CUBE)
     enter_y, leave_y = _slab(y, dy, -CUBE, CUBE)
@@ -32,6 +34,7 @@ def cube(origin: Point, direction: Point) -> tuple[Tensor, Tensor]:
 
 
 def cylinder(origin: Point, direction: Point) -> tuple[Tensor, Tensor]:
+    """An endless tube and the slab between bottom and lid."""
     (x, y, z), (dx, dy, dz) = origin, direction
     enter, leave = _roots(dx * dx + dy * dy, x * dx + y * dy, x * x + y * y - CYLINDER_RADIUS**2)
     enter_z, leave_z = _slab(z, dz, 0.0, CYLINDER_HEIGHT)

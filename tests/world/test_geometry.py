@@ -67,7 +67,10 @@ def test_depth_and_segmentation_agree_with_a_marching_oracle(seed):
         for row in range(1, SIZE[0], 3):
             for column in range(frame % 2, SIZE[1], 3):
                 depth, number = march(scene, DURATION * frame / (FRAMES - 1), row, column)
-                if number != clip.segmentation[frame, row, column] or abs(depth - clip.depth[frame, row, column]) > 1e-3:
+                if (
+                    number != clip.segmentation[frame, row, column]
+                    or abs(depth - clip.depth[frame, row, column]) > 1e-3
+                ):
                     wrong += 1
     assert wrong <= 2  # a marching step may jump over a sliver at an edge
 
@@ -113,12 +116,16 @@ def sampled(image, flow):
 @pytest.mark.parametrize(("motion", "camera"), CASES)
 def test_the_next_frame_sampled_at_the_flow_is_this_frame(motion, camera):
     """On what moves, and can be seen in both frames; a flow of the wrong sign, axis or length is worse."""
-    scene = sample_scene(11, motion=motion, camera=camera, material="matte", shape="cube", size="large", floor="checker")
+    scene = sample_scene(
+        11, motion=motion, camera=camera, material="matte", shape="cube", size="large", floor="checker"
+    )
     clip = render(scene, SIZE, 9)
     rgb, depth, flow = clip.rgb.float() / 255, clip.depth[..., None], clip.flow[:-1]
     number_there, in_view = sampled(clip.segmentation[1:, ..., None].float(), flow)
     same_thing = (number_there[..., 0] - clip.segmentation[:-1]).abs() < 1e-4
-    near = (sampled(depth[1:], flow)[0] - depth[:-1]).abs()[..., 0] < 0.7  # not another part of the same thing
+    near = (sampled(depth[1:], flow)[0] - depth[:-1]).abs()[
+        ..., 0
+    ] < 0.7  # not another part of the same thing
     number = clip.segmentation[:-1, None].double()
     whole = (F.max_pool2d(number, 3, 1, 1) == -F.max_pool2d(-number, 3, 1, 1))[:, 0]  # no edge passes here
     visible = in_view & same_thing & near & whole
