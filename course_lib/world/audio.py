@@ -27,7 +27,7 @@ def sound(scene: Scene) -> Float[Tensor, "samples"]:
     for contact in contacts(scene):
         start = int(contact.time * SAMPLE_RATE + 0.5)
         for thing in (scene.things[index] for index in contact.things):
-            pitch = PITCHES[thing.shape] / (2 if thing.size == "large" else 1)
+            pitch = PITCHES[thing.shape] / (2 if thing.scale == "large" else 1)
             note = tone(pitch, RINGING[thing.material])[: SAMPLES - start]
             wave[start : start + len(note)] += note
     return wave

@@ -1,12 +1,12 @@
 """What is said of a scene: a caption from a small grammar, and class labels.
 
     caption   thing verb [relation "and" relation] [camera]      a small red cube bounces behind a blue sphere
-    thing     "a" size ["shiny"] colour shape                     a large shiny green cone
+    thing     "a" scale ["shiny"] colour shape                     a large shiny green cone
     relation  ("left of" | "right of" | "behind" | "in front of") "a" colour shape
     camera    "as the camera" ("orbits" | "zooms in" | "zooms out")
 
 Relations hold in the first frame, seen from the camera.  Labels are those of `VOCABULARY`; shape,
-colour, size and material are of the first thing, the one that moves and with which the caption begins.
+colour, scale and material are of the first thing, the one that moves and with which the caption begins.
 """
 
 import torch
@@ -29,7 +29,7 @@ def caption(scene: Scene) -> str:
     """The sentence of a scene."""
     first, *others = scene.things
     shiny = "shiny " if first.material == "shiny" else ""
-    words = [f"a {first.size} {shiny}{first.colour} {first.shape}"]
+    words = [f"a {first.scale} {shiny}{first.colour} {first.shape}"]
     match scene.motion.kind:
         case "slide":
             words.append(f"slides {scene.motion.direction}" + ("," if others else ""))
@@ -69,7 +69,7 @@ def labels(scene: Scene) -> dict[str, int]:
     names = {
         "shape": first.shape,
         "colour": first.colour,
-        "size": first.size,
+        "scale": first.scale,
         "material": first.material,
         "motion": scene.motion.kind,
         "camera": scene.camera.kind,

@@ -9,7 +9,7 @@ import math
 from dataclasses import dataclass
 from itertools import combinations
 
-from course_lib.world.scene import DIRECTIONS, SIZES, Camera, Motion, Scene, Thing
+from course_lib.world.scene import DIRECTIONS, SCALES, Camera, Motion, Scene, Thing
 
 DURATION = 2.0  # seconds
 BOUNCE = 0.8  # seconds from contact to contact
@@ -118,7 +118,7 @@ def _is_clear_at(things: tuple[Thing, ...], motion: Motion, time: float) -> bool
 
 def _poses(things: tuple[Thing, ...], motion: Motion, time: float) -> list[Pose]:
     """The things at rest, with the one or two that move put elsewhere."""
-    now = [Pose(thing.x, thing.y, 0.0, thing.yaw, SIZES[thing.size]) for thing in things]
+    now = [Pose(thing.x, thing.y, 0.0, thing.yaw, SCALES[thing.scale]) for thing in things]
     part, first = time / DURATION, now[0]
     x, y, z, yaw, scale = first.x, first.y, 0.0, first.yaw, first.scale
     match motion.kind:
@@ -160,7 +160,7 @@ def _travel(things: tuple[Thing, ...]) -> float:
 
 def _touching_distance(first: Thing, second: Thing) -> float:
     """The distance of the axes at which two things touch, looking at 200 heights."""
-    a, b = SIZES[first.size], SIZES[second.size]
+    a, b = SCALES[first.scale], SCALES[second.scale]
     heights = [2 * min(a, b) * step / 200 for step in range(201)]
     return max(a * _half_width(first.shape, z / a) + b * _half_width(second.shape, z / b) for z in heights)
 
@@ -188,7 +188,7 @@ def _collision(things: tuple[Thing, ...], hit: float, time: float) -> tuple[floa
     if time <= hit:
         return travel * time / hit, 0.0
     speed = travel / hit
-    m, n = (SIZES[thing.size] ** 3 for thing in things[:2])
+    m, n = (SCALES[thing.scale] ** 3 for thing in things[:2])
     here = _coast(speed * (m - RESTITUTION * n) / (m + n), time - hit)
     there = _coast(speed * (m + RESTITUTION * m) / (m + n), time - hit)
     return travel + here, there

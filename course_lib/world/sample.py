@@ -33,7 +33,7 @@ def sample_scene(seed: int, **constraints: str | int | Collection) -> Scene:
     """Draw the scene of a seed; the same seed and constraints give the same scene on any machine.
 
     A constraint names an attribute of `VOCABULARY` and one value or several to draw from:
-    ``sample_scene(7, shape="cube", colour=("red", "blue"), count=2)``.  Shape, colour, size and
+    ``sample_scene(7, shape="cube", colour=("red", "blue"), count=2)``.  Shape, colour, scale and
     material are those of the first thing, the one that moves.  Raises ValueError, naming the allowed
     values, for an unknown attribute, an unknown value, and a motion that this count does not allow.
     """
@@ -98,11 +98,11 @@ def _sample_camera(rng: Random, kind: str, count: int) -> Camera:
 
 
 def _sample_looks(rng: Random, allowed: dict, count: int) -> list[dict]:
-    """Shape, colour, size and material of each thing; no two things share a colour."""
+    """Shape, colour, scale and material of each thing; no two things share a colour."""
     looks: list[dict] = []
     for index in range(count):
         choice = allowed if index == 0 else VOCABULARY
-        look = {name: _pick(rng, choice[name]) for name in ("shape", "colour", "size", "material")}
+        look = {name: _pick(rng, choice[name]) for name in ("shape", "colour", "scale", "material")}
         free = [colour for colour in choice["colour"] if all(colour != other["colour"] for other in looks)]
         looks.append(look | {"colour": _pick(rng, free)})
     return looks

@@ -17,7 +17,7 @@ COLOURS = {
     "purple": (0.55, 0.22, 0.75),
     "pink": (0.99, 0.56, 0.76),
 }
-SIZES = {"small": 0.44, "large": 0.66}  # the half width, in metres
+SCALES = {"small": 0.44, "large": 0.66}  # the half width, in metres
 MATERIALS = ("matte", "shiny")
 MOTIONS = ("rest", "slide", "bounce", "spin", "orbit", "rise", "fall", "grow", "collide")
 DIRECTIONS = {"left": (-1, 0), "right": (1, 0), "away": (0, 1), "closer": (0, -1)}
@@ -42,7 +42,7 @@ BACKDROPS = (  # at the horizon, and high up
 VOCABULARY = {
     "shape": SHAPES,
     "colour": tuple(COLOURS),
-    "size": tuple(SIZES),
+    "scale": tuple(SCALES),
     "material": MATERIALS,
     "motion": MOTIONS,
     "camera": CAMERAS,
@@ -57,7 +57,7 @@ class Thing:
 
     shape: str
     colour: str
-    size: str
+    scale: str
     material: str
     x: float
     y: float
@@ -66,7 +66,7 @@ class Thing:
     @property
     def reach(self) -> float:
         """The radius of the upright cylinder that holds the thing however it is turned."""
-        return SIZES[self.size] * (1.16 if self.shape == "cube" else 1.0)
+        return SCALES[self.scale] * (1.16 if self.shape == "cube" else 1.0)
 
 
 @dataclass(frozen=True)

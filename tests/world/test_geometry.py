@@ -117,7 +117,7 @@ def sampled(image, flow):
 def test_the_next_frame_sampled_at_the_flow_is_this_frame(motion, camera):
     """On what moves, and can be seen in both frames; a flow of the wrong sign, axis or length is worse."""
     scene = sample_scene(
-        11, motion=motion, camera=camera, material="matte", shape="cube", size="large", floor="checker"
+        11, motion=motion, camera=camera, material="matte", shape="cube", scale="large", floor="checker"
     )
     clip = render(scene, SIZE, 9)
     rgb, depth, flow = clip.rgb.float() / 255, clip.depth[..., None], clip.flow[:-1]

@@ -19,7 +19,7 @@ from course_lib.world import (
 from course_lib.world.batch import scene_seed
 from course_lib.world.caption import relation
 from course_lib.world.motion import poses, view
-from course_lib.world.scene import MOTIONS, SIZES
+from course_lib.world.scene import MOTIONS, SCALES
 
 
 def test_a_seed_is_a_scene():
@@ -65,7 +65,7 @@ def test_bad_seed(seed):
 
 def test_each_label_is_about_equally_likely():
     found = [labels(scene) for scene in scenes(600, count=2)]
-    for attribute in ("shape", "colour", "size", "material", "motion", "camera"):
+    for attribute in ("shape", "colour", "scale", "material", "motion", "camera"):
         n = len(VOCABULARY[attribute])
         counts = [sum(each[attribute] == number for each in found) for number in range(n)]
         assert min(counts) > 0.5 * 600 / n
@@ -80,7 +80,7 @@ def test_things_never_meet_but_in_a_collision(motion):
             now = poses(scene, DURATION * step / 32)
             for i in range(len(now)):
                 for j in range(i):
-                    room = 0 if motion == "collide" and i == 1 else SIZES[scene.things[i].size]
+                    room = 0 if motion == "collide" and i == 1 else SCALES[scene.things[i].scale]
                     assert math.dist((now[i].x, now[i].y), (now[j].x, now[j].y)) > room
                 assert now[i].z >= 0
 
@@ -90,7 +90,7 @@ def test_a_collision_touches_at_its_contact_and_passes_the_momentum_on():
         scene = sample_scene(seed, motion="collide", count=2)
         (contact,) = contacts(scene)
         before, at, after = (poses(scene, contact.time + dt) for dt in (-1e-3, 0.0, 1e-3))
-        mass = [SIZES[thing.size] ** 3 for thing in scene.things]
+        mass = [SCALES[thing.scale] ** 3 for thing in scene.things]
 
         def speed(i, early, late):
             return math.dist((early[i].x, early[i].y), (late[i].x, late[i].y)) / 1e-3
@@ -103,7 +103,7 @@ def test_a_collision_touches_at_its_contact_and_passes_the_momentum_on():
         momentum = sum(m * v / 1e-3 for m, v in zip(mass, along, strict=True))
         assert momentum == pytest.approx(mass[0] * speed(0, before, at), rel=0.02)
         touching = math.dist((at[0].x, at[0].y), (at[1].x, at[1].y))
-        assert touching <= sum(SIZES[thing.size] for thing in scene.things) + 1e-5
+        assert touching <= sum(SCALES[thing.scale] for thing in scene.things) + 1e-5
 
 
 @pytest.mark.parametrize("motion", ["bounce", "fall"])
@@ -141,7 +141,7 @@ def test_cameras_stand_orbit_and_zoom():
 
 def test_captions():
     scene = sample_scene(
-        0, shape="cube", colour="red", size="small", material="matte", motion="bounce", count=2
+        0, shape="cube", colour="red", scale="small", material="matte", motion="bounce", count=2
     )
     assert caption(scene).startswith("a small red cube bounces ")
     scene = sample_scene(
