@@ -5,6 +5,7 @@ An exercise is declared once, in ``course_lib/exercises/<topic>.py``, in the lis
 """
 
 import difflib
+import functools
 import importlib
 import inspect
 import pkgutil
@@ -16,10 +17,10 @@ import torch
 from torch import nn
 
 Case = dict[str, Any]
-_NOT_TOPICS = {"base", "checking"}
+_NOT_TOPICS = {"base", "running", "judging"}
 
 
-def call(answer: Callable, case: Case) -> Any:
+def call(answer: Any, case: Case) -> Any:
     """The usual way to exercise an answer: call it with the case's arguments by name.
 
     The notebook goes on with the student's function, so its parameters must keep the names and the order
@@ -71,7 +72,7 @@ class Exercise:
     points: int = 1
     stars: int = 1
     minutes: int = 5
-    probe: Callable[[Callable, Case], Any] = call
+    probe: Callable[[Any, Case], Any] = call
     seconds: int | float = 10
     tolerance: float = 1e-4
 
@@ -94,15 +95,18 @@ class Exercise:
 
     def draw(self, seed: int) -> list[Case]:
         """Fresh cases of a seed, arguments in the order of the reference's parameters."""
-        try:
-            order = list(inspect.signature(self.reference).parameters)
-        except (TypeError, ValueError):
-            order = []
+        order = _parameters_of(self.reference)
+        cases = self.cases(torch.Generator().manual_seed(seed))
+        return [{name: case[name] for name in sorted(case, key=lambda n: order.get(n, len(order)))} for case in cases]
 
-        def place(item: tuple[str, Any]) -> int:
-            return order.index(item[0]) if item[0] in order else len(order)
 
-        return [dict(sorted(case.items(), key=place)) for case in self.cases(torch.Generator().manual_seed(seed))]
+@functools.cache
+def _parameters_of(function: Callable) -> dict[str, int]:
+    """The parameters of a function with their positions; none for the builtins that have no signature."""
+    try:
+        return {name: i for i, name in enumerate(inspect.signature(function).parameters)}
+    except (TypeError, ValueError):
+        return {}
 
 
 class UnknownExercise(LookupError):
@@ -146,6 +150,7 @@ def find(id: str) -> Exercise:
 def with_weights(model: nn.Module, source: nn.Module) -> nn.Module:
     """`model` with the weights of `source`: by name where the names agree, else in order.  For probes.
 
+    A probe builds `source` before the answer, so that both runs draw the same weights under one seed.
     Raises ValueError when the parameters do not correspond, showing both lists.
     """
     mine, theirs = dict(model.named_parameters()), dict(source.named_parameters())

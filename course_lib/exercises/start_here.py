@@ -5,10 +5,7 @@ from einops import rearrange
 
 from course_lib.exercises.base import Exercise, Misconception
 from course_lib.nn.patches import patchify
-
-
-def to_model(rgb):
-    return rearrange(rgb, "... h w c -> ... c h w").float() / 127.5 - 1
+from course_lib.world import to_model
 
 
 def _pictures(rng):
@@ -20,7 +17,7 @@ def _pictures(rng):
 
 
 def _images(rng):
-    sizes = [(2, 3, 4, 6, 2), (4, 1, 6, 9, 3), (1, 3, 5, 2, 1), (3, 2, 4, 4, 4)]
+    sizes = [(2, 3, 4, 6, 2), (4, 1, 6, 9, 3), (3, 2, 8, 4, 4), (1, 3, 5, 2, 1)]
     return [{"image": torch.randn(*shape, generator=rng), "patch": patch} for *shape, patch in sizes]
 
 
@@ -92,9 +89,7 @@ EXERCISES = [
                 "Each patch is transposed: inside a token the rows p1 come before the columns p2.",
             ),
             "dilated": Misconception(
-                lambda image, patch: rearrange(
-                    image, "b c (p1 h) (p2 w) -> b (h w) (p1 p2 c)", p1=patch, p2=patch
-                ),
+                lambda image, patch: rearrange(image, "b c (p1 h) (p2 w) -> b (h w) (p1 p2 c)", p1=patch, p2=patch),
                 "In `(p1 h)` the patch is the outer part, so a token collects pixels that lie far apart. Neighbours "
                 "share a patch when it is the inner part: `(h p1)`.",
             ),

@@ -54,7 +54,7 @@ def in_place_on_a_copy(rgb, scale=255):
 
 
 def by_loops(image, patch):
-    b, c, h, w = image.shape
+    b, _, h, w = image.shape
     rows = range(0, h, patch)
     cut = [image[:, :, y : y + patch, x : x + patch] for y in rows for x in range(0, w, patch)]
     return torch.stack([piece.permute(0, 2, 3, 1).reshape(b, -1) for piece in cut], dim=1)

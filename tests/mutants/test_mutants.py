@@ -11,7 +11,8 @@ from types import ModuleType
 import pytest
 
 from course_lib.exercises import Exercise, exercises, topics
-from course_lib.exercises.checking import Outcome, Verdict, compare, flatten, judge, preserved, run
+from course_lib.exercises.judging import Verdict, compare, judge
+from course_lib.exercises.running import Outcome, flatten, preserved, run
 from tests.mutants.generic import applicable
 
 SEEDS = (0, 1)

@@ -1,4 +1,5 @@
 import json
+import re
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -6,7 +7,8 @@ import pytest
 import torch
 
 from course_lib.exercises import Exercise, Misconception
-from course_lib.exercises.checking import Failure, Outcome, compare, describe, failure, flatten, judge, preserved, run
+from course_lib.exercises.judging import compare, describe, judge
+from course_lib.exercises.running import Failure, Outcome, failure, flatten, preserved, run
 
 
 def scale(x, w):
@@ -43,7 +45,7 @@ def returning(reference, **more):
         lambda x, w: torch.stack([row * w for row in x]),
         lambda x, w: (x[:, None] @ torch.diag(w))[:, 0],
         lambda **named: named["x"] * named["w"],
-        lambda x, w, more=None: torch.nn.Parameter(x * w) if False else x * w + 1e-8,
+        lambda x, w, more=None: x * w + 1e-8,
     ],
 )
 def test_right_answers_written_differently_pass(answer):
@@ -95,8 +97,6 @@ def test_right_answers_written_differently_pass(answer):
     ],
 )
 def test_wrong_answers_are_refused_and_told_why(answer, kind, words):
-    import re
-
     result = verdict(answer)
     assert result.status == "failed"
     assert result.faults[result.first].kind == kind
@@ -128,7 +128,9 @@ class Sly(torch.Tensor):
 
     @classmethod
     def __torch_function__(cls, func, types, args=(), kwargs=None):
-        return True if func.__name__ in ("__eq__", "allclose", "equal") else super().__torch_function__(func, types, args)
+        if func.__name__ in ("__eq__", "allclose", "equal"):
+            return True
+        return super().__torch_function__(func, types, args)
 
     def __eq__(self, other):
         return True
@@ -193,7 +195,6 @@ class Stats:
         (lambda x: 2.0, lambda x: 2, lambda x: torch.tensor(2.0)),
         (lambda x: True, lambda x: 1 == 1, lambda x: 1),
         (lambda x: "b c", lambda x: "b c", lambda x: "c b"),
-        (lambda x: 10**30, lambda x: None, lambda x: 10**30),
         (lambda x: x.numpy(), lambda x: x.numpy().copy(), lambda x: x),
         (lambda x: x.numpy(), lambda x: x.numpy()[::1], lambda x: x.numpy() * 2),
         (lambda x: x > 0, lambda x: ~(x <= 0), lambda x: (x > 0).long()),
@@ -214,8 +215,7 @@ class Stats:
 )  # fmt: skip
 def test_values_of_every_kind(reference, right, wrong):
     exercise = returning(reference)
-    if reference(torch.zeros(2, 3)) != 10**30 if isinstance(reference(torch.zeros(2, 3)), int) else True:
-        assert verdict(right, exercise).passed
+    assert verdict(right, exercise).passed
     assert verdict(wrong, exercise).status == "failed"
 
 
@@ -261,7 +261,7 @@ DIAGNOSED = replace(
     [
         (lambda x, w: w + x, "added"),
         (lambda x, w: (w + x).detach(), "added"),
-        (lambda x, w: (w.double() + x.double()), "added"),
+        (lambda x, w: w.double() + x.double(), "added"),
         (lambda x, w: x.add_(w), "added"),
         (lambda x, w: x * w[: len(x)][:, None], "rows"),
         (lambda x, w: x * w if len(x) < 3 else w * x + 1, "late"),
@@ -362,7 +362,8 @@ def test_endless_recursion_is_shown_in_five_lines():
 
 def test_outcomes_are_plain_data_that_can_leave_a_jail():
     outcome = next(run(scale, EXERCISE))
-    tensors = [leaf.value for leaf in (*outcome.outputs.values(), *outcome.inputs.values())] + [*outcome.gradients.values()]
+    leaves = [*outcome.outputs.values(), *outcome.inputs.values()]
+    tensors = [leaf.value for leaf in leaves] + list(outcome.gradients.values())
     assert all(type(tensor) is torch.Tensor and not tensor.requires_grad for tensor in tensors)
     json.dumps([list(outcome.outputs), list(outcome.gradients)])
 

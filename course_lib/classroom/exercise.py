@@ -1,0 +1,225 @@
+"""The exercise decorator: check at definition, report, and hand back something that always works."""
+
+import ctypes
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, TypeVar
+from weakref import WeakKeyDictionary
+
+from course_lib.classroom.markup import card, escape, prose, show_report
+from course_lib.classroom.progress import record_exercise
+from course_lib.exercises.base import Exercise, UnknownExercise, find
+from course_lib.exercises.judging import Verdict, describe, judge
+from course_lib.exercises.running import Failure, Outcome, TimeLimit, failure, preserved, run
+
+T = TypeVar("T")
+SEED, PRINTED, GRACE = 0, 2000, 1.0  # of the checks; characters kept of what an answer prints; seconds to stop in
+GOES_ON = "The chapter goes on with the reference."
+
+
+def exercise(id: Any) -> Any:
+    """Check the decorated function or class against the exercise `id`, show a report, record the result.
+
+    Gives the student's own object back when it passes, otherwise the reference.  Never raises on an answer.
+    An unknown id is reported and leaves the object as it is.
+    """
+    if callable(id):
+        show_report(Report("calm", "Exercise not checked", 'Write the exercise\'s name: @exercise("topic.name").'))
+        return id
+
+    def decorate(answer: T) -> T:
+        try:
+            declared = find(str(id))
+        except Exception as error:
+            said = str(error) if isinstance(error, UnknownExercise) else f"{id} cannot be read: {failure(error)}"
+            show_report(Report("calm", "Exercise not checked", f"{said} Your code is left as it is."))
+            return answer
+        report, passed = check(answer, declared)
+        show_report(report)
+        return answer if passed else declared.reference
+
+    return decorate
+
+
+def check(answer: Any, declared: Exercise) -> tuple["Report", bool]:
+    """Run, judge and record an answer: the report, and whether it passed.  The session is left as it was."""
+    try:
+        with preserved():
+            outcomes, printed = run_limited(answer, declared)
+            verdict = judge(declared, outcomes, SEED)
+            report = make_report(declared, verdict, printed)
+        trouble = record_exercise(declared.id, verdict.status, declared.points)
+    except Exception as error:
+        said = f"The check itself failed, which is a fault of the course: {failure(error)}. {GOES_ON}"
+        return Report("calm", f"{declared.id}: not checked", said), False
+    return (report.with_note(trouble) if trouble else report), verdict.passed
+
+
+# ------------------------------------------------------------------------------------------- time limit
+
+
+def run_limited(answer: Any, declared: Exercise, seed: int = SEED) -> tuple[list[Outcome], str]:
+    """The outcomes of `run` within the exercise's time limit, and what the answer printed.
+
+    The answer runs in a daemon thread.  Past the limit an exception is thrown into it, again and again for a
+    second; a thread that still does not stop is abandoned and its prints are dropped.  Only code that never
+    gives Python a chance to switch threads (one endless call inside C) can hold the notebook.
+    """
+    outcomes: list[Outcome] = []
+    ended: list[Failure] = []
+
+    def work() -> None:
+        try:
+            for outcome in run(answer, declared, seed):
+                outcomes.append(outcome)
+        except BaseException as error:
+            ended.append(failure(error))
+
+    worker = threading.Thread(target=work, name=f"answer {declared.id}", daemon=True)
+    with _captured(worker) as capture:
+        worker.start()
+        try:
+            in_time = _wait(worker, declared.seconds)
+            done = list(outcomes)
+        finally:
+            _stop(worker)
+    if not in_time:
+        message = f"it ran for more than {declared.seconds:g} s; is there a loop that never ends?"
+        done.append(Outcome(error=Failure("TimeLimit", message, ended[0].lines if ended else ())))
+    elif ended:
+        done.append(Outcome(error=ended[0]))
+    return done, capture.text()
+
+
+def _wait(worker: threading.Thread, seconds: int | float) -> bool:
+    """Whether the worker ends in time.  Short waits let an interrupt of the notebook through on every system."""
+    deadline = time.monotonic() + seconds
+    while worker.is_alive() and time.monotonic() < deadline:
+        worker.join(0.05)
+    return not worker.is_alive()
+
+
+def _stop(worker: threading.Thread) -> None:
+    """Throw TimeLimit into the worker until it ends, for GRACE seconds at most."""
+    throw = ctypes.pythonapi.PyThreadState_SetAsyncExc
+    deadline = time.monotonic() + GRACE
+    while worker.is_alive() and time.monotonic() < deadline:
+        throw(ctypes.c_ulong(worker.ident), ctypes.py_object(TimeLimit))
+        worker.join(0.2)
+
+
+# ---------------------------------------------------------------------------------------------- printing
+
+
+class _Capture:
+    """Keeps the first `limit` characters."""
+
+    def __init__(self, limit: int):
+        self.limit, self.parts, self.length = limit, [], 0
+
+    def write(self, text: str) -> int:
+        room = self.limit - self.length
+        if room > 0:
+            self.parts.append(str(text)[:room])
+        self.length += len(text)
+        return len(text)
+
+    def text(self) -> str:
+        cut = "\n... (cut)" if self.length > self.limit else ""
+        return "".join(self.parts).rstrip() + cut
+
+
+class _Router:
+    """Stands in for sys.stdout: what a watched thread writes goes to its capture, the rest to the real stream."""
+
+    def __init__(self, real: Any):
+        self.real = real
+
+    def write(self, text: str) -> int:
+        return _captures.get(threading.current_thread(), self.real).write(text)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.real, name)
+
+
+_captures: WeakKeyDictionary[threading.Thread, _Capture] = WeakKeyDictionary()
+_routers: list[_Router] = []  # never freed: a print in an abandoned thread may still use the one it looked up
+
+
+def _route(stream: Any) -> _Router:
+    if isinstance(stream, _Router):
+        return stream
+    for router in _routers:
+        if router.real is stream:
+            return router
+    _routers.append(_Router(stream))
+    return _routers[-1]
+
+
+@contextmanager
+def _captured(worker: threading.Thread) -> Iterator[_Capture]:
+    """Capture what the worker prints.  The stand-ins stay in place if the worker had to be abandoned."""
+    capture = _captures[worker] = _Capture(PRINTED)
+    real = sys.stdout, sys.stderr
+    sys.stdout, sys.stderr = map(_route, real)
+    try:
+        yield capture
+    finally:
+        if not worker.is_alive():
+            sys.stdout, sys.stderr = real
+
+
+# ------------------------------------------------------------------------------------------------ report
+
+
+@dataclass(frozen=True)
+class Report:
+    """What the student reads: one line when all is well, a short block otherwise."""
+
+    tone: str  # good, bad or calm
+    title: str
+    sentence: str = ""
+    lines: tuple[tuple[str, int, str], ...] = ()
+    details: str = ""
+    printed: str = ""
+    note: str = ""
+
+    def with_note(self, note: str) -> "Report":
+        return Report(**{**self.__dict__, "note": note})
+
+    def _repr_html_(self) -> str:
+        parts = [f'<p><b class="tone">{escape(self.title)}</b> {prose(self.sentence)}</p>']
+        if self.lines:
+            parts.append(f"<pre>{escape(self._code())}</pre>")
+        if self.printed:
+            opened = "" if self.tone == "good" else " open"
+            said = f"<summary>Your code printed</summary><pre>{escape(self.printed)}</pre>"
+            parts.append(f"<details{opened}>{said}</details>")
+        parts += [f'<p class="small">{prose(text)}</p>' for text in (self.details, self.note) if text]
+        return card(self.tone, "".join(parts))
+
+    def __repr__(self) -> str:
+        printed = f"Your code printed:\n{self.printed}" if self.printed else ""
+        head = f"{self.title}  {self.sentence}".rstrip()
+        return "\n".join(part for part in (head, self._code(), printed, self.details, self.note) if part)
+
+    def _code(self) -> str:
+        return "\n".join(f"line {number}, in {function}:  {code}" for function, number, code in self.lines)
+
+
+def make_report(declared: Exercise, verdict: Verdict, printed: str = "") -> Report:
+    """The report on a verdict."""
+    points = f"{declared.points} point{'s' * (declared.points != 1)}"
+    if verdict.status == "passed":
+        return Report("good", f"{declared.id}: passed", f"({points})", printed=printed)
+    if verdict.status == "not attempted":
+        return Report("calm", f"{declared.id}: not attempted yet", "The chapter goes on with the reference.")
+    case = describe(declared.draw(SEED)[verdict.first])
+    right = f"{sum(f is None for f in verdict.faults)} of {len(verdict.faults)} cases right"
+    details = f"{right}. Shown: case {verdict.first + 1}, with {case}. {GOES_ON}"
+    lines = verdict.error.lines if verdict.error else ()
+    return Report("bad", f"{declared.id}: not yet", verdict.sentence, lines, details, printed)

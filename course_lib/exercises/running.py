@@ -1,0 +1,231 @@
+"""Run an answer on the cases of its exercise and observe: what it returned, what became of its inputs,
+which gradients flow, how it failed.  Nothing is decided here (see judging.py), displayed or limited in time.
+
+A grader can `run` in a jail and carry the outcomes out: they hold plain tensors and text alone.
+"""
+
+import contextlib
+import sysconfig
+import traceback
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, fields, is_dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from course_lib.exercises.base import Case, Exercise
+
+LEAVES, NUMBERS, TEXT = 1000, 2**27, 500  # most parts of an answer, numbers in a tensor, characters of a message
+
+
+# ------------------------------------------------------------------------------------------ what was seen
+
+
+@dataclass(frozen=True)
+class Leaf:
+    """One tensor, array, number or text of an answer.  `value` is None for kinds that cannot be compared."""
+
+    kind: str
+    value: Tensor | str | None = None
+    device: str = "cpu"
+
+
+@dataclass(frozen=True)
+class Failure:
+    """An exception as the student should read it: type, message, and the student's own lines."""
+
+    kind: str
+    message: str
+    lines: tuple[tuple[str, int, str], ...] = ()  # function, line number, source line
+
+    def __str__(self) -> str:
+        return f"{self.kind}: {self.message}" if self.message else self.kind
+
+
+@dataclass
+class Outcome:
+    """What one case showed.  Gradients are None where none flows; leaves are named by their path."""
+
+    outputs: dict[str, Leaf] = field(default_factory=dict)
+    inputs: dict[str, Leaf] = field(default_factory=dict)
+    gradients: dict[str, Tensor | None] = field(default_factory=dict)
+    error: Failure | None = None
+
+    @property
+    def fell(self) -> bool:
+        """Whether the plain run raised; an error beside outputs came from the run for gradients."""
+        return self.error is not None and not self.outputs
+
+
+def flatten(value: Any, path: str = "") -> dict[str, Leaf]:
+    """The leaves of nested tuples, lists, dicts and dataclasses: {"": leaf}, {"[0]": ..., "[1].mean": ...}.
+
+    A tuple and a list count as the same.  Raises ValueError for an answer too large or nested in itself.
+    """
+    leaves: dict[str, Leaf] = {}
+    _collect(value, path, leaves, depth=0)
+    return leaves
+
+
+def _collect(value: Any, path: str, leaves: dict[str, Leaf], depth: int) -> None:
+    if depth > 20 or len(leaves) > LEAVES:
+        raise ValueError(f"the answer has more than {LEAVES} parts, or contains itself")
+    if isinstance(value, tuple) and hasattr(value, "_fields"):
+        parts = {f".{name}": part for name, part in zip(value._fields, value, strict=True)}
+    elif isinstance(value, (tuple, list)):
+        parts = {f"[{i}]": part for i, part in enumerate(value)}
+    elif isinstance(value, Mapping):
+        parts = {f"[{key!r}]" if isinstance(key, str) else f"[key {key!r}]": part for key, part in value.items()}
+    elif is_dataclass(value) and not isinstance(value, type):
+        parts = {f".{f.name}": getattr(value, f.name) for f in fields(value)}
+    else:
+        leaves[path] = _leaf(value)
+        return
+    if not parts:
+        leaves[path] = Leaf("empty " + ("dict" if isinstance(value, Mapping) else "tuple"))
+    for name, part in parts.items():
+        _collect(part, path + name, leaves, depth + 1)
+
+
+def _leaf(value: Any) -> Leaf:
+    if isinstance(value, np.generic):
+        value = value.item()
+    if value is None:
+        return Leaf("None")
+    if isinstance(value, str):
+        return Leaf("str", str.__str__(value)[:100_000])
+    if isinstance(value, bool):
+        return Leaf("bool", torch.tensor(bool(value)))
+    if isinstance(value, int) and abs(value) < 2**63:
+        return Leaf("int", torch.tensor(int(value)))
+    if isinstance(value, float):
+        return Leaf("float", torch.tensor(float(value), dtype=torch.float64))
+    if isinstance(value, complex):
+        return Leaf("complex", torch.tensor(complex(value), dtype=torch.complex128))
+    if isinstance(value, np.ndarray) and value.dtype.kind in "biufc":
+        return Leaf("array", _plain(torch.from_numpy(np.array(value))))
+    if isinstance(value, Tensor):
+        return _tensor_leaf(value)
+    return Leaf(type(value).__name__)
+
+
+def _tensor_leaf(value: Tensor) -> Leaf:
+    with torch._C.DisableTorchFunctionSubclass():  # a subclass may not answer for itself
+        device = str(value.device)
+        if value.layout != torch.strided or value.is_quantized or value.is_nested or value.is_meta:
+            return Leaf("tensor that is sparse, nested, quantised or without data", None, device)
+        return Leaf("tensor", _plain(value), device)
+
+
+def _plain(value: Tensor) -> Tensor:
+    if value.numel() > NUMBERS:
+        raise ValueError(f"the answer holds {value.numel():,} numbers; at most {NUMBERS:,} are compared")
+    return torch.empty(value.shape, dtype=value.dtype).copy_(value.detach())
+
+
+# ------------------------------------------------------------------------------------------------ running
+
+
+@contextlib.contextmanager
+def preserved() -> Iterator[None]:
+    """Put torch's CPU random state and default dtype back at the end, whatever ran in between."""
+    state, dtype = torch.get_rng_state(), torch.get_default_dtype()
+    try:
+        yield
+    finally:
+        torch.set_rng_state(state)
+        torch.set_default_dtype(dtype)
+
+
+def run(answer: Any, exercise: Exercise, seed: int = 0) -> Iterator[Outcome]:
+    """Observe `answer` on every case of the seed, one Outcome after the other.
+
+    An exception of the answer, SystemExit included, is part of the outcome.  The random state and default
+    dtype are set for each case and not put back: wrap the call in `preserved`.
+    """
+    for index in range(len(exercise.draw(seed))):
+        outcome = Outcome()
+        try:
+            _observe(answer, exercise, seed, index, outcome)
+        except (KeyboardInterrupt, TimeLimit):
+            raise
+        except BaseException as error:
+            outcome.error = failure(error)
+        yield outcome
+
+
+class TimeLimit(BaseException):
+    """Thrown into an answer that runs too long; no `except Exception` of the answer catches it."""
+
+
+def _observe(answer: Any, exercise: Exercise, seed: int, index: int, outcome: Outcome) -> None:
+    """Fill `outcome`: first a plain run, then, if gradients are compared, one that is differentiated."""
+    case = _prepare(exercise, seed, index)
+    with torch.inference_mode(False), torch.enable_grad():
+        result = exercise.probe(answer, case)
+        outcome.inputs = flatten(case)
+        outcome.outputs = flatten(result)
+        if exercise.gradients:
+            case = _prepare(exercise, seed, index)
+            outcome.gradients = _differentiate(answer, exercise, case, seed)
+
+
+def _prepare(exercise: Exercise, seed: int, index: int) -> Case:
+    torch.set_default_dtype(torch.float32)
+    torch.default_generator.manual_seed(seed)
+    return exercise.draw(seed)[index]
+
+
+def _differentiate(answer: Any, exercise: Exercise, case: Case, seed: int) -> dict[str, Tensor | None]:
+    """Vector-Jacobian products of all float outputs together with one seeded random cotangent."""
+    wanted = {name: case[name].requires_grad_() for name in exercise.gradients if name in case}
+    result = exercise.probe(answer, case)
+    outputs = [leaf for leaf in _tensors(result) if leaf.requires_grad]
+    if not outputs:
+        return dict.fromkeys(wanted)
+    cotangents = [_cotangent(output, seed) for output in outputs]
+    found = torch.autograd.grad(outputs, list(wanted.values()), cotangents, allow_unused=True)
+    return {name: None if grad is None else _plain(grad) for name, grad in zip(wanted, found, strict=True)}
+
+
+def _cotangent(output: Tensor, seed: int) -> Tensor:
+    rng = torch.Generator().manual_seed(seed)
+    return torch.randn(output.shape, generator=rng, dtype=torch.float64).to(output.device, output.dtype)
+
+
+def _tensors(value: Any) -> list[Tensor]:
+    """The tensors of a nested answer with their graph, in the order of `flatten`."""
+    if isinstance(value, Tensor):
+        return [value]
+    if is_dataclass(value) and not isinstance(value, type):
+        value = [getattr(value, f.name) for f in fields(value)]
+    parts = value.values() if isinstance(value, Mapping) else value if isinstance(value, (tuple, list)) else ()
+    return [tensor for part in parts for tensor in _tensors(part)]
+
+
+_LIBRARIES = [Path(__file__).resolve().parents[1]] + [
+    Path(sysconfig.get_path(name)).resolve() for name in ("stdlib", "platstdlib", "purelib", "platlib")
+]
+
+
+def _student_lines(stack: traceback.StackSummary) -> tuple[tuple[str, int, str], ...]:
+    """The lines of a stack that are neither the course's nor an installed library's; at most the last five."""
+    own = []
+    for frame in stack:
+        if frame.filename.startswith(("<frozen", "<@beartype")):
+            continue
+        if not any(library in Path(frame.filename).parents for library in _LIBRARIES):
+            own.append((frame.name, frame.lineno or 0, (frame.line or "").strip()[:200]))
+    return tuple(own[-5:])
+
+
+def failure(error: BaseException) -> Failure:
+    """An exception, trimmed to what a student can use; an exception that cannot even be printed included."""
+    try:
+        message = str(error)
+    except Exception:
+        message = "(the exception has no readable message)"
+    return Failure(type(error).__name__, message[:TEXT], _student_lines(traceback.extract_tb(error.__traceback__)))

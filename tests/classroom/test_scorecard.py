@@ -1,0 +1,41 @@
+from dataclasses import dataclass
+
+import pytest
+
+from course_lib.classroom import scorecard
+
+
+@dataclass
+class Row:
+    what: str
+    paper: float
+    measured: float | None = None
+    note: str = ""
+
+
+ROWS = [
+    {"what": "parameters", "paper": 35746307, "code": 35746307, "note": "exact"},
+    Row("bits per dimension", 3.70, 3.912345, "trend shown"),
+    Row("FID < 4 & falling", 3.17, note="trend not shown"),
+]
+
+
+def test_the_text_twin_is_aligned_and_rounded():
+    lines = repr(scorecard(ROWS, title="DDPM")).splitlines()
+    assert lines[0] == "DDPM" and lines[1].startswith("What ") and len(lines) == 6
+    assert "35,746,307" in lines[3] and "3.912" in lines[4] and "–" in lines[5]
+    column = lines[1].index("You measured here")
+    assert lines[4][column:].startswith("3.912") and lines[5][column:].startswith("–")
+
+
+def test_the_table_is_accessible_and_escaped():
+    html = scorecard(ROWS, title="a <b>")._repr_html_()
+    assert html.count('scope="col"') == 5 and html.count('scope="row"') == 3
+    assert "<caption>a &lt;b&gt;</caption>" in html and "FID &lt; 4 &amp; falling" in html
+    assert '<td class="good">trend shown</td>' in html and '<td class="bad">trend not shown</td>' in html
+
+
+@pytest.mark.parametrize("row", [{"paper": 1}, {"what": ""}, {"what": "x", "papers": 1}, 5, Row])
+def test_a_row_that_is_none_is_refused(row):
+    with pytest.raises(ValueError, match="a row has `what`"):
+        scorecard([row])
