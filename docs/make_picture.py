@@ -20,9 +20,8 @@ def main(path: Path) -> None:
     clip = render(sample_scene(8, count=3, motion="bounce", camera="orbit"), size=SIZE, frames=17)
     shown = np.linspace(0, 15, COLUMNS).round().astype(int)  # the last frame has no motion after it
     pad = ((0, 0), (0, GAP), (0, GAP), (0, 0))
-    lines = [
-        np.concatenate(list(np.pad(view[shown], pad, constant_values=255)), axis=1) for view in clip_views(clip).values()
-    ]
+    views = [np.pad(view[shown], pad, constant_values=255) for view in clip_views(clip).values()]
+    lines = [np.concatenate(list(view), axis=1) for view in views]
     sheet = np.concatenate(lines, axis=0)[:-GAP, :-GAP]
     Image.fromarray(sheet).save(path, optimize=True)
 
