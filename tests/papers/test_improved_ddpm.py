@@ -16,6 +16,7 @@ from course_lib.papers.improved_ddpm import (
     UNet,
     cosine_alphas_cumprod,
     cosine_betas,
+    ddim_steps,
     learned_range_variance,
     strided_steps,
 )
@@ -226,6 +227,16 @@ def test_a_shorter_chain_has_the_same_noise_where_it_stops(betas):
     torch.testing.assert_close(short.alphas_cumprod, process.alphas_cumprod[kept], rtol=1e-9, atol=0)
     assert short.steps == 17 and short.variance == "learned_range" and type(short) is ImprovedDiffusion
     assert short.times.tolist() == kept.tolist()
+
+
+def test_ddim_s_steps_start_at_the_first_and_leave_out_the_last():
+    assert ddim_steps(1000, 50).tolist() == list(range(0, 1000, 20))
+    assert ddim_steps(1000, 300).tolist() == list(range(0, 900, 3))  # what does not divide is left at the end
+    process = ImprovedDiffusion(cosine_betas(4000)).respaced(100, ddim_steps)
+    assert process.steps == 100 and process.times.tolist() == list(range(0, 1000, 10))
+    for count in (1, 1001):
+        with pytest.raises(ValueError, match=rf"count must lie in 2\.\.1000, got {count}"):
+            ddim_steps(1000, count)
 
 
 def test_respacing_to_every_step_changes_nothing():

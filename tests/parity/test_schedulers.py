@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from course_lib.papers.ddpm import linear_betas
-from course_lib.papers.improved_ddpm import ImprovedDiffusion, cosine_betas, respace, strided_steps
+from course_lib.papers.improved_ddpm import ImprovedDiffusion, cosine_betas, ddim_steps, strided_steps
 from tests.parity import oracle
 from tests.parity.peers import DDIMScheduler, DDPMScheduler
 
@@ -133,8 +133,8 @@ def test_whole_ddim_chain(T, count, name, eta, clip):
     """Ours re-derives the noise from the clipped x_0, as OpenAI's code does: use_clipped_model_output there."""
     theirs = scheduler(DDIMScheduler, name, T, clip_sample=clip)
     theirs.set_timesteps(count)  # their "leading" spacing: 0, T/count, 2 T/count, ...
-    kept, whole = theirs.timesteps.flip(0), ImprovedDiffusion(SCHEDULES[name](T), "fixed_small")
-    process = ImprovedDiffusion(respace(whole.betas, kept), "fixed_small", whole.times[kept])
+    process = ImprovedDiffusion(SCHEDULES[name](T), "fixed_small").respaced(count, ddim_steps)
+    assert torch.equal(process.times, theirs.timesteps.flip(0) * 1000 / T)
     model = network(False)
     ours = our_chain(process, model, T, eta=eta, clip=clip)
     pairs = list(zip(ours, chain(theirs, model, T, eta=eta, use_clipped_model_output=True), strict=True))
