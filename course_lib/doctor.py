@@ -53,12 +53,14 @@ class Report:
 
     def _repr_html_(self) -> str:
         colours = {OK: "#007a5a", ATTENTION: "#a65a00", PROBLEM: "#b00020"}
+        left = "text-align:left"  # JupyterLab would align to the right
         rows = "".join(
-            f'<tr style="text-align:left"><th style="color:{colours[finding.state]}">{finding.state}</th>'
-            f"<td>{finding.topic}</td><td>{html.escape(finding.text)}<br>{html.escape(finding.advice)}</td></tr>"
+            f'<tr><th style="{left};color:{colours[finding.state]}">{finding.state}</th>'
+            f'<td style="{left}">{finding.topic}</td>'
+            f'<td style="{left}">{html.escape(finding.text)}<br>{html.escape(finding.advice)}</td></tr>'
             for finding in self.findings
         )
-        return f"<table><caption>{self._verdict()}</caption><tbody>{rows}</tbody></table>"
+        return f'<table><caption style="{left}">{self._verdict()}</caption><tbody>{rows}</tbody></table>'
 
     def _verdict(self) -> str:
         return "This machine can run the course." if self.ok else "This machine cannot run the course yet."

@@ -4,11 +4,10 @@
 # This course takes you from adding noise to a picture to the inside of a text-to-video model. Everything in it runs
 # on this machine, without the network, and every model in it is the real one, only smaller.
 #
-# The data is a little world of its own. Here are five seconds of work for your processor:
+# The data is a little world of its own. Here is a second of work for your processor:
 
 # %%
 import numpy as np
-import torch
 from einops import rearrange, reduce, repeat
 
 import course_lib.classroom as room
@@ -16,12 +15,8 @@ from course_lib.classroom import exercise, explore, show_clip, show_images, slid
 from course_lib.world import image_captions, images, render, sample_scene
 
 # %%
-clip = render(sample_scene(8, count=3, motion="bounce", camera="orbit"), size=64, frames=17)
-show_clip(
-    clip.rgb,
-    frames=8,
-    alt="Eight frames of a clip: coloured objects on a patterned floor, one of them bouncing.",
-)
+clip = render(sample_scene(8, count=3, motion="bounce", camera="orbit"), size=88, frames=17)
+show_clip(clip.rgb, frames=7, alt="Seven frames: coloured objects on a patterned floor, one of them bouncing.")
 print(clip.caption)
 
 # %% [markdown]
@@ -49,9 +44,7 @@ room.doctor()
 # %%
 rgb = images(5, size=32, seed=1)
 print(tuple(rgb.shape), rgb.dtype, "from", int(rgb.min()), "to", int(rgb.max()))
-show_images(
-    rgb, columns=5, alt="Five pictures of the little world, each with coloured objects on a floor."
-)
+show_images(rgb, columns=5, alt="Five pictures of the little world, each with coloured objects on a floor.")
 
 # %% [markdown]
 # The axes are `b h w c`: batch, height, width, channels. A model wants something else: floats from -1 to 1, and the
@@ -98,11 +91,7 @@ print(tuple(x.shape), x.dtype, f"from {x.min():.2f} to {x.max():.2f}")
 
 # %%
 flipped = rearrange(rgb, "b h w c -> b w h c")
-show_images(
-    flipped,
-    columns=5,
-    alt="The five pictures with height and width exchanged: mirrored along the diagonal.",
-)
+show_images(flipped, columns=5, alt="The five pictures with height and width exchanged: mirrored along the diagonal.")
 
 # %% [markdown]
 # **Two: join axes.** Bracket the batch with the width, and the pictures stand side by side. The order in the bracket
@@ -111,12 +100,8 @@ show_images(
 # %%
 side_by_side = rearrange(rgb, "b h w c -> h (b w) c")
 interleaved = rearrange(rgb, "b h w c -> h (w b) c")
-show_images(side_by_side[None], columns=1, alt="Five pictures joined side by side.")
-show_images(
-    interleaved[None],
-    columns=1,
-    alt="The columns of the five pictures interleaved: five ghosts in one stretched picture.",
-)
+show_images(side_by_side[None], cell=640, alt="Five pictures joined side by side.")
+show_images(interleaved[None], cell=640, alt="The columns of the five pictures interleaved: five ghosts in one.")
 
 # %% [markdown]
 # **Three: split axes.** A number says how long one of the parts is. Splitting height and width into four cuts the picture
@@ -125,23 +110,14 @@ show_images(
 # %%
 patches = rearrange(rgb[0], "(h p1) (w p2) c -> (h w) p1 p2 c", p1=8, p2=8)
 print(tuple(patches.shape))
-show_images(
-    patches,
-    columns=4,
-    cell=48,
-    alt="Sixteen square patches of one picture in reading order, with gaps between them.",
-)
+show_images(patches, columns=4, cell=48, alt="Sixteen square patches of one picture in reading order.")
 
 # %% [markdown]
 # **Four: reduce.** An axis that is missing on the right is summed up, here by its mean: this shrinks the picture.
 
 # %%
 small = reduce(rgb.float(), "b (h p1) (w p2) c -> b h w c", "mean", p1=4, p2=4)
-show_images(
-    small.round().byte(),
-    columns=5,
-    alt="The five pictures at a quarter of their width, as coarse mosaics.",
-)
+show_images(small.round().byte(), columns=5, alt="The five pictures at a quarter of their width, as coarse mosaics.")
 
 # %% [markdown]
 # **Five: repeat.** An axis that is new on the right is copied. Repeating along a time axis turns a picture into a clip in
@@ -176,9 +152,7 @@ def patchify(image, patch):
 
 # %%
 tokens = patchify(x, 8)
-print(
-    f"{tuple(x.shape)} -> {tuple(tokens.shape)}: {tokens.shape[1]} tokens of {tokens.shape[2]} numbers"
-)
+print(tuple(x.shape), "->", tuple(tokens.shape))
 
 # %% [markdown]
 # ## 4 The little world
@@ -187,15 +161,9 @@ print(
 # known, so is everything else: how far each pixel is, which way its surface faces, what it belongs to, where it moves.
 
 # %%
-views = room.clip_views(
-    render(sample_scene(8, count=3, motion="bounce", camera="orbit"), size=64, frames=9)
-)
-show_clip(
-    list(views.values()),
-    frames=8,
-    labels=list(views),
-    alt="Five film strips of one clip: colour, depth, surface normals, objects and motion.",
-)
+views = room.clip_views(render(sample_scene(8, count=3, motion="bounce", camera="orbit"), 72, frames=9))
+show_clip(list(views.values()), frames=7, labels=list(views),
+          alt="Five film strips of one clip: colour, depth, surface normals, objects and motion.")
 
 # %% [markdown]
 # Every chapter uses this world, and can *measure* what a model makes, because the truth is at hand. You choose what
@@ -205,30 +173,20 @@ show_clip(
 # %%
 def look(shape, motion, camera, frame):
     scene = sample_scene(3, shape=shape, motion=motion, camera=camera, count=2)
-    played = render(scene, size=48, frames=9)
-    pictures = [view[frame] for view in room.clip_views(played).values()]
-    return room.image_grid(
-        torch.from_numpy(np.stack(pictures)), list(views), columns=5, title=played.caption
-    )
+    clip = render(scene, size=48, frames=9)
+    pictures = np.stack([view[frame] for view in room.clip_views(clip).values()])
+    return room.image_grid(pictures, list(views), columns=5, title=clip.caption)
 
 
-explore(
-    look,
-    shape=["cube", "sphere", "cylinder", "cone"],
-    motion=["bounce", "slide", "spin", "orbit", "grow", "collide"],
-    camera=["still", "orbit", "zoom"],
-    frame=slider(0, 8, 0, label="frame"),
-)
+shapes, cameras = ["cube", "sphere", "cylinder", "cone"], ["still", "orbit", "zoom"]
+motions = ["bounce", "slide", "spin", "orbit", "rise", "grow", "collide"]
+explore(look, shape=shapes, motion=motions, camera=cameras, frame=slider(0, 8, 0, label="frame"))
 
 # %% [markdown]
 # The caption is part of the data, and it is true: a text-to-video model will be asked for exactly such sentences.
 
 # %%
-show_images(
-    images(8, size=48, seed=6),
-    columns=8,
-    alt="Eight pictures of the little world, whose captions stand below.",
-)
+show_images(images(8, 48, seed=6), columns=8, cell=72, alt="Eight pictures; their captions stand below.")
 print(*image_captions(8, seed=6), sep="\n")
 
 # %% [markdown]

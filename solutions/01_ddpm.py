@@ -19,15 +19,12 @@ from course_lib.training.recipes.ddpm import pictures
 from course_lib.zoo import build
 
 # %%
-dreamer, provenance = load_checkpoint("ddpm-32")
-process = improved_ddpm.ImprovedDiffusion.from_config(dreamer.config)
-noise = torch.randn(16, 3, 32, 32, generator=torch.Generator().manual_seed(3))
-show_images(
-    process.respaced(50, improved_ddpm.ddim_steps).sample(dreamer, noise, eta=0.0),
-    columns=8,
-    alt="Sixteen pictures drawn by the network: single coloured objects on patterned floors.",
-)
-print(show_checkpoint("ddpm-32"))
+hybrid, _ = load_checkpoint("ddpm-16-cosine-hybrid")
+cosine = find_recipe("ddpm-16-cosine-hybrid").diffusion
+noise = torch.randn(24, 3, 16, 16, generator=torch.Generator().manual_seed(3))
+dreams = cosine.respaced(100).sample(hybrid, noise, generator=torch.Generator().manual_seed(0))
+show_images(dreams, columns=8, alt="Pictures drawn by the network: single coloured objects on patterned floors.")
+print(show_checkpoint("ddpm-16-cosine-hybrid"))
 
 # %% [markdown]
 # **You will** derive DDPM in full (Ho, Jain and Abbeel 2020, arXiv 2006.11239), write its twelve central functions,
@@ -735,8 +732,6 @@ def hybrid_loss(output, x_start, x_t, t, noise, betas):
 # What does the network make of its freedom? The picture shows the share $(v+1)/2$ it chose, by step.
 
 # %%
-hybrid, _ = load_checkpoint("ddpm-16-cosine-hybrid")
-cosine = find_recipe("ddpm-16-cosine-hybrid").diffusion
 chosen_steps, chosen_shares = [1, 2, 5, 10, 20, 50, 100, 200, 400, 700, 950], []
 for step in chosen_steps:
     t = torch.full((16,), step)

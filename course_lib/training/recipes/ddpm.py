@@ -242,5 +242,4 @@ RECIPES = [
         DiffusionRecipe(f"ddpm-16-width-{width}", width=width, sampled_steps=(50,), **TRAINED | {"steps": 1500})
         for width in (8, 16, 32)
     ),
-    DiffusionRecipe("ddpm-32", preset="improved_ddpm/tiny-32", sampled_steps=(), **TRAINED | {"steps": 3000}),
 ]
