@@ -15,7 +15,8 @@ STYLE = """<style>
 .vgc pre{margin:4px 0;padding:4px 8px;border:1px solid var(--line);background:transparent;color:inherit;overflow-x:auto}
 .vgc table{border-collapse:collapse;margin:4px 0;color:inherit}
 .vgc caption{font-weight:600;text-align:left;padding:4px 0}
-.vgc th,.vgc td{border-bottom:1px solid var(--line);padding:3px 12px 3px 0;text-align:left;vertical-align:top}
+.vgc table tr th,.vgc table tr td{border-bottom:1px solid var(--line);padding:3px 12px 3px 0;
+  text-align:left;vertical-align:top}
 .vgc .good{color:var(--good)}.vgc .bad{color:var(--bad)}.vgc .calm{color:var(--calm)}
 </style>"""
 

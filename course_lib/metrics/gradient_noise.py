@@ -1,21 +1,28 @@
 """How noisy a stochastic gradient is."""
 
 from collections.abc import Callable, Iterable
+from typing import NamedTuple
 
 import torch
 
 from course_lib.shapes import Batch, Float, Table, Tensor
 
 
-def gradient_noise_scale(
-    loss: Callable[[int], Tensor], parameters: Iterable[Tensor], draws: int, batch: int
-) -> float:
-    """The simple noise scale tr(S) / |G|^2 (McCandlish et al. 2018, arXiv 1812.06162, Eq. 2.9).
+class GradientNoise(NamedTuple):
+    """noise: tr(S), S the covariance of one sample's gradient.  signal: |G|^2, G the true gradient."""
 
-    S is the covariance of one sample's gradient and G the true gradient: the batch size at which noise and
-    signal are equally strong.  loss(i) is the mean loss of the i-th independent batch of `batch` samples.
-    |G|^2 is estimated without bias from the spread between the batches, so there must be two draws or more
-    (ValueError); where noise hides the signal altogether the estimate is infinite.
+    noise: float
+    signal: float
+
+
+def gradient_noise(
+    loss: Callable[[int], Tensor], parameters: Iterable[Tensor], draws: int, batch: int
+) -> GradientNoise:
+    """Both parts of the simple noise scale tr(S) / |G|^2 (McCandlish et al. 2018, arXiv 1812.06162, Eq. 2.9).
+
+    The scale is the batch size at which noise and signal are equally strong.  loss(i) is the mean loss of the
+    i-th independent batch of `batch` samples.  |G|^2 is estimated without bias from the spread between the
+    batches, so that it may come out below zero where noise hides it.  ValueError for fewer than two draws.
     """
     if draws < 2:
         raise ValueError(f"at least two draws are needed to see a spread, got {draws}")
@@ -26,8 +33,7 @@ def gradient_noise_scale(
         gradients.append(torch.cat([part.flatten() for part in parts]).double())
     mean = torch.stack(gradients).mean(0)
     spread = sum((gradient - mean).square().sum() for gradient in gradients) / (draws - 1)  # tr(S) / batch
-    signal = mean.square().sum() - spread / draws
-    return float(batch * spread / signal) if signal > 0 else float("inf")
+    return GradientNoise(float(batch * spread), float(mean.square().sum() - spread / draws))
 
 
 def step_losses(objective: Callable, x_start: Batch, steps: int, k: int = 4) -> Float[Tensor, "steps k"]:
@@ -43,15 +49,18 @@ def step_losses(objective: Callable, x_start: Batch, steps: int, k: int = 4) -> 
     return torch.cat(parts).reshape(steps, k)
 
 
-def objective_noise_scale(
+def objective_noise(
     objective: Callable,
     parameters: Iterable[Tensor],
     x_start: Batch,
     probabilities: Table,
-    draws: int = 16,
+    draws: int = 24,
     batch: int = 64,
-) -> float:
-    """The noise scale of objective(x_start, t, noise) with t drawn by `probabilities` and weighed by 1 / (T p)."""
+) -> GradientNoise:
+    """The noise of objective(x_start, t, noise), its t drawn by `probabilities` and weighed by 1 / (T p).
+
+    The true gradient does not depend on the probabilities, so that noises may be compared directly.
+    """
 
     def loss(draw: int) -> Tensor:
         rng = torch.Generator().manual_seed(draw)
@@ -60,4 +69,4 @@ def objective_noise_scale(
         weights = 1 / (len(probabilities) * probabilities[t])
         return (weights.to(x) * objective(x, t, torch.randn(x.shape, generator=rng))).mean()
 
-    return gradient_noise_scale(loss, parameters, draws, batch)
+    return gradient_noise(loss, parameters, draws, batch)

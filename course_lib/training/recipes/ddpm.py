@@ -240,6 +240,6 @@ RECIPES = [
     ),
     *(
         DiffusionRecipe(f"ddpm-16-width-{width}", width=width, sampled_steps=(50,), **TRAINED | {"steps": 1500})
-        for width in (8, 16, 32)
+        for width in (8, 16, 24)
     ),
 ]
