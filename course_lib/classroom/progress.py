@@ -2,26 +2,20 @@
 
 import json
 import os
-import tempfile
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from html import escape
-from pathlib import Path
 
 from filelock import FileLock, Timeout
 
 from course_lib.classroom.markup import STYLE
+from course_lib.classroom.state import course_home, save_state
 from course_lib.exercises.base import exercises, topics
-from course_lib.paths import NOTEBOOKS, QUIZZES, ROOT, SOLUTIONS
+from course_lib.paths import NOTEBOOKS, QUIZZES, SOLUTIONS
 
 Record = dict[str, dict[str, dict]]
 Number = int | float
-
-
-def course_home() -> Path:
-    """The folder of the student's own state: COURSE_HOME, or else .course in the course's folder."""
-    return Path(os.environ.get("COURSE_HOME") or ROOT / ".course")
 
 
 def record_exercise(id: str, status: str, points: int) -> str:
@@ -73,7 +67,7 @@ def _update(change: Callable[[Record], None]) -> str:
         with _lock():
             record = _read()
             change(record)
-            _write(record)
+            save_state("progress", record)
     except (OSError, Timeout) as error:
         return f"This result could not be saved in {course_home()}: {error}"
     return ""
@@ -113,18 +107,6 @@ def _validate(record: object) -> None:
     plain = all(type(number) in (int, float) for number in numbers) and statuses <= {"passed", "failed"}
     if not plain or not all(quiz["out_of"] > 0 for quiz in record["quizzes"].values()):
         raise ValueError("not a progress record: unexpected values")
-
-
-def _write(record: Record) -> None:
-    """Replace the file in one step: a reader sees the old record or the new one."""
-    handle, name = tempfile.mkstemp(dir=course_home(), prefix="progress.", suffix=".tmp")
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            json.dump(record, file, indent=1, sort_keys=True)
-        os.replace(name, course_home() / "progress.json")
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
 
 
 # --------------------------------------------------------------------------------------------- the table

@@ -1,4 +1,4 @@
-"""What widgets remember between kernels: small JSON files beside the progress record."""
+"""The student's folder, and the small JSON files in it: progress, answers, cards."""
 
 import json
 import os
@@ -6,7 +6,12 @@ import tempfile
 import warnings
 from pathlib import Path
 
-from course_lib.classroom.progress import course_home
+from course_lib.paths import ROOT
+
+
+def course_home() -> Path:
+    """The folder of the student's own state: COURSE_HOME, or else .course in the course's folder."""
+    return Path(os.environ.get("COURSE_HOME") or ROOT / ".course")
 
 
 def load_state(name: str) -> dict:

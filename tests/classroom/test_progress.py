@@ -77,7 +77,7 @@ def test_a_write_cut_short_leaves_the_old_record(course_home, monkeypatch):
     monkeypatch.setattr(os, "replace", fail)
     assert "disk full" in record_exercise("a.c", "passed", 1)
     assert (course_home / "progress.json").read_bytes() == before
-    assert not list(course_home.glob("*.tmp"))
+    assert not list(course_home.glob("*.part"))
 
 
 def _work(name):
