@@ -84,21 +84,24 @@ show_images(
 
 # %%
 T = 1000
-betas = ddpm.linear_betas(T)  # beta_1 = 1e-4 ... beta_T = 0.02 (section 4)
+betas = ddpm.linear_betas(T).float()  # from 1e-4 to 0.02
 alphas_cumprod = torch.cumprod(1 - betas, dim=0)  # alpha-bar
 print(
     f"alpha-bar: first {alphas_cumprod[0]:.4f}, middle {alphas_cumprod[T // 2 - 1]:.4f}, last {alphas_cumprod[-1]:.2e}"
 )
 
 # %% [markdown]
-# Steps count from 0 in code: `t = 0` is the paper's $t = 1$, and `alphas_cumprod[t]` is the entry that belongs to it.
+# Steps count from 0 in code: `t = 0` is the paper's $t = 1$, and `alphas_cumprod[t]` is the entry that belongs to it. `T`,
+# `betas` and `alphas_cumprod` are this notebook's own chain. Inside your functions use only the parameters: the checks use
+# shorter chains.
 #
 # ### Exercise: jump to step t
 #
-# Write Eq. 4. `t` holds one step per picture, so each picture gets its own amount of noise.
+# Write Eq. 4. `t` holds one step per sample, so each gets its own amount of noise. Samples are pictures (b c h w) here, and
+# points in the plane (b 2) in section 6.
 #
 # <details><summary>Hint 1: the idea</summary>
-# Look up alpha-bar for every picture, give it three more axes so that it multiplies a whole picture, and remember
+# Look up alpha-bar for every sample, give it as many axes of length 1 as <code>x_start</code> has after the first, and remember
 # which of its powers is a standard deviation.
 # </details>
 # <details><summary>Hint 2: the line</summary>
@@ -166,7 +169,8 @@ explore(noise_level, t=slider(0, T - 1, 250, label="step t"), schedule=["linear"
 # three up at <code>t</code>. Before the first step there is no noise: alpha-bar there is 1.
 # </details>
 # <details><summary>Hint 2: the line</summary>
-# <code>previous = torch.cat([torch.ones(1), alphas_cumprod[:-1]])</code>
+# <code>alphas_cumprod = torch.cumprod(1 - betas, dim=0)</code>, then
+# <code>previous = torch.cat([torch.ones_like(betas[:1]), alphas_cumprod[:-1]])</code>
 # </details>
 
 
@@ -209,17 +213,19 @@ ax.legend()
 show(fig, "A histogram of simulated values of x_{t-1} with the normal density of Eq. 7 drawn through it.")
 
 # %% [markdown]
-# The curve was not fitted to the histogram: it is your formula.
+# The curve was not fitted to the histogram: it is your formula. And at the very first step $\tilde\beta = 0$: $x_0$ is known, so
+# nothing is left to guess.
 #
 # ### Exercise: the picture behind the noise
 #
-# A network will tell us the noise in $x_t$. Turn that into a guess of the picture: solve Eq. 4 for $x_0$ (Eq. 15).
+# A network will tell us the noise in $x_t$. Turn that into a guess of the picture: solve Eq. 4 for $x_0$ (DDPM
+# Eq. 15). No clamping.
 #
 # <details><summary>Hint 1: the idea</summary>
 # x_t is a weighted sum of picture and noise. Take the noise away, then undo the shrinking.
 # </details>
 # <details><summary>Hint 2: the line</summary>
-# <code>(x_t - (1 - a).sqrt() * eps) / a.sqrt()</code>, with <code>a</code> as in the first exercise.
+# With <code>a</code> as in the first exercise: subtract <code>(1 - a).sqrt() * eps</code>, then divide.
 # </details>
 
 
@@ -238,12 +244,13 @@ def predict_x_start(x_t, t, eps, alphas_cumprod):
 #
 # The model is a chain in the other direction, $p_\theta(x_{0:T}) = p(x_T)\prod_t p_\theta(x_{t-1}\mid x_t)$ with $p(x_T) = \mathcal N(0, I)$ and
 # $p_\theta(x_{t-1}\mid x_t) = \mathcal N(\mu_\theta(x_t,t), \sigma_t^2 I)$. Its likelihood is an integral over all noisy pictures, which nobody
-# can compute. Jensen's inequality gives a bound on it (Eq. 3):
+# can compute. Jensen's inequality, $\log \mathbb E[z] \ge \mathbb E[\log z]$, gives a bound on it (Eq. 3):
 #
 # $$-\log p_\theta(x_0) \le \mathbb E_q\!\left[-\log \frac{p_\theta(x_{0:T})}{q(x_{1:T}\mid x_0)}\right]
 # = \mathbb E_q\!\left[-\log p(x_T) - \sum_{t\ge 1} \log\frac{p_\theta(x_{t-1}\mid x_t)}{q(x_t\mid x_{t-1})}\right]$$
 #
-# Now use section 3. For $t > 1$, Bayes turns each forward factor around:
+# A Kullback-Leibler divergence is $\mathrm{KL}(q\,\|\,p) = \mathbb E_q[\log q - \log p] \ge 0$: in nats with the natural logarithm,
+# in bits after division by $\log 2$. Now use section 3. For $t > 1$, Bayes turns each forward factor around:
 # $q(x_t\mid x_{t-1}) = q(x_{t-1}\mid x_t,x_0)\,\dfrac{q(x_t\mid x_0)}{q(x_{t-1}\mid x_0)}$. The fractions cancel in pairs down the product,
 # $q(x_1\mid x_0)$ cancels with the factor of $t=1$, and only $q(x_T\mid x_0)$ is left over. What remains are comparisons of normals with normals (Eq. 5):
 #
@@ -285,7 +292,7 @@ def normal_kl(mean1, log_variance1, mean2, log_variance2):
 # ## 5 Predict the noise
 #
 # The network could predict $\tilde\mu_t$ directly. DDPM's choice is to predict the noise. Put Eq. 15 into the mean of Eq. 7 and
-# collect: the weight of $x_t$ becomes
+# collect. With $\bar\alpha_t = \alpha_t\bar\alpha_{t-1}$ and the identity above Eq. 7, the weight of $x_t$ becomes
 #
 # $$\frac{\sqrt{\bar\alpha_{t-1}}\beta_t}{(1-\bar\alpha_t)\sqrt{\bar\alpha_t}} + \frac{\sqrt{\alpha_t}(1-\bar\alpha_{t-1})}{1-\bar\alpha_t}
 # = \frac{\beta_t + \alpha_t(1-\bar\alpha_{t-1})}{(1-\bar\alpha_t)\sqrt{\alpha_t}} = \frac{1}{\sqrt{\alpha_t}}$$
@@ -323,7 +330,8 @@ show_lines(
 #
 # ### Exercise: the simple loss
 #
-# Return one loss per sample: the mean squared error over the sample's own values. Use your `q_sample`.
+# Return one loss per sample: the mean squared error over the sample's own values. (Eq. 14 has the squared norm, a sum; the
+# mean differs by a constant factor and does not grow with the picture.) Use your `q_sample`.
 #
 # <details><summary>Hint 1: the idea</summary>
 # Make x_t, ask the model, compare with the noise you put in.
@@ -346,7 +354,8 @@ def simple_loss(model, x_start, t, noise, alphas_cumprod):
 # %% [markdown]
 # ### Exercise: one step back
 #
-# Algorithm 2, line 4: the mean of Eq. 11 plus $\sigma_t z$, with $\sigma_t^2 = \beta_t$. The last step, `t = 0`, adds no noise.
+# Algorithm 2, line 4: the mean of Eq. 11 plus $\sigma_t z$, with $\sigma_t^2 = \beta_t$. `t` holds one step per
+# sample; wherever it is 0, no noise is added. The function gets only betas: form alpha and alpha-bar first.
 #
 # <details><summary>Hint 1: the idea</summary>
 # Three vectors of length T again: the factor in front, the weight of eps, and sigma with a 0 as its first entry.
@@ -385,7 +394,7 @@ from course_lib.diffusion import GaussianMixture
 from course_lib.nn.embeddings import timestep_embedding
 
 blobs = GaussianMixture.ring(components=8, radius=0.75, std=0.1)
-short = ddpm.linear_betas(100)  # T = 100 is enough in the plane
+short = ddpm.linear_betas(100).float()  # T = 100 is enough in the plane
 short_cumprod = (1 - short).cumprod(0)
 
 
@@ -501,7 +510,7 @@ show_lines(range(1, 101), {"your network": lost}, f"{lost[:5].sum() / lost.sum()
 # %%
 def gap(n, tilde):
     """The bound of the perfect denoiser in n cosine steps, minus the truth."""
-    chain = improved_ddpm.cosine_betas(n)
+    chain = improved_ddpm.cosine_betas(n).float()
     a = torch.cumprod(1 - chain, dim=0)
     variances = ddpm.posterior_log_variance(chain).exp() if tilde else chain
     return float(bound(lambda x, t: blobs.best_eps(x, float(a[t[0]])), points, chain, variances).sum()) - exact
@@ -584,7 +593,8 @@ show_images(
 #
 # ### Exercise: the discretised normal
 #
-# Return minus the log of that mass, in nats, element by element; clamp the mass at 1e-12 before the logarithm.
+# Return minus the log of that mass, in nats, element by element; clamp the mass at 1e-12 before the logarithm. A value counts
+# as black below -0.999 and as white above 0.999, so that rounding does no harm.
 #
 # <details><summary>Hint 1: the idea</summary>
 # A mass is a difference of two values of the distribution function, <code>torch.special.ndtr</code> for the standard
@@ -628,7 +638,7 @@ for name in names:
     print(show_checkpoint(name))
 
 # %% [markdown]
-# Read the bound as a message. A sender transmits $x_T$, then what is needed to get from $x_T$ to $x_{T-1}$, and so on.
+# Read the bound as a message, and the plots from right to left. A sender transmits $x_T$, then what is needed to get from $x_T$ to $x_{T-1}$, and so on.
 # The *rate* is what has been sent when the receiver holds $x_t$; the *distortion* is how far the receiver's best guess of
 # the picture is off, on the scale of 0 to 255.
 #
@@ -656,6 +666,8 @@ print(
     f"linear-simple: {terms[0]:.2f} bits/dim for L_0, {terms[1:].sum():.2f} for all other terms;"
     f" {share:.0%} of those in the 100 steps nearest the picture"
 )
+half = int((torch.tensor(example["details"]["rate"]) > terms[1:].sum() / 2).sum())
+print(f"half of the rate has been sent when the receiver holds x_t at t = {half}")
 
 # %% [markdown]
 # The rate leaves out $L_0$, the last message. DDPM's Table 4 shows the same on CIFAR-10: of its rate, over 93% belongs to the
@@ -688,7 +700,7 @@ show_lines(
 #
 # The remedy is to let the network say, for every value, where between the two it wants to be. The sensible range is narrow,
 # so a network that predicted the variance itself would easily miss it. Instead it predicts a position in the range, on a
-# logarithmic scale (Improved DDPM, Eq. 15):
+# logarithmic scale (Improved DDPM, its Eq. 15):
 #
 # $$\Sigma_\theta(x_t, t) = \exp\big(v\log\beta_t + (1-v)\log\tilde\beta_t\big)$$
 #
@@ -698,8 +710,8 @@ show_lines(
 #
 # ### Exercise: the learned variance
 #
-# Return the *log* variance. $\tilde\beta$ is 0 at the first step; `ddpm.posterior_log_variance(betas)` has the second entry in
-# its place.
+# Return the *log* variance, without clamping v. At the first step $\tilde\beta$ is 0 and its logarithm minus infinity, so take
+# `ddpm.posterior_log_variance(betas)`: $\log\tilde\beta$, with the second entry in place of the first.
 #
 # <details><summary>Hint 1: the idea</summary>
 # First turn v from [-1, 1] into a share from [0, 1].
@@ -734,7 +746,8 @@ def learned_range_variance(v, t, betas):
 # ### Exercise: the hybrid loss
 #
 # `improved_ddpm.vlb_term(eps, v, x_start, x_t, t, betas)` gives one term of the bound for each sample, in bits per dimension.
-# $L_\text{vlb}$ is the sum of all $T$ terms, so a random term stands for it times $T$. Return one loss per sample.
+# $L_\text{vlb}$ is the sum of all `len(betas)` terms, so one random term times that number stands for it. `eps` is the first half of
+# the output's channels, `v` the second. Return one loss per sample.
 #
 # <details><summary>Hint 1: the idea</summary>
 # Cut the output into two halves along the channels. One of them must not receive the gradient of the bound.
@@ -880,7 +893,8 @@ show(
 #
 # ### Exercise: importance weights
 #
-# `history` is (T, k), the last k losses of every step. Return the probabilities and the weights $1/(T p_t)$.
+# `history` is (T, k), the last k losses of every step. Return the probabilities and the weights $1/(T p_t)$, each of length
+# T = `len(history)`. First normalise, then mix: a share `uniform` of the probability is spread evenly over all steps.
 #
 # <details><summary>Hint 1: the idea</summary>
 # The root of the mean square of each row, made to add up to 1; then the mixture with the even distribution.
@@ -960,9 +974,10 @@ print("their betas  ", [round(float(b), 3) for b in respace(betas, kept)])
 
 # %% [markdown]
 # With a learned variance the network also knows how much noise a *long* step should leave. DDIM is another way to walk:
-# it adds no noise at all (J. Song et al. 2021), so every step may be long. It visits other steps, too: every
-# hundredth from 0, which leaves out the last one, where nothing of the picture is left. Try both samplers; the number in
-# the title was measured on 512 samples.
+# it adds no noise at all (J. Song et al. 2021), so every step may be long. It visits other steps, too: evenly
+# spaced from 0 (for 10 steps 0, 100, ..., 900), which leaves out the last one, where nothing of the picture is left. Try both samplers; the number in
+# the title was measured on 512 samples. It is the Fréchet distance: the distance between two normals fitted to the features of
+# samples and of test pictures (section 13 says which features); 0 is equal.
 
 
 # %%

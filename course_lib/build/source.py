@@ -151,7 +151,7 @@ def _without_answers(source: str) -> str:
 
 
 def _announce(markdown: NotebookNode, cell: NotebookNode, find: Callable) -> None:
-    """Write difficulty, minutes, points, equation and id under the heading above an exercise."""
+    """Write difficulty, minutes, points, equation and id under the last heading above an exercise."""
     declared = find(_DECORATOR.search(cell.source)[1])
     facts = [
         "★" * declared.stars + "☆" * (5 - declared.stars),
@@ -161,7 +161,8 @@ def _announce(markdown: NotebookNode, cell: NotebookNode, find: Callable) -> Non
         f"`{declared.id}`",
     ]
     line = " · ".join(fact for fact in facts if fact)
-    markdown.source = _HEADING.sub(lambda heading: f"{heading[0]}\n\n{line}", markdown.source, count=1)
+    *_, heading = _HEADING.finditer(markdown.source)
+    markdown.source = f"{markdown.source[: heading.end()]}\n\n{line}{markdown.source[heading.end() :]}"
 
 
 def _find(name: str):

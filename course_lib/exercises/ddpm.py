@@ -100,6 +100,10 @@ Q_SAMPLE = Exercise(
             "You read alpha-bar one step too early. Steps count from 0 here: t = 0 is the paper's t = 1, so "
             "alphas_cumprod[t] is the entry you want.",
         ),
+        "t_minus_1": Misconception(
+            lambda x_start, t, noise, alphas_cumprod: ddpm.q_sample(x_start, t, noise, alphas_cumprod.roll(1)),
+            "You looked up t - 1. Code counts from 0: `alphas_cumprod[t]` already belongs to step t.",
+        ),
         "noise_not_scaled": Misconception(
             _mixed(lambda a: a.sqrt(), torch.ones_like),
             "You added the noise unscaled. Then the variance would exceed 1; weigh it by sqrt(1 - alpha-bar).",
@@ -157,6 +161,10 @@ PREDICT_X_START = Exercise(
         "noise_variance": Misconception(
             _solved(lambda x, eps, a: (x - (1 - a) * eps) / a.sqrt()),
             "The noise was added with weight sqrt(1 - alpha-bar); you removed it with weight 1 - alpha-bar.",
+        ),
+        "clamped": Misconception(
+            _solved(lambda x, eps, a: ((x - (1 - a).sqrt() * eps) / a.sqrt()).clamp(-1, 1)),
+            "Do not clamp here: the function solves Eq. 4 exactly. Clipping is the sampler's business.",
         ),
         "unweighted_noise": Misconception(
             _solved(lambda x, eps, a: (x - eps) / a.sqrt()),
@@ -250,6 +258,10 @@ POSTERIOR = Exercise(
             _posterior(_of_x_start, lambda beta, a, previous: a.sqrt() * (1 - previous) / (1 - a), _tilde),
             "In the weight of x_t you used alpha-bar. Eq. 7 has the single step's alpha_t = 1 - beta_t there.",
         ),
+        "deviation": Misconception(
+            _posterior(_of_x_start, _of_x_t, lambda beta, a, previous: _tilde(beta, a, previous).sqrt()),
+            "The second output is the standard deviation. Return the variance.",
+        ),
         "rolled": Misconception(
             _rolled,
             "All is right but t = 0: before the first step there is no noise, so alpha-bar is 1 there. `roll` brings "
@@ -311,6 +323,10 @@ NORMAL_KL = Exercise(
             _from_log_stds,
             "You treated the logarithms as those of standard deviations. They are log variances: exp(log_variance) "
             "is sigma squared already.",
+        ),
+        "bits": Misconception(
+            _kl(lambda d, m, v: 0.5 * (d - 1 + torch.exp(-d) + m.square() * torch.exp(-v)) / math.log(2)),
+            "Your answer is in bits. Nats are wanted: the natural logarithm, nothing divided by log 2.",
         ),
         "mean_not_squared": Misconception(
             _kl(lambda d, m, v: 0.5 * (d - 1 + torch.exp(-d) + m.abs() * torch.exp(-v))),
@@ -462,6 +478,16 @@ SAMPLE_STEP = Exercise(
             _step_back(lambda beta, a: torch.ones_like(beta), _pull, _sigma),
             "The mean is not scaled back: every forward step shrank the picture by sqrt(alpha_t), so divide by it.",
         ),
+        "first_of_the_batch": Misconception(
+            lambda x_t, t, eps, noise, betas: (
+                ddpm.predict_mean(x_t, t, eps, betas) + at(betas.sqrt(), t, x_t) * noise * float(t[0] > 0)
+            ),
+            "`t` differs from sample to sample. Decide about the noise for each entry, not by `t[0]`.",
+        ),
+        "root_of_beta": Misconception(
+            _step_back(_scale, lambda beta, a: (beta / (1 - a)).sqrt(), _sigma),
+            "The weight of eps is beta over sqrt(1 - alpha-bar); you took the root of beta too.",
+        ),
         "all_noise_removed": Misconception(
             _step_back(_scale, lambda beta, a: (1 - a).sqrt(), _sigma),
             "You removed all of the predicted noise at once. One step removes beta / sqrt(1 - alpha-bar) of it.",
@@ -492,6 +518,13 @@ def _mass(half=1 / 255, scale=torch.exp, open_ends=True, sign=-1):
         return sign * (above - below).clamp(min=1e-12).log()
 
     return answer
+
+
+def _swapped_ends(x, mean, log_scale):
+    above = torch.special.ndtr((x + 1 / 255 - mean) / log_scale.exp())
+    below = torch.special.ndtr((x - 1 / 255 - mean) / log_scale.exp())
+    above, below = torch.where(x < -0.999, 1.0, above), torch.where(x > 0.999, 0.0, below)
+    return -(above - below).clamp(min=1e-12).log()
 
 
 def _density(x, mean, log_scale):
@@ -537,6 +570,14 @@ DISCRETISED_NLL = Exercise(
         "log_variance": Misconception(
             _mass(scale=lambda log_scale: torch.exp(0.5 * log_scale)),
             "log_scale is the logarithm of the standard deviation, not of the variance: do not halve it.",
+        ),
+        "bits": Misconception(
+            lambda x, mean, log_scale: _mass()(x, mean, log_scale) / math.log(2),
+            "Your answer is in bits. Nats are wanted: the natural logarithm.",
+        ),
+        "ends_swapped": Misconception(
+            _swapped_ends,
+            "Black and white have changed places: at x = -1 the lower value is 0, at x = 1 the upper one is 1.",
         ),
         "positive": Misconception(_mass(sign=1), "That is the log probability. Its negative is asked for."),
     },
@@ -634,6 +675,12 @@ def _hybrid(weight=lambda betas: 0.001 * len(betas), detach=torch.Tensor.detach,
     return answer
 
 
+def _summed_hybrid(output, x_start, x_t, t, noise, betas):
+    eps, v = output.chunk(2, dim=1)
+    vlb = improved_ddpm.vlb_term(eps.detach(), v, x_start, x_t, t, betas)
+    return (noise - eps).square().flatten(1).sum(1) + 0.001 * len(betas) * vlb
+
+
 HYBRID_LOSS = Exercise(
     id="ddpm.hybrid_loss",
     reference=improved_ddpm.hybrid_loss,
@@ -656,6 +703,14 @@ HYBRID_LOSS = Exercise(
         "no_steps": Misconception(
             _hybrid(weight=lambda betas: 0.001),
             "L_vlb is the sum over all T steps, and you have one term of it: weigh the term by 0.001 times T.",
+        ),
+        "global_T": Misconception(
+            _hybrid(weight=lambda betas: 0.001 * 1000),
+            "You used the notebook's T = 1000. This chain has len(betas) steps.",
+        ),
+        "summed": Misconception(
+            _summed_hybrid,
+            "L_simple is the mean over a sample's values, not the sum.",
         ),
         "no_lambda": Misconception(
             _hybrid(weight=len),
@@ -696,6 +751,16 @@ def _cosine(f=lambda angle: angle.cos().square(), first=1, normalise=True, offse
     return answer
 
 
+def _single_precision(timesteps, s):
+    t = torch.arange(timesteps + 1) / timesteps
+    f = torch.cos((t + s) / (1 + s) * math.pi / 2).square()
+    return (f[1:] / f[0]).double()
+
+
+def _one_too_many(timesteps, s):
+    return torch.cat([torch.ones(1, dtype=torch.float64), improved_ddpm.cosine_alphas_cumprod(timesteps, s)])
+
+
 COSINE = Exercise(
     id="ddpm.cosine_alphas_cumprod",
     reference=improved_ddpm.cosine_alphas_cumprod,
@@ -717,6 +782,14 @@ COSINE = Exercise(
         "from_zero": Misconception(
             _cosine(first=0),
             "You started at t = 0. The first entry belongs to the paper's t = 1: evaluate f at 1/T, 2/T, ..., 1.",
+        ),
+        "single_precision": Misconception(
+            _single_precision,
+            "The values differ after the seventh digit: t was made in float32. Make it float64 from the start.",
+        ),
+        "one_too_many": Misconception(
+            _one_too_many,
+            "One value too many: drop f(0) / f(0) = 1, which belongs to t = 0.",
         ),
         "no_offset": Misconception(
             _cosine(offset=False),
@@ -759,6 +832,18 @@ def _root_mean_square(history):
     return history.square().mean(1).sqrt()
 
 
+def _added_not_mixed(history, uniform):
+    p = _root_mean_square(history)
+    p = p / p.sum() + uniform
+    return p / p.sum(), p.sum() / (len(p) * p)
+
+
+def _weights_before_mixing(history, uniform):
+    p = _root_mean_square(history)
+    p = p / p.sum()
+    return (1 - uniform) * p + uniform / len(p), 1 / (len(p) * p)
+
+
 IMPORTANCE = Exercise(
     id="ddpm.importance_weights",
     reference=improved_ddpm.importance_weights,
@@ -784,6 +869,18 @@ IMPORTANCE = Exercise(
             _weighted(_root_mean_square, mix=False),
             "You left out the even share. Without it a step whose recorded losses are tiny is never visited again.",
         ),
+        "added_not_mixed": Misconception(
+            _added_not_mixed,
+            "Mix, do not add: (1 - uniform) * p + uniform / T keeps the sum at 1 and the share at `uniform`.",
+        ),
+        "weights_before_mixing": Misconception(
+            _weights_before_mixing,
+            "The weights must come from the probabilities you return, after mixing.",
+        ),
+        "global_T": Misconception(
+            _weighted(_root_mean_square, weight=lambda p: 1 / (1000 * p)),
+            "You used the notebook's T = 1000. Here T is the number of rows, len(history).",
+        ),
         "deviation": Misconception(
             _weighted(lambda history: history.std(1)),
             "You used the standard deviation. A large but steady loss matters too: E[L^2], not the variance.",
@@ -802,6 +899,11 @@ IMPORTANCE = Exercise(
 def _respace_cases(rng):
     kept = [torch.tensor([0, 2, 3, 6]), torch.tensor([1, 5]), torch.arange(STEPS)]
     return [{"betas": _betas(rng), "kept": k} for k in kept]
+
+
+def _respace_rolled(betas, kept):
+    a = _alphas_cumprod(betas)[kept]
+    return 1 - a / a.roll(1)
 
 
 RESPACE = Exercise(
@@ -827,6 +929,10 @@ RESPACE = Exercise(
             lambda betas, kept: betas.cumsum(0)[kept].diff(prepend=torch.zeros(1)),
             "You added up the betas that are skipped. Variances of a chain that also shrinks do not add; the alphas "
             "multiply.",
+        ),
+        "rolled": Misconception(
+            _respace_rolled,
+            "`roll` brings the last entry round to the front; before the first kept step alpha-bar is 1.",
         ),
         "not_relative": Misconception(
             lambda betas, kept: 1 - _alphas_cumprod(betas)[kept],

@@ -26,11 +26,6 @@ def q_sample_own_noise(x_start, t, noise, alphas_cumprod):
     return ddpm.q_sample(x_start, t, torch.randn_like(noise), alphas_cumprod)
 
 
-def posterior_std(x_start, x_t, t, betas):
-    mean, variance = ddpm.posterior_mean_variance(x_start, x_t, t, betas)
-    return mean, variance.sqrt()
-
-
 def posterior_mean_alone(x_start, x_t, t, betas):
     return ddpm.posterior_mean_variance(x_start, x_t, t, betas)[0]
 
@@ -129,7 +124,6 @@ WRONG = {
         ),
     },
     "ddpm.posterior_mean_variance": {
-        "deviation": posterior_std,
         "mean_alone": posterior_mean_alone,
         "flat_variance": posterior_flat_variance,
     },
