@@ -14,17 +14,17 @@ import course_lib.classroom as room
 from course_lib import metrics
 from course_lib.classroom import exercise, explore, show, show_images, show_lines, slider
 from course_lib.papers import ddpm, improved_ddpm
-from course_lib.training import find_recipe, load_checkpoint, results, show_checkpoint
+from course_lib.training import find_recipe, load_checkpoint, results
 from course_lib.training.recipes.ddpm import pictures
 from course_lib.zoo import build
 
 # %%
-hybrid, _ = load_checkpoint("ddpm-16-cosine-hybrid")
+hybrid, provenance = load_checkpoint("ddpm-16-cosine-hybrid")
 cosine = find_recipe("ddpm-16-cosine-hybrid").diffusion
 noise = torch.randn(24, 3, 16, 16, generator=torch.Generator().manual_seed(3))
 dreams = cosine.respaced(100).sample(hybrid, noise, generator=torch.Generator().manual_seed(0))
 show_images(dreams, columns=8, alt="Pictures drawn by the network: single coloured objects on patterned floors.")
-print(show_checkpoint("ddpm-16-cosine-hybrid"))
+print(f"after {provenance['steps']:,} steps, {provenance['seconds'] / 60:.0f} minutes on {provenance['device']}")
 
 # %% [markdown]
 # **You will** derive DDPM in full (Ho, Jain and Abbeel 2020, arXiv 2006.11239), write the twelve central functions of this paper and the next,
@@ -122,7 +122,7 @@ def q_sample(x_start, t, noise, alphas_cumprod):
 
 # %% [markdown]
 # The function is used at once: the same six pictures at any step, on two schedules. Move the slider. The cosine
-# schedule is explained in section 9; for now, find the step at which each schedule has destroyed the object.
+# schedule is explained in section 10; for now, find the step at which each schedule has destroyed the object.
 
 # %%
 schedules = {"linear": ddpm.linear_betas(T), "cosine": improved_ddpm.cosine_betas(T)}
@@ -135,7 +135,7 @@ def noise_level(t, schedule):
     return room.image_grid(x_t, columns=6, title=f"{schedule} schedule, t = {t}: alpha-bar = {a[t]:.4f}")
 
 
-explore(noise_level, t=slider(0, T - 1, 250, label="step t"), schedule=["linear", "cosine"])
+explore(noise_level, t=slider(0, T - 1, 60, label="step t"), schedule=["linear", "cosine"])
 
 # %% [markdown]
 # ## 3 The way back, if you knew the picture
@@ -395,33 +395,36 @@ from course_lib.nn.embeddings import timestep_embedding
 
 blobs = GaussianMixture.ring(components=8, radius=0.75, std=0.1)
 short = ddpm.linear_betas(100).float()  # T = 100 is enough in the plane
-short_cumprod = (1 - short).cumprod(0)
+short_cumprod = torch.cumprod(1 - short, dim=0)
 
 
 class PlaneNet(nn.Module):
-    """The noise in points of the plane: an MLP that is told the time."""
+    """The noise in points of the plane: an MLP that is told the time, in thousandths of the chain."""
 
-    def __init__(self):
+    def __init__(self, width=128):
         super().__init__()
         self.layers = nn.Sequential(
-            nn.Linear(2 + 32, 128), nn.SiLU(), nn.Linear(128, 128), nn.SiLU(), nn.Linear(128, 2)
+            nn.Linear(2 + 32, width), nn.SiLU(), nn.Linear(width, width), nn.SiLU(),
+            nn.Linear(width, width), nn.SiLU(), nn.Linear(width, 2),
         )
 
     def forward(self, x, t):
-        return self.layers(torch.cat([x, timestep_embedding(t, 32)], dim=1))
+        return self.layers(torch.cat([x, timestep_embedding(10 * t, 32)], dim=1))
 
 
 # %%
 torch.manual_seed(0)
-plane_net = PlaneNet()
-optimiser = torch.optim.Adam(plane_net.parameters(), lr=2e-3)
-for _ in range(2500):
+plane_net, updates = PlaneNet(), 6000
+optimiser = torch.optim.Adam(plane_net.parameters(), lr=4e-3)
+slower = torch.optim.lr_scheduler.LinearLR(optimiser, 1.0, 0.01, updates)
+for _ in range(updates):
     x_start = blobs.sample(256)
     t = torch.randint(0, 100, (256,))
     loss = simple_loss(plane_net, x_start, t, torch.randn_like(x_start), short_cumprod).mean()
     optimiser.zero_grad()
     loss.backward()
     optimiser.step()
+    slower.step()
 print(f"last loss {loss.item():.3f}")
 
 
@@ -495,7 +498,7 @@ print(f"bound, your network        {yours.sum():7.3f}")
 lost = yours - best
 show_lines(range(1, 101), {"your network": lost}, f"{lost[:5].sum() / lost.sum():.0%} is lost in the first five steps", "t",
            "bits/dim above perfect", xscale="log", height=2.4,
-           alt="The loss against the perfect denoiser, by step: large in the first few steps, then next to nothing.")
+           alt="What the network loses against the perfect denoiser, by step: most of it in the first few steps.")
 
 # %% [markdown]
 # These are the steps to which $L_\text{simple}$ gives too little weight. Remember this picture in section 8.
@@ -519,7 +522,7 @@ def gap(n, tilde):
 counts = [10, 20, 50, 100, 200]
 gaps = {name: [gap(n, tilde) for n in counts] for name, tilde in (("beta", False), ("beta-tilde", True))}
 show_lines(counts, gaps, "What fixed variances cost", "number of steps T", "bound minus truth, bits/dim",
-           xscale="log", height=2.6, ylim=(0, None),
+           xscale="log", height=2.6, ylim=(0, 1.6),
            alt="With variance beta the gap shrinks towards zero as steps are added; with beta-tilde it hardly shrinks.")
 
 # %% [markdown]
@@ -634,8 +637,10 @@ print(
 # %%
 names = [f"ddpm-16-{s}-{o}" for s in ("linear", "cosine") for o in ("simple", "hybrid", "vlb")]
 runs = {name.removeprefix("ddpm-16-"): results(name) for name in names}
-for name in names:
-    print(show_checkpoint(name))
+for name, run in runs.items():
+    m, made = run["metrics"], run["provenance"]
+    cost = f"{made['steps']:,} steps, {made['seconds'] / 60:.0f} min on {made['device']}"
+    print(f"{name:14s} {cost}: {m['bits_per_dim']:.3f} ± {m['bits_per_dim_error']:.3f} bits/dim")
 
 # %% [markdown]
 # Read the bound as a message, and the plots from right to left. A sender transmits $x_T$, then what is needed to get from $x_T$ to $x_{T-1}$, and so on.
@@ -883,6 +888,8 @@ show(
 )
 
 # %% [markdown]
+# (If a point stands high at the far right, it is the last step, whose beta was clipped.)
+#
 # The cure is importance sampling: visit step $t$ with probability $p_t \propto \sqrt{\mathbb E[L_t^2]}$ and divide its term by $p_t$ (Eq. 18),
 #
 # $$L_\text{vlb} = \mathbb E_{t\sim p_t}\left[\frac{L_t}{p_t}\right]$$
@@ -1067,6 +1074,7 @@ bits, frechet = ([results(r.name)["metrics"][key] for r in scaling] for key in (
 fig, (left, right) = room.figure("More compute", "training compute, FLOP", columns=2, height=2.6, xscale="log")
 left.plot(compute, bits, "o-"), right.plot(compute, frechet, "o-", color="#E69F00")
 left.set(ylabel="bits/dim"), right.set(ylabel="Fréchet distance", yscale="log")
+left.xaxis.set_minor_formatter(""), right.xaxis.set_minor_formatter("")
 show(fig, "Two panels: bits per dimension and Fréchet distance of three widths against training compute.")
 
 # %% [markdown]

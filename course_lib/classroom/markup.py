@@ -16,7 +16,7 @@ STYLE = """<style>
 .vgc table{border-collapse:collapse;margin:4px 0;color:inherit}
 .vgc caption{font-weight:600;text-align:left;padding:4px 0}
 .vgc table tr th,.vgc table tr td{border-bottom:1px solid var(--line);padding:3px 12px 3px 0;
-  text-align:left;vertical-align:top}
+  text-align:left!important;vertical-align:top}
 .vgc .good{color:var(--good)}.vgc .bad{color:var(--bad)}.vgc .calm{color:var(--calm)}
 </style>"""
 
