@@ -55,6 +55,10 @@ IMPROVED_DDPM_CONFIGS = {
         16, width=16, multipliers=(1, 2), blocks_per_level=1, attention_resolutions=(8,), heads=1, dropout=0.0,
         norm_groups=8, timesteps=1000,
     ),
+    "tiny-32": ImprovedDDPMConfig(
+        32, width=16, multipliers=(1, 2, 4), blocks_per_level=1, attention_resolutions=(8,), heads=1, dropout=0.0,
+        norm_groups=8, timesteps=1000,
+    ),
 }  # fmt: skip
 
 

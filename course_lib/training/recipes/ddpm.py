@@ -242,4 +242,5 @@ RECIPES = [
         DiffusionRecipe(f"ddpm-16-width-{width}", width=width, sampled_steps=(50,), **TRAINED | {"steps": 1500})
         for width in (8, 16, 24)
     ),
+    DiffusionRecipe("ddpm-32", preset="improved_ddpm/tiny-32", sampled_steps=(), **TRAINED | {"steps": 3500}),
 ]
