@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 from nbval.plugin import IPyNbFile
 
+pytest_plugins = ["tests.mutants.summary"]  # here, because the controller of xdist reads no conftest further down
+
 ROOT = Path(__file__).parent
 LONGEST_FIRST = ["build", "tests/browser", "notebooks", "tests/benchmarks", "tests/mutants", "tests/parity"]
 

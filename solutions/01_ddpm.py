@@ -19,12 +19,12 @@ from course_lib.training.recipes.ddpm import pictures
 from course_lib.zoo import build
 
 # %%
-hybrid, provenance = load_checkpoint("ddpm-16-cosine-hybrid")
-cosine = find_recipe("ddpm-16-cosine-hybrid").diffusion
-noise = torch.randn(24, 3, 16, 16, generator=torch.Generator().manual_seed(3))
-dreams = cosine.respaced(100).sample(hybrid, noise, generator=torch.Generator().manual_seed(0))
+dreamer, made = load_checkpoint("ddpm-32")
+process = find_recipe("ddpm-32").diffusion.respaced(100)
+noise = torch.randn(16, 3, 32, 32, generator=torch.Generator().manual_seed(3))
+dreams = process.sample(dreamer, noise, generator=torch.Generator().manual_seed(0))
 show_images(dreams, columns=8, alt="Pictures drawn by the network: single coloured objects on patterned floors.")
-print(f"after {provenance['steps']:,} steps, {provenance['seconds'] / 60:.0f} minutes on {provenance['device']}")
+print(f"after {made['steps']:,} steps, {made['seconds'] / 60:.0f} minutes on {made['device']}")
 
 # %% [markdown]
 # **You will** derive DDPM in full (Ho, Jain and Abbeel 2020, arXiv 2006.11239), write the twelve central functions of this paper and the next,
@@ -778,6 +778,8 @@ def hybrid_loss(output, x_start, x_t, t, noise, betas):
 # What does the network make of its freedom? The picture shows the share $(v+1)/2$ it chose, by step.
 
 # %%
+hybrid, _ = load_checkpoint("ddpm-16-cosine-hybrid")
+cosine = find_recipe("ddpm-16-cosine-hybrid").diffusion
 chosen_steps, chosen_shares = [1, 2, 5, 10, 20, 50, 100, 200, 400, 700, 950], []
 for step in chosen_steps:
     t = torch.full((16,), step)

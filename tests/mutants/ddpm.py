@@ -112,7 +112,7 @@ def respace_mean(betas, kept):
 
 
 def respace_product_of_betas(betas, kept):
-    return 1 - torch.tensor([float(betas[: k + 1].prod()) for k in kept])
+    return 1 - torch.tensor([float(betas.detach()[: k + 1].prod()) for k in kept])
 
 
 WRONG = {
