@@ -179,12 +179,10 @@ class TimeEmbedding(nn.Module):
     def forward(self, time: Float[Tensor, "b width"], label: Int[Tensor, " b"] | None) -> Float[Tensor, "b d"]:
         if (label is None) != (self.label is None):
             raise ValueError(f"labels expected: {self.label is not None}, given: {label is not None}")
-        time = self.mlp(time)
-        return time if label is None else time + self.label(label)
+        return self.mlp(time) + (0 if label is None else self.label(label))
 
 
-# ---------------------------------------------------------------- the equations
-# Each raises ValueError for steps out of range, unequal shapes and values that are not finite.
+# ---------------------------------------------------------------- the equations (bad input is a ValueError)
 
 
 def linear_betas(timesteps: int) -> Table:
@@ -347,7 +345,9 @@ class GaussianDiffusion:
 
     def loss(self, model: Callable, x_start: Batch, t: Steps, noise: Batch) -> PerSample:
         """L_simple (Eq. 14) of each sample."""
-        return simple_loss(lambda x_t, t: self.ask(model, x_t, t), x_start, t, noise, self.alphas_cumprod)
+        return simple_loss(
+            lambda x_t, t: self.read(self.ask(model, x_t, t), x_t, t)[0], x_start, t, noise, self.alphas_cumprod
+        )
 
     def prior_bits(self, x_start: Batch) -> PerSample:
         """L_T of Eq. 5 in bits per dimension: what is left of the picture in x_T."""

@@ -315,3 +315,13 @@ def test_steps_that_cannot_be_kept(kept):
 def test_an_odd_width():
     with pytest.raises(ValueError, match="got 15"):
         UNet(ImprovedDDPMConfig(width=15, norm_groups=1, heads=1))
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_the_simple_loss_of_a_learned_variance_is_that_of_the_noise_half(channels):
+    process = ImprovedDiffusion(cosine_betas(20), "learned_range")
+    x, noise = torch.randn(2, 4, channels, 2, 3, generator=torch.Generator().manual_seed(0))
+    t = torch.tensor([0, 3, 9, 19])
+    found = process.loss(lambda x_t, t: torch.cat([0.5 * x_t, 7 + x_t], dim=1), x, t, noise)
+    x_t = process.q_sample(x, t, noise)
+    torch.testing.assert_close(found, (noise - 0.5 * x_t).square().flatten(1).mean(1))
