@@ -554,11 +554,12 @@ trained = room.train_live("ddpm-live", seconds=60)
 # %%
 start = torch.randn(16, 3, 16, 16, generator=torch.Generator().manual_seed(2))
 linear = find_recipe("ddpm-live").diffusion
-quick = linear.respaced(50, improved_ddpm.ddim_steps)  # 50 of the 1000 steps, see section 12
-untrained = quick.sample(find_recipe("ddpm-live").build().model, start, eta=0.0)
-after = quick.sample(trained.model, start, eta=0.0)
+quick = linear.respaced(250)  # 250 of the 1000 steps, see section 12
+rng = torch.Generator().manual_seed(0)
+untrained = quick.sample(find_recipe("ddpm-live").build().model, start[:8], generator=rng)
+after = quick.sample(trained.model, start, generator=rng)
 show_images(
-    torch.cat([untrained[:8], after]),
+    torch.cat([untrained, after]),
     columns=8,
     title="Before training, and after",
     alt="First row: noise. Two rows below: floors, skies and coloured objects.",
@@ -569,8 +570,8 @@ show_images(
 # an average of all pictures, then a floor and a colour, at last a shape.
 
 # %%
-path = [(x, p.x_start) for x, p in quick.denoise(trained.model, start[:1], eta=0.0)]
-shown = [path[i] for i in (0, 7, 14, 21, 28, 35, 42, 49)]
+path = [(x, p.x_start) for x, p in quick.denoise(trained.model, start[:1], generator=rng)]
+shown = [path[i] for i in (0, 60, 120, 160, 190, 215, 235, 249)]
 show_images(
     torch.cat([x for x, _ in shown] + [guess for _, guess in shown]),
     columns=8,
