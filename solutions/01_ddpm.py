@@ -566,8 +566,8 @@ show_images(
 )
 
 # %% [markdown]
-# Watch one sample come into being. Above is $x_t$, below the network's guess of $x_0$ at that moment (Eq. 15): first
-# an average of all pictures, then a floor and a colour, at last a shape.
+# Watch one sample come into being. Above is $x_t$, below the network's guess of $x_0$ at that moment (Eq. 15): as long as next
+# to nothing can be known, the guess is noise itself, blown up and clipped; then come a floor and a colour, at last a shape.
 
 # %%
 path = [(x, p.x_start) for x, p in quick.denoise(trained.model, start[:1], generator=rng)]
