@@ -6,14 +6,13 @@ from .exercise import exercise
 from .explore import choices, explore, slider
 from .figures import figure, image_grid, live_curve, show, show_clip, show_images
 from .live import train_live
-from .plots import bars, clouds, lines, show_lines
+from .plots import clouds, lines, show_lines
 from .progress import progress, record_quiz
 from .quiz import flashcards, quiz
 from .scorecard import scorecard
 from .views import clip_views
 
 __all__ = [
-    "bars",
     "choices",
     "clip_views",
     "clouds",

@@ -1,6 +1,6 @@
 """The kinds of plot that notebooks need again and again, one call each."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import numpy as np
 
@@ -35,12 +35,4 @@ def clouds(sets: Mapping, title="", limit=1.2, **axes):
         ax.scatter(*np.asarray(points).T, s=3, color=PALETTE[i % 8], alpha=0.5, linewidths=0)
         ax.set(xlim=(-limit, limit), ylim=(-limit, limit), aspect="equal")
         ax.set_title(name, fontsize=9.5)
-    return fig
-
-
-def bars(names: Sequence[str], values: Sequence[float], errors=None, title="", ylabel="", **axes):
-    """A figure of one bar per name; errors are drawn as whiskers."""
-    fig, ax = figure(title, "", ylabel, **axes)
-    ax.bar(names, values, yerr=errors, color=PALETTE[0], ecolor="#2b2b2b", capsize=3, width=0.6)
-    ax.grid(visible=False, axis="x")
     return fig

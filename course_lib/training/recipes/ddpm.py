@@ -1,7 +1,8 @@
-"""Notebook 01: diffusion models of the little world at 16 pixels, a GAN to compare with, and their judge.
+"""Notebook 01: diffusion models of the little world, a GAN to compare with, and their judge.
 
-The six diffusion models differ in schedule and objective alone: the same network, data, seed and number
-of steps.  `ddpm-live` is what the notebook trains while you watch.
+The six runs `ddpm-16-SCHEDULE-OBJECTIVE` share data, seed, steps and network, but for the variance, which `simple`
+fixes and the others learn.  `ddpm-16-width-*` show scaling, `ddpm-32` opens the chapter, and `ddpm-live` is what the
+notebook trains while you watch.
 """
 
 from dataclasses import dataclass, replace

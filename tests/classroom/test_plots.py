@@ -1,0 +1,39 @@
+"""Plots, views of a clip and live training, as notebooks call them."""
+
+import numpy as np
+import torch
+
+from course_lib.classroom import clip_views, clouds, lines, train_live
+from course_lib.world import render, sample_scene
+
+
+def test_lines_draw_every_curve_over_its_own_points():
+    fig = lines({"a": [1, 2, 3], "b": [5, 6]}, {"a": [1, 4, 9], "b": [0, 1]}, "title", "x", "y", yscale="log")
+    (ax,) = fig.axes
+    drawn = {line.get_label(): line.get_xydata().tolist() for line in ax.lines}
+    assert drawn == {"a": [[1, 1], [2, 4], [3, 9]], "b": [[5, 0], [6, 1]]}
+    assert len({line.get_linestyle() for line in ax.lines}) == 2  # told apart without colour
+    assert ax.get_legend() is not None and ax.get_yscale() == "log" and ax.get_title(loc="left") == "title"
+
+
+def test_clouds_have_a_panel_each_on_one_scale():
+    fig = clouds({"one": torch.zeros(4, 2), "two": torch.ones(3, 2)}, limit=2)
+    assert [len(ax.collections[0].get_offsets()) for ax in fig.axes] == [4, 3]
+    assert {ax.get_xlim() for ax in fig.axes} == {(-2.0, 2.0)}
+
+
+def test_the_views_of_a_clip_are_pictures_that_show_its_fields():
+    clip = render(sample_scene(3, count=2, motion="slide", camera="still"), size=(24, 32), frames=4)
+    views = clip_views(clip)
+    assert list(views) == ["rgb", "depth", "normal", "segmentation", "flow"]
+    assert all(view.shape == (4, 24, 32, 3) and view.dtype == np.uint8 for view in views.values())
+    things = np.asarray(clip.segmentation) >= 2
+    assert (views["flow"][-1] == 255).all() and (views["flow"][0][~things[0]] == 255).all()  # white where nothing moves
+    assert (views["flow"][0][things[0]] < 255).any()
+    assert len(np.unique(views["segmentation"].reshape(-1, 3), axis=0)) == len(np.unique(clip.segmentation))
+
+
+def test_live_training_is_cut_short_and_writes_nothing(monkeypatch, course_home):
+    monkeypatch.setenv("COURSE_FAST", "1")
+    trained = train_live("ddpm-live", seconds=30.0)
+    assert trained.step == 5 and not trained.finished and not course_home.exists()
