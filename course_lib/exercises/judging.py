@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from course_lib.exercises.base import Case, Exercise
-from course_lib.exercises.running import Failure, Leaf, Outcome, preserved, run
+from course_lib.exercises.running import STOPPED, Failure, Leaf, Outcome, preserved, run
 
 ZERO, ZERO_SLACK = 1e-6, 2e-6  # a float32 tensor whose largest entry is below ZERO is rounding noise around 0
 
@@ -23,7 +23,7 @@ ZERO, ZERO_SLACK = 1e-6, 2e-6  # a float32 tensor whose largest entry is below Z
 class Fault:
     """What is wrong with one case.  `kind` is the aspect that differs, in the order they are looked at."""
 
-    kind: str  # "error", "time", "structure", "shape", "dtype", "values", "inputs", "gradients"
+    kind: str  # "error", "stopped", "structure", "shape", "dtype", "values", "inputs", "gradients"
     sentence: str
 
 
@@ -56,7 +56,7 @@ def judge(exercise: Exercise, outcomes: Sequence[Outcome], seed: int = 0) -> Ver
     with preserved():
         expected = list(run(exercise.reference, exercise, seed))
         missing = len(expected) - len(outcomes)
-        never = Outcome(error=Failure("TimeLimit", "an earlier case did not finish."))
+        never = Outcome(error=Failure(STOPPED, "an earlier case did not finish."))
         outcomes = [*outcomes[: len(expected)], *[never] * missing]
         faults = tuple(compare(e, o, exercise.tolerance) for e, o in zip(expected, outcomes, strict=True))
         if not any(faults):
@@ -117,8 +117,8 @@ def compare(expected: Outcome, got: Outcome, tolerance: float = 1e-4) -> Fault |
 
 def _compare_errors(expected: Failure | None, got: Failure | None) -> Fault | None:
     if expected is None:
-        late = got.kind == "TimeLimit"
-        return Fault("time", f"Your code was stopped: {got.message}") if late else Fault("error", str(got))
+        stopped = got.kind == STOPPED
+        return Fault("stopped", f"Your code was stopped: {got.message}") if stopped else Fault("error", str(got))
     if got is None:
         return Fault("error", f"These inputs are invalid: a {expected.kind} was expected, your code raised none.")
     if expected.kind != got.kind:

@@ -19,6 +19,7 @@ from torch import Tensor
 from course_lib.exercises.base import Case, Exercise
 
 LEAVES, NUMBERS, TEXT = 1000, 2**27, 500  # most parts of an answer, numbers in a tensor, characters of a message
+STOPPED = "Stopped"  # the kind of a Failure of code that did not end by itself
 
 
 # ------------------------------------------------------------------------------------------ what was seen

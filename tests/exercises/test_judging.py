@@ -373,7 +373,7 @@ def test_missing_and_surplus_outcomes():
     assert judge(EXERCISE, outcomes * 2).passed
     assert judge(EXERCISE, outcomes[:1]).fraction == 0.5
     assert judge(EXERCISE, []).status == "failed"
-    stopped = Outcome(error=Failure("TimeLimit", "it ran for more than 1 s"))
+    stopped = Outcome(error=Failure("Stopped", "it ran for more than 1 s"))
     assert "stopped" in judge(EXERCISE, [outcomes[0], stopped]).sentence
 
 
