@@ -1,8 +1,17 @@
-"""Quiz banks: the YAML schema, its validation, and the light markup of its texts."""
+"""Quiz banks: the YAML schema and its validation, what an answer is worth, and the light markup of the texts.
 
+An answer has the form in which assets/quiz.js saves it, and is right by the same rule: a list of option
+indices for a choice, a number, or a list of all item indices in the student's order.  It may come from a
+file that anyone can edit, so every method that takes one raises ValueError for another form.
+"""
+
+import hashlib
 import html
+import json
 import random
 import re
+import reprlib
+import sys
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -55,6 +64,35 @@ class Choice(Strict):
     def texts_differ(cls, options):
         return _all_different(options, "option")
 
+    def is_right(self, answer: object) -> bool:
+        """Whether exactly the correct options are chosen."""
+        return self._chosen(answer) == {i for i, option in enumerate(self.options) if option.correct}
+
+    def in_words(self, answer: object) -> str:
+        """The chosen options as plain text, in the bank's order."""
+        return _listed([self.options[i] for i in sorted(self._chosen(answer))])
+
+    def feedback_on(self, answer: object) -> str:
+        """What the bank says against the answer, as plain text; "" when it is right.
+
+        The wrong options are spoken of; of the missing ones only the number is told, as on the page.
+        """
+        chosen = self._chosen(answer)
+        wrong = [option for i, option in enumerate(self.options) if i in chosen and not option.correct]
+        if self.kind == "single":
+            return "".join(plain(option.feedback) for option in wrong)
+        missing = sum(option.correct for i, option in enumerate(self.options) if i not in chosen)
+        more = [f"{missing} more {'belongs' if missing == 1 else 'belong'} to the answer."] if missing else []
+        return " ".join([*map(_comment, wrong), *more])
+
+    def _chosen(self, answer: object) -> set[int]:
+        chosen = _indices(answer, len(self.options))
+        if not chosen:
+            raise ValueError("expected at least one option, got none")
+        if self.kind == "single" and len(chosen) > 1:
+            raise ValueError(f"expected one option, got {len(chosen)}")
+        return set(chosen)
+
 
 class Numeric(Strict):
     """A number: right when it lies within `tolerance` of `answer`."""
@@ -68,6 +106,19 @@ class Numeric(Strict):
     unit: str = ""
     feedback_right: Text
     feedback_wrong: Text
+
+    def is_right(self, answer: object) -> bool:
+        """Whether the number lies within the tolerance.  A hair of slack, so that 0.3 is within 0.1 of 0.2."""
+        return abs(_number(answer) - self.answer) <= self.tolerance * (1 + 1e-9)
+
+    def in_words(self, answer: object) -> str:
+        """The number in full, with its unit."""
+        number = repr(_number(answer)).removesuffix(".0")
+        return f"{number} {plain(self.unit)}".strip()
+
+    def feedback_on(self, answer: object) -> str:
+        """What the bank says against the answer, as plain text; "" when it is right."""
+        return "" if self.is_right(answer) else plain(self.feedback_wrong)
 
 
 class Ordering(Strict):
@@ -90,6 +141,25 @@ class Ordering(Strict):
         shuffle = random.Random(self.id).shuffle
         while order == sorted(order):
             shuffle(order)
+        return order
+
+    def is_right(self, answer: object) -> bool:
+        """Whether every item stands at its place."""
+        order = self._order(answer)
+        return order == sorted(order)
+
+    def in_words(self, answer: object) -> str:
+        """The items as plain text, in the student's order."""
+        return _listed([self.items[i] for i in self._order(answer)])
+
+    def feedback_on(self, answer: object) -> str:
+        """What the bank says on the items out of place, in the student's order, as plain text; "" when none is."""
+        return " ".join(_comment(self.items[i]) for place, i in enumerate(self._order(answer)) if i != place)
+
+    def _order(self, answer: object) -> list[int]:
+        order = _indices(answer, len(self.items))
+        if len(order) < len(self.items):
+            raise ValueError(f"expected all {len(self.items)} items, got {len(order)}")
         return order
 
 
@@ -145,6 +215,12 @@ def load_bank(topic: str, folder: Path = QUIZZES) -> Bank:
     return bank
 
 
+def digest(entry: Choice | Numeric | Ordering | Flashcard) -> str:
+    """12 hexadecimal digits that change whenever anything in the entry does; saved with every answer to it."""
+    text = json.dumps(entry.model_dump(), sort_keys=True)
+    return hashlib.sha256(text.encode("utf-8")).hexdigest()[:12]
+
+
 def rich(text: str) -> str:
     """HTML of the light markup: **bold**, *italic*, `code` and line breaks; all else is escaped."""
     parts = re.split(r"(`[^`]+`)", html.escape(text, quote=False))
@@ -167,6 +243,38 @@ def _all_different(entries: list, name: str) -> list:
     if len(set(texts)) < len(texts):
         raise ValueError(f"expected every {name} to read differently, got one twice")
     return entries
+
+
+def _indices(answer: object, count: int) -> list[int]:
+    """The answer, if it is a list of different indices below `count`.  A bool is no index."""
+    well_formed = isinstance(answer, list) and all(type(i) is int and 0 <= i < count for i in answer)
+    if not well_formed or len(set(answer)) < len(answer):
+        raise ValueError(f"expected a list of different whole numbers from 0 to {count - 1}, got {_show(answer)}")
+    return answer
+
+
+def _number(answer: object) -> float:
+    """The answer, if it is a finite number that a float can hold.  A bool is no number."""
+    if type(answer) not in (int, float) or not abs(answer) <= sys.float_info.max:
+        raise ValueError(f"expected a finite number, got {_show(answer)}")
+    return float(answer)
+
+
+def _show(value: object) -> str:
+    """A short repr of a value of any kind and size."""
+    try:
+        return reprlib.repr(value)
+    except ValueError:  # Python refuses to print a very long int
+        return f"a very long {type(value).__name__}"
+
+
+def _listed(entries: list[Option] | list[Item]) -> str:
+    """The texts in one line; a full stop before a semicolon would read badly."""
+    return "; ".join(plain(entry.text).removesuffix(".") for entry in entries)
+
+
+def _comment(entry: Option | Item) -> str:
+    return f'On "{plain(entry.text)}": {plain(entry.feedback)}'
 
 
 def _explain(file: str, content: dict, error: dict) -> str:

@@ -1,11 +1,8 @@
 """The quiz and the flashcards a notebook shows."""
 
-import hashlib
-import json
-
 import traitlets
 
-from course_lib.classroom.bank import Bank, load_bank, rich
+from course_lib.classroom.bank import Bank, digest, load_bank, rich
 from course_lib.classroom.bridge import Linked, module
 from course_lib.classroom.progress import record_quiz
 from course_lib.classroom.state import load_state, save_state
@@ -39,7 +36,7 @@ class QuizWidget(Linked):
         self.bank = bank
         self.entries = self.choose(bank)
         # An answer is kept with a digest of its question, and forgotten when the question has changed.
-        self.digests = {entry.id: _digest(entry) for entry in self.entries}
+        self.digests = {entry.id: digest(entry) for entry in self.entries}
         super().__init__(self.describe(bank))
 
     def choose(self, bank: Bank) -> list:
@@ -120,11 +117,6 @@ def _texts_to_html(value):
     if isinstance(value, dict):
         return {k: rich(v) if k in TEXTS else _texts_to_html(v) for k, v in value.items()}
     return value
-
-
-def _digest(entry) -> str:
-    text = json.dumps(entry.model_dump(), sort_keys=True)
-    return hashlib.sha256(text.encode("utf-8")).hexdigest()[:12]
 
 
 def _readable(question) -> str:

@@ -2,13 +2,14 @@
 
 import copy
 import json
+import math
 import sys
 
 import pytest
 import yaml
 
 from course_lib import paths
-from course_lib.classroom.bank import load_bank, plain, rich
+from course_lib.classroom.bank import digest, load_bank, plain, rich
 from course_lib.classroom.bridge import script_json
 from course_lib.classroom.progress import read_record
 from course_lib.classroom.quiz import DeckWidget, QuizWidget, flashcards, quiz
@@ -150,6 +151,130 @@ def test_the_shown_order_is_stable_and_never_the_right_one(tmp_path):
         question = load(tmp_path, changed("order", id=name)).questions[3]
         assert question.start() == question.start() != [0, 1, 2]
         assert sorted(question.start()) == [0, 1, 2]
+
+
+# ----------------------------------------------------------------------------------------------- answers
+
+
+@pytest.fixture
+def question(tmp_path):
+    """question("one") -> that question of BANK."""
+    return {q.id: q for q in load(tmp_path, BANK).questions}.__getitem__
+
+
+@pytest.mark.parametrize(
+    ("name", "answer", "right"),
+    [
+        ("one", [0], True),
+        ("one", [1], False),
+        ("many", [0, 1], True),
+        ("many", [1, 0], True),
+        ("many", [0], False),
+        ("many", [0, 1, 2], False),
+        ("number", 3.7, True),
+        ("number", 3.75, True),
+        ("number", 3.7 + 0.05 * (1 + 1e-8), False),
+        ("number", 4, False),
+        ("number", 10**20, False),
+        ("number", -0.0, False),
+        ("order", [0, 1, 2], True),
+        ("order", [0, 2, 1], False),
+    ],
+)
+def test_an_answer_is_right_by_the_rule_of_the_page(question, name, answer, right):
+    assert question(name).is_right(answer) is right
+    assert (question(name).feedback_on(answer) == "") is right
+
+
+def test_a_difference_of_exactly_the_tolerance_is_right_in_spite_of_rounding(tmp_path):
+    close = load(tmp_path, changed("number", answer=0.2, tolerance=0.1)).questions[2]
+    assert (0.1 + 0.2) - 0.2 > 0.1 and close.is_right(0.1 + 0.2)
+    around_zero = load(tmp_path, changed("number", answer=0.0, tolerance=1.0)).questions[2]
+    assert around_zero.is_right(1 + 1e-9) and not around_zero.is_right(math.nextafter(1 + 1e-9, 2))
+
+
+NO_INDICES = [None, True, 0, 0.0, "0", "", {}, {"0": 0}, [True], [False], [0.0], ["0"], [None], [[0]], [{}], [-1], [9]]
+NO_INDICES += [[0, 0], [10**400], [10**5000], [float("nan")], float("inf"), b"0", (0,)]
+DEEP = [0]
+for _ in range(100_000):
+    DEEP = [DEEP]
+
+
+@pytest.mark.parametrize("method", ["is_right", "in_words", "feedback_on"])
+@pytest.mark.parametrize(
+    ("name", "answers"),
+    [
+        ("one", [*NO_INDICES, DEEP, [], [0, 1], [2]]),
+        ("many", [*NO_INDICES, DEEP, [], [3], [0, 1, 2, 0]]),
+        ("order", [*NO_INDICES, DEEP, [], [0, 1], [0, 1, 1], [0, 1, 2, 3], [1, 2, 3], [0, 1, True]]),
+        ("number", [None, True, False, "3.7", "", [], [3.7], DEEP, {}, 3.7 + 0j, b"3.7", 10**400, -(10**5000)]),
+        ("number", [float("nan"), float("inf"), -float("inf")]),
+    ],
+)
+def test_an_answer_of_another_form_is_refused(question, method, name, answers):
+    for answer in answers:
+        with pytest.raises(ValueError, match=r"expected .*, got ."):
+            getattr(question(name), method)(answer)
+
+
+@pytest.mark.parametrize(
+    ("name", "answer", "said"),
+    [
+        ("one", [2], "expected a list of different whole numbers from 0 to 1, got [2]"),
+        ("one", [0, 1], "expected one option, got 2"),
+        ("many", [], "expected at least one option, got none"),
+        ("order", [2, 0], "expected all 3 items, got 2"),
+        ("number", "3.7", "expected a finite number, got '3.7'"),
+        pytest.param("number", 10**5000, "expected a finite number, got a very long int", id="very long"),
+    ],
+)
+def test_a_refusal_says_what_was_expected_and_what_came(question, name, answer, said):
+    with pytest.raises(ValueError) as caught:
+        question(name).is_right(answer)
+    assert str(caught.value) == said
+
+
+def test_a_refusal_stays_short_whatever_came(question):
+    for answer in ("x" * 10**6, list(range(10**5)), {str(i): i for i in range(1000)}, DEEP):
+        with pytest.raises(ValueError) as caught:
+            question("many").is_right(answer)
+        assert len(str(caught.value)) < 300
+
+
+def test_an_answer_is_put_in_words(tmp_path):
+    options = [RIGHT | {"text": text} for text in ("`a` < **b**.", "c")]
+    one, many, number, order = load(tmp_path, changed("many", options=options)).questions
+    assert one.in_words([1]) == "that"
+    assert many.in_words([1, 0]) == "a < b; c"
+    assert order.in_words([2, 0, 1]) == "third; first; second"
+    answers = [4, 4.0, -2.50, 3.7000001, 1e300, 10**20]
+    written = ["4", "4", "-2.5", "3.7000001", "1e+300", "1e+20"]
+    assert [number.in_words(answer) for answer in answers] == [f"{text} bits" for text in written]
+    assert load(tmp_path, changed("number", unit="")).questions[2].in_words(4) == "4"
+
+
+def test_feedback_speaks_of_what_is_wrong(tmp_path, question):
+    assert question("one").feedback_on([1]) == "No."
+    assert question("many").feedback_on([0, 2]) == 'On "c": No. 1 more belongs to the answer.'
+    assert question("many").feedback_on([2]) == 'On "c": No. 2 more belong to the answer.'
+    assert question("many").feedback_on([0, 1, 2]) == 'On "c": No.'
+    assert question("number").feedback_on(4) == "No."
+    assert question("order").feedback_on([0, 2, 1]) == 'On "third": third because On "second": second because'
+    marked_up = load(tmp_path, changed("number", feedback_wrong="**Not** `x < y`")).questions[2]
+    assert marked_up.feedback_on(4) == "Not x < y"
+
+
+def test_a_digest_changes_with_anything_in_the_question(tmp_path):
+    first = load(tmp_path, BANK)
+    assert len({digest(entry) for entry in [*first.questions, *first.flashcards]}) == 5
+    assert [digest(q) for q in load(tmp_path, BANK).questions] == [digest(q) for q in first.questions]
+    for fields in ({"prompt": "How many?"}, {"tolerance": 0.06}, {"unit": ""}, {"feedback_right": "Good."}):
+        assert digest(load(tmp_path, changed("number", **fields)).questions[2]) != digest(first.questions[2])
+
+
+def test_digests_stay_the_same_from_release_to_release(question):
+    """Answers that students have saved would be forgotten otherwise."""
+    assert digest(question("one")) == "d8bd555c6f7a"
 
 
 # ------------------------------------------------------------------------------------------------ markup

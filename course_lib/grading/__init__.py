@@ -1,0 +1,1 @@
+"""Submissions in, grades out: ``course grade``."""
