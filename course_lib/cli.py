@@ -47,10 +47,27 @@ def _parser() -> argparse.ArgumentParser:
         "--solutions", type=Path, metavar="DIR", help="write the solution editions into DIR instead"
     )
     how.add_argument(
+        "--nbgrader", type=Path, metavar="DIR", help="write a course folder for nbgrader into DIR instead"
+    )
+    how.add_argument(
         "--no-execute", action="store_true", help="write the student editions without running them"
     )
 
     add("train", _train, "train a recipe and store its checkpoint (course train --help says more)")
+    grade = add("grade", _grade, "mark a folder of submissions: grades, feedback and a picture of the class")
+    grade.add_argument("submissions", type=Path, help="a folder or zip with an entry per student, or one notebook")
+    grade.add_argument("--out", type=Path, required=True, metavar="GRADES", help="where to write; run again to go on")
+    grade.add_argument(
+        "--topic", action="append", default=[], help="chapter to mark, such as ddpm (default: what the class answers)"
+    )
+    grade.add_argument("--seed", type=int, metavar="N", help="of the cases (default: drawn once, kept in GRADES)")
+    grade.add_argument("--jobs", type=int, metavar="N", help="submissions at a time (default: one per core)")
+    grade.add_argument(
+        "--isolation", choices=["bwrap", "process"], default="bwrap", help="process: limits alone, for code you trust"
+    )
+    grade.add_argument("--roster", type=Path, metavar="CSV", help="columns submission and student, and any further")
+    grade.add_argument("--scheduler", metavar="ADDRESS", help="mark on a dask.distributed cluster: tcp://...")
+
     add("models", _models, "list every preset, its parameters counted and published, and the source")
 
     quiz = add("quiz", _quiz, "take a question bank elsewhere")
@@ -82,11 +99,32 @@ def _build(options) -> int:
         for path in build.write_solutions(options.solutions, chapters):
             print(path)
         return 0
+    if options.nbgrader:
+        from course_lib.build.nbgrader import write_course_folder
+
+        for path in write_course_folder(options.nbgrader, chapters):
+            print(path)
+        return 0
     for source in chapters:
         seconds = build.build(source, run=not options.no_execute)
         slowest = max(range(len(seconds)), key=seconds.__getitem__, default=None)
         told = f": {sum(seconds):.0f} s, cell {slowest} alone {seconds[slowest]:.0f} s" if seconds else ""
         print(f"notebooks/{source.stem}.ipynb{told}", flush=True)
+    return 0
+
+
+def _grade(options) -> int:
+    settings = {name: getattr(options, name) for name in ("seed", "jobs", "isolation", "roster", "scheduler")}
+    try:
+        from course_lib.grading.batch import grade
+
+        grades = grade(options.submissions, options.out, topics=options.topic, **settings)
+    except KeyboardInterrupt:
+        print("\nstopped; what is finished is kept, the same command goes on from there", file=sys.stderr, flush=True)
+        os._exit(130)  # answers still running in threads must not hold it up; their jails end with this process
+    earned = sum(one.earned for one in grades) / len(grades)
+    print(f"{len(grades)} submissions, {earned:.1f} of {grades[0].points} points on average")
+    print(f"{options.out / 'class.html'}  {options.out / 'grades.csv'}")
     return 0
 
 

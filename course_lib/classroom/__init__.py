@@ -2,7 +2,7 @@
 
 from course_lib.doctor import doctor
 
-from .exercise import exercise
+from .exercise import exercise, mark
 from .explore import choices, explore, slider
 from .figures import figure, image_grid, live_curve, show, show_clip, show_images
 from .live import train_live
@@ -24,6 +24,7 @@ __all__ = [
     "image_grid",
     "lines",
     "live_curve",
+    "mark",
     "progress",
     "quiz",
     "record_quiz",

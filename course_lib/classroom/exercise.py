@@ -1,11 +1,15 @@
-"""The exercise decorator: check at definition, report, and hand back something that always works."""
+"""The exercise decorator: check at definition, report, and hand back something that always works.
+
+`mark` gives the points of an answer once more, for the test cells of a grader.
+"""
 
 import ctypes
+import io
 import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr
 from dataclasses import dataclass
 from typing import Any, TypeVar
 from weakref import WeakKeyDictionary
@@ -14,11 +18,12 @@ from course_lib.classroom.markup import card, escape, prose, show_report
 from course_lib.classroom.progress import record_exercise
 from course_lib.exercises.base import Exercise, UnknownExercise, find
 from course_lib.exercises.judging import Verdict, describe, judge
-from course_lib.exercises.running import Failure, Outcome, TimeLimit, failure, preserved, run
+from course_lib.exercises.running import STOPPED, Failure, Outcome, TimeLimit, failure, preserved, run
 
 T = TypeVar("T")
 SEED, PRINTED, GRACE = 0, 2000, 1.0  # of the checks; characters kept of what an answer prints; seconds to stop in
 GOES_ON = "The chapter goes on with the reference."
+_answers: dict[str, Any] = {}  # the last answer to each exercise in this session, right or wrong
 
 
 def exercise(id: Any) -> Any:
@@ -38,6 +43,7 @@ def exercise(id: Any) -> Any:
             said = str(error) if isinstance(error, UnknownExercise) else f"{id} cannot be read: {failure(error)}"
             show_report(Report("calm", "Exercise not checked", f"{said} Your code is left as it is."))
             return answer
+        _answers[declared.id] = answer
         report, passed = check(answer, declared)
         show_report(report)
         return answer if passed else declared.reference
@@ -48,10 +54,7 @@ def exercise(id: Any) -> Any:
 def check(answer: Any, declared: Exercise) -> tuple["Report", bool]:
     """Run, judge and record an answer: the report, and whether it passed.  The session is left as it was."""
     try:
-        with preserved():
-            outcomes, printed = run_limited(answer, declared)
-            verdict = judge(declared, outcomes, SEED)
-            report = make_report(declared, verdict, printed)
+        report, verdict = examine(answer, declared, SEED)
         trouble = record_exercise(declared.id, verdict.status, declared.points)
     except Exception as error:
         said = f"The check itself failed, which is a fault of the course: {failure(error)}. {GOES_ON}"
@@ -59,10 +62,39 @@ def check(answer: Any, declared: Exercise) -> tuple["Report", bool]:
     return (report.with_note(trouble) if trouble else report), verdict.passed
 
 
+def mark(id: str, seed: int = SEED) -> float:
+    """The points that the last answer to an exercise earns on the cases of a seed, each case an equal part of them.
+
+    For the test cells of graders such as nbgrader, which take the value of a cell for its points.  Shows the report
+    and records nothing.  An answer whose cell has not been run earns 0.  Raises UnknownExercise.
+    """
+    declared = find(id)
+    if id in _answers:
+        report, verdict = examine(_answers[id], declared, seed)
+        earned = round(declared.points * verdict.fraction, 2)
+    else:
+        report = Report("calm", f"{id}: no answer", "No cell with this exercise has been run in this session.")
+        earned = 0.0
+    show_report(report.with_note(f"{earned:g} of {declared.points} points"))
+    return earned
+
+
+def examine(answer: Any, declared: Exercise, seed: int) -> tuple["Report", Verdict]:
+    """Run an answer on the cases of a seed and judge it.  The session is left as it was.
+
+    Warnings of the references stay silent: graders take a word on the error stream for a failure.
+    """
+    with preserved():
+        outcomes, printed = run_limited(answer, declared, seed)
+        with redirect_stderr(io.StringIO()):
+            verdict = judge(declared, outcomes, seed)
+            return make_report(declared, verdict, printed, seed), verdict
+
+
 # ------------------------------------------------------------------------------------------- time limit
 
 
-def run_limited(answer: Any, declared: Exercise, seed: int = SEED) -> tuple[list[Outcome], str]:
+def run_limited(answer: Any, declared: Exercise, seed: int) -> tuple[list[Outcome], str]:
     """The outcomes of `run` within the exercise's time limit, and what the answer printed.
 
     The answer runs in a daemon thread.  Past the limit an exception is thrown into it, again and again for a
@@ -89,7 +121,7 @@ def run_limited(answer: Any, declared: Exercise, seed: int = SEED) -> tuple[list
             _stop(worker)
     if not in_time:
         message = f"it ran for more than {declared.seconds:g} s; is there a loop that never ends?"
-        done.append(Outcome(error=Failure("TimeLimit", message, ended[0].lines if ended else ())))
+        done.append(Outcome(error=Failure(STOPPED, message, ended[0].lines if ended else ())))
     elif ended:
         done.append(Outcome(error=ended[0]))
     return done, capture.text()
@@ -211,14 +243,14 @@ class Report:
         return "\n".join(f"line {number}, in {function}:  {code}" for function, number, code in self.lines)
 
 
-def make_report(declared: Exercise, verdict: Verdict, printed: str = "") -> Report:
-    """The report on a verdict."""
+def make_report(declared: Exercise, verdict: Verdict, printed: str, seed: int) -> Report:
+    """The report on a verdict that was found on the cases of a seed."""
     points = f"{declared.points} point{'s' * (declared.points != 1)}"
     if verdict.status == "passed":
         return Report("good", f"{declared.id}: passed", f"({points})", printed=printed)
     if verdict.status == "not attempted":
         return Report("calm", f"{declared.id}: not attempted yet", "The chapter goes on with the reference.")
-    case = describe(declared.draw(SEED)[verdict.first])
+    case = describe(declared.draw(seed)[verdict.first])
     right = f"{sum(f is None for f in verdict.faults)} of {len(verdict.faults)} cases right"
     details = f"{right}. Shown: case {verdict.first + 1}, with {case}. {GOES_ON}"
     lines = verdict.error.lines if verdict.error else ()
