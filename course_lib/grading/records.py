@@ -116,4 +116,4 @@ class Grade(Record):
 
     @property
     def earned(self) -> float:
-        return round(sum(mark.earned for mark in (*self.exercises, *self.quizzes)), 2)
+        return round(float(sum(mark.earned for mark in (*self.exercises, *self.quizzes))), 2)
