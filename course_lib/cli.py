@@ -68,6 +68,10 @@ def _parser() -> argparse.ArgumentParser:
     grade.add_argument("--roster", type=Path, metavar="CSV", help="columns submission and student, and any further")
     grade.add_argument("--scheduler", metavar="ADDRESS", help="mark on a dask.distributed cluster: tcp://...")
 
+    pack = add("hand-in", _hand_in, "pack a notebook with its quiz answers into one file to hand in")
+    pack.add_argument("notebook", type=Path, help="such as notebooks/01_ddpm.ipynb")
+    pack.add_argument("target", type=Path, nargs="?", help="the .zip to write, or its folder (default: here)")
+
     add("models", _models, "list every preset, its parameters counted and published, and the source")
 
     quiz = add("quiz", _quiz, "take a question bank elsewhere")
@@ -125,6 +129,14 @@ def _grade(options) -> int:
     earned = sum(one.earned for one in grades) / len(grades)
     print(f"{len(grades)} submissions, {earned:.1f} of {grades[0].points} points on average")
     print(f"{options.out / 'class.html'}  {options.out / 'grades.csv'}")
+    return 0
+
+
+def _hand_in(options) -> int:
+    from course_lib.classroom.hand_in import hand_in, to_pack
+
+    packed = hand_in(options.notebook, options.target)
+    print(f"{packed}: {' and '.join(path.name for path in to_pack(options.notebook))}")
     return 0
 
 

@@ -1,0 +1,25 @@
+"""Damaged notebooks all the way: read, run in a jail, marked, and written as feedback."""
+
+from course_lib.exercises import find
+from course_lib.grading import marking
+from course_lib.grading.isolation import Jail
+from course_lib.grading.pages import feedback_page
+from course_lib.grading.records import Assignment, Grade
+from course_lib.grading.submissions import find_submissions
+from tests.grading.mutate import mutated_notebooks
+
+ASSIGNMENT = Assignment(topics=("start_here",), quizzes=True, seed=3)
+
+
+def test_a_thousand_mutants_are_marked_without_a_traceback(tmp_path, monkeypatch):
+    monkeypatch.setattr(marking, "exercises", lambda topic: [find("start_here.to_model")])
+    seen = set()
+    with Jail() as jail:
+        for data in mutated_notebooks(seed=2, count=1000):
+            (tmp_path / "ada.ipynb").write_bytes(data)
+            (submission,) = find_submissions(tmp_path)
+            grade = marking.mark(submission.read(), ASSIGNMENT, jail)
+            assert Grade.model_validate_json(grade.model_dump_json()) == grade
+            assert "Traceback" not in feedback_page(grade)
+            seen.add(grade.exercises[0].status)
+    assert {"not attempted", "missing"} <= seen and "passed" not in seen
