@@ -8,6 +8,7 @@ three misconceptions and a half right answer, one who stopped half way.  Of the 
 """
 
 import argparse
+import copy
 import csv
 import itertools
 import json
@@ -224,7 +225,7 @@ def drawn(name: str, rng: random.Random) -> Student:
 
 def notebook(student: Student) -> str:
     """The student's 01_ddpm.ipynb."""
-    edition, right = student_edition(SOURCE), solutions()
+    edition, right = copy.deepcopy(blank()), solutions()
     cells, end = [], []
     for cell in edition.cells:
         id = next(iter(exercise_ids(nbformat.v4.new_notebook(cells=[cell]))), None)
@@ -237,6 +238,12 @@ def notebook(student: Student) -> str:
         (end if id in student.moved else cells).append(cell)
     edition.cells = [*cells, *end]
     return nbformat.writes(edition)
+
+
+@cache
+def blank() -> nbformat.NotebookNode:
+    """The notebook as every student gets it."""
+    return student_edition(SOURCE)
 
 
 @cache

@@ -40,7 +40,7 @@ class Failure:
 
     kind: str
     message: str
-    lines: tuple[tuple[str, int, str], ...] = ()  # function, line number, source line
+    lines: tuple[tuple[str, int, str], ...] = ()  # where, line number, source line
 
     def __str__(self) -> str:
         return f"{self.kind}: {self.message}" if self.message else self.kind
@@ -219,8 +219,15 @@ def _student_lines(stack: traceback.StackSummary) -> tuple[tuple[str, int, str],
         if frame.filename.startswith(("<frozen", "<@beartype")):
             continue
         if not any(library in Path(frame.filename).parents for library in _LIBRARIES):
-            own.append((frame.name, frame.lineno or 0, (frame.line or "").strip()[:200]))
+            own.append((_where(frame), frame.lineno or 0, (frame.line or "").strip()[:200]))
     return tuple(own[-5:])
+
+
+def _where(frame: traceback.FrameSummary) -> str:
+    """The function; "cell 12, function" where the code goes by another name than a file's, as in a grader."""
+    if Path(frame.filename).is_absolute() or frame.filename.startswith("<"):
+        return frame.name
+    return frame.filename if frame.name == "<module>" else f"{frame.filename}, {frame.name}"
 
 
 def failure(error: BaseException) -> Failure:

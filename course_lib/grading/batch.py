@@ -10,6 +10,7 @@ course; while that is the same, the submission is not run again.
 
 import contextlib
 import json
+import logging
 import os
 import re
 import secrets
@@ -165,7 +166,7 @@ def _threads(jobs: int | None, isolation: str) -> Iterator[tuple[Executor, int]]
     jobs = jobs or os.cpu_count() or 1
     executor = ThreadPoolExecutor(jobs)
     try:
-        yield executor, jobs
+        yield executor, jobs + 1  # one in reserve, so that nobody waits while a grade is written
     finally:
         executor.shutdown(wait=False, cancel_futures=True)
 
@@ -178,6 +179,7 @@ def _cluster(scheduler: str) -> Iterator[tuple[Executor, int]]:
     except ImportError:
         advice = 'pip install "visual-generation-course[cluster]"'
         raise ImportError(f"--scheduler needs dask.distributed: {advice}") from None
+    logging.getLogger("distributed").setLevel(logging.CRITICAL)  # what goes wrong is said below, in one line
     with Client(scheduler) as client:
         try:
             client.wait_for_workers(1, timeout=JOINING)

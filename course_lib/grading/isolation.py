@@ -30,12 +30,14 @@ from course_lib.paths import ROOT
 
 ISOLATIONS = ("bwrap", "process")
 START = 120  # seconds a jail may take to load the course
-GRACE = 10  # seconds past an answer's time at which the jail itself is given up
+PATIENCE = 4  # times its time an answer may take on a busy machine
+GRACE = 10  # seconds after that at which the jail itself is given up
 ALL_MEMORY, ALL_TASKS = 4 * 2**30, 200  # of all processes in a jail: bytes, processes and threads
 SCRATCH = 64 * 2**20  # bytes of the scratch folder
 RESULTS, PRINTS = 40 * 2**20, 2000  # bytes taken of what an answer shows and prints
+FRAMES = 1000  # messages taken of an answer
 LIBRARIES = ("torch", "numpy", "einops", "psutil", "pydantic", "safetensors", "IPython")
-NO_MEMORY = SimpleNamespace(rss=0, uss=0)
+NO_MEMORY = SimpleNamespace(rss=0)
 FIRST_USER = 2**30  # users that nobody has; root runs each jail's answers as one of its own
 
 HOW_TO_GET_BWRAP = """\
@@ -88,12 +90,12 @@ class Jail:
         with contextlib.suppress(BrokenPipeError):
             self._process.stdin.write(struct.pack("<I", len(message)) + message)
             self._process.stdin.flush()
-        reply, status = self._listen(request["seconds"] + GRACE)
-        if status is None:
+        reply, status = self._listen(PATIENCE * request["seconds"] + GRACE)
+        if not (status and status["clean"]):
             self.close()
-        elif status["late"]:
+        if status and status["late"]:
             reply.stopped = f"it ran for more than {request['seconds']:g} s; is there a loop that never ends?"
-        elif status["status"]:
+        elif status and status["status"]:
             reply.stopped = _how_it_ended(status["status"])
         return reply
 
@@ -116,6 +118,9 @@ class Jail:
                 cwd=self._scratch or "/",
                 start_new_session=True,
             )
+        except (OSError, JailError):
+            self._let_go()
+            raise
         finally:
             for descriptor in theirs:
                 os.close(descriptor)
@@ -126,7 +131,8 @@ class Jail:
             self._errors.seek(0)
             said = self._errors.read()[-1000:].decode(errors="replace").strip()
             self.close()
-            trouble = f"it does not work here: {said or reply.stopped}"
+            said = said or ("it ended at once" if reply.lost else f"it had not started after {START} s")
+            trouble = f"it does not work here: {said}"
             raise JailError(HOW_TO_GET_BWRAP.format(trouble=trouble) if self.isolation == "bwrap" else trouble)
 
     def close(self) -> None:
@@ -134,14 +140,16 @@ class Jail:
         if self._process is None:
             return
         process, self._process = self._process, None
-        tree = _tree(process.pid)
-        for one in (*tree, process):
-            with contextlib.suppress(psutil.Error, ProcessLookupError):
-                one.kill()
+        kill_descendants(process.pid)
+        process.kill()
         process.wait()
-        for stream in (process.stdin, process.stdout, self._errors):
+        for stream in (process.stdin, process.stdout):
             with contextlib.suppress(BrokenPipeError):
                 stream.close()
+        self._let_go()
+
+    def _let_go(self) -> None:
+        self._errors.close()
         for descriptor in (self._results, self._prints):
             os.close(descriptor)
         if self._scratch:
@@ -149,7 +157,7 @@ class Jail:
 
     # ---------------------------------------------------------------------------------------- listening
 
-    def _listen(self, seconds: float) -> tuple[Reply, dict | None]:
+    def _listen(self, seconds: int | float) -> tuple[Reply, dict | None]:
         """Collect until the server says how the answer has ended; None where the jail has to be given up."""
         results, printed, said = bytearray(), bytearray(), bytearray()
         streams = {self._results: results, self._prints: printed, self._process.stdout.fileno(): said}
@@ -180,7 +188,8 @@ class Jail:
     # ----------------------------------------------------------------------------------------- building
 
     def _command(self, results: int, prints: int) -> list[str]:
-        python = [sys.executable, "-B", "-m", "course_lib.grading.jail", str(results), str(prints), self.isolation]
+        python = [sys.executable, "-B", "-P", "-m", "course_lib.grading.jail"]  # -P: no module from the scratch folder
+        python += [str(results), str(prints), self.isolation]
         if self.isolation == "process":
             return [*python, "0"]
         bwrap = shutil.which("bwrap")
@@ -193,6 +202,7 @@ class Jail:
 def _walls() -> list[str]:
     """bubblewrap's arguments."""
     walls = ["--die-with-parent", "--new-session", "--unshare-ipc", "--unshare-pid", "--unshare-net"]
+    walls += ["--as-pid-1"]  # which no answer can kill, and no other process holds the server's pipes
     walls += ["--unshare-uts", "--unshare-cgroup-try", "--hostname", "jail", "--cap-drop", "ALL"]
     if os.geteuid() == 0:  # answers run as another user: the server has to become that, to kill and to clean up
         for capability in ("SETUID", "SETGID", "KILL", "DAC_OVERRIDE", "FOWNER"):
@@ -210,7 +220,9 @@ def _walls() -> list[str]:
         walls += ["--perms", "0755", "--dir", folder]  # bubblewrap would make them for root alone
     for here, there in places.items():
         walls += ["--ro-bind-try", here, there]
-    walls += ["--proc", "/proc", "--dev", "/dev", "--remount-ro", "/dev"]
+    walls += ["--proc", "/proc", "--dev", "/dev"]
+    walls += ["--dev-bind", "/dev/null", "/dev/zero"]  # which can be mapped as memory that belongs to no process
+    walls += ["--remount-ro", "/dev"]
     walls += ["--perms", "1777", "--size", str(SCRATCH), "--tmpfs", "/scratch", "--remount-ro", "/"]
     return [*walls, "--chdir", "/scratch"]
 
@@ -246,6 +258,17 @@ def _tree(pid: int) -> list[psutil.Process]:
         return []
 
 
+def kill_descendants(pid: int) -> None:
+    """Kill what a process has started, again and again, since what is not yet dead may start more."""
+    for _ in range(100):
+        alive = [one for one in _tree(pid) if _ask(one, "status", psutil.STATUS_ZOMBIE) != psutil.STATUS_ZOMBIE]
+        if not alive:
+            return
+        for one in alive:
+            with contextlib.suppress(psutil.Error):
+                one.kill()
+
+
 def _too_much(pid: int) -> str:
     """"" or what a jail has too much of."""
     tree = _tree(pid)
@@ -253,9 +276,15 @@ def _too_much(pid: int) -> str:
         return f"it started more than {ALL_TASKS} processes and threads"
     if sum(_ask(process, "memory_info", default=NO_MEMORY).rss for process in tree) < ALL_MEMORY:
         return ""  # though pages that forks share were counted for each
-    if sum(_ask(process, "memory_full_info", default=NO_MEMORY).uss for process in tree) < ALL_MEMORY:
+    if sum(map(_memory, tree)) < ALL_MEMORY:
         return ""
     return f"it took more than {ALL_MEMORY // 2**30} GB of memory"
+
+
+def _memory(process: psutil.Process) -> int:
+    """Bytes; of what forks share each has its part, where the system tells."""
+    full = _ask(process, "memory_full_info", default=None) or _ask(process, "memory_info", default=NO_MEMORY)
+    return next(getattr(full, kind) for kind in ("pss", "uss", "rss") if hasattr(full, kind))
 
 
 def _ask(process: psutil.Process, question: str, default: Any) -> Any:
@@ -280,9 +309,9 @@ def _pour(descriptor: int, into: bytearray, most: int) -> bool:
 
 
 def frames(stream: bytes | bytearray) -> list[bytes]:
-    """The whole messages of a stream, each of which comes after its length."""
+    """The whole messages of a stream, each of which comes after its length; the first thousand."""
     found, at = [], 0
-    while at + 4 <= len(stream):
+    while at + 4 <= len(stream) and len(found) < FRAMES:
         end = at + 4 + struct.unpack_from("<I", stream, at)[0]
         if end > len(stream):
             break

@@ -21,6 +21,7 @@ import shutil
 import signal
 import struct
 import sys
+import threading
 import time
 import traceback
 import types
@@ -32,9 +33,12 @@ import psutil
 import torch
 
 from course_lib.exercises import exercises, find, topics
+from course_lib.exercises.base import call
 from course_lib.exercises.running import Failure, Outcome, failure, run
+from course_lib.grading.isolation import PATIENCE, kill_descendants
 from course_lib.grading.program import NoAnswer, Notebook, Program
-from course_lib.grading.records import Cell
+from course_lib.grading.records import Cell, Found
+from course_lib.grading.syscalls import refuse
 from course_lib.grading.wire import pack
 
 MEMORY = 2 * 2**30  # bytes an answer may take on top of the course
@@ -55,15 +59,19 @@ def main() -> None:
         os.dup2(null, standard)
     _harden()
     _warm_up()
-    send(statuses, b"{}")  # ready
-    while message := receive(control):
-        request = json.loads(message)
-        child = os.fork()
-        if child == 0:
-            _answer(request, results, prints, uid)
-        status = _watch(child, request["seconds"], control)
-        _sweep(alone)
-        send(statuses, json.dumps(status).encode())
+    with contextlib.suppress(BrokenPipeError):  # the grader has gone
+        send(statuses, b"{}")  # ready
+        clean, mode = True, os.stat(".").st_mode
+        while clean and (message := receive(control)):
+            request = json.loads(message)
+            child = os.fork()
+            if child == 0:
+                _answer(request, results, prints, uid)
+            status = _watch(child, request["seconds"], control)
+            _sweep(alone)
+            clean = _is_clean(mode)
+            send(statuses, json.dumps(status | {"clean": clean}).encode())
+    _remove_scratch()
 
 
 def _harden() -> None:
@@ -86,8 +94,11 @@ def _warm_up() -> None:
 
 
 def _watch(child: int, seconds: float, control: int) -> dict:
-    """Wait for the child, and kill it past its time, or when the grader is gone."""
-    deadline, pause = time.monotonic() + seconds, 0.001
+    """Wait for the child, and kill it past its time, or when the grader is gone.
+
+    Where others keep the processors busy, its waiting for one does not count, up to PATIENCE times its time.
+    """
+    start, pause = time.monotonic(), 0.001
     late = False
     while True:
         ended, status = os.waitpid(child, os.WNOHANG)
@@ -95,11 +106,21 @@ def _watch(child: int, seconds: float, control: int) -> dict:
             return {"status": os.waitstatus_to_exitcode(status), "late": late}
         if _hung_up(control):
             _sweep_and_exit(child)
-        if time.monotonic() > deadline and not late:
+        passed = time.monotonic() - start
+        if not late and passed > seconds and passed > min(seconds + _queued(child), PATIENCE * seconds):
             late = True
             _kill(child)
         time.sleep(pause)
         pause = min(2 * pause, 0.02)
+
+
+def _queued(pid: int) -> float:
+    """Seconds for which a process that could run waited for a processor; 0 where the system does not tell."""
+    try:
+        with open(f"/proc/{pid}/schedstat") as file:
+            return int(file.read().split()[1]) / 1e9
+    except (OSError, IndexError):
+        return 0.0
 
 
 def _hung_up(control: int) -> bool:
@@ -112,6 +133,7 @@ def _hung_up(control: int) -> bool:
 def _sweep_and_exit(child: int) -> None:
     _kill(child)
     _sweep(alone=False)
+    _remove_scratch()
     os._exit(1)
 
 
@@ -127,17 +149,31 @@ def _sweep(alone: bool) -> None:
         with contextlib.suppress(ProcessLookupError):
             os.kill(-1, signal.SIGKILL)  # all in this namespace but its first process and this one
     else:
-        for left in psutil.Process().children(recursive=True):
-            with contextlib.suppress(psutil.Error):
-                left.kill()
-    with contextlib.suppress(ChildProcessError):
-        while os.waitpid(-1, os.WNOHANG)[0]:
-            pass
-    for entry in os.scandir("."):
-        if entry.is_dir(follow_symlinks=False):
-            shutil.rmtree(entry.path, ignore_errors=True)
-        else:
-            os.unlink(entry.path)
+        kill_descendants(os.getpid())
+    deadline = time.monotonic() + 1
+    with contextlib.suppress(ChildProcessError):  # none is left; the dead count among an answer's processes, too
+        while time.monotonic() < deadline:
+            if not os.waitpid(-1, os.WNOHANG)[0]:
+                time.sleep(0.001)
+    with contextlib.suppress(OSError, RecursionError):
+        for entry in os.scandir("."):
+            if entry.is_dir(follow_symlinks=False):
+                shutil.rmtree(entry.path, ignore_errors=True)
+            else:
+                os.unlink(entry.path)
+
+
+def _is_clean(mode: int) -> bool:
+    """Whether the scratch folder is as it was; an answer that runs as the user of the server can prevent it."""
+    with contextlib.suppress(OSError):
+        return os.stat(".").st_mode == mode and not os.listdir(".")
+    return False
+
+
+def _remove_scratch() -> None:
+    """The grader does this, unless it was killed.  Behind walls the folder is a part of them, and goes with them."""
+    with contextlib.suppress(OSError):
+        os.rmdir(os.getcwd())
 
 
 # ------------------------------------------------------------------------------ in the answer's own process
@@ -179,10 +215,11 @@ def _limit(uid: int) -> None:
         os.setuid(uid)
     if sys.platform == "linux":  # or an answer could not read what /proc says of itself
         ctypes.CDLL(None).prctl(SET_DUMPABLE, 1, 0, 0, 0)
+    refuse()
 
 
 def observe(request: dict, emit: Callable[[bytes], None]) -> None:
-    """Find and run the answer that a request asks for.  Emits JSON on what was found, then an outcome per case.
+    """Find and run the answer that a request asks for.  Emits what was Found, then an outcome per case.
 
     request: exercise (its id), seed, cells (list of {name, source}), passed (ids), seconds.
     """
@@ -195,8 +232,8 @@ def observe(request: dict, emit: Callable[[bytes], None]) -> None:
         unknown = {s.answers for s in notebook.statements if s.answers} - known  # left as they are, as in the notebook
         program = notebook.program(exercise.id, unknown.union(request["passed"]))
     except NoAnswer as error:
-        return emit(json.dumps({"missing": str(error)}).encode())
-    emit(json.dumps(_described(program)).encode())
+        return emit(Found(missing=str(error)).model_dump_json().encode())
+    emit(_described(program).model_dump_json().encode())
     left = len(exercise.draw(request["seed"]))  # drawn before anything of the student's has run
     try:
         answer = program.execute(lambda id: find(id).reference)
@@ -220,17 +257,17 @@ def _frame(outcome: Outcome, room: int) -> bytes:
             return frame
         trouble = f"what your code returns is larger than {ANSWER // 2**20} MB"
     except ValueError:
-        trouble = "what your code returns cannot be compared: its parts have strange names"
+        trouble = "what your code returns cannot be compared: its texts are too long or its parts oddly named"
     return pack(Outcome(error=Failure("ValueError", trouble)))
 
 
-def _described(program: Program) -> dict:
-    return {
-        "notes": program.notes,
-        "replaced": sorted(set(program.replaced.values())),
-        "unresolved": sorted(program.unresolved),
-        "outside": sorted(program.outside),
-    }
+def _described(program: Program) -> Found:
+    return Found(
+        notes=program.notes,
+        replaced=tuple(sorted(set(program.replaced.values()))),
+        unresolved=tuple(sorted(program.unresolved)),
+        outside=tuple(sorted(program.outside)),
+    )
 
 
 # --------------------------------------------------------------------------------- the course's own solution
@@ -241,10 +278,10 @@ class CoursesOwnSolution(Exception):
 
 
 def guard(reference: Any, cells: set[str]) -> None:
-    """From here on `reference` refuses to be called, directly or not, by code of the notebook's `cells`.
+    """From here on `reference` refuses to be called by an answer, by code of the notebook's `cells`, or in a thread.
 
     Its code object is exchanged, so that every name it goes by is covered.  Calls by the course itself, which
-    may build a case or a model with it, go through.  (Copying its text is not noticed: that is a matter for
+    may build a case or a model with it, go through.  (Copying its code is not noticed: that is a matter for
     people, not for a jail.)
     """
     target = vars(reference).get("__init__") if isinstance(reference, type) else reference
@@ -254,10 +291,11 @@ def guard(reference: Any, cells: set[str]) -> None:
     original.__kwdefaults__ = target.__kwdefaults__
 
     def checked(*args: Any, **kwargs: Any) -> Any:
-        frame = sys._getframe()
+        frame, theirs = sys._getframe(), threading.current_thread() is not threading.main_thread()
         while frame := frame.f_back:
-            if frame.f_code.co_filename in cells:
-                raise CoursesOwnSolution("your answer calls the course's own solution of this exercise")
+            theirs = theirs or frame.f_code is call.__code__ or frame.f_code.co_filename in cells
+        if theirs:
+            raise CoursesOwnSolution("your answer calls the course's own solution of this exercise")
         return original(*args, **kwargs)
 
     target.__globals__["__checked__"] = checked

@@ -2,21 +2,23 @@
 
 import functools
 import hashlib
-import json
 import re
 import threading
 from collections.abc import Collection, Sequence
+
+from pydantic import ValidationError
 
 from course_lib.exercises import Exercise, exercises
 from course_lib.exercises.judging import Verdict, describe, judge
 from course_lib.exercises.running import STOPPED, Failure, Outcome
 from course_lib.grading.isolation import Jail, libraries
 from course_lib.grading.quizzes import mark_quiz
-from course_lib.grading.records import Assignment, Cell, ExerciseMark, Grade, Work
+from course_lib.grading.records import Assignment, Cell, ExerciseMark, Found, Grade, Work
 from course_lib.grading.wire import unpack
 from course_lib.paths import QUIZZES, ROOT
 
 READING = 5  # seconds for finding an answer and running what it needs, on top of the exercise's own
+SENTENCE = 1000  # characters; it can list all the keys of a dict
 _judging = threading.Lock()  # it seeds torch's random numbers, which all threads share
 
 
@@ -80,9 +82,9 @@ def _mark_exercise(
     reply = jail.run(request)
     if reply.lost:  # once more, in case it was not the answer's doing
         reply = jail.run(request)
-    found = json.loads(reply.frames[0]) if reply.frames else {"notes": ["The notebook's code could not be read."]}
-    if "missing" in found:
-        return empty.model_copy(update={"sentence": found["missing"]})
+    found = _found(reply.frames)
+    if found.missing:
+        return empty.model_copy(update={"sentence": found.missing})
     verdict = _judge(exercise, _outcomes(reply.frames[1:], cases, reply.stopped), seed)
     right = sum(fault is None for fault in verdict.faults)
     status = verdict.status
@@ -97,13 +99,20 @@ def _mark_exercise(
         earned=round(exercise.points * verdict.fraction, 2),
         right=right,
         cases=cases,
-        sentence=_tidy(verdict.sentence) if wrong else "",
+        sentence=_tidy(verdict.sentence)[:SENTENCE] if wrong else "",
         misconception=verdict.misconception,
         shown=f"case {first + 1}, with {describe(exercise.draw(seed)[first])}" if wrong else "",
         lines=tuple((where, number, _tidy(code)) for where, number, code in error.lines) if wrong and error else (),
         printed=_tidy(reply.printed),
         notes=tuple(_notes(found, verdict if wrong else None)),
     )
+
+
+def _found(frames: Sequence[bytes]) -> Found:
+    try:
+        return Found.model_validate_json(frames[0])
+    except (IndexError, ValidationError):
+        return Found(notes=("The notebook's code could not be read.",))
 
 
 def _outcomes(frames: Sequence[bytes], cases: int, stopped: str) -> list[Outcome]:
@@ -127,21 +136,21 @@ def _judge(exercise: Exercise, outcomes: Sequence[Outcome], seed: int) -> Verdic
             return judge(exercise, [Outcome(error=why)], seed)
 
 
-def _notes(found: dict, verdict: Verdict | None) -> list[str]:
+def _notes(found: Found, verdict: Verdict | None) -> list[str]:
     """What was found on the way; with the verdict on a wrong answer, what may have led to it."""
-    notes = list(found["notes"])
-    for id in found.get("replaced", ()):
+    notes = list(found.notes)
+    for id in found.replaced:
         notes.append(f"This answer was run with the course's own version of `{id}`, since yours has not passed.")
     if verdict is None:
         return notes
-    missing = [name for name in found.get("unresolved", ()) if verdict.error and f"'{name}'" in verdict.error.message]
+    missing = [name for name in found.unresolved if verdict.error and f"'{name}'" in verdict.error.message]
     for name in missing:
         notes.append(
             f"`{name}` comes from no import, function, class or assignment of the notebook. Loops and bare expressions "
             "are not run for grading: use the function's parameters, or make it inside the function."
         )
-    if found.get("outside"):
-        names = ", ".join(f"`{name}`" for name in found["outside"])
+    if found.outside:
+        names = ", ".join(f"`{name}`" for name in found.outside)
         notes.append(f"Your answer uses {names}, made outside of it, rather than its parameters alone.")
     return notes
 

@@ -30,9 +30,11 @@ ALIASES = (ast.TypeAlias,) if hasattr(ast, "TypeAlias") else ()  # `type Picture
 IMPORTS = (ast.Import, ast.ImportFrom)
 COMING_ALONG = (*IMPORTS, *FUNCTIONS, *ASSIGNMENTS, *ALIASES, *BLOCKS)
 LOOKUPS = {"LOAD_NAME", "LOAD_GLOBAL", "LOAD_FROM_DICT_OR_GLOBALS", "STORE_GLOBAL"}
+MAGICS = re.compile(r"^[ \t]*[%!,;/]|[?]|=\s*[%!]", re.MULTILINE)  # wherever IPython could see one
+EFFORT = 500_000  # characters that IPython may read in a notebook; it reads a cell anew after each magic
 PYTHON_MAGICS = re.compile(r"%%(time|timeit|capture|prun)\b.*")
 ALWAYS_THERE = {*dir(builtins), "__name__", "__file__", "__doc__", "__annotations__", "display"}
-UNREADABLE = (SyntaxError, ValueError, RecursionError, MemoryError)
+UNREADABLE = (SyntaxError, ValueError, RuntimeError, MemoryError)
 
 
 class NoAnswer(LookupError):
@@ -99,10 +101,10 @@ class Notebook:
 
     @classmethod
     def parse(cls, cells: Iterable[Cell]) -> "Notebook":
-        parsed, broken = [], {}
+        parsed, broken, reader = [], {}, _Reader()
         for cell in cells:
             try:
-                source, tree = _parse(cell.source)
+                source, tree = reader.parse(cell.source)
             except UNREADABLE as error:
                 broken[cell.name] = (cell.source, _what_is_wrong(error))
                 continue
@@ -146,18 +148,25 @@ class Notebook:
 # ------------------------------------------------------------------------------------------------ reading
 
 
-def _parse(source: str) -> tuple[str, ast.Module]:
-    """The cell as Python, lines in their places: magics are taken out where they are in the way."""
-    try:
-        return source, _tree(source)
-    except SyntaxError:
+@dataclass
+class _Reader:
+    effort: int = EFFORT  # that is left
+
+    def parse(self, source: str) -> tuple[str, ast.Module]:
+        """The cell as Python, lines in their places: magics are taken out where they are in the way."""
+        try:
+            return source, _tree(source)
+        except SyntaxError as error:
+            lines = source.lstrip("\n").splitlines()
+            if lines and PYTHON_MAGICS.fullmatch(lines[0].strip()):
+                source = source.replace(lines[0], "", 1)
+            elif lines and lines[0].startswith("%%"):
+                return "", ast.parse("")  # another language
+            self.effort -= len(source) * (1 + len(MAGICS.findall(source)))
+            if self.effort < 0:
+                raise error
         from IPython.core.inputtransformer2 import TransformerManager  # needed for few cells, slow to import
 
-        lines = source.lstrip("\n").splitlines()
-        if lines and PYTHON_MAGICS.fullmatch(lines[0].strip()):
-            source = source.replace(lines[0], "", 1)
-        elif lines and lines[0].startswith("%%"):
-            return "", ast.parse("")  # another language
         above = "\n" * (len(source) - len(source.lstrip("\n")))  # which IPython takes away
         source = above + TransformerManager().transform_cell(source)
         return source, _tree(source)

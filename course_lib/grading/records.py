@@ -40,6 +40,16 @@ class Work(Record):
     notes: tuple[str, ...] = ()
 
 
+class Found(Record):
+    """What a jail says of an answer before it runs it; see program.Program.  missing: why there is none."""
+
+    missing: str = ""
+    notes: tuple[str, ...] = ()
+    replaced: tuple[str, ...] = ()
+    unresolved: tuple[str, ...] = ()
+    outside: tuple[str, ...] = ()
+
+
 class Assignment(Record):
     """What a class is marked on, the same for all: topics in order, whether their quizzes count, and the seed."""
 

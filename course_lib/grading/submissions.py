@@ -159,8 +159,9 @@ def _hidden(name: str, but: str = "") -> bool:
 
 
 def _split(name: str) -> tuple[str, ...]:
-    """The folders and the name of a zip's member, however they are separated."""
-    return tuple(part for part in re.split(r"[/\\]", name) if part not in ("", "."))
+    """The folders and the name of a zip's member, however they are separated; of too many, not all."""
+    parts = tuple(part for part in re.split(r"[/\\]", name) if part not in ("", "."))
+    return parts if len(parts) <= FOLDERS + 3 else (*parts[: FOLDERS + 3], "\u2026", parts[-1])
 
 
 def _is_folder(member: ZipInfo) -> bool:
@@ -169,7 +170,8 @@ def _is_folder(member: ZipInfo) -> bool:
 
 def _shown(name: str) -> str:
     """A name as it can be shown on one line, and cannot be mistaken for another by its control characters."""
-    return _cut(_UNSEEMLY.sub("\ufffd", unicodedata.normalize("NFC", name)), NAME)
+    name = unicodedata.normalize("NFC", _cut(name, 4 * NAME))  # takes quadratic time where accents are piled up
+    return _cut(_UNSEEMLY.sub("\ufffd", name), NAME)
 
 
 def _path(parts: Sequence[str]) -> str:

@@ -15,6 +15,10 @@ from torch import Tensor
 
 from course_lib.exercises.running import LEAVES, TEXT, Failure, Leaf, Outcome
 
+RECORD = 2**19  # bytes of all that is no tensor: JSON takes a hundred times that in memory while it is read
+
+NUMBERS = {"bool": torch.bool, "int": torch.int64, "float": torch.float64, "complex": torch.complex128}
+
 STEP = r"(\[\d{1,4}\]|\.\w{1,80}|\[('[^']{0,80}'|\"[^\"]{0,80}\")\]|\[key .{1,80}\])"
 Path = Annotated[str, Field(max_length=500, pattern=rf"^{STEP}*$")]
 Name = Annotated[str, Field(max_length=200)]
@@ -52,7 +56,8 @@ def pack(outcome: Outcome) -> bytes:
         if value is None:
             return None
         key = f"{len(tensors)} complex" if value.is_complex() else str(len(tensors))
-        tensors[key] = (torch.view_as_real(value.resolve_conj()) if value.is_complex() else value).contiguous()
+        value = value.resolve_conj().resolve_neg()
+        tensors[key] = (torch.view_as_real(value) if value.is_complex() else value).contiguous()
         return key
 
     def leaf(part: Leaf) -> _Leaf:
@@ -71,13 +76,18 @@ def pack(outcome: Outcome) -> bytes:
         gradients={name: keep(value) for name, value in outcome.gradients.items()},
         error=error,
     )
-    return save(tensors, {"outcome": record.model_dump_json()})
+    data = save(tensors, {"outcome": record.model_dump_json()})
+    if int.from_bytes(data[:8], "little") > RECORD:
+        raise ValueError("expected an outcome that can be described in half a megabyte")
+    return data
 
 
 def unpack(data: bytes) -> Outcome:
     """The outcome that `pack` wrote.  Raises ValueError for anything else."""
     try:
         size = int.from_bytes(data[:8], "little")
+        if size > RECORD:
+            raise ValueError
         header = json.loads(data[8 : 8 + size])
         record = _Outcome.model_validate_json(header["__metadata__"]["outcome"])
         tensors = {key: _whole(key, value) for key, value in load(data).items()}
@@ -92,10 +102,15 @@ def unpack(data: bytes) -> Outcome:
 
 
 def _whole(key: str, value: Tensor) -> Tensor:
+    if value.ndim > 64:
+        raise ValueError  # more axes than torch calculates with
     if value.dtype == torch.bool:
         return value.view(torch.uint8) != 0  # any byte may have come
     return torch.view_as_complex(value) if re.fullmatch(r"\d+ complex", key) else value
 
 
 def _leaf(part: _Leaf, tensors: dict[str, Tensor]) -> Leaf:
-    return Leaf(part.kind, part.text if part.tensor is None else tensors[part.tensor], part.device)
+    value = part.text if part.tensor is None else tensors[part.tensor]
+    if isinstance(value, Tensor) and value.dtype != NUMBERS.get(part.kind, value.dtype):
+        raise ValueError  # of a coarser dtype, it would be compared coarsely
+    return Leaf(part.kind, value, part.device)

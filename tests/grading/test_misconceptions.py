@@ -1,0 +1,63 @@
+"""Every misconception that the course declares, handed in as an answer, is named in the mark and in the feedback."""
+
+import pytest
+
+from course_lib.classroom.markup import prose
+from course_lib.exercises import exercises, topics
+from course_lib.grading.isolation import Jail
+from course_lib.grading.marking import mark
+from course_lib.grading.pages import feedback_page
+from course_lib.grading.records import Assignment, Cell, Work
+
+DECLARED = [exercise for topic in topics() for exercise in exercises(topic)]
+MOST = max(len(exercise.misconceptions) for exercise in DECLARED)
+
+# A wrong answer of the course may call the reference, which refuses to be called by an answer; so a twin that does
+# not refuse is put in its place, wherever the course's modules look it up.
+CELL = """\
+import sys, types
+from course_lib.classroom import exercise
+from course_lib.exercises import find
+
+def wrong_answer(id, name):
+    original = find(id).reference
+    twin = types.FunctionType(original.__code__, original.__globals__, original.__name__, original.__defaults__)
+    twin.__kwdefaults__ = original.__kwdefaults__
+    for module in [module for path, module in sys.modules.items() if path.startswith("course_lib.")]:
+        for key in [key for key, value in vars(module).items() if value is original]:
+            setattr(module, key, twin)
+    return find(id).misconceptions[name].answer
+
+wrong = wrong_answer("{id}", "{name}")
+
+@exercise("{id}")
+def answer({parameters}):
+    return wrong({parameters})
+"""
+
+
+def notebook(k):
+    """The k-th misconception of every exercise that has so many, one cell each."""
+    for exercise in DECLARED:
+        if k < len(exercise.misconceptions):
+            parameters = ", ".join(exercise.draw(0)[0])
+            source = CELL.format(id=exercise.id, name=list(exercise.misconceptions)[k], parameters=parameters)
+            yield Cell(name=f"{exercise.id}, cell 1", source=source)
+
+
+@pytest.fixture(scope="module")
+def grades():
+    """A grade for each k."""
+    assignment = Assignment(topics=tuple(topics()), quizzes=False, seed=5)
+    with Jail() as jail:
+        return [mark(Work(student=f"{k}", cells=tuple(notebook(k))), assignment, jail) for k in range(MOST)]
+
+
+@pytest.mark.parametrize("exercise", DECLARED, ids=lambda exercise: exercise.id)
+def test_every_misconception_is_named_in_mark_and_feedback(grades, exercise):
+    assert len(exercise.misconceptions) >= 3
+    for (name, misconception), grade in zip(exercise.misconceptions.items(), grades, strict=False):
+        [found] = [found for found in grade.exercises if found.id == exercise.id]
+        assert (found.misconception, found.sentence) == (name, misconception.sentence)
+        assert found.status in ("wrong", "partly right")
+        assert prose(misconception.sentence) in feedback_page(grade)
