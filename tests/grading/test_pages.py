@@ -10,9 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from course_lib.exercises import exercises, find
-from course_lib.grading.pages import overview, page
-from course_lib.grading.pages import class_page, feedback_page
-from course_lib.grading.pages.page import number, prose, text, visible
+from course_lib.grading.pages import class_page, feedback_page, overview
+from course_lib.grading.pages.page import STYLE, number, prose, text, visible
 from course_lib.grading.records import ExerciseMark, Grade, QuestionMark, QuizMark
 from course_lib.grading.submissions import slug
 
@@ -189,7 +188,7 @@ def test_no_name_of_a_part_is_used_twice(draw):
 
 def test_text_is_readable_in_both_schemes():
     schemes = [
-        dict(re.findall(r"--([\w-]+):(#\w+)", block)) for block in re.findall(r":root\{(.*?)\}", page.STYLE, re.S)
+        dict(re.findall(r"--([\w-]+):(#\w+)", block)) for block in re.findall(r":root\{(.*?)\}", STYLE, re.S)
     ]
     assert len(schemes) == 2
     pairs = [("ink", "paper"), ("ink", "raised"), ("calm", "paper"), ("calm", "raised"), ("calm", "rest")]

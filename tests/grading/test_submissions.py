@@ -14,7 +14,7 @@ from zipfile import ZIP_BZIP2, ZIP_DEFLATED, ZIP_LZMA, ZIP_STORED, ZipFile, ZipI
 
 import pytest
 
-from course_lib.grading import submissions
+from course_lib.grading import reading
 from course_lib.grading.records import Work
 from course_lib.grading.submissions import find_submissions, slug
 
@@ -250,7 +250,7 @@ def test_slugs_differ_where_names_do():
 
 
 def test_students_whose_slugs_would_meet_get_two(tmp_path, monkeypatch):
-    monkeypatch.setattr(submissions, "slug", lambda student: "x" if student in ("y", "y.ipynb") else student)
+    monkeypatch.setattr(reading, "slug", lambda student: "x" if student in ("y", "y.ipynb") else student)
     works = read(put(tmp_path, {"x.ipynb": notebook("1"), "y.ipynb": notebook("2")}))
     assert {student: code(work) for student, work in works.items()} == {"x": ["1"], "y.ipynb (2)": ["2"]}
 
@@ -401,9 +401,9 @@ def test_a_notebook_of_100_mb_is_that_students_message(tmp_path):
 
 def test_the_largest_notebook_is_read(tmp_path):
     small = notebook("x")
-    put(tmp_path, {"ada.ipynb": small + b" " * (submissions.FILE_BYTES - len(small))})
+    put(tmp_path, {"ada.ipynb": small + b" " * (reading.FILE_BYTES - len(small))})
     assert code(only(tmp_path)) == ["x"]
-    put(tmp_path, {"ada.ipynb": small + b" " * (submissions.FILE_BYTES + 1 - len(small))})
+    put(tmp_path, {"ada.ipynb": small + b" " * (reading.FILE_BYTES + 1 - len(small))})
     assert only(tmp_path).notes[0] == "ada.ipynb is 20.1 MB; at most 20 MB are read."
 
 
@@ -434,7 +434,7 @@ def test_a_declared_size_is_not_believed(tmp_path):
 
 def test_members_that_overlap_cost_no_more_than_the_limit(tmp_path, monkeypatch):
     """One compressed body, listed 90 times under as many names: each is read, or refused, within the budget."""
-    monkeypatch.setattr(submissions, "BYTES", 1_000_000)
+    monkeypatch.setattr(reading, "BYTES", 1_000_000)
     data = packed(("000.ipynb", notebook("x" * 100_000)))
     listing, end = data.index(b"PK\1\2"), data.index(b"PK\5\6")
     entry = data[listing:end]
@@ -442,7 +442,7 @@ def test_members_that_overlap_cost_no_more_than_the_limit(tmp_path, monkeypatch)
     tail = struct.pack("<4s4H2LH", b"PK\5\6", 0, 0, 90, 90, len(entries), listing, 0)
     put(tmp_path, {"ada.zip": data[:listing] + entries + tail})
     work = only(tmp_path)
-    assert len(work.cells) <= 10 and len(work.notes) <= submissions.NOTES and work.notes
+    assert len(work.cells) <= 10 and len(work.notes) <= reading.NOTES and work.notes
 
 
 def test_the_hundred_and_first_file_is_not_read(tmp_path):
@@ -456,7 +456,7 @@ def test_notes_have_an_end(tmp_path):
     put(tmp_path, {"ada.zip": packed(*[(f"../{'d/' * 500}{n:05}.ipynb", b"") for n in range(2000)])})
     notes = only(tmp_path).notes
     assert all(len(note) < 600 for note in notes)
-    assert len(notes) == submissions.NOTES and notes[-1] == "There are 1,952 further notes."
+    assert len(notes) == reading.NOTES and notes[-1] == "There are 1,952 further notes."
 
 
 def test_the_code_of_all_notebooks_together_is_limited(tmp_path):
@@ -567,7 +567,7 @@ def test_names_made_to_be_slow_are_not(tmp_path):
     nested = "d/" * 30_000
     put(tmp_path, {"ada.zip": packed(*[(f"{piled}{n}.ipynb", b"") for n in range(50)], (f"{nested}x.ipynb", b""))})
     start = time.process_time()
-    assert len(only(tmp_path).notes) == submissions.NOTES
+    assert len(only(tmp_path).notes) == reading.NOTES
     assert time.process_time() - start < 5  # hundredths of a second; minutes if all of a name were made presentable
 
 
@@ -652,7 +652,7 @@ def test_a_file_that_turns_into_a_pipe_or_a_link_is_not_read(tmp_path, monkeypat
     status = os.lstat(tmp_path / "ada.ipynb")
     (tmp_path / "ada.ipynb").unlink()
     os.mkfifo(tmp_path / "ada.ipynb")
-    monkeypatch.setattr(submissions.os, "lstat", lambda path: status)
+    monkeypatch.setattr(reading.os, "lstat", lambda path: status)
     assert submission.read().notes[0] == "ada.ipynb is not a regular file."
     (tmp_path / "ada.ipynb").unlink()
     (tmp_path / "ada.ipynb").symlink_to("/etc/hostname")
@@ -688,7 +688,7 @@ def test_what_may_not_be_read_is_a_note(tmp_path, monkeypatch, function):
             raise PermissionError(13, "Permission denied", str(path))
         return real(path, *arguments)
 
-    monkeypatch.setattr(submissions.os, function, refuse)
+    monkeypatch.setattr(reading.os, function, refuse)
     works = [submission.read() for submission in found]
     assert works[0].notes[0].endswith("cannot be read: Permission denied.") and code(works[1]) == ["x"]
     assert str(tmp_path) not in works[0].model_dump_json()
@@ -696,8 +696,8 @@ def test_what_may_not_be_read_is_a_note(tmp_path, monkeypatch, function):
 
 def test_a_fault_of_the_course_costs_one_student(tmp_path, monkeypatch):
     put(tmp_path, {"ada.ipynb": b"{}", "bo.ipynb": notebook("x")})
-    real = submissions.read_notebook
-    monkeypatch.setattr(submissions, "read_notebook", lambda data: {}[1] if data == b"{}" else real(data))
+    real = reading.read_notebook
+    monkeypatch.setattr(reading, "read_notebook", lambda data: {}[1] if data == b"{}" else real(data))
     works = [submission.read() for submission in find_submissions(tmp_path)]
     assert works[0].notes == ("ada.ipynb was not read to its end: KeyError.",) and code(works[1]) == ["x"]
 
