@@ -14,7 +14,7 @@ from zipfile import ZIP_BZIP2, ZIP_DEFLATED, ZIP_LZMA, ZIP_STORED, ZipFile, ZipI
 
 import pytest
 
-from course_lib.grading import reading
+from course_lib.grading import reading, submissions
 from course_lib.grading.records import Work
 from course_lib.grading.submissions import find_submissions, slug
 
@@ -250,7 +250,7 @@ def test_slugs_differ_where_names_do():
 
 
 def test_students_whose_slugs_would_meet_get_two(tmp_path, monkeypatch):
-    monkeypatch.setattr(reading, "slug", lambda student: "x" if student in ("y", "y.ipynb") else student)
+    monkeypatch.setattr(submissions, "slug", lambda student: "x" if student in ("y", "y.ipynb") else student)
     works = read(put(tmp_path, {"x.ipynb": notebook("1"), "y.ipynb": notebook("2")}))
     assert {student: code(work) for student, work in works.items()} == {"x": ["1"], "y.ipynb (2)": ["2"]}
 
