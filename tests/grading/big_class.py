@@ -1,0 +1,39 @@
+"""A big class of chapter 01, one student in ten of it hostile, to measure `course grade` on.
+
+python -m tests.grading.big_class FOLDER [--students N] [--seed S]
+
+Beside FOLDER lies roster.csv.  The hostile ones hand in right answers to eleven exercises and an attack instead of
+the twelfth, or files that are no notebooks.
+"""
+
+import argparse
+import random
+from pathlib import Path
+
+from docs.make_submissions import invent, write
+from tests.grading.handed_in import IMPORTS, RIGHT, notebook
+from tests.grading.hostile import ENDING, FILES, FORGERY, PATCHES, RESOURCES, TARGET
+
+ATTACKS = {**ENDING, **RESOURCES, **FORGERY, **PATCHES}
+
+
+def make(folder: Path, students: int, seed: int = 0) -> None:
+    """Write a class of `students`, the same for the same seed: 15 of 200 attack, 5 of 200 hand in odd files."""
+    rng, attacks, odd = random.Random(seed), max(students * 15 // 200, 1), max(students * 5 // 200, 1)
+    write(folder, invent(students - attacks - odd, seed))
+    others = [source for id, source in RIGHT.items() if id != TARGET]
+    for n, name in enumerate(rng.sample(sorted(ATTACKS), attacks), 1):
+        own = folder / f"Hostile {n}"
+        own.mkdir(exist_ok=True)
+        (own / "01_ddpm.ipynb").write_bytes(notebook(IMPORTS, *others, *ATTACKS[name].cells))
+    for name in rng.sample(sorted(FILES), odd):
+        FILES[name].make(folder)
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--students", type=int, default=200, metavar="N")
+    parser.add_argument("--seed", type=int, default=0, metavar="S")
+    options = parser.parse_args()
+    make(options.folder, options.students, options.seed)

@@ -1,0 +1,219 @@
+"""Hostile submissions: each costs its own exercise alone, steals nothing, and changes no other student's grade."""
+
+import dataclasses
+import json
+import os
+import re
+import socket
+from pathlib import Path
+
+import psutil
+import pytest
+import torch
+
+from course_lib.exercises import exercises, find, topics
+from course_lib.exercises.running import Leaf, Outcome, preserved, run
+from course_lib.grading import batch, isolation, marking
+from course_lib.grading.isolation import Jail
+from course_lib.grading.marking import mark
+from course_lib.grading.pages import class_page, feedback_page
+from course_lib.grading.records import Assignment
+from course_lib.grading.submissions import find_submissions
+from course_lib.grading.wire import pack, unpack
+from course_lib.paths import SOLUTIONS
+from tests.grading.handed_in import IMPORTS, RIGHT, answer, notebook, work
+from tests.grading.hostile import (
+    AFTER,
+    ALL_RIGHT,
+    ANYWHERE,
+    BEFORE,
+    FILES,
+    HOSTILE,
+    LATE,
+    OWN,
+    PLANTED,
+    TARGET,
+    gathered,
+)
+
+ASSIGNMENT = Assignment(topics=("ddpm",), quizzes=False, seed=5)
+HONEST = {"ada": ALL_RIGHT, "zoe": (IMPORTS, RIGHT[BEFORE], "1 / 0", RIGHT[AFTER])}
+PROCESS = {  # what differs with limits alone
+    "loop": LATE,
+    "os._exit(3)": "exit code 3",
+    "kills itself": "SIGKILL",
+    "kills its parent": "it took down the process that watches it",
+    "segmentation fault": "SIGSEGV",
+    "thread bomb": "can't start new thread|processes and threads",
+    "20 GiB": "allocate",
+    "memory that forks share": "GB of memory",
+    "files in memory": "PermissionError",
+    "endless print": LATE,
+    "outcomes of the next exercise": "values are not",
+    "a process that stays and writes": "values are not",
+    "the reference": OWN,
+    "64 MB": "larger than 32 MB",
+}
+
+
+@pytest.fixture(scope="module")
+def places(tmp_path_factory):
+    """What the attacks look for: secrets in files and in the grader's environment, and sockets that listen."""
+    home = tmp_path_factory.mktemp("home")
+    grades, submissions = home / "grades", home / "submissions"
+    for place in (home / ".secret", grades / "students" / "ada" / "grade.json", submissions / "zoe.ipynb"):
+        place.parent.mkdir(parents=True, exist_ok=True)
+        place.write_text(PLANTED)
+    abstract = f"{home.name}-{os.getpid()}"
+    with pytest.MonkeyPatch.context() as patch, socket.create_server(("127.0.0.1", 0)) as server:
+        patch.setenv("HOME", str(home))
+        patch.setenv("SECRET", PLANTED)
+        port = server.getsockname()[1]
+        streams = [server, socket.socket(socket.AF_UNIX), socket.socket(socket.AF_UNIX)]
+        streams[1].bind(str(home / "socket"))
+        streams[2].bind(f"\0{abstract}")
+        datagrams = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        datagrams.bind(("127.0.0.1", port))
+        for stream in streams:
+            stream.listen()
+        folders = {"home": home, "grades": grades, "submissions": submissions, "solutions": SOLUTIONS}
+        yield {name: str(folder) for name, folder in folders.items()} | {
+            "port": str(port),
+            "abstract": abstract,
+            "known": repr(known_by_heart()),
+        }
+        for listener in (*streams, datagrams):
+            with listener, pytest.raises(BlockingIOError):  # nobody has called
+                listener.setblocking(False)
+                listener.recv(1) if listener is datagrams else listener.accept()
+
+
+def known_by_heart() -> dict:
+    """The right answers to the cases of the notebook's own seed, by shape."""
+    with preserved():
+        values = [outcome.outputs[""].value for outcome in run(find(TARGET).reference, find(TARGET), seed=0)]
+    return {tuple(value.shape): value.tolist() for value in values}
+
+
+def shorten(patch, seconds):
+    """Three exercises are marked; what never ends in the middle one has `seconds`, and half a second for reading."""
+    three = [find(BEFORE), dataclasses.replace(find(TARGET), seconds=seconds), find(AFTER)]
+    patch.setattr(marking, "exercises", lambda topic: three)
+    patch.setattr(marking, "READING", 0.5)
+    patch.setattr(isolation, "ALL_MEMORY", 2**30)
+
+
+@pytest.fixture(scope="module")
+def jail(places):
+    with Jail() as jail:
+        yield jail
+
+
+@pytest.fixture(scope="module")
+def clean(jail):
+    """The grades of the honest, by name."""
+    with pytest.MonkeyPatch.context() as patch:
+        shorten(patch, 20)
+        return {name: mark(work(*cells, student=name), ASSIGNMENT, jail) for name, cells in HONEST.items()}
+
+
+def attack(name, places, jail, monkeypatch):
+    """What came of an attack: the marks for the exercises before it, attacked, and after it."""
+    hostile = HOSTILE[name]
+    shorten(monkeypatch, 0.5 if hostile.loops else 20)
+    grade = mark(work(*hostile.sources(places), student="<script>alert(1)</script>"), ASSIGNMENT, jail)
+    assert "<script>alert" not in feedback_page(grade) + class_page([grade])
+    return grade.exercises
+
+
+def told(mark):
+    return "\n".join((mark.sentence, *mark.notes)) or mark.status
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_an_attack_costs_its_own_exercise_alone(name, places, jail, clean, monkeypatch):
+    before, attacked, after = attack(name, places, jail, monkeypatch)
+    assert (attacked.earned, attacked.points) == (HOSTILE[name].earned, 1), told(attacked)
+    assert re.search(HOSTILE[name].says, told(attacked)), told(attacked)
+    assert (before, after) == (clean["ada"].exercises[0], clean["ada"].exercises[2])
+    assert PLANTED not in attacked.model_dump_json()
+    if name not in ANYWHERE:  # those meet others below
+        shorten(monkeypatch, 20)
+        assert mark(work(*HONEST["ada"], student="ada"), ASSIGNMENT, jail) == clean["ada"]
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_an_odd_file_is_its_students_message(name, tmp_path, jail, clean, monkeypatch):
+    shorten(monkeypatch, 20)
+    (tmp_path / "in").mkdir()
+    FILES[name].make(tmp_path / "in")
+    [submission] = find_submissions(tmp_path / "in")
+    grade = mark(submission.read(), ASSIGNMENT, jail)
+    assert grade.earned == FILES[name].earned
+    assert re.search(FILES[name].says, "\n".join(grade.notes)), grade.notes
+    assert not re.search("<(script|img)[ >]", feedback_page(grade) + class_page([grade]))
+    assert not re.search("[\0-\x1f\u202e]", grade.student)
+
+
+def test_no_attack_changes_the_grade_of_another_student(places, tmp_path, monkeypatch):
+    shortened = [dataclasses.replace(exercise, seconds=2) for exercise in exercises("ddpm")]
+    shorten(monkeypatch, 2)
+    monkeypatch.setattr(marking, "exercises", lambda topic: shortened)
+    alone, all_of_them = tmp_path / "alone", tmp_path / "all"
+    honest = {"ada": notebook(IMPORTS, *RIGHT.values()), "zoe": notebook(*HONEST["zoe"])}
+    hostile = gathered(places)
+    for folder, students in ((alone, honest), (all_of_them, honest | hostile)):
+        folder.mkdir()
+        for name, content in students.items():
+            (folder / f"{name}.ipynb").write_bytes(content)
+    for odd in FILES.values():
+        odd.make(all_of_them)
+
+    running = set(psutil.Process().children(recursive=True))
+    expected, got = grade(alone), grade(all_of_them)
+    assert len(expected) == 2 * 3 + 2 and {file: got[file] for file in expected} == expected
+    assert len(got) == 3 * (2 + len(hostile) + len(FILES)) + 2
+    attacks = [json.loads(got[file]) for file in got if "hostile" in file and file.endswith("results.json")]
+    assert len(attacks) == len(hostile) and all(attack["score"] <= 0.5 for attack in attacks)  # 0 is right in a case
+    assert not any(PLANTED.encode() in content for content in got.values())
+    assert not any(re.search(rb"<script>alert|<img src=x", content) for file, content in got.items() if ".html" in file)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["all", "alone", "graded-all", "graded-alone"]
+    assert set(psutil.Process().children(recursive=True)) <= running
+
+
+def grade(folder: Path) -> dict[str, bytes]:
+    """The files of all students, and the honest's rows of the table."""
+    out = folder.with_name(f"graded-{folder.name}")
+    batch.grade(folder, out, topics=["ddpm"], seed=5, jobs=2)
+    files = {str(file.relative_to(out)): file.read_bytes() for file in sorted((out / "students").rglob("*.*"))}
+    rows = (out / "grades.csv").read_bytes().splitlines()
+    return files | {name: row for name in HONEST for row in rows if row.startswith(name.encode())}
+
+
+@pytest.fixture(scope="module")
+def limits():
+    with Jail("process") as jail:
+        yield jail
+
+
+@pytest.mark.parametrize("name", PROCESS)
+def test_limits_alone_keep_an_attack_to_its_own_exercise(name, places, limits, clean, monkeypatch):
+    before, attacked, after = attack(name, places, limits, monkeypatch)
+    assert attacked.earned == 0
+    assert re.search(PROCESS[name], told(attacked)), told(attacked)
+    assert (before, after) == (clean["ada"].exercises[0], clean["ada"].exercises[2])
+
+
+@pytest.mark.parametrize("exercise", [one for topic in topics() for one in exercises(topic)], ids=lambda one: one.id)
+def test_no_reference_can_be_called_in_an_answer(exercise, jail):
+    call = answer(exercise.id, f"return find({exercise.id!r}).reference(**locals())")
+    cells = work("from course_lib.exercises import find", call).cells
+    marked = marking._mark_exercise(exercise, cells, 5, (), jail)
+    assert marked.earned == 0 and OWN in marked.sentence
+
+
+def test_a_number_of_a_coarse_dtype_is_not_taken():
+    """Every number is near to 0 in the precision of float8."""
+    made_up = Outcome({"": Leaf("float", torch.zeros((), dtype=torch.float8_e5m2))})
+    with pytest.raises(ValueError, match="expected the outcome of a case"):
+        unpack(pack(made_up))
