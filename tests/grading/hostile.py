@@ -137,16 +137,6 @@ ENDING = {
 
 # ------------------------------------------------------------------------------------------------ resources
 
-FORK = """
-    import os, time
-    def fork(work):
-        if os.fork() == 0:
-            try:
-                work()
-            finally:
-                os._exit(0)
-"""
-
 RESOURCES = {
     "fork bomb": wrong(f"BlockingIOError|{LATE}|processes and threads", """
         import os
@@ -161,19 +151,22 @@ RESOURCES = {
     "20 GiB": wrong("RuntimeError: .*allocate", "return torch.zeros(20 * 2**28)"),
     "grows slowly": wrong("MemoryError|GB of memory", "kept = []\nwhile True: kept.append(bytearray(2**24))"),
     "memory of many processes": wrong("GB of memory", """
+        import os, time
         for _ in range(8):
-            fork(lambda: (bytearray(b"x" * 2**28), time.sleep(100)))
+            if os.fork() == 0:
+                kept = bytearray(b"x" * 2**28)
+                break
         time.sleep(100)
-    """, FORK),
+    """),
     "memory that forks share": wrong("GB of memory", """
-        def take():
-            kept = bytearray(b"x" * 2**28)
-            os.fork()
-            time.sleep(100)
-        for _ in range(8):
-            fork(take)
+        import os, time
+        kept = []
+        for _ in range(12):
+            kept.append(bytearray(b"x" * 2**27))
+            if os.fork():
+                time.sleep(100)
         time.sleep(100)
-    """, FORK),
+    """),
     "files in memory": wrong("PermissionError", """
         import os
         while True:
@@ -393,7 +386,7 @@ WRITING = {
                 pass
         raise ValueError(f"lifted {lifted or 'nothing'}")
     """),
-    "leaves modules behind": right("""
+    "leaves modules behind": cells("!ls  # needs IPython", *right("""
         import os, sys
         for name in ("torch", "IPython", "json", "psutil", "safetensors", "course_lib", "usercustomize", "random"):
             if os.path.exists(name):
@@ -404,7 +397,7 @@ WRITING = {
             with open(f"{name}.py", "w") as file:
                 file.write("import os\\nos._exit(9)")
             os.chmod(name, 0o500)
-    """),
+    """).cells, earned=1.0),
     "leaves what cannot be removed": right("""
         import os
         if os.getcwd() == "/scratch":

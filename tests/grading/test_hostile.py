@@ -14,7 +14,7 @@ import torch
 from course_lib.exercises import exercises, find, topics
 from course_lib.exercises.running import Leaf, Outcome, preserved, run
 from course_lib.grading import batch, isolation, marking
-from course_lib.grading.isolation import Jail
+from course_lib.grading.isolation import Jail, Reply
 from course_lib.grading.marking import mark
 from course_lib.grading.pages import class_page, feedback_page
 from course_lib.grading.records import Assignment
@@ -210,6 +210,14 @@ def test_no_reference_can_be_called_in_an_answer(exercise, jail):
     cells = work("from course_lib.exercises import find", call).cells
     marked = marking._mark_exercise(exercise, cells, 5, (), jail)
     assert marked.earned == 0 and OWN in marked.sentence
+
+
+@pytest.mark.parametrize("told", [[], [b""], [b"[]"], [b"\xff\xff"], [b'{"notes": 3}'], [b"{}", b""], [b"null"] * 2000])
+def test_a_jail_that_tells_nonsense_costs_the_exercise_alone(told, monkeypatch):
+    taken = Jail()
+    monkeypatch.setattr(taken, "run", lambda request: Reply(told))
+    marked = marking._mark_exercise(find(TARGET), work(*ALL_RIGHT).cells, 5, (), taken)
+    assert (marked.status, marked.earned) == ("wrong", 0)
 
 
 def test_a_number_of_a_coarse_dtype_is_not_taken():
