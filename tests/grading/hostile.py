@@ -429,15 +429,22 @@ FORGE = """
         return struct.pack("<I", len(data)) + data
 
     def tell(data, everywhere=True):
-        "Write to every descriptor that takes it, one's own and those of the processes above."
+        "Write to all that is open for writing here, and in the processes above."
         for process in ("self", os.getppid(), 1) if everywhere else ("self",):
-            for n in range(256):
+            for n in range(1, 256):
                 try:
                     there = os.open(f"/proc/{process}/fd/{n}", os.O_WRONLY | os.O_NONBLOCK)
                 except OSError:
-                    there = n if process == "self" else -1
+                    continue
                 try:
                     os.write(there, data)
+                except OSError:
+                    pass
+                os.close(there)
+        if everywhere:
+            for n in range(1, 256):
+                try:
+                    os.write(n, data)
                 except OSError:
                     pass
 
@@ -465,9 +472,10 @@ FORGERY = {
         tell(3 * outcome(torch.zeros_like(x_t), locals()), everywhere=False)
         os._exit(0)
     """, FORGE),
-    "outcomes of the next exercise": wrong("values are not|ended the process", f"""
+    "outcomes of the next exercise": wrong("cannot be read", f"""
         own = 3 * outcome(torch.zeros_like(x_t), locals())
-        tell(own + message({NEXT.encode()}) + own + message({ENDED.encode()}))
+        tell(message({ENDED.encode()}))
+        tell(own + message({NEXT.encode()}) + own)
         os._exit(0)
     """, FORGE),
     "outcomes that call themselves not attempted": wrong("", """
