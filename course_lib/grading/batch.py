@@ -58,7 +58,8 @@ def grade(
     scheduler  address of a dask.distributed scheduler whose workers mark the submissions instead
 
     What is finished in `out` is kept and not run again.  Raises ValueError for folders, topics or settings that
-    do not fit, and JailError where this machine cannot run students' code.
+    do not fit, JailError where this machine cannot run students' code, and for a cluster ImportError without
+    dask.distributed, OSError where none answers and RuntimeError where it gives up.
     """
     if jobs is not None and jobs < 1:
         raise ValueError(f"expected at least one job, got {jobs}")

@@ -8,6 +8,7 @@
 import contextlib
 import functools
 import importlib.util
+import itertools
 import json
 import os
 import selectors
@@ -19,13 +20,16 @@ import sys
 import tempfile
 import threading
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import SimpleNamespace, TracebackType
 from typing import Any
 
 import psutil
+from pydantic import ValidationError
 
+from course_lib.grading.records import Ending
 from course_lib.paths import ROOT
 
 ISOLATIONS = ("bwrap", "process")
@@ -37,6 +41,7 @@ SCRATCH = 64 * 2**20  # bytes of the scratch folder
 RESULTS, PRINTS = 40 * 2**20, 2000  # bytes taken of what an answer shows and prints
 FRAMES = 1000  # messages taken of an answer
 LIBRARIES = ("torch", "numpy", "einops", "psutil", "pydantic", "safetensors", "IPython")
+TAKEN_DOWN = "it took down the process that watches it"
 NO_MEMORY = SimpleNamespace(rss=0)
 FIRST_USER = 2**30  # users that nobody has; root runs each jail's answers as one of its own
 
@@ -90,13 +95,13 @@ class Jail:
         with contextlib.suppress(BrokenPipeError):
             self._process.stdin.write(struct.pack("<I", len(message)) + message)
             self._process.stdin.flush()
-        reply, status = self._listen(PATIENCE * request["seconds"] + GRACE)
-        if not (status and status["clean"]):
+        reply, ending = self._listen(PATIENCE * request["seconds"] + GRACE)
+        if not (ending and ending.clean):
             self.close()
-        if status and status["late"]:
+        if ending and ending.late:
             reply.stopped = f"it ran for more than {request['seconds']:g} s; is there a loop that never ends?"
-        elif status and status["status"]:
-            reply.stopped = _how_it_ended(status["status"])
+        elif ending and ending.status:
+            reply.stopped = _how_it_ended(ending.status)
         return reply
 
     def start(self) -> None:
@@ -126,8 +131,8 @@ class Jail:
                 os.close(descriptor)
         for descriptor in (*ours, self._process.stdout.fileno()):
             os.set_blocking(descriptor, False)
-        reply, status = self._listen(START)
-        if status is None:
+        reply, ending = self._listen(START)
+        if ending is None:
             self._errors.seek(0)
             said = self._errors.read()[-1000:].decode(errors="replace").strip()
             self.close()
@@ -157,7 +162,7 @@ class Jail:
 
     # ---------------------------------------------------------------------------------------- listening
 
-    def _listen(self, seconds: int | float) -> tuple[Reply, dict | None]:
+    def _listen(self, seconds: int | float) -> tuple[Reply, Ending | None]:
         """Collect until the server says how the answer has ended; None where the jail has to be given up."""
         results, printed, said = bytearray(), bytearray(), bytearray()
         streams = {self._results: results, self._prints: printed, self._process.stdout.fileno(): said}
@@ -171,7 +176,7 @@ class Jail:
                 for key, _ in selector.select(timeout=0.1):
                     ended = _pour(key.fd, streams[key.fd], most=PRINTS + 1 if key.fd == self._prints else RESULTS + 1)
                     if ended and streams[key.fd] is said:
-                        stopped, lost = "it took down the process that watches it", True
+                        stopped, lost = TAKEN_DOWN, True
                 now = time.monotonic()
                 if now > look:
                     look = now + 0.1
@@ -183,7 +188,10 @@ class Jail:
         _pour(self._results, results, RESULTS)
         _pour(self._prints, printed, PRINTS + 1)
         text = bytes(printed[:PRINTS]).decode(errors="replace") + ("\n... (cut)" if len(printed) > PRINTS else "")
-        return Reply(frames(results), text, stopped, lost), None if stopped else json.loads(frames(said)[0])
+        ending = None if stopped else _ending(frames(said)[0])
+        if not (stopped or ending):
+            stopped, lost = TAKEN_DOWN, True
+        return Reply(frames(results), text, stopped, lost), ending
 
     # ----------------------------------------------------------------------------------------- building
 
@@ -195,6 +203,8 @@ class Jail:
         bwrap = shutil.which("bwrap")
         if bwrap is None:
             raise JailError(HOW_TO_GET_BWRAP.format(trouble="was not found"))
+        if os.geteuid() == 0 and (closed := _closed_to_others()):
+            raise JailError(f"answers run as another user than root, and cannot read {closed}: chmod -R o+rX it")
         user = FIRST_USER + threading.get_native_id() if os.geteuid() == 0 else 0
         return [bwrap, *_walls(), *python, str(user)]
 
@@ -214,12 +224,15 @@ def _walls() -> list[str]:
             walls += ["--symlink", os.readlink(folder), folder]
         else:
             walls += ["--ro-bind-try", folder, folder]
-    places = {place: place for place in ("/usr", "/etc/ld.so.cache", "/sys/devices/system/cpu", *libraries())}
+    system = ("/usr", "/etc/ld.so.cache", "/sys/devices/system/cpu")
+    places = {place: place for place in (*system, *_outermost(libraries()))}
     places[str(ROOT / "course_lib")] = "/course/course_lib"
-    for folder in sorted({str(parent) for place in places.values() for parent in Path(place).parents} - {"/"}):
+    folders = {str(parent) for place in places.values() for parent in Path(place, "in it").parents} - {"/"}
+    for folder in sorted(folders - {"/etc/ld.so.cache"}):
         walls += ["--perms", "0755", "--dir", folder]  # bubblewrap would make them for root alone
-    for here, there in places.items():
-        walls += ["--ro-bind-try", here, there]
+    for here, there in places.items():  # what is in a folder, since the folder itself may be for its owner alone
+        for entry in sorted(os.listdir(here)) if os.path.isdir(here) else [""]:
+            walls += ["--ro-bind-try", f"{here}/{entry}".rstrip("/"), f"{there}/{entry}".rstrip("/")]
     walls += ["--proc", "/proc", "--dev", "/dev"]
     walls += ["--dev-bind", "/dev/null", "/dev/zero"]  # which can be mapped as memory that belongs to no process
     walls += ["--remount-ro", "/dev"]
@@ -230,9 +243,28 @@ def _walls() -> list[str]:
 @functools.cache
 def libraries() -> tuple[str, ...]:
     """The folders of Python and of what the course needs, which every jail can read."""
+    return tuple(sorted({sys.prefix, sys.base_prefix, *(str(file.parents[1]) for file in _needed())}))
+
+
+def _needed() -> list[Path]:
     specs = map(importlib.util.find_spec, LIBRARIES)
-    found = {str(Path(spec.origin).parents[1]) for spec in specs if spec and spec.origin}
-    return tuple(sorted({sys.prefix, sys.base_prefix, *found}))
+    return [Path(spec.origin) for spec in specs if spec and spec.origin]
+
+
+def _outermost(folders: Sequence[str]) -> list[str]:
+    """The folders that lie in no other one."""
+    return [f for f in folders if not any(f != other and Path(f).is_relative_to(other) for other in folders)]
+
+
+def _closed_to_others() -> Path | None:
+    """A file or folder of the libraries that answers could not read where root grades: they run as another user."""
+    tops = [Path(folder) for folder in _outermost(libraries())]
+    for file in (*_needed(), ROOT / "course_lib" / "cli.py"):
+        inner = [file, *itertools.takewhile(lambda folder: folder not in (*tops, ROOT / "course_lib"), file.parents)]
+        for path in inner:
+            if path.stat().st_mode & (0o005 if path.is_dir() else 0o004) == 0:
+                return path
+    return None
 
 
 def _environment(scratch: str, isolation: str) -> dict[str, str]:
@@ -318,6 +350,14 @@ def frames(stream: bytes | bytearray) -> list[bytes]:
         found.append(bytes(stream[at + 4 : end]))
         at = end
     return found
+
+
+def _ending(message: bytes) -> Ending | None:
+    """What the server says at the end; None for what it would not say."""
+    try:
+        return Ending.model_validate_json(message)
+    except ValidationError:
+        return None
 
 
 def _how_it_ended(status: int) -> str:

@@ -37,7 +37,7 @@ from course_lib.exercises.base import call
 from course_lib.exercises.running import Failure, Outcome, failure, run
 from course_lib.grading.isolation import PATIENCE, kill_descendants
 from course_lib.grading.program import NoAnswer, Notebook, Program
-from course_lib.grading.records import Cell, Found
+from course_lib.grading.records import Cell, Ending, Found
 from course_lib.grading.syscalls import refuse
 from course_lib.grading.wire import pack
 
@@ -67,10 +67,10 @@ def main() -> None:
             child = os.fork()
             if child == 0:
                 _answer(request, results, prints, uid)
-            status = _watch(child, request["seconds"], control)
+            ending = _watch(child, request["seconds"], control)
             _sweep(alone)
             clean = _is_clean(mode)
-            send(statuses, json.dumps(status | {"clean": clean}).encode())
+            send(statuses, ending.model_copy(update={"clean": clean}).model_dump_json().encode())
     _remove_scratch()
 
 
@@ -93,7 +93,7 @@ def _warm_up() -> None:
     gc.freeze()
 
 
-def _watch(child: int, seconds: float, control: int) -> dict:
+def _watch(child: int, seconds: float, control: int) -> Ending:
     """Wait for the child, and kill it past its time, or when the grader is gone.
 
     Where others keep the processors busy, its waiting for one does not count, up to PATIENCE times its time.
@@ -103,7 +103,7 @@ def _watch(child: int, seconds: float, control: int) -> dict:
     while True:
         ended, status = os.waitpid(child, os.WNOHANG)
         if ended:
-            return {"status": os.waitstatus_to_exitcode(status), "late": late}
+            return Ending(status=os.waitstatus_to_exitcode(status), late=late)
         if _hung_up(control):
             _sweep_and_exit(child)
         passed = time.monotonic() - start

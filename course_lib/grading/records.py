@@ -50,6 +50,19 @@ class Found(Record):
     outside: tuple[str, ...] = ()
 
 
+class Ending(Record):
+    """How an answer's process has ended.
+
+    status  its exit code, or minus the signal that ended it
+    late    whether it was killed for the time it took
+    clean   whether the jail is as it was before, and can be used again
+    """
+
+    status: int = 0
+    late: bool = False
+    clean: bool = True
+
+
 class Assignment(Record):
     """What a class is marked on, the same for all: topics in order, whether their quizzes count, and the seed."""
 

@@ -430,21 +430,17 @@ FORGE = """
 
     def tell(data, everywhere=True):
         "Write to all that is open for writing here, and in the processes above."
-        for process in ("self", os.getppid(), 1) if everywhere else ("self",):
+        for n in range(1, 256):
+            try:
+                os.write(n, data)
+            except OSError:
+                pass
+        for process in (os.getppid(), 1) if everywhere else ():
             for n in range(1, 256):
                 try:
                     there = os.open(f"/proc/{process}/fd/{n}", os.O_WRONLY | os.O_NONBLOCK)
-                except OSError:
-                    continue
-                try:
                     os.write(there, data)
-                except OSError:
-                    pass
-                os.close(there)
-        if everywhere:
-            for n in range(1, 256):
-                try:
-                    os.write(n, data)
+                    os.close(there)
                 except OSError:
                     pass
 

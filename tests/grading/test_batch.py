@@ -6,6 +6,7 @@ Where no answer has to run, a jail stands in that finds no answer in any noteboo
 import csv
 import io
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -28,6 +29,7 @@ from course_lib.grading.notebook import read_notebook
 from course_lib.grading.program import Notebook
 from course_lib.grading.records import Cell
 from course_lib.grading.submissions import find_submissions
+from course_lib.paths import ROOT
 from docs import make_submissions as made
 from tests.grading import big_class
 from tests.grading.handed_in import notebook
@@ -150,15 +152,17 @@ def test_one_job_and_limits_alone_write_the_same_bytes(whole, tmp_path):
     assert tree(tmp_path / "grades") == tree(whole / "grades")
 
 
-def test_without_bwrap_it_stops_with_advice_and_writes_no_grades(whole, tmp_path, monkeypatch, capsys):
+def test_without_bwrap_it_stops_with_advice_and_writes_no_grades(tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("PATH", str(tmp_path))
-    assert cli.main(["grade", str(whole / "class"), "--out", str(tmp_path / "grades")]) == 1
+    assert cli.main(["grade", str(write_class(tmp_path / "class")), "--out", str(tmp_path / "grades")]) == 1
     err = capsys.readouterr().err
     assert err.startswith("course grade: bubblewrap (the command bwrap) is needed") and "apt install bubblewrap" in err
     assert "--isolation process" in err and set(tree(tmp_path / "grades")) == {"grading.json"}
 
 
-def test_a_machine_that_fails_in_the_middle_loses_nothing(whole, tmp_path, marked, monkeypatch):
+def test_a_machine_that_fails_in_the_middle_loses_nothing(tmp_path, marked, monkeypatch):
+    folder, out = write_class(tmp_path / "class"), tmp_path / "grades"
+
     class Failing(NoAnswers):
         def run(self, request):
             if len(marked) > 2:
@@ -167,12 +171,19 @@ def test_a_machine_that_fails_in_the_middle_loses_nothing(whole, tmp_path, marke
 
     monkeypatch.setattr(batch, "Jail", Failing)
     with pytest.raises(JailError, match="out of order"):
-        grade(whole / "class", tmp_path / "grades", jobs=1)
-    assert len(grade_files(tmp_path / "grades")) == 2
+        grade(folder, out, jobs=1)
+    assert len(grade_files(out)) == 2
     monkeypatch.setattr(batch, "Jail", NoAnswers)
     marked.clear()
-    grade(whole / "class", tmp_path / "grades")
-    assert marked == ["cyd", "dan", "eve"]
+    grade(folder, out)
+    assert sorted(marked) == ["cyd", "dan", "eve"]
+
+
+def test_a_grader_that_is_killed_leaves_no_scratch_folder_behind(tmp_path):
+    code = "import os; from course_lib.grading.isolation import Jail; Jail('process').start(); os.kill(os.getpid(), 9)"
+    environment = os.environ | {"TMPDIR": str(tmp_path)}
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=environment).returncode == -signal.SIGKILL
+    wait_until(lambda: not list(tmp_path.iterdir()), seconds=10)
 
 
 def test_a_busy_machine_takes_nobody_s_mark(tmp_path):
@@ -346,7 +357,8 @@ def test_one_student_alone_adds_no_topic_and_no_quiz(tmp_path, marked, attacker)
     hand_in(folder, "mallory", **attacker)
     for name in ("ada", "bob"):
         hand_in(folder, name, ["start_here"])
-    hand_in(folder, "nobody")  # hands in an empty notebook and has no vote
+    for name in ("cyd", "dan"):
+        hand_in(folder, name)  # who hands in an empty notebook has no vote
     grade(folder, tmp_path / "grades")
     found = assignment(tmp_path / "grades")
     assert (found["topics"], found["quizzes"]) == (["start_here"], False)

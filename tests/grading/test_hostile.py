@@ -49,8 +49,7 @@ PROCESS = {  # what differs with limits alone
     "memory that forks share": "GB of memory",
     "files in memory": "PermissionError",
     "endless print": LATE,
-    "outcomes of the next exercise": "cannot be read",
-    "a process that stays and writes": "values are not",
+    "outcomes of its own": "values are not",
     "the reference": OWN,
     "64 MB": "larger than 32 MB",
 }

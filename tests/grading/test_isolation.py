@@ -325,3 +325,25 @@ def test_frames_are_whole_messages_alone():
     assert frames(b"\x01\0\0\0a\0\0\0\0\x02\0\0\0b") == [b"a", b""]
     assert frames(b"\xff\xff\xff\xff" + bytes(100)) == []
     assert len(frames(bytes(40_000))) == isolation.FRAMES
+
+
+def test_a_library_whose_folder_is_its_owners_alone_can_be_read(tmp_path, monkeypatch):
+    """As where a virtual environment was made in a folder of mktemp."""
+    library = tmp_path / "library"
+    (library / "package").mkdir(parents=True)
+    (library / "package" / "module.py").write_text("there")
+    library.chmod(0o700)
+    monkeypatch.setattr(isolation, "libraries", lambda folders=isolation.libraries(): (*folders, str(library)))
+    with Jail() as jail:
+        assert told(jail, f"open({str(library / 'package' / 'module.py')!r}).read()") == "there"
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="answers run as the same user")
+def test_root_is_told_of_libraries_that_answers_could_not_read(tmp_path, monkeypatch):
+    closed = tmp_path / "package" / "module.py"
+    closed.parent.mkdir()
+    closed.touch(mode=0o600)
+    monkeypatch.setattr(isolation, "libraries", lambda folders=isolation.libraries(): (*folders, str(tmp_path)))
+    monkeypatch.setattr(isolation, "_needed", lambda: [closed])
+    with Jail() as jail, pytest.raises(JailError, match="chmod"):
+        jail.start()
