@@ -333,7 +333,8 @@ def test_a_library_whose_folder_is_its_owners_alone_can_be_read(tmp_path, monkey
     (library / "package").mkdir(parents=True)
     (library / "package" / "module.py").write_text("there")
     library.chmod(0o700)
-    monkeypatch.setattr(isolation, "libraries", lambda folders=isolation.libraries(): (*folders, str(library)))
+    folders = (*isolation.libraries(), str(library))
+    monkeypatch.setattr(isolation, "libraries", lambda: folders)
     with Jail() as jail:
         assert told(jail, f"open({str(library / 'package' / 'module.py')!r}).read()") == "there"
 
@@ -343,7 +344,8 @@ def test_root_is_told_of_libraries_that_answers_could_not_read(tmp_path, monkeyp
     closed = tmp_path / "package" / "module.py"
     closed.parent.mkdir()
     closed.touch(mode=0o600)
-    monkeypatch.setattr(isolation, "libraries", lambda folders=isolation.libraries(): (*folders, str(tmp_path)))
+    folders = (*isolation.libraries(), str(tmp_path))
+    monkeypatch.setattr(isolation, "libraries", lambda: folders)
     monkeypatch.setattr(isolation, "_needed", lambda: [closed])
     with Jail() as jail, pytest.raises(JailError, match="chmod"):
         jail.start()
