@@ -24,9 +24,10 @@ from filelock import FileLock, Timeout
 from pydantic import ValidationError
 from tqdm import tqdm
 
+from course_lib.exercises import exercises
 from course_lib.exercises import topics as every_topic
 from course_lib.grading.exports import grades_csv, gradescope
-from course_lib.grading.isolation import Jail, libraries
+from course_lib.grading.isolation import Jail, JailError, libraries
 from course_lib.grading.marking import digest, mark
 from course_lib.grading.pages import class_page, feedback_page
 from course_lib.grading.records import Assignment, Grade, Work
@@ -163,7 +164,7 @@ def _what_the_class_answers(found: Sequence[Submission], topics: Sequence[str]) 
 def _threads(jobs: int | None, isolation: str) -> Iterator[tuple[Executor, int]]:
     """Who marks on this machine, and how many submissions to hand out at a time."""
     with Jail(isolation) as jail:
-        jail.start()  # rather an error now than in the middle
+        _try_out(jail)  # rather an error now than in the middle
     jobs = jobs or os.cpu_count() or 1
     executor = ThreadPoolExecutor(jobs)
     try:
@@ -222,8 +223,19 @@ def _has_failed(future: Future) -> bool:
 
 def mark_work(work: str, assignment: str, isolation: str) -> str:
     """`mark` in a jail of its own; records come and go as JSON, so that any worker can do it."""
+    handed_in = Work.model_validate_json(work)
     with Jail(isolation) as jail:
-        return mark(Work.model_validate_json(work), Assignment.model_validate_json(assignment), jail).model_dump_json()
+        if handed_in.cells:
+            _try_out(jail)
+        return mark(handed_in, Assignment.model_validate_json(assignment), jail).model_dump_json()
+
+
+def _try_out(jail: Jail) -> None:
+    """Look for an answer where none is; a machine on which even that fails must not cost a student's marks."""
+    nothing = {"exercise": exercises(every_topic()[0])[0].id, "seed": 0, "seconds": 30, "cells": [], "passed": []}
+    reply = jail.run(nothing)
+    if not reply.frames:
+        raise JailError(f"the course does not run in its jail: {reply.stopped or reply.printed.strip()}")
 
 
 # ------------------------------------------------------------------------------------------------ writing

@@ -3,6 +3,7 @@
 Where no answer has to run, a jail stands in that finds no answer in any notebook.
 """
 
+import contextlib
 import csv
 import io
 import json
@@ -11,6 +12,7 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import psutil
 import pytest
@@ -179,6 +181,21 @@ def test_a_machine_that_fails_in_the_middle_loses_nothing(tmp_path, marked, monk
     assert sorted(marked) == ["cyd", "dan", "eve"]
 
 
+def test_a_jail_in_which_the_course_does_not_run_costs_nobody_a_mark(tmp_path, monkeypatch):
+    class Broken(NoAnswers):
+        def run(self, request):
+            return Reply([], "ModuleNotFoundError: No module named 'numpy'\n")
+
+    monkeypatch.setattr(batch, "Jail", Broken)
+    with pytest.raises(JailError, match=r"does not run in its jail: ModuleNotFoundError: No module named 'numpy'$"):
+        grade(write_class(tmp_path / "class"), tmp_path / "grades")
+    assert not grade_files(tmp_path / "grades")
+    monkeypatch.setattr(batch, "_threads", lambda *_: contextlib.nullcontext((ThreadPoolExecutor(1), 1)))
+    with pytest.raises(JailError, match=r"does not run in its jail"):  # on a worker of a cluster, for instance
+        grade(tmp_path / "class", tmp_path / "grades")
+    assert not grade_files(tmp_path / "grades")
+
+
 def test_a_grader_that_is_killed_leaves_no_scratch_folder_behind(tmp_path):
     code = "import os; from course_lib.grading.isolation import Jail; Jail('process').start(); os.kill(os.getpid(), 9)"
     environment = os.environ | {"TMPDIR": str(tmp_path)}
@@ -187,25 +204,29 @@ def test_a_grader_that_is_killed_leaves_no_scratch_folder_behind(tmp_path):
 
 
 def test_a_busy_machine_takes_nobody_s_mark(tmp_path):
-    work = "end = time.process_time() + 0.4\n    while time.process_time() < end: pass\n    return"
+    work = "end = time.process_time() + 0.3\n    while time.process_time() < end: pass\n    return"
     cells = [{"name": "cell 1", "source": f"import time\n{IMPORTS}\n{TO_MODEL.replace('return', work)}"}]
     hogs = []
     with Jail() as jail:
         jail.start()
         processes = psutil.Process(jail._process.pid).children(recursive=True)
         try:
-            hogs += [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(3)]
+            loop = [sys.executable, "-c", "while True: pass"]
+            hogs += [subprocess.Popen(loop, start_new_session=True) for _ in range(3)]  # a session has its own share
             for one in (*processes, *(psutil.Process(hog.pid) for hog in hogs)):
                 one.cpu_affinity([0])
             began = time.monotonic()
             reply = jail.run(
                 {"exercise": "start_here.to_model", "seed": 1, "seconds": 2, "cells": cells, "passed": []}
             )
-            assert time.monotonic() - began > 2 and reply.stopped == "" and len(reply.frames) == 1 + 3
+            seconds = time.monotonic() - began
+            assert reply.stopped == "" and len(reply.frames) == 1 + 3
         finally:
             for hog in hogs:
                 hog.kill()
                 hog.wait()
+    if seconds <= 2:
+        pytest.skip(f"the machine could not be kept busy: {seconds:.1f} s")
 
 
 # ------------------------------------------------------------------------------------------ what is run again
