@@ -106,9 +106,10 @@ ENDING = {
     "kills its process group": wrong(r"signal 9 \(SIGKILL\)", "import os\nos.killpg(0, 9)"),
     "kills its parent": wrong("ValueError: it lives", """
         import contextlib, os, signal, time
+        parent = os.getppid()
         for number in (signal.SIGTERM, signal.SIGSTOP, signal.SIGKILL):
-            with contextlib.suppress(PermissionError):
-                os.kill(os.getppid(), number)
+            with contextlib.suppress(OSError):
+                os.kill(parent, number)
         time.sleep(0.1)
         raise ValueError("it lives" if os.getppid() == 1 else "gone")
     """),
@@ -177,6 +178,16 @@ RESOURCES = {
         import ctypes
         raise ValueError("refused" if ctypes.CDLL(None).shmget(0, 2**30, 0o1600) == -1 else "taken")
     """),
+    "all system calls that are refused": wrong("ValueError: refused all$", """
+        import ctypes, errno, os
+        from course_lib.grading.syscalls import REFUSED
+        c, passed = ctypes.CDLL(None, use_errno=True), []
+        for name, (*numbers, error) in REFUSED.items():
+            ctypes.set_errno(0)
+            if c.syscall(numbers[os.uname().machine == "aarch64"], 0, 0, 0, 0, 0) != -1 or ctypes.get_errno() != error:
+                passed.append(name)
+        raise ValueError(f"refused all{passed or ''}")
+    """),
     "namespaces of its own": wrong("ValueError: refused", """
         import ctypes, os
         from signal import SIGCHLD
@@ -243,7 +254,7 @@ SECRETS = {
     "reads the solutions": looking("'@solutions@'", "'/course/solutions'", "'/course/notebooks'"),
     "reads the grades": looking("'@grades@'", "'@grades@/students/ada/grade.json'"),
     "reads other submissions": looking("'@submissions@'", "'@submissions@/zoe.ipynb'"),
-    "reads the home directory": looking("'@home@'", "'@home@/.secret'", "os.path.expanduser('~')", "'/root/.secret'"),
+    "reads the home directory": looking("'@home@'", "'@home@/.secret'", "os.path.expanduser('~')"),
     "reads the temporary directory": looking("'@home@/..'", "'/var/tmp'", "os.environ['TMPDIR']"),
     "reads its environment": looking("'/proc/self/environ'"),
     "reads the environment of its parent": looking("f'/proc/{os.getppid()}/environ'"),
@@ -252,7 +263,7 @@ SECRETS = {
         import os, re
         raise ValueError(f"found {{re.findall('{PATTERN}', str(os.environ))}}")
     """),
-    "reads through the root of another process": looking("'/proc/1/root/@home@'", "'/proc/1/cwd/'"),
+    "reads through the root of another process": looking("'/proc/1/root@home@'", "'/proc/1/cwd/'"),
     "reads the password file": wrong("FileNotFoundError", "raise ValueError(open('/etc/passwd').read())"),
     "reads its descriptors": wrong("ValueError: found 0", """
         import os, stat
