@@ -2,7 +2,8 @@
 
 An answer needs the statements that define the global names it uses, and those that these need in turn:
 imports, functions, classes, assignments, and the `if`, `match`, `try` and `with` blocks that hold such.  Loops and
-bare expressions, such as training or a plot, never come along.  A name means its last definition above the answer;
+bare expressions, such as training or a plot, never come along, nor does what is set in a module (`torch.x = ...`): all
+answers share the module, and one must not cost another its mark.  A name means its last definition above the answer;
 where there is none above, the first below.
 """
 
@@ -110,9 +111,10 @@ class Notebook:
                 continue
             linecache.cache[cell.name] = (len(source), None, source.splitlines(keepends=True), cell.name)
             parsed += [(cell.name, node) for node in tree.body]
-        imports = [node for _, node in parsed if isinstance(node, ast.ImportFrom)]
-        marks, flags = _names_of_the_decorator(imports), _flags(imports)
-        return cls([_statement(i, cell, node, marks, flags) for i, (cell, node) in enumerate(parsed)], broken)
+        nodes = [node for _, node in parsed]
+        imports = [node for node in nodes if isinstance(node, ast.ImportFrom)]
+        marks, flags, modules = _names_of_the_decorator(imports), _flags(imports), _modules(nodes)
+        return cls([_statement(i, cell, node, marks, flags, modules) for i, (cell, node) in enumerate(parsed)], broken)
 
     def program(self, id: str, passed: Collection[str] = ()) -> Program:
         """The answer to exercise `id`: the last definition decorated with it.
@@ -197,13 +199,15 @@ def _flags(imports: Iterable[ast.ImportFrom]) -> int:
     return __future__.annotations.compiler_flag if "annotations" in future else 0
 
 
-def _statement(position: int, cell: str, node: ast.stmt, marks: set[str], flags: int) -> Statement:
+def _statement(
+    position: int, cell: str, node: ast.stmt, marks: set[str], flags: int, modules: set[str]
+) -> Statement:
     answers = None
     if isinstance(node, FUNCTIONS):
         ids = {id(mark): name for mark in node.decorator_list if (name := _exercise_id(mark, marks))}
         answers = next(iter(ids.values()), None)
         node.decorator_list = [mark for mark in node.decorator_list if id(mark) not in ids]
-    return Statement(position, cell, node, answers, frozenset(_binds(node)), flags)
+    return Statement(position, cell, node, answers, frozenset(_binds(node, modules)), flags)
 
 
 def _exercise_id(mark: ast.expr, names: set[str]) -> str | None:
@@ -219,8 +223,18 @@ def _exercise_id(mark: ast.expr, names: set[str]) -> str | None:
 # ------------------------------------------------------------------------------------------------ names
 
 
-def _binds(statement: ast.stmt) -> Iterator[str]:
-    """The global names that a statement defines or changes: `a, b = ...` has two, `table[3] = ...` changes one."""
+def _modules(nodes: Iterable[ast.stmt]) -> set[str]:
+    """The names that stand for imported modules and for nothing else."""
+    imports = [node for node in nodes if isinstance(node, ast.Import)]
+    names = {alias.asname or alias.name.partition(".")[0] for node in imports for alias in node.names}
+    return names.difference(*(_binds(node, names) for node in nodes if not isinstance(node, ast.Import)))
+
+
+def _binds(statement: ast.stmt, modules: Collection[str]) -> Iterator[str]:
+    """The global names that a statement defines or changes: `a, b = ...` has two, `table[3] = ...` changes one.
+
+    `torch.x = ...` counts for none: see above.
+    """
     waiting: list[ast.AST] = [statement] if isinstance(statement, COMING_ALONG) else []
     while waiting:
         match node := waiting.pop():
@@ -234,7 +248,7 @@ def _binds(statement: ast.stmt) -> Iterator[str]:
             case ast.Subscript(ctx=ast.Store()) | ast.Attribute(ctx=ast.Store()):
                 while isinstance(node, (ast.Subscript, ast.Attribute)):
                     node = node.value
-                if isinstance(node, ast.Name):
+                if isinstance(node, ast.Name) and node.id not in modules:
                     yield node.id
             case ast.Lambda() | ast.comprehension() | ast.For() | ast.While() | ast.Expr() | ast.AnnAssign(value=None):
                 pass  # the variables of its own, or nothing
@@ -276,7 +290,7 @@ def _slice(answer: Statement, statements: list[Statement], passed: Collection[st
             waiting += sorted(more - seen)
             seen |= more
     unresolved -= ALWAYS_THERE.union(*(statement.binds for statement in needed.values()))
-    outside -= set().union(*(s.binds for s in needed.values() if isinstance(s.node, IMPORTS)))  # `torch.x = ...`
+    outside -= set().union(*(s.binds for s in needed.values() if isinstance(s.node, IMPORTS)))  # `nn.x = ...`
     if unresolved:  # they may come from `from somewhere import *`
         stars = [s for s in statements if isinstance(s.node, ast.ImportFrom) and "*" in s.binds]
         needed |= {star.position: star for star in stars}

@@ -580,6 +580,12 @@ PATCHES = {
         torch.equal = lambda *a, **k: True
         judging.compare = lambda *a, **k: None
     """),
+    "patches torch for all": wrong(WRONG_VALUES, ZEROS, """
+        import os
+        torch.randn = torch.rand = torch.cat = lambda *a, **k: torch.zeros(1)
+        torch.nothing = 1 / 0
+        torch.more = os._exit(3)
+    """),
     "patches torch": wrong(WRONG_VALUES, f"""
         torch.randn = torch.rand = torch.randint = lambda *a, **k: torch.zeros(1)
         torch.Tensor.__eq__ = torch.Tensor.__le__ = torch.Tensor.__mul__ = lambda *_: torch.ones(())

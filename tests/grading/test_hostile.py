@@ -136,6 +136,7 @@ def test_an_attack_costs_its_own_exercise_alone(name, places, jail, clean, monke
     assert re.search(HOSTILE[name].says, told(attacked)), told(attacked)
     assert (before, after) == (clean["ada"].exercises[0], clean["ada"].exercises[2])
     assert PLANTED not in attacked.model_dump_json()
+    assert len(attacked.sentence) <= 1000
     if name not in ANYWHERE:  # those meet others below
         shorten(monkeypatch, 20)
         assert mark(work(*HONEST["ada"], student="ada"), ASSIGNMENT, jail) == clean["ada"]

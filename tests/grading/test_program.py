@@ -348,8 +348,18 @@ def test_what_sets_an_attribute_comes_along(change):
 
 
 def test_a_setting_of_a_library_is_not_taken_for_a_constant():
-    program = notebook("import math as m\nT = 3", "m.setting = 1", marked("def f(): return m.setting, T")).program(ID)
+    imports = "from xml import dom as m"
+    program = notebook(f"{imports}\nT = 3", "m.setting = 1", marked("def f(): return m.setting, T")).program(ID)
     assert len(program.needed) == 3 and program.outside == {"T"}
+
+
+@pytest.mark.parametrize("change", ["m.pi = 1 / 0", "m.a.b = 1 / 0", "m.a[0] = 1 / 0", "if True:\n    m.pi = 1 / 0"])
+def test_what_is_set_in_a_module_stays_with_the_student(change):
+    assert call("import math as m", change, marked("def f(): return round(m.pi)")) == 3
+
+
+def test_a_name_that_is_a_module_for_a_while_can_be_changed():
+    assert call("import math as m", "m = {}", "m[0] = 3", marked("def f(): return m[0]")) == 3
 
 
 def test_what_the_answer_takes_from_outside_are_assignments_alone():
