@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import nn
 
-from course_lib.papers import dcgan, ddpm, improved_ddpm
+from course_lib.papers import dcgan, ddpm, improved_ddpm, vit, vivit
 
 
 @dataclass(frozen=True)
@@ -36,6 +36,19 @@ MODELS: dict[str, Entry] = {
     **_entries("improved_ddpm", improved_ddpm.IMPROVED_DDPM_CONFIGS, improved_ddpm.UNet, {
         "CIFAR-10": ("50M", "name of the released checkpoint"),
         "ImageNet-64": ("120M", "paper, section 3; name of the released checkpoint"),
+    }),
+    **_entries("vit", vit.VIT_CONFIGS, vit.ViT, {
+        "ViT-Ti/16": ("5M", "Touvron et al., table 1"),
+        "ViT-S/16": ("22M", "Touvron et al., table 1"),
+        "ViT-B/16": ("86M", "paper, table 1"),
+        "ViT-L/16": ("307M", "paper, table 1"),
+        "ViT-H/14": ("632M", "paper, table 1"),
+    }),
+    **_entries("vivit", vivit.VIVIT_CONFIGS, vivit.ViViT, {
+        "ViViT-B/16x2": ("88.9M", "paper, table 2"),
+        "ViViT-B/16x2 FE": ("115.1M", "paper, table 2"),
+        "ViViT-B/16x2 FSA": ("117.3M", "paper, table 2"),
+        "ViViT-B/16x2 FDP": ("88.9M", "paper, table 2"),
     }),
     **_entries("dcgan", dcgan.DCGAN_CONFIGS, dcgan.DCGAN, {}),
 }  # fmt: skip
