@@ -1,19 +1,29 @@
-"""Measuring what models make: likelihood, distances between sets of samples, gradient noise, the judge."""
+"""Measuring models: likelihood, distances between sets of samples, gradient noise, few-shot probes, judges."""
 
 from course_lib.metrics.bits_per_dim import Likelihood, likelihood
+from course_lib.metrics.calibration import calibration_error, fit_temperature
 from course_lib.metrics.distance import frechet_distance, precision_recall
+from course_lib.metrics.few_shot import few_shot_accuracy, ridge
 from course_lib.metrics.gradient_noise import GradientNoise, gradient_noise, objective_noise, step_losses
 from course_lib.metrics.judge import Judge, JudgeConfig
+from course_lib.metrics.label_judge import CLIP_LABELS, PICTURE_LABELS, LabelJudge
 
 __all__ = [
+    "CLIP_LABELS",
+    "PICTURE_LABELS",
     "GradientNoise",
     "Judge",
     "JudgeConfig",
+    "LabelJudge",
     "Likelihood",
+    "calibration_error",
+    "few_shot_accuracy",
+    "fit_temperature",
     "frechet_distance",
     "gradient_noise",
     "likelihood",
     "objective_noise",
     "precision_recall",
+    "ridge",
     "step_losses",
 ]

@@ -131,6 +131,9 @@ class Recipe:
         """What to train on; `Tensors` does for anything that fits in memory."""
         raise NotImplementedError
 
+    def complete(self, model: nn.Module) -> None:
+        """What is left to do to the trained model before it is measured and stored, such as calibration."""
+
     def measure(self, model: nn.Module) -> dict:
         """Measure the finished model (in eval mode, on its device, without gradients).
 

@@ -65,6 +65,7 @@ class Store:
         """Measure the model as it will be stored, write checkpoint and results, return the metrics."""
         model.load_state_dict(safetensors.torch.load(self.encode(recipe, model, {})))
         torch.manual_seed(recipe.seed)
+        recipe.complete(model)
         measured = recipe.measure(model)
         metrics = {key: float(x) for key, x in measured.items() if isinstance(x, Real)}
         if broken := [key for key, x in metrics.items() if not math.isfinite(x)]:
