@@ -288,7 +288,7 @@ RECIPES = [
         for name, fresh in (("interpolated", False), ("fresh", True))
     ),
     PictureJudgeRecipe(
-        JUDGE, pictures=40_000, steps=5000, batch_size=64, learning_rate=1e-3, warmup=300, ema=0.995,
+        JUDGE, pictures=30_000, steps=4000, batch_size=64, learning_rate=1e-3, warmup=300, ema=0.995,
         checkpoint_dtype="float16",
     ),
 ]  # fmt: skip
