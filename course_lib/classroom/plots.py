@@ -36,3 +36,46 @@ def clouds(sets: Mapping, title="", limit=1.2, **axes):
         ax.set(xlim=(-limit, limit), ylim=(-limit, limit), aspect="equal")
         ax.set_title(name, fontsize=9.5)
     return fig
+
+
+def reliability(logits, label, title="Is it right as often as it thinks?"):
+    """A figure of the share of right answers against confidence, in tenths; dots on the diagonal are calibrated.
+
+    logits: (n k), label: (n,).  A dot's area grows with the number of answers in it.
+    """
+    chances = np.exp(np.asarray(logits, dtype=float) - np.asarray(logits, dtype=float).max(1, keepdims=True))
+    confidence = (chances / chances.sum(1, keepdims=True)).max(1)
+    right = chances.argmax(1) == np.asarray(label)
+    tenth = np.minimum((10 * confidence).astype(int), 9)
+    fig, ax = figure(title, "confidence", "share right", width=4.4, height=3, xlim=(0, 1.03), ylim=(0, 1.05))
+    ax.plot([0, 1], [0, 1], color="#8a8a8a", linewidth=1)
+    for i in np.unique(tenth):
+        here = tenth == i
+        ax.scatter(confidence[here].mean(), right[here].mean(), s=15 + 200 * here.mean(), color=PALETTE[0])
+    return fig
+
+
+def confusion(matrices: Mapping, names, title="What it says (columns) for each truth (rows)"):
+    """A figure of confusion matrices (k k), counts by truth and answer, each row shown as shares of its truth."""
+    fig, grid = figure(title, columns=len(matrices), width=3.2 * len(matrices), height=3.6)
+    for ax, (head, matrix) in zip(np.atleast_1d(grid), matrices.items(), strict=True):
+        counts = np.asarray(matrix, dtype=float)
+        ax.imshow(counts / np.maximum(counts.sum(1, keepdims=True), 1), cmap="cividis", vmin=0, vmax=1)
+        ax.set(xticks=range(len(names)), yticks=range(len(names)), yticklabels=names)
+        ax.set_xticklabels(names, rotation=60, ha="right", rotation_mode="anchor")
+        ax.set_title(head, fontsize=9.5)
+        ax.grid(False)
+    return fig
+
+
+def reading(picture, chances: Mapping, title="What the judge says"):
+    """A figure of a picture (h w 3) uint8 and, beside it, the chances of each label's values: {label: {value: p}}."""
+    fig, (left, *axes) = figure(title, columns=1 + len(chances), height=2.4)
+    left.imshow(np.asarray(picture), interpolation="nearest")
+    left.set_axis_off()
+    for ax, (label, of_value) in zip(axes, chances.items(), strict=True):
+        ax.barh([str(value) for value in of_value], [float(p) for p in of_value.values()])
+        ax.set(xlim=(0, 1))
+        ax.set_title(label, fontsize=9.5)
+        ax.invert_yaxis()
+    return fig

@@ -1,4 +1,4 @@
-"""The scorecard at the end of a chapter: what the paper says, what the code computes, what you measured."""
+"""Tables, and the scorecard at the end of a chapter: what the paper says, the code computes, you measured."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, is_dataclass
@@ -17,25 +17,53 @@ COLUMNS = {
 
 
 @dataclass(frozen=True)
-class Scorecard:
+class Table:
     """Rows of text, one entry per column.  Shows itself as a table."""
 
     title: str
+    columns: Mapping[str, str]  # the heading of every key
     rows: tuple[dict[str, str], ...]
 
     def _repr_html_(self) -> str:
-        head = "".join(f'<th scope="col">{title}</th>' for title in COLUMNS.values())
-        body = "".join(_row(row) for row in self.rows)
+        head = "".join(f'<th scope="col">{escape(title)}</th>' for title in self.columns.values())
+        body = "".join(self._row(row) for row in self.rows)
         caption = f"<caption>{escape(self.title)}</caption>"
         table = f"<table>{caption}<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
         return f'{STYLE}<div class="vgc">{table}</div>'
 
+    def _row(self, row: dict[str, str]) -> str:
+        first, *others = self.columns
+        cells = "".join(f"<td>{escape(row[key])}</td>" for key in others)
+        return f'<tr><th scope="row">{escape(row[first])}</th>{cells}</tr>'
+
     def __repr__(self) -> str:
-        table = [COLUMNS, *self.rows]
-        widths = {key: max(len(row[key]) for row in table) for key in COLUMNS}
-        lines = ["  ".join(row[key].ljust(widths[key]) for key in COLUMNS).rstrip() for row in table]
+        table = [self.columns, *self.rows]
+        widths = {key: max(len(row[key]) for row in table) for key in self.columns}
+        lines = ["  ".join(row[key].ljust(widths[key]) for key in self.columns).rstrip() for row in table]
         rule = "  ".join("-" * width for width in widths.values())
         return "\n".join([self.title, lines[0], rule, *lines[1:]])
+
+
+class Scorecard(Table):
+    """A table whose notes say, in colour too, whether a trend was shown."""
+
+    def _row(self, row: dict[str, str]) -> str:
+        note = row["note"].lower()
+        tone = "bad" if "not shown" in note else "good" if "shown" in note else ""
+        cells = "".join(f"<td>{escape(row[key])}</td>" for key in ("paper", "code", "measured"))
+        last = f'<td class="{tone}">{escape(row["note"])}</td>'
+        return f'<tr><th scope="row">{escape(row["what"])}</th>{cells}{last}</tr>'
+
+
+def table(rows: Sequence[Mapping], title: str) -> Table:
+    """A table with a column per key of its rows, the first one naming the row; None is a dash.
+
+    Numbers are rounded to four digits; for others, give text.  Raises ValueError when there are no rows or their keys
+    differ.
+    """
+    if not rows or any(list(row) != list(rows[0]) for row in rows):
+        raise ValueError(f"expected rows with the same keys in the same order, got {[list(row) for row in rows]}")
+    return Table(title, {key: key for key in rows[0]}, tuple({k: _text(v) for k, v in row.items()} for row in rows))
 
 
 def scorecard(rows: Sequence[Mapping | Any], title: str = "Scorecard") -> Scorecard:
@@ -45,7 +73,7 @@ def scorecard(rows: Sequence[Mapping | Any], title: str = "Scorecard") -> Scorec
     rounded to four digits.  Where the miniature can only show a trend, `shown`, true or false, stands for the
     note "trend shown" or "trend not shown".  Raises ValueError for a row without `what` or with other names.
     """
-    return Scorecard(title, tuple(_texts(row) for row in rows))
+    return Scorecard(title, COLUMNS, tuple(_texts(row) for row in rows))
 
 
 def _texts(row: Mapping | Any) -> dict[str, str]:
@@ -64,10 +92,3 @@ def _text(value: Any) -> str:
     if isinstance(value, int) and not isinstance(value, bool):
         return f"{value:,}"
     return f"{value:.4g}" if isinstance(value, float) else str(value)
-
-
-def _row(row: dict[str, str]) -> str:
-    note = row["note"].lower()
-    tone = "bad" if "not shown" in note else "good" if "shown" in note else ""
-    cells = "".join(f"<td>{escape(row[key])}</td>" for key in ("paper", "code", "measured"))
-    return f'<tr><th scope="row">{escape(row["what"])}</th>{cells}<td class="{tone}">{escape(row["note"])}</td></tr>'

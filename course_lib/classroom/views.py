@@ -1,7 +1,8 @@
-"""Pictures of what a clip of the little world knows about itself."""
+"""Pictures of what a clip of the little world knows about itself, and of what a network looks at."""
 
 import numpy as np
 
+from course_lib.classroom.figures import to_pictures
 from course_lib.world import Clip
 
 # Backdrop, floor, and up to three things in colours of Okabe and Ito.
@@ -34,3 +35,21 @@ def clip_views(clip: Clip) -> dict[str, np.ndarray]:
 
 def _bytes(picture: np.ndarray) -> np.ndarray:
     return (picture * 255).round().astype(np.uint8)
+
+
+def lit(pictures, maps) -> np.ndarray:
+    """Pictures as bright as a map over their patches says: (n 8*h 8*w 3) uint8, for `image_grid` and its like.
+
+    pictures: (n h w 3) uint8 or (n 3 h w) float in [-1, 1]; maps: (n rows columns), at least 0.  Each map's largest
+    value is full light, 0 leaves an eighth of it.  Raises ValueError unless there is a map for every picture.
+    """
+    shown, maps = to_pictures(pictures).astype(np.float32), np.asarray(maps, dtype=np.float32)
+    if maps.ndim != 3 or len(maps) != len(shown):
+        raise ValueError(f"expected a map (rows columns) for each of {len(shown)} pictures, got shape {maps.shape}")
+    height, width = shown.shape[1:3]
+    rows, columns = (
+        np.arange(8 * side) * cells // (8 * side) for side, cells in zip((height, width), maps.shape[1:], strict=True)
+    )
+    light = 0.125 + 0.875 * maps / np.maximum(maps.max((1, 2), keepdims=True), 1e-12)
+    large = shown.repeat(8, axis=1).repeat(8, axis=2)
+    return (large * light[:, rows][:, :, columns, None]).round().astype(np.uint8)

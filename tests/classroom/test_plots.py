@@ -3,7 +3,7 @@
 import numpy as np
 import torch
 
-from course_lib.classroom import clip_views, clouds, lines, train_live
+from course_lib.classroom import clip_views, clouds, confusion, lines, reading, reliability, train_live
 from course_lib.world import render, sample_scene
 
 
@@ -37,3 +37,23 @@ def test_live_training_is_cut_short_and_writes_nothing(monkeypatch, course_home)
     monkeypatch.setenv("COURSE_FAST", "1")
     trained = train_live("ddpm-live", seconds=30.0)
     assert trained.step == 5 and not trained.finished and not course_home.exists()
+
+
+def test_a_reliability_figure_has_a_dot_for_every_tenth_that_was_used():
+    logits = torch.tensor([[4.0, 0.0], [4.0, 0.0], [0.0, 4.0], [0.1, 0.0]])
+    fig = reliability(logits, torch.tensor([0, 1, 1, 1]))
+    dots = [tuple(round(float(x), 3) for x in dot.get_offsets()[0]) for dot in fig.axes[0].collections]
+    assert dots == [(0.525, 0.0), (0.982, 0.667)]
+
+
+def test_a_confusion_figure_shows_shares_of_each_truth():
+    fig = confusion({"a": [[3, 1], [0, 0]], "b": [[1, 0], [0, 1]]}, ["up", "down"])
+    assert [ax.get_title(loc="left") for ax in fig.axes] == ["a", "b"]
+    assert fig.axes[0].images[0].get_array().tolist() == [[0.75, 0.25], [0.0, 0.0]]
+
+
+def test_a_reading_has_a_bar_for_every_value():
+    fig = reading(np.zeros((4, 4, 3), np.uint8), {"shape": {"cube": 0.9, "cone": 0.1}, "count": {1: 1.0}})
+    _, shape, count = fig.axes
+    assert [bar.get_width() for bar in shape.patches] == [0.9, 0.1] and len(count.patches) == 1
+    assert [label.get_text() for label in shape.get_yticklabels()] == ["cube", "cone"]

@@ -2,7 +2,7 @@ from dataclasses import dataclass
 
 import pytest
 
-from course_lib.classroom import scorecard
+from course_lib.classroom import scorecard, table
 
 
 @dataclass
@@ -39,3 +39,18 @@ def test_the_table_is_accessible_and_escaped():
 def test_a_row_that_is_none_is_refused(row):
     with pytest.raises(ValueError, match="a row has `what`"):
         scorecard([row])
+
+
+def test_a_plain_table_has_the_columns_of_its_rows():
+    shown = table(
+        [{"model": "1", "accuracy": "91%", "MMAC": 28.5748}, {"model": "<2>", "accuracy": None, "MMAC": 7}], "Costs"
+    )
+    html = shown._repr_html_()
+    assert '<th scope="col">accuracy</th>' in html and '<th scope="row">&lt;2&gt;</th><td>–</td><td>7</td>' in html
+    assert repr(shown).splitlines()[3].split() == ["1", "91%", "28.57"]
+
+
+@pytest.mark.parametrize("rows", [[], [{"a": 1}, {"b": 1}], [{"a": 1, "b": 2}, {"b": 1, "a": 2}]])
+def test_rows_of_different_columns_are_refused(rows):
+    with pytest.raises(ValueError, match="the same keys in the same order"):
+        table(rows, "x")

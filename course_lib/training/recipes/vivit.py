@@ -184,7 +184,7 @@ def judged(split: str, n: int, seed: int = 0) -> dict[str, Tensor]:
 
 
 TRAINED = dict(
-    steps=1500, batch_size=32, learning_rate=1e-3, warmup=150, ema=0.99, checkpoint_dtype="float16",
+    steps=1200, batch_size=32, learning_rate=1e-3, warmup=150, ema=0.99, checkpoint_dtype="float16",
 )  # fmt: skip
 TOKENS = {
     "uniform": dict(uniform=True),
@@ -219,7 +219,7 @@ RECIPES = [
     ViViTRecipe("vivit-tubelet-8", tubelet_frames=8, **TRAINED),
     *_rungs(),
     ClipJudgeRecipe(
-        JUDGE, clips=8000, steps=3000, batch_size=32, learning_rate=5e-4, warmup=200, ema=0.995,
+        JUDGE, clips=6000, steps=2000, batch_size=32, learning_rate=5e-4, warmup=200, ema=0.995,
         checkpoint_dtype="float16",
     ),
 ]  # fmt: skip

@@ -1,0 +1,32 @@
+"""Pictures lit by a map over their patches."""
+
+import numpy as np
+import pytest
+import torch
+
+from course_lib.classroom import lit
+
+
+def test_the_brightest_patch_is_in_full_light_and_the_darkest_in_an_eighth_of_it():
+    white = np.full((1, 4, 6, 3), 200, np.uint8)
+    heat = torch.tensor([[[0.0, 0.5, 1.0], [0.0, 0.0, 0.0]]])
+    shown = lit(white, heat)
+    assert shown.shape == (1, 32, 48, 3) and shown.dtype == np.uint8
+    assert (shown[0, :16, 32:] == 200).all() and (shown[0, 16:] == 25).all()
+    assert (shown[0, :16, 16:32] == round(200 * (0.125 + 0.875 / 2))).all()
+
+
+def test_each_picture_has_a_scale_of_its_own_and_no_map_is_divided_by_zero():
+    pictures = torch.ones(2, 3, 2, 2)
+    shown = lit(pictures, np.stack([np.full((2, 2), 1e-3), np.zeros((2, 2))]))
+    assert (shown[0] == 255).all() and (shown[1] == 32).all()
+
+
+def test_maps_need_not_divide_the_picture():
+    assert lit(np.zeros((1, 5, 7, 3), np.uint8), np.ones((1, 3, 4))).shape == (1, 40, 56, 3)
+
+
+@pytest.mark.parametrize("shape", [(3, 3), (2, 3, 3), (1, 1, 3, 3)])
+def test_a_map_is_needed_for_every_picture(shape):
+    with pytest.raises(ValueError, match="for each of 1 pictures"):
+        lit(np.zeros((1, 4, 4, 3), np.uint8), np.ones(shape))

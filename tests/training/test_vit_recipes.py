@@ -1,0 +1,89 @@
+"""The recipes of the ViT chapter: what they compare differs in what they say, and they learn."""
+
+import pytest
+import torch
+
+from course_lib.papers.vit import count_macs
+from course_lib.training import Draw, find_recipe, load_checkpoint, results
+from course_lib.training.recipes.vit import RECIPES, SIZES, Classifier, ConvNet, digits, judged, pictures
+from course_lib.world import to_model
+
+
+def differing(names):
+    fields = [find_recipe(name).fields() for name in names]
+    return {key for key in {k for f in fields for k in f} if len({str(f.get(key)) for f in fields}) > 1} - {"name"}
+
+
+def test_runs_that_are_compared_differ_in_what_is_compared():
+    assert differing([f"vit-data-{n}" for n in SIZES]) == {"pictures"}
+    assert differing([f"resnet-data-{n}" for n in SIZES]) == {"pictures"}
+    assert differing(["vit-data-8000", "vit-positions-none", "vit-positions-2d"]) == {"positions"}
+    assert differing(["vit-data-8000", "vit-patch-8", "vit-patch-16"]) == {"patch_size"}
+    assert differing(["vit-48-interpolated", "vit-48-fresh"]) == {"fresh_positions"}
+
+
+def test_the_two_networks_cost_about_the_same():
+    from torch.utils.flop_counter import FlopCounterMode
+
+    with FlopCounterMode(display=False) as counter:
+        ConvNet()(torch.zeros(1, 3, 32, 32))
+    assert counter.get_total_flops() / 2 == pytest.approx(count_macs(find_recipe("vit-data-500").config), rel=0.1)
+
+
+@pytest.mark.parametrize("recipe", RECIPES, ids=lambda r: r.name)
+def test_a_recipe_warms_up_and_ends_at_zero(recipe):
+    assert recipe.lr_scale(0) < 0.1 and recipe.lr_scale(recipe.warmup) > 0.95 and recipe.lr_scale(recipe.steps) == 0
+
+
+@pytest.mark.parametrize("name", ["vit-data-500", "resnet-data-500", "vit-judge"])
+def test_a_network_learns_a_few_pictures_by_heart(name):
+    torch.manual_seed(0)
+    trainable = find_recipe(name).build()
+    batch = judged("train", 24) if name == "vit-judge" else pictures("train", 24)
+    batch = batch if name == "vit-judge" else {"pixels": batch["pixels"], "label": batch["kind"]}
+    optimiser = torch.optim.Adam(trainable.parameters(), lr=2e-3)
+    losses = []
+    for step in range(25):
+        loss = trainable.loss("model", batch, Draw(step))
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+        losses.append(float(loss.detach()))
+    assert losses[-1] < 0.6 * losses[0]
+    if isinstance(trainable, Classifier):
+        assert losses[0] == pytest.approx(torch.tensor(32.0).log().item(), abs=1e-3)  # a head of zeros guesses
+
+
+def test_labels_belong_to_their_pictures():
+    found = pictures("test", 30, seed=4)
+    assert found["pixels"].shape == (30, 32, 32, 3) and found["pixels"].dtype == torch.uint8
+    assert (found["kind"] == 8 * found["shape"] + found["colour"]).all()
+    red = [i for i in range(30) if found["colour"][i] == 0]
+    assert red and all((found["pixels"][i].float().amax((0, 1))[0] > 100) for i in red)
+
+
+def test_only_pictures_of_one_object_have_a_shape():
+    found = judged("test", 60)
+    assert ((found["shape"] >= 0) == (found["count"] == 0)).all()
+    assert set(found["count"].tolist()) == {0, 1, 2}
+
+
+def test_digits_come_in_the_same_order_at_any_size():
+    (small, one), (large, two) = digits(8), digits(32)
+    assert (one == two).all() and len(one) == 1797
+    assert small.shape == (1797, 8, 8, 3) and large.shape == (1797, 32, 32, 3)
+
+
+@pytest.mark.parametrize("name", [r.name for r in RECIPES if "live" not in r.name])
+def test_every_recipe_ships_its_checkpoint_and_results(name):
+    model, provenance = load_checkpoint(name)
+    assert provenance["steps"] == find_recipe(name).steps and not model.training
+    assert results(name)["metrics"] == provenance["metrics"]
+
+
+def test_measuring_again_gives_the_stored_accuracy():
+    model, provenance = load_checkpoint("vit-data-8000")
+    test = pictures("test", 300)
+    with torch.no_grad():
+        right = (model(to_model(test["pixels"])).argmax(1) == test["kind"]).float().mean()
+    assert abs(float(right) - provenance["metrics"]["accuracy"]) < 0.06

@@ -1,0 +1,85 @@
+"""The recipes of the ViViT chapter: what they compare differs in what they say, and they start where they say."""
+
+import itertools
+
+import pytest
+import torch
+
+from course_lib.training import Draw, find_recipe, load_checkpoint, results
+from course_lib.training.recipes.vivit import LADDER, MOTIONS, RECIPES, TOKENS, clips
+from course_lib.world import VOCABULARY, to_model
+from tests.training.test_vit_recipes import differing
+
+
+def test_runs_that_are_compared_differ_in_what_is_compared():
+    assert differing([f"vivit-model-{m}" for m in (1, 2, 3, 4)]) == {"model"}
+    assert differing(["vivit-model-2", "vivit-model-2-average"]) == {"temporal_depth"}
+    assert differing([f"vivit-init-{name}" for name in TOKENS]) == {"uniform", "inflate"}
+    assert differing(["vivit-init-central", "vivit-init-nothing"]) == {"source"}
+    assert differing(["vivit-model-1", "vivit-init-central", "vivit-tubelet-8"]) == {"tubelet_frames"}
+
+
+def test_each_rung_of_the_ladder_adds_one_thing():
+    rungs = [f"vivit-regular-{name}" for name in LADDER]
+    for lower, upper in itertools.pairwise(rungs):
+        assert len(differing([lower, upper])) == 1
+
+
+def test_the_classes_are_the_first_eight_motions():
+    assert VOCABULARY["motion"][: len(MOTIONS)] == MOTIONS
+    found = clips("test", 60)
+    assert found["pixels"].shape == (60, 16, 32, 32, 3)
+    assert int(found["motion"].max()) < 8 and (found["count"] == 0).all() and (found["camera"] == 0).all()
+
+
+def test_ways_to_make_tokens_all_make_as_many():
+    tokens = {name: find_recipe(f"vivit-init-{name}").config.grid for name in TOKENS}
+    assert set(tokens.values()) == {(4, 4, 4)}
+
+
+@pytest.mark.parametrize("name", ["vivit-init-central", "vivit-init-inflation", "vivit-init-uniform"])
+def test_a_model_starts_from_the_image_models_weights(name):
+    image, _ = load_checkpoint("vit-patch-8")
+    model = find_recipe(name).build().model
+    model = model.model if name.endswith("uniform") else model
+    assert torch.equal(model.encoder.blocks[2].mlp[0].weight, image.blocks[2].mlp[0].weight)
+    torch.testing.assert_close(model.tubelet_embed.weight.sum(2), image.patch_embed.weight)
+
+
+def test_random_filters_are_not_the_image_models():
+    image, _ = load_checkpoint("vit-patch-8")
+    model = find_recipe("vivit-init-random").build().model
+    assert not torch.allclose(model.tubelet_embed.weight.sum(2), image.patch_embed.weight, atol=1e-2)
+    assert torch.equal(model.encoder.blocks[0].attention.qkv.weight, image.blocks[0].attention.qkv.weight)
+
+
+@pytest.mark.parametrize("name", ["vivit-regular-mixup", "vivit-model-4", "vivit-init-uniform"])
+def test_a_loss_falls_when_it_is_trained(name):
+    torch.manual_seed(0)
+    trainable = find_recipe(name).build().train()
+    found = clips("test", 60)
+    batch = {"pixels": found["pixels"][:16], "label": found["motion"][:16]}
+    optimiser = torch.optim.Adam(trainable.parameters(), lr=2e-3)
+    losses = []
+    for step in range(20):
+        loss = trainable.loss("model", batch, Draw(step))
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+        losses.append(float(loss.detach()))
+    assert sum(losses[-5:]) < 0.9 * sum(losses[:5])
+
+
+@pytest.mark.parametrize("name", [r.name for r in RECIPES if "live" not in r.name])
+def test_every_recipe_ships_its_checkpoint_and_results(name):
+    model, provenance = load_checkpoint(name)
+    assert provenance["steps"] == find_recipe(name).steps and not model.training
+    assert results(name)["metrics"] == provenance["metrics"]
+
+
+def test_measuring_again_gives_the_stored_accuracy():
+    model, provenance = load_checkpoint("vivit-model-2")
+    test = clips("test", 60)
+    with torch.no_grad():
+        right = (model(to_model(test["pixels"])).argmax(1) == test["motion"]).float().mean()
+    assert abs(float(right) - provenance["metrics"]["accuracy"]) < 0.2
