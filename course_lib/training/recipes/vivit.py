@@ -149,20 +149,15 @@ class ViViTRecipe(ClassifierRecipe):
 
 @dataclass(frozen=True)
 class ClipJudgeRecipe(ClassifierRecipe):
-    """A factorised encoder that reads motion and camera, started from the picture judge."""
+    """A tiny Model 1 that reads motion and camera of any clip, started from an image model."""
 
-    clips: int = 8000
-    source: str = "vit-judge"
+    clips: int = 6000
+    source: str = "vit-patch-8"
 
     def build(self) -> Reader:
-        image_judge, _ = load_checkpoint(self.source)
-        image = image_judge.network.config
-        model = ViViT(ViViTConfig(
-            2, frames=16, image_size=image.image_size, tubelet=(2, image.patch_size, image.patch_size),
-            width=image.width, depth=image.depth, heads=image.heads, mlp=image.mlp,
-            num_classes=sum(CLIP_LABELS.values()), temporal_depth=2,
-        ))  # fmt: skip
-        start_from_image_model(model, image_judge.network)
+        image_model, _ = load_checkpoint(self.source)
+        model = ViViT(replace(zoo.find("vivit/tiny").config, num_classes=sum(CLIP_LABELS.values())))
+        start_from_image_model(model, image_model)
         return Reader(LabelJudge(model, CLIP_LABELS))
 
     def data(self) -> Tensors:
@@ -183,9 +178,7 @@ def judged(split: str, n: int, seed: int = 0) -> dict[str, Tensor]:
     return {name: found[name] for name in ("pixels", *CLIP_LABELS)}
 
 
-TRAINED = dict(
-    steps=1200, batch_size=32, learning_rate=1e-3, warmup=150, ema=0.99, checkpoint_dtype="float16",
-)  # fmt: skip
+TRAINED = dict(steps=1200, batch_size=32, learning_rate=1e-3, warmup=150, ema=0.99, checkpoint_dtype="float16")
 TOKENS = {
     "uniform": dict(uniform=True),
     "random": dict(inflate="random"),
@@ -218,8 +211,5 @@ RECIPES = [
     ViViTRecipe("vivit-init-nothing", source=None, tubelet_frames=4, **TRAINED),
     ViViTRecipe("vivit-tubelet-8", tubelet_frames=8, **TRAINED),
     *_rungs(),
-    ClipJudgeRecipe(
-        JUDGE, clips=6000, steps=2000, batch_size=32, learning_rate=5e-4, warmup=200, ema=0.995,
-        checkpoint_dtype="float16",
-    ),
-]  # fmt: skip
+    ClipJudgeRecipe(JUDGE, **TRAINED | {"steps": 4000, "warmup": 300, "ema": 0.995}),
+]

@@ -1,0 +1,894 @@
+# %% [markdown]
+# # 02 The Vision Transformer
+#
+# At the end of this chapter you can say what this network read in each picture, where it looked, and why an
+# architecture made for words needs no convolution to see.
+
+# %%
+from functools import partial
+
+import torch
+import torch.nn.functional as F
+
+import course_lib.classroom as room
+from course_lib.classroom import exercise, explore, show, show_images, show_lines, slider
+from course_lib.papers import vit
+from course_lib.training import find_recipe, load_checkpoint, results
+from course_lib.training.recipes.vit import digits, pictures
+from course_lib.world import VOCABULARY, to_model, to_pixels
+from course_lib.zoo import build
+
+# %%
+judge, made = load_checkpoint("vit-judge")
+shown = pictures("test", 8, seed=3)
+images = to_model(shown["pixels"])  # b c h w, in [-1, 1]
+looked = vit.attention_rollout(judge.network.attention_maps(images))[:, 0, 1:].unflatten(1, (8, 8))
+words = [[VOCABULARY[label][i] for i in judge.read(images)[label]] for label in ("scale", "colour", "shape")]
+names = [f"{scale} {colour}\n{shape}" for scale, colour, shape in zip(*words, strict=True)]
+everywhere = torch.ones(8, 1, 1)
+show_images(
+    [*room.lit(images, everywhere), *room.lit(images, looked)],
+    names + [""] * 8,
+    columns=8,
+    alt="Eight pictures with what the network read above each; below, the same pictures, lit where it looked.",
+)
+print(f"after {made['steps']:,} steps, {made['seconds'] / 60:.0f} minutes on {made['device']}")
+
+# %% [markdown]
+# **You will** derive and write a Vision Transformer (Dosovitskiy et al. 2020, arXiv 2010.11929) piece by piece, train it on this
+# machine in a minute, put it beside a ResNet of the same cost on more and more data, and look at what it looks at.
+# Every later chapter is built from the blocks you write here.
+#
+# **You need** matrix products, softmax, the variance of a sum, and a little PyTorch. Chapter 00 is enough preparation;
+# chapter 01 is not needed.
+#
+# **Time** about three and a half hours with the exercises; running everything takes about two minutes.
+
+# %% [markdown]
+# ## 1 The problem
+#
+# A convolutional network is told two things about pictures before it has seen one: neighbouring pixels belong together,
+# and a thing is the same thing wherever it stands. These *inductive biases* are true, and they save data. But they
+# are also fixed. A pixel in one corner can influence a decision about the other corner only after many layers.
+#
+# In language, one architecture without such biases, the transformer, had overtaken all others once there was
+# enough text. Can it read pictures, if a picture is written as a sequence?
+#
+# **Predict first:** the network that made the pictures above gets each picture as 64 little squares. If you dealt the squares out in a
+# random order, would you still know the shape? The colour?
+
+# %%
+photo = images[:1]
+squares = photo.unfold(2, 4, 4).unfold(3, 4, 4).flatten(2, 3)[0].movedim(0, 1)  # n c p p
+order = torch.randperm(64, generator=torch.Generator().manual_seed(0))
+mixed = squares[order].unflatten(0, (8, 8)).permute(2, 0, 3, 1, 4).reshape(1, 3, 32, 32)
+show_images(torch.cat([photo, mixed]), ["in order", "dealt out"], columns=2, cell=200,
+            alt="A picture of an object, and the same 64 squares of it in random order.")
+
+# %% [markdown]
+# The colour survives, the shape is gone. So a network that reads a *set* of squares can name colours at best. It must be told where
+# each square was. Keep that in mind for section 3.
+
+# %% [markdown]
+# ## 2 Patches as words
+#
+# A transformer reads a sequence of vectors, called tokens. For text, each word is looked up in a table of vectors. For a
+# picture $x \in \mathbb R^{H\times W\times C}$, cut it into $N = HW/P^2$ patches of $P\times P$ pixels, flatten each into
+# a vector $x_p^i$ of $P^2C$ numbers, and multiply it with one matrix $E$ for all (the first half of Eq. 1):
+#
+# $$\left[x_p^1 E;\ x_p^2 E;\ \dots;\ x_p^N E\right] \qquad E \in \mathbb R^{(P^2 C)\times D}$$
+#
+# No pixel is treated specially, and no patch knows where it stood. At 224 pixels and $P = 16$, a picture is 196 words: hence the
+# paper's title. One token per *pixel* would be 50,176 words, and attention compares every word with every other.
+#
+# In code, $E$ is kept in the shape of a convolution's kernel, (d c p p): each of the $d$ outputs is the sum over a patch times
+# one filter. A convolution with stride $P$ does just that.
+#
+# ### Exercise: patches to tokens
+#
+# `kernel` is (d, c, p, p) and `bias` (d,). Return one token of d numbers for every patch, patches in reading order.
+#
+# <details><summary>Hint 1: the idea</summary>
+# Either cut and flatten the patches and the filters in the same order and multiply, or convolve with a stride that is the patch's side.
+# </details>
+# <details><summary>Hint 2: the line</summary>
+# A convolution returns (b, d, rows, columns). Flatten its last two axes into one, then put that axis before the channels.
+# </details>
+
+
+# %% exercise: patches to tokens
+@exercise("vit.patchify")
+def embed_patches(image, kernel, bias):
+    """Eq. 1: image (b c h w), kernel (d c p p), bias (d,) -> tokens (b n d)"""
+    # SOLUTION
+    grid = F.conv2d(image, kernel, bias, stride=kernel.shape[-1])  # b d rows columns
+    return grid.flatten(2).mT
+    # END
+
+
+# %% [markdown]
+# What does a trained network look for in a patch? Each filter of $E$ is a little picture itself. Here are the ones of the network
+# above, 4 x 4 pixels in three colours. (The paper's Figure 7 shows the principal components of its filters; ours are few
+# enough to see all.)
+
+# %%
+filters = judge.network.patch_embed.weight.detach()  # d c p p
+order = filters.flatten(1).norm(dim=1).argsort(descending=True)
+strongest = filters[order[:48]] / filters[order[:48]].flatten(1).abs().amax(1)[:, None, None, None]
+show_images(
+    strongest, columns=16, cell=36, alt="48 filters: flat colours, and edges and gradients of several directions."
+)
+
+# %% [markdown]
+# ## 3 The class token and the positions
+#
+# Two things are still missing. First, a place for the answer. ViT puts one more token in front, the *class token*: a learned vector that is
+# the same for every picture. It has nothing to say at first; attention lets it collect from the patches, and the answer is read off it
+# at the end. (Averaging all tokens at the end works as well, with another learning rate: appendix D.3.)
+#
+# Second, the places. Add to every token a learned vector $E_{pos}$ that depends on its place alone (Eq. 1, whole):
+#
+# $$z_0 = \left[x_\text{class};\ x_p^1 E;\ \dots;\ x_p^N E\right] + E_{pos} \qquad E_{pos} \in \mathbb R^{(N+1)\times D}$$
+#
+# ### Exercise: class token and positions
+#
+# `cls_token` is (1 1 d), one for all pictures of the batch; `positions` has n + 1 rows, the class token's first.
+#
+# <details><summary>Hint 1: the idea</summary>
+# Every picture needs its own copy of the class token in front of its patches; then all n + 1 tokens get their positions.
+# </details>
+# <details><summary>Hint 2: the line</summary>
+# <code>expand</code> repeats an axis of length 1 without copying: <code>-1</code> leaves an axis as it is.
+# </details>
+
+
+# %% exercise: class token and positions
+@exercise("vit.tokens_and_positions")
+def tokens_and_positions(patches, cls_token, positions):
+    """Eq. 1: patches (b n d), cls_token (1 1 d), positions (1 n+1 d) -> (b n+1 d)"""
+    # SOLUTION
+    first = cls_token.expand(len(patches), -1, -1)
+    return torch.cat([first, patches], dim=1) + positions
+    # END
+
+
+# %% [markdown]
+# ## 4 Attention
+#
+# Each token asks a question, and every token, itself included, has something to offer. From each token come three vectors: a query
+# $q$ (what am I looking for), a key $k$ (what do I have) and a value $v$ (what do I say). Appendix A of the paper:
+#
+# $$[q, k, v] = z\,U_{qkv} \qquad A = \operatorname{softmax}\!\left(\frac{q k^\top}{\sqrt{D_h}}\right) \qquad \mathrm{SA}(z) = A v \tag{5, 6, 7}$$
+#
+# Row $i$ of $A$ is a probability distribution over all tokens: where token $i$ looks. What it gets is the mean of the values under it.
+#
+# **Why divide by $\sqrt{D_h}$?** Let the entries of $q$ and $k$ be independent, with mean 0 and variance 1. Then
+# $q^\top k = \sum_{j=1}^{D_h} q_j k_j$ is a sum of $D_h$ independent terms, each of mean 0 and variance
+# $\mathbb E[q_j^2]\,\mathbb E[k_j^2] = 1$. Variances add: the sum has variance $D_h$ and standard deviation $\sqrt{D_h}$. Undivided,
+# scores grow with the width, one of them wins the softmax outright, and its gradient dies.
+#
+# **Predict first:** with $D_h = 64$ and 196 tokens, how much of a query's attention does its best key get, with and without the division?
+
+# %%
+rng = torch.Generator().manual_seed(0)
+widths, share = [4, 16, 64, 256], {"divided by the root": [], "not divided": []}
+for width in widths:
+    q, k = torch.randn(500, width, generator=rng), torch.randn(196, width, generator=rng)
+    share["divided by the root"].append(float((q @ k.T / width**0.5).softmax(1).amax(1).mean()))
+    share["not divided"].append(float((q @ k.T).softmax(1).amax(1).mean()))
+show_lines(widths, share, "How much attention the best of 196 keys gets", "width of a head", "share",
+           xscale="log", height=2.6,
+           alt="Without the division the best key's share rises with the width to almost 1; with it, it stays small.")
+
+# %% [markdown]
+# One attention gives each token one look around. *Multi-head* attention runs $k$ of them side by side on $D_h = D/k$ channels each, and
+# mixes their outputs with one more matrix (Eq. 8): $\mathrm{MSA}(z) = [\mathrm{SA}_1(z); \dots; \mathrm{SA}_k(z)]\,U_{msa}$.
+#
+# ### Exercise: attention
+#
+# `qkv` is $z\,U_{qkv}$ for all heads at once, (b, n, 3 d): its last axis holds all queries, then all keys, then all values, and within each
+# of the three, one head after the other. Return the heads' outputs side by side (b n d), and the attention $A$ (b heads n n). The last
+# matrix $U_{msa}$ is not part of it.
+#
+# <details><summary>Hint 1: the idea</summary>
+# Give the three and the heads axes of their own, in that order, and move the heads before the tokens. Then Eq. 6 and 7 are two matrix
+# products of the last two axes.
+# </details>
+# <details><summary>Hint 2: the line</summary>
+# <code>rearrange(qkv, "b n (a h c) -> a b h n c", a=3, h=heads)</code> unpacks into q, k and v.
+# </details>
+
+# %%
+from einops import rearrange
+
+
+# %% exercise: attention
+@exercise("vit.attention")
+def attention(qkv, heads):
+    """Eq. 5 to 7: qkv (b n 3d) -> outputs (b n d), attention (b heads n n)"""
+    # SOLUTION
+    q, k, v = (rearrange(part, "b n (h c) -> b h n c", h=heads) for part in qkv.chunk(3, dim=-1))
+    scores = torch.einsum("bhic,bhjc->bhij", q, k) * q.shape[-1] ** -0.5
+    look = scores.softmax(dim=-1)
+    return rearrange(look @ v, "b h n c -> b n (h c)"), look
+    # END
+
+
+# %% [markdown]
+# Nothing in Eq. 5 to 7 knows the order of the tokens. Shuffle them and the outputs are the same, shuffled. See it with your function:
+
+# %%
+tokens = torch.randn(1, 10, 3 * 12, generator=rng)
+shuffle = torch.randperm(10, generator=rng)
+out, _ = attention(tokens, 4)
+out_shuffled, _ = attention(tokens[:, shuffle], 4)
+print(f"largest difference: {(out[:, shuffle] - out_shuffled).abs().max():.1e}")
+
+# %% [markdown]
+# So without $E_{pos}$ the class token could not tell the two pictures of section 1 apart. This is all that ViT is told about
+# the plane: that patches have places. Which places are neighbours it must find out.
+
+# %% [markdown]
+# ## 5 The block
+#
+# A layer of the encoder is attention, in which tokens exchange what they know, and an MLP of two layers, in which each thinks for itself. Both
+# stand behind a LayerNorm, and around both runs the identity (Eq. 2 and 3):
+#
+# $$z'_\ell = \mathrm{MSA}(\mathrm{LN}(z_{\ell-1})) + z_{\ell-1} \qquad z_\ell = \mathrm{MLP}(\mathrm{LN}(z'_\ell)) + z'_\ell$$
+#
+# The original transformer normed *after* each sum, $\mathrm{LN}(z + f(z))$. Here the norm is inside the branch (*pre-norm*), so that the
+# sum $z_0 + f_1 + f_2 + \dots$ runs through the network untouched, and so does the gradient. The last norm comes after the last layer (Eq. 4).
+#
+# ### Exercise: the encoder block
+#
+# `norm1`, `attend`, `norm2` and `mlp` are functions from (b n d) to (b n d).
+#
+# <details><summary>Hint 1: the idea</summary>
+# Two lines, one per equation. What is added is always what came in before the norm.
+# </details>
+# <details><summary>Hint 2: the line</summary>
+# The second line must start from the result of the first, not from the block's input.
+# </details>
+
+
+# %% exercise: the encoder block
+@exercise("vit.encoder_block")
+def encoder_block(x, norm1, attend, norm2, mlp):
+    """Eq. 2 and 3: x (b n d); the other four are functions of (b n d)"""
+    # SOLUTION
+    middle = attend(norm1(x)) + x
+    return mlp(norm2(middle)) + middle
+    # END
+
+
+# %% [markdown]
+# How much does the place of the norm matter? Send a gradient through 24 fresh layers of either kind and see how much of it arrives.
+
+
+# %%
+def gradient_by_layer(pre_norm, depth=24, width=64):
+    torch.manual_seed(0)
+    blocks = [vit.Block(vit.ViTConfig(width=width, heads=4, mlp=2 * width)) for _ in range(depth)]
+    x = torch.randn(8, 16, width)
+    for b in blocks:
+        if pre_norm:
+            x = encoder_block(x, b.norm1, b.attention, b.norm2, b.mlp)
+        else:
+            x = b.norm1(x + b.attention(x))
+            x = b.norm2(x + b.mlp(x))
+    (x * torch.randn(x.shape)).mean().backward()
+    return [float(b.mlp[0].weight.grad.norm()) for b in blocks]
+
+
+# %%
+layers = {"norm inside the branch": gradient_by_layer(True), "norm after the sum": gradient_by_layer(False)}
+layers = {name: [g / grads[-1] for g in grads] for name, grads in layers.items()}
+show_lines(range(1, 25), layers, "The gradient of each layer's MLP at the start", "layer", "relative to the last layer",
+           yscale="log", height=2.6,
+           alt="The gradient of each of 24 layers, relative to the last, with the norm inside and after the sum.")
+
+# %% [markdown]
+# You now have every part. Put them together with the trained weights and compare with the library:
+
+# %%
+def your_vit(model, image):
+    heads = model.config.heads
+    x = embed_patches(image, model.patch_embed.weight, model.patch_embed.bias)
+    x = tokens_and_positions(x, model.cls_token, model.positions())
+    for block in model.blocks:
+
+        def attend(h, layer=block.attention):
+            return layer.out(attention(layer.qkv(h), heads)[0])
+
+        x = encoder_block(x, block.norm1, attend, block.norm2, block.mlp)
+    return model.head(model.norm(x)[:, 0])  # Eq. 4, and the linear head
+
+
+with torch.no_grad():
+    difference = (your_vit(judge.network, images) - judge.network(images)).abs().max()
+print(f"largest difference between your ViT and the library's: {difference:.1e}")
+
+# %% [markdown]
+# ## 6 How large is it?
+#
+# Table 1 of the paper has three sizes, Base, Large and Huge. A model's name says its size and its patches: ViT-L/16 is Large with patches of 16 pixels.
+# Everything that can be learned is one of: $E$ and its bias; the class token; $E_{pos}$; per layer two LayerNorms ($2D$ each), $U_{qkv}$ and
+# $U_{msa}$ with biases, the MLP's two matrices ($D\times M$ and $M\times D$) with biases; the last LayerNorm; the head with its bias.
+#
+# ### Exercise: count the parameters
+#
+# `config` has `size` (height and width in pixels), `patch_size`, `channels`, `width` $D$, `depth` $L$, `mlp` $M$ and `num_classes`. There is a class
+# token, and one learned vector per position. Return a whole number.
+#
+# <details><summary>Hint 1: the idea</summary>
+# Count one layer, multiply by the depth, then add what comes before and after. A linear layer from a to b has ab weights and b biases.
+# </details>
+# <details><summary>Hint 2: the line</summary>
+# Attention has four matrices of D x D with biases: q, k, v, and the one that mixes the heads. The number of heads does not matter.
+# </details>
+
+
+# %% exercise: count the parameters
+@exercise("vit.count_parameters")
+def count_parameters(config):
+    """Table 1: every weight and bias of a ViT with a class token and 1-D positions"""
+    # SOLUTION
+    d, m, p = config.width, config.mlp, config.patch_size
+    n = config.size[0] // p * (config.size[1] // p)
+    before = (p * p * config.channels + 1) * d + d + (n + 1) * d
+    layer = 4 * (d + 1) * d + (d + 1) * m + (m + 1) * d + 4 * d
+    after = 2 * d + (d + 1) * config.num_classes
+    return before + config.depth * layer + after
+    # END
+
+
+# %%
+sizes = {name: vit.VIT_CONFIGS[name] for name in ("ViT-B/32", "ViT-B/16", "ViT-L/16", "ViT-H/14")}
+rows = [
+    {"model": name, "parameters": count_parameters(c), "tokens": c.tokens, "GMAC": f"{vit.count_macs(c) / 1e9:.1f}"}
+    for name, c in sizes.items()
+]
+room.table(rows, "By your formula; GMAC: billions of multiply-adds for one picture of 224 pixels")
+
+# %% [markdown]
+# Halving the patch does not change the number of layers, but it has four times the tokens. The cost of everything in a layer grows with the tokens,
+# and that of comparing all with all with their square: per layer $4nD^2 + 2nDM$ multiply-adds for the matrices and $2n^2D$ for attention.
+#
+# **Predict first:** for ViT-B at 224 pixels, at which patch size does attention cost more than the matrices?
+
+
+# %%
+def cost_of_patches(patch, pixels):
+    side = pixels // patch * patch
+    c = vit.ViTConfig(image_size=side, patch_size=patch)
+    n, d = c.tokens, c.width
+    parts = {"matrices": n * (4 * d * d + 2 * d * c.mlp), "attention": 2 * n * n * d}
+    parts = {name: c.depth * macs / 1e9 for name, macs in parts.items()}
+    fig, (left, right) = room.figure(f"{n:,} tokens, {sum(parts.values()):,.0f} GMAC", columns=2, height=2.6)
+    left.imshow(((room.example_photo(224) + 1) / 2).movedim(0, -1), extent=(0, side, side, 0))
+    lines = range(0, side + 1, patch)
+    left.set_xticks(lines, labels=[""] * len(lines)), left.set_yticks(lines, labels=[""] * len(lines))
+    left.grid(color="white", linewidth=0.4)
+    right.barh(list(parts), list(parts.values()), color=["#0072B2", "#E69F00"])
+    right.set(xlabel="GMAC", xscale="log", xlim=(0.1, 1e4))
+    return fig
+
+
+explore(cost_of_patches, patch=[16, 4, 8, 14, 32, 56], pixels=[224, 384, 512])
+
+# %% [markdown]
+# ## 7 Train it here
+#
+# A tiny ViT, four layers of 64 channels on 32-pixel pictures with patches of 4, learns to name shape and colour of the object: 4 shapes times 8 colours, one
+# class each. Its head starts at zero, so its first loss is that of guessing, $\log 32 \approx 3.47$. It trains for at most 45 seconds.
+#
+# **Predict first:** which will it know first, the colours or the shapes? Why?
+
+# %%
+trained = room.train_live("vit-live", seconds=45)
+
+# %%
+test = pictures("test", 500)
+x_test = to_model(test["pixels"])
+with torch.no_grad():
+    answer = trained.model(x_test).argmax(1)
+colours, shapes = (answer % 8 == test["colour"]).float().mean(), (answer // 8 == test["shape"]).float().mean()
+print(f"after {trained.step} steps: colour {colours:.0%}, shape {shapes:.0%} of 500 pictures it has never seen")
+
+# %% [markdown]
+# Colour is in every patch of the object, shape is in none of them: it is how patches lie to each other.
+#
+# The same code reads handwritten digits, scikit-learn's 8 x 8 pixels, in patches of 2 x 2:
+
+# %%
+digit_reader = room.train_live("vit-digits-live", seconds=20)
+ink, digit = digits(8)
+with torch.no_grad():
+    answer = digit_reader.model(to_model(ink[1400:])).argmax(1)
+print(f"{(answer == digit[1400:]).float().mean():.1%} of 397 digits it has never seen")
+
+# %% [markdown]
+# ## 8 More hours
+#
+# The same recipe with more pictures and more steps. This is one checkpoint of the series that the next section compares:
+
+# %%
+longer, made = load_checkpoint("vit-data-32000")
+with torch.no_grad():
+    before, after = trained.model(x_test).argmax(1), longer(x_test).argmax(1)
+cost = f"{made['steps']:,} steps on {made['recipe']['pictures']:,} pictures, {made['seconds'] / 60:.0f} min"
+yours = (before == test["kind"]).float().mean()
+print(f"{cost} on {made['device']}: {made['metrics']['accuracy']:.1%} of test pictures right; yours {yours:.1%}")
+wrong = (after != test["kind"]).nonzero()[:8, 0]
+told = [f"{VOCABULARY['colour'][k % 8]} {VOCABULARY['shape'][k // 8]}" for k in after[wrong].tolist()]
+show_images(test["pixels"][wrong], told, columns=8, title="What it still gets wrong, and what it says",
+            alt="Up to eight pictures on which the long-trained network is wrong, each with its answer.")
+
+# %% [markdown]
+# Now a picture from *outside* the little world. Choose a photo of your own, of one thing with a plain background if you can. The
+# network knows eight colours and four shapes, and nothing else: it must answer, whatever you show it.
+
+
+# %%
+def read_your_photo(photo):
+    x = F.interpolate(photo[None], (32, 32), mode="bilinear", antialias=True).clamp(-1, 1)
+    with torch.no_grad():
+        chances = {label: logits.softmax(1)[0] for label, logits in judge(x).items() if label != "count"}
+    named = {label: dict(zip(VOCABULARY[label], p, strict=True)) for label, p in chances.items()}
+    return room.reading(to_pixels(x)[0], named)
+
+
+explore(read_your_photo, photo=room.upload(partial(room.read_photo, size=224), room.example_photo(224)))
+
+# %% [markdown]
+# ## 9 How much data does it need?
+#
+# The paper's main claim is about data. Trained on ImageNet alone (1.3 million pictures), ViT stays a few points behind ResNets of similar size: the
+# biases of section 1 are worth something. Pre-trained on 300 million pictures, it is ahead (Figure 3). On random
+# parts of JFT-300M, ViT-B/32 is worse than a ResNet50 with 9 million pictures, and better with 90 million (Figure 4).
+#
+# The miniature of that experiment: our tiny ViT and a ResNet with about as many multiply-adds, 2,000 steps each, on 500 to 32,000 different pictures.
+#
+# **Predict first:** draw the two curves. Do they cross?
+
+# %%
+from course_lib.training.recipes.vit import SIZES, ConvNet
+
+scores = {name: [results(f"{name}-data-{n}") for n in SIZES] for name in ("vit", "resnet")}
+accuracy = {name: [run["metrics"]["accuracy"] for run in runs] for name, runs in scores.items()}
+show_lines(SIZES, {"tiny ViT": accuracy["vit"], "ResNet": accuracy["resnet"]}, "Accuracy on test pictures, 32 classes",
+           "training pictures", "accuracy", xscale="log", ylim=(0, 1), height=2.8,
+           alt="Accuracy of a ViT and a ResNet against the number of training pictures.")
+columns = [f"{n:,}" for n in SIZES]
+rows = [{"network": name, **dict(zip(columns, map("{:.1%}".format, a), strict=True))} for name, a in accuracy.items()]
+room.table(rows, "Accuracy by number of training pictures")
+
+# %% [markdown]
+# "Equal cost" is counted in multiply-adds, as the paper does:
+
+# %%
+from torch.utils.flop_counter import FlopCounterMode
+
+with FlopCounterMode(display=False) as counter, torch.no_grad():
+    ConvNet()(x_test[:1])
+macs = vit.count_macs(longer.config), counter.get_total_flops() / 2
+print(f"ViT {macs[0] / 1e6:.1f} million multiply-adds a picture, ResNet {macs[1] / 1e6:.1f}")
+minutes = {name: [run["provenance"]["seconds"] / 60 for run in runs] for name, runs in scores.items()}
+print("minutes of training: " + ", ".join(f"{name} {min(m):.0f} to {max(m):.0f}" for name, m in minutes.items()))
+
+# %% [markdown]
+# **Few-shot probes.** Fine-tuning a model on every task to compare it with another is slow. For its studies the paper freezes the
+# network, takes the features $y$ below the head, and fits a *linear* map from them to targets in $\{-1, 1\}^K$ by regularised least squares.
+# That has a closed form. With features $X$ (n d, one row per example) and targets $T$, minimise
+#
+# $$\|XW - T\|^2 + \lambda\|W\|^2 \quad\Rightarrow\quad 2X^\top(XW - T) + 2\lambda W = 0 \quad\Rightarrow\quad W = (X^\top X + \lambda I)^{-1} X^\top T$$
+#
+# No learning rate, no steps: the same features always give the same score. Two tasks that our networks were *not* trained for:
+# the pattern of the floor, and scikit-learn's digits. They had to see the floor, but were never asked.
+
+# %%
+with torch.no_grad():
+    floor_train, floor_test = pictures("train", 400, seed=1), pictures("test", 400, seed=1)
+    features = [longer.features(to_model(part["pixels"])) for part in (floor_train, floor_test)]
+x = features[0]  # your own probe in three lines
+targets = 2 * F.one_hot(floor_train["floor"], 4).float() - 1
+weights = torch.linalg.solve(x.T @ x + torch.eye(64), x.T @ targets)
+right = (features[1] @ weights).argmax(1) == floor_test["floor"]
+print(f"floor pattern from 400 examples: {right.float().mean():.1%} (chance 25%)")
+
+# %%
+fig, axes = room.figure("Linear probes on frozen features, 10 examples of each class", "pictures trained on", "accuracy",
+                        columns=2, height=2.8, xscale="log", ylim=(0, 1))
+few = {}
+for ax, task in zip(axes, ("floor", "digits"), strict=True):
+    for name, style in (("vit", "o-"), ("resnet", "s--")):
+        draws = torch.tensor([run["details"]["few_shot"][task]["10"] for run in scores[name]])
+        few[task, name] = draws.mean(1).tolist()
+        ax.errorbar(SIZES, draws.mean(1), draws.std(1), fmt=style, label=name)
+    ax.set_title(task), ax.legend()
+show(fig, "Two panels: few-shot accuracy on floors and on digits of ViT and ResNet features against training pictures.")
+
+# %% [markdown]
+# ## 10 Positions and patches
+#
+# Which positions? The paper tried four kinds with ViT-B/16 and compared them by 5-shot accuracy on ImageNet (Table 8, added once, at the input):
+# none 0.61382; one vector per place (1-D) 0.64206; a half-width vector per row and one per column (2-D) 0.64001; relative 0.64032. None at all
+# costs almost three points; between the others there is hardly a difference. The network finds out by itself that the places form a grid.
+#
+# Ours, on the task that needs places most:
+
+# %%
+kinds = {"none": "vit-positions-none", "1-D": "vit-data-8000", "2-D": "vit-positions-2d"}
+by_kind = {kind: results(name)["metrics"] for kind, name in kinds.items()}
+rows = [
+    {"positions": kind, "shape": f"{m['shape accuracy']:.1%}", "colour": f"{m['colour accuracy']:.1%}"}
+    for kind, m in by_kind.items()
+]
+room.table(rows, "Accuracy with 8,000 training pictures")
+
+# %% [markdown]
+# Look at the learned 1-D positions of the long-trained model: choose a patch, and see how similar its position vector is to all others (cosine).
+# Nobody told the network that place 9 lies below place 1.
+
+# %%
+similar = vit.position_similarity(longer.positions().detach(), longer.config.grid)
+
+
+def neighbours(patch):
+    fig, ax = room.figure(f"Position of patch {patch}: similarity to all others", "column", "row", height=3.2, width=4.6)
+    picture = ax.imshow(similar[patch], cmap="cividis", vmin=-1, vmax=1)
+    ax.plot(patch[1], patch[0], "s", markersize=18, fillstyle="none", color="white"), ax.grid(False)
+    fig.colorbar(picture, ax=ax, label="cosine similarity")
+    return fig
+
+
+explore(neighbours, patch=room.patches(photo[0], 8, 8, value=(3, 3)))
+
+# %%
+sides = {side: f"vit-patch-{side}" if side != 4 else "vit-data-8000" for side in (4, 8, 16)}
+rows = []
+for side, name in sides.items():
+    c, right = find_recipe(name).config, results(name)["metrics"]["accuracy"]
+    rows.append({"patch": side, "tokens": c.tokens, "MMAC": f"{vit.count_macs(c) / 1e6:.1f}", "accuracy": f"{right:.1%}"})
+room.table(rows, "The side of a patch, in pixels of 32")
+
+# %% [markdown]
+# A larger patch is cheaper and loses detail. In the paper's Table 5, B/32 is below B/16 and L/32 below L/16 throughout.
+
+# %% [markdown]
+# ## 11 Another resolution
+#
+# It is often best to fine-tune at a higher resolution than one trained at. The patch stays the same, so the sequence grows, and there are suddenly
+# places without a position. The paper interpolates: lay the learned vectors out on their grid, resize the grid like a picture, and flatten it again
+# (section 3.2). Cutting patches and interpolating positions are the only two moments at which ViT is told that pictures are two-dimensional.
+#
+# ### Exercise: interpolate the positions
+#
+# `positions` is (1, 1 + n, d), the class token's first; `old` and `new` are (rows, columns). The class token keeps its vector. Interpolate linearly along
+# both axes so that the corners of the old grid stay the corners of the new one, as the official code does.
+#
+# <details><summary>Hint 1: the idea</summary>
+# Set the first vector aside. Bring the rest into the shape of a picture whose channels are the d numbers, resize it, and go back.
+# </details>
+# <details><summary>Hint 2: the line</summary>
+# <code>F.interpolate</code> takes (b c h w); <code>mode="bilinear"</code> with <code>align_corners=True</code> keeps corners on corners.
+# </details>
+
+
+# %% exercise: interpolate the positions
+@exercise("vit.interpolate_positions")
+def interpolate_positions(positions, old, new):
+    """Section 3.2: positions (1 1+n d) of a grid old = (rows, columns) -> (1 1+m d) of a grid new"""
+    # SOLUTION
+    first, rest = positions[:, :1], positions[:, 1:]
+    plane = rest.mT.unflatten(2, tuple(old))  # 1 d rows columns
+    plane = F.interpolate(plane, size=tuple(new), mode="bilinear", align_corners=True)
+    return torch.cat([first, plane.flatten(2).mT], dim=1)
+    # END
+
+
+# %% [markdown]
+# The 32-pixel network of section 8, shown 48-pixel pictures *without any training*: with your interpolated positions, and with
+# positions drawn at random.
+
+# %%
+large = to_model(pictures("test", 300, size=48)["pixels"])
+kind = pictures("test", 300, size=48)["kind"]
+
+
+def at_48_pixels(positions):
+    model = vit.for_fine_tuning(longer, 48, 32)
+    model.head.load_state_dict(longer.head.state_dict())
+    model.positions.table.copy_(positions)
+    return float((model(large).argmax(1) == kind).float().mean())
+
+
+with torch.no_grad():
+    moved = at_48_pixels(interpolate_positions(longer.positions(), (8, 8), (12, 12)))
+    drawn = at_48_pixels(torch.randn(1, 145, 64, generator=rng) * 0.02)
+print(f"untouched network at 48 pixels: {moved:.1%} with interpolated positions, {drawn:.1%} with random ones")
+
+# %%
+tuned = {name: results(f"vit-48-{name}") for name in ("interpolated", "fresh")}
+losses = {f"{name} positions": run["curve"]["model"] for name, run in tuned.items()}
+show_lines(tuned["fresh"]["curve"]["step"], losses,
+           "Fine-tuning at 48 pixels, head from zero", "step", "loss", height=2.6,
+           alt="The training loss at 48 pixels falls faster with interpolated positions than with fresh ones.")
+for name, run in tuned.items():
+    print(f"{name:13s} {run['metrics']['accuracy']:.1%} after {run['provenance']['steps']} steps")
+
+# %% [markdown]
+# ## 12 Where does it look?
+#
+# The attention of Eq. 6 can be read. Click a patch (or move with the arrow keys) to see where that patch looks: bright patches have its attention. Try the
+# first and the last layer, and a patch on the object against one on the floor.
+
+# %%
+maps = judge.network.attention_maps(images)  # depth b heads n n
+
+
+def where_it_looks(patch, layer, head, picture):
+    token = 1 + patch[0] * 8 + patch[1]
+    look = maps[layer - 1, picture - 1, head - 1, token]
+    title = f"layer {layer}, head {head}: {look[0]:.0%} on the class token, {look[token]:.0%} on itself"
+    look = look[1:].unflatten(0, (8, 8))[None]
+    return room.image_grid(room.lit(images[[picture - 1]], look), cell=260, title=title)
+
+
+explore(
+    where_it_looks,
+    patch=room.patches(photo[0], 8, 8, value=(4, 4)),
+    layer=slider(1, 6, 1), head=slider(1, 4, 1), picture=slider(1, 8, 1),
+    alt="A picture, lit where one patch looks",
+)
+
+# %% [markdown]
+# A convolution sees only its neighbourhood in the first layer. How far does a head look? The paper's *mean attention distance* is the
+# distance in pixels between a querying patch and what it looks at, averaged with the attention as weights (Figure 7, right).
+#
+# ### Exercise: attention distance
+#
+# `weights` (b heads 1+n 1+n) is one layer's attention, class token first; `grid` is (rows, columns) of patches, in reading order. Leave the class token out as query and
+# as key, and scale what is left of each query's attention up to 1. Average over queries and pictures. Distances are straight lines between patch centres, in pixels.
+#
+# <details><summary>Hint 1: the idea</summary>
+# Compute an (n n) table of distances once; then it is a weighted mean over keys and a plain mean over the rest.
+# </details>
+# <details><summary>Hint 2: the line</summary>
+# Patch i stands in row <code>i // columns</code> and column <code>i % columns</code>; <code>torch.cdist</code> gives all distances between two lists of points.
+# </details>
+
+
+# %% exercise: attention distance
+@exercise("vit.attention_distance")
+def attention_distance(weights, grid, patch):
+    """Figure 7: weights (b heads 1+n 1+n), grid (rows, columns), patch in pixels -> pixels (heads,)"""
+    # SOLUTION
+    i = torch.arange(grid[0] * grid[1])
+    centres = patch * torch.stack([i // grid[1], i % grid[1]], dim=1).to(weights)  # n 2
+    far = torch.linalg.vector_norm(centres[:, None] - centres, dim=-1)  # n n
+    seen = weights[:, :, 1:, 1:]
+    seen = seen / seen.sum(dim=-1, keepdim=True)
+    return torch.einsum("bhij,ij->h", seen, far) / (len(seen) * len(i))
+    # END
+
+
+# %%
+many = judge.network.attention_maps(x_test[:128])
+distances = torch.stack([attention_distance(layer, (8, 8), 4) for layer in many])  # depth heads
+even = attention_distance(torch.full((1, 1, 65, 65), 1 / 65), (8, 8), 4).item()
+fig, ax = room.figure("How far each head looks", "layer", "pixels", height=2.8)
+for head in range(distances.shape[1]):
+    ax.plot(range(1, len(distances) + 1), distances[:, head], "o", color="#0072B2")
+ax.axhline(even, color="#D55E00", linestyle="--", label="looking everywhere alike")
+ax.legend(), ax.set(ylim=(0, None))
+show(fig, "Mean attention distance of every head by layer, with the distance of uniform attention as a dashed line.")
+print("mean by layer: " + ", ".join(f"{d:.1f}" for d in distances.mean(1).tolist()) + f" pixels; uniform {even:.1f}")
+
+# %% [markdown]
+# In the paper's ViT-L/16, some heads of the lowest layers look at most of the picture while others stay close to home, and with depth all look far. A head can look
+# far from the first layer on: that is what a convolution cannot do.
+#
+# One layer's attention says little about where the *answer* came from, since each layer mixes what the layers before have mixed. *Rollout* (Abnar and Zuidema 2020) follows it
+# all the way. Average the heads; half of a token passes by on the identity, so a layer mixes tokens by $\tfrac12(A_\ell + I)$; and mixing after mixing is a product:
+#
+# $$R = \tfrac12(A_L + I)\cdots\tfrac12(A_2 + I)\,\tfrac12(A_1 + I)$$
+#
+# Row $i$ of $R$ says how much of token $i$'s final content came from each input token.
+#
+# ### Exercise: attention rollout
+#
+# `maps` is (depth b heads n n), the first layer first. Return $R$ for each picture, (b n n).
+#
+# <details><summary>Hint 1: the idea</summary>
+# Start from the identity and multiply one layer after the other. On which side does the later layer stand?
+# </details>
+# <details><summary>Hint 2: the line</summary>
+# <code>torch.eye(maps.shape[-1])</code> is added to every picture's averaged map by broadcasting.
+# </details>
+
+
+# %% exercise: attention rollout
+@exercise("vit.attention_rollout")
+def attention_rollout(maps):
+    """Figure 6: maps (depth b heads n n) -> how much of each token came from each input token (b n n)"""
+    # SOLUTION
+    identity = torch.eye(maps.shape[-1], dtype=maps.dtype)
+    rolled = identity.expand(maps.shape[1], -1, -1)
+    for heads in maps:
+        rolled = torch.bmm(0.5 * heads.mean(dim=1) + 0.5 * identity, rolled)
+    return rolled
+    # END
+
+
+# %%
+rolled = attention_rollout(maps)[:, 0, 1:].unflatten(1, (8, 8))
+last = maps[-1].mean(1)[:, 0, 1:].unflatten(1, (8, 8))
+show_images(
+    [*room.lit(images, last), *room.lit(images, rolled)],
+    columns=8,
+    title="The class token: the last layer's attention, and rollout through all layers",
+    alt="Two rows of eight pictures, lit by the last layer's attention and by rollout through all layers.",
+)
+
+# %% [markdown]
+# How well does rollout find the object? The world knows which pixels are the object's, so this can be measured.
+
+# %%
+from course_lib.world import clips as world_clips
+
+known = world_clips(100, 32, frames=1, seed=0, count=1, motion="rest", camera="still")
+there = F.avg_pool2d((known.segmentation[:, 0] >= 2).float()[:, None], 4)[:, 0].flatten(1)  # b n: share of object
+with torch.no_grad():
+    found = attention_rollout(judge.network.attention_maps(to_model(known.rgb[:, 0])))[:, 0, 1:]
+    found = found / found.sum(1, keepdim=True)
+on_object = float((found * there).sum(1).mean())
+print(f"{on_object:.0%} of the rollout lies on the object, which covers {there.mean():.0%} of the picture")
+
+# %% [markdown]
+# ## 13 The paper's evaluation
+#
+# **Data.** Pre-training on ImageNet (1,000 classes, 1.3 million pictures), ImageNet-21k (21,000 classes, 14 million) or JFT (18,000 classes, 303 million). Transfer to ImageNet with
+# its original and its cleaned-up *ReaL* labels, CIFAR-10 and CIFAR-100, Oxford-IIIT Pets, Oxford Flowers-102, and the 19 tasks of VTAB, 1,000 examples
+# each: natural pictures, specialised ones (medical, satellite), and structured ones (counting, distances).
+#
+# **Against the state of the art** (Table 2; accuracy in percent; the last row is the cost of pre-training):
+#
+# | | ViT-H/14, JFT | ViT-L/16, JFT | ViT-L/16, IN-21k | BiT-L (ResNet152x4) | Noisy Student (EfficientNet-L2) |
+# |---|---|---|---|---|---|
+# | ImageNet | 88.55 | 87.76 | 85.30 | 87.54 | 88.4 |
+# | ImageNet ReaL | 90.72 | 90.54 | 88.62 | 90.54 | 90.55 |
+# | CIFAR-10 | 99.50 | 99.42 | 99.15 | 99.37 | |
+# | CIFAR-100 | 94.55 | 93.90 | 93.25 | 93.51 | |
+# | Pets | 97.56 | 97.32 | 94.67 | 96.62 | |
+# | Flowers-102 | 99.68 | 99.74 | 99.61 | 99.63 | |
+# | VTAB, 19 tasks | 77.63 | 76.28 | 72.72 | 76.29 | |
+# | TPUv3-core-days | 2,500 | 680 | 230 | 9,900 | 12,300 |
+#
+# The text says that L/16 pre-trained on JFT beats BiT-L on all tasks. Check that sentence against the table: it is equal on ReaL and a hundredth below on VTAB.
+# What is beyond doubt is the price: a fifteenth of BiT-L's pre-training.
+#
+# **The scaling study** (Figure 5) plots transfer accuracy against pre-training compute on JFT. ViTs reach the same accuracy with about half to a quarter of the ResNets'
+# compute. Hybrids, whose patches are taken from a ResNet's feature map, are a little ahead while models are small; for large models the difference
+# vanishes. And within the range tried, ViT does not level off.
+#
+# **Without labels:** predicting masked patches (their mean colour) gives B/16 79.9% on ImageNet, two points better than from scratch and four behind supervised pre-training.
+
+# %% [markdown]
+# ## 14 A judge for later chapters
+#
+# The network of this chapter's first picture, six layers of 96 channels, reads shape, colour and scale of a lone object, and counts objects. When a
+# later chapter *generates* a picture from "a small red cube", this judge will say whether it did. A judge must know how sure it is: of the answers it gives with 90%
+# confidence, 90% should be right. The *expected calibration error* is the mean gap between confidence and accuracy. One number per label, a temperature that divides
+# the logits, was fitted on pictures that were not trained on.
+
+# %%
+from course_lib.training.recipes.vit import answers_of, judged
+
+fresh = judged("test", 1000, seed=2)
+logits = answers_of(judge, fresh["pixels"])
+m = results("vit-judge")["metrics"]
+rows = [
+    {"label": name, "accuracy": f"{m[name + ' accuracy']:.1%}",
+     "calibration error": f"{m[name + ' calibration error']:.3f}", "temperature": f"{t:.2f}"}
+    for name, t in zip(judge.labels, judge.temperature.tolist(), strict=True)
+]  # fmt: skip
+room.table(rows, "The picture judge on 4,000 test pictures")
+
+# %%
+alone = fresh["shape"] >= 0
+show(room.reliability(logits["shape"][alone], fresh["shape"][alone], "Shape: is the judge right as often as it thinks?"),
+     "Share of right answers against confidence, a dot for each tenth; dots near the diagonal mean a calibrated judge.")
+
+# %% [markdown]
+# ## 15 Scorecard
+
+
+# %%
+def count(preset):
+    with torch.device("meta"):
+        return sum(p.numel() for p in build(preset).parameters())
+
+
+uniform = attention_distance(torch.full((1, 1, 197, 197), 1 / 197), (14, 14), 16).item()
+room.scorecard([
+    dict(what="Parameters, ViT-B/16", paper="86M", code=count("vit/ViT-B/16")),
+    dict(what="Parameters, ViT-L/16", paper="307M", code=count("vit/ViT-L/16"), note="307M is nearer to L/32"),
+    dict(what="Parameters, ViT-L/32", paper="307M", code=count("vit/ViT-L/32")),
+    dict(what="Parameters, ViT-H/14", paper="632M", code=count("vit/ViT-H/14")),
+    dict(what="Tokens, 224 pixels, patches of 16", paper="14 x 14 + 1", code=vit.VIT_CONFIGS["ViT-B/16"].tokens),
+    dict(what="Uniform attention distance, 14 x 14 patches", code=f"{uniform:.1f} pixels"),
+], title="Exact")
+
+# %%
+v, r = accuracy["vit"], accuracy["resnet"]
+none, one, two = (by_kind[kind]["shape accuracy"] for kind in ("none", "1-D", "2-D"))
+by_side = [results(name)["metrics"]["accuracy"] for name in sides.values()]
+probe = {name: few["digits", name][-1] for name in ("vit", "resnet")}
+low, high, farthest = (float(x) for x in (distances[0].mean(), distances[-1].mean(), distances[0].max()))
+error = (one * (1 - one) / 2000) ** 0.5  # of an accuracy on 2,000 pictures
+columns = ("what", "paper", "measured", "shown")
+facts = [
+    ("Little data: ResNet ahead", "B/32 < R50 at 9M", f"500 pictures: {v[0]:.1%}, {r[0]:.1%}", r[0] - v[0] > 2 * error),
+    ("Much data: ViT ahead", "B/32 > R50 from 90M", f"32,000: {v[-1]:.1%}, {r[-1]:.1%}", v[-1] - r[-1] > 2 * error),
+    ("ViT gains more from data", "yes", f"{v[-1] - v[0]:+.1%}, {r[-1] - r[0]:+.1%}", v[-1] - v[0] > r[-1] - r[0]),
+    ("Probes on digits, most data: ViT ahead", "Figure 4", f"{probe['vit']:.1%}, {probe['resnet']:.1%}",
+     probe["vit"] > probe["resnet"]),
+    ("No positions is worse", "0.614 < 0.642", f"shape {none:.1%} < {one:.1%}", one - none > 2 * error),
+    ("1-D and 2-D are alike", "0.642, 0.640", f"shape {one:.1%}, {two:.1%}", abs(one - two) < 4 * error),
+    ("Smaller patches are better", "B/32 < B/16", ", ".join(f"{a:.1%}" for a in by_side),
+     by_side == sorted(by_side, reverse=True)),
+    ("Some heads look far in layer 1", "Figure 7", f"{farthest:.1f} px, uniform {even:.1f}", farthest > 0.9 * even),
+    ("Heads look farther with depth", "Figure 7", f"first {low:.1f} px, last {high:.1f} px", high > low),
+    ("Rollout lights up what is meant", "Figure 6", f"{on_object:.0%} on {there.mean():.0%}",
+     on_object > 2 * float(there.mean())),
+    ("Interpolated positions transfer", "section 3.2", f"{moved:.1%}, random {drawn:.1%}", moved > drawn),
+]
+room.scorecard([dict(zip(columns, fact, strict=True)) for fact in facts], "Trends")
+
+# %% [markdown]
+# Accuracies are of 2,000 test pictures, so their standard error is at most about one percentage point; each training was run once, with seed 0. "Ahead" counts as shown when
+# the difference exceeds two standard errors of evaluation. Where a trend is not shown, our world may be too simple for it, or too small.
+
+# %% [markdown]
+# ## 16 Think further
+#
+# <details><summary>What does ViT know about pictures before training, and where is it put in?</summary>
+# Two things: pictures are cut into square patches of neighbouring pixels (Eq. 1), and positions are interpolated on a grid when the resolution changes. Inside a
+# patch, the MLP works on all tokens alike, which is a little translation equivariance. All else, which places are neighbours included, is learned.
+# </details>
+#
+# <details><summary>Why does a model with weaker biases win when there is enough data?</summary>
+# A bias is a restriction. While data are few it excludes wrong solutions, and that helps. With many data the right solution would be found anyway, and what the bias also excludes
+# (looking far in the first layer, treating places differently) is lost.
+# </details>
+#
+# <details><summary>The head starts at zero. Why does anything below it learn?</summary>
+# At the first step the gradient reaches the head's weights alone: what flows below is multiplied with them and vanishes. After one step they are not zero
+# any more. A zero head makes the first loss exactly log K and keeps random directions out of a pre-trained body.
+# </details>
+#
+# <details><summary>Attention costs the square of the tokens. At 224 pixels, does that matter?</summary>
+# Hardly: with 197 tokens and D = 768, attention itself is 4 percent of a layer's multiply-adds. It matters when tokens number in the thousands: at higher
+# resolution, with small patches, and above all for video, which is the next chapter.
+# </details>
+#
+# <details><summary>Would you use attention maps to explain a decision to someone it concerns?</summary>
+# With caution. Attention says from where content was taken, not what was done with it in the MLPs, and different maps can give the same answer. Rollout ignores the values and the MLPs
+# altogether. It is a first look, not an explanation.
+# </details>
+#
+# **Read on:** Vaswani et al. 2017 (the transformer), Kolesnikov et al. 2019 (BiT, the ResNet beside it), Touvron et al. 2021 (DeiT, ViT trained on
+# ImageNet alone with strong augmentation), Beyer et al. 2022 (a better plain baseline), He et al. 2021 (masked autoencoders), Darcet et al. 2023 (what class-like
+# tokens do in large ViTs).
+#
+# **What comes next:** 03_vivit gives the sequence a third axis, time, and pays for it.
+
+# %%
+room.quiz("vit")
+
+# %%
+room.flashcards("vit")
+
+# %%
+room.progress()

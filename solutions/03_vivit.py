@@ -1,0 +1,819 @@
+# %% [markdown]
+# # 03 The Video Vision Transformer
+#
+# At the end of this chapter you can read what happens in a clip from its tokens, and say what each of four ways
+# of looking through space and time costs.
+
+# %%
+import time
+from dataclasses import replace
+from functools import partial
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+
+import course_lib.classroom as room
+from course_lib.classroom import exercise, explore, show, show_clip, show_images, slider
+from course_lib.papers import vivit
+from course_lib.training import find_recipe, load_checkpoint, results
+from course_lib.training.recipes.vivit import MOTIONS, clips
+from course_lib.world import VOCABULARY, to_model, to_pixels, videos
+from course_lib.zoo import build
+
+# %%
+judge, made = load_checkpoint("vivit-judge")
+shown = clips("test", 4, seed=2, constraints=())
+read = judge.read(to_model(shown["pixels"]))
+words = [[VOCABULARY[label][i] for i in read[label]] for label in ("motion", "camera")]
+labels = [f"{motion}, camera {camera}" for motion, camera in zip(*words, strict=True)]
+show_clip(list(shown["pixels"]), labels=labels, frames=8,
+          alt="Four clips as strips of eight frames; beside each, the motion and the camera that the network read.")
+print(f"after {made['steps']:,} steps, {made['seconds'] / 60:.0f} minutes on {made['device']}")
+
+# %% [markdown]
+# **You will** cut clips into tokens, give a video model what an image model knows, write the four encoders of ViViT (Arnab et al. 2021, arXiv 2103.15691),
+# train one in a minute to tell motions apart, and measure what each of them costs. Tables and figures are numbered as in the ICCV paper; in
+# arXiv's second version Tables 3 to 5 are 4 to 6.
+#
+# **You need** chapter 02: attention, the encoder block, the class token, positions.
+#
+# **Time** about three and a half hours with the exercises; running everything takes about two minutes.
+
+# %% [markdown]
+# ## 1 The problem
+#
+# Here is one frame from the middle of each of six clips.
+#
+# **Predict first:** which of these objects rises, which falls, which rests, which slides?
+
+# %%
+kinds = ("rise", "fall", "bounce", "rest", "slide", "grow")
+six = {kind: videos(1, 48, 16, seed=11, motion=kind, count=1, camera="still")[0] for kind in kinds}
+show_images(
+    torch.stack([clip[8] for clip in six.values()]),
+    columns=6,
+    alt="Six middle frames, each of one object; nothing tells which way it moves.",
+)
+
+# %%
+show_clip(
+    list(six.values()), labels=kinds, frames=8, alt="The six clips as strips: rise, fall, bounce, rest, slide, grow."
+)
+
+# %% [markdown]
+# One frame cannot tell you: motion is a relation between frames. An image model that looks at frames one by one and averages what it sees has no
+# chance with these, though it does rather well on many films of everyday life, where the *scene* gives the action away. That is why video data sets differ so
+# much in what they ask of a model.
+#
+# A transformer reads any set of tokens, so one may simply give it the tokens of all frames. The trouble is their number: 32 frames of 224 pixels in patches of 16 are 6,272 tokens, and
+# attention compares each with each, a thousand times the work of one picture. This paper is about which of these comparisons can be left out.
+
+# %% [markdown]
+# ## 2 Tokens from a clip
+#
+# **Uniform frame sampling** (Figure 2): take $n_t$ frames, evenly spaced, cut each into patches as ViT does, and string the tokens together. The official code keeps away from both ends:
+# of $T$ frames it takes numbers $\frac{i\,T}{n_t + 1}$, $i = 1, \dots, n_t$, rounded. The video becomes a large picture, so to speak.
+#
+# ### Exercise: sample frames
+#
+# Return those frames of `video` (b t c h w). Round as `torch.round` does. If `count` is at least the number of frames, return all of them.
+#
+# <details><summary>Hint 1: the idea</summary>
+# Make a tensor of frame numbers first; a tensor of whole numbers can index an axis.
+# </details>
+# <details><summary>Hint 2: the line</summary>
+# <code>torch.arange(1, count + 1)</code> has the right number of entries; <code>.round().long()</code> makes frame numbers of floats.
+# </details>
+
+
+# %% exercise: sample frames
+@exercise("vivit.uniform_frames")
+def uniform_frames(video, count):
+    """Figure 2: video (b t c h w) -> count frames of it, evenly spaced (b count c h w)"""
+    # SOLUTION
+    t = video.shape[1]
+    if count >= t:
+        return video
+    step = t / (count + 1)
+    kept = torch.round(step * torch.arange(1, count + 1)).to(torch.long)
+    return video.index_select(1, kept)
+    # END
+
+
+# %%
+numbers = torch.arange(32.0).reshape(1, 32, 1, 1, 1)  # a clip whose frames are their own numbers
+for count in (4, 8, 16):
+    print(f"{count:2d} of 32 frames:", uniform_frames(numbers, count).flatten().long().tolist())
+
+# %% [markdown]
+# **Tubelets** (Figure 3): cut boxes instead of squares, $t\times h\times w$ pixels each, and multiply each box with one matrix. A token then spans a short piece of time and can hold motion
+# before any attention. The naming scheme counts them: ViViT-B/16x2 is Base, tubelets of 16 x 16 pixels and 2 frames. A clip of $T\times H\times W$ gives
+# $n_t n_h n_w = \lfloor T/t\rfloor\lfloor H/h\rfloor\lfloor W/w\rfloor$ tokens.
+#
+# ### Exercise: tubelets to tokens
+#
+# `kernel` is (d c t h w), the shape of a 3-D convolution's; its last three axes are the tubelet. Return (b n_t n d): one row of n = n_h n_w tokens in reading order for each time. Mind the order of
+# axes: clips are (b t c h w).
+#
+# <details><summary>Hint 1: the idea</summary>
+# As in chapter 02, with one axis more: cut and multiply, or convolve with a stride that is the tubelet itself.
+# </details>
+# <details><summary>Hint 2: the line</summary>
+# <code>F.conv3d</code> takes (b c t h w) and a <code>stride</code> of three numbers.
+# </details>
+
+
+# %% exercise: tubelets to tokens
+@exercise("vivit.tubelet_embed")
+def tubelet_embed(video, kernel, bias):
+    """Figure 3: video (b t c h w), kernel (d c kt kh kw), bias (d,) -> tokens (b n_t n d)"""
+    # SOLUTION
+    boxes = F.conv3d(video.transpose(1, 2), kernel, bias, stride=tuple(kernel.shape[2:]))  # b d t h w
+    return boxes.flatten(3).permute(0, 2, 3, 1)
+    # END
+
+
+# %% [markdown]
+# Choose a tubelet and see what one token holds, and how many tokens the clip becomes.
+#
+# **Predict first:** which halves the sequence more cheaply, twice the side or twice the time?
+
+# %%
+bouncing = six["bounce"]
+
+
+def one_token(frames, side, time_step):
+    cut = (frames, side, side)
+    n = (16 // frames, 48 // side, 48 // side)
+    at = min(time_step, n[0] - 1)
+    light = torch.zeros(16, 48 // side, 48 // side) + 0.25
+    light[at * frames : (at + 1) * frames, n[1] // 2, n[2] // 2] = 1
+    title = f"tubelet {cut[0]} x {cut[1]} x {cut[2]}: {n[0]} x {n[1]} x {n[2]} = {n[0] * n[1] * n[2]} tokens"
+    return room.image_grid(room.lit(bouncing, light), columns=8, title=title)
+
+
+explore(one_token, frames=[2, 1, 4, 8], side=[8, 4, 16], time_step=slider(0, 15, 3, label="token's time"),
+        alt="Sixteen frames of a clip; the pixels of one token are lit")
+
+# %% [markdown]
+# ## 3 Starting from pictures
+#
+# Video data sets are small: Kinetics-400 has a quarter of a million clips, ImageNet-21k and JFT have 14 and 303 million pictures. So every ViViT starts from a trained image ViT. Most of it fits as it is: blocks,
+# norms, class token. Three things do not.
+#
+# **Positions.** There are $n_t$ times as many tokens. Each frame gets the image model's positions: at the start, tokens of one place are told apart by their content alone, not by their time.
+#
+# **Filters.** The image filter $E_\text{image}$ is $h\times w$, the tubelet's $t\times h\times w$. *Filter inflation*, known from 3-D convolutions, copies it to every frame and divides by their number (Eq. 8):
+#
+# $$E = \frac1t\left[E_\text{image}, \dots, E_\text{image}, \dots, E_\text{image}\right]$$
+#
+# ### Exercise: filter inflation
+#
+# <details><summary>Hint 1: the idea</summary>
+# Insert an axis for time behind the channels and repeat along it.
+# </details>
+# <details><summary>Hint 2: the line</summary>
+# <code>kernel[:, :, None]</code> has shape (d c 1 h w).
+# </details>
+
+
+# %% exercise: filter inflation
+@exercise("vivit.filter_inflation_init")
+def filter_inflation_init(kernel, t):
+    """Eq. 8: an image filter (d c h w) -> a tubelet's (d c t h w)"""
+    # SOLUTION
+    return torch.stack([kernel] * t, dim=2) / t
+    # END
+
+
+# %% [markdown]
+# On a clip that stands still, a token's value is then exactly what the image model would have made of the frame: $\frac1t\sum_\tau E_\text{image}\,x = E_\text{image}\,x$. On a clip that moves, it sees the *mean* of $t$ frames, a
+# blurred picture such as it has never seen.
+#
+# *Central frame initialisation* is the paper's own idea (Eq. 9): the filter stands at the middle frame, the others are zero.
+#
+# $$E = \left[0, \dots, E_\text{image}, \dots, 0\right]$$
+#
+# The model starts as an image model that looks at every $t$-th frame, sharp as ever, and learns from there what the other frames are good for.
+#
+# ### Exercise: central frame initialisation
+#
+# The middle of $t$ frames is number $\lfloor t/2\rfloor$, counted from 0. Gradients flow through `kernel`.
+#
+# <details><summary>Hint 1: the idea</summary>
+# Zeros of the full shape, and one slice along time filled.
+# </details>
+# <details><summary>Hint 2: the line</summary>
+# <code>kernel.new_zeros(d, c, t, h, w)</code> makes zeros of the right kind and device.
+# </details>
+
+
+# %% exercise: central frame initialisation
+@exercise("vivit.central_frame_init")
+def central_frame_init(kernel, t):
+    """Eq. 9: an image filter (d c h w) -> a tubelet's (d c t h w), zero but for the middle frame"""
+    # SOLUTION
+    blank = torch.zeros_like(kernel)
+    return torch.stack([kernel if frame == t // 2 else blank for frame in range(t)], dim=2)
+    # END
+
+
+# %% [markdown]
+# **Predict first:** the zeros have no influence on the output. Do they ever get a gradient?
+
+# %%
+image_model, _ = load_checkpoint("vit-patch-8")  # chapter 02's, patches of 8
+kernel = image_model.patch_embed.weight.detach()
+moving = to_model(clips("test", 64)["pixels"])[:, 4:8]  # b 4 c h w: four frames of moving objects
+tokens = {how: tubelet_embed(moving, init(kernel, 4), image_model.patch_embed.bias)
+          for how, init in (("filter inflation", filter_inflation_init), ("central frame", central_frame_init))}
+seen = image_model.patch_embed(moving[:, 2])  # what the image model makes of the middle frame
+for how, x in tokens.items():
+    print(f"{how:17s} differs from the image model's tokens by {(x[:, 0] - seen).norm() / seen.norm():.1%}")
+started = central_frame_init(kernel, 4).requires_grad_(True)
+tubelet_embed(moving, started, image_model.patch_embed.bias).square().mean().backward()
+print("gradient by frame:", [f"{g:.4f}" for g in started.grad.norm(dim=(0, 1, 3, 4)).tolist()])
+
+# %% [markdown]
+# They do: a weight's gradient is its *input* times what comes from above, and the other frames' pixels are not zero. Being zero is only where these weights start.
+#
+# Table 1 of the paper compares the four ways to make tokens (Model 1, Base, 4 frames per tubelet, Kinetics-400), and we do in miniature: 8 motions of a lone object, clips of 16 frames,
+# from the image model of chapter 02 that reads shapes and colours. Ours also has a row that starts from nothing.
+
+# %%
+paper_1 = {"uniform": 78.5, "random": 73.2, "inflation": 77.6, "central": 79.2, "nothing": None}
+inits = {name: results(f"vivit-init-{name}")["metrics"] for name in paper_1}
+rows = [
+    {"tokens": name, "paper, K400": score, "here": f"{inits[name]['accuracy']:.1%}",
+     "here, frames shuffled": f"{inits[name]['shuffled']:.1%}"}
+    for name, score in paper_1.items()
+]  # fmt: skip
+room.table(rows, "Ways to make tokens and to start, accuracy in percent")
+
+# %% [markdown]
+# ## 4 Four models
+#
+# ### Model 1: all with all
+#
+# String all $n_t n$ tokens together ($n = n_h n_w$), put a class token in front, and use ViT's encoder as it is. Every layer relates every pair of tokens in space and time. Its price
+# is quadratic in the whole clip: attention costs $(n_t n)^2$.
+#
+# ### Model 2: the factorised encoder
+#
+# First a *spatial* encoder reads each time by itself and says one vector for it (its class token); then a *temporal* encoder with $L_t$ layers reads these $n_t$ vectors in turn. That is late fusion: times meet only after each has been
+# summed up. Attention costs $n_t n^2$ and then a mere $n_t^2$. With no temporal encoder at all, averaging the $n_t$ vectors instead, it becomes the paper's baseline that is blind to order.
+#
+# ### Exercise: the factorised encoder
+#
+# `spatial` and `temporal` are functions from (batch, sequence, d) to (batch, d). Let `spatial` read each time by itself, and `temporal` the sequence of its results.
+#
+# <details><summary>Hint 1: the idea</summary>
+# To a function that knows only (batch, sequence, d), every time of every clip is a sample of its own. Fold time into the batch and unfold it again.
+# </details>
+# <details><summary>Hint 2: the line</summary>
+# Fold as "(b t)", not "(t b)", and unfold the same way, or the times of different clips get mixed.
+# </details>
+
+
+# %% exercise: the factorised encoder
+@exercise("vivit.factorised_encoder")
+def factorised_encoder(x, spatial, temporal):
+    """Model 2: x (b t n d); spatial and temporal: (batch sequence d) -> (batch d).  Returns (b d)"""
+    # SOLUTION
+    said = spatial(x.flatten(0, 1))  # (b t) d
+    return temporal(said.unflatten(0, x.shape[:2]))
+    # END
+
+
+# %% [markdown]
+# ### Model 3: factorised self-attention
+#
+# Keep all tokens in all layers, but split each layer's attention in two: first over space, among the $n$ tokens of one time, then over time, among the $n_t$ tokens of one place (Eq. 4 to 6):
+#
+# $$y_s = \mathrm{MSA}(\mathrm{LN}(z)) + z \qquad y_t = \mathrm{MSA}(\mathrm{LN}(y_s)) + y_s \qquad z' = \mathrm{MLP}(\mathrm{LN}(y_t)) + y_t$$
+#
+# Two attentions have twice the attention weights to learn, and cost $n_t n^2 + n\,n_t^2$. There is no class token, as it would belong to no time and no place; all tokens are averaged at the end.
+#
+# ### Exercise: factorised self-attention
+#
+# The three functions contain their norms. `over_space` and `over_time` attend along the second-to-last axis of whatever they get; all axes before it are batch.
+#
+# <details><summary>Hint 1: the idea</summary>
+# Three sums. For the second, time must stand where the sequence is expected, and must be put back afterwards.
+# </details>
+# <details><summary>Hint 2: the line</summary>
+# <code>transpose(1, 2)</code> turns (b t n d) into (b n t d), and back.
+# </details>
+
+
+# %% exercise: factorised self-attention
+@exercise("vivit.factorised_self_attention")
+def factorised_self_attention(x, over_space, over_time, mlp):
+    """Eq. 4 to 6: x (b t n d); over_space, over_time: (... sequence d) -> the same; mlp: any shape"""
+    # SOLUTION
+    y_s = over_space(x) + x
+    y_t = over_time(y_s.transpose(1, 2)).transpose(1, 2) + y_s
+    return mlp(y_t) + y_t
+    # END
+
+
+# %% [markdown]
+# ### Model 4: factorised dot-product attention
+#
+# Spend the heads instead: half of them attend over space, half over time, and their outputs are put side by side (Eq. 7). No weight more than Model 1 has, and attention costs half as much as Model 3's.
+#
+# ### Exercise: factorised dot-product attention
+#
+# `qkv` is (b t n 3d) as in chapter 02: queries, keys, values in turn, the heads one after the other within each. The first half of the heads looks over space, the second over time. Return the heads' outputs side by side, in the heads' own order.
+#
+# <details><summary>Hint 1: the idea</summary>
+# Unpack to (three, b, heads, t, n, d_h). The first half of the heads is ready for attention over n; for the second, exchange t and n before and after.
+# </details>
+# <details><summary>Hint 2: the line</summary>
+# <code>F.scaled_dot_product_attention(q, k, v)</code> attends along the second-to-last axis, whatever stands before it.
+# </details>
+
+
+# %% exercise: factorised dot-product attention
+@exercise("vivit.factorised_dot_product")
+def factorised_dot_product(qkv, heads):
+    """Model 4, Eq. 7 without its last matrix: qkv (b t n 3d) -> (b t n d)"""
+    # SOLUTION
+    q, k, v = rearrange(qkv, "b t n (a h c) -> a b h t n c", a=3, h=heads)
+    half = heads // 2
+    space = F.scaled_dot_product_attention(q[:, :half], k[:, :half], v[:, :half])
+    late = [part[:, half:].transpose(2, 3) for part in (q, k, v)]
+    along = F.scaled_dot_product_attention(*late).transpose(2, 3)
+    return rearrange(torch.cat([space, along], dim=1), "b h t n c -> b t n (h c)")
+    # END
+
+
+# %% [markdown]
+# Who may look at whom? Choose a token (its time with the slider, its place by a click), and a model. Lit is what it can attend to within one layer.
+#
+# **Predict first:** in Model 3, can a token of the first frame reach a token of the last frame at another place? In how many layers?
+
+
+# %%
+def within_one_layer(place, time_step, model):
+    same_time = torch.zeros(8, 6, 6)
+    same_time[time_step] = 1
+    same_place = torch.zeros(8, 6, 6)
+    same_place[:, place[0], place[1]] = 1
+    parts = {"1": [torch.ones(8, 6, 6)], "2": [same_time]}.get(model, [same_time, same_place])
+    frames = bouncing[1::2].repeat(len(parts), 1, 1, 1)
+    reached = sum(int(part.sum()) for part in parts)
+    title = f"Model {model}: {reached} of 288 comparisons a token"
+    return room.image_grid(room.lit(frames, torch.cat(parts)), columns=8, title=title)
+
+
+explore(
+    within_one_layer,
+    place=room.patches(bouncing[8], 6, 6, value=(3, 3)),
+    time_step=slider(0, 7, 3, label="time"),
+    model=["1", "2", "3: space, then time", "4: heads of both kinds"],
+    alt="Eight frames of a clip, lit where one token may look",
+)
+
+# %% [markdown]
+# In Model 3 two steps of one layer reach everything: along space to the right place, then along time. In Model 4 both happen at once, so it takes two layers. In Model 2 times meet in the temporal encoder only.
+#
+# ### What they weigh and cost
+#
+# The paper's Table 2, on Kinetics-400 with 32 frames of 224 pixels. Its "FLOPs" are multiply-adds; the code counts them in closed form from the config.
+
+# %%
+table_2 = {  # millions of parameters, GMAC, ms, accuracy on Kinetics-400 and on Epic Kitchens
+    "ViViT-B/16x2": (88.9, 455.2, 58.9, 80.0, 43.1),
+    "ViViT-B/16x2 FE": (115.1, 284.4, 17.4, 78.8, 43.7),
+    "ViViT-B/16x2 FSA": (117.3, 372.3, 31.7, 77.4, 39.1),
+    "ViViT-B/16x2 FDP": (88.9, 277.1, 22.9, 76.3, 39.5),
+}
+rows = []
+for name, (millions, giga, ms, k400, epic) in table_2.items():
+    c = vivit.VIVIT_CONFIGS[name]
+    counted = {"parameters": vivit.count_parameters(c), "GMAC": f"{vivit.count_macs(c) / 1e9:.1f}"}
+    said = {"paper, M": millions, "paper, GMAC": giga, "paper, ms": ms, "K400": k400, "EK": epic}
+    rows.append({"model": name} | counted | said)
+room.table(rows, "Counted by the code, and Table 2")
+
+# %% [markdown]
+# Read the table twice. The full Model 1 is the most accurate on Kinetics, where there is more data; on Epic Kitchens, which is smaller, the factorised encoder with its fewer comparisons is ahead: it overfits less. And Model 4 has the fewest
+# multiply-adds but is not the fastest: Model 2 has no extra axis to move about, and its short temporal encoder is nearly free.
+#
+# ### A dead point
+#
+# To start Model 3 from an image model, the paper sets the weights of its temporal attention to zero, so that it adds nothing at first. Take that literally, *all* weights zero. **Predict first:** which of them will ever move?
+
+# %%
+def gradients(zeroed):
+    model = vivit.ViViT(vivit.VIVIT_CONFIGS["tiny FSA"])
+    torch.nn.init.normal_(model.head.weight)
+    extra = model.encoder.blocks[1].attention_time
+    for name, p in extra.named_parameters():
+        if name.startswith(zeroed):
+            torch.nn.init.zeros_(p)
+    model(to_model(clips("test", 64)["pixels"][:4])).square().mean().backward()
+    return {name: float(p.grad.norm()) for name, p in extra.named_parameters()}
+
+
+torch.manual_seed(0)
+dead, alive = gradients(("qkv", "out")), gradients(("out",))
+for name in dead:
+    print(f"{name:12s} all weights zero: {dead[name]:.5f}   output layer alone: {alive[name]:.5f}")
+
+# %% [markdown]
+# With everything at zero the values $v$ are zero, so the output layer's weights see no input; and the output layer is zero, so nothing flows back to $q$, $k$ and $v$. Only the last bias learns, for ever. Zero the output layer *alone* and the branch
+# still adds nothing at first, but its weights see values that are not zero, and learning starts there. That is what `start_from_image_model` does.
+
+# %% [markdown]
+# ## 5 Train it here
+#
+# A tiny factorised encoder learns eight motions of a lone object from 1,500 clips, starting from the image model of chapter 02. Rendering the clips takes a few seconds, training at most 40.
+
+# %%
+trained = room.train_live("vivit-live", seconds=40)
+
+# %%
+test = clips("test", 400)
+video, motion = to_model(test["pixels"]), test["motion"]
+
+
+def score(model, x, batch=100):
+    with torch.no_grad():
+        answers = torch.cat([model(part).argmax(1) for part in x.split(batch)])
+    return float((answers == motion).float().mean())
+
+
+right = score(trained.model, video)
+print(f"after {trained.step} steps: {right:.1%} of 400 clips it has never seen (chance {1 / len(MOTIONS):.1%})")
+
+# %% [markdown]
+# Does it read motion, or does it guess from single frames? Take its sense of time away and see.
+#
+# **Predict first:** order these: frames in order, shuffled, in reverse, one frame repeated. For which motions does reversing matter?
+
+# %%
+longer, made = load_checkpoint("vivit-model-2")
+order = torch.randperm(16, generator=torch.Generator().manual_seed(0))
+changes = {
+    "in order": torch.arange(16),
+    "reversed": torch.arange(15, -1, -1),
+    "shuffled": order,
+    "one frame repeated": torch.full((16,), 8),
+}
+rows = [
+    {"frames": name, "yours": f"{score(trained.model, video[:, kept]):.1%}",
+     "trained longer": f"{score(longer, video[:, kept]):.1%}"}
+    for name, kept in changes.items()
+]  # fmt: skip
+cost = f"{made['steps']:,} steps on {made['recipe']['clips']:,} clips, {made['seconds'] / 60:.0f} min"
+room.table(rows, f"Accuracy on 400 test clips; trained longer: {cost} on {made['device']}")
+
+
+# %%
+def told(kept):
+    with torch.no_grad():
+        answers = longer(video[:, kept]).argmax(1)
+    return (motion * 8 + answers).bincount(minlength=64).reshape(8, 8)
+
+
+show(room.confusion({name: told(changes[name]) for name in ("in order", "reversed")}, MOTIONS),
+     "Two confusion matrices: with frames in order most is on the diagonal; reversed, rise and fall change places.")
+
+# %% [markdown]
+# Reversed, a rise becomes a fall and the network says so; spinning and bouncing hardly care. It reads the *order* of frames, not only their set.
+
+# %% [markdown]
+# ## 6 The four models, side by side
+#
+# All four, and the average-pooling baseline, trained alike: same clips, same seed, same image model to start from. Accuracy comes from the recipes' results; time and memory are measured here, on this machine.
+
+
+# %%
+def cost(config, batch=8):
+    """Milliseconds per clip of a forward pass, and megabytes kept for the backward pass per clip."""
+    model, x = vivit.ViViT(config), torch.randn(batch, config.frames, 3, *config.size)
+    kept = {}
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.setdefault(t.data_ptr(), t), lambda t: t):
+        model(x)
+    with torch.no_grad():
+        model(x)
+        start = time.perf_counter()
+        for _ in range(3):
+            model(x)
+    seconds = (time.perf_counter() - start) / 3
+    weights = sum(p.numel() for p in model.parameters())
+    return 1e3 * seconds / batch, (sum(t.numel() for t in kept.values()) - weights) * 4e-6 / batch
+
+
+# %%
+names = {
+    "1": "vivit-model-1", "2": "vivit-model-2", "2, average": "vivit-model-2-average",
+    "3": "vivit-model-3", "4": "vivit-model-4",
+}  # fmt: skip
+found = {name: results(run)["metrics"] for name, run in names.items()}
+configs = {name: find_recipe(run).config for name, run in names.items()}
+spent = {name: cost(c) for name, c in configs.items()}
+rows = [
+    {"model": name, "accuracy": f"{found[name]['accuracy']:.1%}", "shuffled": f"{found[name]['shuffled']:.1%}",
+     "MMAC": f"{vivit.count_macs(configs[name]) / 1e6:.1f}", "ms a clip": f"{ms:.2f}", "MB a clip": f"{mb:.1f}"}
+    for name, (ms, mb) in spent.items()
+]  # fmt: skip
+room.table(rows, "Accuracy on 1,000 test clips; time of a forward pass; memory kept for the backward pass")
+
+# %% [markdown]
+# The paper's runtime order is Model 2, 4, 3, 1. With our 128 tokens per clip, attention is a small part of the work, so the four lie closer together than with the paper's 3,136. The next section changes that.
+
+# %% [markdown]
+# ## 7 Longer clips
+#
+# Write $N = n_t n$. Per layer, attention costs $N^2$ in Model 1, $N n$ in Model 2, $N (n + n_t)$ in Model 3 and half of that in Model 4 (times $2D$). So as clips grow, Model 1 grows with the *square* of their length, Model 2's spatial part only with the length itself.
+#
+# **Predict first:** from 8 to 128 frames, by what factor does each become slower?
+
+# %%
+lengths, presets = (8, 16, 32, 64, 128), {"1": "tiny", "2": "tiny FE", "3": "tiny FSA", "4": "tiny FDP"}
+grown = {
+    name: [replace(vivit.VIVIT_CONFIGS[preset], frames=t, tubelet=(2, 4, 4)) for t in lengths]
+    for name, preset in presets.items()
+}
+formula = {name: [vivit.count_macs(c) / 1e6 for c in long] for name, long in grown.items()}
+measured = {name: [cost(c, batch=1)[0] for c in long] for name, long in grown.items()}
+
+# %%
+fig, (left, right) = room.figure(
+    "Cost of a clip as frames grow (64 tokens at each time)", "frames", columns=2, height=2.9, xscale="log", yscale="log"
+)
+for name in presets:
+    left.plot(lengths, formula[name], "o-", label=f"Model {name}"), right.plot(lengths, measured[name], "o-")
+left.set(ylabel="MMAC, by the formula"), right.set(ylabel="ms, measured here"), left.legend()
+for ax in (left, right):
+    ax.set_xticks(lengths, labels=lengths), ax.xaxis.set_minor_formatter("")
+show(fig, "Multiply-adds by formula and measured milliseconds against 8 to 128 frames, for the four models.")
+
+# %%
+rows = [
+    {"model": name, "multiply-adds": f"{formula[name][-1] / formula[name][0]:.0f} times",
+     "time": f"{measured[name][-1] / measured[name][0]:.0f} times"}
+    for name in presets
+]  # fmt: skip
+room.table(rows, "What 16 times the frames cost")
+
+
+# %%
+def full_size(frames, pixels):
+    asked = [replace(vivit.VIVIT_CONFIGS[name], frames=frames, image_size=pixels) for name in table_2]
+    t, h, w = asked[0].grid
+    title = f"ViViT-B/16x2: {t} x {h} x {w} = {t * h * w:,} tokens"
+    fig, ax = room.figure(title, "GMAC", height=2.4, xscale="log", xlim=(10, 1e5))
+    ax.barh([f"Model {i}" for i in (1, 2, 3, 4)], [vivit.count_macs(c) / 1e9 for c in asked], color=["#0072B2", "#E69F00", "#009E73", "#CC79A7"])
+    ax.invert_yaxis()
+    return fig
+
+
+explore(full_size, frames=[32, 8, 16, 64, 128, 256], pixels=[224, 288, 320])
+
+# %% [markdown]
+# ## 8 The length of a tubelet
+#
+# Shorter tubelets are more tokens. In the paper (Figure 6) accuracy falls steadily as tubelets grow from 2 frames to 4 and 8. Ours (Model 1):
+
+# %%
+by_length = {2: "vivit-model-1", 4: "vivit-init-central", 8: "vivit-tubelet-8"}
+rows = []
+for frames, name in by_length.items():
+    c, right = find_recipe(name).config, results(name)["metrics"]["accuracy"]
+    n = c.grid[0] * c.grid[1] * c.grid[2]
+    rows.append({"frames": frames, "tokens": n, "MMAC": f"{vivit.count_macs(c) / 1e6:.1f}", "accuracy": f"{right:.1%}"})
+room.table(rows, "The length of a tubelet, of 16 frames")
+
+# %% [markdown]
+# ## 9 Small data sets
+#
+# Without its biases a transformer learns a small training set by heart. Epic Kitchens has 90,000 clips, and ViViT needs help there. Table 3 of the paper adds one regulariser after the other (factorised encoder):
+#
+# - random crop, flip and colour jitter, the same for all frames of a clip;
+# - initialisation from Kinetics (ours: from the image model);
+# - *stochastic depth*: layers are skipped at random in training, the later the more often;
+# - *RandAugment*: random operations on contrast, colour and geometry;
+# - *label smoothing*: the target is $1-\epsilon$ for the right class and $\epsilon$ spread over all;
+# - *Mixup*: a clip is blended with another, and so is its label.
+#
+# Ours have 500 training clips:
+
+# %%
+ladder = {"base": 38.4, "initialised": 39.6, "depth": 40.2, "augment": 41.1, "smoothing": 43.1, "mixup": 43.7}
+rungs = {name: results(f"vivit-regular-{name}") for name in ladder}
+rows = [
+    {"each row adds": name, "paper, EK": there, "here": f"{rungs[name]['metrics']['accuracy']:.1%}",
+     "last training loss": f"{rungs[name]['curve']['model'][-1]:.2f}"}
+    for name, there in ladder.items()
+]  # fmt: skip
+room.table(rows, "Regularisers, one after the other; accuracy in percent")
+
+# %% [markdown]
+# A regulariser makes training harder: watch the training loss rise down the table. Whether that pays depends on how long one trains, and for how much data it would otherwise overfit; with a few minutes of training it may well not.
+
+# %% [markdown]
+# ## 10 Many views
+#
+# A clip of ten seconds at 25 frames has 250 frames, and the model reads 32 (every second of 64). At test time the paper therefore reads several windows in time and several crops in space, and averages their logits: *views*, written 4 x 3 for 4 windows with 3 crops each.
+#
+# ### Exercise: many views
+#
+# `model` is a function from (b frames c size size) to logits. Windows are `frames` long. Of `views` windows the first starts at the beginning and the last ends at the end; window $i$ starts at
+# $\lfloor i\,(T - \text{frames})/(\text{views} - 1)\rfloor$. A single one starts at $\lfloor(T - \text{frames})/2\rfloor$. The same rule places `crops` squares of `size` pixels along the longer side; along the other they are centred, rounded down. (For square frames they move along the width.)
+# Return the mean of all logits.
+#
+# <details><summary>Hint 1: the idea</summary>
+# Write the rule once, as a small function of the room that is left and the number wanted. Then two loops and a mean.
+# </details>
+# <details><summary>Hint 2: the line</summary>
+# <code>[i * room // (count - 1) for i in range(count)]</code> for more than one; <code>[room // 2]</code> for one. The centred side is <code>[room // 2] * crops</code>.
+# </details>
+
+
+# %% exercise: many views
+@exercise("vivit.multi_view")
+def multi_view(model, video, frames, size, views=4, crops=3):
+    """Section 4.1: video (b T c H W), model (b frames c size size) -> logits.  Returns the mean logits (b classes)"""
+    # SOLUTION
+    def starts(space, number):
+        return [space // 2] if number == 1 else [k * space // (number - 1) for k in range(number)]
+
+    down, across = video.shape[3] - size, video.shape[4] - size
+    if down > across:
+        corners = [(y, across // 2) for y in starts(down, crops)]
+    else:
+        corners = [(down // 2, x) for x in starts(across, crops)]
+    total = 0
+    for s in starts(video.shape[1] - frames, views):
+        for y, x in corners:
+            total = total + model(video[:, s : s + frames, :, y : y + size, x : x + size])
+    return total / (views * crops)
+    # END
+
+
+# %% [markdown]
+# Ours reads 16 frames. Give it clips of 22 frames, 36 pixels wide and 32 high, and look through more and more windows:
+
+# %%
+from course_lib.world import scenes, stack_labels
+
+lone = dict(seed=5, motion=MOTIONS, count=1, camera="still")
+wide, truth = to_model(videos(200, (32, 36), 22, **lone)), stack_labels(scenes(200, **lone))["motion"]
+by_views = {}
+for views, crops in ((1, 1), (4, 1), (1, 3), (4, 3)):
+    with torch.no_grad():
+        answers = torch.cat([multi_view(longer, part, 16, 32, views, crops).argmax(1) for part in wide.split(50)])
+    by_views[views, crops] = float((answers == truth).float().mean())
+    print(f"{views} x {crops} views: {by_views[views, crops]:.1%}, {views * crops} times the cost")
+
+# %% [markdown]
+# ## 11 Your own clip
+#
+# The network of this chapter's first picture reads what moves and what the camera does. Show it a clip of your own: it takes 16 frames spread over the whole of it, at 32 pixels. It has only ever seen the little world, so expect it to be wrong, and look at *how*.
+
+
+# %%
+def read_your_clip(clip):
+    with torch.no_grad():
+        chances = {label: logits.softmax(1)[0] for label, logits in judge(clip[None]).items()}
+    named = {label: dict(zip(VOCABULARY[label], p, strict=True)) for label, p in chances.items()}
+    strip = rearrange(to_pixels(clip[::4]), "(a b) h w c -> (a h) (b w) c", a=2)  # four of its frames
+    return room.reading(strip, named)
+
+
+reader, example = partial(room.read_clip, frames=16, size=32), to_model(shown["pixels"][0])
+explore(read_your_clip, clip=room.upload(reader, example, label="your clip", accept="video/*"))
+
+# %% [markdown]
+# ## 12 The paper's evaluation
+#
+# **Data.** Kinetics-400 and -600: clips of 10 seconds at 25 frames per second, of everyday actions. Epic Kitchens-100: 100 hours from head-mounted cameras, 90,000 clips; an action is a verb and a noun. Moments in Time: 800,000 clips of 3 seconds, people, animals, objects and nature.
+# Something-Something v2: 220,000 clips of 2 to 6 seconds in which the *motion* decides ("moving something up"), since objects and backgrounds are the same across classes.
+#
+# **Results.** All five were led by 3-D convolutional networks, or by these with attention on top. ViViT-H, pre-trained on JFT, reached 84.9% on Kinetics-400 and 85.8% on Kinetics-600; the large factorised encoder 44.0% of actions on Epic Kitchens
+# and 65.4% on Something-Something v2 (65.9% in the later arXiv version). Its margin is largest where there is much pre-training, and smallest where motion is fine.
+#
+# **A row that does not add up:** the conference paper's table prints 47.77 TFLOPs for "ViViT-H/16x2" with 4 x 3 views. Check it with the formula:
+
+# %%
+for patch in (16, 14):
+    c = vivit.ViViTConfig(width=1280, depth=32, heads=16, mlp=5120, tubelet=(2, patch, patch))
+    print(f"ViViT-H/{patch}x2, 4 x 3 views: {12 * vivit.count_macs(c) / 1e12:.2f} tera multiply-adds")
+
+# %% [markdown]
+# The row fits H/14x2. (arXiv's second version prints that name.)
+#
+# **A closing thought.** ViT and ViViT were the first models made of transformers alone to lead in pictures and in video. They classify. The chapters from here on *generate*, and they use these blocks: over discrete codes (04 to 07), and in the compressed space into which latent diffusion moved the
+# whole process to make it fast (08, 09).
+
+# %% [markdown]
+# ## 13 The clip judge
+#
+# A tiny Model 1, started from an image model of chapter 02, reads motion and camera of any clip the world can draw, with one to three objects, collisions included. Later chapters will ask it what their generated clips show.
+
+# %%
+m = results("vivit-judge")["metrics"]
+rows = [
+    {"label": name, "accuracy": f"{m[name + ' accuracy']:.1%}",
+     "calibration error": f"{m[name + ' calibration error']:.3f}", "temperature": f"{t:.2f}"}
+    for name, t in zip(judge.labels, judge.temperature.tolist(), strict=True)
+]  # fmt: skip
+room.table(rows, "The clip judge on 1,000 test clips")
+
+# %% [markdown]
+# ## 14 Scorecard
+
+
+# %%
+def count(preset):
+    with torch.device("meta"):
+        return sum(p.numel() for p in build(preset).parameters())
+
+
+room.scorecard([
+    dict(what=f"{kind}, {name}", paper=paper, code=code)
+    for name, (millions, giga, *_) in table_2.items()
+    for kind, paper, code in (
+        ("Parameters", f"{millions}M", count(f"vivit/{name}")),
+        ("Multiply-adds", f"{giga} G", f"{vivit.count_macs(vivit.VIVIT_CONFIGS[name]) / 1e9:.1f} G"),
+    )
+], title="Exact (Table 2)")
+
+# %%
+acc, init, reg = (
+    {name: m["accuracy"] for name, m in group.items()}
+    for group in (found, inits, {name: run["metrics"] for name, run in rungs.items()})
+)
+ms = [spent[k][0] for k in "1234"]
+grew = [measured[k][-1] / measured[k][0] for k in "1234"]
+tube = [results(name)["metrics"]["accuracy"] for name in by_length.values()]
+error = 2 * (0.25 / 1000) ** 0.5  # two standard errors of an accuracy on 1,000 clips, at most
+
+
+def above(what, paper, high, low):
+    """A row: is one accuracy above another?"""
+    return dict(what=what, paper=paper, measured=f"{high:.1%}, {low:.1%}", shown=high - low > error)
+
+
+# %%
+room.scorecard([
+    above("Central frame above filter inflation", "79.2 > 77.6", init["central"], init["inflation"]),
+    above("Central frame above uniform frames", "79.2 > 78.5", init["central"], init["uniform"]),
+    above("Filter inflation above random filters", "77.6 > 73.2", init["inflation"], init["random"]),
+    above("An image model to start from, above none", "yes", init["central"], init["nothing"]),
+    above("Model 1 above the best of the others (K400)", "80.0 > 78.8", acc["1"], max(acc[k] for k in "234")),
+    above("A temporal encoder above averaging", "78.8 > 75.8", acc["2"], acc["2, average"]),
+    above("Tubelets of 2 frames above 8", "Figure 6", tube[0], tube[-1]),
+    above("All regularisers above the first alone", "43.7 > 38.4", reg["mixup"], reg["base"]),
+    above("Frames in order above shuffled", "", found["2"]["accuracy"], found["2"]["shuffled"]),
+    above("4 x 3 views above one", "Figure 7", by_views[4, 3], by_views[1, 1]),
+    dict(what="Model 2 fastest", paper="17.4 of 58.9 ms", measured=", ".join(f"{t:.1f}" for t in ms),
+         shown=ms[1] == min(ms)),
+    dict(what="Model 1 grows fastest with frames", paper="quadratic",
+         measured=", ".join(f"{g:.0f} times" for g in grew), shown=grew[0] == max(grew)),
+], "Trends")
+
+# %% [markdown]
+# One training per row, with seed 0; accuracies of 1,000 test clips, so that two standard errors are at most 3 percentage points. Differences below that are not shown. Our clips have eight motions and clean backgrounds; what motion looks like in a kitchen they do not know.
+
+# %% [markdown]
+# ## 15 Think further
+#
+# <details><summary>Model 2 has more parameters than Model 1 and costs less. How can that be?</summary>
+# Parameters are counted once, multiply-adds for every token that passes. The four extra layers of the temporal encoder see one vector per time instead of all tokens, so their 28 million weights are used 17 times a clip, while the others are used
+# 3,152 times.
+# </details>
+#
+# <details><summary>Positions are repeated at every time at the start. Can the model tell the first frame from the last?</summary>
+# Not from the positions. Shuffle the tubelets in time and a freshly initialised Model 1 gives the same answer. Training pulls the copies apart.
+# </details>
+#
+# <details><summary>In which order should Model 3 attend, space first or time first?</summary>
+# The paper found no difference, given its initialisation: the temporal attention adds nothing at first, and over many layers the two alternate anyway. (The official code's default is time first, the paper's equations have space first.)
+# </details>
+#
+# <details><summary>Why does averaging frames do rather well on Kinetics and badly on Something-Something?</summary>
+# In Kinetics objects and scenes suggest the action: a pool suggests swimming. In Something-Something the same things appear in all classes, and only the change over time tells "moving up" from "moving down". Our rise and fall are of this kind.
+# </details>
+#
+# <details><summary>Would central frame initialisation help if clips were recorded at 200 frames per second?</summary>
+# Less: neighbouring frames would be nearly the same, the mean of four would hardly be blurred, and filter inflation would start almost as well. The advantage lies in motion within a tubelet.
+# </details>
+#
+# **Read on:** Bertasius et al. 2021 (TimeSformer, divided attention), Fan et al. 2021 (MViT), Liu et al. 2022 (Video Swin), Tong et al. 2022 (VideoMAE: far fewer labels), Dehghani et al. 2023 (ViT-22B), and Peebles and Xie 2023 (DiT: this encoder as a denoiser).
+#
+# **What comes next:** 04_vqgan turns pictures into a small vocabulary of codes, so that a language model can write them.
+
+# %%
+room.quiz("vivit")
+
+# %%
+room.flashcards("vivit")
+
+# %%
+room.progress()
