@@ -9,6 +9,7 @@ from functools import partial
 
 import torch
 import torch.nn.functional as F
+from einops import rearrange
 
 import course_lib.classroom as room
 from course_lib.classroom import exercise, explore, show, show_images, show_lines, slider
@@ -23,9 +24,8 @@ judge, made = load_checkpoint("vit-judge")
 shown = pictures("test", 8, seed=3)
 images = to_model(shown["pixels"])  # b c h w, in [-1, 1]
 looked = vit.attention_rollout(judge.network.attention_maps(images))[:, 0, 1:].unflatten(1, (8, 8))
-words = [[VOCABULARY[label][i] for i in judge.read(images)[label]] for label in ("scale", "colour", "shape")]
-names = [f"{scale} {colour}\n{shape}" for scale, colour, shape in zip(*words, strict=True)]
-everywhere = torch.ones(8, 1, 1)
+words = [[VOCABULARY[label][i] for i in judge.read(images)[label]] for label in ("colour", "shape")]
+names, everywhere = [" ".join(pair) for pair in zip(*words, strict=True)], torch.ones(8, 1, 1)
 show_images(
     [*room.lit(images, everywhere), *room.lit(images, looked)],
     names + [""] * 8,
@@ -198,9 +198,6 @@ show_lines(widths, share, "How much attention the best of 196 keys gets", "width
 # <code>rearrange(qkv, "b n (a h c) -> a b h n c", a=3, h=heads)</code> unpacks into q, k and v.
 # </details>
 
-# %%
-from einops import rearrange
-
 
 # %% exercise: attention
 @exercise("vit.attention")
@@ -260,32 +257,6 @@ def encoder_block(x, norm1, attend, norm2, mlp):
     return mlp(norm2(middle)) + middle
     # END
 
-
-# %% [markdown]
-# How much does the place of the norm matter? Send a gradient through 24 fresh layers of either kind and see how much of it arrives.
-
-
-# %%
-def gradient_by_layer(pre_norm, depth=24, width=64):
-    torch.manual_seed(0)
-    blocks = [vit.Block(vit.ViTConfig(width=width, heads=4, mlp=2 * width)) for _ in range(depth)]
-    x = torch.randn(8, 16, width)
-    for b in blocks:
-        if pre_norm:
-            x = encoder_block(x, b.norm1, b.attention, b.norm2, b.mlp)
-        else:
-            x = b.norm1(x + b.attention(x))
-            x = b.norm2(x + b.mlp(x))
-    (x * torch.randn(x.shape)).mean().backward()
-    return [float(b.mlp[0].weight.grad.norm()) for b in blocks]
-
-
-# %%
-layers = {"norm inside the branch": gradient_by_layer(True), "norm after the sum": gradient_by_layer(False)}
-layers = {name: [g / grads[-1] for g in grads] for name, grads in layers.items()}
-show_lines(range(1, 25), layers, "The gradient of each layer's MLP at the start", "layer", "relative to the last layer",
-           yscale="log", height=2.6,
-           alt="The gradient of each of 24 layers, relative to the last, with the norm inside and after the sum.")
 
 # %% [markdown]
 # You now have every part. Put them together with the trained weights and compare with the library:
@@ -484,7 +455,9 @@ print("minutes of training: " + ", ".join(f"{name} {min(m):.0f} to {max(m):.0f}"
 # $$\|XW - T\|^2 + \lambda\|W\|^2 \quad\Rightarrow\quad 2X^\top(XW - T) + 2\lambda W = 0 \quad\Rightarrow\quad W = (X^\top X + \lambda I)^{-1} X^\top T$$
 #
 # No learning rate, no steps: the same features always give the same score. Two tasks that our networks were *not* trained for:
-# the pattern of the floor, and scikit-learn's digits. They had to see the floor, but were never asked.
+# the pattern of the floor (checker, stripes, rings or dots), and scikit-learn's digits. The floor is in every picture they saw; digits in none.
+#
+# **Predict first:** on which of the two will the probe do better?
 
 # %%
 with torch.no_grad():
@@ -507,6 +480,11 @@ for ax, task in zip(axes, ("floor", "digits"), strict=True):
         ax.errorbar(SIZES, draws.mean(1), draws.std(1), fmt=style, label=name)
     ax.set_title(task), ax.legend()
 show(fig, "Two panels: few-shot accuracy on floors and on digits of ViT and ResNet features against training pictures.")
+
+# %% [markdown]
+# The floor is gone. It stood in every training picture, but it never helped to name shape or colour, and the class token has no room for what is not asked. Digits are new to the
+# network, but strokes and corners are what shapes are made of. What a network learns to *ignore* is part of its training, too; remember this when you take
+# somebody's frozen features for a task of your own.
 
 # %% [markdown]
 # ## 10 Positions and patches
@@ -620,27 +598,23 @@ for name, run in tuned.items():
 # %% [markdown]
 # ## 12 Where does it look?
 #
-# The attention of Eq. 6 can be read. Click a patch (or move with the arrow keys) to see where that patch looks: bright patches have its attention. Try the
-# first and the last layer, and a patch on the object against one on the floor.
+# The attention of Eq. 6 can be read. Click a patch (or move with the arrow keys) to see where that patch looks, in each of the four heads: bright patches have its
+# attention. Try the first and the last layer, and a patch on the object against one on the floor.
 
 # %%
 maps = judge.network.attention_maps(images)  # depth b heads n n
 
 
-def where_it_looks(patch, layer, head, picture):
+def where_it_looks(patch, layer):
     token = 1 + patch[0] * 8 + patch[1]
-    look = maps[layer - 1, picture - 1, head - 1, token]
-    title = f"layer {layer}, head {head}: {look[0]:.0%} on the class token, {look[token]:.0%} on itself"
-    look = look[1:].unflatten(0, (8, 8))[None]
-    return room.image_grid(room.lit(images[[picture - 1]], look), cell=260, title=title)
+    look = maps[layer - 1, 0, :, token]  # heads n
+    heads = [f"head {i}: {on_class:.0%} on class" for i, on_class in enumerate(look[:, 0], 1)]
+    light = room.lit(photo.expand(len(look), -1, -1, -1), look[:, 1:].unflatten(1, (8, 8)))
+    return room.image_grid(light, heads, columns=4, cell=150, title=f"Layer {layer}: where patch {patch} looks")
 
 
-explore(
-    where_it_looks,
-    patch=room.patches(photo[0], 8, 8, value=(4, 4)),
-    layer=slider(1, 6, 1), head=slider(1, 4, 1), picture=slider(1, 8, 1),
-    alt="A picture, lit where one patch looks",
-)
+explore(where_it_looks, patch=room.patches(photo[0], 8, 8, value=(4, 4)), layer=slider(1, 6, 1),
+        alt="A picture four times, once for each head, lit where one patch looks")
 
 # %% [markdown]
 # A convolution sees only its neighbourhood in the first layer. How far does a head look? The paper's *mean attention distance* is the

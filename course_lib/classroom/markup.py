@@ -14,7 +14,7 @@ STYLE = """<style>
 .vgc b.tone{color:var(--tone)}.vgc p{margin:4px 0}.vgc .small{font-size:12px;color:var(--calm)}
 .vgc pre{margin:4px 0;padding:4px 8px;border:1px solid var(--line);background:transparent;color:inherit;overflow-x:auto}
 .vgc table{border-collapse:collapse;margin:4px 0;color:inherit}
-.vgc caption{font-weight:600;text-align:left;padding:4px 0}
+.vgc caption{font-weight:600;text-align:left;padding:4px 0;white-space:nowrap}
 .vgc table tr th,.vgc table tr td{border-bottom:1px solid var(--line);padding:3px 12px 3px 0;
   text-align:left!important;vertical-align:top}
 .vgc .good{color:var(--good)}.vgc .bad{color:var(--bad)}.vgc .calm{color:var(--calm)}
