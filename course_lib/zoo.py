@@ -38,7 +38,6 @@ MODELS: dict[str, Entry] = {
         "ImageNet-64": ("120M", "paper, section 3; name of the released checkpoint"),
     }),
     **_entries("vit", vit.VIT_CONFIGS, vit.ViT, {
-        "ViT-Ti/16": ("5M", "Touvron et al., table 1"),
         "ViT-S/16": ("22M", "Touvron et al., table 1"),
         "ViT-B/16": ("86M", "paper, table 1"),
         "ViT-L/16": ("307M", "paper, table 1"),

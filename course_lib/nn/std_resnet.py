@@ -48,7 +48,7 @@ class ResidualUnit(nn.Module):
             self.skip = nn.Sequential(StdConv(c_in, c_out, 1, stride), nn.GroupNorm(groups, c_out, 1e-6))
         nn.init.zeros_(self.norm3.weight)
 
-    def forward(self, x: Float[Tensor, "b c_in h w"]) -> Float[Tensor, "b c h/s w/s"]:
+    def forward(self, x: Float[Tensor, "b c_in h w"]) -> Float[Tensor, "b c h2 w2"]:
         h = F.relu(self.norm1(self.conv1(x)))  # b width h w
         h = F.relu(self.norm2(self.conv2(h)))  # b width h/s w/s
         return F.relu(self.skip(x) + self.norm3(self.conv3(h)))
@@ -76,7 +76,7 @@ class ResNet(nn.Module):
         self.out_channels = c
         self.stride = 2 ** (len(blocks) - 1) * (4 if halving_root else 1)
 
-    def forward(self, image: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c_out h/s w/s"]:
+    def forward(self, image: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c_out h2 w2"]:
         """The last stage's feature map."""
         h = F.relu(self.norm(self.root(image)))  # b width h/2 w/2
         if self.halving_root:

@@ -7,7 +7,7 @@ def encoder_parameters(width: int, mlp: int, depth: int) -> int:
     return depth * (attention + 2 * width * mlp + mlp + width + 2 * 2 * width) + 2 * width
 
 
-def encoder_macs(tokens: int, attended: float, width: int, mlp: int, depth: int) -> int:
+def encoder_macs(tokens: int, attended: int | float, width: int, mlp: int, depth: int) -> int:
     """Multiply-adds of `depth` layers on `tokens` tokens, each of which attends to `attended` tokens.
 
     Matrix products alone, as papers count: four projections, q k^T and A v, two layers of the MLP.

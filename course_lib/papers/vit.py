@@ -11,7 +11,7 @@ Differs from the paper, in the manner of the official code:
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -51,6 +51,8 @@ class ViTConfig:
     def __post_init__(self):
         if self.size[0] % self.patch_size or self.size[1] % self.patch_size:
             raise ValueError(f"patch_size must divide both sides, got {self.patch_size} for {self.size}")
+        if self.resnet and self.patch_size % 2 ** (len(self.resnet) + 1):
+            raise ValueError(f"patch_size must be a multiple of the ResNet's stride, got {self.patch_size}")
         if self.width % self.heads:
             raise ValueError(f"heads must divide width, got {self.heads} for {self.width}")
         if self.positions == "2d" and self.width % 2:
@@ -100,7 +102,7 @@ class ViT(nn.Module):
             channels, patch = self.resnet.out_channels, patch // self.resnet.stride
         self.patch_embed = PatchEmbed(channels, patch, config.width)
         self.cls_token = nn.Parameter(torch.zeros(1, 1, config.width)) if config.pool == "token" else None
-        self.positions = {"1d": Positions1D, "2d": Positions2D, "none": NoPositions}[config.positions](config)
+        self.positions = {"1d": Positions1D, "2d": Positions2D, "none": lambda _: None}[config.positions](config)
         self.dropout = nn.Dropout(config.dropout)
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.depth))
         self.norm = nn.LayerNorm(config.width, config.norm_eps)
@@ -131,7 +133,8 @@ class ViT(nn.Module):
             raise ValueError(f"expected pictures of {self.config.size} pixels, got {tuple(image.shape[2:])}")
         x = image if self.resnet is None else self.resnet(image)  # b c h w
         x = self.patch_embed(x)  # b h*w d
-        return self.dropout(tokens_and_positions(x, self.cls_token, self.positions()))
+        positions = self.positions() if self.positions else 0.0  # without: a bag of patches
+        return self.dropout(tokens_and_positions(x, self.cls_token, positions))
 
     @torch.no_grad()
     def attention_maps(self, image: Float[Tensor, "b c h w"]) -> Float[Tensor, "depth b heads n n"]:
@@ -188,16 +191,6 @@ class Positions2D(nn.Module):
         rows = repeat(self.rows, "h d -> 1 (h w) d", w=len(self.columns))
         columns = repeat(self.columns, "w d -> 1 (h w) d", h=len(self.rows))
         return F.pad(torch.cat([rows, columns], dim=2), (0, 0, int(self.has_token), 0))
-
-
-class NoPositions(nn.Module):
-    """A bag of patches."""
-
-    def __init__(self, config: ViTConfig):
-        super().__init__()
-
-    def forward(self) -> float:
-        return 0.0
 
 
 class Block(nn.Module):
@@ -322,15 +315,14 @@ def for_fine_tuning(model: ViT, image_size: int | tuple[int, int], num_classes: 
 # ---------------------------------------------------------------- 4.5, appendix D: what is attended to
 
 
-def attention_rollout(maps: Sequence[Float[Tensor, "b heads n n"]]) -> Float[Tensor, "b n n"]:
+def attention_rollout(maps: Float[Tensor, "depth b heads n n"]) -> Float[Tensor, "b n n"]:
     """Where the last layer's tokens got their content from (Abnar and Zuidema, arXiv 2005.00928; Figure 6).
 
-    In every layer, heads are averaged and half of a token is taken to stay where it is; then layers are multiplied, the
-    last from the left.  maps: the attention of every layer, first layer first.
+    Heads are averaged, half of a token is taken to stay where it is, and layers are multiplied, the last from the left.
     """
-    rollout = torch.eye(maps[0].shape[-1]).to(maps[0])
-    for layer in maps:
-        rollout = (layer.mean(1) + torch.eye(layer.shape[-1]).to(layer)) / 2 @ rollout
+    rollout = stay = torch.eye(maps.shape[-1]).to(maps)
+    for layer in maps.mean(2):  # b n n
+        rollout = (layer + stay) / 2 @ rollout
     return rollout
 
 
@@ -375,7 +367,9 @@ def count_parameters(config: ViTConfig) -> int:
 
 
 def count_macs(config: ViTConfig) -> int:
-    """Multiply-adds of one picture's forward pass, matrix products alone, without a hybrid's ResNet."""
+    """Multiply-adds of one picture's forward pass, matrix products alone.  Not for hybrids: ValueError."""
+    if config.resnet:
+        raise ValueError("the closed form is of patches alone, not of the ResNet of a hybrid")
     n, d, y = config.tokens, config.width, config.representation or config.width
     head = (d * y if config.representation else 0) + y * config.num_classes
     return math.prod(config.size) * config.channels * d + encoder_macs(n, n, d, config.mlp, config.depth) + head

@@ -2,18 +2,14 @@
 
 Read `course_lib.papers.vit` first.  Reading order: the configurations; the model from the outside in, with its four
 encoders (section 3.3); tubelets (3.2) and the four models' equations as plain functions; starting from an image model
-(3.4); many views of one clip (4.1); size and cost (Table 2).
-
-Clips are (b t c h w), tokens (b t n d): n patches at each of t times.
+(3.4); many views (4.1); size and cost (Table 2).  Clips are (b t c h w), tokens (b t n d): n patches at t times.
 
 Differs from the paper, in the manner of the official code:
 - Models 3 and 4 have no class token; their last tokens are averaged.
 - Stochastic depth drops the attention and the MLP of a layer independently, with a rate that grows with the layer.
 Differs from both:
-- 3.4 starts Model 3's temporal attention with all weights at zero.  Then only the last bias ever gets a gradient; zero
-  output weights alone are enough to start as the image model, and learn.
-Differs from the official code: its Model 4 gives the first half of the heads to time, and its Model 3 attends over time
-first; here, as in the paper, space comes first.
+- 3.4 zeroes all of Model 3's temporal attention, of which then only the last bias ever learns; here, its last layer.
+Differs from the official code: there, Model 4's first heads are those over time, and Model 3 attends over time first.
 """
 
 import math
@@ -62,7 +58,7 @@ class ViViTConfig:
             even = " and be even (Model 4)" if self.model == 4 else ""
             raise ValueError(f"heads must divide width{even}, got {self.heads} for {self.width}")
         if self.model not in (1, 2, 3, 4):
-            raise ValueError(f"model must be one of 1, 2, 3 and 4, got {self.model!r}")
+            raise ValueError(f"model must be 1, 2, 3 or 4, got {self.model!r}")
 
     @property
     def size(self) -> tuple[int, int]:
@@ -105,10 +101,9 @@ class ViViT(nn.Module):
         super().__init__()
         self.config = config
         self.tubelet_embed = TubeletEmbed(config)
-        self.encoder = (
-            FactorisedEncoder(config) if config.model == 2
-            else Encoder(config, math.prod(config.grid), config.depth, BLOCKS[config.model])
-        )  # fmt: skip
+        block = {3: SpaceTimeBlock, 4: SpaceTimeHeadsBlock}.get(config.model, Block)
+        whole = Encoder(config, math.prod(config.grid), config.depth, block) if config.model != 2 else None
+        self.encoder = whole or FactorisedEncoder(config)
         self.head = nn.Linear(config.width, config.num_classes)
         initialise(self)
 
@@ -214,9 +209,6 @@ class SpaceTimeHeadsBlock(Block):
         return self.attention.out(factorised_dot_product(qkv, self.attention.heads).flatten(1, 2))
 
 
-BLOCKS = {1: Block, 3: SpaceTimeBlock, 4: SpaceTimeHeadsBlock}
-
-
 # ---------------------------------------------------------------- 3.2 tokens from a clip
 
 
@@ -225,10 +217,9 @@ def uniform_frames(video: Float[Tensor, "b t c h w"], count: int) -> Float[Tenso
 
     Halves round to even, as in the official code; all frames if there are no more.  ValueError for a count below 1.
     """
-    frames = video.shape[1]
     if count < 1:
         raise ValueError(f"count must be at least 1, got {count}")
-    if count >= frames:
+    if count >= (frames := video.shape[1]):
         return video
     return video[:, (torch.arange(1, count + 1) * frames / (count + 1)).round().long()]
 
@@ -252,7 +243,7 @@ def tubelet_embed(
 
 
 def factorised_encoder(x: Float[Tensor, "b t n d"], spatial: Callable, temporal: Callable) -> Float[Tensor, "b d"]:
-    """Model 2, Figure 5: `spatial`, (b n d) -> (b d), on each time by itself; `temporal`, the same, on what it says."""
+    """Model 2, Figure 4: `spatial`, (b n d) -> (b d), on each time by itself; `temporal`, the same, on what it says."""
     frames = spatial(rearrange(x, "b t n d -> (b t) n d"))  # b*t d
     return temporal(rearrange(frames, "(b t) d -> b t d", b=len(x)))
 
@@ -271,7 +262,7 @@ def factorised_self_attention(
 
 
 def factorised_dot_product(qkv: Float[Tensor, "b t n three_d"], heads: int) -> Float[Tensor, "b t n d"]:
-    """Model 4, Eq. 7 to 9 without W_O: the first half of the heads attends over space, the second over time.
+    """Model 4, Eq. 7 without W_O: the first half of the heads attends over space, the second over time.
 
     qkv: queries, keys and values in turn, heads within each.
     """
@@ -303,16 +294,15 @@ def start_from_image_model(model: ViViT, image_model: ViT, inflate: Callable = c
     """Section 3.4: give a fresh ViViT what an image model has learned; its head stays as it is.
 
     Filters are inflated by `inflate` and positions repeated at every time.  Model 2's temporal encoder stays fresh, and
-    Model 3's attention over time becomes a copy of that over space whose output is zero.
-
-    Raises ValueError unless the two agree in patches, grid and the encoder's shape.
+    Model 3's attention over time becomes a copy of that over space whose output is zero.  Raises ValueError unless the
+    two agree in kernel, grid, the encoder's shape and the class token, if ours has one.
     """
     ours, theirs = model.config, image_model.config
-    wanted = (ours.tubelet[1:], ours.grid[1:], ours.width, ours.depth, ours.heads, ours.mlp, "1d")
-    patch = (theirs.patch_size, theirs.patch_size)
-    given = (patch, theirs.grid, theirs.width, theirs.depth, theirs.heads, theirs.mlp, theirs.positions)
-    if wanted != given:
-        raise ValueError(f"expected patches, grid, width, depth, heads, mlp and positions {wanted}, got {given}")
+    kernel = tuple(image_model.patch_embed.weight.shape[1:])  # a hybrid's is of its feature map
+    fits = kernel == (ours.channels, *ours.tubelet[1:]) and theirs.grid == ours.grid[1:] and theirs.positions == "1d"
+    fits = fits and ours.token <= (image_model.cls_token is not None)
+    if not fits or any(getattr(ours, key) != getattr(theirs, key) for key in ("width", "depth", "heads", "mlp")):
+        raise ValueError(f"expected an image model with 1-D positions that fits {ours}, got {theirs}")
     model.tubelet_embed.weight.copy_(inflate(image_model.patch_embed.weight, ours.tubelet[0]))
     model.tubelet_embed.bias.copy_(image_model.patch_embed.bias)
     encoder = model.encoder.spatial if ours.model == 2 else model.encoder
@@ -328,8 +318,8 @@ def start_from_image_model(model: ViViT, image_model: ViT, inflate: Callable = c
         if ours.model == 3:
             block.attention_time.load_state_dict(source.attention.state_dict())
             block.norm_time.load_state_dict(source.norm1.state_dict())
-            nn.init.zeros_(block.attention_time.out.weight)
-            nn.init.zeros_(block.attention_time.out.bias)
+            for p in block.attention_time.out.parameters():
+                nn.init.zeros_(p)
 
 
 # ---------------------------------------------------------------- 4.1 many views
@@ -365,8 +355,7 @@ def multi_view(
 
 def count_parameters(config: ViViTConfig) -> int:
     """Weights and biases, in closed form."""
-    (t, h, w), d = config.grid, config.width
-    n = h * w
+    t, n, d = config.grid[0], config.grid[1] * config.grid[2], config.width
     sequences = {2: [(n, config.depth)] + [(t, config.temporal_depth)] * (config.temporal_depth > 0)}
     encoders = sum(
         (length + 2 * config.token) * d + encoder_parameters(d, config.mlp, depth)  # positions, class token, layers
@@ -378,8 +367,8 @@ def count_parameters(config: ViViTConfig) -> int:
 
 def count_macs(config: ViViTConfig) -> int:
     """Multiply-adds of one clip's forward pass, matrix products alone.  The paper's "FLOPs" are these."""
-    (t, h, w), d, mlp, token = config.grid, config.width, config.mlp, int(config.token)
-    n = h * w
+    t, n, d = config.grid[0], config.grid[1] * config.grid[2], config.width
+    mlp, token = config.mlp, int(config.token)
     encoder = {
         1: encoder_macs(t * n + token, t * n + token, d, mlp, config.depth),
         2: encoder_macs(t * (n + token), n + token, d, mlp, config.depth)

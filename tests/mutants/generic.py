@@ -82,6 +82,10 @@ def some_tensor(outcome: Outcome) -> bool:
     return any(leaf.kind == "tensor" for leaf in outcome.outputs.values())
 
 
+def some_whole(outcome: Outcome) -> bool:
+    return any(leaf.kind == "int" for leaf in outcome.outputs.values())
+
+
 def some_matrix(outcome: Outcome) -> bool:
     return any(leaf.kind == "tensor" and leaf.value.ndim > 1 for leaf in outcome.outputs.values())
 
@@ -104,6 +108,7 @@ MUTATIONS = {
     "transposed": Mutation(on_each(transpose), some_matrix),
     "nan": Mutation(on_each(poison), some_float),
     "scaled": Mutation(on_each(lambda v: v * 1.01 if is_float(v) else v), some_float),
+    "off_by_one": Mutation(on_each(lambda v: v + 1 if isinstance(v, int) else v), some_whole),
     "negated": Mutation(on_each(lambda v: -v if is_float(v) else v), some_float),
 }
 
