@@ -720,7 +720,7 @@ for patch in (16, 14):
 # %% [markdown]
 # ## 13 The clip judge
 #
-# A tiny Model 1, started from an image model of chapter 02, reads motion and camera of any clip the world can draw, with one to three objects, collisions included. Later chapters will ask it what their generated clips show.
+# A tiny factorised encoder, started from an image model of chapter 02, reads motion and camera of any clip the world can draw, with one to three objects, collisions included. Later chapters will ask it what their generated clips show.
 
 # %%
 m = results("vivit-judge")["metrics"]

@@ -3,36 +3,48 @@
 from course_lib.doctor import doctor
 
 from .exercise import exercise, mark
-from .explore import choices, explore, slider
+from .explore import choices, explore, patches, slider, upload
 from .figures import figure, image_grid, live_curve, show, show_clip, show_images
 from .live import train_live
-from .plots import clouds, lines, show_lines
+from .media import example_photo, read_clip, read_photo, write_clip
+from .plots import clouds, confusion, lines, reading, reliability, show_lines
 from .progress import progress, record_quiz
 from .quiz import flashcards, quiz
-from .scorecard import scorecard
-from .views import clip_views
+from .scorecard import scorecard, table
+from .views import clip_views, lit
 
 __all__ = [
     "choices",
     "clip_views",
     "clouds",
+    "confusion",
     "doctor",
+    "example_photo",
     "exercise",
     "explore",
     "figure",
     "flashcards",
     "image_grid",
     "lines",
+    "lit",
     "live_curve",
     "mark",
+    "patches",
     "progress",
     "quiz",
+    "read_clip",
+    "read_photo",
+    "reading",
     "record_quiz",
+    "reliability",
     "scorecard",
     "show",
     "show_clip",
     "show_images",
     "show_lines",
     "slider",
+    "table",
     "train_live",
+    "upload",
+    "write_clip",
 ]

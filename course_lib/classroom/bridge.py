@@ -35,11 +35,14 @@ class Linked(anywidget.AnyWidget):
 
     def __init__(self, payload: dict):
         super().__init__(payload=payload, key=uuid.uuid4().hex)
-        self.on_msg(lambda _widget, message, _buffers: self.receive(message))
+        self.on_msg(lambda _widget, message, buffers: self.receive(message, buffers))
 
-    def receive(self, message: dict) -> None:
-        """Answer a message of the page: {"type": "hello"} when it looks for the kernel, or another."""
-        reply = self.answer(message)
+    def receive(self, message: dict, buffers=()) -> None:
+        """Answer a message of the page: {"type": "hello"} when it looks for the kernel, or another.
+
+        Bytes that came with it stand in it as `data`.
+        """
+        reply = self.answer({**message, "data": b"".join(buffers)} if buffers else message)
         if reply is not None:
             self.send(reply)
 

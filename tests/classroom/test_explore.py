@@ -8,11 +8,14 @@ import sys
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from course_lib.classroom import explore
-from course_lib.classroom.explore import Choices, Explorer, choices, slider
+from course_lib.classroom.explore import KEPT_FILES, LARGEST_FILE, Choices, Explorer, choices, patches, slider, upload
 from course_lib.classroom.figures import figure
+
+BOARD = np.arange(12 * 18 * 3).reshape(12, 18, 3).astype(np.uint8)
 
 
 class Plot:
@@ -94,6 +97,11 @@ def test_a_slider_of_fractions():
         (lambda: slider(0, 9, step=0), "positive step, got 0"),
         (lambda: choices([]), "at least one value"),
         (lambda: explore(Plot(), t=3), "slider.* for t, got 3"),
+        (lambda: patches(BOARD, 0, 3), "at least one row and one column, got 0 and 3"),
+        (lambda: patches(BOARD, 3, 3, value=(3, 0)), r"3 rows and 3 columns, from 0; got \(3, 0\)"),
+        (lambda: patches(BOARD, 3, 3, value=(0, -1)), r"got \(0, -1\)"),
+        (lambda: patches(BOARD.astype(float), 3, 3), "expected images"),
+        (lambda: patches(torch.full((3, 8, 8), float("nan")), 2, 2), "not finite"),
     ],
 )
 def test_a_control_that_makes_no_sense_is_refused(make, said):
@@ -164,3 +172,196 @@ def test_neither_figures_nor_explorers_need_pyplot():
     code += "assert 'matplotlib.pyplot' not in sys.modules"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+
+
+# ------------------------------------------------------------------------------------------------- patches
+
+
+class Seen:
+    """A plotting function of any controls, which remembers what it received."""
+
+    def __init__(self):
+        self.calls = []
+
+    def __call__(self, **values):
+        self.calls.append(values)
+        return figure("Seen", height=1)[0]
+
+
+def board(control):
+    """The picture of a patches control as the page gets it, and its size on the page: (h w 3) uint8, (h, w)."""
+    sent = control.describe()
+    data = base64.b64decode(sent["picture"].split(",")[1])
+    return np.asarray(Image.open(io.BytesIO(data)).convert("RGB")), tuple(sent["shape"])
+
+
+def test_a_plot_receives_the_patch_as_row_and_column():
+    widget = Explorer(Seen(), {"patch": patches(BOARD, 4, 6), "layer": slider(1, 3)})
+    assert alt(widget.page()) == "Seen. patch = row 2, column 3, layer = 1."
+    assert alt(draw(widget, patch=[3, 0], layer=2)) == "Seen. patch = row 3, column 0, layer = 2."
+    assert widget.plot.calls == [{"patch": (2, 3), "layer": 1}, {"patch": (3, 0), "layer": 2}]
+    assert "patch: row 2, column 3 (of 4 rows and 6 columns)" in widget.page().split("<script")[0]
+
+
+@pytest.mark.parametrize(("sent", "got"), [([-1, 9], (0, 5)), ([9, -9], (3, 0)), ([1.0, 2.0], (1, 2))])
+def test_a_patch_keeps_to_its_picture(sent, got):
+    assert patches(BOARD, 4, 6).decode(sent) == got
+
+
+def test_the_first_patch_may_be_given():
+    assert patches(BOARD, 4, 6, value=(0, 5)).describe()["value"] == (0, 5)
+    assert patches(BOARD, 1, 1).describe()["value"] == (0, 0)
+
+
+def test_a_small_picture_is_enlarged_without_blurring():
+    picture, shape = board(patches(BOARD, 4, 6))
+    assert shape == (213, 320)
+    assert (picture == BOARD.repeat(17, axis=0).repeat(17, axis=1)).all()
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        torch.from_numpy(BOARD),
+        torch.from_numpy(BOARD).permute(2, 0, 1).float() / 127.5 - 1,
+        (BOARD.transpose(2, 0, 1) / 127.5 - 1).astype(np.float32),
+    ],
+    ids=["uint8 tensor", "float tensor", "float array"],
+)
+def test_a_picture_may_be_given_as_figures_take_it(given):
+    assert (board(patches(given, 4, 6))[0] == board(patches(BOARD, 4, 6))[0]).all()
+
+
+def test_a_grey_picture_has_three_equal_colours():
+    assert (board(patches(BOARD[..., 0], 4, 6))[0] == board(patches(BOARD[..., :1].repeat(3, -1), 4, 6))[0]).all()
+
+
+def test_a_large_picture_is_made_smaller_and_a_photo_costs_little():
+    noise = np.random.default_rng(0).integers(0, 255, (900, 1800, 3)).astype(np.uint8)
+    smooth = np.array(Image.fromarray(noise[::60, ::60]).resize((1800, 900)))
+    picture, shape = board(patches(smooth, 4, 8))
+    assert picture.shape == (320, 640, 3) and shape == (160, 320)
+    expected = np.asarray(Image.fromarray(smooth).resize((640, 320)), dtype=float)
+    assert abs(picture - expected).mean() < 3
+    assert len(patches(smooth, 4, 8).picture) < 60_000
+
+
+def test_many_patches_get_a_larger_board():
+    assert [max(board(patches(BOARD, n, n))[1]) for n in (7, 14, 16, 28)] == [320, 336, 384, 480]
+
+
+# -------------------------------------------------------------------------------------------------- upload
+
+
+def shout(data):
+    """A reader that refuses what is no text."""
+    return data.decode("ascii").upper()
+
+
+def uploader(read=shout):
+    return Explorer(Seen(), {"word": upload(read, "EXAMPLE", label="your word"), "t": slider(0, 9)})
+
+
+def send(widget, data, name="word.txt", part=4, transfer="1"):
+    """Send a file as the page does; the kernel's last answer."""
+    replies = []
+    widget.send = replies.append
+    for start in range(0, max(1, len(data)), part):
+        message = {"type": "file", "control": "word", "transfer": transfer, "name": name, "size": len(data)}
+        widget.receive({**message, "start": start}, [memoryview(data[start : start + part])])
+    assert {reply["transfer"] for reply in replies} == {transfer}
+    assert [reply.get("got") for reply in replies[:-1]] == list(range(part, len(data), part))
+    return replies[-1]
+
+
+def test_before_anything_is_chosen_the_plot_receives_the_example():
+    widget = uploader()
+    page = widget.page()
+    assert widget.plot.calls == [{"word": "EXAMPLE", "t": 0}]
+    assert alt(page) == "Seen. your word = the example, t = 0."
+    assert "your word: the example (of the example or a file that you choose)" in page.split("<script")[0]
+
+
+@pytest.mark.parametrize("part", [1, 4, 5, 11, 100])
+def test_a_file_that_comes_in_parts_is_read_whole(part):
+    widget = uploader()
+    reply = send(widget, b"hello world", part=part)
+    assert reply["value"] == 1
+    assert alt(draw(widget, word=1, t=3)) == "Seen. your word = word.txt, t = 3."
+    assert alt(draw(widget, word=0, t=3)) == "Seen. your word = the example, t = 3."
+    assert widget.plot.calls == [{"word": "HELLO WORLD", "t": 3}, {"word": "EXAMPLE", "t": 3}]
+
+
+def test_another_file_gives_another_picture():
+    widget = uploader()
+    numbers = [send(widget, word, name="same.txt")["value"] for word in (b"one", b"two")]
+    for number in numbers:
+        draw(widget, word=number, t=0)
+    assert [call["word"] for call in widget.plot.calls] == ["ONE", "TWO"]
+
+
+def test_what_cannot_be_read_is_one_line_and_the_file_before_stays():
+    widget = uploader()
+    send(widget, b"good")
+    reply = send(widget, b"b\xffd")
+    assert reply["error"].startswith("UnicodeDecodeError: 'ascii' codec") and "\n" not in reply["error"]
+    assert "value" not in reply
+    draw(widget, word=1, t=0)
+    assert widget.plot.calls == [{"word": "GOOD", "t": 0}]
+
+
+def test_a_long_complaint_is_cut():
+    def read(data):
+        raise ValueError("no\n" * 1000)
+
+    error = send(uploader(read), b"x")["error"]
+    assert len(error) <= 200 and "\n" not in error
+
+
+def test_an_empty_file_reaches_its_reader():
+    assert send(uploader(), b"")["value"] == 1
+
+
+def test_a_file_that_is_too_large_is_refused_by_the_kernel_as_well():
+    widget = uploader()
+    message = {"start": 0, "transfer": "1", "name": "large", "size": LARGEST_FILE + 1, "data": b"x"}
+    assert widget.controls["word"].take(message) == {"error": "It is larger than 20 MB."}
+    lie = {**message, "size": 1, "data": bytes(LARGEST_FILE + 1)}
+    assert widget.controls["word"].take(lie) == {"error": "It is larger than 20 MB."}
+
+
+def test_parts_of_two_files_are_not_mixed():
+    control = upload(shout, "")
+
+    def part(transfer, start, data):
+        return control.take({"transfer": transfer, "name": "n", "size": 4, "start": start, "data": data})
+
+    assert part("a", 0, b"aa") == {"got": 2}
+    assert part("b", 0, b"bb") == {"got": 2}
+    assert "lost" in part("a", 2, b"aa")["error"]
+    assert "lost" in part("b", 3, b"b")["error"]
+    assert part("b", 2, b"bb") == {"value": 1} and control.argument(1) == "BBBB"
+
+
+def test_a_file_long_replaced_is_asked_for_again():
+    widget = uploader()
+    numbers = [send(widget, str(i).encode())["value"] for i in range(KEPT_FILES + 1)]
+    assert "choose it again" in draw(widget, word=numbers[0], t=0)
+    assert "<img" in draw(widget, word=numbers[1], t=0)
+
+
+def test_a_value_that_is_no_key_can_be_plotted():
+    """Arrays and tensors compare by element and have no hash: pictures are kept by the number of the file."""
+    example = np.zeros((2, 2))
+    widget = Explorer(Seen(), {"word": upload(lambda data: torch.zeros(3), example)}, alt=lambda word: str(word.shape))
+    assert alt(widget.page()).startswith("(2, 2). your photo = the example")
+    send(widget, b"x")
+    assert alt(draw(widget, word=1)).startswith("torch.Size([3]). your photo = word.txt")
+
+
+def test_neither_the_file_nor_the_example_is_in_the_page_or_in_the_state_of_the_widget():
+    widget = uploader()
+    send(widget, b"secret")
+    draw(widget, word=1, t=0)
+    written = widget.page() + str(widget.get_state())
+    assert not re.search("secret|SECRET|EXAMPLE|word.txt", written)

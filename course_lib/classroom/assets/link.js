@@ -29,7 +29,7 @@ function start(element, key, payload) {
   let model = null;
   const link = {
     alive: false, // true once the kernel has answered
-    send: (message) => model?.send(message),
+    send: (message, buffers) => model?.send(message, undefined, buffers),
   };
   const receive = build(root, payload, link, element);
   const attach = () => {

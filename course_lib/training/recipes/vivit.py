@@ -149,14 +149,14 @@ class ViViTRecipe(ClassifierRecipe):
 
 @dataclass(frozen=True)
 class ClipJudgeRecipe(ClassifierRecipe):
-    """A tiny Model 1 that reads motion and camera of any clip, started from an image model."""
+    """A tiny factorised encoder that reads motion and camera of any clip, started from an image model."""
 
-    clips: int = 6000
+    clips: int = 24_000
     source: str = "vit-patch-8"
 
     def build(self) -> Reader:
         image_model, _ = load_checkpoint(self.source)
-        model = ViViT(replace(zoo.find("vivit/tiny").config, num_classes=sum(CLIP_LABELS.values())))
+        model = ViViT(replace(zoo.find("vivit/tiny FE").config, num_classes=sum(CLIP_LABELS.values())))
         start_from_image_model(model, image_model)
         return Reader(LabelJudge(model, CLIP_LABELS))
 
@@ -211,5 +211,5 @@ RECIPES = [
     ViViTRecipe("vivit-init-nothing", source=None, tubelet_frames=4, **TRAINED),
     ViViTRecipe("vivit-tubelet-8", tubelet_frames=8, **TRAINED),
     *_rungs(),
-    ClipJudgeRecipe(JUDGE, **TRAINED | {"steps": 4000, "warmup": 300, "ema": 0.995}),
+    ClipJudgeRecipe(JUDGE, **TRAINED | {"steps": 6000, "warmup": 300, "ema": 0.995}),
 ]
