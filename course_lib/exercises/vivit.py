@@ -393,8 +393,8 @@ FACTORISED_ENCODER = Exercise(
         ),
         "averaged": Misconception(
             lambda x, spatial, temporal: _said(x, spatial).mean(1),
-            "You averaged over time. That is the paper's pooling baseline, and it cannot tell a clip from the same "
-            "clip played backwards; use `temporal`.",
+            "You averaged over time. That is the paper's pooling baseline, and it cannot tell in which order the times "
+            "came; use `temporal`.",
         ),
         "batch_in_time": Misconception(
             lambda x, spatial, temporal: temporal(spatial(x.flatten(0, 1))[None]),
@@ -617,7 +617,7 @@ FACTORISED_DOT_PRODUCT = Exercise(
     reference=vivit.factorised_dot_product,
     cases=_dot_product_cases,
     gradients=("qkv",),
-    equation="ViViT, Eq. 7",
+    equation="ViViT, section 3.3, Model 4",
     points=3,
     stars=3,
     minutes=15,

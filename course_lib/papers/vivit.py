@@ -262,7 +262,7 @@ def factorised_self_attention(
 
 
 def factorised_dot_product(qkv: Float[Tensor, "b t n three_d"], heads: int) -> Float[Tensor, "b t n d"]:
-    """Model 4, Eq. 7 without W_O: the first half of the heads attends over space, the second over time.
+    """Model 4, without W_O: the first half of the heads attends over space, the second over time.
 
     qkv: queries, keys and values in turn, heads within each.
     """
