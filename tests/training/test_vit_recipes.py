@@ -87,3 +87,25 @@ def test_measuring_again_gives_the_stored_accuracy():
     with torch.no_grad():
         right = (model(to_model(test["pixels"])).argmax(1) == test["kind"]).float().mean()
     assert abs(float(right) - provenance["metrics"]["accuracy"]) < 0.06
+
+
+def test_a_label_that_is_always_right_keeps_its_temperature():
+    from torch import nn
+
+    from course_lib.metrics import LabelJudge
+    from course_lib.training.recipes.vit import calibrate
+
+    class Reads(nn.Module):
+        """Reads two labels off two pixels: the first is always right, the second too sure of itself."""
+
+        def forward(self, x):
+            first, second = x[:, 0, 0, 0], x[:, 0, 0, 1]
+            return torch.stack([-9 * first, 9 * first, -9 * second, 9 * second], dim=1)
+
+    pixels = torch.zeros(40, 1, 2, 3, dtype=torch.uint8)
+    pixels[::2] = 255
+    right = torch.arange(40) % 2 == 0
+    mostly = right ^ (torch.arange(40) < 6)
+    judge = LabelJudge(Reads(), {"a": 2, "b": 2})
+    calibrate(judge, {"pixels": pixels, "a": right.long(), "b": mostly.long()})
+    assert judge.temperature[0] == 1 and judge.temperature[1] > 5

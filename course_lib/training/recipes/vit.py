@@ -256,11 +256,13 @@ def answers_of(judge: LabelJudge, pixels: Tensor) -> dict[str, Tensor]:
 
 
 def calibrate(judge: LabelJudge, held_out: dict[str, Tensor]) -> None:
-    """Set the temperature of each label to the one most likely on labelled pictures or clips."""
+    """Set each label's temperature to the one most likely on labelled pictures or clips; 1 where no answer is wrong."""
     judge.temperature.fill_(1.0)
-    for i, (name, logits) in enumerate(answers_of(judge, held_out["pixels"]).items()):
+    for i, (name, all_logits) in enumerate(answers_of(judge, held_out["pixels"]).items()):
         known = held_out[name] >= 0
-        judge.temperature[i] = fit_temperature(logits[known], held_out[name][known])
+        logits, label = all_logits[known], held_out[name][known]
+        if bool((logits.argmax(1) != label).any()):  # without a mistake the likeliest temperature is 0
+            judge.temperature[i] = fit_temperature(logits, label)
 
 
 def reading_scores(judge: LabelJudge, test: dict[str, Tensor]) -> dict[str, float]:
