@@ -38,8 +38,9 @@ def _bytes(picture: np.ndarray) -> np.ndarray:
 
 
 def lit(pictures, maps) -> np.ndarray:
-    """Pictures as bright as a map over their patches says: (n 8*h 8*w 3) uint8, for `image_grid` and its like.
+    """Pictures as bright as a map over their patches says, (n s*h s*w 3) uint8, for `image_grid` and its like.
 
+    Small pictures are enlarged, s times, to about 160 pixels, so that patches need not be whole numbers of pixels.
     pictures: (n h w 3) uint8 or (n 3 h w) float in [-1, 1]; maps: (n rows columns), at least 0.  Each map's largest
     value is full light, 0 leaves an eighth of it.  Raises ValueError unless there is a map for every picture.
     """
@@ -47,9 +48,11 @@ def lit(pictures, maps) -> np.ndarray:
     if maps.ndim != 3 or len(maps) != len(shown):
         raise ValueError(f"expected a map (rows columns) for each of {len(shown)} pictures, got shape {maps.shape}")
     height, width = shown.shape[1:3]
+    scale = max(1, 160 // max(height, width))
     rows, columns = (
-        np.arange(8 * side) * cells // (8 * side) for side, cells in zip((height, width), maps.shape[1:], strict=True)
+        np.arange(scale * side) * cells // (scale * side)
+        for side, cells in zip((height, width), maps.shape[1:], strict=True)
     )
     light = 0.125 + 0.875 * maps / np.maximum(maps.max((1, 2), keepdims=True), 1e-12)
-    large = shown.repeat(8, axis=1).repeat(8, axis=2)
+    large = shown.repeat(scale, axis=1).repeat(scale, axis=2)
     return (large * light[:, rows][:, :, columns, None]).round().astype(np.uint8)

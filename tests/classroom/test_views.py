@@ -8,12 +8,12 @@ from course_lib.classroom import lit
 
 
 def test_the_brightest_patch_is_in_full_light_and_the_darkest_in_an_eighth_of_it():
-    white = np.full((1, 4, 6, 3), 200, np.uint8)
+    white = np.full((1, 20, 30, 3), 200, np.uint8)
     heat = torch.tensor([[[0.0, 0.5, 1.0], [0.0, 0.0, 0.0]]])
     shown = lit(white, heat)
-    assert shown.shape == (1, 32, 48, 3) and shown.dtype == np.uint8
-    assert (shown[0, :16, 32:] == 200).all() and (shown[0, 16:] == 25).all()
-    assert (shown[0, :16, 16:32] == round(200 * (0.125 + 0.875 / 2))).all()
+    assert shown.shape == (1, 100, 150, 3) and shown.dtype == np.uint8  # five times
+    assert (shown[0, :50, 100:] == 200).all() and (shown[0, 50:] == 25).all()
+    assert (shown[0, :50, 50:100] == round(200 * (0.125 + 0.875 / 2))).all()
 
 
 def test_each_picture_has_a_scale_of_its_own_and_no_map_is_divided_by_zero():
@@ -23,7 +23,8 @@ def test_each_picture_has_a_scale_of_its_own_and_no_map_is_divided_by_zero():
 
 
 def test_maps_need_not_divide_the_picture():
-    assert lit(np.zeros((1, 5, 7, 3), np.uint8), np.ones((1, 3, 4))).shape == (1, 40, 56, 3)
+    assert lit(np.zeros((1, 50, 70, 3), np.uint8), np.ones((1, 3, 4))).shape == (1, 100, 140, 3)
+    assert lit(np.zeros((1, 200, 90, 3), np.uint8), np.ones((1, 3, 4))).shape == (1, 200, 90, 3)  # large enough
 
 
 @pytest.mark.parametrize("shape", [(3, 3), (2, 3, 3), (1, 1, 3, 3)])
