@@ -1,22 +1,35 @@
 """What a file of this package states about each published layout of its paper's weights."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
+from einops import rearrange
 from torch import Tensor, nn
+
+STACKED = "parts rows ... -> (parts rows) ..."
 
 
 @dataclass(frozen=True)
 class Source:
     """Where one of our tensors stands in an official state dict.
 
-    The tensors named `keys`, each of the given shape, are stacked along their first axis; `rows`, where it
-    is given, then says which row of the stack becomes each row of ours.
+    The tensors named `keys`, each of the given shape, are put behind one another, as parts along a new first axis,
+    and `axes`, an einops pattern, turns them into ours (up to axes of length 1).  `rows`, where it is given, then says
+    which row becomes each row of ours.
     """
 
     keys: tuple[str, ...]
     shape: tuple[int, ...]
     rows: Tensor | None = None
+    axes: str = STACKED
+
+    @classmethod
+    def of(cls, tensor: Tensor, keys: tuple[str, ...], axes: str = STACKED, heads: int = 1) -> "Source":
+        """The source of a tensor of ours; the shape of its parts is found by going backwards through `axes`."""
+        theirs, ours = axes.split(" -> ")
+        sizes = {"parts": len(keys), "heads": heads}
+        parts = rearrange(tensor, f"{ours} -> {theirs}", **{name: n for name, n in sizes.items() if name in axes})
+        return cls(keys, tuple(parts.shape[1:]), axes=axes)
 
 
 @dataclass(frozen=True)
@@ -29,3 +42,18 @@ class Layout:
     marker: str
     sources: Callable[[nn.Module], dict[str, Source]]
     modern: Callable[[str], str] = str
+
+
+def torch_sources(model: nn.Module, names: Mapping[str, str]) -> dict[str, Source]:
+    """The sources in a layout whose layers are PyTorch's too, by `names` of layers and of single tensors.
+
+    Where one layer of ours is several of theirs, all are named, with spaces between.
+    """
+    sources = {}
+    for ours, tensor in model.state_dict().items():
+        layer, _, leaf = ours.rpartition(".")
+        if ours in names:
+            sources[ours] = Source.of(tensor, (names[ours],))
+        elif layer in names:
+            sources[ours] = Source.of(tensor, tuple(f"{theirs}.{leaf}" for theirs in names[layer].split()))
+    return sources

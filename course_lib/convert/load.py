@@ -1,22 +1,24 @@
 """Official weights into our models, strictly: every tensor is used once, and every parameter is given."""
 
-import pickle
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
-from safetensors import SafetensorError
+from einops import rearrange
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from course_lib import zoo
-from course_lib.convert import ddpm
+from course_lib.convert import ddpm, vit, vivit
 from course_lib.convert.layout import Layout, Source
 
 LAYOUTS: dict[str, dict[str, Layout]] = {
     "ddpm": ddpm.DDPM_LAYOUTS,
     "improved_ddpm": ddpm.IMPROVED_DDPM_LAYOUTS,
+    "vit": vit.VIT_LAYOUTS,
+    "vivit": vivit.VIVIT_LAYOUTS,
 }
 
 
@@ -26,18 +28,23 @@ def load_official(
     """A model of ours with official weights.
 
     `name` is a preset of the zoo ("ddpm/CIFAR-10"), or a paper ("ddpm") with a `config` of that paper.  The
-    weights are a dict of tensors, or a .safetensors, .pt or .bin file that holds one.  Their layout is
-    recognised from the keys, or named.
+    weights are a dict of tensors or of NumPy arrays, or a .safetensors, .npz, .pt or .bin file that holds one.
+    Their layout is recognised from the keys, or named.
 
     Raises:
         ValueError: for an unknown preset, paper or layout, a config of another paper, a file that holds no
-            dict of tensors; and listing every key that is missing, is not wanted, or has a wrong shape.
+            dict of tensors; and listing every tensor of ours that the layout does not know, and every key that
+            is missing, is not wanted, or has a wrong shape.
     """
     paper, model = _model(name, config)
     weights = _read(state_dict)
-    chosen = _layout(paper, weights, layout)
+    layout = _layout(paper, weights, layout)
+    chosen = LAYOUTS[paper][layout]
     weights = _modern(weights, chosen)
     sources = chosen.sources(model)
+    unknown = [ours for ours in model.state_dict() if ours not in sources]
+    if unknown:
+        raise ValueError(f"the layout {layout} of {paper} does not know these tensors of ours: {_some(unknown)}")
     _check(name, weights, sources)
     model.load_state_dict({ours: _assemble(weights, sources[ours], p) for ours, p in model.state_dict().items()})
     return model
@@ -69,12 +76,16 @@ def _read(source: Mapping | str | Path) -> dict[str, Tensor]:
         try:
             if path.suffix == ".safetensors":
                 source = load_file(path)
+            elif path.suffix == ".npz":
+                with np.load(path, allow_pickle=False) as file:
+                    source = dict(file)
             else:
                 source = torch.load(path, map_location="cpu", weights_only=True)
-        except (SafetensorError, pickle.UnpicklingError, EOFError, RuntimeError) as error:
+        except Exception as error:  # a broken file can make its reader raise anything
             raise ValueError(f"{path} is no file of weights: {error}") from error
     if not isinstance(source, Mapping):
         raise ValueError(f"expected a dict of tensors by name, got {type(source).__name__}")
+    source = {key: _tensor(value) for key, value in source.items()}
     others = [
         f"{key} ({getattr(value, 'dtype', type(value).__name__)})"
         for key, value in source.items()
@@ -82,11 +93,18 @@ def _read(source: Mapping | str | Path) -> dict[str, Tensor]:
     ]
     if others:
         raise ValueError(f"expected float32, float16 or bfloat16 tensors by name; these are not: {_some(others)}")
-    return dict(source)
+    return source
 
 
-def _layout(paper: str, weights: dict[str, Tensor], name: str | None) -> Layout:
-    """The layout of that name, or the one these keys belong to."""
+def _tensor(value: Any) -> Any:
+    """An array of floats as a tensor; everything else as it is."""
+    if isinstance(value, np.ndarray) and value.dtype in (np.float32, np.float16):
+        return torch.from_numpy(np.require(value, requirements="CW"))  # torch takes no mirrored or read-only array
+    return value
+
+
+def _layout(paper: str, weights: dict[str, Tensor], name: str | None) -> str:
+    """The layout named, or the one these keys belong to."""
     layouts = LAYOUTS[paper]
     if name is not None and name not in layouts:
         raise ValueError(f"{paper} knows the layouts {', '.join(layouts)}, got {name!r}")
@@ -95,7 +113,7 @@ def _layout(paper: str, weights: dict[str, Tensor], name: str | None) -> Layout:
         known = "; ".join(f"{name} by {layout.marker!r}" for name, layout in layouts.items())
         found = f"recognised {' and '.join(recognised)}" if recognised else "recognised none"
         raise ValueError(f"expected the keys of one layout ({known}), {found} among {_some(sorted(weights))}")
-    return layouts[name or recognised[0]]
+    return name or recognised[0]
 
 
 def _modern(weights: dict[str, Tensor], layout: Layout) -> dict[str, Tensor]:
@@ -132,7 +150,7 @@ def _check(name: str, weights: dict[str, Tensor], sources: dict[str, Source]) ->
 
 def _assemble(weights: dict[str, Tensor], source: Source, like: Tensor) -> Tensor:
     """One of our tensors."""
-    stacked = torch.cat([weights[key] for key in source.keys])
+    stacked = rearrange([weights[key] for key in source.keys], source.axes)
     rows = stacked if source.rows is None else stacked[source.rows.to(stacked.device)]
     return rows.reshape(like.shape)
 

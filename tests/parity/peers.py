@@ -10,6 +10,12 @@ import_torchvision()  # before diffusers asks for it
 
 from diffusers import DDIMScheduler, DDPMScheduler, UNet2DModel  # noqa: E402, F401
 from diffusers.models.attention_processor import Attention  # noqa: E402
+from transformers import (  # noqa: E402
+    ViTConfig,
+    ViTForImageClassification,
+    VivitConfig,
+    VivitForVideoClassification,
+)
 
 
 def diffusers_unet(config):
@@ -41,6 +47,43 @@ def diffusers_unet(config):
     return peer
 
 
+def transformers_vit(config):
+    """The ViTForImageClassification that should equal our ViT of this config."""
+    return ViTForImageClassification(
+        ViTConfig(
+            patch_size=config.patch_size,
+            hidden_act={"exact": "gelu", "tanh": "gelu_pytorch_tanh"}[config.gelu],
+            **_encoder(config),
+        )
+    )
+
+
+def transformers_vivit(config):
+    """The VivitForVideoClassification that should equal our Model 1 of this config."""
+    return VivitForVideoClassification(
+        VivitConfig(
+            num_frames=config.frames,
+            tubelet_size=config.tubelet,
+            hidden_act={"exact": "gelu", "tanh": "gelu_fast"}[config.gelu],
+            **_encoder(config),
+        )
+    )
+
+
+def _encoder(config):
+    """What transformers' two configs call alike."""
+    return dict(
+        image_size=config.size,
+        num_channels=config.channels,
+        hidden_size=config.width,
+        num_hidden_layers=config.depth,
+        num_attention_heads=config.heads,
+        intermediate_size=config.mlp,
+        num_labels=config.num_classes,
+        layer_norm_eps=config.norm_eps,
+    )
+
+
 def randomise(model, seed=0):
     """Weights of unit gain, nowhere zero, so that every parameter has a say in the output."""
     generator = torch.Generator().manual_seed(seed)
@@ -48,10 +91,12 @@ def randomise(model, seed=0):
         for module in model.modules():
             for name, p in module.named_parameters(recurse=False):
                 noise = torch.randn(p.shape, generator=generator)
-                if isinstance(module, nn.GroupNorm):
+                if isinstance(module, nn.GroupNorm | nn.LayerNorm):
                     p.copy_((name == "weight") + 0.2 * noise)
                 elif name == "bias":
                     p.copy_(0.2 * noise)
+                elif name in ("cls_token", "position_embeddings"):
+                    p.copy_(noise)
                 else:
                     p.copy_(noise / p[0].numel() ** 0.5)
     return model
