@@ -500,7 +500,8 @@ room.table(rows, "Accuracy by number of training pictures")
 # to a loss near zero, so the difference lies in what they make of new ones. Each training was run once and at one
 # learning rate: how much of this belongs to the architectures and how much to the recipes, the table cannot say.
 #
-# "Equal cost" is counted in multiply-adds:
+# "Equal cost" is counted in multiply-adds, as papers count them. (The library's ViT spares a few: of the last layer it
+# computes the class token alone, since nobody reads the patches there.)
 
 # %%
 from torch.utils.flop_counter import FlopCounterMode

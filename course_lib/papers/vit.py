@@ -116,16 +116,17 @@ class ViT(nn.Module):
 
     def features(self, image: Float[Tensor, "b c h w"]) -> Float[Tensor, "b d"]:
         """Eq. 4, y: one vector per picture, what the head sees."""
-        x = self.encode(image)  # b n d
-        y = x[:, 0] if self.config.pool == "token" else x.mean(1)  # b d
+        token = self.config.pool == "token"
+        x = self.encode(image, first=1 if token else None)  # b n d
+        y = x[:, 0] if token else x.mean(1)  # b d
         return y if self.representation is None else torch.tanh(self.representation(y))
 
-    def encode(self, image: Float[Tensor, "b c h w"]) -> Float[Tensor, "b n d"]:
-        """Eq. 1 to 3 and the last norm: one vector per token, the class token first."""
+    def encode(self, image: Float[Tensor, "b c h w"], first: int | None = None) -> Float[Tensor, "b n d"]:
+        """Eq. 1 to 3 and the last norm: one vector per token, the class token first, or for the `first` alone."""
         x = self.embed(image)
-        for block in self.blocks:
+        for block in self.blocks[:-1]:
             x = block(x)
-        return self.norm(x)
+        return self.norm(self.blocks[-1](x, first))
 
     def embed(self, image: Float[Tensor, "b c h w"]) -> Float[Tensor, "b n d"]:
         """Eq. 1: patches, projected, behind the class token, plus positions."""
@@ -204,8 +205,10 @@ class Block(nn.Module):
         self.mlp = MLP(config.width, config.mlp, config.gelu, config.dropout)
         self.dropout = nn.Dropout(config.dropout)
 
-    def forward(self, x: Float[Tensor, "b n d"]) -> Float[Tensor, "b n d"]:
-        return encoder_block(x, self.norm1, lambda x: self.dropout(self.attention(x)), self.norm2, self.mlp)
+    def forward(self, x: Float[Tensor, "b n d"], first: int | None = None) -> Float[Tensor, "b m d"]:
+        """Eq. 2 and 3 for every token, or for the `first` alone; these too attend to all."""
+        x = x[:, :first] + self.dropout(self.attention(self.norm1(x), first))  # b m d
+        return x + self.mlp(self.norm2(x))
 
 
 class Attention(nn.Module):
@@ -217,10 +220,11 @@ class Attention(nn.Module):
         self.qkv = nn.Linear(width, 3 * width)
         self.out = nn.Linear(width, width)
 
-    def forward(self, x: Float[Tensor, "*b n d"]) -> Float[Tensor, "*b n d"]:
+    def forward(self, x: Float[Tensor, "*b n d"], first: int | None = None) -> Float[Tensor, "*b m d"]:
         qkv = self.qkv(x).flatten(end_dim=-3)  # with two leading axes, torch would take its slow path
-        h = F.scaled_dot_product_attention(*split_heads(qkv, self.heads))  # b heads n d_h
-        return self.out(rearrange(h, "b heads n d -> b n (heads d)").view(x.shape))
+        q, k, v = split_heads(qkv, self.heads)
+        h = F.scaled_dot_product_attention(q[:, :, :first], k, v)  # b heads m d_h
+        return self.out(rearrange(h, "b heads m d -> b m (heads d)").unflatten(0, x.shape[:-2]))
 
 
 class MLP(nn.Sequential):
@@ -367,7 +371,7 @@ def count_parameters(config: ViTConfig) -> int:
 
 
 def count_macs(config: ViTConfig) -> int:
-    """Multiply-adds of one picture's forward pass, matrix products alone.  Not for hybrids: ValueError."""
+    """Multiply-adds of a picture's matrix products, the last layer's for unread patches included.  ValueError: hybrids."""
     if config.resnet:
         raise ValueError("the closed form is of patches alone, not of the ResNet of a hybrid")
     n, d, y = config.tokens, config.width, config.representation or config.width
