@@ -371,7 +371,7 @@ def count_parameters(config: ViTConfig) -> int:
 
 
 def count_macs(config: ViTConfig) -> int:
-    """Multiply-adds of a picture's matrix products, the last layer's for unread patches included.  ValueError: hybrids."""
+    """Multiply-adds of a picture's matrix products, even the last layer's for unread patches.  ValueError: hybrids."""
     if config.resnet:
         raise ValueError("the closed form is of patches alone, not of the ResNet of a hybrid")
     n, d, y = config.tokens, config.width, config.representation or config.width
