@@ -48,7 +48,7 @@ def test_a_reliability_figure_has_a_dot_for_every_tenth_that_was_used():
 
 def test_a_confusion_figure_shows_shares_of_each_truth():
     fig = confusion({"a": [[3, 1], [0, 0]], "b": [[1, 0], [0, 1]]}, ["up", "down"])
-    assert [ax.get_title(loc="left") for ax in fig.axes] == ["a", "b"]
+    assert [ax.get_title() for ax in fig.axes] == ["a", "b"]
     assert fig.axes[0].images[0].get_array().tolist() == [[0.75, 0.25], [0.0, 0.0]]
 
 

@@ -342,7 +342,7 @@ def test_a_setting_that_cannot_be_is_refused_before_anything_is_run(tmp_path, se
 
 
 def test_an_unknown_topic_is_refused(tmp_path):
-    with pytest.raises(ValueError, match=r"expected topics out of ddpm, start_here, got dance"):
+    with pytest.raises(ValueError, match=r"expected topics out of ddpm, start_here, .*, got dance"):
         grade(write_class(tmp_path / "class"), tmp_path / "grades", topics=["ddpm", "dance"])
 
 

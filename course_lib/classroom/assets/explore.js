@@ -49,7 +49,7 @@ function build(root, { controls }, link, light) {
     const style = `width: ${width}px; aspect-ratio: ${width} / ${height};
       grid-template: repeat(${rows}, 1fr) / repeat(${columns}, 1fr)`;
     const board = make("div", { class: "board", role: "radiogroup", "aria-label": label, style, onkeydown },
-      make("img", { src: picture, alt: "" }), ...cells);
+      make("img", { src: picture, alt: `${rows} by ${columns} patches` }), ...cells);
     mark(value);
     return make("div", { class: "control tall" }, make("span", {}, label), board, output);
 
