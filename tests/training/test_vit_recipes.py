@@ -51,7 +51,8 @@ def test_a_network_learns_a_few_pictures_by_heart(name):
         losses.append(float(loss.detach()))
     assert losses[-1] < 0.6 * losses[0]
     if isinstance(trainable, Classifier):
-        assert losses[0] == pytest.approx(torch.tensor(32.0).log().item(), abs=1e-3)  # a head of zeros guesses
+        exact = 1e-3 if name.startswith("vit") else 0.05  # the ResNet's head has random biases
+        assert losses[0] == pytest.approx(torch.tensor(32.0).log().item(), abs=exact)  # weights of zero guess
 
 
 def test_labels_belong_to_their_pictures():
