@@ -5,10 +5,10 @@ import itertools
 import pytest
 import torch
 
-from course_lib.training import Draw, find_recipe, load_checkpoint, results
+from course_lib.training import find_recipe, load_checkpoint, results
 from course_lib.training.recipes.vivit import LADDER, MOTIONS, RECIPES, TOKENS, clips
 from course_lib.world import VOCABULARY, to_model
-from tests.training.test_vit_recipes import differing
+from tests.training.test_vit_recipes import descend, differing
 
 
 def test_runs_that_are_compared_differ_in_what_is_compared():
@@ -59,14 +59,7 @@ def test_a_loss_falls_when_it_is_trained(name):
     trainable = find_recipe(name).build().train()
     found = clips("test", 60)
     batch = {"pixels": found["pixels"][:16], "label": found["motion"][:16]}
-    optimiser = torch.optim.Adam(trainable.parameters(), lr=2e-3)
-    losses = []
-    for step in range(20):
-        loss = trainable.loss("model", batch, Draw(step))
-        optimiser.zero_grad()
-        loss.backward()
-        optimiser.step()
-        losses.append(float(loss.detach()))
+    losses = descend(trainable, batch, 20)
     assert sum(losses[-5:]) < 0.9 * sum(losses[:5])
 
 
