@@ -16,14 +16,14 @@ from course_lib.shapes import Float, Tensor
 class Conv3d(nn.Conv3d):
     """A convolution of stride 1 with odd kernel (t, h, w), or one number for all three, that keeps the clip's size.
 
-    padding: "reflect" or "zero".  Raises ValueError for another, and for a kernel without a middle.
+    padding: "reflect" or "zeros".  Raises ValueError for another, and for a kernel without a middle.
     Weights start as Flax's do: normal, cut off at two deviations, of variance 1 / fan-in; biases at zero.
     """
 
     def __init__(self, c_in: int, c_out: int, kernel: int | Sequence[int], padding: str = "reflect", bias: bool = True):
         kernel = (kernel,) * 3 if isinstance(kernel, int) else tuple(kernel)
-        if padding not in ("reflect", "zero"):
-            raise ValueError(f"expected padding 'reflect' or 'zero', got {padding!r}")
+        if padding not in ("reflect", "zeros"):
+            raise ValueError(f"expected padding 'reflect' or 'zeros', got {padding!r}")
         if any(k % 2 == 0 for k in kernel):
             raise ValueError(f"expected odd kernels, which have a middle, got {kernel}")
         self.pad = tuple(k // 2 for k in kernel)

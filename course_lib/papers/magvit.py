@@ -46,7 +46,7 @@ class TokenizerConfig:
     code_dim: int = 256
     num_codes: int = 1024
     kernel_frames: int = 3  # 1: two-dimensional convolutions, every frame for itself
-    padding: str = "reflect"  # or "zero"
+    padding: str = "reflect"  # or "zeros"
     groups: int = 32
     channels: int = 3
     commitment: float = 0.25

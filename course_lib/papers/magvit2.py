@@ -88,7 +88,6 @@ class TokenizerConfig:
 
 
 _TINY = {"filters": 8, "multipliers": (1, 2, 4, 8), "blocks": 1, "bits": 10, "groups": 4}
-
 TOKENIZER_CONFIGS = {  # appendix A
     "video-128": TokenizerConfig(),
     "image-128": TokenizerConfig(kernel_frames=1, strides=((1, 2, 2),) * 3),
@@ -127,7 +126,6 @@ class LMConfig(BertConfig):
 
 
 _TINY_LM = LMConfig((5, 8, 8), 2**10, num_classes=8, width=128, depth=4, heads=4, mlp=512)
-
 MLM_CONFIGS = {
     "MLM-UCF": LMConfig(),
     "MLM-ImageNet-256": LMConfig((1, 16, 16), num_classes=1000),
@@ -154,10 +152,13 @@ class Tokenizer(nn.Module):
         return self.decode(quantized.latents), quantized
 
     def encode(self, clip: Float[Tensor, "b c t h w"]) -> Quantized:
-        """The signs of the encoder's output.  Raises ValueError for clips that have no grid."""
+        """The signs of the encoder's output."""
+        return self.quantizer(self.features(clip))
+
+    def features(self, clip: Float[Tensor, "b c t h w"]) -> Float[Tensor, "b bits t2 h2 w2"]:
+        """The encoder's output, before it is quantised.  Raises ValueError for clips that have no grid."""
         self.config.grid(*clip.shape[2:])
-        clip = clip.contiguous(memory_format=torch.channels_last_3d)  # as CPUs convolve fastest
-        return self.quantizer(self.encoder(clip))
+        return self.encoder(clip.contiguous(memory_format=torch.channels_last_3d))  # as CPUs convolve fastest
 
     def decode(self, latents: Float[Tensor, "b bits t h w"]) -> Float[Tensor, "b c t2 h2 w2"]:
         return self.decoder(latents)

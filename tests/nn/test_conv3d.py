@@ -41,7 +41,7 @@ def test_a_mirror_needs_more_than_its_pad(pad):
 
 
 @pytest.mark.parametrize("kernel", [(3, 3, 3), (1, 3, 3), (3, 5, 1), (1, 1, 1)])
-@pytest.mark.parametrize("padding", ["reflect", "zero"])
+@pytest.mark.parametrize("padding", ["reflect", "zeros"])
 def test_a_convolution_is_that_of_the_padded_clip(padding, kernel):
     conv = Conv3d(3, 4, kernel, padding)
     torch.nn.init.normal_(conv.bias)
@@ -52,7 +52,7 @@ def test_a_convolution_is_that_of_the_padded_clip(padding, kernel):
 
 
 def test_a_constant_stays_constant_under_reflection_and_fades_under_zeros():
-    for padding, same in (("reflect", True), ("zero", False)):
+    for padding, same in (("reflect", True), ("zeros", False)):
         y = Conv3d(3, 4, 3, padding)(torch.ones(1, 3, 4, 6, 5))
         assert torch.allclose(y, y[:, :, 1:2, 1:2, 1:2].expand_as(y), atol=1e-5) is same
 
@@ -68,7 +68,7 @@ def test_a_kernel_without_a_middle_is_refused(kernel):
 
 
 def test_another_padding_is_refused():
-    with pytest.raises(ValueError, match="expected padding 'reflect' or 'zero', got 'replicate'"):
+    with pytest.raises(ValueError, match="expected padding 'reflect' or 'zeros', got 'replicate'"):
         Conv3d(3, 4, 3, "replicate")
 
 

@@ -27,7 +27,7 @@ from transformers import BertForMaskedLM  # noqa: E402
 class Flax:
     """Weights by the path of their module, made when they are first asked for; layers on (b t h w c)."""
 
-    def __init__(self, padding="zero", groups=32, seed=0):
+    def __init__(self, padding="zeros", groups=32, seed=0):
         self.weights, self.padding, self.groups = {}, padding, groups
         self.generator = torch.Generator().manual_seed(seed)
 
@@ -127,7 +127,7 @@ def discriminator(flax, x, filters, multipliers):
         return torch.where(x >= 0, x, 0.2 * x)
 
     def conv(name, x, features, kernel=(3, 3, 3), bias=True):
-        return flax.conv(name, x, features, kernel, bias, padding="zero")
+        return flax.conv(name, x, features, kernel, bias, padding="zeros")
 
     x = leaky(conv("Conv_0", x, filters))
     for i, multiplier in enumerate(multipliers):
@@ -191,10 +191,10 @@ def tokenizer(**changes):
 
 CASES = {
     "reflect": (tokenizer(), (4, 12, 16)),
-    "zeros": (tokenizer(padding="zero"), (4, 12, 16)),
+    "zeros": (tokenizer(padding="zeros"), (4, 12, 16)),
     "time twice, one block": (tokenizer(halve_time=(True, True), blocks=1), (12, 8, 12)),
     "one halving, no wider": (tokenizer(multipliers=(1, 1), halve_time=(True,), channels=2), (6, 4, 6)),
-    "time late": (tokenizer(halve_time=(False, True), padding="zero"), (2, 8, 8)),
+    "time late": (tokenizer(halve_time=(False, True), padding="zeros"), (2, 8, 8)),
 }
 
 
