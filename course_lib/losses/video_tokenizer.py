@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import torch
 import torch.nn.functional as F
 from einops import rearrange
 from torch import nn
@@ -52,9 +53,14 @@ class TokenizerLoss:
     def discriminator(
         self, discriminator: nn.Module, clip: Clip, reconstruction: Clip, lecam: LeCam
     ) -> tuple[Scalar, dict[str, Scalar]]:
-        """What the discriminator minimises, and its parts; `lecam` takes the batch into its averages."""
+        """What the discriminator minimises, and its parts; `lecam` takes the batch into its averages.
+
+        In full precision, also under autocast: on a CPU torch 2.13 gives weights of bfloat16 convolutions over three
+        frames gradients of any size where the map has two frames, as the last one of a small discriminator has.
+        """
         clip = clip.detach().clone().requires_grad_()
-        real, fake = discriminator(clip), discriminator(reconstruction.detach())  # b, b
+        with torch.autocast(clip.device.type, enabled=False):
+            real, fake = discriminator(clip), discriminator(reconstruction.detach().to(clip))  # b, b
         parts = {
             "game": non_saturating_discriminator_loss(real, fake),
             "r1": self.r1_weight * 4 * r1_penalty(clip, real),

@@ -7,6 +7,7 @@ from torch import nn
 
 from course_lib.losses.adversarial import LeCam
 from course_lib.losses.video_tokenizer import TokenizerLoss
+from course_lib.nn.stylegan_discriminator import StyleGANDiscriminator
 
 
 def rand(*shape, seed=0):
@@ -94,3 +95,17 @@ def test_every_weight_multiplies_its_own_part(weight):
         )
     for name in results[0]:
         assert float((results[1][name] / results[0][name]).detach()) == pytest.approx(3.0 if name == weight else 1.0)
+
+
+def test_the_discriminator_learns_in_full_precision_also_under_autocast():
+    """A small one ends in maps of two frames, for which bfloat16 has given gradients of 1e35."""
+    torch.manual_seed(0)
+    model = StyleGANDiscriminator((16, 8, 8), 4, (2, 2, 2))
+    clip, gradients = torch.rand(3, 3, 16, 8, 8) * 2 - 1, []
+    for enabled in (False, True):
+        with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
+            rebuilt = (clip / 2).bfloat16() if enabled else (clip / 2).bfloat16().float()
+            total = TokenizerLoss(None).discriminator(model, clip, rebuilt, LeCam())[0]
+        gradients.append(torch.autograd.grad(total, list(model.parameters())))
+    for ours, wanted in zip(*gradients, strict=True):
+        assert ours.dtype == torch.float32 and torch.equal(ours, wanted)
