@@ -61,9 +61,9 @@ class TokenizerLoss:
         clip = clip.detach().clone().requires_grad_()
         with torch.autocast(clip.device.type, enabled=False):
             real, fake = discriminator(clip), discriminator(reconstruction.detach().to(clip))  # b, b
-        parts = {
-            "game": non_saturating_discriminator_loss(real, fake),
-            "r1": self.r1_weight * 4 * r1_penalty(clip, real),
-            "lecam": self.lecam_weight * lecam(real, fake),
-        }
+            parts = {
+                "game": non_saturating_discriminator_loss(real, fake),
+                "r1": self.r1_weight * 4 * r1_penalty(clip, real),
+                "lecam": self.lecam_weight * lecam(real, fake),
+            }
         return sum(parts.values()), parts
