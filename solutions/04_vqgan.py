@@ -76,7 +76,7 @@ room.table(rows, "One layer of 1,536 channels on a picture of 256 x 256 pixels")
 # is good at what belongs together over any distance, learn which tokens go with which.
 #
 # - **Stage one** learns the tokens: an encoder, a list of vectors called the *codebook*, a decoder. A picture becomes
-#   a grid of numbers of vectors.
+#   a grid of whole numbers, each saying which vector of the list stands there.
 # - **Stage two** learns to write: a transformer predicts the next number from those before it.
 #
 # **Predict first:** our tokenizer writes a picture of 32 x 32 pixels with 8 x 8 codes, each one of 256. How many times
@@ -92,7 +92,7 @@ with torch.no_grad():
 colour_of_code = quantized.indices[:, None].expand(-1, 3, -1, -1) * torch.tensor([37, 91, 151])[:, None, None] % 256
 show_images([*found["pixels"], *F.interpolate(colour_of_code.float(), 32).byte().movedim(1, -1), *to_pixels(rebuilt)],
             columns=6, title="Pictures; their codes, a colour each; rebuilt",
-            alt="Six pictures, a mosaic of 8 x 8 coloured squares for each, and the pictures rebuilt, nearly the same.")
+            alt="Six pictures, a mosaic of 8 x 8 coloured squares for each, and the pictures rebuilt, not quite alike.")
 
 # %% [markdown]
 # ## 2 The nearest code
@@ -181,7 +181,8 @@ show(fig, "Six orange codes, each with its cell of the plane, and blue points wi
 # The equation above is the answer; <code>.detach()</code> is the stop-gradient.
 # </details>
 # <details><summary>Hint 2: the line</summary>
-# Detach the difference, not one of its two parts: otherwise the codes would get a gradient, too.
+# Detach the difference, not one of its two parts: with z alone detached the codes get a gradient, too; with z_q alone
+# detached, z gets none.
 # </details>
 
 
@@ -312,12 +313,17 @@ for ax, revive in zip(axes, (False, True), strict=True):
 show(fig, "Left, a few codes have moved to the clouds and the others stay in a corner; right, all have moved.")
 
 # %% [markdown]
-# A code that is never nearest never moves, and so is never nearest: the rich get richer. This is *codebook collapse*.
+# A code that was never nearest never moves, and so is never nearest: the rich get richer. (One that once was and is no
+# longer slides to the origin, as $N_k$ sinks below $\epsilon$.) This is *codebook collapse*.
 # The cure on the right is simple: a code that nothing chose for a while is put onto a vector of the batch.
 #
 # How many codes are *really* in use? Counting those that occur at all is generous. The *perplexity* of the usage is
-# $\exp(-\sum_k p_k \ln p_k)$: with all $K$ alike it is $K$, with one code alone it is 1. Four trainings with 1,024 codes,
-# equal but for how the codebook is kept (1,200 steps each):
+# $\exp(-\sum_k p_k \ln p_k)$: with all $K$ alike it is $K$, with one code alone it is 1.
+#
+# How good the rebuilt pictures are is measured by the *peak signal-to-noise ratio*, PSNR: $10 \log_{10}(R^2 / e)$
+# decibels (dB), with $e$ the mean squared error and $R = 2$ the range of the values, from $-1$ to $1$. More is better;
+# 3 dB are half the squared error. Four trainings with 1,024 codes, equal but for how the codebook is kept (1,200 steps
+# each):
 
 # %%
 collapse = {
@@ -369,8 +375,10 @@ explore(used, codebook=list(runs), alt="Share of tokens of each code, in order, 
 #
 # $$d(x, y) = \sum_l \frac{1}{H_l W_l} \sum_{h,w} \sum_c w_{lc}\,\bigl(f_l(x) - f_l(y)\bigr)_{hwc}^2$$
 #
-# Two facts that most implementations stumble over. Inputs belong in $[-1, 1]$; in $[0, 1]$ nothing fails, the distances
-# are just wrong. And the first thing the network does is to shift and scale to ImageNet's statistics.
+# The weights $w_{lc} \ge 0$, one per channel, were fitted to the choices of people who were asked which of two
+# distorted patches is nearer to a third.
+#
+# Two facts are easily missed. Inputs belong in $[-1, 1]$; in $[0, 1]$ nothing fails, the distances are just wrong. And the first thing the network does is to shift and scale to ImageNet's statistics.
 
 # %%
 from course_lib.metrics import perceptual
@@ -394,8 +402,8 @@ print(perceptual().origin)
 # order in which you would have put them.
 #
 # The official metric uses AlexNet or VGG, trained on ImageNet. Where those weights are not on your machine, the
-# course uses a small network of its own, trained on the little world and on photographs, without human judgements
-# (the line above says which one `perceptual()` found; the recipes always use the small one). Distances of different
+# course uses a small network of its own, trained on the little world and on photographs, without human judgements:
+# its $w_{lc}$ are all alike (the line above says which one `perceptual()` found; the recipes always use the small one). Distances of different
 # networks cannot be compared with each other.
 
 # %% [markdown]
@@ -424,7 +432,7 @@ for halvings in (2, 3):
 
 # %% [markdown]
 # The paper's has three halvings and sees 70 pixels of 256. Ours, for pictures of 32, has two; its logits near the
-# middle see the whole picture, so that "patch" is said in hope.
+# middle see 31 of the 32 rows and columns, so that "patch" is said in hope.
 #
 # The discriminator minimises the *hinge loss*: it wants logits of at least $1$ for pictures and at most $-1$ for
 # reconstructions, and loses interest once it has that:
@@ -496,11 +504,12 @@ def adaptive_weight(reconstruction_loss, generator_loss, last_layer, delta):
 # %% [markdown]
 # The whole loss of the autoencoder is now $|x - \hat x| + \mathrm{LPIPS}(x, \hat x) + 0.8\,\lambda\,L_{GAN} + L_{codebook}$.
 # (The paper writes a squared difference; the code takes the absolute one.) The adversary joins late: against a
-# decoder that paints mud, a discriminator learns nothing but to recognise mud. In the paper it starts after 250,000
-# steps; in ours after 3,200 of 5,000, with 0.3 in place of 0.8.
+# decoder that paints mud, a discriminator learns nothing but to recognise mud. The paper advises to wait for at least
+# one epoch, and its code for ImageNet waits 250,000 steps; ours waits 3,200 of 5,000, with 0.3 in place of 0.8.
 #
 # Three trainings, equal in network, data, seed and 5,000 steps: pixels alone, with LPIPS, with LPIPS and
-# adversary. **Predict first:** which of the three has the best PSNR, that is, the smallest squared error?
+# adversary. All keep their 256 codes by moving averages and revive dead ones, so that of $L_{codebook}$ the commitment
+# alone remains, with $\beta = 0.25$. **Predict first:** which of the three has the best PSNR, that is, the smallest squared error?
 
 # %%
 three = {"pixels": "vqgan-l1", "+ LPIPS": "vqgan-lpips", "+ adversary": "vqgan-gan"}
@@ -530,10 +539,12 @@ rows = [
 room.table(rows, "1,000 test pictures, rebuilt; the Fréchet distance is in the features of chapter 02's judge")
 
 # %% [markdown]
+# (*SSIM*, the structural similarity, compares means, variances and the covariance of small windows; 1 is equal.)
+#
 # The perceptual loss does what it should: two fifths less LPIPS, a better Fréchet distance, and no loss of PSNR. With
 # the adversary every measure of quality gets somewhat *worse*. Look at the pictures: there is hardly any texture in
 # the little world. Floors, shades and outlines are smooth, pixels and LPIPS have settled them, and what the adversary
-# adds is grain. (With the paper's 0.8 from step 1,500 on it was far worse.) In the paper one code stands for 16 x 16
+# adds is grain. (The code's 0.8, from step 1,500 on, was far worse in a trial not shown here.) In the paper one code stands for 16 x 16
 # pixels of a photograph, and somebody has to *invent* its grass. That an adversary helps, our miniature does not
 # show. The chapter goes on with the third network all the same, since it is the complete one.
 
@@ -587,7 +598,7 @@ explore(edit, place=room.patches(others[0], 8, 8, value=(4, 4)), code=slider(0, 
         alt="A picture before and after one of its codes was replaced, and the difference")
 
 # %% [markdown]
-# A code covers 4 x 4 pixels on paper. What changes is larger: each code's surroundings tell the decoder what it means,
+# A code covers 4 x 4 pixels on paper. What changes is larger: the decoder reads each code with its surroundings,
 # and its convolutions and attention carry the change outwards. How far?
 
 # %%
@@ -602,12 +613,11 @@ inside = [float(off[far <= r].sum() / off.sum()) for r in (2, 4, 6, 10)]
 print("share of the change within 4 x 4, 8 x 8, 12 x 12, 20 x 20 pixels: " + ", ".join(f"{s:.0%}" for s in inside))
 
 # %% [markdown]
-# Only a sixth of the change falls on the code's own 4 x 4 pixels, half of it within 12 x 12: codes are read in
-# context, and one code alone has no fixed meaning. That is why replacing a code by another changes its neighbours,
-# too.
+# Only a sixth of the change falls on the code's own 4 x 4 pixels, half of it within 12 x 12. The other way round: what
+# stands at a place is painted from many codes together, and no code has a patch of pixels to itself.
 #
-# **A picture from outside.** This tokenizer has seen nothing but the little world. Give it a photo of your own; at 32
-# pixels it is a small one.
+# **A picture from outside.** This tokenizer has seen nothing but the little world. Give it a photo of your own; it is
+# shrunk to 64 x 64 pixels.
 #
 # **Predict first:** what will survive, what will be lost?
 
@@ -645,8 +655,8 @@ room.table(rows, "Grid and codebook")
 
 # %% [markdown]
 # Both directions are the paper's. Compare them by their bits, though. From 16 to 1,024 codes a picture takes two and a
-# half times the bits, and from f = 4 to f = 2 four times: a finer grid is the dearer way to more quality, and every token
-# of it must later be written by the transformer.
+# half times the bits, and from f = 4 to f = 2 four times. The finer grid buys more quality, but at the price of four
+# times as many tokens, and every one of them must later be written by the transformer. More codes cost it no tokens.
 
 # %% [markdown]
 # ## 11 Stage two: a language model
@@ -702,7 +712,8 @@ show(fig, "The mean loss of each of the 8 x 8 codes as a heat map.")
 
 # %% [markdown]
 # The first code is a real decision, the colour of the sky; the rest of its row follows from it. The floor at the
-# bottom is easy, and most nats are spent where the object may stand.
+# bottom is easy. Most is spent around the middle. The middle itself, where the object stands, costs less, perhaps
+# because the class already tells the shape and the colour.
 #
 # **Sampling.** Draw a code, append it, repeat. Drawing from the whole distribution is honest but risky: of 256 codes,
 # those with a chance of one in a thousand together have a good chance of coming up somewhere among 64 draws, and one
@@ -749,7 +760,8 @@ explore(draw, temperature=slider(0.2, 2.0, 1.0, step=0.2), top_k=[256, 1, 4, 16,
         alt="Eight pictures drawn with this temperature and top-k")
 
 # %% [markdown]
-# With one token to choose from (k = 1, *greedy*) every class has one picture only, and a clean one. At temperature 1
+# With one token to choose from (k = 1, *greedy*) every class has one picture only, a clean one, if not always of the
+# right shape: look at the cubes. At temperature 1
 # the objects have dents, and at 2 they fall apart: one unlikely code leads to the next. In between you buy quality
 # with variety. In the paper's Table 4, k = 250 of 16,384 brings the FID of ImageNet samples from 29.20 to 15.98.
 #
@@ -842,8 +854,8 @@ with torch.no_grad():
 
 # %% [markdown]
 # The sky and the floor go on and on. But each window was learned from pictures with *one* object in the middle, and
-# every code stands in the middle of its window: so there is always an object to be continued, and it becomes a worm. The
-# paper shows landscapes, in which anything may go on for ever. What a window cannot see, a model cannot keep together.
+# columns 4 to 16 of the 20 are each drawn as the middle of a window: so there is always an object to be continued, or
+# another one to begin. It becomes a worm, or a row of pieces. The paper shows landscapes, in which anything may go on for ever. What a window cannot see, a model cannot keep together.
 
 # %% [markdown]
 # ## 13 Scorecard
@@ -884,7 +896,7 @@ drawn_codes, drawn_pixels = (p[name]["frechet"] for name in ("codes", "pixels"))
 facts = [
     ("Perceptual loss lowers LPIPS", "section 3.1", f"{lpips_of[pixels]:.3f} to {lpips_of[perceptual_]:.3f}",
      lpips_of[perceptual_] < lpips_of[pixels]),
-    ("VQGAN beats VQ-VAE in Fréchet distance", "Figure 5", f"{frechet_of[adversary]:.2f}, {frechet_of[pixels]:.2f}",
+    ("VQGAN beats VQ-VAE in Fréchet distance", "Table 5", f"{frechet_of[adversary]:.2f}, {frechet_of[pixels]:.2f}",
      frechet_of[adversary] < frechet_of[pixels]),
     ("The adversary itself lowers it", "section 3.1", f"{frechet_of[perceptual_]:.2f} to {frechet_of[adversary]:.2f}",
      frechet_of[adversary] < frechet_of[perceptual_]),
@@ -892,7 +904,7 @@ facts = [
     ("Reviving dead codes cures it", "", f"perplexity {revived:.0f}", revived > 2 * alone),
     ("More codes, better pictures", "rFID 7.94, 4.98", ", ".join(f"{x:.2f}" for x in by_k),
      by_k == sorted(by_k, reverse=True)),
-    ("Larger f, worse pictures", "rFID 1.49 at f8, 4.98 at f16", ", ".join(f"{x:.2f}" for x in by_f),
+    ("Larger f, worse pictures", "rFID 1.49 at f8 (Gumbel), 4.98 at f16", ", ".join(f"{x:.2f}" for x in by_f),
      by_f == sorted(by_f)),
     ("Codes sample faster than pixels", "14.08 times (f2, CIFAR-10)", f"{faster:.1f} times", faster > 2),
     ("Codes give better samples", "FID 18.63% better", f"{drawn_codes:.1f}, pixels {drawn_pixels:.1f}",
@@ -915,8 +927,8 @@ room.scorecard([dict(zip(("what", "paper", "measured", "shown"), fact, strict=Tr
 #
 # <details><summary>The straight-through gradient is wrong. What would it take for it to be right, and why does it still
 # help?</summary>
-# It is exact where L is linear between z and its code, and where moving z moves the code as well. Neither holds. But it
-# points the vectors into the cell of a code that decodes better, and the commitment term keeps z near its code, so that
+# It would be right if the code moved along with z, but the code stays. Read as the gradient of a decoder that is fed z
+# itself, it would be right if L were linear between z and its code. Neither holds. But it points the vectors into the cell of a code that decodes better, and the commitment term keeps z near its code, so that
 # the error stays small.
 # </details>
 #

@@ -4,7 +4,7 @@ from course_lib.doctor import doctor
 
 from .exercise import exercise, mark
 from .explore import choices, explore, patches, slider, upload
-from .figures import figure, image_grid, live_curve, show, show_clip, show_images
+from .figures import figure, film_strips, image_grid, live_curve, show, show_clip, show_images
 from .live import train_live
 from .media import example_photo, read_clip, read_photo, write_clip
 from .plots import clouds, confusion, lines, reading, reliability, show_lines
@@ -23,6 +23,7 @@ __all__ = [
     "exercise",
     "explore",
     "figure",
+    "film_strips",
     "flashcards",
     "image_grid",
     "lines",

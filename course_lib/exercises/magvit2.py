@@ -1,0 +1,483 @@
+"""Notebook 05, the second half, MAGVIT-v2: quantisation without a table, causal convolutions, tokens in factors."""
+
+import math
+
+import torch
+import torch.nn.functional as F
+
+from course_lib.exercises.base import Exercise, Misconception
+from course_lib.nn import causal_conv
+from course_lib.quantize import lfq
+
+# ---------------------------------------------------------------- lfq
+
+
+def _latent_cases(rng):
+    """Latents of both signs, some beyond 1; exact zeros and numbers next to zero."""
+    drawn = [2 * torch.randn(shape, generator=rng) for shape in ((4, 3), (2, 5, 3, 4))]
+    drawn[1][0, :2] = 0
+    return [*({"z": z} for z in drawn), {"z": torch.tensor([0.0, -0.0, 1e-6, -1e-6, 3.0, -0.4])}]
+
+
+def _through(value, gradient=lambda z: z):
+    """lfq with another value forward, or with the gradient of another function."""
+    return lambda z: value(z).detach() + gradient(z) - gradient(z).detach()
+
+
+def _signs(z):
+    return torch.where(z > 0, 1.0, -1.0)
+
+
+LFQ = Exercise(
+    id="magvit2.lfq",
+    reference=lfq.lfq,
+    cases=_latent_cases,
+    gradients=("z",),
+    equation="MAGVIT-v2, Eq. 3",
+    points=2,
+    stars=1,
+    minutes=6,
+    misconceptions={
+        "zero_stays": Misconception(
+            _through(torch.sign),
+            "`torch.sign(0)` is 0, and no token stands for that. Eq. 3 has -1 for z <= 0 and +1 for z > 0: "
+            "`torch.where`.",
+        ),
+        "zero_is_positive": Misconception(
+            _through(lambda z: torch.where(z >= 0, 1.0, -1.0)),
+            "A zero became +1. In Eq. 3 zero counts as negative: +1 only where z > 0.",
+        ),
+        "bits": Misconception(
+            _through(lambda z: (z > 0).float()),
+            "Those are the bits, 0 and 1. The code that the decoder sees is made of -1 and +1.",
+        ),
+        "no_gradient": Misconception(
+            lambda z: _signs(z) + 0 * z.detach(),
+            "The signs are right, but no gradient comes through: a sign has none. Pass it straight through, "
+            "z + (q - z).detach().",
+        ),
+        "held_gradient": Misconception(
+            _through(_signs, lambda z: z.clamp(-1, 1)),
+            "The signs are right. Your gradient stops where z is beyond -1 and 1, as in binarised networks; straight "
+            "through it goes everywhere. (The commitment loss keeps z small.)",
+        ),
+        "gradient_of_tanh": Misconception(
+            _through(_signs, torch.tanh),
+            "The signs are right, but the gradient is that of tanh. Straight through it is handed to z unchanged.",
+        ),
+        "squashed": Misconception(
+            lambda z: torch.tanh(z),
+            "You squashed z softly between -1 and 1. A code has only these two values: the signs.",
+        ),
+        "turned_round": Misconception(
+            _through(lambda z: -_signs(z)),
+            "The signs are the wrong way round: +1 where z > 0.",
+        ),
+        "gradient_turned": Misconception(
+            _through(_signs, lambda z: -z),
+            "The signs are right, the gradient has the wrong sign: z + (q - z).detach(), where only the difference is "
+            "detached.",
+        ),
+        "not_quantised": Misconception(
+            lambda z: 1 * z,
+            "You returned z. Forward it is the sign of every number, backward the gradient of z.",
+        ),
+    },
+)
+
+
+# ---------------------------------------------------------------- token_index
+
+
+def _index_cases(rng):
+    """The paper's own token 2; zeros; 18 bits, the paper's vocabulary; a single vector."""
+    drawn = [torch.randn(shape, generator=rng) for shape in ((2, 3, 4, 5), (6, 18), (3,))]
+    drawn[1][:3, ::2] = 0
+    return [*({"z": z} for z in drawn), {"z": torch.tensor([[-0.3, 0.1], [0.3, -0.1], [0.2, 0.4], [-1.0, 0.0]])}]
+
+
+def _places(z):
+    return torch.arange(z.shape[-1])
+
+
+def _weighed(bits=lambda z: z > 0, weight=lambda z: 2 ** _places(z)):
+    """token_index from other bits, or with other weights of them."""
+    return lambda z: (bits(z).long() * weight(z)).sum(-1)
+
+
+TOKEN_INDEX = Exercise(
+    id="magvit2.token_index",
+    reference=lfq.token_index,
+    cases=_index_cases,
+    equation="MAGVIT-v2, Eq. 4",
+    points=2,
+    stars=1,
+    minutes=5,
+    misconceptions={
+        "highest_first": Misconception(
+            _weighed(weight=lambda z: 2 ** _places(z).flip(0)),
+            "Your first number is the highest bit, as in the library vector-quantize-pytorch. In Eq. 4 its "
+            "weight is 2^0: z = (-0.3, 0.1) is token 2, not 1.",
+        ),
+        "from_one": Misconception(
+            lambda z: lfq.token_index(z) + 1,
+            "Your tokens begin with 1. Where nothing is positive the sum of Eq. 4 is empty: token 0.",
+        ),
+        "doubled": Misconception(
+            _weighed(weight=lambda z: 2 ** (_places(z) + 1)),
+            "Your tokens are twice too large. Eq. 4 counts i from 1 and has 2^(i-1): the first bit weighs 1.",
+        ),
+        "negatives_counted": Misconception(
+            _weighed(bits=lambda z: z <= 0),
+            "You added up the weights of the negative numbers. In Eq. 4 a bit is set where z > 0.",
+        ),
+        "zero_counted": Misconception(
+            _weighed(bits=lambda z: z >= 0),
+            "Right but for zeros: they count as negative, so their bit is 0. Set is where z > 0.",
+        ),
+        "codes_weighed": Misconception(
+            _weighed(bits=lambda z: torch.where(z > 0, 1, -1)),
+            "You weighed the code, -1 and +1. Eq. 4 weighs the bits, 0 and 1, or half of the tokens are negative.",
+        ),
+        "bits_counted": Misconception(
+            _weighed(weight=lambda z: 1),
+            "You counted how many numbers are positive. Each has a weight of its own: 2^(i-1).",
+        ),
+        "places_added": Misconception(
+            _weighed(weight=lambda z: _places(z) + 1),
+            "You added up places. The weights are powers of two, so that every code has a token of its own.",
+        ),
+        "decimal": Misconception(
+            _weighed(weight=lambda z: 10 ** _places(z)),
+            "You wrote the bits as decimal digits. The weights are powers of two.",
+        ),
+        "as_a_fraction": Misconception(
+            lambda z: lfq.token_index(z).float(),
+            "The values are right, but a token is a whole number: int64, which an embedding can look up.",
+        ),
+    },
+)
+
+
+# ---------------------------------------------------------------- entropy_penalty
+
+
+def _entropy_cases(rng):
+    """Bits that go together, so that the batch's codes are not what its single bits say; one bit; a shy batch."""
+    cases = []
+    for n, bits, temperature, scale in [(7, 3, 1.0, 0.5), (5, 4, 2.5, 0.9), (6, 1, 0.7, 0.4), (9, 2, 0.5, 0.1)]:
+        z = scale * torch.randn(n, bits, generator=rng)
+        z[:, 1:] = 0.4 * z[:, 1:] + 0.6 * z[:, :1]
+        cases.append({"z": z, "temperature": temperature})
+    return cases
+
+
+def _codes(bits):
+    return lfq.token_code(torch.arange(2**bits), bits)
+
+
+def _by_distance(z, temperature):
+    """q(z) over all codes, (n K)."""
+    distances = (z[:, None] - _codes(z.shape[1])).square().sum(-1)
+    return (-distances / temperature).softmax(-1)
+
+
+def _entropy(p):
+    return -(p * p.clamp(min=1e-12).log()).sum(-1)
+
+
+def _penalised(q=_by_distance, combine=lambda q, h: h(q).mean() - h(q.mean(0)), entropy=_entropy):
+    """entropy_penalty with other probabilities q(z, temperature), or by another formula of them and the entropy."""
+    return lambda z, temperature: combine(q(z, temperature), entropy)
+
+
+def _single_bits(z, temperature):
+    p = torch.sigmoid(4 * z / temperature)
+    both = torch.stack([p, 1 - p], -1)  # n bits 2
+    return _entropy(both).sum(1).mean() - _entropy(both.mean(0)).sum()
+
+
+def _entropy_of_the_mean(z, temperature):
+    return (
+        _entropy(_by_distance(z, temperature)).mean() - _entropy(_by_distance(z.mean(0, keepdim=True), temperature))[0]
+    )
+
+
+ENTROPY_PENALTY = Exercise(
+    id="magvit2.entropy_penalty",
+    reference=lfq.entropy_penalty,
+    cases=_entropy_cases,
+    gradients=("z",),
+    equation="MAGVIT-v2, Eq. 5",
+    points=3,
+    stars=3,
+    minutes=13,
+    misconceptions={
+        "sign_swapped": Misconception(
+            _penalised(combine=lambda q, h: h(q.mean(0)) - h(q).mean()),
+            "The sign is turned round: as a loss, yours would make every vector unsure and use few "
+            "codes. Eq. 5: E[H(q)] - H(E[q]).",
+        ),
+        "sure_alone": Misconception(
+            _penalised(combine=lambda q, h: h(q).mean()),
+            "That is the first half, which asks every vector to be sure. With it alone all of them could be sure of "
+            "the same code: subtract the entropy of the mean distribution.",
+        ),
+        "used_alone": Misconception(
+            _penalised(combine=lambda q, h: -h(q.mean(0))),
+            "That is the second half, which asks the batch to use all codes. Add the first, the mean of the vectors' "
+            "own entropies.",
+        ),
+        "single_bits": Misconception(
+            _single_bits,
+            "Your second term adds up the entropies of single bits, as if they were independent in the batch. They "
+            "are so for one vector, not for the mean over vectors: E[q] is a distribution over all 2^bits codes.",
+        ),
+        "bits": Misconception(
+            _penalised(combine=lambda q, h: (h(q).mean() - h(q.mean(0))) / math.log(2)),
+            "Your entropies are in bits. Here they are in nats: the natural logarithm.",
+        ),
+        "mean_over_bits": Misconception(
+            lambda z, temperature: lfq.entropy_penalty(z, temperature) / z.shape[1],
+            "You divided by the number of bits. The entropy of a code is the sum over its bits, not their mean.",
+        ),
+        "half_the_distance": Misconception(
+            _penalised(lambda z, temperature: (z @ _codes(z.shape[1]).T / temperature).softmax(-1)),
+            "Your logits are z times the code. The squared distance has twice that, ||z - c||^2 = ||z||^2 - 2 z c + "
+            "bits, and of these only the product differs from code to code.",
+        ),
+        "not_squared": Misconception(
+            _penalised(lambda z, temperature: (-torch.cdist(z, _codes(z.shape[1])) / temperature).softmax(-1)),
+            "Your logits are distances. They are to be squared: -||z - c||^2 / temperature.",
+        ),
+        "temperature_multiplied": Misconception(
+            _penalised(lambda z, temperature: _by_distance(z, 1 / temperature)),
+            "You multiplied with the temperature. Divide by it: a low temperature makes q(z) sure.",
+        ),
+        "no_temperature": Misconception(
+            _penalised(lambda z, temperature: _by_distance(z, 1.0)),
+            "The temperature is missing: -||z - c||^2 / temperature.",
+        ),
+        "entropy_of_the_mean_vector": Misconception(
+            _entropy_of_the_mean,
+            "You averaged the vectors and asked how sure their mean is. Eq. 5 averages the distributions: q of every "
+            "vector first, then the mean over the batch.",
+        ),
+        "summed": Misconception(
+            _penalised(combine=lambda q, h: h(q).sum() - h(q.mean(0))),
+            "You added up the entropies of the vectors. E[H(q)] is their mean.",
+        ),
+        "hard": Misconception(
+            _penalised(combine=lambda q, h: -h(F.one_hot(q.argmax(1), q.shape[1]).float().mean(0))),
+            "You counted the tokens, and counts have no gradient. q(z) is soft: the probabilities of all codes.",
+        ),
+    },
+)
+
+
+# ---------------------------------------------------------------- causal_conv
+
+
+def _clip_cases(rng):
+    """1 + s t frames; a picture, which is a clip of one frame; kernels with two frames and with one."""
+    sizes = [
+        ((2, 3, 5, 6, 7), (4, 3, 3, 3, 5), (1, 1, 1)),
+        ((1, 2, 9, 6, 8), (3, 2, 3, 3, 3), (2, 2, 2)),
+        ((3, 2, 1, 4, 5), (2, 2, 4, 1, 3), (1, 1, 1)),
+        ((2, 1, 5, 4, 7), (2, 1, 2, 3, 1), (2, 1, 2)),
+        ((1, 2, 4, 5, 3), (3, 2, 1, 3, 3), (1, 2, 1)),
+    ]
+    return [
+        {
+            "x": torch.randn(x, generator=rng),
+            "weight": torch.randn(weight, generator=rng),
+            "bias": torch.randn(weight[0], generator=rng),
+            "stride": stride,
+        }
+        for x, weight, stride in sizes
+    ]
+
+
+def _convolved(frames=lambda kt: (kt - 1, 0), rows=lambda k: (k // 2, k // 2), move=lambda stride: stride):
+    """causal_conv with other pads of frames and of rows and columns, or another stride."""
+
+    def answer(x, weight, bias, stride):
+        kt, kh, kw = weight.shape[2:]
+        return F.conv3d(F.pad(x, (*rows(kw), *rows(kh), *frames(kt))), weight, bias, move(stride))
+
+    return answer
+
+
+def _first_frame_repeated(x, weight, bias, stride):
+    return causal_conv.causal_conv3d(x, weight, bias, stride, padding="replicate")
+
+
+def _past_alone(x, weight, bias, stride):
+    return causal_conv.causal_conv3d(F.pad(x[:, :, :-1], (0, 0, 0, 0, 1, 0)), weight, bias, stride)
+
+
+CAUSAL_CONV = Exercise(
+    id="magvit2.causal_conv",
+    reference=causal_conv.causal_conv3d,
+    cases=_clip_cases,
+    gradients=("x", "weight", "bias"),
+    equation="MAGVIT-v2, section 3.2 (causal 3D CNN)",
+    points=2,
+    stars=2,
+    minutes=8,
+    misconceptions={
+        "both_sides": Misconception(
+            _convolved(frames=lambda kt: ((kt - 1) // 2, kt // 2)),
+            "You padded frames on both sides, so a frame sees later ones. All kt - 1 of them come in front.",
+        ),
+        "behind": Misconception(
+            _convolved(frames=lambda kt: (0, kt - 1)),
+            "You padded the frames behind, so a frame sees what comes and not what was. They come in front.",
+        ),
+        "first_frame_repeated": Misconception(
+            _first_frame_repeated,
+            "You repeated the first frame in front. CogVideoX does so; here the padded frames are zeros.",
+        ),
+        "frames_not_padded": Misconception(
+            _convolved(frames=lambda kt: (0, 0)),
+            "Without padded frames the clip becomes shorter, and a picture cannot be read at all: kt - 1 in front.",
+        ),
+        "half_in_front": Misconception(
+            _convolved(frames=lambda kt: (kt // 2, 0)),
+            "You padded kt // 2 frames, half of what is needed. Nothing comes behind, so all kt - 1 come in front.",
+        ),
+        "one_too_many": Misconception(
+            _convolved(frames=lambda kt: (kt, 0)),
+            "You padded one frame too many: kt - 1, because the last weight lies on the frame itself.",
+        ),
+        "past_alone": Misconception(
+            _past_alone,
+            "Your frames see only those before them. Causal means the present one too: the last weight lies on the "
+            "frame itself, so kt - 1 frames are padded and none is cut off.",
+        ),
+        "picture_not_padded": Misconception(
+            _convolved(rows=lambda k: (0, 0)),
+            "The frames are right, rows and columns became fewer. In space the padding is as usual: k // 2 zeros on "
+            "each side.",
+        ),
+        "causal_in_space": Misconception(
+            _convolved(rows=lambda k: (k - 1, 0)),
+            "You pad rows and columns in front, too. In space a pixel may look to all sides: k // 2 on each.",
+        ),
+        "axes_reversed": Misconception(
+            lambda x, weight, bias, stride: F.conv3d(
+                F.pad(
+                    x,
+                    [p for axis, k in enumerate(weight.shape[2:]) for p in ((k // 2, k // 2) if axis else (k - 1, 0))],
+                ),
+                weight,
+                bias,
+                stride,
+            ),
+            "The pads of frames and columns have changed places: `F.pad` counts from the last axis. First columns, "
+            "then rows, then frames.",
+        ),
+        "stride_forgotten": Misconception(
+            _convolved(move=lambda stride: 1),
+            "The stride is missing: pass it to the convolution. It takes 1 + s t frames to 1 + t.",
+        ),
+        "no_bias": Misconception(
+            lambda x, weight, bias, stride: causal_conv.causal_conv3d(x, weight, torch.zeros_like(bias), stride),
+            "The bias is missing: pass it to the convolution.",
+        ),
+    },
+)
+
+
+# ---------------------------------------------------------------- factorise
+
+
+def _factor_cases(rng):
+    """Two halves, three factors of other widths, a single factor."""
+    cases = []
+    for shape, bits in [((3, 5), (9, 9)), ((2, 3, 4), (3, 5, 2)), ((6,), (7,)), ((7,), (4, 1))]:
+        cases.append({"indices": torch.randint(0, 2 ** sum(bits), shape, generator=rng), "bits": bits})
+    cases[0]["indices"][0, :2] = torch.tensor([2**18 - 2, 0])
+    return cases
+
+
+def _split(cut, arrange=lambda parts: torch.stack(parts, dim=-1)):
+    """factorise with another step: cut(what is left, bits of the factor) is (the factor, what is left)."""
+
+    def answer(indices, bits):
+        parts = []
+        for count in bits:
+            part, indices = cut(indices, count)
+            parts.append(part)
+        return arrange(parts)
+
+    return answer
+
+
+def _cut(indices, count):
+    return indices % 2**count, indices // 2**count
+
+
+def _highest_first(indices, bits):
+    return lfq.factorise(indices, bits[::-1]).flip(-1)
+
+
+FACTORISE = Exercise(
+    id="magvit2.factorise",
+    reference=lfq.factorise,
+    cases=_factor_cases,
+    equation="MAGVIT-v2, section 3.2 (token factorization)",
+    points=2,
+    stars=2,
+    minutes=7,
+    misconceptions={
+        "highest_first": Misconception(
+            _highest_first,
+            "Your first factor has the highest bits. The lowest come first, as in Eq. 4: with bits (9, 9) token "
+            "2^18 - 2 is (510, 511).",
+        ),
+        "order_turned": Misconception(
+            lambda indices, bits: lfq.factorise(indices, bits).flip(-1),
+            "The factors are right and stand in the wrong order: the one with the lowest bits comes first.",
+        ),
+        "widths_turned": Misconception(
+            lambda indices, bits: lfq.factorise(indices, bits[::-1]),
+            "The widths are turned round: bits[0] is how many of the lowest bits the first factor takes.",
+        ),
+        "decimal": Misconception(
+            _split(lambda indices, count: (indices % 10**count, indices // 10**count)),
+            "You cut decimal digits. A factor of b bits has 2^b values.",
+        ),
+        "first_width_for_all": Misconception(
+            lambda indices, bits: _split(_cut)(indices, bits[:1] * len(bits)),
+            "Every factor has as many bits as the first. Each has its own number in `bits`.",
+        ),
+        "not_shifted": Misconception(
+            _split(lambda indices, count: (indices % 2**count, indices)),
+            "Every factor begins at the lowest bit. What a factor has taken must go before the next one is cut: "
+            "indices // 2^b.",
+        ),
+        "not_cut": Misconception(
+            _split(lambda indices, count: (indices, indices // 2**count)),
+            "The bits of later factors are still in the earlier ones. Take the remainder: indices % 2^b.",
+        ),
+        "bits_for_values": Misconception(
+            _split(lambda indices, count: (indices % count, indices // count)),
+            "You divided by the number of bits. A factor of b bits has 2^b values.",
+        ),
+        "one_short": Misconception(
+            _split(lambda indices, count: (indices % (2**count - 1), indices // (2**count - 1))),
+            "You divided by 2^b - 1, the greatest value. There are 2^b of them. (With `&` it would be 2^b - 1.)",
+        ),
+        "factors_first": Misconception(
+            lambda indices, bits: lfq.factorise(indices, bits).movedim(-1, 0),
+            "The factors stand in the first axis. They belong in the last one: (..., factors).",
+        ),
+        "codes": Misconception(
+            lambda indices, bits: lfq.token_code(indices, sum(bits)),
+            "You returned the code, a -1 or +1 for every bit. A factor is a whole number, from several bits.",
+        ),
+    },
+)
+
+EXERCISES = [LFQ, TOKEN_INDEX, ENTROPY_PENALTY, CAUSAL_CONV, FACTORISE]
