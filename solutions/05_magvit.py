@@ -287,9 +287,10 @@ show_lines(logits, {"a real clip": of_real, "a reconstruction": of_fake},
 # $-\ln\sigma(D(\hat x))$, chapter 04's two terms for the codebook, and 0.1 times an entropy term that keeps all codes
 # in use (section 9 has its like). A perceptual loss of single frames sees no flicker as such, and clips still flicker.
 #
-# Ours differs. The squared error and the perceptual loss weigh 20 and 1, for we have a thousandth of the steps; dead
-# codes are revived besides; and the adversary is *not* there from the first step. It enters the chapter's tokenizer
-# after 1,000 of 1,500 steps. All other tokenizers here, those that are compared and the one you train now, have none.
+# Ours differs. The squared error and the perceptual loss weigh 20 and 1 (MAGVIT-v2's 40 and 1), for we have a
+# thousandth of the steps; dead codes are revived besides; and the adversary is *not* there from the first step. It
+# enters the chapter's tokenizer after 1,000 of 1,500 steps. All other tokenizers here, those that are compared and
+# the one you train now, have none.
 #
 # ## 5 Train it here
 #
@@ -768,10 +769,10 @@ room.table(rows, f"The least possible is -4 ln 2 = {-4 * math.log(2):.3f}")
 # independent coins.
 
 # %% [markdown]
-# The paper's Figure 1 in miniature: tokenizers of pictures with 16 tokens of $2^6$ to $2^{14}$ codes, one with a codebook
-# (32 numbers a code, moving averages, dead codes revived), one with LFQ and its entropy penalty, else equal; and a
-# masked language model on the tokens of each. There one difference remains: it predicts LFQ's tokens in two halves
-# (section 11), VQ's whole.
+# The paper's Figure 1 in miniature, 500 steps for each network: tokenizers of pictures with 16 tokens of $2^6$ to
+# $2^{14}$ codes, one with a codebook (32 numbers a code, moving averages, dead codes revived), one with LFQ and its
+# entropy penalty, else equal; and a masked language model on the tokens of each. There one difference remains: it
+# predicts LFQ's tokens in two halves (section 11), VQ's whole.
 #
 # **Predict first:** which of the four curves goes down, which up?
 
