@@ -1,6 +1,5 @@
 """Notebooks as students hand them in, made from text."""
 
-import inspect
 import json
 from textwrap import dedent, indent
 
@@ -26,7 +25,7 @@ def notebook(*cells: str) -> bytes:
 
 def answer(id: str, body: str, mark: str = "@exercise") -> str:
     """A cell that answers an exercise: the stub's decorator and parameters, with this body."""
-    parameters = ", ".join(inspect.signature(find(id).reference).parameters)
+    parameters = ", ".join(find(id).draw(0)[0])
     name = id.partition(".")[2]
     return f'{mark}("{id}")\ndef {name}({parameters}):\n{indent(dedent(body).strip(), "    ")}\n'
 
