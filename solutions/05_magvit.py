@@ -469,7 +469,7 @@ with torch.no_grad():
 room.table(rows, "Kinds of tokens when 60% are masked; and how many of the condition's tokens are right already")
 
 # %% [markdown]
-# Half of them at best, since each token sees beyond its cell. With black padding (OPD, IPC, IPD) next to none: the group
+# About half of them, since each token sees beyond its cell. With black padding (OPD, IPC, IPD) next to none: the group
 # norms of this tokenizer average over the whole clip, so that a black box changes the numbers everywhere. This is what
 # there is to refine.
 #
