@@ -1,7 +1,7 @@
 """What all tests share: threads, the student's folder, and how notebooks are collected and run.
 
-Nothing of course_lib is imported before pytest has configured itself: its types are checked by a hook
-(jaxtyping and beartype) that has to be there first.
+Nothing of course_lib is imported before pytest has configured itself: its types are checked by a
+hook (jaxtyping and beartype) that has to be there first.
 """
 
 import os
@@ -11,10 +11,18 @@ from pathlib import Path
 import pytest
 from nbval.plugin import IPyNbFile
 
-pytest_plugins = ["tests.mutants.summary"]  # here, because the controller of xdist reads no conftest further down
+# here, because the controller of xdist reads no conftest further down
+pytest_plugins = ["tests.mutants.summary"]
 
 ROOT = Path(__file__).parent
-LONGEST_FIRST = ["build", "tests/browser", "notebooks", "tests/benchmarks", "tests/mutants", "tests/parity"]
+LONGEST_FIRST = [
+    "build",
+    "tests/browser",
+    "notebooks",
+    "tests/benchmarks",
+    "tests/mutants",
+    "tests/parity",
+]
 
 if "PYTEST_XDIST_WORKER" in os.environ:  # one thread per worker, its kernels and processes included
     os.environ["OMP_NUM_THREADS"] = "1"
@@ -38,7 +46,8 @@ def course_home(tmp_path, monkeypatch):
 
 
 def pytest_collectstart(collector):
-    if isinstance(collector, pytest.Session):  # before any test file imports diffusers, transformers or lpips
+    # before any test file imports diffusers, transformers or lpips
+    if isinstance(collector, pytest.Session):
         from course_lib.compat import import_torchvision
 
         import_torchvision()

@@ -1,4 +1,6 @@
-"""The ``course`` command.  What a subcommand needs is imported when it runs, so that help is instant."""
+"""The ``course`` command.  What a subcommand needs is imported when it runs, so that help is
+instant.
+"""
 
 import argparse
 import os
@@ -10,7 +12,9 @@ __all__ = ["main"]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one subcommand; 0 when it went well, 1 when it failed.  A usage error exits with 2 (argparse)."""
+    """Run one subcommand; 0 when it went well, 1 when it failed.  A usage error exits with 2
+    (argparse).
+    """
     argv = list(sys.argv[1:] if argv is None else argv)
     options = _parser().parse_args(argv[:1] if argv[:1] == ["train"] else argv)
     options.rest = argv[1:]  # the options of `train` are the training loop's own
@@ -25,7 +29,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="course", description="Tools of the visual generation course.")
+    parser = argparse.ArgumentParser(
+        prog="course", description="Tools of the visual generation course."
+    )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
     def add(name, run, text):
@@ -33,7 +39,11 @@ def _parser() -> argparse.ArgumentParser:
         command.set_defaults(run=run)
         return command
 
-    add("doctor", _doctor, "say whether this machine can run the course, and what to do where it cannot")
+    add(
+        "doctor",
+        _doctor,
+        "say whether this machine can run the course, and what to do where it cannot",
+    )
 
     build = add("build", _build, "make the notebooks from solutions/, and execute them")
     build.add_argument(
@@ -41,42 +51,79 @@ def _parser() -> argparse.ArgumentParser:
     )
     how = build.add_mutually_exclusive_group()
     how.add_argument(
-        "--check", action="store_true", help="write nothing; say where the notebooks are out of date"
+        "--check",
+        action="store_true",
+        help="write nothing; say where the notebooks are out of date",
     )
     how.add_argument(
         "--solutions", type=Path, metavar="DIR", help="write the solution editions into DIR instead"
     )
     how.add_argument(
-        "--nbgrader", type=Path, metavar="DIR", help="write a course folder for nbgrader into DIR instead"
+        "--nbgrader",
+        type=Path,
+        metavar="DIR",
+        help="write a course folder for nbgrader into DIR instead",
     )
     how.add_argument(
         "--no-execute", action="store_true", help="write the student editions without running them"
     )
 
     add("train", _train, "train a recipe and store its checkpoint (course train --help says more)")
-    grade = add("grade", _grade, "mark a folder of submissions: grades, feedback and a picture of the class")
-    grade.add_argument("submissions", type=Path, help="a folder or zip with an entry per student, or one notebook")
-    grade.add_argument("--out", type=Path, required=True, metavar="GRADES", help="where to write; run again to go on")
-    grade.add_argument(
-        "--topic", action="append", default=[], help="chapter to mark, such as ddpm (default: what the class answers)"
+    grade = add(
+        "grade", _grade, "mark a folder of submissions: grades, feedback and a picture of the class"
     )
-    grade.add_argument("--seed", type=int, metavar="N", help="of the cases (default: drawn once, kept in GRADES)")
-    grade.add_argument("--jobs", type=int, metavar="N", help="submissions at a time (default: one per core)")
     grade.add_argument(
-        "--isolation", choices=["bwrap", "process"], default="bwrap", help="process: limits alone, for code you trust"
+        "submissions", type=Path, help="a folder or zip with an entry per student, or one notebook"
     )
-    grade.add_argument("--roster", type=Path, metavar="CSV", help="columns submission and student, and any further")
-    grade.add_argument("--scheduler", metavar="ADDRESS", help="mark on a dask.distributed cluster: tcp://...")
+    grade.add_argument(
+        "--out",
+        type=Path,
+        required=True,
+        metavar="GRADES",
+        help="where to write; run again to go on",
+    )
+    grade.add_argument(
+        "--topic",
+        action="append",
+        default=[],
+        help="chapter to mark, such as ddpm (default: what the class answers)",
+    )
+    grade.add_argument(
+        "--seed", type=int, metavar="N", help="of the cases (default: drawn once, kept in GRADES)"
+    )
+    grade.add_argument(
+        "--jobs", type=int, metavar="N", help="submissions at a time (default: one per core)"
+    )
+    grade.add_argument(
+        "--isolation",
+        choices=["bwrap", "process"],
+        default="bwrap",
+        help="process: limits alone, for code you trust",
+    )
+    grade.add_argument(
+        "--roster", type=Path, metavar="CSV", help="columns submission and student, and any further"
+    )
+    grade.add_argument(
+        "--scheduler", metavar="ADDRESS", help="mark on a dask.distributed cluster: tcp://..."
+    )
 
-    pack = add("hand-in", _hand_in, "pack a notebook with its quiz answers into one file to hand in")
+    pack = add(
+        "hand-in", _hand_in, "pack a notebook with its quiz answers into one file to hand in"
+    )
     pack.add_argument("notebook", type=Path, help="such as notebooks/01_ddpm.ipynb")
-    pack.add_argument("target", type=Path, nargs="?", help="the .zip to write, or its folder (default: here)")
+    pack.add_argument(
+        "target", type=Path, nargs="?", help="the .zip to write, or its folder (default: here)"
+    )
 
-    add("models", _models, "list every preset, its parameters counted and published, and the source")
+    add(
+        "models", _models, "list every preset, its parameters counted and published, and the source"
+    )
 
     quiz = add("quiz", _quiz, "take a question bank elsewhere")
     actions = quiz.add_subparsers(dest="action", required=True, metavar="ACTION")
-    export = actions.add_parser("export", help="write a bank for Moodle (gift), Canvas (qti) or Anki (anki)")
+    export = actions.add_parser(
+        "export", help="write a bank for Moodle (gift), Canvas (qti) or Anki (anki)"
+    )
     export.add_argument("topic", help="the bank in data/quizzes, such as ddpm")
     export.add_argument("format", choices=["gift", "qti", "anki"])
     export.add_argument("path", type=Path, help="the file to write")
@@ -97,7 +144,10 @@ def _build(options) -> int:
     chapters = build.sources(options.notebooks)
     if options.check:
         problems = build.check_chapters(chapters)
-        print("\n".join(problems) or f"{len(chapters)} notebooks are what solutions/ makes", flush=True)
+        print(
+            "\n".join(problems) or f"{len(chapters)} notebooks are what solutions/ makes",
+            flush=True,
+        )
         return 1 if problems else 0
     if options.solutions:
         for path in build.write_solutions(options.solutions, chapters):
@@ -112,20 +162,32 @@ def _build(options) -> int:
     for source in chapters:
         seconds = build.build(source, run=not options.no_execute)
         slowest = max(range(len(seconds)), key=seconds.__getitem__, default=None)
-        told = f": {sum(seconds):.0f} s, cell {slowest} alone {seconds[slowest]:.0f} s" if seconds else ""
+        told = (
+            f": {sum(seconds):.0f} s, cell {slowest} alone {seconds[slowest]:.0f} s"
+            if seconds
+            else ""
+        )
         print(f"notebooks/{source.stem}.ipynb{told}", flush=True)
     return 0
 
 
 def _grade(options) -> int:
-    settings = {name: getattr(options, name) for name in ("seed", "jobs", "isolation", "roster", "scheduler")}
+    settings = {
+        name: getattr(options, name)
+        for name in ("seed", "jobs", "isolation", "roster", "scheduler")
+    }
     try:
         from course_lib.grading.batch import grade
 
         grades = grade(options.submissions, options.out, topics=options.topic, **settings)
     except KeyboardInterrupt:
-        print("\nstopped; what is finished is kept, the same command goes on from there", file=sys.stderr, flush=True)
-        os._exit(130)  # answers still running in threads must not hold it up; their jails end with this process
+        print(
+            "\nstopped; what is finished is kept, the same command goes on from there",
+            file=sys.stderr,
+            flush=True,
+        )
+        # answers still running in threads must not hold it up; their jails end with this process
+        os._exit(130)
     earned = sum(one.earned for one in grades) / len(grades)
     print(f"{len(grades)} submissions, {earned:.1f} of {grades[0].points} points on average")
     print(f"{options.out / 'class.html'}  {options.out / 'grades.csv'}")

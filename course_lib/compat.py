@@ -2,8 +2,9 @@
 
 That torchvision is built for CUDA, and its compiled half does not load when torch has no CUDA.  Its
 Python half would do, but registers shape rules for two operators, ``torchvision::nms`` and
-``torchvision::qnms``, which then do not exist, and the import stops.  Declaring the two operators is
-enough.  lpips, transformers and diffusers all import torchvision, so call this before any of them.
+``torchvision::qnms``, which then do not exist, and the import stops.  Declaring the two operators
+is enough.  lpips, transformers and diffusers all import torchvision, so call this before any of
+them.
 """
 
 import importlib
@@ -16,7 +17,8 @@ _declared = []  # a torch Library withdraws its operators when it is garbage col
 def import_torchvision() -> ModuleType:
     """torchvision, imported; its missing operators are declared first where its import needs that.
 
-    Where torchvision imports by itself nothing is changed.  Any other failure to import is raised as it is.
+    Where torchvision imports by itself nothing is changed.  Any other failure to import is raised
+    as it is.
     """
     try:
         return importlib.import_module("torchvision")

@@ -22,7 +22,9 @@ INSTALL = "Run: pip install -r requirements.txt"
 
 @dataclass(frozen=True)
 class Finding:
-    """The answer to one question.  state: ok, attention (it runs, with less), or problem (it does not)."""
+    """The answer to one question.  state: ok, attention (it runs, with less), or problem (it does
+    not).
+    """
 
     topic: str
     state: str
@@ -60,16 +62,25 @@ class Report:
             f'<td style="{left}">{html.escape(finding.text)}<br>{html.escape(finding.advice)}</td></tr>'
             for finding in self.findings
         )
-        return f'<table><caption style="{left}">{self._verdict()}</caption><tbody>{rows}</tbody></table>'
+        return (
+            "<table><caption"
+            f' style="{left}">{self._verdict()}</caption><tbody>{rows}</tbody></table>'
+        )
 
     def _verdict(self) -> str:
-        return "This machine can run the course." if self.ok else "This machine cannot run the course yet."
+        return (
+            "This machine can run the course."
+            if self.ok
+            else "This machine cannot run the course yet."
+        )
 
 
 def doctor() -> Report:
-    """Look at Python, torch, cores, memory, widgets, LPIPS, video, disk and GPU; takes about a second.
+    """Look at Python, torch, cores, memory, widgets, LPIPS, video, disk and GPU; takes about a
+    second.
 
-    Nothing is changed and the network is not used.  A question that fails to be asked is itself a problem.
+    Nothing is changed and the network is not used.  A question that fails to be asked is itself a
+    problem.
     """
     questions = (_python, _torch, _cores, _memory, _widgets, _lpips, _video, _disk, _gpu)
     return Report(tuple(_ask(question) for question in questions))
@@ -87,7 +98,9 @@ def _python() -> Finding:
     version = ".".join(map(str, sys.version_info[:3]))
     if PYTHONS[0] <= sys.version_info[:2] <= PYTHONS[1]:
         return Finding("python", OK, version)
-    return Finding("python", PROBLEM, version, "Use Python 3.11, 3.12 or 3.13 in a new virtual environment.")
+    return Finding(
+        "python", PROBLEM, version, "Use Python 3.11, 3.12 or 3.13 in a new virtual environment."
+    )
 
 
 def _torch() -> Finding:
@@ -97,14 +110,18 @@ def _torch() -> Finding:
     (x @ x.T).sum().backward()
     if x.grad is None or not torch.equal(x.grad, torch.full((2, 3), 4.0)):
         return Finding("torch", PROBLEM, f"{torch.__version__} computes wrong gradients", INSTALL)
-    return Finding("torch", OK, f"{torch.__version__}, torchvision {metadata.version('torchvision')}")
+    return Finding(
+        "torch", OK, f"{torch.__version__}, torchvision {metadata.version('torchvision')}"
+    )
 
 
 def _cores() -> Finding:
     count = os.cpu_count() or 1
     if count >= 2:
         return Finding("cores", OK, f"{count}")
-    return Finding("cores", ATTENTION, f"{count}", "Live training takes about twice the stated minutes.")
+    return Finding(
+        "cores", ATTENTION, f"{count}", "Live training takes about twice the stated minutes."
+    )
 
 
 def _memory() -> Finding:
@@ -114,7 +131,10 @@ def _memory() -> Finding:
     if free >= MEMORY:
         return Finding("memory", OK, f"{free:.0f} GB free")
     return Finding(
-        "memory", ATTENTION, f"{free:.1f} GB free", f"Close programs until {MEMORY:.0f} GB are free."
+        "memory",
+        ATTENTION,
+        f"{free:.1f} GB free",
+        f"Close programs until {MEMORY:.0f} GB are free.",
     )
 
 
@@ -125,11 +145,15 @@ def _widgets() -> Finding:
     text = ", ".join(f"{name} {metadata.version(name)}" for name in packages)
     extensions = ("@jupyter-widgets/jupyterlab-manager", "anywidget")
     folders = [Path(folder) for folder in jupyter_path("labextensions")]
-    missing = [name for name in extensions if not any((folder / name).is_dir() for folder in folders)]
+    missing = [
+        name for name in extensions if not any((folder / name).is_dir() for folder in folders)
+    ]
     if not missing:
         return Finding("widgets", OK, text)
     advice = f"{INSTALL}, in the environment that starts JupyterLab, and start it again."
-    return Finding("widgets", PROBLEM, f"{text}; JupyterLab does not see {' and '.join(missing)}", advice)
+    return Finding(
+        "widgets", PROBLEM, f"{text}; JupyterLab does not see {' and '.join(missing)}", advice
+    )
 
 
 def _lpips() -> Finding:
@@ -140,7 +164,9 @@ def _lpips() -> Finding:
     text = f"lpips {metadata.version('lpips')}"
     if _has_trunk():
         return Finding("lpips", OK, f"{text}, with its AlexNet trunk")
-    advice = "Nothing to do: a chapter that needs a perceptual distance brings a small trunk of its own."
+    advice = (
+        "Nothing to do: a chapter that needs a perceptual distance brings a small trunk of its own."
+    )
     return Finding("lpips", OK, f"{text}, without its AlexNet trunk", advice)
 
 

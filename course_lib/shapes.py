@@ -16,4 +16,15 @@ PerSample = Float[Tensor, " b"]  # one number per sample
 Steps = Int[Tensor, " b"]  # one diffusion step per sample
 Table = Float[Tensor, " steps"]  # one number per diffusion step
 
-__all__ = ["Batch", "Bool", "Float", "Int", "PerSample", "Shaped", "Steps", "Table", "Tensor", "UInt8"]
+__all__ = [
+    "Batch",
+    "Bool",
+    "Float",
+    "Int",
+    "PerSample",
+    "Shaped",
+    "Steps",
+    "Table",
+    "Tensor",
+    "UInt8",
+]

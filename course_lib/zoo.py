@@ -24,8 +24,13 @@ class Entry:
         return self.model(self.config)
 
 
-def _entries(paper: str, configs: dict, model: Callable, published: dict[str, tuple[str, str]]) -> dict[str, Entry]:
-    return {f"{paper}/{name}": Entry(config, model, *published.get(name, ())) for name, config in configs.items()}
+def _entries(
+    paper: str, configs: dict, model: Callable, published: dict[str, tuple[str, str]]
+) -> dict[str, Entry]:
+    return {
+        f"{paper}/{name}": Entry(config, model, *published.get(name, ()))
+        for name, config in configs.items()
+    }
 
 
 MODELS: dict[str, Entry] = {

@@ -1,4 +1,5 @@
-"""Draw docs/world.png, the picture of the README: what one clip of the little world knows about itself.
+"""Draw docs/world.png, the picture of the README: what one clip of the little world knows about
+itself.
 
 python docs/make_picture.py [FILE]
 """

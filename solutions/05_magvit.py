@@ -19,7 +19,14 @@ from course_lib.nn.video_tasks import TASKS, condition_clip
 from course_lib.papers import magvit, magvit2
 from course_lib.quantize.lfq import token_code
 from course_lib.training import load_checkpoint, results
-from course_lib.training.recipes.magvit import BITS, clip_distance, draw_codes, motion_as_asked, to_clip, tokenised
+from course_lib.training.recipes.magvit import (
+    BITS,
+    clip_distance,
+    draw_codes,
+    motion_as_asked,
+    to_clip,
+    tokenised,
+)
 from course_lib.training.recipes.vivit import MOTIONS, SINGLE, clips
 from course_lib.world import to_pixels
 from course_lib.zoo import build

@@ -10,16 +10,17 @@ def run(code):
 
 def test_what_imports_torchvision_works_after_the_cure_in_a_fresh_process():
     done = run(
-        f"from course_lib.compat import import_torchvision as cure; cure(); {PEERS}; assert cure().ops.nms"
+        f"from course_lib.compat import import_torchvision as cure; cure(); {PEERS}; assert"
+        " cure().ops.nms"
     )
     assert done.returncode == 0, done.stderr
 
 
 def test_a_working_torchvision_is_left_alone():
     done = run(
-        "import sys, types; sys.modules['torchvision'] = t = types.ModuleType('torchvision')\n"
-        "from course_lib import compat\nassert compat.import_torchvision() is t and not compat._declared\n"
-        "assert 'torch' not in sys.modules"
+        "import sys, types; sys.modules['torchvision'] = t = types.ModuleType('torchvision')\nfrom"
+        " course_lib import compat\nassert compat.import_torchvision() is t and not"
+        " compat._declared\nassert 'torch' not in sys.modules"
     )
     assert done.returncode == 0, done.stderr
 

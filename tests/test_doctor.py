@@ -15,7 +15,17 @@ def test_this_machine_can_run_the_course():
     report = doctor.doctor()
     assert report.ok and "Python" not in str(report)
     topics = [found.topic for found in report.findings]
-    assert topics == ["python", "torch", "cores", "memory", "widgets", "lpips", "video", "disk", "gpu"]
+    assert topics == [
+        "python",
+        "torch",
+        "cores",
+        "memory",
+        "widgets",
+        "lpips",
+        "video",
+        "disk",
+        "gpu",
+    ]
 
 
 def test_an_old_python_is_a_problem_with_advice(monkeypatch):
@@ -27,7 +37,8 @@ def test_an_old_python_is_a_problem_with_advice(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "package, topic", [("torch", "torch"), ("lpips", "lpips"), ("av", "video"), ("psutil", "memory")]
+    "package, topic",
+    [("torch", "torch"), ("lpips", "lpips"), ("av", "video"), ("psutil", "memory")],
 )
 def test_a_missing_package_is_a_problem_and_the_other_lines_remain(monkeypatch, package, topic):
     imported = builtins.__import__
@@ -42,7 +53,9 @@ def test_a_missing_package_is_a_problem_and_the_other_lines_remain(monkeypatch, 
     report = doctor.doctor()
     (problem,) = [found for found in report.findings if found.topic == topic]
     assert not report.ok and len(report.findings) == 9
-    assert problem.state == "problem" and "pip install" in problem.advice and package in problem.text
+    assert (
+        problem.state == "problem" and "pip install" in problem.advice and package in problem.text
+    )
 
 
 def test_widgets_that_jupyterlab_does_not_see_are_a_problem(monkeypatch):
@@ -58,7 +71,9 @@ def test_little_room_asks_for_attention_and_does_not_stop_the_course(monkeypatch
     monkeypatch.setattr(shutil, "disk_usage", lambda path: namedtuple("usage", "free")(2e8))
     monkeypatch.setattr(doctor.os, "cpu_count", lambda: 1)
     report = doctor.doctor()
-    assert report.ok and [found.topic for found in report.findings if found.state == "attention"] == [
+    assert report.ok and [
+        found.topic for found in report.findings if found.state == "attention"
+    ] == [
         "cores",
         "disk",
     ]

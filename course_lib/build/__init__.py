@@ -1,4 +1,6 @@
-"""``course build``: solutions/NN_topic.py -> notebooks/NN_topic.ipynb, executed, and what guards them."""
+"""``course build``: solutions/NN_topic.py -> notebooks/NN_topic.ipynb, executed, and what guards
+them.
+"""
 
 import os
 from collections.abc import Iterable
@@ -10,7 +12,13 @@ from nbformat import NotebookNode
 from course_lib import paths
 from course_lib.build.check import check
 from course_lib.build.execute import ExecutionError, execute
-from course_lib.build.source import SourceError, exercise_ids, secrets, solution_edition, student_edition
+from course_lib.build.source import (
+    SourceError,
+    exercise_ids,
+    secrets,
+    solution_edition,
+    student_edition,
+)
 
 __all__ = [
     "ExecutionError",
@@ -30,7 +38,8 @@ __all__ = [
 
 
 def sources(names: Iterable[str] = ()) -> list[Path]:
-    """The chapters' sources, all of them or those named: ``01``, ``01_ddpm`` or any path that ends in it.
+    """The chapters' sources, all of them or those named: ``01``, ``01_ddpm`` or any path that ends
+    in it.
 
     Raises ValueError for a name that fits none of them.
     """
@@ -39,7 +48,9 @@ def sources(names: Iterable[str] = ()) -> list[Path]:
     for name in names:
         fitting = [path for path in every if Path(name).stem in (path.stem, path.stem[:2])]
         if not fitting:
-            raise ValueError(f"no chapter named {name}; there are: {', '.join(path.stem for path in every)}")
+            raise ValueError(
+                f"no chapter named {name}; there are: {', '.join(path.stem for path in every)}"
+            )
         chosen += fitting
     return chosen or every
 
@@ -69,7 +80,10 @@ def check_chapters(chapters: Iterable[Path]) -> list[str]:
     found = []
     for source in chapters:
         committed = paths.NOTEBOOKS / f"{source.stem}.ipynb"
-        found += [f"{committed.name}: {problem}" for problem in check(source, committed, _declared(source))]
+        found += [
+            f"{committed.name}: {problem}"
+            for problem in check(source, committed, _declared(source))
+        ]
     known = {source.stem for source in sources()}
     strays = [path for path in sorted(paths.NOTEBOOKS.glob("*.ipynb")) if path.stem not in known]
     return found + [f"{path.name}: has no source in solutions/" for path in strays]
@@ -87,9 +101,15 @@ def write(notebook: NotebookNode, path: Path) -> Path:
 
 
 def _declared(source: Path) -> list[str]:
-    """The ids of all exercises of the topics that a chapter teaches: its own, and any that it asks from."""
+    """The ids of all exercises of the topics that a chapter teaches: its own, and any that it asks
+    from.
+    """
     from course_lib.exercises import exercises, topics
 
     asked = {name.partition(".")[0] for name in exercise_ids(solution_edition(source))}
     own = source.stem.partition("_")[2]
-    return [exercise.id for topic in sorted({own, *asked} & set(topics())) for exercise in exercises(topic)]
+    return [
+        exercise.id
+        for topic in sorted({own, *asked} & set(topics()))
+        for exercise in exercises(topic)
+    ]

@@ -18,7 +18,9 @@ _MACHINE_PATH = re.compile(r"(?<![\w.])/(?:home|root|Users|tmp|private|work)/[\w
 _WIDGETS = "application/vnd.jupyter.widget-state+json"
 
 
-def check(source: Path, committed: Path, declared: Iterable[str], find: Callable | None = None) -> list[str]:
+def check(
+    source: Path, committed: Path, declared: Iterable[str], find: Callable | None = None
+) -> list[str]:
     """Every reason why `committed` is not the notebook that `source` makes; empty when it is.
 
     declared: the ids of the exercises that the chapter must hold.  find: as in student_edition.

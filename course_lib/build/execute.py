@@ -16,7 +16,8 @@ from course_lib.build.source import METADATA
 
 __all__ = ["ExecutionError", "execute"]
 
-_UUID = re.compile(r"(?<![0-9a-f])[0-9a-f]{12}4[0-9a-f]{3}[89ab][0-9a-f]{15}(?![0-9a-f])")  # version 4, without hyphens
+# version 4, without hyphens
+_UUID = re.compile(r"(?<![0-9a-f])[0-9a-f]{12}4[0-9a-f]{3}[89ab][0-9a-f]{15}(?![0-9a-f])")
 _ANSI = re.compile(r"\x1b\[[0-9;]*m")
 THREADS = "2"  # what the course's budgets are measured with
 
@@ -25,11 +26,14 @@ class ExecutionError(RuntimeError):
     """A cell that failed; the message names it."""
 
 
-def execute(notebook: NotebookNode, folder: Path, timeout: int = 300) -> tuple[NotebookNode, list[float]]:
+def execute(
+    notebook: NotebookNode, folder: Path, timeout: int = 300
+) -> tuple[NotebookNode, list[float]]:
     """The executed notebook and the seconds that each of its cells took.
 
     folder: the kernel's working directory.  timeout: seconds for one cell.
-    The student's state (COURSE_HOME) starts empty; COURSE_FAST is passed on.  Raises ExecutionError.
+    The student's state (COURSE_HOME) starts empty; COURSE_FAST is passed on.  Raises
+    ExecutionError.
     """
     started, seconds = {}, [0.0] * len(notebook.cells)
 
@@ -56,18 +60,25 @@ def execute(notebook: NotebookNode, folder: Path, timeout: int = 300) -> tuple[N
         except (CellExecutionError, CellTimeoutError, DeadKernelError) as error:
             index = max(started)
             first = notebook.cells[index].source.strip().splitlines()[0]
-            raise ExecutionError(f"cell {index} ({first}) failed\n{_ANSI.sub('', str(error))}") from None
+            raise ExecutionError(
+                f"cell {index} ({first}) failed\n{_ANSI.sub('', str(error))}"
+            ) from None
     return _neutral(notebook), seconds
 
 
 def _neutral(notebook: NotebookNode) -> NotebookNode:
-    """The notebook with ids derived from its cells instead of drawn at random: the same run, the same bytes.
+    """The notebook with ids derived from its cells instead of drawn at random: the same run, the
+    same bytes.
 
-    Widgets name themselves and each other by random UUIDs, in their state and in the pages that show them.
+    Widgets name themselves and each other by random UUIDs, in their state and in the pages that
+    show them.
     """
-    notebook.metadata.update(from_dict(METADATA))  # the kernel has written its Python's version here
-    cells = "".join(cell.id for cell in notebook.cells)  # so that no two notebooks of one page share an id
+    # the kernel has written its Python's version here
+    notebook.metadata.update(from_dict(METADATA))
+    # so that no two notebooks of one page share an id
+    cells = "".join(cell.id for cell in notebook.cells)
     names = {}
-    for uuid in _UUID.findall(json.dumps(notebook)):  # in the order of creation; `writes` sorts by id
+    # in the order of creation; `writes` sorts by id
+    for uuid in _UUID.findall(json.dumps(notebook)):
         names.setdefault(uuid, sha256(f"{cells}{len(names)}".encode()).hexdigest()[:32])
     return reads(_UUID.sub(lambda uuid: names[uuid[0]], writes(notebook)), as_version=4)

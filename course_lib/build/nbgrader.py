@@ -4,10 +4,11 @@
     DIR/seed.txt                           the seed of the cases that marks are taken on, not for students' eyes
     DIR/source/01_ddpm/01_ddpm.ipynb       from solutions/01_ddpm.py
 
-In an assignment every exercise is a solution cell, and a locked test cell worth its points follows, whose value is
-what `classroom.mark` finds: nbgrader takes it for the points.  All other cells are the student's to change and to
-try things in, so they carry no mark of nbgrader.  Only the format is written here (nbgrader 0.9.6, metadata schema 3);
-nbgrader is never imported, and the course does not need it.
+In an assignment every exercise is a solution cell, and a locked test cell worth its points follows,
+whose value is what `classroom.mark` finds: nbgrader takes it for the points.  All other cells are
+the student's to change and to try things in, so they carry no mark of nbgrader.  Only the format is
+written here (nbgrader 0.9.6, metadata schema 3); nbgrader is never imported, and the course does
+not need it.
 """
 
 from collections.abc import Callable, Iterable
@@ -47,10 +48,11 @@ MARKERS = {OPEN: "### BEGIN SOLUTION", CLOSE: "### END SOLUTION"}
 
 
 def write_course_folder(folder: Path, chapters: Iterable[Path]) -> list[Path]:
-    """Write the chapters as nbgrader's source notebooks, beside the configuration and the seed; their paths.
+    """Write the chapters as nbgrader's source notebooks, beside the configuration and the seed;
+    their paths.
 
-    A configuration or a seed that is there stays as it is.  Raises SourceError for a chapter that cannot be read and
-    ValueError for a seed.txt without a whole number.
+    A configuration or a seed that is there stays as it is.  Raises SourceError for a chapter that
+    cannot be read and ValueError for a seed.txt without a whole number.
     """
     folder.mkdir(parents=True, exist_ok=True)
     config = _write_once(folder / "nbgrader_config.py", CONFIG)
@@ -58,17 +60,24 @@ def write_course_folder(folder: Path, chapters: Iterable[Path]) -> list[Path]:
     try:
         number = int(seed.read_text(encoding="utf-8"))
     except ValueError:
-        raise ValueError(f"{seed}: expected one whole number; delete the file to draw another") from None
+        raise ValueError(
+            f"{seed}: expected one whole number; delete the file to draw another"
+        ) from None
     notebooks = {source.stem: assignment(source, number) for source in chapters}
-    written = [write(notebook, folder / "source" / name / f"{name}.ipynb") for name, notebook in notebooks.items()]
+    written = [
+        write(notebook, folder / "source" / name / f"{name}.ipynb")
+        for name, notebook in notebooks.items()
+    ]
     return [config, seed, *written]
 
 
 def assignment(path: Path, seed: int, find: Callable | None = None) -> NotebookNode:
-    """The solution edition with nbgrader's cells in it; `nbgrader generate_assignment` makes the student's from it.
+    """The solution edition with nbgrader's cells in it; `nbgrader generate_assignment` makes the
+    student's from it.
 
-    path: the percent script.  seed: of the cases that marks are taken on, removed from what students get.
-    find: looks an exercise up by its id (the course's own unless given).  Raises SourceError.
+    path: the percent script.  seed: of the cases that marks are taken on, removed from what
+    students get. find: looks an exercise up by its id (the course's own unless given).  Raises
+    SourceError.
     """
     notebook = solution_edition(path, find)
     cells = []
@@ -83,7 +92,9 @@ def assignment(path: Path, seed: int, find: Callable | None = None) -> NotebookN
 
 
 def _test_cell(exercise, seed: int, id: str) -> NotebookNode:
-    """Its value is the points that the answer earns.  Without the hidden lines the seed is the decorator's own."""
+    """Its value is the points that the answer earns.  Without the hidden lines the seed is the
+    decorator's own.
+    """
     source = f"""\
 # {exercise.points} point{"s" * (exercise.points != 1)}: this cell shows what your answer earns. \
 It will be marked on other inputs.

@@ -1,7 +1,8 @@
 """A chapter's source, ``solutions/NN_topic.py``, and the two notebooks that it holds.
 
-The source is a jupytext percent script.  A cell titled ``exercise: ...`` holds one definition decorated
-with ``@exercise("topic.name")``; the lines between ``# SOLUTION`` and ``# END`` in it are the answer:
+The source is a jupytext percent script.  A cell titled ``exercise: ...`` holds one definition
+decorated with ``@exercise("topic.name")``; the lines between ``# SOLUTION`` and ``# END`` in it are
+the answer:
 
     # %% [markdown]
     # ### Jump to step t
@@ -14,7 +15,8 @@ with ``@exercise("topic.name")``; the lines between ``# SOLUTION`` and ``# END``
         ...
         # END
 
-The solution edition shows them.  The student edition shows ``raise NotImplementedError  # your turn``.
+The solution edition shows them.  The student edition shows ``raise NotImplementedError  # your
+turn``.
 """
 
 import hashlib
@@ -28,7 +30,14 @@ import jupytext
 from nbformat import NotebookNode, from_dict
 from nbformat.v4 import new_notebook
 
-__all__ = ["METADATA", "SourceError", "exercise_ids", "secrets", "solution_edition", "student_edition"]
+__all__ = [
+    "METADATA",
+    "SourceError",
+    "exercise_ids",
+    "secrets",
+    "solution_edition",
+    "student_edition",
+]
 
 OPEN, CLOSE = "# SOLUTION", "# END"
 STUB = "raise NotImplementedError  # your turn"
@@ -83,8 +92,9 @@ def exercise_ids(notebook: NotebookNode) -> list[str]:
 def secrets(path: Path) -> list[str]:
     """The solution lines that must not be seen in a student edition.
 
-    A line counts when it says enough to be recognised: sixteen characters, blanks and comment aside, and
-    three different names or numbers.  ``return x`` or ``for i in range(3):`` give nothing away.
+    A line counts when it says enough to be recognised: sixteen characters, blanks and comment
+    aside, and three different names or numbers.  ``return x`` or ``for i in range(3):`` give
+    nothing away.
     """
     found, hidden = [], False
     for line in path.read_text(encoding="utf-8").splitlines():
@@ -92,13 +102,20 @@ def secrets(path: Path) -> list[str]:
         hidden = (hidden or mark == OPEN) and mark != CLOSE
         code = re.split(r"\s+#\s", mark)[0]
         words = {word for word in re.findall(r"\w+", code) if not keyword.iskeyword(word)}
-        if hidden and not mark.startswith("#") and len("".join(code.split())) >= 16 and len(words) >= 3:
+        if (
+            hidden
+            and not mark.startswith("#")
+            and len("".join(code.split())) >= 16
+            and len(words) >= 3
+        ):
             found.append(code)
     return found
 
 
 def _check_cells(text: str, name: str) -> None:
-    """Markers come in pairs, in exercise cells alone; an exercise follows a markdown cell with a heading."""
+    """Markers come in pairs, in exercise cells alone; an exercise follows a markdown cell with a
+    heading.
+    """
     cells = [(0, "# %%", [])]  # (line of the cell marker, that marker, numbered lines below it)
     for number, line in enumerate(text.splitlines(), start=1):
         if re.match(r"# ?%%", line):
@@ -112,13 +129,21 @@ def _check_cells(text: str, name: str) -> None:
         decorated = len(_DECORATOR.findall(body)) if "[markdown]" not in marker else 0
         regions = _count_regions(lines, name)
         if titled and decorated != 1:
-            raise SourceError(f'{name}:{number}: an exercise cell holds one @exercise("..."), found {decorated}')
+            raise SourceError(
+                f'{name}:{number}: an exercise cell holds one @exercise("..."), found {decorated}'
+            )
         if titled and not regions:
-            raise SourceError(f"{name}:{number}: an exercise cell needs '{OPEN}' and '{CLOSE}' around its answer")
+            raise SourceError(
+                f"{name}:{number}: an exercise cell needs '{OPEN}' and '{CLOSE}' around its answer"
+            )
         if not titled and (regions or decorated):
-            raise SourceError(f"{name}:{number}: this cell holds an exercise: title it '# %% exercise: ...'")
+            raise SourceError(
+                f"{name}:{number}: this cell holds an exercise: title it '# %% exercise: ...'"
+            )
         if titled and not re.search(r"^# #{1,6} ", before, re.MULTILINE):
-            raise SourceError(f"{name}:{number}: an exercise cell follows a markdown cell with a heading")
+            raise SourceError(
+                f"{name}:{number}: an exercise cell follows a markdown cell with a heading"
+            )
         before = body if "[markdown]" in marker else ""
 
 
@@ -127,7 +152,9 @@ def _count_regions(lines: list[tuple[int, str]], name: str) -> int:
     for number, line in lines:
         if line.strip() == OPEN:
             if opened:
-                raise SourceError(f"{name}:{number}: a second '{OPEN}' before the '{CLOSE}' of line {opened}")
+                raise SourceError(
+                    f"{name}:{number}: a second '{OPEN}' before the '{CLOSE}' of line {opened}"
+                )
             opened, regions = number, regions + 1
         elif line.strip() == CLOSE:
             if not opened:
@@ -162,7 +189,9 @@ def _announce(markdown: NotebookNode, cell: NotebookNode, find: Callable) -> Non
     ]
     line = " · ".join(fact for fact in facts if fact)
     *_, heading = _HEADING.finditer(markdown.source)
-    markdown.source = f"{markdown.source[: heading.end()]}\n\n{line}{markdown.source[heading.end() :]}"
+    markdown.source = (
+        f"{markdown.source[: heading.end()]}\n\n{line}{markdown.source[heading.end() :]}"
+    )
 
 
 def _find(name: str):

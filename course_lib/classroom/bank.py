@@ -1,8 +1,10 @@
-"""Quiz banks: the YAML schema and its validation, what an answer is worth, and the light markup of the texts.
+"""Quiz banks: the YAML schema and its validation, what an answer is worth, and the light markup of
+the texts.
 
-An answer has the form in which assets/quiz.js saves it, and is right by the same rule: a list of option
-indices for a choice, a number, or a list of all item indices in the student's order.  It may come from a
-file that anyone can edit, so every method that takes one raises ValueError for another form.
+An answer has the form in which assets/quiz.js saves it, and is right by the same rule: a list of
+option indices for a choice, a number, or a list of all item indices in the student's order.  It may
+come from a file that anyone can edit, so every method that takes one raises ValueError for another
+form.
 """
 
 import hashlib
@@ -25,7 +27,9 @@ Slug = Annotated[str, Field(pattern=r"^[a-z0-9]+([-_][a-z0-9]+)*$")]
 
 
 class Strict(BaseModel):
-    """A record with exactly these fields: a misspelt one is an error, and a number is never a string."""
+    """A record with exactly these fields: a misspelt one is an error, and a number is never a
+    string.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True, str_strip_whitespace=True, strict=True)
 
@@ -66,7 +70,9 @@ class Choice(Strict):
 
     def is_right(self, answer: object) -> bool:
         """Whether exactly the correct options are chosen."""
-        return self._chosen(answer) == {i for i, option in enumerate(self.options) if option.correct}
+        return self._chosen(answer) == {
+            i for i, option in enumerate(self.options) if option.correct
+        }
 
     def in_words(self, answer: object) -> str:
         """The chosen options as plain text, in the bank's order."""
@@ -75,14 +81,21 @@ class Choice(Strict):
     def feedback_on(self, answer: object) -> str:
         """What the bank says against the answer, as plain text; "" when it is right.
 
-        The wrong options are spoken of; of the missing ones only the number is told, as on the page.
+        The wrong options are spoken of; of the missing ones only the number is told, as on the
+        page.
         """
         chosen = self._chosen(answer)
-        wrong = [option for i, option in enumerate(self.options) if i in chosen and not option.correct]
+        wrong = [
+            option for i, option in enumerate(self.options) if i in chosen and not option.correct
+        ]
         if self.kind == "single":
             return "".join(plain(option.feedback) for option in wrong)
         missing = sum(option.correct for i, option in enumerate(self.options) if i not in chosen)
-        more = [f"{missing} more {'belongs' if missing == 1 else 'belong'} to the answer."] if missing else []
+        more = (
+            [f"{missing} more {'belongs' if missing == 1 else 'belong'} to the answer."]
+            if missing
+            else []
+        )
         return " ".join([*map(_comment, wrong), *more])
 
     def _chosen(self, answer: object) -> set[int]:
@@ -108,7 +121,9 @@ class Numeric(Strict):
     feedback_wrong: Text
 
     def is_right(self, answer: object) -> bool:
-        """Whether the number lies within the tolerance.  A hair of slack, so that 0.3 is within 0.1 of 0.2."""
+        """Whether the number lies within the tolerance.  A hair of slack, so that 0.3 is within 0.1
+        of 0.2.
+        """
         return abs(_number(answer) - self.answer) <= self.tolerance * (1 + 1e-9)
 
     def in_words(self, answer: object) -> str:
@@ -153,8 +168,12 @@ class Ordering(Strict):
         return _listed([self.items[i] for i in self._order(answer)])
 
     def feedback_on(self, answer: object) -> str:
-        """What the bank says on the items out of place, in the student's order, as plain text; "" when none is."""
-        return " ".join(_comment(self.items[i]) for place, i in enumerate(self._order(answer)) if i != place)
+        """What the bank says on the items out of place, in the student's order, as plain text; ""
+        when none is.
+        """
+        return " ".join(
+            _comment(self.items[i]) for place, i in enumerate(self._order(answer)) if i != place
+        )
 
     def _order(self, answer: object) -> list[int]:
         order = _indices(answer, len(self.items))
@@ -186,15 +205,17 @@ class Bank(Strict):
         ids = [entry.id for entry in [*self.questions, *self.flashcards]]
         repeated = sorted({i for i in ids if ids.count(i) > 1})
         if repeated:
-            raise ValueError(f"expected every id once, got more than one of {', '.join(map(repr, repeated))}")
+            raise ValueError(
+                f"expected every id once, got more than one of {', '.join(map(repr, repeated))}"
+            )
         return self
 
 
 def load_bank(topic: str, folder: Path = QUIZZES) -> Bank:
     """Read and validate `folder/<topic>.yaml`.
 
-    Raises ValueError naming the file, the question and what was expected; an unknown topic is answered
-    with the topics that exist.
+    Raises ValueError naming the file, the question and what was expected; an unknown topic is
+    answered with the topics that exist.
     """
     path = folder / f"{topic}.yaml"
     if not path.is_file():
@@ -205,18 +226,24 @@ def load_bank(topic: str, folder: Path = QUIZZES) -> Bank:
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ValueError(f"{path.name} is not YAML: {' '.join(str(error).split())}") from None
     if not isinstance(content, dict):
-        raise ValueError(f"{path.name}: expected topic, title, questions; got {type(content).__name__}")
+        raise ValueError(
+            f"{path.name}: expected topic, title, questions; got {type(content).__name__}"
+        )
     try:
         bank = Bank.model_validate(content)
     except ValidationError as error:
-        raise ValueError("\n".join(_explain(path.name, content, e) for e in error.errors())) from None
+        raise ValueError(
+            "\n".join(_explain(path.name, content, e) for e in error.errors())
+        ) from None
     if bank.topic != topic:
         raise ValueError(f"{path.name}: expected topic: {topic}, got {bank.topic!r}")
     return bank
 
 
 def digest(entry: Choice | Numeric | Ordering | Flashcard) -> str:
-    """12 hexadecimal digits that change whenever anything in the entry does; saved with every answer to it."""
+    """12 hexadecimal digits that change whenever anything in the entry does; saved with every
+    answer to it.
+    """
     text = json.dumps(entry.model_dump(), sort_keys=True)
     return hashlib.sha256(text.encode("utf-8")).hexdigest()[:12]
 
@@ -224,7 +251,9 @@ def digest(entry: Choice | Numeric | Ordering | Flashcard) -> str:
 def rich(text: str) -> str:
     """HTML of the light markup: **bold**, *italic*, `code` and line breaks; all else is escaped."""
     parts = re.split(r"(`[^`]+`)", html.escape(text, quote=False))
-    return "".join(f"<code>{p[1:-1]}</code>" if len(p) > 2 and p[0] == "`" else _marks(p) for p in parts)
+    return "".join(
+        f"<code>{p[1:-1]}</code>" if len(p) > 2 and p[0] == "`" else _marks(p) for p in parts
+    )
 
 
 def plain(text: str) -> str:
@@ -247,9 +276,13 @@ def _all_different(entries: list, name: str) -> list:
 
 def _indices(answer: object, count: int) -> list[int]:
     """The answer, if it is a list of different indices below `count`.  A bool is no index."""
-    well_formed = isinstance(answer, list) and all(type(i) is int and 0 <= i < count for i in answer)
+    well_formed = isinstance(answer, list) and all(
+        type(i) is int and 0 <= i < count for i in answer
+    )
     if not well_formed or len(set(answer)) < len(answer):
-        raise ValueError(f"expected a list of different whole numbers from 0 to {count - 1}, got {_show(answer)}")
+        raise ValueError(
+            f"expected a list of different whole numbers from 0 to {count - 1}, got {_show(answer)}"
+        )
     return answer
 
 
@@ -279,7 +312,9 @@ def _comment(entry: Option | Item) -> str:
 
 def _explain(file: str, content: dict, error: dict) -> str:
     """One line: file, question, field, what was expected, what came."""
-    where = [part for part in error["loc"] if part not in ("single", "multiple", "numeric", "ordering")]
+    where = [
+        part for part in error["loc"] if part not in ("single", "multiple", "numeric", "ordering")
+    ]
     name = ""
     if len(where) >= 2 and where[0] in ("questions", "flashcards") and isinstance(where[1], int):
         entry = content[where[0]][where[1]]
@@ -289,5 +324,9 @@ def _explain(file: str, content: dict, error: dict) -> str:
     field = ".".join(str(part + 1) if isinstance(part, int) else part for part in where)
     message = error["msg"].removeprefix("Value error, ")
     got = error.get("input")
-    came = f", got {got!r}" if isinstance(got, str | int | float | bool) and "got" not in message else ""
+    came = (
+        f", got {got!r}"
+        if isinstance(got, str | int | float | bool) and "got" not in message
+        else ""
+    )
     return f"{file}{name}: {field + ': ' if field else ''}{message}{came}"

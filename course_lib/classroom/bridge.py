@@ -1,9 +1,11 @@
-"""How a widget of the course reaches the page: readable HTML with a module inside, and a line to the kernel.
+"""How a widget of the course reaches the page: readable HTML with a module inside, and a line to
+the kernel.
 
-A widget's output is `text/html` only: plain readable content for a page without scripts, and a module that
-puts the working version in its place.  The anywidget model is not displayed; while its kernel lives, the
-module finds it by its key and saves answers or asks for pictures.  (An output that also offered a widget
-view would show "model not found" in a notebook reopened the next day, and nothing in an offline HTML page.)
+A widget's output is `text/html` only: plain readable content for a page without scripts, and a
+module that puts the working version in its place.  The anywidget model is not displayed; while its
+kernel lives, the module finds it by its key and saves answers or asks for pictures.  (An output
+that also offered a widget view would show "model not found" in a notebook reopened the next day,
+and nothing in an offline HTML page.)
 """
 
 import html
@@ -26,8 +28,8 @@ def module(name: str) -> str:
 class Linked(anywidget.AnyWidget):
     """An anywidget whose display also works without a kernel.
 
-    `payload` is what the module draws from; a subclass adds `fallback()` (HTML for a page without scripts)
-    and `caption()` (one line of plain text), and overrides `answer(message)`.
+    `payload` is what the module draws from; a subclass adds `fallback()` (HTML for a page without
+    scripts) and `caption()` (one line of plain text), and overrides `answer(message)`.
     """
 
     key = traitlets.Unicode().tag(sync=True)

@@ -18,30 +18,52 @@ from course_lib.classroom.markup import card, escape, prose, show_report
 from course_lib.classroom.progress import record_exercise
 from course_lib.exercises.base import Exercise, UnknownExercise, find
 from course_lib.exercises.judging import Verdict, describe, judge
-from course_lib.exercises.running import STOPPED, Failure, Outcome, TimeLimit, failure, preserved, run
+from course_lib.exercises.running import (
+    STOPPED,
+    Failure,
+    Outcome,
+    TimeLimit,
+    failure,
+    preserved,
+    run,
+)
 
 T = TypeVar("T")
-SEED, PRINTED, GRACE = 0, 2000, 1.0  # of the checks; characters kept of what an answer prints; seconds to stop in
+# of the checks; characters kept of what an answer prints; seconds to stop in
+SEED, PRINTED, GRACE = 0, 2000, 1.0
 GOES_ON = "The chapter goes on with the reference."
 _answers: dict[str, Any] = {}  # the last answer to each exercise in this session, right or wrong
 
 
 def exercise(id: Any) -> Any:
-    """Check the decorated function or class against the exercise `id`, show a report, record the result.
+    """Check the decorated function or class against the exercise `id`, show a report, record the
+    result.
 
-    Gives the student's own object back when it passes, otherwise the reference.  Never raises on an answer.
-    An unknown id is reported and leaves the object as it is.
+    Gives the student's own object back when it passes, otherwise the reference.  Never raises on an
+    answer. An unknown id is reported and leaves the object as it is.
     """
     if callable(id):
-        show_report(Report("calm", "Exercise not checked", 'Write the exercise\'s name: @exercise("topic.name").'))
+        show_report(
+            Report(
+                "calm",
+                "Exercise not checked",
+                'Write the exercise\'s name: @exercise("topic.name").',
+            )
+        )
         return id
 
     def decorate(answer: T) -> T:
         try:
             declared = find(str(id))
         except Exception as error:
-            said = str(error) if isinstance(error, UnknownExercise) else f"{id} cannot be read: {failure(error)}"
-            show_report(Report("calm", "Exercise not checked", f"{said} Your code is left as it is."))
+            said = (
+                str(error)
+                if isinstance(error, UnknownExercise)
+                else f"{id} cannot be read: {failure(error)}"
+            )
+            show_report(
+                Report("calm", "Exercise not checked", f"{said} Your code is left as it is.")
+            )
             return answer
         _answers[declared.id] = answer
         report, passed = check(answer, declared)
@@ -52,28 +74,36 @@ def exercise(id: Any) -> Any:
 
 
 def check(answer: Any, declared: Exercise) -> tuple["Report", bool]:
-    """Run, judge and record an answer: the report, and whether it passed.  The session is left as it was."""
+    """Run, judge and record an answer: the report, and whether it passed.  The session is left as
+    it was.
+    """
     try:
         report, verdict = examine(answer, declared, SEED)
         trouble = record_exercise(declared.id, verdict.status, declared.points)
     except Exception as error:
-        said = f"The check itself failed, which is a fault of the course: {failure(error)}. {GOES_ON}"
+        said = (
+            f"The check itself failed, which is a fault of the course: {failure(error)}. {GOES_ON}"
+        )
         return Report("calm", f"{declared.id}: not checked", said), False
     return (report.with_note(trouble) if trouble else report), verdict.passed
 
 
 def mark(id: str, seed: int = SEED) -> float:
-    """The points that the last answer to an exercise earns on the cases of a seed, each case an equal part of them.
+    """The points that the last answer to an exercise earns on the cases of a seed, each case an
+    equal part of them.
 
-    For the test cells of graders such as nbgrader, which take the value of a cell for its points.  Shows the report
-    and records nothing.  An answer whose cell has not been run earns 0.  Raises UnknownExercise.
+    For the test cells of graders such as nbgrader, which take the value of a cell for its points.
+    Shows the report and records nothing.  An answer whose cell has not been run earns 0.  Raises
+    UnknownExercise.
     """
     declared = find(id)
     if id in _answers:
         report, verdict = examine(_answers[id], declared, seed)
         earned = round(declared.points * verdict.fraction, 2)
     else:
-        report = Report("calm", f"{id}: no answer", "No cell with this exercise has been run in this session.")
+        report = Report(
+            "calm", f"{id}: no answer", "No cell with this exercise has been run in this session."
+        )
         earned = 0.0
     show_report(report.with_note(f"{earned:g} of {declared.points} points"))
     return earned
@@ -97,9 +127,10 @@ def examine(answer: Any, declared: Exercise, seed: int) -> tuple["Report", Verdi
 def run_limited(answer: Any, declared: Exercise, seed: int) -> tuple[list[Outcome], str]:
     """The outcomes of `run` within the exercise's time limit, and what the answer printed.
 
-    The answer runs in a daemon thread.  Past the limit an exception is thrown into it, again and again for a
-    second; a thread that still does not stop is abandoned and its prints are dropped.  Only code that never
-    gives Python a chance to switch threads (one endless call inside C) can hold the notebook.
+    The answer runs in a daemon thread.  Past the limit an exception is thrown into it, again and
+    again for a second; a thread that still does not stop is abandoned and its prints are dropped.
+    Only code that never gives Python a chance to switch threads (one endless call inside C) can
+    hold the notebook.
     """
     outcomes: list[Outcome] = []
     ended: list[Failure] = []
@@ -128,7 +159,9 @@ def run_limited(answer: Any, declared: Exercise, seed: int) -> tuple[list[Outcom
 
 
 def _wait(worker: threading.Thread, seconds: int | float) -> bool:
-    """Whether the worker ends in time.  Short waits let an interrupt of the notebook through on every system."""
+    """Whether the worker ends in time.  Short waits let an interrupt of the notebook through on
+    every system.
+    """
     deadline = time.monotonic() + seconds
     while worker.is_alive() and time.monotonic() < deadline:
         worker.join(0.05)
@@ -166,7 +199,9 @@ class _Capture:
 
 
 class _Router:
-    """Stands in for sys.stdout: what a watched thread writes goes to its capture, the rest to the real stream."""
+    """Stands in for sys.stdout: what a watched thread writes goes to its capture, the rest to the
+    real stream.
+    """
 
     def __init__(self, real: Any):
         self.real = real
@@ -179,7 +214,8 @@ class _Router:
 
 
 _captures: WeakKeyDictionary[threading.Thread, _Capture] = WeakKeyDictionary()
-_routers: list[_Router] = []  # never freed: a print in an abandoned thread may still use the one it looked up
+# never freed: a print in an abandoned thread may still use the one it looked up
+_routers: list[_Router] = []
 
 
 def _route(stream: Any) -> _Router:
@@ -194,7 +230,9 @@ def _route(stream: Any) -> _Router:
 
 @contextmanager
 def _captured(worker: threading.Thread) -> Iterator[_Capture]:
-    """Capture what the worker prints.  The stand-ins stay in place if the worker had to be abandoned."""
+    """Capture what the worker prints.  The stand-ins stay in place if the worker had to be
+    abandoned.
+    """
     capture = _captures[worker] = _Capture(PRINTED)
     real = sys.stdout, sys.stderr
     sys.stdout, sys.stderr = map(_route, real)
@@ -231,16 +269,22 @@ class Report:
             opened = "" if self.tone == "good" else " open"
             said = f"<summary>Your code printed</summary><pre>{escape(self.printed)}</pre>"
             parts.append(f"<details{opened}>{said}</details>")
-        parts += [f'<p class="small">{prose(text)}</p>' for text in (self.details, self.note) if text]
+        parts += [
+            f'<p class="small">{prose(text)}</p>' for text in (self.details, self.note) if text
+        ]
         return card(self.tone, "".join(parts))
 
     def __repr__(self) -> str:
         printed = f"Your code printed:\n{self.printed}" if self.printed else ""
         head = f"{self.title}  {self.sentence}".rstrip()
-        return "\n".join(part for part in (head, self._code(), printed, self.details, self.note) if part)
+        return "\n".join(
+            part for part in (head, self._code(), printed, self.details, self.note) if part
+        )
 
     def _code(self) -> str:
-        return "\n".join(f"line {number}, in {function}:  {code}" for function, number, code in self.lines)
+        return "\n".join(
+            f"line {number}, in {function}:  {code}" for function, number, code in self.lines
+        )
 
 
 def make_report(declared: Exercise, verdict: Verdict, printed: str, seed: int) -> Report:
@@ -249,7 +293,9 @@ def make_report(declared: Exercise, verdict: Verdict, printed: str, seed: int) -
     if verdict.status == "passed":
         return Report("good", f"{declared.id}: passed", f"({points})", printed=printed)
     if verdict.status == "not attempted":
-        return Report("calm", f"{declared.id}: not attempted yet", "The chapter goes on with the reference.")
+        return Report(
+            "calm", f"{declared.id}: not attempted yet", "The chapter goes on with the reference."
+        )
     case = describe(declared.draw(seed)[verdict.first])
     right = f"{sum(f is None for f in verdict.faults)} of {len(verdict.faults)} cases right"
     details = f"{right}. Shown: case {verdict.first + 1}, with {case}. {GOES_ON}"

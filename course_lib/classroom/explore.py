@@ -1,4 +1,6 @@
-"""Explorers: a plotting function with a control for each of its arguments: a slider, a choice, a patch, a file."""
+"""Explorers: a plotting function with a control for each of its arguments: a slider, a choice, a
+patch, a file.
+"""
 
 import base64
 import html
@@ -19,13 +21,15 @@ KEPT_PICTURES = 64
 KEPT_FILES = 4
 LARGEST_FILE = 20_000_000  # bytes
 FILE_PART = 1_000_000  # bytes in one message: Jupyter's server closes the connection at 10 MiB
-BOARD = 320  # CSS pixels of the longer side of a picture to click, or up to half more for many patches
+# CSS pixels of the longer side of a picture to click, or up to half more for many patches
+BOARD = 320
 
 
 class Control:
     """What moves one argument of a plot.
 
-    The page sends a value, `decode` makes of it one that can be a key, and `argument` what the plot receives.
+    The page sends a value, `decode` makes of it one that can be a key, and `argument` what the plot
+    receives.
     """
 
     def argument(self, value):
@@ -50,7 +54,13 @@ class Slider(Control):
         return int(value) if whole else float(f"{value:.12g}")
 
     def describe(self) -> dict:
-        return {"kind": "slider", "low": self.low, "high": self.high, "step": self.step, "value": self.value}
+        return {
+            "kind": "slider",
+            "low": self.low,
+            "high": self.high,
+            "step": self.step,
+            "value": self.value,
+        }
 
     def words(self, value) -> str:
         return f"{value:g}" if isinstance(value, float) else str(value)
@@ -95,11 +105,19 @@ class Patches(Control):
     label: str | None = None
 
     def decode(self, sent) -> tuple[int, int]:
-        row, column = (min(max(int(v), 0), most - 1) for v, most in zip(sent, (self.rows, self.columns), strict=True))
+        row, column = (
+            min(max(int(v), 0), most - 1)
+            for v, most in zip(sent, (self.rows, self.columns), strict=True)
+        )
         return row, column
 
     def describe(self) -> dict:
-        known = {"rows": self.rows, "columns": self.columns, "picture": self.picture, "shape": self.shape}
+        known = {
+            "rows": self.rows,
+            "columns": self.columns,
+            "picture": self.picture,
+            "shape": self.shape,
+        }
         return {"kind": "patches", "value": self.value, **known}
 
     def words(self, value) -> str:
@@ -110,7 +128,9 @@ class Patches(Control):
 
 
 class Upload(Control):
-    """A file of the student's own, as `read` understands it.  The page knows it by a number, the example by 0."""
+    """A file of the student's own, as `read` understands it.  The page knows it by a number, the
+    example by 0.
+    """
 
     value = 0
 
@@ -139,7 +159,9 @@ class Upload(Control):
         return "the example or a file that you choose"
 
     def take(self, message: dict) -> dict:
-        """Take the next part of a file: {got: bytes}, and at the end {value: its number} or {error: one line}."""
+        """Take the next part of a file: {got: bytes}, and at the end {value: its number} or {error:
+        one line}.
+        """
         if message["start"] == 0:
             self.coming = (message["transfer"], bytearray())
         transfer, data = self.coming
@@ -189,28 +211,39 @@ def choices(values, *, label=None) -> Choices:
 
 
 def patches(picture, rows: int, columns: int, *, value=None, label=None) -> Patches:
-    """A picture divided into rows x columns patches, one of which is chosen: by a click or the arrow keys.
+    """A picture divided into rows x columns patches, one of which is chosen: by a click or the
+    arrow keys.
 
-    picture: (h w 3) or (h w) uint8, or (3 h w) or (1 h w) float in [-1, 1]; tensor or array.  value: the patch at
-    the start, (row, column) counted from 0, by default the middle one.  The plot receives such a pair.
-    Raises ValueError for other pictures, no rows or columns, and a value outside.
+    picture: (h w 3) or (h w) uint8, or (3 h w) or (1 h w) float in [-1, 1]; tensor or array.
+    value: the patch at the start, (row, column) counted from 0, by default the middle one.  The
+    plot receives such a pair. Raises ValueError for other pictures, no rows or columns, and a value
+    outside.
     """
     if rows < 1 or columns < 1:
         raise ValueError(f"expected at least one row and one column, got {rows} and {columns}")
     row, column = value if value is not None else (rows // 2, columns // 2)
     if not (0 <= row < rows and 0 <= column < columns):
-        raise ValueError(f"expected a patch within {rows} rows and {columns} columns, from 0; got {(row, column)}")
+        raise ValueError(
+            f"expected a patch within {rows} rows and {columns} columns, from 0; got"
+            f" {(row, column)}"
+        )
     pixels = to_pictures(picture[None])[0]
     longest = max(BOARD, min(24 * max(rows, columns), BOARD * 3 // 2))
-    height, width = (max(1, round(longest * side / max(pixels.shape[:2]))) for side in pixels.shape[:2])
-    return Patches(rows, columns, (int(row), int(column)), _address(pixels, longest), (height, width), label)
+    height, width = (
+        max(1, round(longest * side / max(pixels.shape[:2]))) for side in pixels.shape[:2]
+    )
+    return Patches(
+        rows, columns, (int(row), int(column)), _address(pixels, longest), (height, width), label
+    )
 
 
 def upload(read: Callable, example, label="your photo", accept="image/*") -> Upload:
-    """A file that the student chooses: the plot receives `read(its bytes)`, and before that `example`.
+    """A file that the student chooses: the plot receives `read(its bytes)`, and before that
+    `example`.
 
-    accept: what the file dialogue offers ("image/*", "video/*", ".npz").  A file may have 20 MB.  An exception of
-    `read` is shown as one line, and what was there before stays.  No file is written into the notebook.
+    accept: what the file dialogue offers ("image/*", "video/*", ".npz"). A file may have 20 MB.
+    An exception of `read` is shown as one line, and what was there before stays.  No file is
+    written into the notebook.
     """
     return Upload(read, example, label, accept)
 
@@ -218,9 +251,10 @@ def upload(read: Callable, example, label="your photo", accept="image/*") -> Upl
 def explore(plot: Callable, *, alt: str | Callable | None = None, **controls) -> None:
     """Show `plot(**values)` under one control per keyword, redrawn when a control moves.
 
-    plot returns a matplotlib Figure.  controls: `t=slider(0, 999, 250, label="step t")`, a list of choices, a
-    bool, `patches(...)` or `upload(...)`.  alt: the picture's alternative text, fixed or computed from what plot
-    receives, by default the figure's title; the values are always added.  An exception in plot is shown as one line.
+    plot returns a matplotlib Figure.  controls: `t=slider(0, 999, 250, label="step t")`, a list of
+    choices, a bool, `patches(...)` or `upload(...)`.  alt: the picture's alternative text, fixed or
+    computed from what plot receives, by default the figure's title; the values are always added.
+    An exception in plot is shown as one line.
     """
     Explorer(plot, {name: _control(name, c) for name, c in controls.items()}, alt).show()
 
@@ -234,7 +268,8 @@ class Explorer(Linked):
         self.plot, self.controls, self.alt = plot, controls, alt
         self.pictures = OrderedDict()
         described = [
-            {"name": name, "label": _label(name, control), **control.describe()} for name, control in controls.items()
+            {"name": name, "label": _label(name, control), **control.describe()}
+            for name, control in controls.items()
         ]
         super().__init__({"controls": described})
 
@@ -272,7 +307,8 @@ class Explorer(Linked):
         except Exception as error:  # a student's function may fail in any way: the notebook goes on
             line = html.escape(_line(error))
             return f'<p role="alert" data-error="1">This picture could not be drawn. {line}</p>'
-        if "matplotlib.pyplot" in sys.modules:  # a figure made by pyplot would be shown again after the cell
+        # a figure made by pyplot would be shown again after the cell
+        if "matplotlib.pyplot" in sys.modules:
             sys.modules["matplotlib.pyplot"].close(fig)
         return picture
 
@@ -287,7 +323,8 @@ class Explorer(Linked):
 
     def fallback(self) -> str:
         ranges = "; ".join(
-            f"{_label(n, c)}: {c.words(c.value)} (of {c.range_words()})" for n, c in self.controls.items()
+            f"{_label(n, c)}: {c.words(c.value)} (of {c.range_words()})"
+            for n, c in self.controls.items()
         )
         note = f"<p><em>Run this cell to move the controls.</em> {html.escape(ranges)}</p>"
         return f"{self.picture(self.first())}\n{note}"
@@ -300,7 +337,10 @@ def _control(name: str, given) -> Control:
         return choices([given, not given])
     if isinstance(given, list | tuple):
         return choices(given)
-    raise ValueError(f"expected slider(...), patches(...), upload(...), choices or a bool for {name}, got {given!r}")
+    raise ValueError(
+        f"expected slider(...), patches(...), upload(...), choices or a bool for {name}, got"
+        f" {given!r}"
+    )
 
 
 def _label(name: str, control: Control) -> str:
@@ -313,8 +353,8 @@ def _line(error: Exception) -> str:
 
 
 def _address(pixels, longest: int) -> str:
-    """A picture (h w 3) uint8 as the address of its own data: a small one enlarged without blurring, a large one
-    made smaller, and one that PNG keeps badly as JPEG.
+    """A picture (h w 3) uint8 as the address of its own data: a small one enlarged without
+    blurring, a large one made smaller, and one that PNG keeps badly as JPEG.
     """
     from PIL import Image
 

@@ -51,9 +51,10 @@ STYLE = {
 def figure(title="", xlabel="", ylabel="", *, rows=1, columns=1, width=6.4, height=3.4, **axes):
     """A figure in the house style.
 
-    width and height are in inches; `rows` and `columns` make a grid, whose axes share the labels.  Further
-    keywords go to every axes: `yscale="log"`, `xlim=(0, 1)`, ...  Returns (figure, axes), axes an array for a
-    grid.  The figure belongs to no global state: it appears where it is shown, and only there.
+    width and height are in inches; `rows` and `columns` make a grid, whose axes share the labels.
+    Further keywords go to every axes: `yscale="log"`, `xlim=(0, 1)`, ...  Returns (figure, axes),
+    axes an array for a grid.  The figure belongs to no global state: it appears where it is shown,
+    and only there.
     """
     import matplotlib
     from matplotlib.figure import Figure
@@ -80,8 +81,8 @@ def show_images(images, titles=None, columns=None, *, alt: str, title="", cell=N
     """Show pictures in a grid, small ones enlarged without blurring.
 
     images: (n h w 3) or (n h w) uint8, or (n 3 h w) or (n 1 h w) float in [-1, 1]; tensor or array.
-    titles: one per picture.  columns: pictures per row (up to six).  cell: width of a picture in pixels.
-    Raises ValueError for other shapes and values, or a number of titles that does not fit.
+    titles: one per picture.  columns: pictures per row (up to six).  cell: width of a picture in
+    pixels. Raises ValueError for other shapes and values, or a number of titles that does not fit.
     """
     show(image_grid(images, titles, columns, title=title, cell=cell), alt)
 
@@ -99,10 +100,11 @@ def image_grid(images, titles=None, columns=None, *, title="", cell=None):
 
 
 def show_clip(clip, *, alt: str, frames=7, labels=None, title="") -> None:
-    """Show a clip as a film strip: `frames` of its frames, evenly spaced, the first and the last among them.
+    """Show a clip as a film strip: `frames` of its frames, evenly spaced, the first and the last
+    among them.
 
-    clip: (t h w 3) uint8 or (t 3 h w) float in [-1, 1]; or several clips of one length, stacked on a first
-    axis or in a list, one strip each.  labels: a line for each strip.
+    clip: (t h w 3) uint8 or (t 3 h w) float in [-1, 1]; or several clips of one length, stacked on
+    a first axis or in a list, one strip each.  labels: a line for each strip.
     """
     show(film_strips(clip, frames=frames, labels=labels, title=title), alt)
 
@@ -135,7 +137,9 @@ def to_pictures(images) -> np.ndarray:
         if not np.isfinite(array).all():
             raise ValueError(f"{wanted}; got values that are not finite")
         pixels = ((array.clip(-1, 1) + 1) * 127.5).round().astype(np.uint8)
-        return np.broadcast_to(np.moveaxis(pixels, 1, -1), (*np.moveaxis(pixels, 1, -1).shape[:3], 3))
+        return np.broadcast_to(
+            np.moveaxis(pixels, 1, -1), (*np.moveaxis(pixels, 1, -1).shape[:3], 3)
+        )
     raise ValueError(f"{wanted}; got {array.dtype} of shape {array.shape}")
 
 
@@ -166,8 +170,9 @@ def image_html(data: bytes, alt: str) -> str:
 class live_curve:
     """A progress bar with the curve of the loss so far, for a training loop of `total` steps.
 
-    Call it after every step: `on_step(step, loss)`, loss a number or {name: number}.  It redraws at most
-    twice a second and leaves a still figure behind: after `total` calls, or at the end of a `with` block.
+    Call it after every step: `on_step(step, loss)`, loss a number or {name: number}.  It redraws at
+    most twice a second and leaves a still figure behind: after `total` calls, or at the end of a
+    `with` block.
     """
 
     def __init__(self, total: int, label="loss", *, title="Training", every=0.5):
@@ -207,7 +212,11 @@ class live_curve:
             return
         seconds = time.monotonic() - self.started
         alt = f"{self.title}: {len(self.steps)} steps in {seconds:.0f} s. " + "; ".join(
-            f"{name} falls from {v[0]:.3g} to {v[-1]:.3g}" if v[-1] < v[0] else f"{name} ends at {v[-1]:.3g}"
+            (
+                f"{name} falls from {v[0]:.3g} to {v[-1]:.3g}"
+                if v[-1] < v[0]
+                else f"{name} ends at {v[-1]:.3g}"
+            )
             for name, v in self.losses.items()
         )
         picture = image_html(png(self._figure(seconds)), alt)
@@ -239,9 +248,9 @@ class live_curve:
             for colour, v in zip(PALETTE, self.losses.values(), strict=False)
         )
         page = (
-            f'<div style="max-width:{WIDTH}px">'
-            f'<progress value="{done}" max="{self.total}" style="width:100%"></progress><div>{words}</div>'
-            f'<svg viewBox="0 0 640 120" width="100%" role="img" aria-label="{words}">{curves}</svg></div>'
+            f'<div style="max-width:{WIDTH}px"><progress value="{done}" max="{self.total}"'
+            f' style="width:100%"></progress><div>{words}</div><svg viewBox="0 0 640 120"'
+            f' width="100%" role="img" aria-label="{words}">{curves}</svg></div>'
         )
         return {"text/html": page, "text/plain": words}
 
@@ -269,12 +278,18 @@ def _polyline(values: np.ndarray, share: float, colour: str) -> str:
     low, high = float(finite.min()), float(finite.max())
     heights = 114 - 108 * (values - low) / ((high - low) or 1.0)
     across = np.linspace(2, 2 + 636 * share, len(values))
-    points = " ".join(f"{x:.1f},{y:.1f}" for x, y in zip(across, heights, strict=True) if math.isfinite(y))
+    points = " ".join(
+        f"{x:.1f},{y:.1f}" for x, y in zip(across, heights, strict=True) if math.isfinite(y)
+    )
     return f'<polyline points="{points}" fill="none" stroke="{colour}" stroke-width="2"/>'
 
 
-def _mosaic(pictures, columns, cell, title, *, titles=None, heads=None, labels=None, gap=6, paper=PAPER):
-    """One figure: pictures (n h w 3), each of their pixels a square, and texts; lengths are pixels of the file."""
+def _mosaic(
+    pictures, columns, cell, title, *, titles=None, heads=None, labels=None, gap=6, paper=PAPER
+):
+    """One figure: pictures (n h w 3), each of their pixels a square, and texts; lengths are pixels
+    of the file.
+    """
     import matplotlib
     from matplotlib.figure import Figure
 
@@ -290,7 +305,10 @@ def _mosaic(pictures, columns, cell, title, *, titles=None, heads=None, labels=N
     canvas = np.full((down, across, 3), _rgb(PAPER), np.uint8)
     canvas[top:, left:] = _rgb(paper)
     corners = [
-        (top + gap + caption + i // columns * (tall + caption + gap), left + gap + i % columns * (wide + gap))
+        (
+            top + gap + caption + i // columns * (tall + caption + gap),
+            left + gap + i % columns * (wide + gap),
+        )
         for i in range(n)
     ]
     for picture, (y, x) in zip(pictures, corners, strict=True):

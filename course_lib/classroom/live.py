@@ -5,7 +5,8 @@ from course_lib.training import Recipe, Trained, find_recipe, live
 
 
 def train_live(recipe: Recipe | str, seconds: float = 60.0) -> Trained:
-    """Train a recipe for at most so many seconds, with its loss drawn live.  Nothing is written to disk.
+    """Train a recipe for at most so many seconds, with its loss drawn live.  Nothing is written to
+    disk.
 
     Returns the averaged model (`.model`) and how it went.  COURSE_FAST=1 cuts it to a few steps.
     """

@@ -1,7 +1,7 @@
 """Photos and clips of the student's own: bytes in, tensors out, and a clip back into bytes.
 
-What comes in may be anything that a person picks in a file dialogue, so every way in which a file can be wrong
-is a ValueError with a sentence for its owner.
+What comes in may be anything that a person picks in a file dialogue, so every way in which a file
+can be wrong is a ValueError with a sentence for its owner.
 """
 
 import io
@@ -17,17 +17,20 @@ from course_lib.classroom.figures import to_pictures
 from course_lib.shapes import Float, Tensor
 
 MOST_FRAMES = 9000  # five minutes at 30 frames per second
-CONTAINERS = "mov,matroska,avi,gif,mpegts,mpeg,flv,ogg,asf"  # no still pictures, no text, no playlists that name files
+# no still pictures, no text, no playlists that name files
+CONTAINERS = "mov,matroska,avi,gif,mpegts,mpeg,flv,ogg,asf"
 
 Size = int | tuple[int, int]
 
 
 def read_photo(data: bytes, size: Size) -> Float[Tensor, "3 h w"]:
-    """The photo in the bytes of a picture file, in [-1, 1], cropped around its centre and resized to `size`.
+    """The photo in the bytes of a picture file, in [-1, 1], cropped around its centre and resized
+    to `size`.
 
-    size: the side of a square, or (height, width).  The photo is turned as its EXIF note says; transparency
-    becomes white; 16-bit grey becomes 8-bit, and grey of 32 bits is stretched over its own range.
-    Raises ValueError for what Pillow cannot read to its end, and for more pixels than Pillow thinks safe.
+    size: the side of a square, or (height, width).  The photo is turned as its EXIF note says;
+    transparency becomes white; 16-bit grey becomes 8-bit, and grey of 32 bits is stretched over its
+    own range. Raises ValueError for what Pillow cannot read to its end, and for more pixels than
+    Pillow thinks safe.
     """
     from PIL import Image, UnidentifiedImageError
 
@@ -38,17 +41,24 @@ def read_photo(data: bytes, size: Size) -> Float[Tensor, "3 h w"]:
             picture = _fit(_upright(Image.open(io.BytesIO(data))), sides)
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         most = f"{Image.MAX_IMAGE_PIXELS / 1e6:.0f} million pixels"
-        raise ValueError(f"expected a picture of at most {most}; this one has more: make it smaller") from error
+        raise ValueError(
+            f"expected a picture of at most {most}; this one has more: make it smaller"
+        ) from error
     except UnidentifiedImageError as error:
         formats = "JPEG, PNG, WebP, GIF, TIFF or another that Pillow reads; save HEIC as JPEG first"
-        raise ValueError(f"expected a picture file ({formats}); these {len(data)} bytes are none") from error
+        raise ValueError(
+            f"expected a picture file ({formats}); these {len(data)} bytes are none"
+        ) from error
     except Exception as error:  # a damaged file can break a reader of Pillow in any way
-        raise ValueError(f"expected a whole picture file; this one is damaged or cut off ({error})") from error
+        raise ValueError(
+            f"expected a whole picture file; this one is damaged or cut off ({error})"
+        ) from error
     return _to_model(picture[None])[0]
 
 
 def example_photo(size: Size) -> Float[Tensor, "3 h w"]:
-    """A photo for when nobody has brought one: scikit-image's cat Chelsea (CC0), which lies in its wheel.
+    """A photo for when nobody has brought one: scikit-image's cat Chelsea (CC0), which lies in its
+    wheel.
 
     size: as for `read_photo`.
     """
@@ -56,18 +66,21 @@ def example_photo(size: Size) -> Float[Tensor, "3 h w"]:
 
 
 def read_clip(data: bytes, frames: int, size: Size) -> Float[Tensor, "t 3 h w"]:
-    """`frames` frames of the clip in the bytes of a video file, in [-1, 1], cropped and resized to `size`.
+    """`frames` frames of the clip in the bytes of a video file, in [-1, 1], cropped and resized to
+    `size`.
 
-    They are evenly spaced by number, the first and the last among them; a shorter clip repeats some.  The clip
-    is turned as its file says.  It is decoded frame by frame, and no more than the chosen ones are kept.
-    size: the side of a square, or (height, width).  Raises ValueError for a file that is no video, cannot be read,
-    has no frames or more than MOST_FRAMES, and for an MP4 that breaks off; of other kinds, what is there is read.
+    They are evenly spaced by number, the first and the last among them; a shorter clip repeats
+    some.  The clip is turned as its file says.  It is decoded frame by frame, and no more than the
+    chosen ones are kept. size: the side of a square, or (height, width).  Raises ValueError for a
+    file that is no video, cannot be read, has no frames or more than MOST_FRAMES, and for an MP4
+    that breaks off; of other kinds, what is there is read.
     """
     if frames < 1:
         raise ValueError(f"expected at least one frame, got frames={frames}")
     sides = _sides(size)
     count = _count_packets(data)
-    for _ in range(3):  # a packet is mostly one frame, but not always: then the second pass knows how many there are
+    # a packet is mostly one frame, but not always: then the second pass knows how many there are
+    for _ in range(3):
         chosen = np.linspace(0, count - 1, frames).round().astype(int).tolist()
         kept, decoded = _decode(data, set(chosen), sides)
         if decoded == count:
@@ -79,15 +92,18 @@ def read_clip(data: bytes, frames: int, size: Size) -> Float[Tensor, "t 3 h w"]:
 def write_clip(video, fps: int) -> bytes:
     """An MP4 file (H.264, yuv420p), which browsers and phones play.
 
-    video: (t h w 3) uint8 or (t 3 h w) float in [-1, 1]; tensor or array.  fps: frames per second.  An odd side
-    gets its last row or column twice, because this format has even ones.  ValueError for other shapes and values.
+    video: (t h w 3) uint8 or (t 3 h w) float in [-1, 1]; tensor or array. fps: frames per second.
+    An odd side gets its last row or column twice, because this format has even ones.  ValueError
+    for other shapes and values.
     """
     import av
 
     if fps < 1:
         raise ValueError(f"expected at least one frame per second, got fps={fps}")
     if video.ndim != 4:
-        raise ValueError(f"expected a clip (t h w 3) or (t 3 h w), got one of shape {tuple(video.shape)}")
+        raise ValueError(
+            f"expected a clip (t h w 3) or (t 3 h w), got one of shape {tuple(video.shape)}"
+        )
     pictures = to_pictures(video)
     _, height, width, _ = pictures.shape
     pictures = np.pad(pictures, ((0, 0), (0, height % 2), (0, width % 2), (0, 0)), mode="edge")
@@ -96,9 +112,14 @@ def write_clip(video, fps: int) -> bytes:
         stream = container.add_stream("libx264", rate=fps, options={"crf": "16"})
         stream.height, stream.width = pictures.shape[1:3]
         stream.pix_fmt = "yuv420p"
-        stream.codec_context.colorspace = 6  # BT.601, said so that no player guesses another from the size
+        # BT.601, said so that no player guesses another from the size
+        stream.codec_context.colorspace = 6
         for picture in pictures:
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(np.ascontiguousarray(picture), format="rgb24")))
+            container.mux(
+                stream.encode(
+                    av.VideoFrame.from_ndarray(np.ascontiguousarray(picture), format="rgb24")
+                )
+            )
         container.mux(stream.encode(None))
     return file.getvalue()
 
@@ -112,7 +133,9 @@ def _sides(size: Size) -> tuple[int, int]:
 
 
 def _to_model(pictures: np.ndarray) -> Float[Tensor, "n 3 h w"]:
-    return rearrange(torch.from_numpy(pictures), "n h w c -> n c h w").contiguous().float() / 127.5 - 1
+    return (
+        rearrange(torch.from_numpy(pictures), "n h w c -> n c h w").contiguous().float() / 127.5 - 1
+    )
 
 
 def _fit(image, sides: tuple[int, int]) -> np.ndarray:
@@ -127,10 +150,13 @@ def _upright(image):
     from PIL import Image, ImageOps
 
     image = ImageOps.exif_transpose(image)
-    if image.mode.startswith(("I", "F")):  # grey of more than 8 bits, which Pillow would clip at 255
+    # grey of more than 8 bits, which Pillow would clip at 255
+    if image.mode.startswith(("I", "F")):
         values = np.nan_to_num(np.asarray(image, dtype=np.float64))
         low, high = (0, 65535) if image.mode.startswith("I;16") else (values.min(), values.max())
-        image = Image.fromarray(((values - low) / max(high - low, 1e-12) * 255).round().astype(np.uint8))
+        image = Image.fromarray(
+            ((values - low) / max(high - low, 1e-12) * 255).round().astype(np.uint8)
+        )
     if image.has_transparency_data:
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
@@ -145,14 +171,20 @@ def _opened(data: bytes):
     try:
         allowed = {"format_whitelist": CONTAINERS}
         with av.open(io.BytesIO(data), options=allowed, metadata_errors="replace") as container:
-            streams = [s for s in container.streams.video if not s.disposition & av.stream.Disposition.attached_pic]
+            streams = [
+                s
+                for s in container.streams.video
+                if not s.disposition & av.stream.Disposition.attached_pic
+            ]
             if not streams:
                 raise ValueError("expected a video file; this one holds no moving picture")
             streams[0].thread_type = "AUTO"
             yield container, streams[0]
     except av.FFmpegError as error:
         formats = "MP4, MOV, WebM, MKV, AVI or GIF"
-        raise ValueError(f"expected a whole video file ({formats}); this one cannot be read") from error
+        raise ValueError(
+            f"expected a whole video file ({formats}); this one cannot be read"
+        ) from error
 
 
 def _count_packets(data: bytes) -> int:
@@ -166,13 +198,18 @@ def _count_packets(data: bytes) -> int:
     return _bounded(count)
 
 
-def _decode(data: bytes, chosen: set[int], sides: tuple[int, int]) -> tuple[dict[int, np.ndarray], int]:
-    """The chosen frames by their number, each (h w 3) uint8 of `sides`, and the number of all frames."""
+def _decode(
+    data: bytes, chosen: set[int], sides: tuple[int, int]
+) -> tuple[dict[int, np.ndarray], int]:
+    """The chosen frames by their number, each (h w 3) uint8 of `sides`, and the number of all
+    frames.
+    """
     kept, count = {}, 0
     with _opened(data) as (container, stream):
         for frame in container.decode(stream):
             if count in chosen:
-                turned = frame.to_image().rotate(frame.rotation, expand=True)  # both count against the clock
+                # both count against the clock
+                turned = frame.to_image().rotate(frame.rotation, expand=True)
                 kept[count] = _fit(turned, sides)
             count = _bounded(count + 1)
     if count == 0:
@@ -182,5 +219,7 @@ def _decode(data: bytes, chosen: set[int], sides: tuple[int, int]) -> tuple[dict
 
 def _bounded(count: int) -> int:
     if count > MOST_FRAMES:
-        raise ValueError(f"expected a clip of at most {MOST_FRAMES} frames; this one has more: cut it shorter")
+        raise ValueError(
+            f"expected a clip of at most {MOST_FRAMES} frames; this one has more: cut it shorter"
+        )
     return count

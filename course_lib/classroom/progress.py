@@ -1,4 +1,6 @@
-"""What the student has done: exercises passed and quizzes answered, kept in COURSE_HOME/progress.json."""
+"""What the student has done: exercises passed and quizzes answered, kept in
+COURSE_HOME/progress.json.
+"""
 
 import json
 import os
@@ -19,13 +21,18 @@ Number = int | float
 
 
 def record_exercise(id: str, status: str, points: int) -> str:
-    """Remember a result; an exercise once passed stays passed.  "" or a sentence on why it was not saved."""
+    """Remember a result; an exercise once passed stays passed.  "" or a sentence on why it was not
+    saved.
+    """
     if status == "not attempted":
         return ""
 
     def change(record: Record) -> None:
         if record["exercises"].get(id, {}).get("status") != "passed":
-            record["exercises"][id] = {"status": status, "points": points if status == "passed" else 0}
+            record["exercises"][id] = {
+                "status": status,
+                "points": points if status == "passed" else 0,
+            }
 
     return _update(change)
 
@@ -36,7 +43,9 @@ def record_quiz(topic: str, score: Number, out_of: Number) -> str:
     Raises ValueError unless 0 <= score <= out_of and out_of > 0.
     """
     if not 0 <= score <= out_of or not out_of > 0:
-        raise ValueError(f"expected 0 <= score <= out_of and out_of > 0, got score {score} out of {out_of}")
+        raise ValueError(
+            f"expected 0 <= score <= out_of and out_of > 0, got score {score} out of {out_of}"
+        )
 
     def change(record: Record) -> None:
         best = record["quizzes"].get(topic)
@@ -50,7 +59,9 @@ def record_quiz(topic: str, score: Number, out_of: Number) -> str:
 
 
 def read_record() -> Record:
-    """The record as it stands; empty where there is none.  A damaged file is set aside with a warning."""
+    """The record as it stands; empty where there is none.  A damaged file is set aside with a
+    warning.
+    """
     if not (course_home() / "progress.json").exists():
         return _empty()
     try:
@@ -61,7 +72,9 @@ def read_record() -> Record:
 
 
 def _update(change: Callable[[Record], None]) -> str:
-    """Read, change and replace the file under a lock, so that two notebooks do not lose each other's results."""
+    """Read, change and replace the file under a lock, so that two notebooks do not lose each
+    other's results.
+    """
     try:
         course_home().mkdir(parents=True, exist_ok=True)
         with _lock():
@@ -89,9 +102,16 @@ def _read() -> Record:
     except FileNotFoundError:
         return _empty()
     except (ValueError, RecursionError) as error:
-        aside = next(p for n in range(1, 10**6) if not (p := path.with_name(f"progress.damaged-{n}.json")).exists())
+        aside = next(
+            p
+            for n in range(1, 10**6)
+            if not (p := path.with_name(f"progress.damaged-{n}.json")).exists()
+        )
         os.replace(path, aside)
-        warnings.warn(f"{path} was damaged ({error}); it is kept as {aside.name}, a new one starts.", stacklevel=2)
+        warnings.warn(
+            f"{path} was damaged ({error}); it is kept as {aside.name}, a new one starts.",
+            stacklevel=2,
+        )
         return _empty()
     return record
 
@@ -101,10 +121,15 @@ def _validate(record: object) -> None:
     try:
         statuses = {entry["status"] for entry in record["exercises"].values()}
         numbers = [entry["points"] for entry in record["exercises"].values()]
-        numbers += [entry[key] for entry in record["quizzes"].values() for key in ("score", "out_of")]
+        numbers += [
+            entry[key] for entry in record["quizzes"].values() for key in ("score", "out_of")
+        ]
     except (TypeError, KeyError, AttributeError) as error:
         raise ValueError(f"not a progress record: {error!r}") from None
-    plain = all(type(number) in (int, float) for number in numbers) and statuses <= {"passed", "failed"}
+    plain = all(type(number) in (int, float) for number in numbers) and statuses <= {
+        "passed",
+        "failed",
+    }
     if not plain or not all(quiz["out_of"] > 0 for quiz in record["quizzes"].values()):
         raise ValueError("not a progress record: unexpected values")
 
@@ -114,7 +139,9 @@ def _validate(record: object) -> None:
 
 @dataclass(frozen=True)
 class Line:
-    """One exercise or quiz: its name, what became of it, points earned and to be had (None: not known)."""
+    """One exercise or quiz: its name, what became of it, points earned and to be had (None: not
+    known).
+    """
 
     name: str
     status: str
@@ -139,13 +166,20 @@ class Progress:
     def __repr__(self) -> str:
         rows = [f"Progress: {self.earned:g} of {self.points:g} points"]
         for chapter, lines in self.chapters.items():
-            rows += ["", chapter, *(f"  {line.name:<32} {line.status:<14} {_points(line)}" for line in lines)]
+            rows += [
+                "",
+                chapter,
+                *(f"  {line.name:<32} {line.status:<14} {_points(line)}" for line in lines),
+            ]
         return "\n".join(rows)
 
     def _repr_html_(self) -> str:
         bodies = "".join(_chapter(name, lines) for name, lines in self.chapters.items())
         caption = f"<caption>Progress: {self.earned:g} of {self.points:g} points</caption>"
-        head = "<thead><tr><th scope='col'>Task</th><th scope='col'>Result</th><th scope='col'>Points</th></tr></thead>"
+        head = (
+            "<thead><tr><th scope='col'>Task</th><th scope='col'>Result</th><th"
+            " scope='col'>Points</th></tr></thead>"
+        )
         return f'{STYLE}<div class="vgc"><table>{caption}{head}{bodies}</table></div>'
 
 
@@ -172,20 +206,34 @@ def progress() -> Progress:
     banks = {path.stem for path in QUIZZES.glob("*.yaml")} | record["quizzes"].keys()
     chapters = {}
     for topic in sorted({*declared, *banks}, key=_notebook):
-        lines = [_exercise_line(e.id, e.points, record) for e in (exercises(topic) if topic in declared else [])]
-        chapters[_notebook(topic)] = [*lines, *([_quiz_line(topic, record)] if topic in banks else [])]
+        lines = [
+            _exercise_line(e.id, e.points, record)
+            for e in (exercises(topic) if topic in declared else [])
+        ]
+        chapters[_notebook(topic)] = [
+            *lines,
+            *([_quiz_line(topic, record)] if topic in banks else []),
+        ]
     return Progress(chapters)
 
 
 def _notebook(topic: str) -> str:
-    """The notebook of a topic, such as "01_ddpm", by which chapters are ordered; the topic if there is none."""
-    found = sorted(p.stem for folder in (SOLUTIONS, NOTEBOOKS) for p in folder.glob(f"[0-9][0-9]_{topic}.*"))
+    """The notebook of a topic, such as "01_ddpm", by which chapters are ordered; the topic if there
+    is none.
+    """
+    found = sorted(
+        p.stem for folder in (SOLUTIONS, NOTEBOOKS) for p in folder.glob(f"[0-9][0-9]_{topic}.*")
+    )
     return found[0] if found else topic
 
 
 def _exercise_line(id: str, points: int, record: Record) -> Line:
     entry = record["exercises"].get(id)
-    status = "not attempted" if entry is None else {"failed": "not passed"}.get(entry["status"], "passed")
+    status = (
+        "not attempted"
+        if entry is None
+        else {"failed": "not passed"}.get(entry["status"], "passed")
+    )
     return Line(id, status, points if status == "passed" else 0, points)
 
 

@@ -7,7 +7,17 @@ from course_lib.classroom.bridge import Linked, module
 from course_lib.classroom.progress import record_quiz
 from course_lib.classroom.state import load_state, save_state
 
-TEXTS = ("prompt", "source", "text", "feedback", "feedback_right", "feedback_wrong", "unit", "front", "back")
+TEXTS = (
+    "prompt",
+    "source",
+    "text",
+    "feedback",
+    "feedback_right",
+    "feedback_wrong",
+    "unit",
+    "front",
+    "back",
+)
 
 
 def quiz(topic: str) -> None:
@@ -27,7 +37,9 @@ def flashcards(topic: str) -> None:
 
 
 class QuizWidget(Linked):
-    """A bank's questions.  The page draws and scores them; the kernel keeps the results in `COURSE_HOME`."""
+    """A bank's questions.  The page draws and scores them; the kernel keeps the results in
+    `COURSE_HOME`.
+    """
 
     _esm = traitlets.Unicode(module("quiz")).tag(sync=True)
     mode = "quiz"
@@ -35,7 +47,8 @@ class QuizWidget(Linked):
     def __init__(self, bank: Bank):
         self.bank = bank
         self.entries = self.choose(bank)
-        # An answer is kept with a digest of its question, and forgotten when the question has changed.
+        # An answer is kept with a digest of its question, and forgotten when the question has
+        # changed.
         self.digests = {entry.id: digest(entry) for entry in self.entries}
         super().__init__(self.describe(bank))
 
@@ -43,7 +56,11 @@ class QuizWidget(Linked):
         return bank.questions
 
     def describe(self, bank: Bank) -> dict:
-        return {"mode": "quiz", "title": bank.title, "questions": [_drawable(q) for q in bank.questions]}
+        return {
+            "mode": "quiz",
+            "title": bank.title,
+            "questions": [_drawable(q) for q in bank.questions],
+        }
 
     def answer(self, message: dict) -> dict | None:
         if message.get("type") == "hello":
@@ -55,12 +72,22 @@ class QuizWidget(Linked):
     def saved(self) -> dict:
         """What was saved for the entries that have not changed since, by id."""
         stored = load_state(f"{self.mode}-{self.bank.topic}")
-        same = {i: r for i, r in stored.items() if isinstance(r, dict) and r.get("digest") == self.digests.get(i, "")}
+        same = {
+            i: r
+            for i, r in stored.items()
+            if isinstance(r, dict) and r.get("digest") == self.digests.get(i, "")
+        }
         return {i: r["result"] for i, r in same.items() if "result" in r}
 
     def save(self, results: dict, score: int) -> str:
-        """Keep the results of known entries and report the score; "" or a sentence on why that failed."""
-        kept = {i: {"digest": self.digests[i], "result": r} for i, r in results.items() if i in self.digests}
+        """Keep the results of known entries and report the score; "" or a sentence on why that
+        failed.
+        """
+        kept = {
+            i: {"digest": self.digests[i], "result": r}
+            for i, r in results.items()
+            if i in self.digests
+        }
         try:
             save_state(f"{self.mode}-{self.bank.topic}", kept)
         except OSError as error:
@@ -72,7 +99,9 @@ class QuizWidget(Linked):
         return record_quiz(self.bank.topic, float(score), float(len(self.entries)))
 
     def caption(self) -> str:
-        return f"Quiz: {self.bank.title}, {len(self.entries)} questions. Run this cell to answer it."
+        return (
+            f"Quiz: {self.bank.title}, {len(self.entries)} questions. Run this cell to answer it."
+        )
 
     def fallback(self) -> str:
         questions = "\n".join(f"<li>{_readable(q)}</li>" for q in self.bank.questions)
@@ -89,17 +118,25 @@ class DeckWidget(QuizWidget):
         return bank.flashcards
 
     def describe(self, bank: Bank) -> dict:
-        return {"mode": "cards", "title": bank.title, "flashcards": [_drawable(c) for c in bank.flashcards]}
+        return {
+            "mode": "cards",
+            "title": bank.title,
+            "flashcards": [_drawable(c) for c in bank.flashcards],
+        }
 
     def report(self, score: int) -> str:
         """Cards are practice: they give no points."""
         return ""
 
     def caption(self) -> str:
-        return f"Flashcards: {self.bank.title}, {len(self.entries)} cards. Run this cell to turn them."
+        return (
+            f"Flashcards: {self.bank.title}, {len(self.entries)} cards. Run this cell to turn them."
+        )
 
     def fallback(self) -> str:
-        cards = "\n".join(f"<li>{_folded(rich(c.front), rich(c.back), c)}</li>" for c in self.entries)
+        cards = "\n".join(
+            f"<li>{_folded(rich(c.front), rich(c.back), c)}</li>" for c in self.entries
+        )
         return f"<h4>Flashcards: {rich(self.bank.title)}</h4>\n<ol>\n{cards}\n</ol>"
 
 
@@ -137,4 +174,7 @@ def _readable(question) -> str:
 
 
 def _folded(summary: str, content: str, entry) -> str:
-    return f"<details><summary>{summary}</summary>{content} <small>({rich(entry.source)})</small></details>"
+    return (
+        f"<details><summary>{summary}</summary>{content}"
+        f" <small>({rich(entry.source)})</small></details>"
+    )

@@ -50,7 +50,9 @@ def _gift_html(text: str) -> str:
 
 def _gift_question(question) -> str:
     prompt = f"{_gift_html(question.prompt)} <small>({_gift_html(question.source)})</small>"
-    lines = {Choice: _gift_choice, Numeric: _gift_numeric, Ordering: _gift_ordering}[type(question)](question)
+    lines = {Choice: _gift_choice, Numeric: _gift_numeric, Ordering: _gift_ordering}[
+        type(question)
+    ](question)
     return f"::{_gift(question.id)}::[html]{prompt} {{" + "\n".join(lines) + "\n}"
 
 
@@ -58,7 +60,10 @@ def _gift_choice(question: Choice) -> list[str]:
     """Moodle wants weights in per cent: right ones share 100, and each wrong tick takes all of it."""
     share = 100 / sum(option.correct for option in question.options)
     right, wrong = ("=", "~") if question.kind == "single" else (f"~%{share:.5f}%", "~%-100%")
-    options = [(right if o.correct else wrong, _gift_html(o.text), _gift_html(o.feedback)) for o in question.options]
+    options = [
+        (right if o.correct else wrong, _gift_html(o.text), _gift_html(o.feedback))
+        for o in question.options
+    ]
     return ["", *(f"\t{sign}{text}#{feedback}" for sign, text, feedback in options)]
 
 
@@ -120,7 +125,10 @@ def _item(question) -> ET.Element:
     _field(fields, "question_type", f"{CANVAS_KINDS[question.kind]}_question")
     _field(fields, "points_possible", "1")
     presentation = ET.SubElement(item, "presentation")
-    _material(presentation, f"<p>{rich(question.prompt)}</p><p><small>({rich(question.source)})</small></p>")
+    _material(
+        presentation,
+        f"<p>{rich(question.prompt)}</p><p><small>({rich(question.source)})</small></p>",
+    )
     processing = ET.SubElement(item, "resprocessing")
     score = {"maxvalue": "100", "minvalue": "0", "varname": "SCORE", "vartype": "Decimal"}
     ET.SubElement(ET.SubElement(processing, "outcomes"), "decvar", score)
@@ -133,7 +141,9 @@ def _item(question) -> ET.Element:
 def _qti_choice(question: Choice, item, presentation, processing) -> None:
     several = question.kind == "multiple"
     cardinality = "Multiple" if several else "Single"
-    group = ET.SubElement(presentation, "response_lid", {"ident": "response1", "rcardinality": cardinality})
+    group = ET.SubElement(
+        presentation, "response_lid", {"ident": "response1", "rcardinality": cardinality}
+    )
     labels = ET.SubElement(group, "render_choice")
     options = {f"{question.id}-{i}": option for i, option in enumerate(question.options)}
     for name, option in options.items():
@@ -149,7 +159,9 @@ def _qti_choice(question: Choice, item, presentation, processing) -> None:
 
 
 def _qti_numeric(question: Numeric, item, presentation, processing) -> None:
-    response = ET.SubElement(presentation, "response_str", {"ident": "response1", "rcardinality": "Single"})
+    response = ET.SubElement(
+        presentation, "response_str", {"ident": "response1", "rcardinality": "Single"}
+    )
     blank = ET.SubElement(response, "render_fib", {"fibtype": "Decimal"})
     ET.SubElement(blank, "response_label", {"ident": "answer1"})
     within = ET.SubElement(_condition(processing, score="100", feedback="correct_fb"), "or")
@@ -172,7 +184,9 @@ def _qti_ordering(question: Ordering, item, presentation, processing) -> None:
         render = ET.SubElement(group, "render_choice")
         for name, text in places:
             _material(ET.SubElement(render, "response_label", {"ident": name}), text, "text/plain")
-        condition = _condition(processing, score=f"{100 / len(places):.4f}", action="Add", go_on=True)
+        condition = _condition(
+            processing, score=f"{100 / len(places):.4f}", action="Add", go_on=True
+        )
         _equals(condition, f"response_{i}", places[i][0])
         wrong = ET.SubElement(_condition(processing, feedback=f"item-{i}_fb", go_on=True), "not")
         _equals(wrong, f"response_{i}", places[i][0])
@@ -186,7 +200,9 @@ def _condition(processing, *, score=None, feedback=None, action="Set", go_on=Fal
     if score is not None:
         ET.SubElement(condition, "setvar", {"varname": "SCORE", "action": action}).text = score
     if feedback is not None:
-        ET.SubElement(condition, "displayfeedback", {"feedbacktype": "Response", "linkrefid": feedback})
+        ET.SubElement(
+            condition, "displayfeedback", {"feedbacktype": "Response", "linkrefid": feedback}
+        )
     return variables
 
 
@@ -195,7 +211,9 @@ def _equals(parent, ident: str, value: str) -> None:
 
 
 def _feedback(item, ident: str, text: str) -> None:
-    _material(ET.SubElement(ET.SubElement(item, "itemfeedback", {"ident": ident}), "flow_mat"), rich(text))
+    _material(
+        ET.SubElement(ET.SubElement(item, "itemfeedback", {"ident": ident}), "flow_mat"), rich(text)
+    )
 
 
 def _material(parent, text: str, kind="text/html") -> None:
@@ -224,28 +242,42 @@ def _write_anki(bank: Bank, path: Path) -> None:
         templates=[{"name": "Card", "qfmt": "{{Front}}", "afmt": ANKI_BACK}],
         css=".card { font: 18px/1.5 sans-serif; max-width: 36em; margin: auto; }",
     )
-    deck = genanki.Deck(_stable_number(f"deck {bank.topic}"), f"Visual generation::{plain(bank.title)}")
+    deck = genanki.Deck(
+        _stable_number(f"deck {bank.topic}"), f"Visual generation::{plain(bank.title)}"
+    )
     cards = [(c.id, rich(c.front), rich(c.back), c.source) for c in bank.flashcards]
     cards += [(q.id, _anki_front(q), _anki_back(q), q.source) for q in bank.questions]
     for ident, front, back, source in cards:
         guid = genanki.guid_for(bank.topic, ident)  # imported again, a question is the same card
-        deck.add_note(genanki.Note(model, fields=[front, back, rich(source)], guid=guid, tags=[bank.topic]))
+        deck.add_note(
+            genanki.Note(model, fields=[front, back, rich(source)], guid=guid, tags=[bank.topic])
+        )
     genanki.Package(deck).write_to_file(str(path), timestamp=0)
 
 
 def _anki_front(question) -> str:
     if question.kind == "numeric":
         return rich(question.prompt)
-    shown = [question.items[i] for i in question.start()] if question.kind == "ordering" else question.options
+    shown = (
+        [question.items[i] for i in question.start()]
+        if question.kind == "ordering"
+        else question.options
+    )
     return rich(question.prompt) + _list("ul", [rich(entry.text) for entry in shown])
 
 
 def _anki_back(question) -> str:
     if question.kind == "numeric":
-        return f"<b>{question.answer:g} {rich(question.unit)}</b><br>{rich(question.feedback_right)}"
+        return (
+            f"<b>{question.answer:g} {rich(question.unit)}</b><br>{rich(question.feedback_right)}"
+        )
     if question.kind == "ordering":
-        return _list("ol", [f"<b>{rich(item.text)}</b> {rich(item.feedback)}" for item in question.items])
-    return _list("ul", [f"<b>{rich(o.text)}</b> {rich(o.feedback)}" for o in question.options if o.correct])
+        return _list(
+            "ol", [f"<b>{rich(item.text)}</b> {rich(item.feedback)}" for item in question.items]
+        )
+    return _list(
+        "ul", [f"<b>{rich(o.text)}</b> {rich(o.feedback)}" for o in question.options if o.correct]
+    )
 
 
 def _list(tag: str, entries: list[str]) -> str:
@@ -254,4 +286,6 @@ def _list(tag: str, entries: list[str]) -> str:
 
 def _stable_number(name: str) -> int:
     """A number in Anki's range that is always the same for a name."""
-    return int.from_bytes(hashlib.sha256(name.encode("utf-8")).digest()[:4], "big") % (1 << 30) + (1 << 30)
+    return int.from_bytes(hashlib.sha256(name.encode("utf-8")).digest()[:4], "big") % (1 << 30) + (
+        1 << 30
+    )

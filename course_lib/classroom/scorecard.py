@@ -1,4 +1,6 @@
-"""Tables, and the scorecard at the end of a chapter: what the paper says, the code computes, you measured."""
+"""Tables, and the scorecard at the end of a chapter: what the paper says, the code computes, you
+measured.
+"""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, is_dataclass
@@ -39,7 +41,9 @@ class Table:
     def __repr__(self) -> str:
         table = [self.columns, *self.rows]
         widths = {key: max(len(row[key]) for row in table) for key in self.columns}
-        lines = ["  ".join(row[key].ljust(widths[key]) for key in self.columns).rstrip() for row in table]
+        lines = [
+            "  ".join(row[key].ljust(widths[key]) for key in self.columns).rstrip() for row in table
+        ]
         rule = "  ".join("-" * width for width in widths.values())
         return "\n".join([self.title, lines[0], rule, *lines[1:]])
 
@@ -58,20 +62,27 @@ class Scorecard(Table):
 def table(rows: Sequence[Mapping], title: str) -> Table:
     """A table with a column per key of its rows, the first one naming the row; None is a dash.
 
-    Numbers are rounded to four digits; for others, give text.  Raises ValueError when there are no rows or their keys
-    differ.
+    Numbers are rounded to four digits; for others, give text.  Raises ValueError when there are no
+    rows or their keys differ.
     """
     if not rows or any(list(row) != list(rows[0]) for row in rows):
-        raise ValueError(f"expected rows with the same keys in the same order, got {[list(row) for row in rows]}")
-    return Table(title, {key: key for key in rows[0]}, tuple({k: _text(v) for k, v in row.items()} for row in rows))
+        raise ValueError(
+            f"expected rows with the same keys in the same order, got {[list(row) for row in rows]}"
+        )
+    return Table(
+        title,
+        {key: key for key in rows[0]},
+        tuple({k: _text(v) for k, v in row.items()} for row in rows),
+    )
 
 
 def scorecard(rows: Sequence[Mapping | Any], title: str = "Scorecard") -> Scorecard:
     """A table with a row per claim.
 
-    Each row is a dict or dataclass with `what` and any of `paper`, `code`, `measured`, `note`; numbers are
-    rounded to four digits.  Where the miniature can only show a trend, `shown`, true or false, stands for the
-    note "trend shown" or "trend not shown".  Raises ValueError for a row without `what` or with other names.
+    Each row is a dict or dataclass with `what` and any of `paper`, `code`, `measured`, `note`;
+    numbers are rounded to four digits.  Where the miniature can only show a trend, `shown`, true or
+    false, stands for the note "trend shown" or "trend not shown".  Raises ValueError for a row
+    without `what` or with other names.
     """
     return Scorecard(title, COLUMNS, tuple(_texts(row) for row in rows))
 
@@ -81,8 +92,14 @@ def _texts(row: Mapping | Any) -> dict[str, str]:
     if isinstance(given, Mapping) and "shown" in given:
         verdict = "trend shown" if given["shown"] else "trend not shown"
         given = {key: value for key, value in given.items() if key != "shown"} | {"note": verdict}
-    if not isinstance(given, Mapping) or not given.keys() <= COLUMNS.keys() or not given.get("what"):
-        raise ValueError(f"a row has `what` and any of {', '.join(list(COLUMNS)[1:])}; got {given!r}")
+    if (
+        not isinstance(given, Mapping)
+        or not given.keys() <= COLUMNS.keys()
+        or not given.get("what")
+    ):
+        raise ValueError(
+            f"a row has `what` and any of {', '.join(list(COLUMNS)[1:])}; got {given!r}"
+        )
     return {key: _text(given.get(key)) for key in COLUMNS}
 
 

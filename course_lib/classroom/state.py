@@ -17,7 +17,8 @@ def course_home() -> Path:
 def load_state(name: str) -> dict:
     """The record `name`, or {} when there is none yet.
 
-    A damaged file is set aside as `<name>.json.damaged` with a warning: a lost record must not stop a lesson.
+    A damaged file is set aside as `<name>.json.damaged` with a warning: a lost record must not stop
+    a lesson.
     """
     path = course_home() / f"{name}.json"
     try:
@@ -31,7 +32,9 @@ def load_state(name: str) -> dict:
     aside = path.with_name(path.name + ".damaged")
     try:
         path.replace(aside)
-        warnings.warn(f"{path} was damaged and is kept as {aside.name}; starting afresh", stacklevel=2)
+        warnings.warn(
+            f"{path} was damaged and is kept as {aside.name}; starting afresh", stacklevel=2
+        )
     except OSError as error:
         warnings.warn(f"{path} could not be read ({error}); starting afresh", stacklevel=2)
     return {}

@@ -1,17 +1,18 @@
 """The weights of DDPM and of Improved DDPM, as others publish them.
 
-diffusers' UNet2DModel (https://huggingface.co/google/ddpm-cifar10-32 and the like), for both papers.  Names
-alone do not say which of the two networks they belong to.  Ours equals theirs with these arguments:
+diffusers' UNet2DModel (https://huggingface.co/google/ddpm-cifar10-32 and the like), for both
+papers.  Names alone do not say which of the two networks they belong to.  Ours equals theirs with
+these arguments:
     DDPM           flip_sin_to_cos=False, freq_shift=1, downsample_padding=0, norm_eps=1e-6,
                    attention_head_dim=None
     Improved DDPM  flip_sin_to_cos=True, freq_shift=0, downsample_padding=1, norm_eps=1e-5,
                    resnet_time_scale_shift="scale_shift", attn_norm_num_groups=norm_num_groups
 The older spelling of its attention (query, key, value, proj_attn) is read too.
 
-openai/improved-diffusion's UNetModel with use_scale_shift_norm, for Improved DDPM alone.  Without that option
-its weights have the shapes of DDPM's, but not its network: all sides are padded, the norms' epsilon is 1e-5,
-the time is [cos, sin].  So `ddpm` does not read this layout.  The rows of its packed queries, keys and values
-are sorted by head first; ours, by query, key and value first.
+openai/improved-diffusion's UNetModel with use_scale_shift_norm, for Improved DDPM alone.  Without
+that option its weights have the shapes of DDPM's, but not its network: all sides are padded, the
+norms' epsilon is 1e-5, the time is [cos, sin].  So `ddpm` does not read this layout.  The rows of
+its packed queries, keys and values are sorted by head first; ours, by query, key and value first.
 """
 
 import re
@@ -33,12 +34,16 @@ OLD_DIFFUSERS_LEAVES = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_a
 
 
 def diffusers_sources(model: nn.Module) -> dict[str, Source]:
-    """The layout of diffusers' UNet2DModel, whose attention has linear layers for our 1x1 convolutions."""
+    """The layout of diffusers' UNet2DModel, whose attention has linear layers for our 1x1
+    convolutions.
+    """
     return _sources(model, _diffusers_names(model.config), DIFFUSERS_LEAVES, attention_axes=2)
 
 
 def modern_diffusers(key: str) -> str:
-    """A key of diffusers' layout, with the layers of attention named as they are since version 0.15."""
+    """A key of diffusers' layout, with the layers of attention named as they are since version
+    0.15.
+    """
     pattern = rf"(\.attentions\.\d+\.)({'|'.join(OLD_DIFFUSERS_LEAVES)})(?=\.)"
     return re.sub(pattern, lambda found: found[1] + OLD_DIFFUSERS_LEAVES[found[2]], key)
 
@@ -57,7 +62,8 @@ def _diffusers_names(config: DDPMConfig) -> dict[str, str]:
     }
     for side, blocks in (("down", config.blocks_per_level), ("up", config.blocks_per_level + 1)):
         for k in range(len(config.multipliers) * (blocks + 1)):
-            level, i = divmod(k, blocks + 1)  # a level is its blocks, and then the change of resolution
+            # a level is its blocks, and then the change of resolution
+            level, i = divmod(k, blocks + 1)
             names[f"{side}.{k}.res"] = f"{side}_blocks.{level}.resnets.{i}"
             names[f"{side}.{k}.attention"] = f"{side}_blocks.{level}.attentions.{i}"
             names[f"{side}.{k}.conv"] = f"{side}_blocks.{level}.{side}samplers.0.conv"
@@ -110,7 +116,8 @@ def _openai_names(config: DDPMConfig) -> dict[str, str]:
         }
     for k in range(levels * (blocks + 2)):
         level, i = divmod(k, blocks + 2)
-        entry = f"output_blocks.{level * (blocks + 1) + min(i, blocks)}"  # the last also doubles the resolution
+        # the last also doubles the resolution
+        entry = f"output_blocks.{level * (blocks + 1) + min(i, blocks)}"
         attends = config.image_size >> (levels - 1 - level) in config.attention_resolutions
         names |= {f"up.{k}.res": f"{entry}.0", f"up.{k}.attention": f"{entry}.1"}
         names[f"up.{k}.conv"] = f"{entry}.{2 if attends else 1}.conv"
@@ -120,7 +127,9 @@ def _openai_names(config: DDPMConfig) -> dict[str, str]:
 # ---------------------------------------------------------------- both
 
 
-def _sources(model: nn.Module, names: dict[str, str], leaves: dict[str, str], attention_axes: int) -> dict[str, Source]:
+def _sources(
+    model: nn.Module, names: dict[str, str], leaves: dict[str, str], attention_axes: int
+) -> dict[str, Source]:
     """The source of every tensor: by the name of its layer, or by its block's name and its leaf's."""
     sources = {}
     for ours, tensor in model.state_dict().items():

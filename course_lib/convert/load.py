@@ -1,4 +1,6 @@
-"""Official weights into our models, strictly: every tensor is used once, and every parameter is given."""
+"""Official weights into our models, strictly: every tensor is used once, and every parameter is
+given.
+"""
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -30,15 +32,16 @@ def load_official(
 ) -> nn.Module:
     """A model of ours with official weights.
 
-    `name` is a preset of the zoo ("ddpm/CIFAR-10"), or a paper ("ddpm") with a `config` of that paper.  The
-    weights are a dict of tensors or of NumPy arrays, or a .safetensors, .npz, .pt, .bin or .ckpt file that holds
-    one; of the state of a training, as PyTorch Lightning saves it, its "state_dict".  Their layout is recognised from
-    the keys, or named.
+    `name` is a preset of the zoo ("ddpm/CIFAR-10"), or a paper ("ddpm") with a `config` of that
+    paper.  The weights are a dict of tensors or of NumPy arrays, or a .safetensors, .npz, .pt, .bin
+    or .ckpt file that holds one; of the state of a training, as PyTorch Lightning saves it, its
+    "state_dict".  Their layout is recognised from the keys, or named.
 
     Raises:
-        ValueError: for an unknown preset, paper or layout, a config of another paper, a layout of another model, a
-            file that holds no dict of tensors; and listing every tensor of ours that the layout does not know, and
-            every key that is missing, is not wanted, or has a wrong shape.
+        ValueError: for an unknown preset, paper or layout, a config of another paper, a layout of
+        another model, a
+            file that holds no dict of tensors; and listing every tensor of ours that the layout
+            does not know, and every key that is missing, is not wanted, or has a wrong shape.
     """
     paper, model = _model(name, config)
     weights = _read(state_dict)
@@ -46,16 +49,22 @@ def load_official(
     chosen = LAYOUTS[paper][layout]
     if not isinstance(model, chosen.model):
         ours, theirs = type(model).__name__, chosen.model.__name__
-        raise ValueError(f"expected weights of a {ours}, got the layout {layout}, which is of a {theirs}")
+        raise ValueError(
+            f"expected weights of a {ours}, got the layout {layout}, which is of a {theirs}"
+        )
     weights = {key: value for key, value in weights.items() if not chosen.set_aside(key, value)}
     _expect(weights, lambda value: value.dtype in PRECISIONS)
     weights = _modern(weights, chosen)
     sources = chosen.sources(model)
     unknown = [ours for ours in model.state_dict() if ours not in sources]
     if unknown:
-        raise ValueError(f"the layout {layout} of {paper} does not know these tensors of ours: {_some(unknown)}")
+        raise ValueError(
+            f"the layout {layout} of {paper} does not know these tensors of ours: {_some(unknown)}"
+        )
     _check(name, weights, sources)
-    model.load_state_dict({ours: _assemble(weights, sources[ours], p) for ours, p in model.state_dict().items()})
+    model.load_state_dict(
+        {ours: _assemble(weights, sources[ours], p) for ours, p in model.state_dict().items()}
+    )
     return model
 
 
@@ -65,12 +74,19 @@ def _model(name: str, config: Any) -> tuple[str, nn.Module]:
     if preset:
         entry = zoo.find(name)
         if config is not None:
-            raise ValueError(f"{name!r} is a preset and brings its config; for another, name the paper: {paper!r}")
+            raise ValueError(
+                f"{name!r} is a preset and brings its config; for another, name the paper:"
+                f" {paper!r}"
+            )
         if paper in LAYOUTS:
             return paper, entry.build()
     if paper not in LAYOUTS:
         raise ValueError(f"official weights are read for {', '.join(LAYOUTS)}, got {name!r}")
-    models = {type(entry.config): entry.model for preset, entry in zoo.MODELS.items() if preset.startswith(f"{paper}/")}
+    models = {
+        type(entry.config): entry.model
+        for preset, entry in zoo.MODELS.items()
+        if preset.startswith(f"{paper}/")
+    }
     if type(config) not in models:
         needed = " or ".join(f"config={kind.__name__}(...)" for kind in models)
         raise ValueError(f"{paper!r} needs {needed}, got {config!r}")
@@ -78,14 +94,18 @@ def _model(name: str, config: Any) -> tuple[str, nn.Module]:
 
 
 class Callback:
-    """Stands in for a class by whose name PyTorch Lightning once filed how its callback's training stood."""
+    """Stands in for a class by whose name PyTorch Lightning once filed how its callback's training
+    stood.
+    """
 
 
 CALLBACK = "pytorch_lightning.callbacks.model_checkpoint.ModelCheckpoint"
 
 
 def _read(source: Mapping | str | Path) -> dict[str, Tensor]:
-    """The tensors by name, from a dict or a file; of a pickle, nothing but plain values and tensors is let in."""
+    """The tensors by name, from a dict or a file; of a pickle, nothing but plain values and tensors
+    is let in.
+    """
     if not isinstance(source, Mapping):
         path = Path(source)
         if not path.is_file():
@@ -113,16 +133,21 @@ def _read(source: Mapping | str | Path) -> dict[str, Tensor]:
 def _expect(weights: Mapping, fits: Callable[[Any], bool]) -> None:
     """Refuse values that do not fit."""
     others = [
-        f"{key} ({getattr(value, 'dtype', type(value).__name__)})" for key, value in weights.items() if not fits(value)
+        f"{key} ({getattr(value, 'dtype', type(value).__name__)})"
+        for key, value in weights.items()
+        if not fits(value)
     ]
     if others:
-        raise ValueError(f"expected float32, float16 or bfloat16 tensors by name; these are not: {_some(others)}")
+        raise ValueError(
+            f"expected float32, float16 or bfloat16 tensors by name; these are not: {_some(others)}"
+        )
 
 
 def _tensor(value: Any) -> Any:
     """An array of floats as a tensor; everything else as it is."""
     if isinstance(value, np.ndarray) and value.dtype in (np.float32, np.float16):
-        return torch.from_numpy(np.require(value, requirements="CW"))  # torch takes no mirrored or read-only array
+        # torch takes no mirrored or read-only array
+        return torch.from_numpy(np.require(value, requirements="CW"))
     return value
 
 
@@ -135,7 +160,9 @@ def _layout(paper: str, weights: dict[str, Tensor], name: str | None) -> str:
     if name is None and len(recognised) != 1:
         known = "; ".join(f"{name} by {layout.marker!r}" for name, layout in layouts.items())
         found = f"recognised {' and '.join(recognised)}" if recognised else "recognised none"
-        raise ValueError(f"expected the keys of one layout ({known}), {found} among {_some(sorted(weights))}")
+        raise ValueError(
+            f"expected the keys of one layout ({known}), {found} among {_some(sorted(weights))}"
+        )
     return name or recognised[0]
 
 
@@ -143,7 +170,9 @@ def _modern(weights: dict[str, Tensor], layout: Layout) -> dict[str, Tensor]:
     """The weights under up-to-date keys; a tensor that is there in both spellings is refused."""
     renamed = {layout.modern(key): value for key, value in weights.items()}
     if len(renamed) < len(weights):
-        twice = [key for key in weights if layout.modern(key) != key and layout.modern(key) in weights]
+        twice = [
+            key for key in weights if layout.modern(key) != key and layout.modern(key) in weights
+        ]
         raise ValueError(f"these keys are there in a newer spelling too: {_some(twice)}")
     return renamed
 

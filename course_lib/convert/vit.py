@@ -1,19 +1,23 @@
-"""The weights of ViT, as others publish them.  Ours equals theirs with these settings of our config:
+"""The weights of ViT, as others publish them.  Ours equals theirs with these settings of our
+config:
     google         gelu="tanh", norm_eps=1e-6 (the defaults)
     transformers   gelu="exact", norm_eps=1e-12, unless the checkpoint's config.json says otherwise
     timm           gelu="exact", norm_eps=1e-6
 
-google: the .npz files of google-research/vision_transformer, hybrids included.  Such a file holds weights and nothing
-else.  The paper's models pre-trained on ImageNet-21k have the representation layer (`pre_logits`: that needs
-representation=width), and their published heads are zeros.  A group norm's scale and bias are (1, 1, 1, c), as flax had
-them then.  The state of a training (`opt/target/...`) is refused, like everything that no tensor of ours asks for.
+google: the .npz files of google-research/vision_transformer, hybrids included.  Such a file holds
+weights and nothing else.  The paper's models pre-trained on ImageNet-21k have the representation
+layer (`pre_logits`: that needs representation=width), and their published heads are zeros.  A group
+norm's scale and bias are (1, 1, 1, c), as flax had them then.  The state of a training
+(`opt/target/...`) is refused, like everything that no tensor of ours asks for.
 
-transformers: ViTForImageClassification.  The older names (encoder.layer.0.attention.attention.query), under which most
-weights are published, are read too.  It has no representation layer: that is the pooler of ViTModel, which has no head.
+transformers: ViTForImageClassification.  The older names
+(encoder.layer.0.attention.attention.query), under which most weights are published, are read too.
+It has no representation layer: that is the pooler of ViTModel, which has no head.
 
-timm: VisionTransformer, vit_base_patch16_224 and the like; older versions have the representation layer,
-`pre_logits.fc`.  What is not ours in exact arithmetic is not read: `fc_norm`, a norm behind the average over the tokens
-(ours stands before it), and hybrids, whose convolutions and norms have other epsilons.
+timm: VisionTransformer, vit_base_patch16_224 and the like; older versions have the representation
+layer, `pre_logits.fc`.  What is not ours in exact arithmetic is not read: `fc_norm`, a norm behind
+the average over the tokens (ours stands before it), and hybrids, whose convolutions and norms have
+other epsilons.
 """
 
 from torch import nn
@@ -46,7 +50,9 @@ def google_sources(model: nn.Module) -> dict[str, Source]:
             kind, *theirs = layers[layer].split()
             name = "bias" if leaf == "bias" else "scale" if kind.endswith("norm") else "kernel"
             axes = GOOGLE_AXES.get(f"{kind}.{leaf}", STACKED)
-            sources[ours] = Source.of(tensor, tuple(f"{each}/{name}" for each in theirs), axes, model.config.heads)
+            sources[ours] = Source.of(
+                tensor, tuple(f"{each}/{name}" for each in theirs), axes, model.config.heads
+            )
     return sources
 
 
@@ -71,7 +77,9 @@ def _google_layers(config: ViTConfig) -> dict[str, str]:
             f"blocks.{i}.mlp.0": f"linear {block}/MlpBlock_3/Dense_0",
             f"blocks.{i}.mlp.3": f"linear {block}/MlpBlock_3/Dense_1",
         }
-    units = [(stage, unit) for stage, units in enumerate(config.resnet or ()) for unit in range(units)]
+    units = [
+        (stage, unit) for stage, units in enumerate(config.resnet or ()) for unit in range(units)
+    ]
     for i, (stage, unit) in enumerate(units):
         theirs = f"block{stage + 1}/unit{unit + 1}"
         for n in (1, 2, 3):
@@ -104,7 +112,9 @@ def transformers_sources(model: nn.Module) -> dict[str, Source]:
         "norm": "vit.layernorm",
         "head": "classifier",
     }
-    return torch_sources(model, names | transformers_blocks(model.config.depth, "blocks", "vit.layers"))
+    return torch_sources(
+        model, names | transformers_blocks(model.config.depth, "blocks", "vit.layers")
+    )
 
 
 def transformers_blocks(depth: int, ours: str, theirs: str) -> dict[str, str]:
@@ -114,7 +124,9 @@ def transformers_blocks(depth: int, ours: str, theirs: str) -> dict[str, str]:
         block = f"{theirs}.{i}"
         names |= {
             f"{ours}.{i}.norm1": f"{block}.layernorm_before",
-            f"{ours}.{i}.attention.qkv": " ".join(f"{block}.attention.{part}_proj" for part in "qkv"),
+            f"{ours}.{i}.attention.qkv": " ".join(
+                f"{block}.attention.{part}_proj" for part in "qkv"
+            ),
             f"{ours}.{i}.attention.out": f"{block}.attention.o_proj",
             f"{ours}.{i}.norm2": f"{block}.layernorm_after",
             f"{ours}.{i}.mlp.0": f"{block}.mlp.fc1",
@@ -124,7 +136,9 @@ def transformers_blocks(depth: int, ours: str, theirs: str) -> dict[str, str]:
 
 
 def modern_transformers(key: str) -> str:
-    """A key of transformers' ViT or ViViT, with the layers of its blocks named as they are since version 5."""
+    """A key of transformers' ViT or ViViT, with the layers of its blocks named as they are since
+    version 5.
+    """
     for old, new in OLD_TRANSFORMERS.items():
         key = key.replace(old, new)
     return key
@@ -158,7 +172,9 @@ def timm_sources(model: nn.Module) -> dict[str, Source]:
 VIT_LAYOUTS = {
     "google": Layout("embedding/kernel", google_sources),
     "transformers": Layout(
-        "vit.embeddings.patch_embeddings.projection.weight", transformers_sources, modern_transformers
+        "vit.embeddings.patch_embeddings.projection.weight",
+        transformers_sources,
+        modern_transformers,
     ),
     "timm": Layout("patch_embed.proj.weight", timm_sources),
 }

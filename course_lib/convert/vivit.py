@@ -1,7 +1,7 @@
 """The weights of ViViT's Model 1, as transformers publishes them: VivitForVideoClassification.
 
-Ours equals it with the defaults of our config: its "gelu_fast" is the tanh form, its epsilon 1e-6.  The older names of
-layers are read too.  The other three models are not there.
+Ours equals it with the defaults of our config: its "gelu_fast" is the tanh form, its epsilon 1e-6.
+The older names of layers are read too.  The other three models are not there.
 """
 
 from torch import nn
@@ -19,11 +19,15 @@ def transformers_sources(model: nn.Module) -> dict[str, Source]:
         "encoder.norm": "vivit.layernorm",
         "head": "classifier",
     }
-    return torch_sources(model, names | transformers_blocks(model.config.depth, "encoder.blocks", "vivit.layers"))
+    return torch_sources(
+        model, names | transformers_blocks(model.config.depth, "encoder.blocks", "vivit.layers")
+    )
 
 
 VIVIT_LAYOUTS = {
     "transformers": Layout(
-        "vivit.embeddings.patch_embeddings.projection.weight", transformers_sources, modern_transformers
+        "vivit.embeddings.patch_embeddings.projection.weight",
+        transformers_sources,
+        modern_transformers,
     ),
 }

@@ -1,19 +1,22 @@
 """The weights of VQGAN and of its transformer, as others publish them.
 
-taming: the autoencoder, VQModel of CompVis/taming-transformers.  Its loss is a part of it there, so that a file holds
-the networks of the loss too: their keys (loss.discriminator.*, loss.perceptual_loss.*) are set aside.  The Gumbel
-variant is not ours, and is refused.
+taming: the autoencoder, VQModel of CompVis/taming-transformers.  Its loss is a part of it there, so
+that a file holds the networks of the loss too: their keys (loss.discriminator.*,
+loss.perceptual_loss.*) are set aside.  The Gumbel variant is not ours, and is refused.
 
-diffusers: its VQModel (https://huggingface.co/CompVis/ldm-celebahq-256 and the like), the same network, with linear
-layers in its attention for our 1x1 convolutions.  Ours equals it with its defaults, lookup_from_codebook=False and
-norm_type="group".  The older spelling of its attention is read too.
+diffusers: its VQModel (https://huggingface.co/CompVis/ldm-celebahq-256 and the like), the same
+network, with linear layers in its attention for our 1x1 convolutions.  Ours equals it with its
+defaults, lookup_from_codebook=False and norm_type="group".  The older spelling of its attention is
+read too.
 
-Both put beta on the codebook's term.  The weights do not depend on it; a training goes on in their manner with
-legacy=True.  What only a training of ours has (how long a code has been unused, and the like) is as in a fresh model.
+Both put beta on the codebook's term.  The weights do not depend on it; a training goes on in their
+manner with legacy=True.  What only a training of ours has (how long a code has been unused, and the
+like) is as in a fresh model.
 
-taming transformer: Net2NetTransformer of the same repository.  What stands around its GPT is set aside: the autoencoder
-and the network of the condition (first_stage_model.*, cond_stage_model.*), and the causal mask in every layer
-(transformer.blocks.*.attn.mask).  A mask that is not causal (n_unmasked) is not wanted: ours has no other.
+taming transformer: Net2NetTransformer of the same repository.  What stands around its GPT is set
+aside: the autoencoder and the network of the condition (first_stage_model.*, cond_stage_model.*),
+and the causal mask in every layer (transformer.blocks.*.attn.mask).  A mask that is not causal
+(n_unmasked) is not wanted: ours has no other.
 """
 
 from typing import NamedTuple
@@ -57,7 +60,13 @@ DIFFUSERS = Names(
     attention="attentions",
     middle=("mid_block.resnets.0", "mid_block.attentions.0", "mid_block.resnets.1"),
     norm_out="conv_norm_out",
-    layers=SHARED | {"skip": "conv_shortcut", "norm": "group_norm", "qkv": "to_q to_k to_v", "out": "to_out.0"},
+    layers=SHARED
+    | {
+        "skip": "conv_shortcut",
+        "norm": "group_norm",
+        "qkv": "to_q to_k to_v",
+        "out": "to_out.0",
+    },
 )
 
 
@@ -69,23 +78,32 @@ def taming_sources(model: nn.Module) -> dict[str, Source]:
 
 
 def diffusers_sources(model: nn.Module) -> dict[str, Source]:
-    """The layout of diffusers' VQModel, whose decoder counts its levels from the coarsest, as ours does."""
+    """The layout of diffusers' VQModel, whose decoder counts its levels from the coarsest, as ours
+    does.
+    """
     decoder = list(range(len(model.config.multipliers)))
     sources = _fresh(model) | torch_sources(model, _layers(model.config, DIFFUSERS, decoder))
     for ours, tensor in model.state_dict().items():
         if ours.endswith((".qkv.weight", ".out.weight")):
-            sources[ours] = Source.of(tensor, sources[ours].keys, "parts rows columns -> (parts rows) columns 1 1")
+            sources[ours] = Source.of(
+                tensor, sources[ours].keys, "parts rows columns -> (parts rows) columns 1 1"
+            )
     return sources
 
 
 def _layers(config: VQGANConfig, names: Names, decoder: list[int]) -> dict[str, str]:
-    """By our names of layers, theirs; `decoder`: what they call its levels, from the coarsest to the finest."""
+    """By our names of layers, theirs; `decoder`: what they call its levels, from the coarsest to
+    the finest.
+    """
     layers = {
         "to_codes": "quant_conv",
         "quantizer.codebook": "quantize.embedding.weight",
         "from_codes": "post_quant_conv",
     }
-    for side, levels, blocks in (("encoder", sorted(decoder), config.blocks), ("decoder", decoder, config.blocks + 1)):
+    for side, levels, blocks in (
+        ("encoder", sorted(decoder), config.blocks),
+        ("decoder", decoder, config.blocks + 1),
+    ):
         layers |= {f"{side}.{conv}": f"{side}.{conv}" for conv in ("conv_in", "conv_out")}
         layers[f"{side}.norm_out"] = f"{side}.{names.norm_out}"
         parts = {f"middle.{i}": theirs for i, theirs in enumerate(names.middle)}
@@ -97,13 +115,18 @@ def _layers(config: VQGANConfig, names: Names, decoder: list[int]) -> dict[str, 
             parts[f"levels.{i}.{2 * blocks}"] = f"{theirs}.{names.resize[side]}"
         for part, theirs in parts.items():
             for ours, several in names.layers.items():
-                layers[f"{side}.{part}.{ours}"] = " ".join(f"{side}.{theirs}.{layer}" for layer in several.split())
+                layers[f"{side}.{part}.{ours}"] = " ".join(
+                    f"{side}.{theirs}.{layer}" for layer in several.split()
+                )
     return layers
 
 
 def _fresh(model: nn.Module) -> dict[str, Source]:
     """The quantiser's statistics of a training, which no layout has."""
-    return {f"quantizer.{name}": Source((), tuple(value.shape)) for name, value in model.quantizer.named_buffers()}
+    return {
+        f"quantizer.{name}": Source((), tuple(value.shape))
+        for name, value in model.quantizer.named_buffers()
+    }
 
 
 def _is_loss(key: str, value: Tensor) -> bool:
@@ -136,16 +159,25 @@ def taming_transformer_sources(model: nn.Module) -> dict[str, Source]:
 
 
 def _is_around_transformer(key: str, value: Tensor) -> bool:
-    """Whether a tensor of Net2NetTransformer belongs to another network, or is the mask that ours has built in."""
+    """Whether a tensor of Net2NetTransformer belongs to another network, or is the mask that ours
+    has built in.
+    """
     if key.startswith("transformer.blocks.") and key.endswith(".attn.mask"):
         return value.ndim == 4 and torch.equal(value, torch.ones_like(value).tril())
     return key.startswith(("first_stage_model.", "cond_stage_model."))
 
 
 VQGAN_LAYOUTS = {
-    "taming": Layout("encoder.down.0.block.0.conv1.weight", taming_sources, model=VQGAN, set_aside=_is_loss),
-    "diffusers": Layout("encoder.down_blocks.0.resnets.0.conv1.weight", diffusers_sources, modern_diffusers, VQGAN),
+    "taming": Layout(
+        "encoder.down.0.block.0.conv1.weight", taming_sources, model=VQGAN, set_aside=_is_loss
+    ),
+    "diffusers": Layout(
+        "encoder.down_blocks.0.resnets.0.conv1.weight", diffusers_sources, modern_diffusers, VQGAN
+    ),
     "taming transformer": Layout(
-        "transformer.tok_emb.weight", taming_transformer_sources, model=Transformer, set_aside=_is_around_transformer
+        "transformer.tok_emb.weight",
+        taming_transformer_sources,
+        model=Transformer,
+        set_aside=_is_around_transformer,
     ),
 }

@@ -1,8 +1,9 @@
-"""A mixture of Gaussians: the one distribution on which everything about diffusion is known exactly.
+"""A mixture of Gaussians: the one distribution on which everything about diffusion is known
+exactly.
 
-Diffusing a mixture gives a mixture (every mean shrinks, every variance grows), so its density, its score
-and the best possible denoiser have closed forms.  A trained network, a bound on the likelihood and a
-sampler can all be laid beside the truth.
+Diffusing a mixture gives a mixture (every mean shrinks, every variance grows), so its density, its
+score and the best possible denoiser have closed forms.  A trained network, a bound on the
+likelihood and a sampler can all be laid beside the truth.
 """
 
 import math
@@ -27,10 +28,14 @@ class GaussianMixture:
             )
 
     @classmethod
-    def ring(cls, components: int = 8, radius: float = 0.75, std: float = 0.06) -> "GaussianMixture":
+    def ring(
+        cls, components: int = 8, radius: float = 0.75, std: float = 0.06
+    ) -> "GaussianMixture":
         """Equal components on a circle in the plane, inside [-1, 1]."""
         angle = torch.arange(components) * 2 * math.pi / components
-        return cls(radius * torch.stack([angle.cos(), angle.sin()], dim=1), torch.full((components,), std))
+        return cls(
+            radius * torch.stack([angle.cos(), angle.sin()], dim=1), torch.full((components,), std)
+        )
 
     def sample(self, n: int, generator: torch.Generator | None = None) -> Float[Tensor, "n d"]:
         """n independent points, float32."""
@@ -48,18 +53,24 @@ class GaussianMixture:
         return self._joint(x).logsumexp(dim=1)
 
     def score(self, x: Float[Tensor, "n d"]) -> Float[Tensor, "n d"]:
-        """The gradient of log_prob at x: a pull towards each mean, weighted by whose point x may be."""
+        """The gradient of log_prob at x: a pull towards each mean, weighted by whose point x may
+        be.
+        """
         whose = self._joint(x).softmax(dim=1)  # n k
         pulls = (self.means - x.double()[:, None]) / self.variances[:, None]  # n k d
         return (whose[..., None] * pulls).sum(dim=1)
 
     def best_eps(self, x_t: Float[Tensor, "n d"], alpha_bar: float) -> Float[Tensor, "n d"]:
-        """E[eps | x_t], which no network can beat: eps = -sqrt(1 - alpha_bar) times the diffused score."""
+        """E[eps | x_t], which no network can beat: eps = -sqrt(1 - alpha_bar) times the diffused
+        score.
+        """
         return (-math.sqrt(1 - alpha_bar) * self.diffused(alpha_bar).score(x_t)).to(x_t.dtype)
 
     def _joint(self, x: Tensor) -> Tensor:
         """log of weight times density, per component (n k)."""
         squared = ((x.double()[:, None] - self.means) ** 2).sum(dim=2)  # n k
         dims = self.means.shape[1]
-        log_density = -0.5 * (squared / self.variances + dims * torch.log(2 * math.pi * self.variances))
+        log_density = -0.5 * (
+            squared / self.variances + dims * torch.log(2 * math.pi * self.variances)
+        )
         return log_density + self.weights.log()

@@ -1,4 +1,6 @@
-"""Reading a table of the noise schedule at each sample's own step, and refusing what cannot be right."""
+"""Reading a table of the noise schedule at each sample's own step, and refusing what cannot be
+right.
+"""
 
 from typing import Any
 
@@ -29,12 +31,17 @@ def check(steps: int, t: Tensor, **tensors: Tensor) -> None:
     """
     (first, x), *others = tensors.items()
     if t.is_floating_point() or t.shape != x.shape[:1]:
-        raise ValueError(f"t must hold one step per sample: expected {len(x)} integers, got {t.dtype} {tuple(t.shape)}")
+        raise ValueError(
+            f"t must hold one step per sample: expected {len(x)} integers, got {t.dtype}"
+            f" {tuple(t.shape)}"
+        )
     if len(t) and not 0 <= int(t.min()) <= int(t.max()) < steps:
         raise ValueError(f"t must lie in 0..{steps - 1}, got {int(t.min())}..{int(t.max())}")
     for name, other in others:
         if other.shape != x.shape:
-            raise ValueError(f"{name} must have the shape of {first}, {tuple(x.shape)}, got {tuple(other.shape)}")
+            raise ValueError(
+                f"{name} must have the shape of {first}, {tuple(x.shape)}, got {tuple(other.shape)}"
+            )
     for name, tensor in tensors.items():
         if not torch.isfinite(tensor).all():
             raise ValueError(f"{name} must be finite, got NaN or infinity")
@@ -43,10 +50,13 @@ def check(steps: int, t: Tensor, **tensors: Tensor) -> None:
 def check_betas(betas: Table) -> None:
     """Refuse a schedule that is not at least two variances strictly between 0 and 1 (ValueError)."""
     if betas.ndim != 1 or len(betas) < 2:
-        raise ValueError(f"betas must be a vector of at least two steps, got shape {tuple(betas.shape)}")
+        raise ValueError(
+            f"betas must be a vector of at least two steps, got shape {tuple(betas.shape)}"
+        )
     if not ((betas > 0) & (betas < 1)).all():
         raise ValueError(
-            f"betas must lie strictly between 0 and 1, got {float(betas.min()):.4g}..{float(betas.max()):.4g}"
+            "betas must lie strictly between 0 and 1, got"
+            f" {float(betas.min()):.4g}..{float(betas.max()):.4g}"
         )
 
 

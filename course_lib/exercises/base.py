@@ -1,8 +1,9 @@
 """What an exercise is, and where to find it.
 
-An exercise is declared once, in ``course_lib/exercises/<topic>.py``, in the list ``EXERCISES``.  Its id is
-``"<topic>.<name>"``.  A notebook on two papers has two modules: ``magvit2.lfq`` is declared in ``magvit2.py`` and
-belongs to the topic ``magvit``.  The notebook, the mutant tests and the grader all read this one declaration.
+An exercise is declared once, in ``course_lib/exercises/<topic>.py``, in the list ``EXERCISES``.
+Its id is ``"<topic>.<name>"``.  A notebook on two papers has two modules: ``magvit2.lfq`` is
+declared in ``magvit2.py`` and belongs to the topic ``magvit``.  The notebook, the mutant tests and
+the grader all read this one declaration.
 """
 
 import difflib
@@ -25,8 +26,8 @@ _NOT_TOPICS = {"base", "running", "judging"}
 def call(answer: Any, case: Case) -> Any:
     """The usual way to exercise an answer: call it with the case's arguments by name.
 
-    The notebook goes on with the student's function, so its parameters must keep the names and the order
-    of the stub; parameters of the student's own may follow if they have defaults.
+    The notebook goes on with the student's function, so its parameters must keep the names and the
+    order of the stub; parameters of the student's own may follow if they have defaults.
     """
     expected = list(case)
     try:
@@ -41,7 +42,9 @@ def call(answer: Any, case: Case) -> Any:
         fits = False
     if not fits:
         theirs = ", ".join(signature.parameters) or "nothing"
-        raise TypeError(f"keep the parameters ({', '.join(expected)}) in this order; yours are ({theirs})")
+        raise TypeError(
+            f"keep the parameters ({', '.join(expected)}) in this order; yours are ({theirs})"
+        )
     return answer(**case)
 
 
@@ -103,12 +106,17 @@ class Exercise:
         """Fresh cases of a seed, arguments in the order of the reference's parameters."""
         order = _parameters_of(self.reference)
         cases = self.cases(torch.Generator().manual_seed(seed))
-        return [{name: case[name] for name in sorted(case, key=lambda n: order.get(n, len(order)))} for case in cases]
+        return [
+            {name: case[name] for name in sorted(case, key=lambda n: order.get(n, len(order)))}
+            for case in cases
+        ]
 
 
 @functools.cache
 def _parameters_of(function: Callable) -> dict[str, int]:
-    """The parameters of a function with their positions; none for the builtins that have no signature."""
+    """The parameters of a function with their positions; none for the builtins that have no
+    signature.
+    """
     try:
         return {name: i for i, name in enumerate(inspect.signature(function).parameters)}
     except (TypeError, ValueError):
@@ -127,7 +135,11 @@ def topics() -> list[str]:
 def _modules() -> list[str]:
     """The modules that declare exercises, those of a topic in the order of their numbers."""
     package = importlib.import_module(__package__)
-    return sorted(module.name for module in pkgutil.iter_modules(package.__path__) if module.name not in _NOT_TOPICS)
+    return sorted(
+        module.name
+        for module in pkgutil.iter_modules(package.__path__)
+        if module.name not in _NOT_TOPICS
+    )
 
 
 def _topic(module: str) -> str:
@@ -137,20 +149,33 @@ def _topic(module: str) -> str:
 def exercises(topic: str) -> list[Exercise]:
     """The exercises of a topic in the order in which its notebook asks them.
 
-    Raises UnknownExercise for a topic that does not exist and ValueError for a careless declaration.
+    Raises UnknownExercise for a topic that does not exist and ValueError for a careless
+    declaration.
     """
     if topic not in topics():
         raise UnknownExercise(f"There is no topic {topic!r}; the topics are {', '.join(topics())}.")
-    return [exercise for module in _modules() if _topic(module) == topic for exercise in _declared(module)]
+    return [
+        exercise
+        for module in _modules()
+        if _topic(module) == topic
+        for exercise in _declared(module)
+    ]
 
 
 def _declared(module: str) -> list[Exercise]:
-    """The exercises of one module.  Raises ValueError for ids that are not its own or declared twice."""
+    """The exercises of one module.  Raises ValueError for ids that are not its own or declared
+    twice.
+    """
     declared = list(importlib.import_module(f"{__package__}.{module}").EXERCISES)
     ids = [exercise.id for exercise in declared]
-    strangers = [id for id in ids if not id.startswith(f"{module}.")] + sorted({i for i in ids if ids.count(i) > 1})
+    strangers = [id for id in ids if not id.startswith(f"{module}.")] + sorted(
+        {i for i in ids if ids.count(i) > 1}
+    )
     if strangers:
-        raise ValueError(f"exercises/{module}.py: ids of another topic, or declared twice: {', '.join(strangers)}")
+        raise ValueError(
+            f"exercises/{module}.py: ids of another topic, or declared twice:"
+            f" {', '.join(strangers)}"
+        )
     return declared
 
 
@@ -161,23 +186,28 @@ def find(id: str) -> Exercise:
     found = {exercise.id: exercise for exercise in exercises(topic)} if topic in known else {}
     if id in found:
         return found[id]
-    every: Iterable[str] = found or [exercise.id for topic in known for exercise in exercises(topic)]
+    every: Iterable[str] = found or [
+        exercise.id for topic in known for exercise in exercises(topic)
+    ]
     near = difflib.get_close_matches(str(id), every, n=3, cutoff=0.4)
     hint = f"; did you mean {' or '.join(near)}?" if near else "."
     raise UnknownExercise(f"There is no exercise {id!r}{hint}")
 
 
 def with_weights(model: nn.Module, source: nn.Module) -> nn.Module:
-    """`model` with the weights of `source`: by name where the names agree, else in order.  For probes.
+    """`model` with the weights of `source`: by name where the names agree, else in order.  For
+    probes.
 
-    A probe builds `source` before the answer, so that both runs draw the same weights under one seed.
-    Raises ValueError when the parameters do not correspond, showing both lists.
+    A probe builds `source` before the answer, so that both runs draw the same weights under one
+    seed. Raises ValueError when the parameters do not correspond, showing both lists.
     """
     mine, theirs = dict(model.named_parameters()), dict(source.named_parameters())
     pairs = [(mine[name], theirs[name]) for name in mine] if mine.keys() == theirs.keys() else None
     pairs = pairs or list(zip(mine.values(), theirs.values(), strict=False))
     if len(mine) != len(theirs) or any(a.shape != b.shape for a, b in pairs):
-        raise ValueError(f"expected the parameters {_parameters(theirs)}; yours are {_parameters(mine)}")
+        raise ValueError(
+            f"expected the parameters {_parameters(theirs)}; yours are {_parameters(mine)}"
+        )
     with torch.no_grad():
         for target, value in pairs:
             target.copy_(value)

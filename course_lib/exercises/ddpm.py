@@ -1,4 +1,6 @@
-"""Notebook 01: the equations of DDPM and of Improved DDPM, in the order in which the story needs them."""
+"""Notebook 01: the equations of DDPM and of Improved DDPM, in the order in which the story needs
+them.
+"""
 
 import math
 
@@ -8,7 +10,8 @@ from course_lib.diffusion import at, normal_kl, shifted
 from course_lib.exercises.base import Exercise, Misconception
 from course_lib.papers import ddpm, improved_ddpm
 
-SHAPES = [(3, 2, 5, 4), (2, 3, 4, 6), (5, 2)]  # pictures with every axis of another length; points in a plane
+# pictures with every axis of another length; points in a plane
+SHAPES = [(3, 2, 5, 4), (2, 3, 4, 6), (5, 2)]
 STEPS = 7
 
 
@@ -79,34 +82,40 @@ Q_SAMPLE = Exercise(
     misconceptions={
         "no_sqrt": Misconception(
             _mixed(lambda a: a, lambda a: 1 - a),
-            "You scaled by alpha-bar itself. It is a variance; Eq. 4 wants its square root, and the square root of "
-            "1 - alpha-bar for the noise.",
+            "You scaled by alpha-bar itself. It is a variance; Eq. 4 wants its square root, and the"
+            " square root of 1 - alpha-bar for the noise.",
         ),
         "swapped": Misconception(
             _mixed(lambda a: (1 - a).sqrt(), lambda a: a.sqrt()),
-            "The two weights have changed places. At t = 0 almost everything must be picture: alpha-bar is near 1.",
+            "The two weights have changed places. At t = 0 almost everything must be picture:"
+            " alpha-bar is near 1.",
         ),
         "noise_variance": Misconception(
             _mixed(lambda a: a.sqrt(), lambda a: 1 - a),
-            "The picture's weight is right. The noise's is still a variance: take the square root of 1 - alpha-bar.",
+            "The picture's weight is right. The noise's is still a variance: take the square root"
+            " of 1 - alpha-bar.",
         ),
         "one_minus_root": Misconception(
             _mixed(lambda a: a.sqrt(), lambda a: 1 - a.sqrt()),
-            "You subtracted the square root from 1. The variances add up to 1, not the standard deviations: "
-            "sqrt(1 - alpha-bar), not 1 - sqrt(alpha-bar).",
+            "You subtracted the square root from 1. The variances add up to 1, not the standard"
+            " deviations: sqrt(1 - alpha-bar), not 1 - sqrt(alpha-bar).",
         ),
         "one_step_early": Misconception(
             _one_step_early,
-            "You read alpha-bar one step too early. Steps count from 0 here: t = 0 is the paper's t = 1, so "
-            "alphas_cumprod[t] is the entry you want.",
+            "You read alpha-bar one step too early. Steps count from 0 here: t = 0 is the paper's t"
+            " = 1, so alphas_cumprod[t] is the entry you want.",
         ),
         "t_minus_1": Misconception(
-            lambda x_start, t, noise, alphas_cumprod: ddpm.q_sample(x_start, t, noise, alphas_cumprod.roll(1)),
-            "You looked up t - 1. Code counts from 0: `alphas_cumprod[t]` already belongs to step t.",
+            lambda x_start, t, noise, alphas_cumprod: ddpm.q_sample(
+                x_start, t, noise, alphas_cumprod.roll(1)
+            ),
+            "You looked up t - 1. Code counts from 0: `alphas_cumprod[t]` already belongs to"
+            " step t.",
         ),
         "noise_not_scaled": Misconception(
             _mixed(lambda a: a.sqrt(), torch.ones_like),
-            "You added the noise unscaled. Then the variance would exceed 1; weigh it by sqrt(1 - alpha-bar).",
+            "You added the noise unscaled. Then the variance would exceed 1; weigh it by sqrt(1 -"
+            " alpha-bar).",
         ),
     },
 )
@@ -148,11 +157,13 @@ PREDICT_X_START = Exercise(
         ),
         "divided_by_variance": Misconception(
             _solved(lambda x, eps, a: (x - (1 - a).sqrt() * eps) / a),
-            "You divided by alpha-bar. The picture was multiplied by its square root; divide by that.",
+            "You divided by alpha-bar. The picture was multiplied by its square root; divide by"
+            " that.",
         ),
         "only_x_divided": Misconception(
             _solved(lambda x, eps, a: x / a.sqrt() - (1 - a).sqrt() * eps),
-            "You divided x_t before you took the noise away. The whole difference is divided by sqrt(alpha-bar).",
+            "You divided x_t before you took the noise away. The whole difference is divided by"
+            " sqrt(alpha-bar).",
         ),
         "wrong_sign": Misconception(
             _solved(lambda x, eps, a: (x + (1 - a).sqrt() * eps) / a.sqrt()),
@@ -160,11 +171,13 @@ PREDICT_X_START = Exercise(
         ),
         "noise_variance": Misconception(
             _solved(lambda x, eps, a: (x - (1 - a) * eps) / a.sqrt()),
-            "The noise was added with weight sqrt(1 - alpha-bar); you removed it with weight 1 - alpha-bar.",
+            "The noise was added with weight sqrt(1 - alpha-bar); you removed it with weight 1 -"
+            " alpha-bar.",
         ),
         "clamped": Misconception(
             _solved(lambda x, eps, a: ((x - (1 - a).sqrt() * eps) / a.sqrt()).clamp(-1, 1)),
-            "Do not clamp here: the function solves Eq. 4 exactly. Clipping is the sampler's business.",
+            "Do not clamp here: the function solves Eq. 4 exactly. Clipping is the sampler's"
+            " business.",
         ),
         "unweighted_noise": Misconception(
             _solved(lambda x, eps, a: (x - eps) / a.sqrt()),
@@ -190,7 +203,9 @@ def _posterior_cases(rng):
 
 
 def _posterior(of_x_start, of_x_t, variance):
-    """The posterior with other weights, each a function of (beta, alpha-bar, alpha-bar of the step before)."""
+    """The posterior with other weights, each a function of (beta, alpha-bar, alpha-bar of the step
+    before).
+    """
 
     def answer(x_start, x_t, t, betas):
         a = _alphas_cumprod(betas)
@@ -235,8 +250,8 @@ POSTERIOR = Exercise(
         ),
         "variance_is_beta": Misconception(
             _posterior(_of_x_start, _of_x_t, lambda beta, a, previous: beta),
-            "The mean is right. The variance you return is beta, that of q(x_t | x_{t-1}); knowing x_0 as well makes "
-            "it smaller: beta-tilde.",
+            "The mean is right. The variance you return is beta, that of q(x_t | x_{t-1}); knowing"
+            " x_0 as well makes it smaller: beta-tilde.",
         ),
         "same_alpha_bar": Misconception(
             _posterior(
@@ -244,28 +259,37 @@ POSTERIOR = Exercise(
                 _of_x_t,
                 _tilde,
             ),
-            "In the weight of x_0 you used alpha-bar of step t. Eq. 7 has alpha-bar of step t - 1 under the root.",
+            "In the weight of x_0 you used alpha-bar of step t. Eq. 7 has alpha-bar of step t - 1"
+            " under the root.",
         ),
         "no_root_previous": Misconception(
             _posterior(lambda beta, a, previous: previous * beta / (1 - a), _of_x_t, _tilde),
-            "The weight of x_0 misses a square root: sqrt(alpha-bar of t - 1) times beta over 1 - alpha-bar.",
+            "The weight of x_0 misses a square root: sqrt(alpha-bar of t - 1) times beta over 1 -"
+            " alpha-bar.",
         ),
         "no_root_alpha": Misconception(
-            _posterior(_of_x_start, lambda beta, a, previous: (1 - beta) * (1 - previous) / (1 - a), _tilde),
+            _posterior(
+                _of_x_start, lambda beta, a, previous: (1 - beta) * (1 - previous) / (1 - a), _tilde
+            ),
             "The weight of x_t misses a square root: it is sqrt(alpha_t), not alpha_t.",
         ),
         "alpha_bar_for_alpha": Misconception(
-            _posterior(_of_x_start, lambda beta, a, previous: a.sqrt() * (1 - previous) / (1 - a), _tilde),
-            "In the weight of x_t you used alpha-bar. Eq. 7 has the single step's alpha_t = 1 - beta_t there.",
+            _posterior(
+                _of_x_start, lambda beta, a, previous: a.sqrt() * (1 - previous) / (1 - a), _tilde
+            ),
+            "In the weight of x_t you used alpha-bar. Eq. 7 has the single step's alpha_t = 1 -"
+            " beta_t there.",
         ),
         "deviation": Misconception(
-            _posterior(_of_x_start, _of_x_t, lambda beta, a, previous: _tilde(beta, a, previous).sqrt()),
+            _posterior(
+                _of_x_start, _of_x_t, lambda beta, a, previous: _tilde(beta, a, previous).sqrt()
+            ),
             "The second output is the standard deviation. Return the variance.",
         ),
         "rolled": Misconception(
             _rolled,
-            "All is right but t = 0: before the first step there is no noise, so alpha-bar is 1 there. `roll` brings "
-            "the last entry round instead.",
+            "All is right but t = 0: before the first step there is no noise, so alpha-bar is 1"
+            " there. `roll` brings the last entry round instead.",
         ),
     },
 )
@@ -290,7 +314,9 @@ def _from_log_stds(mean1, log_variance1, mean2, log_variance2):
 
 
 def _kl(formula):
-    """The KL by another formula of (log variance 2 - log variance 1, mean difference, log variance 2)."""
+    """The KL by another formula of (log variance 2 - log variance 1, mean difference, log variance
+    2).
+    """
     return lambda mean1, log_variance1, mean2, log_variance2: formula(
         log_variance2 - log_variance1, mean1 - mean2, log_variance2
     )
@@ -307,9 +333,11 @@ NORMAL_KL = Exercise(
     minutes=8,
     misconceptions={
         "reversed": Misconception(
-            lambda mean1, log_variance1, mean2, log_variance2: normal_kl(mean2, log_variance2, mean1, log_variance1),
-            "That is KL(N2 || N1). The KL is not symmetric: the mean difference is divided by the variance of the "
-            "second normal.",
+            lambda mean1, log_variance1, mean2, log_variance2: normal_kl(
+                mean2, log_variance2, mean1, log_variance1
+            ),
+            "That is KL(N2 || N1). The KL is not symmetric: the mean difference is divided by the"
+            " variance of the second normal.",
         ),
         "no_half": Misconception(
             _kl(lambda d, m, v: d - 1 + torch.exp(-d) + m.square() * torch.exp(-v)),
@@ -321,12 +349,17 @@ NORMAL_KL = Exercise(
         ),
         "log_std": Misconception(
             _from_log_stds,
-            "You treated the logarithms as those of standard deviations. They are log variances: exp(log_variance) "
-            "is sigma squared already.",
+            "You treated the logarithms as those of standard deviations. They are log variances:"
+            " exp(log_variance) is sigma squared already.",
         ),
         "bits": Misconception(
-            _kl(lambda d, m, v: 0.5 * (d - 1 + torch.exp(-d) + m.square() * torch.exp(-v)) / math.log(2)),
-            "Your answer is in bits. Nats are wanted: the natural logarithm, nothing divided by log 2.",
+            _kl(
+                lambda d, m, v: (
+                    0.5 * (d - 1 + torch.exp(-d) + m.square() * torch.exp(-v)) / math.log(2)
+                )
+            ),
+            "Your answer is in bits. Nats are wanted: the natural logarithm, nothing divided by"
+            " log 2.",
         ),
         "mean_not_squared": Misconception(
             _kl(lambda d, m, v: 0.5 * (d - 1 + torch.exp(-d) + m.abs() * torch.exp(-v))),
@@ -338,7 +371,8 @@ NORMAL_KL = Exercise(
         ),
         "mean_unscaled": Misconception(
             _kl(lambda d, m, v: 0.5 * (d - 1 + torch.exp(-d) + m.square())),
-            "Divide the squared distance of the means by the second variance: a unit matters more to a narrow normal.",
+            "Divide the squared distance of the means by the second variance: a unit matters more"
+            " to a narrow normal.",
         ),
     },
 )
@@ -384,20 +418,25 @@ SIMPLE_LOSS = Exercise(
             "You showed the network the clean picture. It must find the noise in x_t.",
         ),
         "summed": Misconception(
-            _loss(lambda model, x, t, noise, x_t: (noise - model(x_t, t)).square().flatten(1).sum(1)),
-            "You summed over each sample's values; take their mean, so that the loss does not grow with the picture.",
+            _loss(
+                lambda model, x, t, noise, x_t: (noise - model(x_t, t)).square().flatten(1).sum(1)
+            ),
+            "You summed over each sample's values; take their mean, so that the loss does not grow"
+            " with the picture.",
         ),
         "one_number": Misconception(
             _loss(lambda model, x, t, noise, x_t: (noise - model(x_t, t)).square().mean()),
-            "You averaged over the batch too. Return one loss per sample, shape (b,): importance sampling will need "
-            "them apart.",
+            "You averaged over the batch too. Return one loss per sample, shape (b,): importance"
+            " sampling will need them apart.",
         ),
         "absolute": Misconception(
             _loss(lambda model, x, t, noise, x_t: _per_sample((noise - model(x_t, t)).abs())),
             "You took the absolute error. The squared one comes from the KL between Gaussians.",
         ),
         "rooted": Misconception(
-            _loss(lambda model, x, t, noise, x_t: _per_sample((noise - model(x_t, t)).square()).sqrt()),
+            _loss(
+                lambda model, x, t, noise, x_t: _per_sample((noise - model(x_t, t)).square()).sqrt()
+            ),
             "You took a square root at the end. Eq. 14 stops at the squared error.",
         ),
     },
@@ -455,7 +494,8 @@ SAMPLE_STEP = Exercise(
     misconceptions={
         "noise_at_the_end": Misconception(
             _step_back(_scale, _pull, lambda beta, a: beta.sqrt()),
-            "You add noise in the last step too. At t = 0 the result is the picture: leave the noise out there.",
+            "You add noise in the last step too. At t = 0 the result is the picture: leave the"
+            " noise out there.",
         ),
         "variance_for_std": Misconception(
             _step_back(_scale, _pull, lambda beta, a: beta * (torch.arange(len(beta)) > 0)),
@@ -463,26 +503,31 @@ SAMPLE_STEP = Exercise(
         ),
         "beta_tilde": Misconception(
             _step_back(_scale, _pull, lambda beta, a: _tilde(beta, a, shifted(a)).sqrt()),
-            "You chose sigma squared = beta-tilde, which the paper allows. Here the choice is sigma squared = beta.",
+            "You chose sigma squared = beta-tilde, which the paper allows. Here the choice is sigma"
+            " squared = beta.",
         ),
         "alpha_bar_scale": Misconception(
             _step_back(lambda beta, a: a.rsqrt(), _pull, _sigma),
-            "You divided by sqrt(alpha-bar), which leaps to x_0. One step back divides by sqrt(alpha_t) = "
-            "sqrt(1 - beta_t).",
+            "You divided by sqrt(alpha-bar), which leaps to x_0. One step back divides by"
+            " sqrt(alpha_t) = sqrt(1 - beta_t).",
         ),
         "no_root_in_pull": Misconception(
             _step_back(_scale, lambda beta, a: beta / (1 - a), _sigma),
-            "The predicted noise is weighed by beta over the square root of 1 - alpha-bar; your root is missing.",
+            "The predicted noise is weighed by beta over the square root of 1 - alpha-bar; your"
+            " root is missing.",
         ),
         "no_scale": Misconception(
             _step_back(lambda beta, a: torch.ones_like(beta), _pull, _sigma),
-            "The mean is not scaled back: every forward step shrank the picture by sqrt(alpha_t), so divide by it.",
+            "The mean is not scaled back: every forward step shrank the picture by sqrt(alpha_t),"
+            " so divide by it.",
         ),
         "first_of_the_batch": Misconception(
             lambda x_t, t, eps, noise, betas: (
-                ddpm.predict_mean(x_t, t, eps, betas) + at(betas.sqrt(), t, x_t) * noise * float(t[0] > 0)
+                ddpm.predict_mean(x_t, t, eps, betas)
+                + at(betas.sqrt(), t, x_t) * noise * float(t[0] > 0)
             ),
-            "`t` differs from sample to sample. Decide about the noise for each entry, not by `t[0]`.",
+            "`t` differs from sample to sample. Decide about the noise for each entry, not by"
+            " `t[0]`.",
         ),
         "root_of_beta": Misconception(
             _step_back(_scale, lambda beta, a: (beta / (1 - a)).sqrt(), _sigma),
@@ -490,7 +535,8 @@ SAMPLE_STEP = Exercise(
         ),
         "all_noise_removed": Misconception(
             _step_back(_scale, lambda beta, a: (1 - a).sqrt(), _sigma),
-            "You removed all of the predicted noise at once. One step removes beta / sqrt(1 - alpha-bar) of it.",
+            "You removed all of the predicted noise at once. One step removes beta / sqrt(1 -"
+            " alpha-bar) of it.",
         ),
     },
 )
@@ -544,32 +590,34 @@ DISCRETISED_NLL = Exercise(
     misconceptions={
         "density": Misconception(
             _density,
-            "You returned the density at x. A pixel is one of 256 values: its probability is the normal's mass in "
-            "the bin around it, a difference of two values of the distribution function.",
+            "You returned the density at x. A pixel is one of 256 values: its probability is the"
+            " normal's mass in the bin around it, a difference of two values of the distribution"
+            " function.",
         ),
         "density_times_width": Misconception(
             lambda x, mean, log_scale: _density(x, mean, log_scale) - math.log(2 / 255),
-            "Density times the bin's width is an approximation that fails when the normal is narrower than a bin. "
-            "Eq. 13 takes the integral, and leaves the two end bins open.",
+            "Density times the bin's width is an approximation that fails when the normal is"
+            " narrower than a bin. Eq. 13 takes the integral, and leaves the two end bins open.",
         ),
         "closed_ends": Misconception(
             _mass(open_ends=False),
-            "Inside you are right. The bins at -1 and 1 are open: black reaches to minus infinity, white to infinity, "
-            "so that all 256 probabilities add up to 1.",
+            "Inside you are right. The bins at -1 and 1 are open: black reaches to minus infinity,"
+            " white to infinity, so that all 256 probabilities add up to 1.",
         ),
         "double_width": Misconception(
             _mass(half=2 / 255),
-            "Your bins are twice as wide as they are: pixel values lie 2/255 apart, so a bin reaches 1/255 to each "
-            "side.",
+            "Your bins are twice as wide as they are: pixel values lie 2/255 apart, so a bin"
+            " reaches 1/255 to each side.",
         ),
         "half_width": Misconception(
             _mass(half=0.5 / 255),
-            "Your bins are half as wide as they are: on [-1, 1] pixel values lie 2/255 apart, so a bin reaches 1/255 "
-            "to each side.",
+            "Your bins are half as wide as they are: on [-1, 1] pixel values lie 2/255 apart, so a"
+            " bin reaches 1/255 to each side.",
         ),
         "log_variance": Misconception(
             _mass(scale=lambda log_scale: torch.exp(0.5 * log_scale)),
-            "log_scale is the logarithm of the standard deviation, not of the variance: do not halve it.",
+            "log_scale is the logarithm of the standard deviation, not of the variance: do not"
+            " halve it.",
         ),
         "bits": Misconception(
             lambda x, mean, log_scale: _mass()(x, mean, log_scale) / math.log(2),
@@ -577,9 +625,12 @@ DISCRETISED_NLL = Exercise(
         ),
         "ends_swapped": Misconception(
             _swapped_ends,
-            "Black and white have changed places: at x = -1 the lower value is 0, at x = 1 the upper one is 1.",
+            "Black and white have changed places: at x = -1 the lower value is 0, at x = 1 the"
+            " upper one is 1.",
         ),
-        "positive": Misconception(_mass(sign=1), "That is the log probability. Its negative is asked for."),
+        "positive": Misconception(
+            _mass(sign=1), "That is the log probability. Its negative is asked for."
+        ),
     },
 )
 
@@ -589,7 +640,8 @@ DISCRETISED_NLL = Exercise(
 
 def _range_cases(rng):
     return [
-        {"v": torch.randn(shape, generator=rng), "t": _steps(rng, shape[0]), "betas": _betas(rng)} for shape in SHAPES
+        {"v": torch.randn(shape, generator=rng), "t": _steps(rng, shape[0]), "betas": _betas(rng)}
+        for shape in SHAPES
     ]
 
 
@@ -618,17 +670,20 @@ LEARNED_RANGE = Exercise(
     misconceptions={
         "not_shifted": Misconception(
             _between(_mix),
-            "You used v as it comes. The network's output is around 0 where it does not know; (v + 1) / 2 puts that in "
-            "the middle of the two variances.",
+            "You used v as it comes. The network's output is around 0 where it does not know; (v +"
+            " 1) / 2 puts that in the middle of the two variances.",
         ),
         "swapped": Misconception(
             _between(lambda v, upper, lower: _mix((v + 1) / 2, lower, upper)),
-            "The ends have changed places: v = 1 is log beta, the larger variance, v = -1 is log beta-tilde.",
+            "The ends have changed places: v = 1 is log beta, the larger variance, v = -1 is log"
+            " beta-tilde.",
         ),
         "variances_mixed": Misconception(
-            _between(lambda v, upper, lower: _mix((v + 1) / 2, upper.exp(), lower.exp()).abs().log()),
-            "You mixed the variances and then took the logarithm. Mix the logarithms: the two ends lie orders of "
-            "magnitude apart near t = 0.",
+            _between(
+                lambda v, upper, lower: _mix((v + 1) / 2, upper.exp(), lower.exp()).abs().log()
+            ),
+            "You mixed the variances and then took the logarithm. Mix the logarithms: the two ends"
+            " lie orders of magnitude apart near t = 0.",
         ),
         "exponentiated": Misconception(
             _between(lambda v, upper, lower: _mix((v + 1) / 2, upper, lower).exp()),
@@ -636,12 +691,13 @@ LEARNED_RANGE = Exercise(
         ),
         "clamped": Misconception(
             _between(lambda v, upper, lower: _mix(((v + 1) / 2).clamp(0, 1), upper, lower)),
-            "You clamped the share to [0, 1]. The paper leaves it free, and finds that the network stays inside by "
-            "itself.",
+            "You clamped the share to [0, 1]. The paper leaves it free, and finds that the network"
+            " stays inside by itself.",
         ),
         "squashed": Misconception(
             _between(lambda v, upper, lower: _mix(v.sigmoid(), upper, lower)),
-            "You put a sigmoid on v. The paper interpolates with the plain output, shifted by (v + 1) / 2.",
+            "You put a sigmoid on v. The paper interpolates with the plain output, shifted by (v +"
+            " 1) / 2.",
         ),
     },
 )
@@ -660,13 +716,22 @@ def _hybrid_cases(rng):
             torch.randn(shape, generator=rng),
             _pixels(rng, shape),
         )
-        output = torch.cat([noise, torch.zeros(shape)], dim=1) + 0.3 * torch.randn(b, 2 * c, *sides, generator=rng)
+        output = torch.cat([noise, torch.zeros(shape)], dim=1) + 0.3 * torch.randn(
+            b, 2 * c, *sides, generator=rng
+        )
         x_t = ddpm.q_sample(x, t, noise, _alphas_cumprod(betas))
-        cases.append({"output": output, "x_start": x, "x_t": x_t, "t": t, "noise": noise, "betas": betas})
+        cases.append(
+            {"output": output, "x_start": x, "x_t": x_t, "t": t, "noise": noise, "betas": betas}
+        )
     return cases
 
 
-def _hybrid(weight=lambda betas: 0.001 * len(betas), detach=torch.Tensor.detach, last=lambda vlb: vlb, order=1):
+def _hybrid(
+    weight=lambda betas: 0.001 * len(betas),
+    detach=torch.Tensor.detach,
+    last=lambda vlb: vlb,
+    order=1,
+):
     def answer(output, x_start, x_t, t, noise, betas):
         eps, v = output.chunk(2, dim=1)[::order]
         vlb = last(improved_ddpm.vlb_term(detach(eps), v, x_start, x_t, t, betas))
@@ -693,16 +758,18 @@ HYBRID_LOSS = Exercise(
     misconceptions={
         "no_stop_gradient": Misconception(
             _hybrid(detach=lambda eps: eps),
-            "The value is right and the gradient is not: L_vlb also pulls at the predicted noise. Detach eps inside "
-            "`vlb_term`, so that the bound teaches the variance alone.",
+            "The value is right and the gradient is not: L_vlb also pulls at the predicted noise."
+            " Detach eps inside `vlb_term`, so that the bound teaches the variance alone.",
         ),
         "all_detached": Misconception(
             _hybrid(last=torch.Tensor.detach),
-            "You detached the whole bound, so nothing teaches the variance. Only eps is cut off inside it; v is not.",
+            "You detached the whole bound, so nothing teaches the variance. Only eps is cut off"
+            " inside it; v is not.",
         ),
         "no_steps": Misconception(
             _hybrid(weight=lambda betas: 0.001),
-            "L_vlb is the sum over all T steps, and you have one term of it: weigh the term by 0.001 times T.",
+            "L_vlb is the sum over all T steps, and you have one term of it: weigh the term by"
+            " 0.001 times T.",
         ),
         "global_T": Misconception(
             _hybrid(weight=lambda betas: 0.001 * 1000),
@@ -725,7 +792,12 @@ HYBRID_LOSS = Exercise(
                 0.001
                 * len(betas)
                 * improved_ddpm.vlb_term(
-                    output.chunk(2, dim=1)[0].detach(), output.chunk(2, dim=1)[1], x_start, x_t, t, betas
+                    output.chunk(2, dim=1)[0].detach(),
+                    output.chunk(2, dim=1)[1],
+                    x_start,
+                    x_t,
+                    t,
+                    betas,
                 )
             ),
             "L_simple is missing: nothing teaches the network to find the noise.",
@@ -738,7 +810,9 @@ HYBRID_LOSS = Exercise(
 
 
 def _cosine_cases(rng):
-    return [{"timesteps": n, "s": s} for n, s in ((1, 0.008), (10, 0.008), (1000, 0.008), (37, 0.1))]
+    return [
+        {"timesteps": n, "s": s} for n, s in ((1, 0.008), (10, 0.008), (1000, 0.008), (37, 0.1))
+    ]
 
 
 def _cosine(f=lambda angle: angle.cos().square(), first=1, normalise=True, offset=True):
@@ -758,7 +832,9 @@ def _single_precision(timesteps, s):
 
 
 def _one_too_many(timesteps, s):
-    return torch.cat([torch.ones(1, dtype=torch.float64), improved_ddpm.cosine_alphas_cumprod(timesteps, s)])
+    return torch.cat(
+        [torch.ones(1, dtype=torch.float64), improved_ddpm.cosine_alphas_cumprod(timesteps, s)]
+    )
 
 
 COSINE = Exercise(
@@ -781,11 +857,13 @@ COSINE = Exercise(
         ),
         "from_zero": Misconception(
             _cosine(first=0),
-            "You started at t = 0. The first entry belongs to the paper's t = 1: evaluate f at 1/T, 2/T, ..., 1.",
+            "You started at t = 0. The first entry belongs to the paper's t = 1: evaluate f at 1/T,"
+            " 2/T, ..., 1.",
         ),
         "single_precision": Misconception(
             _single_precision,
-            "The values differ after the seventh digit: t was made in float32. Make it float64 from the start.",
+            "The values differ after the seventh digit: t was made in float32. Make it float64 from"
+            " the start.",
         ),
         "one_too_many": Misconception(
             _one_too_many,
@@ -793,7 +871,8 @@ COSINE = Exercise(
         ),
         "no_offset": Misconception(
             _cosine(offset=False),
-            "The offset s is missing. Without it the first steps add almost no noise, less than one pixel value.",
+            "The offset s is missing. Without it the first steps add almost no noise, less than one"
+            " pixel value.",
         ),
         "sine": Misconception(
             _cosine(f=lambda angle: 1 - angle.cos().square(), normalise=False),
@@ -801,7 +880,8 @@ COSINE = Exercise(
         ),
         "degrees": Misconception(
             _cosine(f=lambda angle: (2 * angle).cos().square()),
-            "The angle runs to pi/2, a quarter turn; yours runs to pi, and alpha-bar rises again after the middle.",
+            "The angle runs to pi/2, a quarter turn; yours runs to pi, and alpha-bar rises again"
+            " after the middle.",
         ),
     },
 )
@@ -811,10 +891,14 @@ COSINE = Exercise(
 
 
 def _importance_cases(rng):
-    histories = [torch.rand(5, 3, generator=rng) * torch.tensor([9.0, 3.0, 1.0, 0.3, 0.1])[:, None] for _ in range(2)]
+    histories = [
+        torch.rand(5, 3, generator=rng) * torch.tensor([9.0, 3.0, 1.0, 0.3, 0.1])[:, None]
+        for _ in range(2)
+    ]
     spikes = torch.rand(7, 4, generator=rng) ** 6
     return [
-        {"history": history, "uniform": u} for history, u in zip([*histories, spikes], (0.001, 0.1, 0.01), strict=True)
+        {"history": history, "uniform": u}
+        for history, u in zip([*histories, spikes], (0.001, 0.1, 0.01), strict=True)
     ]
 
 
@@ -855,7 +939,8 @@ IMPORTANCE = Exercise(
     misconceptions={
         "mean_loss": Misconception(
             _weighted(lambda history: history.mean(1)),
-            "You used the mean loss. Eq. 18 wants the root of the mean square, which also counts how much it varies.",
+            "You used the mean loss. Eq. 18 wants the root of the mean square, which also counts"
+            " how much it varies.",
         ),
         "not_rooted": Misconception(
             _weighted(lambda history: history.square().mean(1)),
@@ -863,15 +948,18 @@ IMPORTANCE = Exercise(
         ),
         "no_T": Misconception(
             _weighted(_root_mean_square, weight=lambda p: 1 / p),
-            "Your weights are T times too large. An evenly drawn step has p = 1/T and must weigh 1: use 1 / (T p).",
+            "Your weights are T times too large. An evenly drawn step has p = 1/T and must weigh 1:"
+            " use 1 / (T p).",
         ),
         "no_uniform": Misconception(
             _weighted(_root_mean_square, mix=False),
-            "You left out the even share. Without it a step whose recorded losses are tiny is never visited again.",
+            "You left out the even share. Without it a step whose recorded losses are tiny is never"
+            " visited again.",
         ),
         "added_not_mixed": Misconception(
             _added_not_mixed,
-            "Mix, do not add: (1 - uniform) * p + uniform / T keeps the sum at 1 and the share at `uniform`.",
+            "Mix, do not add: (1 - uniform) * p + uniform / T keeps the sum at 1 and the share at"
+            " `uniform`.",
         ),
         "weights_before_mixing": Misconception(
             _weights_before_mixing,
@@ -883,11 +971,13 @@ IMPORTANCE = Exercise(
         ),
         "deviation": Misconception(
             _weighted(lambda history: history.std(1)),
-            "You used the standard deviation. A large but steady loss matters too: E[L^2], not the variance.",
+            "You used the standard deviation. A large but steady loss matters too: E[L^2], not the"
+            " variance.",
         ),
         "not_inverted": Misconception(
             _weighted(_root_mean_square, weight=lambda p: len(p) * p),
-            "You weigh often-drawn steps more, so they count twice. The weight undoes the probability: 1 / (T p).",
+            "You weigh often-drawn steps more, so they count twice. The weight undoes the"
+            " probability: 1 / (T p).",
         ),
     },
 )
@@ -918,31 +1008,35 @@ RESPACE = Exercise(
     misconceptions={
         "picked": Misconception(
             lambda betas, kept: betas[kept],
-            "You kept the betas of the kept steps. They are too small: each must now do the work of the steps skipped "
-            "before it. What stays the same is alpha-bar.",
+            "You kept the betas of the kept steps. They are too small: each must now do the work of"
+            " the steps skipped before it. What stays the same is alpha-bar.",
         ),
         "rooted": Misconception(
             lambda betas, kept: 1 - (1 - improved_ddpm.respace(betas, kept)).sqrt(),
-            "You took a square root. alpha-bar is a product of alphas as it stands; the root belongs to Eq. 4.",
+            "You took a square root. alpha-bar is a product of alphas as it stands; the root"
+            " belongs to Eq. 4.",
         ),
         "summed": Misconception(
             lambda betas, kept: betas.cumsum(0)[kept].diff(prepend=torch.zeros(1)),
-            "You added up the betas that are skipped. Variances of a chain that also shrinks do not add; the alphas "
-            "multiply.",
+            "You added up the betas that are skipped. Variances of a chain that also shrinks do not"
+            " add; the alphas multiply.",
         ),
         "rolled": Misconception(
             _respace_rolled,
-            "`roll` brings the last entry round to the front; before the first kept step alpha-bar is 1.",
+            "`roll` brings the last entry round to the front; before the first kept step alpha-bar"
+            " is 1.",
         ),
         "not_relative": Misconception(
             lambda betas, kept: 1 - _alphas_cumprod(betas)[kept],
-            "That is 1 - alpha-bar, all the noise since the start. A step's beta is 1 - alpha-bar over the alpha-bar "
-            "of the kept step before.",
+            "That is 1 - alpha-bar, all the noise since the start. A step's beta is 1 - alpha-bar"
+            " over the alpha-bar of the kept step before.",
         ),
         "first_picked": Misconception(
-            lambda betas, kept: torch.cat([betas[kept[:1]], improved_ddpm.respace(betas, kept)[1:]]),
-            "All right but the first: if the chain starts later than step 0, its first beta covers the skipped steps "
-            "too. Before it alpha-bar is 1.",
+            lambda betas, kept: torch.cat(
+                [betas[kept[:1]], improved_ddpm.respace(betas, kept)[1:]]
+            ),
+            "All right but the first: if the chain starts later than step 0, its first beta covers"
+            " the skipped steps too. Before it alpha-bar is 1.",
         ),
         "alphas": Misconception(
             lambda betas, kept: 1 - improved_ddpm.respace(betas, kept),

@@ -1,4 +1,6 @@
-"""Notebook 05, the first half, MAGVIT: a start from pictures, borders, LeCam, the ten tasks, COMMIT and decoding."""
+"""Notebook 05, the first half, MAGVIT: a start from pictures, borders, LeCam, the ten tasks, COMMIT
+and decoding.
+"""
 
 import math
 
@@ -16,7 +18,8 @@ from course_lib.papers import magvit
 
 def _kernel_cases(rng):
     """Odd and even numbers of frames, and a single one."""
-    sizes = [(5, 2, 3, 4, 3), (2, 3, 4, 1, 5), (3, 2, 1, 5, 4), (4, 1, 2, 3, 2), (2, 4, 3, 5, 1)]  # o i h w frames
+    # o i h w frames
+    sizes = [(5, 2, 3, 4, 3), (2, 3, 4, 1, 5), (3, 2, 1, 5, 4), (4, 1, 2, 3, 2), (2, 4, 3, 5, 1)]
     return [{"kernel": torch.randn(size[:4], generator=rng), "frames": size[4]} for size in sizes]
 
 
@@ -47,50 +50,53 @@ INFLATE = Exercise(
     misconceptions={
         "first_frame": Misconception(
             _one_frame(lambda frames: 0),
-            "The kernel lies at the first frame, so every frame of the result shows one that came before it. Central "
-            "inflation puts it in the middle, at frames // 2.",
+            "The kernel lies at the first frame, so every frame of the result shows one that came"
+            " before it. Central inflation puts it in the middle, at frames // 2.",
         ),
         "last_frame": Misconception(
             _one_frame(lambda frames: frames - 1),
-            "The kernel lies at the last frame. That is MAGVIT-v2's inflation, whose convolutions look back; here the "
-            "middle of the kernel meets the frame itself: frames // 2.",
+            "The kernel lies at the last frame. That is MAGVIT-v2's inflation, whose convolutions"
+            " look back; here the middle of the kernel meets the frame itself: frames // 2.",
         ),
         "earlier_middle": Misconception(
             _one_frame(lambda frames: (frames - 1) // 2),
-            "Right for odd numbers of frames. Of the two in the middle of an even number take the later one: "
-            "frames // 2.",
+            "Right for odd numbers of frames. Of the two in the middle of an even number take the"
+            " later one: frames // 2.",
         ),
         "everywhere": Misconception(
             _shared(lambda frames: [1.0] * frames),
-            "The kernel lies at every frame, undivided, so what stands still comes out `frames` times too strong. "
-            "Section 3.1 fills the middle frame alone.",
+            "The kernel lies at every frame, undivided, so what stands still comes out `frames`"
+            " times too strong. Section 3.1 fills the middle frame alone.",
         ),
         "average": Misconception(
             _shared(lambda frames: [1 / frames] * frames),
-            "That is average inflation, the other row of Table 7: it blurs what moves. Central inflation fills the "
-            "middle frame alone, undivided.",
+            "That is average inflation, the other row of Table 7: it blurs what moves. Central"
+            " inflation fills the middle frame alone, undivided.",
         ),
         "divided": Misconception(
             _one_frame(lambda frames: frames // 2, share=lambda frames: 1 / frames),
-            "The place is right, but you divided by the number of frames. Nothing else adds to the sum here, so the "
-            "kernel stays as it was.",
+            "The place is right, but you divided by the number of frames. Nothing else adds to the"
+            " sum here, so the kernel stays as it was.",
         ),
         "frames_last": Misconception(
             lambda kernel, frames: magvit.inflate_central(kernel, frames).movedim(2, -1),
-            "The numbers are right, the axis of frames stands last. A kernel of `conv3d` is (o i t h w).",
+            "The numbers are right, the axis of frames stands last. A kernel of `conv3d` is (o i t"
+            " h w).",
         ),
         "frames_first": Misconception(
             lambda kernel, frames: magvit.inflate_central(kernel, frames).movedim(2, 0),
-            "The numbers are right, the axis of frames stands first. A kernel of `conv3d` is (o i t h w).",
+            "The numbers are right, the axis of frames stands first. A kernel of `conv3d` is (o i t"
+            " h w).",
         ),
         "no_frames": Misconception(
             lambda kernel, frames: kernel[:, :, None],
-            "Your kernel has a single frame. It needs `frames` of them: zeros, and the kernel in the middle one.",
+            "Your kernel has a single frame. It needs `frames` of them: zeros, and the kernel in"
+            " the middle one.",
         ),
         "middle_column": Misconception(
             _middle_column,
-            "You kept the middle column of the width and filled every frame. It is the axis of frames that has one "
-            "filled place. (ViViT's published code had the same slip.)",
+            "You kept the middle column of the width and filled every frame. It is the axis of"
+            " frames that has one filled place. (ViViT's published code had the same slip.)",
         ),
     },
 )
@@ -100,7 +106,9 @@ INFLATE = Exercise(
 
 
 def _border_cases(rng):
-    """Other pads on every axis, none on some; then the whole row mirrored, then a clip of one frame."""
+    """Other pads on every axis, none on some; then the whole row mirrored, then a clip of one
+    frame.
+    """
     cases = [
         ((2, 3, 4, 5, 6), (1, 2, 3)),
         ((1, 2, 3, 7, 5), (2, 0, 1)),
@@ -111,7 +119,9 @@ def _border_cases(rng):
 
 
 def _bordered(ends, axes=(2, 3, 4)):
-    """reflect_padding with other ends: (what comes before, what comes behind) of x along an axis, p wide."""
+    """reflect_padding with other ends: (what comes before, what comes behind) of x along an axis, p
+    wide.
+    """
 
     def answer(x, pad):
         for axis, p in zip((2, 3, 4), pad, strict=True):
@@ -136,7 +146,9 @@ def _not_flipped(x, axis, p):
 
 
 def _border_repeated(x, axis, p):
-    return tuple(x.narrow(axis, place, 1).repeat_interleave(p, axis) for place in (0, x.shape[axis] - 1))
+    return tuple(
+        x.narrow(axis, place, 1).repeat_interleave(p, axis) for place in (0, x.shape[axis] - 1)
+    )
 
 
 def _other_end(x, axis, p):
@@ -159,35 +171,41 @@ REFLECT_PADDING = Exercise(
     misconceptions={
         "border_twice": Misconception(
             _bordered(_with_border),
-            "You repeat the border: 0 1 2 became 0 0 1 for a pad of 1. The border is the mirror itself, so the image "
-            "begins with its neighbour: 1 0 1.",
+            "You repeat the border: 0 1 2 became 0 0 1 for a pad of 1. The border is the mirror"
+            " itself, so the image begins with its neighbour: 1 0 1.",
         ),
         "replicated": Misconception(
             _bordered(_border_repeated),
-            "You went on with the border's value, p times. MAGVIT pads conditions of outpainting that way; its layers "
-            "reflect: 2 1 0 1 2 for a pad of 2.",
+            "You went on with the border's value, p times. MAGVIT pads conditions of outpainting"
+            " that way; its layers reflect: 2 1 0 1 2 for a pad of 2.",
         ),
         "zeros": Misconception(
-            _bordered(lambda x, axis, p: tuple(torch.zeros_like(end) for end in _mirrored(x, axis, p))),
-            "You padded with zeros, which tell every layer where the border is, so the same content gets other tokens "
-            "there. (MAGVIT's published code does so by default.) Section 3.1 reflects.",
+            _bordered(
+                lambda x, axis, p: tuple(torch.zeros_like(end) for end in _mirrored(x, axis, p))
+            ),
+            "You padded with zeros, which tell every layer where the border is, so the same content"
+            " gets other tokens there. (MAGVIT's published code does so by default.) Section 3.1"
+            " reflects.",
         ),
         "circular": Misconception(
             _bordered(_other_end),
-            "You went on with what lies at the other end. A mirror shows what lies at the same end.",
+            "You went on with what lies at the other end. A mirror shows what lies at the same"
+            " end.",
         ),
         "not_flipped": Misconception(
             _bordered(_not_flipped),
-            "You took the right pieces and did not turn them round: next to the border stands its neighbour, then the "
-            "one after that. `flip` them along their axis.",
+            "You took the right pieces and did not turn them round: next to the border stands its"
+            " neighbour, then the one after that. `flip` them along their axis.",
         ),
         "front_alone": Misconception(
             _bordered(lambda x, axis, p: (_mirrored(x, axis, p)[0], _nothing(x, axis, p))),
-            "You padded in front alone. A kernel with its middle on the last place hangs over behind, too.",
+            "You padded in front alone. A kernel with its middle on the last place hangs over"
+            " behind, too.",
         ),
         "behind_alone": Misconception(
             _bordered(lambda x, axis, p: (_nothing(x, axis, p), _mirrored(x, axis, p)[1])),
-            "You padded behind alone. A kernel with its middle on the first place hangs over in front, too.",
+            "You padded behind alone. A kernel with its middle on the first place hangs over in"
+            " front, too.",
         ),
         "space_alone": Misconception(
             _bordered(_mirrored, axes=(3, 4)),
@@ -195,12 +213,13 @@ REFLECT_PADDING = Exercise(
         ),
         "ends_swapped": Misconception(
             _bordered(lambda x, axis, p: _mirrored(x, axis, p)[::-1]),
-            "Each end got the image of the other one. What stands in front of the first place is near the first place.",
+            "Each end got the image of the other one. What stands in front of the first place is"
+            " near the first place.",
         ),
         "axes_reversed": Misconception(
             lambda x, pad: F.pad(x, [p for p in pad for _ in range(2)], mode="reflect"),
-            "The pads of frames and columns have changed places. `F.pad` counts from the last axis, `pad` is (frames, "
-            "rows, columns).",
+            "The pads of frames and columns have changed places. `F.pad` counts from the last axis,"
+            " `pad` is (frames, rows, columns).",
         ),
     },
 )
@@ -210,17 +229,24 @@ REFLECT_PADDING = Exercise(
 
 
 def _lecam_cases(rng):
-    """Logits on both sides of the averages, other numbers of real and fake ones; then two that have changed sides."""
+    """Logits on both sides of the averages, other numbers of real and fake ones; then two that have
+    changed sides.
+    """
     cases = []
     for real, fake, ema_real, ema_fake in [((6,), (4,), 0.5, -0.3), ((2, 3, 2), (3, 5), 1.4, 0.2)]:
-        logits = {"real": torch.randn(real, generator=rng) + 0.3, "fake": torch.randn(fake, generator=rng)}
+        logits = {
+            "real": torch.randn(real, generator=rng) + 0.3,
+            "fake": torch.randn(fake, generator=rng),
+        }
         cases.append({**logits, "ema_real": ema_real, "ema_fake": ema_fake})
     lost, won = (0.1 + torch.rand(n, generator=rng) for n in (3, 4))
     return [*cases, {"real": -lost, "fake": won, "ema_real": -0.2, "ema_fake": 0.4}]
 
 
 def _anchored(by_real, by_fake=None):
-    """lecam by other penalties: by_real(real, ema_real, ema_fake), by_fake(fake, ema_real, ema_fake)."""
+    """lecam by other penalties: by_real(real, ema_real, ema_fake), by_fake(fake, ema_real,
+    ema_fake).
+    """
     by_fake = by_fake or (lambda fake, ema_real, ema_fake: by_real(-fake, -ema_fake, -ema_real))
 
     def answer(real, fake, ema_real, ema_fake):
@@ -251,34 +277,41 @@ LECAM = Exercise(
     misconceptions={
         "own_side": Misconception(
             _anchored(lambda real, ema_real, ema_fake: F.relu(real - ema_real).square()),
-            "Each logit is measured against the average of its own side. Eq. 8 crosses them: real ones against "
-            "ema_fake, fakes against ema_real, so that the discriminator pays for telling them apart too well.",
+            "Each logit is measured against the average of its own side. Eq. 8 crosses them: real"
+            " ones against ema_fake, fakes against ema_real, so that the discriminator pays for"
+            " telling them apart too well.",
         ),
         "turned_round": Misconception(
             _anchored(lambda real, ema_real, ema_fake: F.relu(ema_fake - real).square()),
-            "The differences are the wrong way round, so you punish the logits that are on the wrong side already. "
-            "Real ones are pulled down: D(x) - ema_fake; fakes up: ema_real - D(x^).",
+            "The differences are the wrong way round, so you punish the logits that are on the"
+            " wrong side already. Real ones are pulled down: D(x) - ema_fake; fakes up: ema_real -"
+            " D(x^).",
         ),
         "not_cut": Misconception(
             _anchored(lambda real, ema_real, ema_fake: (real - ema_fake).square()),
-            "That is Eq. 8 as it stands in the paper. Its code, and this exercise, cut the differences off at 0 before "
-            "squaring: a logit that has passed the other side's average is left alone.",
+            "That is Eq. 8 as it stands in the paper. Its code, and this exercise, cut the"
+            " differences off at 0 before squaring: a logit that has passed the other side's"
+            " average is left alone.",
         ),
         "not_squared": Misconception(
             _anchored(lambda real, ema_real, ema_fake: F.relu(real - ema_fake)),
             "The square is missing: Eq. 8 punishes large distances more than in proportion.",
         ),
         "real_alone": Misconception(
-            lambda real, fake, ema_real, ema_fake: _pull(real, ema_real, ema_fake).mean() + 0 * fake.mean(),
+            lambda real, fake, ema_real, ema_fake: (
+                _pull(real, ema_real, ema_fake).mean() + 0 * fake.mean()
+            ),
             "That is the term of the real logits. Eq. 8 has a second one for the fakes.",
         ),
         "fakes_with_the_same_sign": Misconception(
             _anchored(_pull, lambda fake, ema_real, ema_fake: F.relu(fake - ema_real).square()),
-            "The real logits are right. The fakes lie below the average of the real ones, and their distance to it is "
-            "ema_real - D(x^).",
+            "The real logits are right. The fakes lie below the average of the real ones, and their"
+            " distance to it is ema_real - D(x^).",
         ),
         "half": Misconception(
-            lambda real, fake, ema_real, ema_fake: adversarial.lecam_penalty(real, fake, ema_real, ema_fake) / 2,
+            lambda real, fake, ema_real, ema_fake: (
+                adversarial.lecam_penalty(real, fake, ema_real, ema_fake) / 2
+            ),
             "You halved the sum. The hinge loss of VQGAN has a half, Eq. 8 has none.",
         ),
         "one_mean": Misconception(
@@ -289,14 +322,16 @@ LECAM = Exercise(
             lambda real, fake, ema_real, ema_fake: (
                 F.relu(real.mean() - ema_fake).square() + F.relu(ema_real - fake.mean()).square()
             ),
-            "You averaged the logits first. Every logit has a distance of its own: cut, square, then the mean.",
+            "You averaged the logits first. Every logit has a distance of its own: cut, square,"
+            " then the mean.",
         ),
         "averages_of_the_batch": Misconception(
             lambda real, fake, ema_real, ema_fake: (
-                F.relu(real - fake.mean()).square().mean() + F.relu(real.mean() - fake).square().mean()
+                F.relu(real - fake.mean()).square().mean()
+                + F.relu(real.mean() - fake).square().mean()
             ),
-            "You took the means of this batch. Eq. 8 has the moving averages of past batches, ema_real and ema_fake, "
-            "which change slowly and carry no gradient.",
+            "You took the means of this batch. Eq. 8 has the moving averages of past batches,"
+            " ema_real and ema_fake, which change slowly and carry no gradient.",
         ),
     },
 )
@@ -353,7 +388,9 @@ def _up_to_the_border(task, grid):
     t, h, w = grid
     rows, columns = (torch.arange(n) for n in (h, w))
     rows, columns = ((n // 4 <= p) & (p < n - n // 4) for n, p in ((h, rows), (w, columns)))
-    mask = {"OPV": columns.expand(h, w), "OPH": rows[:, None].expand(h, w)}.get(task, rows[:, None] & columns)
+    mask = {"OPV": columns.expand(h, w), "OPH": rows[:, None].expand(h, w)}.get(
+        task, rows[:, None] & columns
+    )
     return (~mask if task == "IPC" else mask).repeat(t, 1, 1)
 
 
@@ -364,7 +401,9 @@ def _moving(left):
         t, h, w = grid
         column = torch.arange(w)
         lefts = [left(i, t, w) for i in range(t)]
-        strip = torch.stack([(a <= column) & (column < a + w // 2) for a in lefts])[:, None].expand(t, h, w)
+        strip = torch.stack([(a <= column) & (column < a + w // 2) for a in lefts])[:, None].expand(
+            t, h, w
+        )
         return strip.clone() if task == "OPD" else ~(strip & video_tasks.task_mask("OPH", grid))
 
     return _tasked(("OPD", "IPD"), rule)
@@ -393,48 +432,54 @@ TASK_MASKS = Exercise(
     misconceptions={
         "true_is_generated": Misconception(
             lambda task, grid: ~video_tasks.task_mask(task, grid),
-            "Your masks are True where something is to be generated. True is what is given: appendix B.1 says where "
-            "the condition lies.",
+            "Your masks are True where something is to be generated. True is what is given:"
+            " appendix B.1 says where the condition lies.",
         ),
         "vertical_and_horizontal_swapped": Misconception(
             _other_task({"OPV": "OPH", "OPH": "OPV"}),
-            "OPV and OPH have changed places. A vertical strip stands upright: it has all rows and the middle half of "
-            "the columns.",
+            "OPV and OPH have changed places. A vertical strip stands upright: it has all rows and"
+            " the middle half of the columns.",
         ),
         "inpainting_not_inverted": Misconception(
             _other_task({"IPC": "~IPC", "IPD": "~IPD"}),
-            "Inpainting is given the inside of its box in your masks. It has to fill the box: given is all but it.",
+            "Inpainting is given the inside of its box in your masks. It has to fill the box: given"
+            " is all but it.",
         ),
         "outpainting_inverted": Misconception(
             _other_task({"OPC": "~OPC", "OPV": "~OPV", "OPH": "~OPH", "OPD": "~OPD"}),
-            "Outpainting is given the outside in your masks. It has to continue outwards: given is the window.",
+            "Outpainting is given the outside in your masks. It has to continue outwards: given is"
+            " the window.",
         ),
         "all_windows_inverted": Misconception(
             _other_task({name: f"~{name}" for name in ("OPC", "OPV", "OPH", "OPD", "IPC", "IPD")}),
-            "Outpainting and inpainting have changed places: outpainting (OP) is given the window and makes the rest, "
-            "inpainting (IP) is given the rest and fills the window.",
+            "Outpainting and inpainting have changed places: outpainting (OP) is given the window"
+            " and makes the rest, inpainting (IP) is given the rest and fills the window.",
         ),
         "interpolation_without_the_last": Misconception(
             _other_task({"FI": "FP"}),
-            "Frame interpolation (FI) is given the last frame as well as the first: something to arrive at.",
+            "Frame interpolation (FI) is given the last frame as well as the first: something to"
+            " arrive at.",
         ),
         "prediction_with_the_last": Misconception(
             _other_task({"FP": "FI", "CFP": "FI"}),
-            "Frame prediction (FP, CFP) is given the first frame alone. With the last one it would be interpolation.",
+            "Frame prediction (FP, CFP) is given the first frame alone. With the last one it would"
+            " be interpolation.",
         ),
         "quarter_window": Misconception(
             _window(rows=(3 / 8, 5 / 8), columns=(3 / 8, 5 / 8)),
-            "Your window is a quarter as high and wide as the clip. It is half as high and half as wide: from h // 4 "
-            "to h * 3 // 4, which for OPC is a quarter of the places (Table 12).",
+            "Your window is a quarter as high and wide as the clip. It is half as high and half as"
+            " wide: from h // 4 to h * 3 // 4, which for OPC is a quarter of the places (Table"
+            " 12).",
         ),
         "window_in_the_corner": Misconception(
             _window(rows=(0, 1 / 2), columns=(0, 1 / 2)),
-            "Your window has the right size and begins at 0. It lies in the middle: from h // 4 to h * 3 // 4.",
+            "Your window has the right size and begins at 0. It lies in the middle: from h // 4 to"
+            " h * 3 // 4.",
         ),
         "up_to_the_border": Misconception(
             _tasked(("OPC", "OPV", "OPH", "IPC"), _up_to_the_border),
-            "Right where the sides have whole quarters. Elsewhere the window ends before h * 3 // 4, which is not "
-            "h - h // 4 once both are rounded down.",
+            "Right where the sides have whole quarters. Elsewhere the window ends before h * 3 //"
+            " 4, which is not h - h // 4 once both are rounded down.",
         ),
         "right_to_left": Misconception(
             _moving(lambda i, t, w: w // 2 - round(w // 2 * i / (t - 1))),
@@ -442,13 +487,13 @@ TASK_MASKS = Exercise(
         ),
         "leaves_the_clip": Misconception(
             _moving(lambda i, t, w: round(w * i / (t - 1))),
-            "Your window moves out of the clip. Its left edge goes from 0 to w // 2, then its right edge is at the "
-            "border and half of every frame is given (Table 12).",
+            "Your window moves out of the clip. Its left edge goes from 0 to w // 2, then its right"
+            " edge is at the border and half of every frame is given (Table 12).",
         ),
         "stops_early": Misconception(
             _moving(lambda i, t, w: round(w // 2 * i / t)),
-            "Your window does not arrive: in the last frame its left edge is to be at w // 2. From the first frame to "
-            "the last there are t - 1 steps.",
+            "Your window does not arrive: in the last frame its left edge is to be at w // 2. From"
+            " the first frame to the last there are t - 1 steps.",
         ),
         "rounded_down": Misconception(
             _moving(lambda i, t, w: w // 2 * i // (t - 1)),
@@ -456,22 +501,23 @@ TASK_MASKS = Exercise(
         ),
         "stands_still": Misconception(
             _other_task({"OPD": "OPV", "IPD": "IPC"}),
-            "Your dynamic windows (OPD, IPD) stand still. They move from the left border to the right one.",
+            "Your dynamic windows (OPD, IPD) stand still. They move from the left border to the"
+            " right one.",
         ),
         "dynamic_outpainting_of_a_box": Misconception(
             _tasked(("OPD",), _box_outpainted),
-            "OPD is given a box that moves. It is a strip as high as the clip, half of every frame (Table 12); the box "
-            "is IPD's.",
+            "OPD is given a box that moves. It is a strip as high as the clip, half of every frame"
+            " (Table 12); the box is IPD's.",
         ),
         "dynamic_inpainting_of_a_strip": Misconception(
             _tasked(("IPD",), _strip_inpainted),
-            "IPD has to fill a strip as high as the clip. It is a box of half the rows, those of OPH, and half the "
-            "columns.",
+            "IPD has to fill a strip as high as the clip. It is a box of half the rows, those of"
+            " OPH, and half the columns.",
         ),
         "class_task_given_all": Misconception(
             _tasked(("CG",), _filled(True)),
-            "In class-conditional generation (CG) the whole clip is given in your mask. Nothing of it is: the class "
-            "comes as a token in front.",
+            "In class-conditional generation (CG) the whole clip is given in your mask. Nothing of"
+            " it is: the class comes as a token in front.",
         ),
         "class_prediction_given_nothing": Misconception(
             _tasked(("CFP",), _filled(False)),
@@ -506,54 +552,60 @@ COMMIT_TOKENS = Exercise(
     minutes=5,
     misconceptions={
         "two_ways": Misconception(
-            lambda codes, condition, given, masked, mask_token: torch.where(masked, mask_token, codes),
-            "That is MaskGIT's masking, which knows no condition. In Eq. 2 a masked token that holds some of the "
-            "condition shows the condition's code instead of [MASK].",
+            lambda codes, condition, given, masked, mask_token: torch.where(
+                masked, mask_token, codes
+            ),
+            "That is MaskGIT's masking, which knows no condition. In Eq. 2 a masked token that"
+            " holds some of the condition shows the condition's code instead of [MASK].",
         ),
         "given_stays_clean": Misconception(
-            lambda codes, condition, given, masked, mask_token: torch.where(masked & ~given, mask_token, codes),
-            "Where the condition lies you show the clip's own codes. They know pixels that are not given, so the "
-            "answer leaks: Eq. 2 shows the code of the padded condition there.",
+            lambda codes, condition, given, masked, mask_token: torch.where(
+                masked & ~given, mask_token, codes
+            ),
+            "Where the condition lies you show the clip's own codes. They know pixels that are not"
+            " given, so the answer leaks: Eq. 2 shows the code of the padded condition there.",
         ),
         "condition_where_unmasked": Misconception(
             lambda codes, condition, given, masked, mask_token: torch.where(
                 given, condition, torch.where(masked, mask_token, codes)
             ),
-            "You show the condition's code wherever something is given. Eq. 2 asks first whether a token is masked: "
-            "one that is not shows itself.",
+            "You show the condition's code wherever something is given. Eq. 2 asks first whether a"
+            " token is masked: one that is not shows itself.",
         ),
         "no_mask_token": Misconception(
-            lambda codes, condition, given, masked, mask_token: torch.where(masked, condition, codes),
-            "Every masked token shows the condition's code, also where the condition clip is nothing but padding. "
-            "There Eq. 2 has [MASK].",
+            lambda codes, condition, given, masked, mask_token: torch.where(
+                masked, condition, codes
+            ),
+            "Every masked token shows the condition's code, also where the condition clip is"
+            " nothing but padding. There Eq. 2 has [MASK].",
         ),
         "given_turned_round": Misconception(
             lambda codes, condition, given, masked, mask_token: magvit.commit_tokens(
                 codes, condition, ~given, masked, mask_token
             ),
-            "`given` is the wrong way round: True is where a token holds some of the condition. There its code is "
-            "shown, and [MASK] elsewhere.",
+            "`given` is the wrong way round: True is where a token holds some of the condition."
+            " There its code is shown, and [MASK] elsewhere.",
         ),
         "masked_turned_round": Misconception(
             lambda codes, condition, given, masked, mask_token: magvit.commit_tokens(
                 codes, condition, given, ~masked, mask_token
             ),
-            "`masked` is the wrong way round: what is masked is what the transformer must not see, and what is not "
-            "masked shows its own code.",
+            "`masked` is the wrong way round: what is masked is what the transformer must not see,"
+            " and what is not masked shows its own code.",
         ),
         "nothing_of_the_clip": Misconception(
-            lambda codes, condition, given, masked, mask_token: torch.where(given, condition, mask_token).expand(
-                codes.shape
-            ),
-            "The clip's own codes appear nowhere. That is how decoding starts; in training a token that is not masked "
-            "shows its own code, the third line of Eq. 2.",
+            lambda codes, condition, given, masked, mask_token: torch.where(
+                given, condition, mask_token
+            ).expand(codes.shape),
+            "The clip's own codes appear nowhere. That is how decoding starts; in training a token"
+            " that is not masked shows its own code, the third line of Eq. 2.",
         ),
         "masked_as_condition": Misconception(
             lambda codes, condition, given, masked, mask_token: torch.where(
                 masked, mask_token, torch.where(given, condition, codes)
             ),
-            "The condition's codes stand where nothing is masked. In Eq. 2 they stand in for [MASK]: masked, and "
-            "given.",
+            "The condition's codes stand where nothing is masked. In Eq. 2 they stand in for"
+            " [MASK]: masked, and given.",
         ),
     },
 )
@@ -578,7 +630,9 @@ def _fewer(wanted, left):
 
 
 def _counted(gamma=_cosine, whole=math.floor, hold=_fewer, of=lambda n, left: n, first=1):
-    """mask_schedule by another gamma, another rounding, without holding, or beginning with another step."""
+    """mask_schedule by another gamma, another rounding, without holding, or beginning with another
+    step.
+    """
 
     def row(steps, n):
         left, counts = n, []
@@ -601,27 +655,28 @@ MASK_SCHEDULE = Exercise(
     misconceptions={
         "linear": Misconception(
             _counted(lambda r: 1 - r),
-            "Your counts fall in equal steps. The cosine is slow at first, when next to nothing is known, and decodes "
-            "most tokens at the end: gamma(r) = cos(pi / 2 r).",
+            "Your counts fall in equal steps. The cosine is slow at first, when next to nothing is"
+            " known, and decodes most tokens at the end: gamma(r) = cos(pi / 2 r).",
         ),
         "sine": Misconception(
             _counted(lambda r: math.sin(math.pi / 2 * r)),
-            "Your share grows. r is the share of steps that is done, not what is left of them, and the function is the "
-            "cosine: 1 at the start, 0 at the end.",
+            "Your share grows. r is the share of steps that is done, not what is left of them, and"
+            " the function is the cosine: 1 at the start, 0 at the end.",
         ),
         "half_period": Misconception(
             _counted(lambda r: math.cos(math.pi * r)),
-            "Your cosine runs through half a period and is negative from the middle on. It ends at a quarter, where it "
-            "is 0: cos(pi / 2 r).",
+            "Your cosine runs through half a period and is negative from the middle on. It ends at"
+            " a quarter, where it is 0: cos(pi / 2 r).",
         ),
         "before_each_step": Misconception(
             _counted(hold=lambda wanted, left: max(0, wanted), first=0),
-            "You count what is unknown before each step. After the first of K steps r is 1 / K, after the last it is 1 "
-            "and nothing is unknown.",
+            "You count what is unknown before each step. After the first of K steps r is 1 / K,"
+            " after the last it is 1 and nothing is unknown.",
         ),
         "rounded_up": Misconception(
             _counted(whole=lambda x: math.ceil(x - 1e-9)),
-            "You rounded up, as the papers write. The official code rounds down, and so does the course: `floor`.",
+            "You rounded up, as the papers write. The official code rounds down, and so does the"
+            " course: `floor`.",
         ),
         "rounded": Misconception(
             _counted(whole=round),
@@ -629,22 +684,23 @@ MASK_SCHEDULE = Exercise(
         ),
         "not_held": Misconception(
             _counted(hold=lambda wanted, left: wanted),
-            "Right as long as there are many tokens. With few of them some of your steps decode nothing: after a step "
-            "at least one fewer is unknown than before, down to 0.",
+            "Right as long as there are many tokens. With few of them some of your steps decode"
+            " nothing: after a step at least one fewer is unknown than before, down to 0.",
         ),
         "negative": Misconception(
             _counted(hold=lambda wanted, left: min(wanted, left - 1)),
-            "Your counts fall below 0 where there are fewer tokens than steps. Once all are known, 0 are unknown.",
+            "Your counts fall below 0 where there are fewer tokens than steps. Once all are known,"
+            " 0 are unknown.",
         ),
         "of_what_is_left": Misconception(
             _counted(of=lambda n, left: left),
-            "You took the share of those still unknown, so your counts fall too fast. gamma is a share of all n that "
-            "were unknown at first.",
+            "You took the share of those still unknown, so your counts fall too fast. gamma is a"
+            " share of all n that were unknown at first.",
         ),
         "known_counted": Misconception(
             lambda steps, n: n - maskgit.unknown_after(steps, n),
-            "You count what is known after each step. The schedule says how many are still unknown: n at first, 0 at "
-            "last.",
+            "You count what is known after each step. The schedule says how many are still unknown:"
+            " n at first, 0 at last.",
         ),
     },
 )
@@ -654,10 +710,20 @@ MASK_SCHEDULE = Exercise(
 
 
 def _decode_cases(rng):
-    """A step in the middle, one without noise where a row is known already, and the last one, which forgets none."""
+    """A step in the middle, one without noise where a row is known already, and the last one, which
+    forgets none.
+    """
     cases = []
-    for b, n, v, forget, heat in [(9, 12, 5, 0.5, 1.5), (6, 9, 7, 0.4, 0.0), (2, 7, 4, 0.0, 1.0), (8, 10, 3, 0.7, 0.6)]:
-        codes, unknown = torch.randint(0, v, (b, n), generator=rng), torch.rand(b, n, generator=rng) < 0.8
+    for b, n, v, forget, heat in [
+        (9, 12, 5, 0.5, 1.5),
+        (6, 9, 7, 0.4, 0.0),
+        (2, 7, 4, 0.0, 1.0),
+        (8, 10, 3, 0.7, 0.6),
+    ]:
+        codes, unknown = (
+            torch.randint(0, v, (b, n), generator=rng),
+            torch.rand(b, n, generator=rng) < 0.8,
+        )
         unknown[:, :3] = torch.tensor([True, True, False])  # in every row something of both
         if not heat:
             unknown[-1] = False
@@ -687,7 +753,9 @@ def _lowest(confidence, number, unknown):
 
 
 def _decoded(pick=_first_above, sure=_log_of_the_guess, forget=_lowest):
-    """parallel_decode with another guess, another confidence, or another choice of what is forgotten."""
+    """parallel_decode with another guess, another confidence, or another choice of what is
+    forgotten.
+    """
 
     def answer(logits, tokens, unknown, number, uniform, noise):
         p = logits.softmax(-1)
@@ -733,54 +801,60 @@ PARALLEL_DECODE = Exercise(
     misconceptions={
         "surest_forgotten": Misconception(
             _decoded(forget=_surest_forgotten),
-            "You forget the guesses that are surest. The least sure ones go: the lowest ln p + noise.",
+            "You forget the guesses that are surest. The least sure ones go: the lowest ln p +"
+            " noise.",
         ),
         "known_forgotten": Misconception(
             _decoded(forget=_known_forgotten),
-            "You forget tokens that were known. What is decoded once stays: give known places an infinite confidence "
-            "before you look for the lowest.",
+            "You forget tokens that were known. What is decoded once stays: give known places an"
+            " infinite confidence before you look for the lowest.",
         ),
         "known_overwritten": Misconception(
             _all_overwritten,
-            "You put a guess in known places, too. A guess goes where a token is unknown; elsewhere `tokens` stay.",
+            "You put a guess in known places, too. A guess goes where a token is unknown; elsewhere"
+            " `tokens` stay.",
         ),
         "most_probable": Misconception(
             _decoded(pick=lambda p, uniform: p.argmax(-1)),
-            "You take the most probable code everywhere. Algorithm 1 draws: the first code whose cumulative "
-            "probability exceeds `uniform`.",
+            "You take the most probable code everywhere. Algorithm 1 draws: the first code whose"
+            " cumulative probability exceeds `uniform`.",
         ),
         "from_above": Misconception(
             _decoded(pick=lambda p, uniform: _first_above(p, 1 - uniform)),
-            "You compared with 1 - u. The guess is the first code whose cumulative probability exceeds u.",
+            "You compared with 1 - u. The guess is the first code whose cumulative probability"
+            " exceeds u.",
         ),
         "no_noise": Misconception(
             _decoded(sure=lambda p, guess, noise: _log_of_the_guess(p, guess, 0 * noise)),
-            "The guesses are right, but the noise is missing from the confidence: without it the plain regions are "
-            "always first, and samples resemble one another.",
+            "The guesses are right, but the noise is missing from the confidence: without it the"
+            " plain regions are always first, and samples resemble one another.",
         ),
         "noise_subtracted": Misconception(
             _decoded(sure=lambda p, guess, noise: _log_of_the_guess(p, guess, -noise)),
-            "You subtracted the noise. Its distribution is lopsided, so the sign matters: ln p + noise.",
+            "You subtracted the noise. Its distribution is lopsided, so the sign matters: ln p +"
+            " noise.",
         ),
         "probability": Misconception(
             _decoded(sure=lambda p, guess, noise: _log_of_the_guess(p, guess, 0).exp() + noise),
-            "You added the noise to the probability. Gumbel noise belongs to its logarithm: ln p + noise.",
+            "You added the noise to the probability. Gumbel noise belongs to its logarithm: ln p +"
+            " noise.",
         ),
         "best_code": Misconception(
             _decoded(sure=lambda p, guess, noise: p.amax(-1).log() + noise),
-            "Your confidence is that of the most probable code. Take the ln p of the code that was drawn, `gather`.",
+            "Your confidence is that of the most probable code. Take the ln p of the code that was"
+            " drawn, `gather`.",
         ),
         "logit": Misconception(
             lambda logits, tokens, unknown, number, uniform, noise: _decoded(
                 sure=lambda p, guess, noise: logits.gather(-1, guess[..., None])[..., 0] + noise
             )(logits, tokens, unknown, number, uniform, noise),
-            "You compare logits of different places. Only probabilities can be compared across places: ln p is the "
-            "logit after `log_softmax`.",
+            "You compare logits of different places. Only probabilities can be compared across"
+            " places: ln p is the logit after `log_softmax`.",
         ),
         "sorted_once": Misconception(
             _decoded(forget=_sorted_once),
-            "`argsort` says which place comes first, second, ..., not which rank a place has. Sort its result once "
-            "more, or mark the first `number` places of it.",
+            "`argsort` says which place comes first, second, ..., not which rank a place has. Sort"
+            " its result once more, or mark the first `number` places of it.",
         ),
         "number_kept": Misconception(
             _decoded(forget=_number_kept),
@@ -793,4 +867,12 @@ PARALLEL_DECODE = Exercise(
     },
 )
 
-EXERCISES = [INFLATE, REFLECT_PADDING, LECAM, TASK_MASKS, COMMIT_TOKENS, MASK_SCHEDULE, PARALLEL_DECODE]
+EXERCISES = [
+    INFLATE,
+    REFLECT_PADDING,
+    LECAM,
+    TASK_MASKS,
+    COMMIT_TOKENS,
+    MASK_SCHEDULE,
+    PARALLEL_DECODE,
+]

@@ -1,4 +1,6 @@
-"""Notebook 05, the second half, MAGVIT-v2: quantisation without a table, causal convolutions, tokens in factors."""
+"""Notebook 05, the second half, MAGVIT-v2: quantisation without a table, causal convolutions,
+tokens in factors.
+"""
 
 import math
 
@@ -40,8 +42,8 @@ LFQ = Exercise(
     misconceptions={
         "zero_stays": Misconception(
             _through(torch.sign),
-            "`torch.sign(0)` is 0, and no token stands for that. Eq. 3 has -1 for z <= 0 and +1 for z > 0: "
-            "`torch.where`.",
+            "`torch.sign(0)` is 0, and no token stands for that. Eq. 3 has -1 for z <= 0 and +1 for"
+            " z > 0: `torch.where`.",
         ),
         "zero_is_positive": Misconception(
             _through(lambda z: torch.where(z >= 0, 1.0, -1.0)),
@@ -53,17 +55,18 @@ LFQ = Exercise(
         ),
         "no_gradient": Misconception(
             lambda z: _signs(z) + 0 * z.detach(),
-            "The signs are right, but no gradient comes through: a sign has none. Pass it straight through, "
-            "z + (q - z).detach().",
+            "The signs are right, but no gradient comes through: a sign has none. Pass it straight"
+            " through, z + (q - z).detach().",
         ),
         "held_gradient": Misconception(
             _through(_signs, lambda z: z.clamp(-1, 1)),
-            "The signs are right. Your gradient stops where z is beyond -1 and 1, as in binarised networks; straight "
-            "through it goes everywhere. (The commitment loss keeps z small.)",
+            "The signs are right. Your gradient stops where z is beyond -1 and 1, as in binarised"
+            " networks; straight through it goes everywhere. (The commitment loss keeps z small.)",
         ),
         "gradient_of_tanh": Misconception(
             _through(_signs, torch.tanh),
-            "The signs are right, but the gradient is that of tanh. Straight through it is handed to z unchanged.",
+            "The signs are right, but the gradient is that of tanh. Straight through it is handed"
+            " to z unchanged.",
         ),
         "squashed": Misconception(
             lambda z: torch.tanh(z),
@@ -75,8 +78,8 @@ LFQ = Exercise(
         ),
         "gradient_turned": Misconception(
             _through(_signs, lambda z: -z),
-            "The signs are right, the gradient has the wrong sign: z + (q - z).detach(), where only the difference is "
-            "detached.",
+            "The signs are right, the gradient has the wrong sign: z + (q - z).detach(), where only"
+            " the difference is detached.",
         ),
         "not_quantised": Misconception(
             lambda z: 1 * z,
@@ -93,7 +96,10 @@ def _index_cases(rng):
     """The paper's own token 2; zeros; 18 bits, the paper's vocabulary; a single vector."""
     drawn = [torch.randn(shape, generator=rng) for shape in ((2, 3, 4, 5), (6, 18), (3,))]
     drawn[1][:3, ::2] = 0
-    return [*({"z": z} for z in drawn), {"z": torch.tensor([[-0.3, 0.1], [0.3, -0.1], [0.2, 0.4], [-1.0, 0.0]])}]
+    return [
+        *({"z": z} for z in drawn),
+        {"z": torch.tensor([[-0.3, 0.1], [0.3, -0.1], [0.2, 0.4], [-1.0, 0.0]])},
+    ]
 
 
 def _places(z):
@@ -116,16 +122,18 @@ TOKEN_INDEX = Exercise(
     misconceptions={
         "highest_first": Misconception(
             _weighed(weight=lambda z: 2 ** _places(z).flip(0)),
-            "Your first number is the highest bit, as in the library vector-quantize-pytorch. In Eq. 4 its "
-            "weight is 2^0: z = (-0.3, 0.1) is token 2, not 1.",
+            "Your first number is the highest bit, as in the library vector-quantize-pytorch. In"
+            " Eq. 4 its weight is 2^0: z = (-0.3, 0.1) is token 2, not 1.",
         ),
         "from_one": Misconception(
             lambda z: lfq.token_index(z) + 1,
-            "Your tokens begin with 1. Where nothing is positive the sum of Eq. 4 is empty: token 0.",
+            "Your tokens begin with 1. Where nothing is positive the sum of Eq. 4 is empty:"
+            " token 0.",
         ),
         "doubled": Misconception(
             _weighed(weight=lambda z: 2 ** (_places(z) + 1)),
-            "Your tokens are twice too large. Eq. 4 counts i from 1 and has 2^(i-1): the first bit weighs 1.",
+            "Your tokens are twice too large. Eq. 4 counts i from 1 and has 2^(i-1): the first bit"
+            " weighs 1.",
         ),
         "negatives_counted": Misconception(
             _weighed(bits=lambda z: z <= 0),
@@ -137,7 +145,8 @@ TOKEN_INDEX = Exercise(
         ),
         "codes_weighed": Misconception(
             _weighed(bits=lambda z: torch.where(z > 0, 1, -1)),
-            "You weighed the code, -1 and +1. Eq. 4 weighs the bits, 0 and 1, or half of the tokens are negative.",
+            "You weighed the code, -1 and +1. Eq. 4 weighs the bits, 0 and 1, or half of the tokens"
+            " are negative.",
         ),
         "bits_counted": Misconception(
             _weighed(weight=lambda z: 1),
@@ -145,7 +154,8 @@ TOKEN_INDEX = Exercise(
         ),
         "places_added": Misconception(
             _weighed(weight=lambda z: _places(z) + 1),
-            "You added up places. The weights are powers of two, so that every code has a token of its own.",
+            "You added up places. The weights are powers of two, so that every code has a token of"
+            " its own.",
         ),
         "decimal": Misconception(
             _weighed(weight=lambda z: 10 ** _places(z)),
@@ -153,7 +163,8 @@ TOKEN_INDEX = Exercise(
         ),
         "as_a_fraction": Misconception(
             lambda z: lfq.token_index(z).float(),
-            "The values are right, but a token is a whole number: int64, which an embedding can look up.",
+            "The values are right, but a token is a whole number: int64, which an embedding can"
+            " look up.",
         ),
     },
 )
@@ -163,9 +174,16 @@ TOKEN_INDEX = Exercise(
 
 
 def _entropy_cases(rng):
-    """Bits that go together, so that the batch's codes are not what its single bits say; one bit; a shy batch."""
+    """Bits that go together, so that the batch's codes are not what its single bits say; one bit; a
+    shy batch.
+    """
     cases = []
-    for n, bits, temperature, scale in [(7, 3, 1.0, 0.5), (5, 4, 2.5, 0.9), (6, 1, 0.7, 0.4), (9, 2, 0.5, 0.1)]:
+    for n, bits, temperature, scale in [
+        (7, 3, 1.0, 0.5),
+        (5, 4, 2.5, 0.9),
+        (6, 1, 0.7, 0.4),
+        (9, 2, 0.5, 0.1),
+    ]:
         z = scale * torch.randn(n, bits, generator=rng)
         z[:, 1:] = 0.4 * z[:, 1:] + 0.6 * z[:, :1]
         cases.append({"z": z, "temperature": temperature})
@@ -187,7 +205,9 @@ def _entropy(p):
 
 
 def _penalised(q=_by_distance, combine=lambda q, h: h(q).mean() - h(q.mean(0)), entropy=_entropy):
-    """entropy_penalty with other probabilities q(z, temperature), or by another formula of them and the entropy."""
+    """entropy_penalty with other probabilities q(z, temperature), or by another formula of them and
+    the entropy.
+    """
     return lambda z, temperature: combine(q(z, temperature), entropy)
 
 
@@ -199,7 +219,8 @@ def _single_bits(z, temperature):
 
 def _entropy_of_the_mean(z, temperature):
     return (
-        _entropy(_by_distance(z, temperature)).mean() - _entropy(_by_distance(z.mean(0, keepdim=True), temperature))[0]
+        _entropy(_by_distance(z, temperature)).mean()
+        - _entropy(_by_distance(z.mean(0, keepdim=True), temperature))[0]
     )
 
 
@@ -220,18 +241,19 @@ ENTROPY_PENALTY = Exercise(
         ),
         "sure_alone": Misconception(
             _penalised(combine=lambda q, h: h(q).mean()),
-            "That is the first half, which asks every vector to be sure. With it alone all of them could be sure of "
-            "the same code: subtract the entropy of the mean distribution.",
+            "That is the first half, which asks every vector to be sure. With it alone all of them"
+            " could be sure of the same code: subtract the entropy of the mean distribution.",
         ),
         "used_alone": Misconception(
             _penalised(combine=lambda q, h: -h(q.mean(0))),
-            "That is the second half, which asks the batch to use all codes. Add the first, the mean of the vectors' "
-            "own entropies.",
+            "That is the second half, which asks the batch to use all codes. Add the first, the"
+            " mean of the vectors' own entropies.",
         ),
         "single_bits": Misconception(
             _single_bits,
-            "Your second term adds up the entropies of single bits, as if they were independent in the batch. They "
-            "are so for one vector, not for the mean over vectors: E[q] is a distribution over all 2^bits codes.",
+            "Your second term adds up the entropies of single bits, as if they were independent in"
+            " the batch. They are so for one vector, not for the mean over vectors: E[q] is a"
+            " distribution over all 2^bits codes.",
         ),
         "bits": Misconception(
             _penalised(combine=lambda q, h: (h(q).mean() - h(q.mean(0))) / math.log(2)),
@@ -239,15 +261,20 @@ ENTROPY_PENALTY = Exercise(
         ),
         "mean_over_bits": Misconception(
             lambda z, temperature: lfq.entropy_penalty(z, temperature) / z.shape[1],
-            "You divided by the number of bits. The entropy of a code is the sum over its bits, not their mean.",
+            "You divided by the number of bits. The entropy of a code is the sum over its bits, not"
+            " their mean.",
         ),
         "half_the_distance": Misconception(
             _penalised(lambda z, temperature: (z @ _codes(z.shape[1]).T / temperature).softmax(-1)),
-            "Your logits are z times the code. The squared distance has twice that, ||z - c||^2 = ||z||^2 - 2 z c + "
-            "bits, and of these only the product differs from code to code.",
+            "Your logits are z times the code. The squared distance has twice that, ||z - c||^2 ="
+            " ||z||^2 - 2 z c + bits, and of these only the product differs from code to code.",
         ),
         "not_squared": Misconception(
-            _penalised(lambda z, temperature: (-torch.cdist(z, _codes(z.shape[1])) / temperature).softmax(-1)),
+            _penalised(
+                lambda z, temperature: (-torch.cdist(z, _codes(z.shape[1])) / temperature).softmax(
+                    -1
+                )
+            ),
             "Your logits are distances. They are to be squared: -||z - c||^2 / temperature.",
         ),
         "temperature_multiplied": Misconception(
@@ -260,8 +287,8 @@ ENTROPY_PENALTY = Exercise(
         ),
         "entropy_of_the_mean_vector": Misconception(
             _entropy_of_the_mean,
-            "You averaged the vectors and asked how sure their mean is. Eq. 5 averages the distributions: q of every "
-            "vector first, then the mean over the batch.",
+            "You averaged the vectors and asked how sure their mean is. Eq. 5 averages the"
+            " distributions: q of every vector first, then the mean over the batch.",
         ),
         "summed": Misconception(
             _penalised(combine=lambda q, h: h(q).sum() - h(q.mean(0))),
@@ -269,7 +296,8 @@ ENTROPY_PENALTY = Exercise(
         ),
         "hard": Misconception(
             _penalised(combine=lambda q, h: -h(F.one_hot(q.argmax(1), q.shape[1]).float().mean(0))),
-            "You counted the tokens, and counts have no gradient. q(z) is soft: the probabilities of all codes.",
+            "You counted the tokens, and counts have no gradient. q(z) is soft: the probabilities"
+            " of all codes.",
         ),
     },
 )
@@ -279,7 +307,9 @@ ENTROPY_PENALTY = Exercise(
 
 
 def _clip_cases(rng):
-    """1 + s t frames; a picture, which is a clip of one frame; kernels with two frames and with one."""
+    """1 + s t frames; a picture, which is a clip of one frame; kernels with two frames and with
+    one.
+    """
     sizes = [
         ((2, 3, 5, 6, 7), (4, 3, 3, 3, 5), (1, 1, 1)),
         ((1, 2, 9, 6, 8), (3, 2, 3, 3, 3), (2, 2, 2)),
@@ -298,7 +328,9 @@ def _clip_cases(rng):
     ]
 
 
-def _convolved(frames=lambda kt: (kt - 1, 0), rows=lambda k: (k // 2, k // 2), move=lambda stride: stride):
+def _convolved(
+    frames=lambda kt: (kt - 1, 0), rows=lambda k: (k // 2, k // 2), move=lambda stride: stride
+):
     """causal_conv with other pads of frames and of rows and columns, or another stride."""
 
     def answer(x, weight, bias, stride):
@@ -328,61 +360,74 @@ CAUSAL_CONV = Exercise(
     misconceptions={
         "both_sides": Misconception(
             _convolved(frames=lambda kt: ((kt - 1) // 2, kt // 2)),
-            "You padded frames on both sides, so a frame sees later ones. All kt - 1 of them come in front.",
+            "You padded frames on both sides, so a frame sees later ones. All kt - 1 of them come"
+            " in front.",
         ),
         "behind": Misconception(
             _convolved(frames=lambda kt: (0, kt - 1)),
-            "You padded the frames behind, so a frame sees what comes and not what was. They come in front.",
+            "You padded the frames behind, so a frame sees what comes and not what was. They come"
+            " in front.",
         ),
         "first_frame_repeated": Misconception(
             _first_frame_repeated,
-            "You repeated the first frame in front. CogVideoX does so; here the padded frames are zeros.",
+            "You repeated the first frame in front. CogVideoX does so; here the padded frames are"
+            " zeros.",
         ),
         "frames_not_padded": Misconception(
             _convolved(frames=lambda kt: (0, 0)),
-            "Without padded frames the clip becomes shorter, and a picture cannot be read at all: kt - 1 in front.",
+            "Without padded frames the clip becomes shorter, and a picture cannot be read at all:"
+            " kt - 1 in front.",
         ),
         "half_in_front": Misconception(
             _convolved(frames=lambda kt: (kt // 2, 0)),
-            "You padded kt // 2 frames, half of what is needed. Nothing comes behind, so all kt - 1 come in front.",
+            "You padded kt // 2 frames, half of what is needed. Nothing comes behind, so all kt - 1"
+            " come in front.",
         ),
         "one_too_many": Misconception(
             _convolved(frames=lambda kt: (kt, 0)),
-            "You padded one frame too many: kt - 1, because the last weight lies on the frame itself.",
+            "You padded one frame too many: kt - 1, because the last weight lies on the frame"
+            " itself.",
         ),
         "past_alone": Misconception(
             _past_alone,
-            "Your frames see only those before them. Causal means the present one too: the last weight lies on the "
-            "frame itself, so kt - 1 frames are padded and none is cut off.",
+            "Your frames see only those before them. Causal means the present one too: the last"
+            " weight lies on the frame itself, so kt - 1 frames are padded and none is cut off.",
         ),
         "picture_not_padded": Misconception(
             _convolved(rows=lambda k: (0, 0)),
-            "The frames are right, rows and columns became fewer. In space the padding is as usual: k // 2 zeros on "
-            "each side.",
+            "The frames are right, rows and columns became fewer. In space the padding is as usual:"
+            " k // 2 zeros on each side.",
         ),
         "causal_in_space": Misconception(
             _convolved(rows=lambda k: (k - 1, 0)),
-            "You pad rows and columns in front, too. In space a pixel may look to all sides: k // 2 on each.",
+            "You pad rows and columns in front, too. In space a pixel may look to all sides: k // 2"
+            " on each.",
         ),
         "axes_reversed": Misconception(
             lambda x, weight, bias, stride: F.conv3d(
                 F.pad(
                     x,
-                    [p for axis, k in enumerate(weight.shape[2:]) for p in ((k // 2, k // 2) if axis else (k - 1, 0))],
+                    [
+                        p
+                        for axis, k in enumerate(weight.shape[2:])
+                        for p in ((k // 2, k // 2) if axis else (k - 1, 0))
+                    ],
                 ),
                 weight,
                 bias,
                 stride,
             ),
-            "The pads of frames and columns have changed places: `F.pad` counts from the last axis. First columns, "
-            "then rows, then frames.",
+            "The pads of frames and columns have changed places: `F.pad` counts from the last axis."
+            " First columns, then rows, then frames.",
         ),
         "stride_forgotten": Misconception(
             _convolved(move=lambda stride: 1),
             "The stride is missing: pass it to the convolution. It takes 1 + s t frames to 1 + t.",
         ),
         "no_bias": Misconception(
-            lambda x, weight, bias, stride: causal_conv.causal_conv3d(x, weight, torch.zeros_like(bias), stride),
+            lambda x, weight, bias, stride: causal_conv.causal_conv3d(
+                x, weight, torch.zeros_like(bias), stride
+            ),
             "The bias is missing: pass it to the convolution.",
         ),
     },
@@ -396,13 +441,17 @@ def _factor_cases(rng):
     """Two halves, three factors of other widths, a single factor."""
     cases = []
     for shape, bits in [((3, 5), (9, 9)), ((2, 3, 4), (3, 5, 2)), ((6,), (7,)), ((7,), (4, 1))]:
-        cases.append({"indices": torch.randint(0, 2 ** sum(bits), shape, generator=rng), "bits": bits})
+        cases.append(
+            {"indices": torch.randint(0, 2 ** sum(bits), shape, generator=rng), "bits": bits}
+        )
     cases[0]["indices"][0, :2] = torch.tensor([2**18 - 2, 0])
     return cases
 
 
 def _split(cut, arrange=lambda parts: torch.stack(parts, dim=-1)):
-    """factorise with another step: cut(what is left, bits of the factor) is (the factor, what is left)."""
+    """factorise with another step: cut(what is left, bits of the factor) is (the factor, what is
+    left).
+    """
 
     def answer(indices, bits):
         parts = []
@@ -433,16 +482,18 @@ FACTORISE = Exercise(
     misconceptions={
         "highest_first": Misconception(
             _highest_first,
-            "Your first factor has the highest bits. The lowest come first, as in Eq. 4: with bits (9, 9) token "
-            "2^18 - 2 is (510, 511).",
+            "Your first factor has the highest bits. The lowest come first, as in Eq. 4: with bits"
+            " (9, 9) token 2^18 - 2 is (510, 511).",
         ),
         "order_turned": Misconception(
             lambda indices, bits: lfq.factorise(indices, bits).flip(-1),
-            "The factors are right and stand in the wrong order: the one with the lowest bits comes first.",
+            "The factors are right and stand in the wrong order: the one with the lowest bits comes"
+            " first.",
         ),
         "widths_turned": Misconception(
             lambda indices, bits: lfq.factorise(indices, bits[::-1]),
-            "The widths are turned round: bits[0] is how many of the lowest bits the first factor takes.",
+            "The widths are turned round: bits[0] is how many of the lowest bits the first factor"
+            " takes.",
         ),
         "decimal": Misconception(
             _split(lambda indices, count: (indices % 10**count, indices // 10**count)),
@@ -454,12 +505,13 @@ FACTORISE = Exercise(
         ),
         "not_shifted": Misconception(
             _split(lambda indices, count: (indices % 2**count, indices)),
-            "Every factor begins at the lowest bit. What a factor has taken must go before the next one is cut: "
-            "indices // 2^b.",
+            "Every factor begins at the lowest bit. What a factor has taken must go before the next"
+            " one is cut: indices // 2^b.",
         ),
         "not_cut": Misconception(
             _split(lambda indices, count: (indices, indices // 2**count)),
-            "The bits of later factors are still in the earlier ones. Take the remainder: indices % 2^b.",
+            "The bits of later factors are still in the earlier ones. Take the remainder: indices %"
+            " 2^b.",
         ),
         "bits_for_values": Misconception(
             _split(lambda indices, count: (indices % count, indices // count)),
@@ -467,7 +519,8 @@ FACTORISE = Exercise(
         ),
         "one_short": Misconception(
             _split(lambda indices, count: (indices % (2**count - 1), indices // (2**count - 1))),
-            "You divided by 2^b - 1, the greatest value. There are 2^b of them. (With `&` it would be 2^b - 1.)",
+            "You divided by 2^b - 1, the greatest value. There are 2^b of them. (With `&` it would"
+            " be 2^b - 1.)",
         ),
         "factors_first": Misconception(
             lambda indices, bits: lfq.factorise(indices, bits).movedim(-1, 0),
@@ -475,7 +528,8 @@ FACTORISE = Exercise(
         ),
         "codes": Misconception(
             lambda indices, bits: lfq.token_code(indices, sum(bits)),
-            "You returned the code, a -1 or +1 for every bit. A factor is a whole number, from several bits.",
+            "You returned the code, a -1 or +1 for every bit. A factor is a whole number, from"
+            " several bits.",
         ),
     },
 )

@@ -1,5 +1,6 @@
-"""Run an answer on the cases of its exercise and observe: what it returned, what became of its inputs,
-which gradients flow, how it failed.  Nothing is decided here (see judging.py), displayed or limited in time.
+"""Run an answer on the cases of its exercise and observe: what it returned, what became of its
+inputs, which gradients flow, how it failed.  Nothing is decided here (see judging.py), displayed or
+limited in time.
 
 A grader can `run` in a jail and carry the outcomes out: they hold plain tensors and text alone.
 """
@@ -18,7 +19,8 @@ from torch import Tensor
 
 from course_lib.exercises.base import Case, Exercise
 
-LEAVES, NUMBERS, TEXT = 1000, 2**27, 500  # most parts of an answer, numbers in a tensor, characters of a message
+# most parts of an answer, numbers in a tensor, characters of a message
+LEAVES, NUMBERS, TEXT = 1000, 2**27, 500
 STOPPED = "Stopped"  # the kind of a Failure of code that did not end by itself
 
 
@@ -27,7 +29,9 @@ STOPPED = "Stopped"  # the kind of a Failure of code that did not end by itself
 
 @dataclass(frozen=True)
 class Leaf:
-    """One tensor, array, number or text of an answer.  `value` is None for kinds that cannot be compared."""
+    """One tensor, array, number or text of an answer.  `value` is None for kinds that cannot be
+    compared.
+    """
 
     kind: str
     value: Tensor | str | None = None
@@ -62,9 +66,11 @@ class Outcome:
 
 
 def flatten(value: Any, path: str = "") -> dict[str, Leaf]:
-    """The leaves of nested tuples, lists, dicts and dataclasses: {"": leaf}, {"[0]": ..., "[1].mean": ...}.
+    """The leaves of nested tuples, lists, dicts and dataclasses: {"": leaf}, {"[0]": ...,
+    "[1].mean": ...}.
 
-    A tuple and a list count as the same.  Raises ValueError for an answer too large or nested in itself.
+    A tuple and a list count as the same.  Raises ValueError for an answer too large or nested in
+    itself.
     """
     leaves: dict[str, Leaf] = {}
     _collect(value, path, leaves, depth=0)
@@ -79,7 +85,10 @@ def _collect(value: Any, path: str, leaves: dict[str, Leaf], depth: int) -> None
     elif isinstance(value, (tuple, list)):
         parts = {f"[{i}]": part for i, part in enumerate(value)}
     elif isinstance(value, Mapping):
-        parts = {f"[{key!r}]" if isinstance(key, str) else f"[key {key!r}]": part for key, part in value.items()}
+        parts = {
+            f"[{key!r}]" if isinstance(key, str) else f"[key {key!r}]": part
+            for key, part in value.items()
+        }
     elif is_dataclass(value) and not isinstance(value, type):
         parts = {f".{f.name}": getattr(value, f.name) for f in fields(value)}
     else:
@@ -123,7 +132,9 @@ def _tensor_leaf(value: Tensor) -> Leaf:
 
 def _plain(value: Tensor) -> Tensor:
     if value.numel() > NUMBERS:
-        raise ValueError(f"the answer holds {value.numel():,} numbers; at most {NUMBERS:,} are compared")
+        raise ValueError(
+            f"the answer holds {value.numel():,} numbers; at most {NUMBERS:,} are compared"
+        )
     return torch.empty(value.shape, dtype=value.dtype).copy_(value.detach())
 
 
@@ -144,8 +155,8 @@ def preserved() -> Iterator[None]:
 def run(answer: Any, exercise: Exercise, seed: int = 0) -> Iterator[Outcome]:
     """Observe `answer` on every case of the seed, one Outcome after the other.
 
-    An exception of the answer, SystemExit included, is part of the outcome.  The random state and default
-    dtype are set for each case and not put back: wrap the call in `preserved`.
+    An exception of the answer, SystemExit included, is part of the outcome.  The random state and
+    default dtype are set for each case and not put back: wrap the call in `preserved`.
     """
     for index in range(len(exercise.draw(seed))):
         outcome = Outcome()
@@ -163,7 +174,9 @@ class TimeLimit(BaseException):
 
 
 def _observe(answer: Any, exercise: Exercise, seed: int, index: int, outcome: Outcome) -> None:
-    """Fill `outcome`: first a plain run, then, if gradients are compared, one that is differentiated."""
+    """Fill `outcome`: first a plain run, then, if gradients are compared, one that is
+    differentiated.
+    """
     case = _prepare(exercise, seed, index)
     with torch.inference_mode(False), torch.enable_grad():
         result = exercise.probe(answer, case)
@@ -180,7 +193,9 @@ def _prepare(exercise: Exercise, seed: int, index: int) -> Case:
     return exercise.draw(seed)[index]
 
 
-def _differentiate(answer: Any, exercise: Exercise, case: Case, seed: int) -> dict[str, Tensor | None]:
+def _differentiate(
+    answer: Any, exercise: Exercise, case: Case, seed: int
+) -> dict[str, Tensor | None]:
     """Vector-Jacobian products of all float outputs together with one seeded random cotangent."""
     wanted = {name: case[name].requires_grad_() for name in exercise.gradients if name in case}
     result = exercise.probe(answer, case)
@@ -189,12 +204,17 @@ def _differentiate(answer: Any, exercise: Exercise, case: Case, seed: int) -> di
         return dict.fromkeys(wanted)
     cotangents = [_cotangent(output, seed) for output in outputs]
     found = torch.autograd.grad(outputs, list(wanted.values()), cotangents, allow_unused=True)
-    return {name: None if grad is None else _plain(grad) for name, grad in zip(wanted, found, strict=True)}
+    return {
+        name: None if grad is None else _plain(grad)
+        for name, grad in zip(wanted, found, strict=True)
+    }
 
 
 def _cotangent(output: Tensor, seed: int) -> Tensor:
     rng = torch.Generator().manual_seed(seed)
-    return torch.randn(output.shape, generator=rng, dtype=torch.float64).to(output.device, output.dtype)
+    return torch.randn(output.shape, generator=rng, dtype=torch.float64).to(
+        output.device, output.dtype
+    )
 
 
 def _tensors(value: Any) -> list[Tensor]:
@@ -203,17 +223,26 @@ def _tensors(value: Any) -> list[Tensor]:
         return [value]
     if is_dataclass(value) and not isinstance(value, type):
         value = [getattr(value, f.name) for f in fields(value)]
-    parts = value.values() if isinstance(value, Mapping) else value if isinstance(value, (tuple, list)) else ()
+    parts = (
+        value.values()
+        if isinstance(value, Mapping)
+        else value
+        if isinstance(value, (tuple, list))
+        else ()
+    )
     return [tensor for part in parts for tensor in _tensors(part)]
 
 
 _LIBRARIES = [Path(__file__).resolve().parents[1]] + [
-    Path(sysconfig.get_path(name)).resolve() for name in ("stdlib", "platstdlib", "purelib", "platlib")
+    Path(sysconfig.get_path(name)).resolve()
+    for name in ("stdlib", "platstdlib", "purelib", "platlib")
 ]
 
 
 def _student_lines(stack: traceback.StackSummary) -> tuple[tuple[str, int, str], ...]:
-    """The lines of a stack that are neither the course's nor an installed library's; at most the last five."""
+    """The lines of a stack that are neither the course's nor an installed library's; at most the
+    last five.
+    """
     own = []
     for frame in stack:
         if frame.filename.startswith(("<frozen", "<@beartype")):
@@ -224,16 +253,24 @@ def _student_lines(stack: traceback.StackSummary) -> tuple[tuple[str, int, str],
 
 
 def _where(frame: traceback.FrameSummary) -> str:
-    """The function; "cell 12, function" where the code goes by another name than a file's, as in a grader."""
+    """The function; "cell 12, function" where the code goes by another name than a file's, as in a
+    grader.
+    """
     if Path(frame.filename).is_absolute() or frame.filename.startswith("<"):
         return frame.name
     return frame.filename if frame.name == "<module>" else f"{frame.filename}, {frame.name}"
 
 
 def failure(error: BaseException) -> Failure:
-    """An exception, trimmed to what a student can use; an exception that cannot even be printed included."""
+    """An exception, trimmed to what a student can use; an exception that cannot even be printed
+    included.
+    """
     try:
         message = str(error)
     except Exception:
         message = "(the exception has no readable message)"
-    return Failure(type(error).__name__, message[:TEXT], _student_lines(traceback.extract_tb(error.__traceback__)))
+    return Failure(
+        type(error).__name__,
+        message[:TEXT],
+        _student_lines(traceback.extract_tb(error.__traceback__)),
+    )

@@ -11,7 +11,8 @@ from course_lib.papers import vit
 
 
 def _patchify_cases(rng):
-    sizes = [(2, 3, 4, 6, 2, 5), (4, 1, 9, 6, 3, 7), (3, 2, 5, 5, 5, 4)]  # b c h w p d; the last is one patch
+    # b c h w p d; the last is one patch
+    sizes = [(2, 3, 4, 6, 2, 5), (4, 1, 9, 6, 3, 7), (3, 2, 5, 5, 5, 4)]
     return [
         {
             "image": torch.randn(b, c, h, w, generator=rng),
@@ -23,7 +24,9 @@ def _patchify_cases(rng):
 
 
 def _cut(cells="(h p1) (w p2)", tokens="b (h w)", row="c p1 p2", column="c p1 p2"):
-    """embed_patches with axes in other places: of the picture, of the tokens, of a patch and of the kernel."""
+    """embed_patches with axes in other places: of the picture, of the tokens, of a patch and of the
+    kernel.
+    """
 
     def answer(image, kernel, bias):
         p = kernel.shape[-1]
@@ -35,7 +38,9 @@ def _cut(cells="(h p1) (w p2)", tokens="b (h w)", row="c p1 p2", column="c p1 p2
 
 def _convolved(arrange):
     """A convolution whose result, (b d h w), `arrange` brings into another form."""
-    return lambda image, kernel, bias: arrange(F.conv2d(image, kernel, bias, stride=kernel.shape[-1]))
+    return lambda image, kernel, bias: arrange(
+        F.conv2d(image, kernel, bias, stride=kernel.shape[-1])
+    )
 
 
 PATCHIFY = Exercise(
@@ -50,22 +55,23 @@ PATCHIFY = Exercise(
     misconceptions={
         "orders_differ": Misconception(
             _cut(row="p1 p2 c"),
-            "The patches are flattened as (row, column, channel), the kernel as (channel, row, column). Pixels meet "
-            "the weights of other pixels: flatten both in one order.",
+            "The patches are flattened as (row, column, channel), the kernel as (channel, row,"
+            " column). Pixels meet the weights of other pixels: flatten both in one order.",
         ),
         "columns_first": Misconception(
             _cut(tokens="b (w h)"),
-            "Every token is right, but you walk through the picture column by column. Reading order is (h w).",
+            "Every token is right, but you walk through the picture column by column. Reading order"
+            " is (h w).",
         ),
         "transposed_patch": Misconception(
             _cut(column="c p2 p1"),
-            "The kernel lies transposed on the patch. Its last two axes are row and column, in this order, as in the "
-            "picture.",
+            "The kernel lies transposed on the patch. Its last two axes are row and column, in this"
+            " order, as in the picture.",
         ),
         "dilated": Misconception(
             _cut(cells="(p1 h) (p2 w)"),
-            "In `(p1 h)` the patch is the outer part, so a token collects pixels that lie far apart. Neighbours share "
-            "a patch when it is the inner part: `(h p1)`.",
+            "In `(p1 h)` the patch is the outer part, so a token collects pixels that lie far"
+            " apart. Neighbours share a patch when it is the inner part: `(h p1)`.",
         ),
         "no_bias": Misconception(
             lambda image, kernel, bias: vit.embed_patches(image, kernel, torch.zeros_like(bias)),
@@ -73,13 +79,13 @@ PATCHIFY = Exercise(
         ),
         "overlapping": Misconception(
             lambda image, kernel, bias: F.conv2d(image, kernel, bias).flatten(2).mT,
-            "Your patches overlap: the kernel moved on by one pixel. It must move on by a whole patch, "
-            "`stride=kernel.shape[-1]`.",
+            "Your patches overlap: the kernel moved on by one pixel. It must move on by a whole"
+            " patch, `stride=kernel.shape[-1]`.",
         ),
         "grid_kept": Misconception(
             _convolved(lambda y: y),
-            "That is the convolution's map, (b d h w). A sequence of tokens has one axis for all places, and the "
-            "width last: (b n d).",
+            "That is the convolution's map, (b d h w). A sequence of tokens has one axis for all"
+            " places, and the width last: (b n d).",
         ),
         "width_first": Misconception(
             _convolved(lambda y: y.flatten(2)),
@@ -87,8 +93,8 @@ PATCHIFY = Exercise(
         ),
         "reshaped": Misconception(
             _convolved(lambda y: y.reshape(len(y), -1, y.shape[1])),
-            "`reshape` does not move axes: your tokens mix one channel's values at several places. Flatten the grid, "
-            "then swap the two axes.",
+            "`reshape` does not move axes: your tokens mix one channel's values at several places."
+            " Flatten the grid, then swap the two axes.",
         ),
     },
 )
@@ -109,8 +115,12 @@ def _tokens_cases(rng):
 
 
 def _placed(place):
-    """tokens_and_positions by another formula of (patches, class token of every picture, positions)."""
-    return lambda patches, cls_token, positions: place(patches, cls_token.expand(len(patches), -1, -1), positions)
+    """tokens_and_positions by another formula of (patches, class token of every picture,
+    positions).
+    """
+    return lambda patches, cls_token, positions: place(
+        patches, cls_token.expand(len(patches), -1, -1), positions
+    )
 
 
 TOKENS_AND_POSITIONS = Exercise(
@@ -125,21 +135,23 @@ TOKENS_AND_POSITIONS = Exercise(
     misconceptions={
         "token_last": Misconception(
             _placed(lambda x, token, positions: torch.cat([x, token], dim=1) + positions),
-            "The class token stands at the end. Eq. 1 puts it in front, as number 0: the head reads it there.",
+            "The class token stands at the end. Eq. 1 puts it in front, as number 0: the head reads"
+            " it there.",
         ),
         "token_without_position": Misconception(
             _placed(lambda x, token, positions: torch.cat([token, x + positions[:, 1:]], dim=1)),
-            "The patches are right, the class token got no position. It is put in front first; then every one of the "
-            "n + 1 tokens gets its own.",
+            "The patches are right, the class token got no position. It is put in front first; then"
+            " every one of the n + 1 tokens gets its own.",
         ),
         "added_before_the_token": Misconception(
             _placed(lambda x, token, positions: torch.cat([token, x + positions[:, :-1]], dim=1)),
-            "You added positions before the class token was there, so every patch has the one of the place before it. "
-            "Put the token in front, then add.",
+            "You added positions before the class token was there, so every patch has the one of"
+            " the place before it. Put the token in front, then add.",
         ),
         "one_position_for_all": Misconception(
             _placed(lambda x, token, positions: torch.cat([token, x], dim=1) + positions[:, :1]),
-            "Every token got the same position, the first. Then nothing tells them apart: each has a row of its own.",
+            "Every token got the same position, the first. Then nothing tells them apart: each has"
+            " a row of its own.",
         ),
         "no_positions": Misconception(
             _placed(lambda x, token, positions: torch.cat([token, x], dim=1)),
@@ -151,12 +163,15 @@ TOKENS_AND_POSITIONS = Exercise(
                     [torch.cat([token, x], dim=1), positions.expand(len(x), -1, -1)], 2
                 )
             ),
-            "You put the positions beside the tokens, so the width doubled. Eq. 1 adds them; the width stays.",
+            "You put the positions beside the tokens, so the width doubled. Eq. 1 adds them; the"
+            " width stays.",
         ),
         "token_not_repeated": Misconception(
-            lambda patches, cls_token, positions: torch.cat([cls_token, patches], dim=1) + positions,
-            "`torch.cat` repeats nothing: there is one class token, (1 1 d), and `b` pictures want one each. Expand "
-            "it to (b 1 d) first.",
+            lambda patches, cls_token, positions: (
+                torch.cat([cls_token, patches], dim=1) + positions
+            ),
+            "`torch.cat` repeats nothing: there is one class token, (1 1 d), and `b` pictures want"
+            " one each. Expand it to (b 1 d) first.",
         ),
     },
 )
@@ -167,7 +182,10 @@ TOKENS_AND_POSITIONS = Exercise(
 
 def _attention_cases(rng):
     sizes = [(2, 5, 3, 4), (3, 4, 2, 6), (4, 6, 1, 5)]  # b n heads d_h
-    return [{"qkv": torch.randn(b, n, 3 * heads * d, generator=rng), "heads": heads} for b, n, heads, d in sizes]
+    return [
+        {"qkv": torch.randn(b, n, 3 * heads * d, generator=rng), "heads": heads}
+        for b, n, heads, d in sizes
+    ]
 
 
 def _attended(split="three heads d", merge="heads d", scale=lambda heads, d: d**-0.5, dim=-1):
@@ -203,43 +221,48 @@ ATTENTION = Exercise(
     misconceptions={
         "not_scaled": Misconception(
             _attended(scale=lambda heads, d: 1),
-            "The products of queries and keys are not scaled. Eq. 6 divides them by the square root of a head's width.",
+            "The products of queries and keys are not scaled. Eq. 6 divides them by the square root"
+            " of a head's width.",
         ),
         "whole_width": Misconception(
             _attended(scale=lambda heads, d: (heads * d) ** -0.5),
-            "You divided by the root of the whole width. A product in one head has only d / heads terms: take the root "
-            "of that.",
+            "You divided by the root of the whole width. A product in one head has only d / heads"
+            " terms: take the root of that.",
         ),
         "no_root": Misconception(
             _attended(scale=lambda heads, d: 1 / d),
-            "You divided by a head's width. A sum of d_h products of variance 1 has variance d_h: divide by its root.",
+            "You divided by a head's width. A sum of d_h products of variance 1 has variance d_h:"
+            " divide by its root.",
         ),
         "softmax_over_queries": Misconception(
             _attended(dim=-2),
-            "Your softmax runs over the queries. Row i says where token i looks: every row, the last axis, sums to 1.",
+            "Your softmax runs over the queries. Row i says where token i looks: every row, the"
+            " last axis, sums to 1.",
         ),
         "softmax_over_heads": Misconception(
             _attended(dim=1),
-            "Your softmax runs over the heads. Each head has one of its own, over the keys: the last axis.",
+            "Your softmax runs over the heads. Each head has one of its own, over the keys: the"
+            " last axis.",
         ),
         "heads_innermost": Misconception(
             _attended(split="three d heads", merge="d heads"),
-            "You dealt the channels out to the heads one by one. A head owns a block of neighbouring channels: "
-            "`(heads d)`, not `(d heads)`.",
+            "You dealt the channels out to the heads one by one. A head owns a block of"
+            " neighbouring channels: `(heads d)`, not `(d heads)`.",
         ),
         "heads_outermost": Misconception(
             _attended(split="heads three d"),
-            "You cut into heads first, and each head into q, k, v. `qkv` holds all queries, then all keys, then all "
-            "values: `(three heads d)`.",
+            "You cut into heads first, and each head into q, k, v. `qkv` holds all queries, then"
+            " all keys, then all values: `(three heads d)`.",
         ),
         "keys_ask": Misconception(
             _keys_ask,
-            "Queries and keys have changed places. Row i of A comes from query i and every key: q k^T.",
+            "Queries and keys have changed places. Row i of A comes from query i and every key: q"
+            " k^T.",
         ),
         "reshaped_back": Misconception(
             _reshaped_back,
-            "The attention is right, but `reshape` put the heads of several tokens into one row. Move the head axis "
-            "behind the token axis first.",
+            "The attention is right, but `reshape` put the heads of several tokens into one row."
+            " Move the head axis behind the token axis first.",
         ),
     },
 )
@@ -281,7 +304,9 @@ def _block_cases(rng):
 
 
 def _block(first, second):
-    """A block of two halves: each a function of (what came so far, the block's input, its norm, its branch)."""
+    """A block of two halves: each a function of (what came so far, the block's input, its norm, its
+    branch).
+    """
 
     def answer(x, norm1, attend, norm2, mlp):
         return second(first(x, x, norm1, attend), x, norm2, mlp)
@@ -309,12 +334,13 @@ ENCODER_BLOCK = Exercise(
     misconceptions={
         "post_norm": Misconception(
             _both(lambda x, start, norm, branch: norm(x + branch(x))),
-            "That is the first transformer's order: the norm after the sum. ViT norms what goes into a branch, and "
-            "leaves the sum alone.",
+            "That is the first transformer's order: the norm after the sum. ViT norms what goes"
+            " into a branch, and leaves the sum alone.",
         ),
         "residual_after_norm": Misconception(
             _both(lambda x, start, norm, branch: norm(x) + branch(norm(x))),
-            "You added the branch to the normed tokens. The path past the branch carries x itself, not its norm.",
+            "You added the branch to the normed tokens. The path past the branch carries x itself,"
+            " not its norm.",
         ),
         "norm_on_output": Misconception(
             _both(lambda x, start, norm, branch: x + norm(branch(x))),
@@ -322,11 +348,13 @@ ENCODER_BLOCK = Exercise(
         ),
         "no_norms": Misconception(
             _both(lambda x, start, norm, branch: x + branch(x)),
-            "The sums are right, the norms are missing: attention sees norm1(x), the MLP sees norm2 of what came then.",
+            "The sums are right, the norms are missing: attention sees norm1(x), the MLP sees norm2"
+            " of what came then.",
         ),
         "no_residuals": Misconception(
             _both(lambda x, start, norm, branch: branch(norm(x))),
-            "Nothing leads past the branches. Eq. 2 and 3 add each branch to what went into its norm.",
+            "Nothing leads past the branches. Eq. 2 and 3 add each branch to what went into its"
+            " norm.",
         ),
         "parallel": Misconception(
             _block(_half, lambda x, start, norm, branch: x + branch(norm(start))),
@@ -334,8 +362,8 @@ ENCODER_BLOCK = Exercise(
         ),
         "input_again": Misconception(
             _block(_half, lambda x, start, norm, branch: start + branch(norm(x))),
-            "The last sum starts from the block's input, so what attention found can reach the next layer through the "
-            "MLP alone. Add the MLP to the result of Eq. 2.",
+            "The last sum starts from the block's input, so what attention found can reach the next"
+            " layer through the MLP alone. Add the MLP to the result of Eq. 2.",
         ),
         "same_norm": Misconception(
             lambda x, norm1, attend, norm2, mlp: vit.encoder_block(x, norm1, attend, norm1, mlp),
@@ -343,7 +371,8 @@ ENCODER_BLOCK = Exercise(
         ),
         "mlp_first": Misconception(
             lambda x, norm1, attend, norm2, mlp: vit.encoder_block(x, norm2, mlp, norm1, attend),
-            "You let the MLP come first. Tokens exchange what they know, then each works on it: attention, then MLP.",
+            "You let the MLP come first. Tokens exchange what they know, then each works on it:"
+            " attention, then MLP.",
         ),
     },
 )
@@ -389,37 +418,46 @@ COUNT_PARAMETERS = Exercise(
     misconceptions={
         "one_vector_short": Misconception(
             _miscounted(lambda config, d, depth: d),
-            "You are short by exactly one width d. Three things of that size are easily forgotten: the bias of the "
-            "patch embedding, the class token, and the class token's position.",
+            "You are short by exactly one width d. Three things of that size are easily forgotten:"
+            " the bias of the patch embedding, the class token, and the class token's position.",
         ),
         "last_norm": Misconception(
             _miscounted(lambda config, d, depth: 2 * d),
-            "You are short by exactly 2 d. Behind the last layer stands one more norm, with its scale and its shift.",
+            "You are short by exactly 2 d. Behind the last layer stands one more norm, with its"
+            " scale and its shift.",
         ),
         "one_norm": Misconception(
             _miscounted(lambda config, d, depth: 2 * d * depth),
-            "You are short by 2 d in every layer. A layer has two norms, each with a scale and a shift.",
+            "You are short by 2 d in every layer. A layer has two norms, each with a scale and a"
+            " shift.",
         ),
         "no_biases": Misconception(
-            _miscounted(lambda config, d, depth: d + depth * (5 * d + config.mlp) + config.num_classes),
-            "You counted the weights of the linear layers, not their biases: one for each number that comes out.",
+            _miscounted(
+                lambda config, d, depth: d + depth * (5 * d + config.mlp) + config.num_classes
+            ),
+            "You counted the weights of the linear layers, not their biases: one for each number"
+            " that comes out.",
         ),
         "no_output_projection": Misconception(
             _miscounted(lambda config, d, depth: depth * (d * d + d)),
-            "Queries, keys and values make three matrices. Attention has a fourth, behind the heads (Eq. 8).",
+            "Queries, keys and values make three matrices. Attention has a fourth, behind the heads"
+            " (Eq. 8).",
         ),
         "times_heads": Misconception(
             _miscounted(lambda config, d, depth: -depth * (config.heads - 1) * 4 * (d * d + d)),
-            "You counted attention once per head. The heads share the width: together their matrices are d x d, "
-            "however many heads there are.",
+            "You counted attention once per head. The heads share the width: together their"
+            " matrices are d x d, however many heads there are.",
         ),
         "one_channel": Misconception(
             _miscounted(lambda config, d, depth: (config.channels - 1) * config.patch_size**2 * d),
             "A patch of one channel has patch x patch numbers. Count all channels.",
         ),
         "square_picture": Misconception(
-            _miscounted(lambda config, d, depth: (config.grid[1] - config.grid[0]) * config.grid[0] * d),
-            "Your count is right for square pictures. The grid has `config.grid[0]` rows and `config.grid[1]` columns.",
+            _miscounted(
+                lambda config, d, depth: (config.grid[1] - config.grid[0]) * config.grid[0] * d
+            ),
+            "Your count is right for square pictures. The grid has `config.grid[0]` rows and"
+            " `config.grid[1]` columns.",
         ),
         "no_head": Misconception(
             _miscounted(lambda config, d, depth: (d + 1) * config.num_classes),
@@ -478,36 +516,40 @@ INTERPOLATE_POSITIONS = Exercise(
     misconceptions={
         "token_interpolated": Misconception(
             lambda positions, old, new: _as_a_line(positions, 1 + new[0] * new[1]),
-            "You stretched the whole sequence as a line, class token and all. The class token has no place in the "
-            "picture: keep its row, and interpolate the others as a grid.",
+            "You stretched the whole sequence as a line, class token and all. The class token has"
+            " no place in the picture: keep its row, and interpolate the others as a grid.",
         ),
         "as_a_line": Misconception(
             lambda positions, old, new: torch.cat(
                 [positions[:, :1], _as_a_line(positions[:, 1:], new[0] * new[1])], dim=1
             ),
-            "The class token is right, but you stretched the patches as a line: the end of one row was mixed with the "
-            "start of the next. Lay them out as rows and columns first.",
+            "The class token is right, but you stretched the patches as a line: the end of one row"
+            " was mixed with the start of the next. Lay them out as rows and columns first.",
         ),
         "corners_cut": Misconception(
             _resized(align_corners=False),
-            "PyTorch's default lets the outer edges of the two grids coincide. Corners on corners is "
-            "`align_corners=True`.",
+            "PyTorch's default lets the outer edges of the two grids coincide. Corners on corners"
+            " is `align_corners=True`.",
         ),
         "nearest": Misconception(
             _resized(mode="nearest", align_corners=None),
-            'You took the nearest old position, so neighbours share one. Ask for `mode="bilinear"`.',
+            "You took the nearest old position, so neighbours share one. Ask for"
+            ' `mode="bilinear"`.',
         ),
         "bicubic": Misconception(
             _resized(mode="bicubic"),
-            "Bicubic is what some libraries do. Bilinear is asked for: a mean of the four old positions around.",
+            "Bicubic is what some libraries do. Bilinear is asked for: a mean of the four old"
+            " positions around.",
         ),
         "columns_first": Misconception(
             _resized(cells="w h"),
-            "You laid the sequence out column by column. Patches are in reading order: `(h w)`, with h = old[0] rows.",
+            "You laid the sequence out column by column. Patches are in reading order: `(h w)`,"
+            " with h = old[0] rows.",
         ),
         "new_swapped": Misconception(
             _new_swapped,
-            "The new grid has its sides swapped. `new` is (rows, columns), the order that `F.interpolate` wants too.",
+            "The new grid has its sides swapped. `new` is (rows, columns), the order that"
+            " `F.interpolate` wants too.",
         ),
         "token_dropped": Misconception(
             lambda positions, old, new: vit.interpolate_positions(positions[:, 1:], old, new),
@@ -515,8 +557,8 @@ INTERPOLATE_POSITIONS = Exercise(
         ),
         "reshaped": Misconception(
             _reshaped,
-            "`reshape` to (1 d h w) does not move axes: a channel of your grid is made of pieces of several vectors. "
-            "Use `rearrange`, or swap the axes first.",
+            "`reshape` to (1 d h w) does not move axes: a channel of your grid is made of pieces of"
+            " several vectors. Use `rearrange`, or swap the axes first.",
         ),
     },
 )
@@ -540,7 +582,8 @@ def _distance_cases(rng):
 def _steps(grid, cells="h w"):
     """Rows and columns from each patch to each other one, (2 n n)."""
     places = rearrange(
-        torch.stack(torch.meshgrid(*map(torch.arange, grid), indexing="ij")), f"two h w -> ({cells}) two"
+        torch.stack(torch.meshgrid(*map(torch.arange, grid), indexing="ij")),
+        f"two h w -> ({cells}) two",
     )
     return rearrange((places[:, None] - places[None]).float(), "n m two -> two n m")
 
@@ -556,7 +599,9 @@ def _mean(between, distances):
 
 def _looking(length, cells="h w"):
     """attention_distance with another length of the steps (2 n n), or the patches in another order."""
-    return lambda weights, grid, patch: _mean(_patches_alone(weights), patch * length(_steps(grid, cells)))
+    return lambda weights, grid, patch: _mean(
+        _patches_alone(weights), patch * length(_steps(grid, cells))
+    )
 
 
 def _euclid(steps):
@@ -586,21 +631,23 @@ ATTENTION_DISTANCE = Exercise(
     misconceptions={
         "in_patches": Misconception(
             lambda weights, grid, patch: vit.attention_distance(weights, grid, 1),
-            "Your distances are in patches. Pixels are wanted: neighbouring centres are `patch` pixels apart.",
+            "Your distances are in patches. Pixels are wanted: neighbouring centres are `patch`"
+            " pixels apart.",
         ),
         "not_renormalised": Misconception(
             _not_renormalised,
-            "You cut the class token out and left the rows short of 1. What fell on it must be shared by the others: "
-            "divide each row by its sum.",
+            "You cut the class token out and left the rows short of 1. What fell on it must be"
+            " shared by the others: divide each row by its sum.",
         ),
         "token_counted": Misconception(
             _token_counted,
-            "You kept the class token, at distance 0 from everything. It has no place: leave its row and its column "
-            "out, then bring the rows back to a sum of 1.",
+            "You kept the class token, at distance 0 from everything. It has no place: leave its"
+            " row and its column out, then bring the rows back to a sum of 1.",
         ),
         "manhattan": Misconception(
             _looking(lambda steps: steps.abs().sum(0)),
-            "You added the steps along rows and columns. The straight line is wanted: the root of the sum of squares.",
+            "You added the steps along rows and columns. The straight line is wanted: the root of"
+            " the sum of squares.",
         ),
         "squared": Misconception(
             _looking(lambda steps: steps.square().sum(0)),
@@ -608,19 +655,25 @@ ATTENTION_DISTANCE = Exercise(
         ),
         "normalised_over_queries": Misconception(
             _over_queries,
-            "You made the columns sum to 1. Row i holds the weights of query i, so the sum over the last axis is 1.",
+            "You made the columns sum to 1. Row i holds the weights of query i, so the sum over the"
+            " last axis is 1.",
         ),
         "columns_first": Misconception(
             _looking(_euclid, cells="w h"),
-            "You numbered the patches column by column. They are in reading order: patch i is in row i // grid[1].",
+            "You numbered the patches column by column. They are in reading order: patch i is in"
+            " row i // grid[1].",
         ),
         "averaged_over_keys": Misconception(
-            lambda weights, grid, patch: vit.attention_distance(weights, grid, patch) / (grid[0] * grid[1]),
-            "You took a mean over the keys. The weights of a row sum to 1 already: over the keys, sum.",
+            lambda weights, grid, patch: (
+                vit.attention_distance(weights, grid, patch) / (grid[0] * grid[1])
+            ),
+            "You took a mean over the keys. The weights of a row sum to 1 already: over the keys,"
+            " sum.",
         ),
         "one_number": Misconception(
             lambda weights, grid, patch: vit.attention_distance(weights, grid, patch).mean(),
-            "You averaged over the heads too. One number per head is wanted: some look far, some near.",
+            "You averaged over the heads too. One number per head is wanted: some look far, some"
+            " near.",
         ),
     },
 )
@@ -632,12 +685,19 @@ ATTENTION_DISTANCE = Exercise(
 def _rollout_cases(rng):
     sizes = [(4, 2, 3, 5), (2, 4, 5, 3), (3, 1, 2, 6)]  # depth b heads n
     return [
-        {"maps": torch.randn(depth, b, heads, n, n, generator=rng).mul(2).softmax(-1)} for depth, b, heads, n in sizes
+        {"maps": torch.randn(depth, b, heads, n, n, generator=rng).mul(2).softmax(-1)}
+        for depth, b, heads, n in sizes
     ]
 
 
-def _rolled(step=lambda layer, rollout: layer @ rollout, stay=lambda layer, eye: (layer + eye) / 2, heads=torch.mean):
-    """attention_rollout with another step from layer to layer, another share that stays, or heads merged otherwise."""
+def _rolled(
+    step=lambda layer, rollout: layer @ rollout,
+    stay=lambda layer, eye: (layer + eye) / 2,
+    heads=torch.mean,
+):
+    """attention_rollout with another step from layer to layer, another share that stays, or heads
+    merged otherwise.
+    """
 
     def answer(maps):
         eye = torch.eye(maps.shape[-1])
@@ -669,25 +729,28 @@ ATTENTION_ROLLOUT = Exercise(
     misconceptions={
         "no_identity": Misconception(
             _rolled(stay=lambda layer, eye: layer),
-            "You multiplied the attention alone. The path past attention keeps a token where it is: each layer is "
-            "(A + I) / 2.",
+            "You multiplied the attention alone. The path past attention keeps a token where it is:"
+            " each layer is (A + I) / 2.",
         ),
         "identity_once": Misconception(
             _identity_once,
-            "You added the identity once, at the end. Every layer has a path past its attention: (A + I) / 2 in each.",
+            "You added the identity once, at the end. Every layer has a path past its attention: (A"
+            " + I) / 2 in each.",
         ),
         "not_halved": Misconception(
             _rolled(stay=lambda layer, eye: layer + eye),
-            "Your rows sum to 2 to the power of the depth. Halve A + I in every layer, so that rows stay shares.",
+            "Your rows sum to 2 to the power of the depth. Halve A + I in every layer, so that rows"
+            " stay shares.",
         ),
         "wrong_order": Misconception(
             _rolled(step=lambda layer, rollout: rollout @ layer),
-            "The order is reversed. Row i must end with what the last layer's token i sees: multiply each further "
-            "layer from the left.",
+            "The order is reversed. Row i must end with what the last layer's token i sees:"
+            " multiply each further layer from the left.",
         ),
         "elementwise": Misconception(
             _rolled(step=lambda layer, rollout: layer * rollout),
-            "You multiplied entry by entry. To go from i over every k to j takes the matrix product, `@`.",
+            "You multiplied entry by entry. To go from i over every k to j takes the matrix"
+            " product, `@`.",
         ),
         "layers_averaged": Misconception(
             lambda maps: (maps.mean((0, 2)) + torch.eye(maps.shape[-1])) / 2,
@@ -699,12 +762,13 @@ ATTENTION_ROLLOUT = Exercise(
         ),
         "per_head": Misconception(
             _per_head,
-            "You followed each head by itself through the layers and averaged at the end. A layer's heads are mixed "
-            "before the next one reads them: average in every layer.",
+            "You followed each head by itself through the layers and averaged at the end. A layer's"
+            " heads are mixed before the next one reads them: average in every layer.",
         ),
         "class_token_alone": Misconception(
             lambda maps: vit.attention_rollout(maps)[:, 0],
-            "You return the class token's row alone. Return the whole matrix; the picture is cut from it later.",
+            "You return the class token's row alone. Return the whole matrix; the picture is cut"
+            " from it later.",
         ),
     },
 )

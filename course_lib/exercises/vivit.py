@@ -1,4 +1,6 @@
-"""Notebook 03: a clip's tokens, starting from an image model, three of the four models, and many views of one clip."""
+"""Notebook 03: a clip's tokens, starting from an image model, three of the four models, and many
+views of one clip.
+"""
 
 import math
 
@@ -18,13 +20,20 @@ def _normal(rng: torch.Generator, *shape: int) -> torch.Tensor:
 
 
 def _uniform_cases(rng):
-    sizes = [((2, 10, 3, 4, 5), 2), ((3, 23, 2, 5, 4), 6), ((4, 8, 2, 3, 5), 1), ((3, 5, 2, 4, 6), 5)]
+    sizes = [
+        ((2, 10, 3, 4, 5), 2),
+        ((3, 23, 2, 5, 4), 6),
+        ((4, 8, 2, 3, 5), 1),
+        ((3, 5, 2, 4, 6), 5),
+    ]
     sizes.append(((2, 4, 3, 6, 5), 6))  # fewer frames than are asked for
     return [{"video": _normal(rng, *shape), "count": count} for shape, count in sizes]
 
 
 def _picked(frame):
-    """Frames chosen by another rule of (i, frames of the clip, count), i from 1; a short clip comes back whole."""
+    """Frames chosen by another rule of (i, frames of the clip, count), i from 1; a short clip comes
+    back whole.
+    """
 
     def answer(video, count):
         t = video.shape[1]
@@ -52,22 +61,23 @@ UNIFORM_FRAMES = Exercise(
     misconceptions={
         "from_the_start": Misconception(
             _picked(lambda i, t, count: i - 1),
-            "You took the first frames, one after the other. What happens later in the clip is never seen; spread the "
-            "frames over all of it.",
+            "You took the first frames, one after the other. What happens later in the clip is"
+            " never seen; spread the frames over all of it.",
         ),
         "middle_window": Misconception(
             _picked(lambda i, t, count: (t - count) // 2 + i - 1),
-            "You took neighbouring frames from the middle of the clip. They should be spread over all of it.",
+            "You took neighbouring frames from the middle of the clip. They should be spread over"
+            " all of it.",
         ),
         "every_nth": Misconception(
             _picked(lambda i, t, count: (i - 1) * (t // count)),
-            "You stepped through the clip from frame 0. The first frame should be as far from the start as the last "
-            "one is from the end: one gap of t / (count + 1) on either side.",
+            "You stepped through the clip from frame 0. The first frame should be as far from the"
+            " start as the last one is from the end: one gap of t / (count + 1) on either side.",
         ),
         "ends_included": Misconception(
             _picked(lambda i, t, count: round((i - 1) * (t - 1) / max(count - 1, 1))),
-            "You included both ends of the clip. The rule leaves a gap before the first frame and after the last: "
-            "divide by count + 1, not by count - 1.",
+            "You included both ends of the clip. The rule leaves a gap before the first frame and"
+            " after the last: divide by count + 1, not by count - 1.",
         ),
         "counted_from_zero": Misconception(
             _picked(lambda i, t, count: _nearest(i - 1, t, count)),
@@ -75,8 +85,8 @@ UNIFORM_FRAMES = Exercise(
         ),
         "middles": Misconception(
             _picked(lambda i, t, count: int((i - 0.5) * t / count)),
-            "You cut the clip into count parts and took the middle of each. Here count + 1 gaps of equal length lie "
-            "around the frames.",
+            "You cut the clip into count parts and took the middle of each. Here count + 1 gaps of"
+            " equal length lie around the frames.",
         ),
         "cut_off": Misconception(
             _picked(lambda i, t, count: int(i * t / (count + 1))),
@@ -84,11 +94,13 @@ UNIFORM_FRAMES = Exercise(
         ),
         "one_early": Misconception(
             _picked(lambda i, t, count: _nearest(i, t, count) - 1),
-            "Every frame is one too early. The rule gives indices that count from 0 already; subtract nothing.",
+            "Every frame is one too early. The rule gives indices that count from 0 already;"
+            " subtract nothing.",
         ),
         "repeated": Misconception(
             _repeated,
-            "A clip with no more frames than are asked for should come back as it is; yours repeats or loses some.",
+            "A clip with no more frames than are asked for should come back as it is; yours repeats"
+            " or loses some.",
         ),
     },
 )
@@ -130,7 +142,9 @@ def _overlapping(video, kernel, bias):
 
 
 def _convolved(video, kernel, bias):
-    return F.conv3d(rearrange(video, "b t c h w -> b c t h w"), kernel, bias, stride=kernel.shape[2:])
+    return F.conv3d(
+        rearrange(video, "b t c h w -> b c t h w"), kernel, bias, stride=kernel.shape[2:]
+    )
 
 
 TUBELET_EMBED = Exercise(
@@ -145,13 +159,13 @@ TUBELET_EMBED = Exercise(
     misconceptions={
         "frames_before_channels": Misconception(
             _cut("b t (h w) (kt c kh kw)"),
-            "The boxes are right, their numbers are in the wrong order: you have frames before channels, the kernel "
-            "has (c kt kh kw). Each number then meets the weight of another.",
+            "The boxes are right, their numbers are in the wrong order: you have frames before"
+            " channels, the kernel has (c kt kh kw). Each number then meets the weight of another.",
         ),
         "channels_last": Misconception(
             _cut("b t (h w) (kt kh kw c)"),
-            "You put the channels last in each box, as ViT's `patchify` does. This kernel is laid out like a "
-            "convolution's: (c kt kh kw).",
+            "You put the channels last in each box, as ViT's `patchify` does. This kernel is laid"
+            " out like a convolution's: (c kt kh kw).",
         ),
         "columns_first": Misconception(
             _cut("b t (w h) (c kt kh kw)"),
@@ -159,27 +173,28 @@ TUBELET_EMBED = Exercise(
         ),
         "scattered": Misconception(
             _cut("b t (h w) (c kt kh kw)", before="b (kt t) c (kh h) (kw w)"),
-            "Your boxes collect pixels from all over the clip: in einops the first letter of a bracket moves slowest. "
-            "A box of neighbours is (t kt), not (kt t).",
+            "Your boxes collect pixels from all over the clip: in einops the first letter of a"
+            " bracket moves slowest. A box of neighbours is (t kt), not (kt t).",
         ),
         "places_before_times": Misconception(
             _cut("b (h w) t (c kt kh kw)"),
-            "Times and places have changed axes. The result is (b t n d): n tokens at each of t times.",
+            "Times and places have changed axes. The result is (b t n d): n tokens at each of t"
+            " times.",
         ),
         "one_sequence": Misconception(
             _cut("b (t h w) (c kt kh kw)"),
-            "You laid all tokens in one sequence. Keep times and places apart, (b t n d): three of the four models "
-            "need to know which is which.",
+            "You laid all tokens in one sequence. Keep times and places apart, (b t n d): three of"
+            " the four models need to know which is which.",
         ),
         "overlapping": Misconception(
             _overlapping,
-            "Your boxes overlap: the stride is 1. Tubelets lie side by side, so the stride is the kernel's size in "
-            "all three directions.",
+            "Your boxes overlap: the stride is 1. Tubelets lie side by side, so the stride is the"
+            " kernel's size in all three directions.",
         ),
         "left_as_convolved": Misconception(
             _convolved,
-            "That is what the convolution gives, (b d t h w). Make rows and columns one axis and bring it to "
-            "(b t n d).",
+            "That is what the convolution gives, (b d t h w). Make rows and columns one axis and"
+            " bring it to (b t n d).",
         ),
         "no_bias": Misconception(
             lambda video, kernel, bias: vivit.tubelet_embed(video, kernel, torch.zeros_like(bias)),
@@ -221,23 +236,23 @@ FILTER_INFLATION_INIT = Exercise(
     misconceptions={
         "not_divided": Misconception(
             _everywhere(lambda t, h, w: 1.0),
-            "You did not divide by t. On a clip that stands still the tokens would be t times what the image model "
-            "saw.",
+            "You did not divide by t. On a clip that stands still the tokens would be t times what"
+            " the image model saw.",
         ),
         "divided_by_root": Misconception(
             _everywhere(lambda t, h, w: t**-0.5),
-            "You divided by the square root of t. That keeps the filter's norm; what should stay is its answer to a "
-            "clip that stands still, a sum of t equal terms.",
+            "You divided by the square root of t. That keeps the filter's norm; what should stay is"
+            " its answer to a clip that stands still, a sum of t equal terms.",
         ),
         "divided_by_the_box": Misconception(
             _everywhere(lambda t, h, w: 1 / (t * h * w)),
-            "You divided by all pixels of the box. The image filter has summed over rows and columns all along; only "
-            "the t frames are new.",
+            "You divided by all pixels of the box. The image filter has summed over rows and"
+            " columns all along; only the t frames are new.",
         ),
         "one_frame": Misconception(
             vivit.central_frame_init,
-            "You gave the filter to one frame and zeros to the others. That is central frame initialisation, which "
-            "comes next; inflation treats all frames alike.",
+            "You gave the filter to one frame and zeros to the others. That is central frame"
+            " initialisation, which comes next; inflation treats all frames alike.",
         ),
         "time_before_channels": Misconception(
             _everywhere(_mean, "d t c h w"),
@@ -298,27 +313,28 @@ CENTRAL_FRAME_INIT = Exercise(
         ),
         "before_the_middle": Misconception(
             _at(lambda t: (t - 1) // 2),
-            "For an odd t you are right. An even number of frames has two in the middle; take the later one, t // 2.",
+            "For an odd t you are right. An even number of frames has two in the middle; take the"
+            " later one, t // 2.",
         ),
         "both_middles": Misconception(
             _weighed(lambda t: [((i == t // 2) + (i == (t - 1) // 2)) / 2 for i in range(t)]),
-            "For an even t you shared the filter between the two middle frames. Give all of it to the later one, "
-            "t // 2.",
+            "For an even t you shared the filter between the two middle frames. Give all of it to"
+            " the later one, t // 2.",
         ),
         "divided": Misconception(
             lambda kernel, t: vivit.central_frame_init(kernel / t, t),
-            "You divided by t. Only one frame answers here, so the filter enters as it is; dividing belongs to "
-            "inflation.",
+            "You divided by t. Only one frame answers here, so the filter enters as it is; dividing"
+            " belongs to inflation.",
         ),
         "every_frame": Misconception(
             vivit.filter_inflation_init,
-            "That is filter inflation: every frame has a share. Here the middle frame has all of it and the others "
-            "have zeros.",
+            "That is filter inflation: every frame has a share. Here the middle frame has all of it"
+            " and the others have zeros.",
         ),
         "middle_column": Misconception(
             _middle_column,
-            "You kept the middle column of the filter in every frame. The axis with the middle is time; rows and "
-            "columns stay whole.",
+            "You kept the middle column of the filter in every frame. The axis with the middle is"
+            " time; rows and columns stay whole.",
         ),
         "time_before_channels": Misconception(
             lambda kernel, t: vivit.central_frame_init(kernel, t).transpose(1, 2),
@@ -345,7 +361,9 @@ def _temporal(x):
 
 def _factorised_cases(rng):
     shapes = [(2, 3, 4, 5), (4, 2, 6, 3), (3, 5, 2, 4)]
-    return [{"x": _normal(rng, *shape), "spatial": _spatial, "temporal": _temporal} for shape in shapes]
+    return [
+        {"x": _normal(rng, *shape), "spatial": _spatial, "temporal": _temporal} for shape in shapes
+    ]
 
 
 def _said(x, spatial):
@@ -370,40 +388,45 @@ FACTORISED_ENCODER = Exercise(
     misconceptions={
         "all_in_one_sequence": Misconception(
             lambda x, spatial, temporal: temporal(spatial(x.flatten(1, 2))[:, None]),
-            "You gave the first encoder all times in one sequence. It should read each time by itself: fold time into "
-            "the batch, not into the tokens.",
+            "You gave the first encoder all times in one sequence. It should read each time by"
+            " itself: fold time into the batch, not into the tokens.",
         ),
         "folded_otherwise": Misconception(
             _folded_otherwise,
-            "You folded as (t b) and unfolded as (b t). The numbers fit either way, but frames of one clip end up in "
-            "another's: use the same order twice.",
+            "You folded as (t b) and unfolded as (b t). The numbers fit either way, but frames of"
+            " one clip end up in another's: use the same order twice.",
         ),
         "four_axes": Misconception(
             lambda x, spatial, temporal: temporal(spatial(x)),
-            "`spatial` takes sequences, (b n d), and got (b t n d). Fold the times into the batch first.",
+            "`spatial` takes sequences, (b n d), and got (b t n d). Fold the times into the batch"
+            " first.",
         ),
         "places_first": Misconception(
-            lambda x, spatial, temporal: temporal(_said(rearrange(x, "b t n d -> b n t d"), spatial)),
-            "You read each place through time first and then went over places. The first encoder reads the tokens "
-            "of one time; the second goes over times.",
+            lambda x, spatial, temporal: temporal(
+                _said(rearrange(x, "b t n d -> b n t d"), spatial)
+            ),
+            "You read each place through time first and then went over places. The first encoder"
+            " reads the tokens of one time; the second goes over times.",
         ),
         "exchanged": Misconception(
             lambda x, spatial, temporal: spatial(_said(x, temporal)),
-            "The two encoders have changed places: `spatial` reads the tokens of one time, `temporal` what it said.",
+            "The two encoders have changed places: `spatial` reads the tokens of one time,"
+            " `temporal` what it said.",
         ),
         "averaged": Misconception(
             lambda x, spatial, temporal: _said(x, spatial).mean(1),
-            "You averaged over time. That is the paper's pooling baseline, and it cannot tell in which order the times "
-            "came; use `temporal`.",
+            "You averaged over time. That is the paper's pooling baseline, and it cannot tell in"
+            " which order the times came; use `temporal`.",
         ),
         "batch_in_time": Misconception(
             lambda x, spatial, temporal: temporal(spatial(x.flatten(0, 1))[None]),
-            "You gave the second encoder the times of all clips as one sequence. Unfold (b t) again, so that it sees "
-            "one clip at a time.",
+            "You gave the second encoder the times of all clips as one sequence. Unfold (b t)"
+            " again, so that it sees one clip at a time.",
         ),
         "tokens_averaged": Misconception(
             lambda x, spatial, temporal: temporal(x.mean(2)),
-            "You averaged the tokens of each time. What stands for a time is what `spatial` says of its tokens.",
+            "You averaged the tokens of each time. What stands for a time is what `spatial` says of"
+            " its tokens.",
         ),
     },
 )
@@ -428,7 +451,10 @@ def _mlp(x):
 
 def _attention_cases(rng):
     branches = {"over_space": _over_space, "over_time": _over_time, "mlp": _mlp}
-    return [{"x": _normal(rng, *shape), **branches} for shape in [(2, 3, 4, 5), (4, 2, 5, 3), (3, 6, 2, 4)]]
+    return [
+        {"x": _normal(rng, *shape), **branches}
+        for shape in [(2, 3, 4, 5), (4, 2, 5, 3), (3, 6, 2, 4)]
+    ]
 
 
 def _along_time(over_time, x):
@@ -437,8 +463,12 @@ def _along_time(over_time, x):
 
 
 def _layer(steps):
-    """Model 3's layer with other steps: a function of (x, space, time, mlp), each of which takes (b t n d)."""
-    return lambda x, over_space, over_time, mlp: steps(x, over_space, lambda h: _along_time(over_time, h), mlp)
+    """Model 3's layer with other steps: a function of (x, space, time, mlp), each of which takes (b
+    t n d).
+    """
+    return lambda x, over_space, over_time, mlp: steps(
+        x, over_space, lambda h: _along_time(over_time, h), mlp
+    )
 
 
 def _in_parallel(x, space, time, mlp):
@@ -506,12 +536,13 @@ FACTORISED_SELF_ATTENTION = Exercise(
     misconceptions={
         "in_parallel": Misconception(
             _layer(_in_parallel),
-            "Both attentions read the same x. In Eq. 5 the one over time reads what the one over space has left "
-            "behind, so that together they reach every token.",
+            "Both attentions read the same x. In Eq. 5 the one over time reads what the one over"
+            " space has left behind, so that together they reach every token.",
         ),
         "time_first": Misconception(
             _layer(_time_first),
-            "You went over time first. The paper finds that the order matters little, but Eq. 4 is over space.",
+            "You went over time first. The paper finds that the order matters little, but Eq. 4 is"
+            " over space.",
         ),
         "no_identity": Misconception(
             _layer(_no_identity),
@@ -519,7 +550,8 @@ FACTORISED_SELF_ATTENTION = Exercise(
         ),
         "identity_around_both": Misconception(
             _layer(_identity_around_both),
-            "You put one identity around both attentions. Each has its own: add x after space, and again after time.",
+            "You put one identity around both attentions. Each has its own: add x after space, and"
+            " again after time.",
         ),
         "two_whole_layers": Misconception(
             _layer(_two_whole_layers),
@@ -527,23 +559,23 @@ FACTORISED_SELF_ATTENTION = Exercise(
         ),
         "both_over_places": Misconception(
             _both_over_places,
-            "`over_time` went along places: it works along the last axis but one. Bring time there first, and back "
-            "afterwards.",
+            "`over_time` went along places: it works along the last axis but one. Bring time there"
+            " first, and back afterwards.",
         ),
         "reshaped": Misconception(
             _reshaped,
-            "You exchanged times and places by a reshape. That keeps the numbers in memory where they are and mixes "
-            "the tokens up; move the axes, with rearrange or transpose.",
+            "You exchanged times and places by a reshape. That keeps the numbers in memory where"
+            " they are and mixes the tokens up; move the axes, with rearrange or transpose.",
         ),
         "exchanged": Misconception(
             _exchanged,
-            "The two attentions have changed places: `over_space` goes along the tokens of one time, `over_time` "
-            "along the times of one place.",
+            "The two attentions have changed places: `over_space` goes along the tokens of one"
+            " time, `over_time` along the times of one place.",
         ),
         "all_tokens": Misconception(
             _all_tokens,
-            "You laid all tokens in one sequence, as Model 1 does. Here a sequence is the tokens of one time, or the "
-            "times of one place.",
+            "You laid all tokens in one sequence, as Model 1 does. Here a sequence is the tokens of"
+            " one time, or the times of one place.",
         ),
     },
 )
@@ -573,7 +605,9 @@ def _among_times(three, scale=None):
     return rearrange(y, "b n t h d -> b t n h d")
 
 
-def _halves(first=_among_places, second=_among_times, by_head=_head_by_head, scale=lambda width: None):
+def _halves(
+    first=_among_places, second=_among_times, by_head=_head_by_head, scale=lambda width: None
+):
     """Model 4 with other halves, another layout of qkv, or another scale, a function of the width."""
 
     def answer(qkv, heads):
@@ -593,7 +627,9 @@ def _in_turn(qkv, heads):
 def _channels_halved(qkv, heads):
     three = _head_by_head(qkv, heads)
     middle = three.shape[-1] // 2
-    return torch.cat([_among_places(three[..., :middle]), _among_times(three[..., middle:])], dim=-1).flatten(3)
+    return torch.cat(
+        [_among_places(three[..., :middle]), _among_times(three[..., middle:])], dim=-1
+    ).flatten(3)
 
 
 def _cut_again(qkv, heads):
@@ -624,43 +660,53 @@ FACTORISED_DOT_PRODUCT = Exercise(
     misconceptions={
         "exchanged": Misconception(
             _halves(_among_times, _among_places),
-            "Your halves have changed places: the first half of the heads looks over space, the second over time.",
+            "Your halves have changed places: the first half of the heads looks over space, the"
+            " second over time.",
         ),
         "in_turn": Misconception(
             _in_turn,
-            "You gave every other head to time. The first heads // 2 look over space, the others over time.",
+            "You gave every other head to time. The first heads // 2 look over space, the others"
+            " over time.",
         ),
         "channels_halved": Misconception(
             _channels_halved,
-            "You cut every head in two. The heads are shared out, not their channels: heads // 2 whole heads look "
-            "over space.",
+            "You cut every head in two. The heads are shared out, not their channels: heads // 2"
+            " whole heads look over space.",
         ),
         "cut_again": Misconception(
             _cut_again,
-            "The halves are right, but you cut each into `heads` heads. Each half has heads // 2 of them, as wide as "
-            "before.",
+            "The halves are right, but you cut each into `heads` heads. Each half has heads // 2 of"
+            " them, as wide as before.",
         ),
         "head_by_head": Misconception(
-            _halves(by_head=lambda qkv, heads: rearrange(qkv, "b t n (h k d) -> k b t n h d", h=heads, k=3)),
-            "You read qkv head by head. All queries come first, then all keys, then all values: (three heads d).",
+            _halves(
+                by_head=lambda qkv, heads: rearrange(
+                    qkv, "b t n (h k d) -> k b t n h d", h=heads, k=3
+                )
+            ),
+            "You read qkv head by head. All queries come first, then all keys, then all values:"
+            " (three heads d).",
         ),
         "averaged": Misconception(
             _averaged,
-            "Every head looked over space and over time, and you averaged. Each head does one of the two, and the "
-            "outputs stand side by side: that costs no more than ordinary attention.",
+            "Every head looked over space and over time, and you averaged. Each head does one of"
+            " the two, and the outputs stand side by side: that costs no more than ordinary"
+            " attention.",
         ),
         "everywhere": Misconception(
             _everywhere_at_once,
-            "Every token attends to all tokens of the clip: that is Model 1. A head sees the tokens of one time, or "
-            "the times of one place.",
+            "Every token attends to all tokens of the clip: that is Model 1. A head sees the tokens"
+            " of one time, or the times of one place.",
         ),
         "scaled_by_width": Misconception(
             _halves(scale=lambda width: width**-0.5),
-            "The scores are divided by the square root of the whole width. Divide by that of one head's width.",
+            "The scores are divided by the square root of the whole width. Divide by that of one"
+            " head's width.",
         ),
         "not_scaled": Misconception(
             _halves(scale=lambda width: 1.0),
-            "The scale is missing: divide the scores by the square root of one head's width before the softmax.",
+            "The scale is missing: divide the scores by the square root of one head's width before"
+            " the softmax.",
         ),
     },
 )
@@ -670,10 +716,18 @@ FACTORISED_DOT_PRODUCT = Exercise(
 
 
 def _classifier(clip):
-    """A stand-in for a trained model, (b t c h w) to 4 logits; early and late, top and bottom count differently."""
+    """A stand-in for a trained model, (b t c h w) to 4 logits; early and late, top and bottom count
+    differently.
+    """
     t, _, h, w = clip.shape[1:]
-    ramps = [torch.linspace(-1, 1, t)[:, None, None, None], torch.linspace(-1, 1, h)[:, None], torch.linspace(-1, 1, w)]
-    return torch.stack([torch.tanh(5 * (clip * ramp).flatten(1).mean(1)) for ramp in (*ramps, clip)], dim=1)
+    ramps = [
+        torch.linspace(-1, 1, t)[:, None, None, None],
+        torch.linspace(-1, 1, h)[:, None],
+        torch.linspace(-1, 1, w),
+    ]
+    return torch.stack(
+        [torch.tanh(5 * (clip * ramp).flatten(1).mean(1)) for ramp in (*ramps, clip)], dim=1
+    )
 
 
 def _view_cases(rng):
@@ -682,7 +736,9 @@ def _view_cases(rng):
         ((3, 11, 2, 13, 5), dict(frames=3, size=3, views=5, crops=3)),  # upright
         ((2, 8, 3, 5, 9), dict(frames=2, size=5, views=1, crops=1)),
     ]
-    return [{"model": _classifier, "video": _normal(rng, *shape), **asked} for shape, asked in sizes]
+    return [
+        {"model": _classifier, "video": _normal(rng, *shape), **asked} for shape, asked in sizes
+    ]
 
 
 def _spread(last, count):
@@ -694,7 +750,9 @@ def _starts(t, frames, views):
 
 
 def _squares(down):
-    """Where the squares begin that move down the picture if `down` of its (h, w) says so, across if not."""
+    """Where the squares begin that move down the picture if `down` of its (h, w) says so, across if
+    not.
+    """
 
     def corners(h, w, size, crops):
         if down(h, w):
@@ -725,7 +783,9 @@ def _seen(starts=_starts, corners=_along_the_longer, one_of=lambda logits: logit
 def _every_nth(model, video, frames, size, views, crops):
     step = video.shape[1] // frames
     windows = [video[:, start::step][:, :frames] for start in range(views)]
-    return torch.stack([vivit.multi_view(model, window, frames, size, 1, crops) for window in windows]).mean(0)
+    return torch.stack(
+        [vivit.multi_view(model, window, frames, size, 1, crops) for window in windows]
+    ).mean(0)
 
 
 MULTI_VIEW = Exercise(
@@ -743,39 +803,49 @@ MULTI_VIEW = Exercise(
         ),
         "summed": Misconception(
             _seen(one_of=lambda logits: logits.sum(0)),
-            "You added the views up. Take their mean, so that the logits do not grow with the number of views.",
+            "You added the views up. Take their mean, so that the logits do not grow with the"
+            " number of views.",
         ),
         "one_crop": Misconception(
             _seen(corners=lambda h, w, size, crops: [((h - size) // 2, (w - size) // 2)]),
-            "You looked at the middle of the picture alone. Each window is seen through `crops` squares.",
+            "You looked at the middle of the picture alone. Each window is seen through `crops`"
+            " squares.",
         ),
         "shorter_side": Misconception(
             _seen(corners=_squares(lambda h, w: h < w)),
-            "Your squares move along the shorter side. What a square leaves out lies along the longer one.",
+            "Your squares move along the shorter side. What a square leaves out lies along the"
+            " longer one.",
         ),
         "always_across": Misconception(
             _seen(corners=_squares(lambda h, w: False)),
-            "Your squares always move from left to right. An upright clip is longer from top to bottom; move them "
-            "there.",
+            "Your squares always move from left to right. An upright clip is longer from top to"
+            " bottom; move them there.",
         ),
         "back_to_back": Misconception(
             _seen(starts=lambda t, frames, views: [i * frames for i in range(views)]),
-            "Your windows follow each other from the start. Spread them over the clip: the first starts at 0 and the "
-            "last at t - frames.",
+            "Your windows follow each other from the start. Spread them over the clip: the first"
+            " starts at 0 and the last at t - frames.",
         ),
         "never_the_end": Misconception(
-            _seen(starts=lambda t, frames, views: [i * (t - frames) // views for i in range(views)]),
-            "Your last window stops short of the end: you divided by views. From the first start to the last there "
-            "are views - 1 steps.",
+            _seen(
+                starts=lambda t, frames, views: [i * (t - frames) // views for i in range(views)]
+            ),
+            "Your last window stops short of the end: you divided by views. From the first start to"
+            " the last there are views - 1 steps.",
         ),
         "every_nth_frame": Misconception(
             _every_nth,
-            "You thinned the clip out for each view. A window is `frames` frames in a row; only its start moves.",
+            "You thinned the clip out for each view. A window is `frames` frames in a row; only its"
+            " start moves.",
         ),
         "mixed_up": Misconception(
-            _seen(one_of=lambda logits: rearrange(logits.flatten(0, 1), "(b v) k -> b v k", b=logits.shape[1]).mean(1)),
-            "The views of different clips are mixed: with views stacked in front, the batch is the second axis, so "
-            "average over the first.",
+            _seen(
+                one_of=lambda logits: rearrange(
+                    logits.flatten(0, 1), "(b v) k -> b v k", b=logits.shape[1]
+                ).mean(1)
+            ),
+            "The views of different clips are mixed: with views stacked in front, the batch is the"
+            " second axis, so average over the first.",
         ),
     },
 )

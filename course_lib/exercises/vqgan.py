@@ -15,10 +15,14 @@ from course_lib.quantize import vq
 
 def _nearest_cases(rng):
     cases = [
-        {"z": torch.randn(n, d, generator=rng), "codebook": torch.randn(k, d, generator=rng) * _lengths(rng, k)}
+        {
+            "z": torch.randn(n, d, generator=rng),
+            "codebook": torch.randn(k, d, generator=rng) * _lengths(rng, k),
+        }
         for n, d, k in [(40, 3, 6), (31, 2, 9)]
     ]
-    between = torch.tensor([[1.0, 0.0], [3.0, 4.0], [0.0, 0.0]])  # the first lies halfway between two codes
+    # the first lies halfway between two codes
+    between = torch.tensor([[1.0, 0.0], [3.0, 4.0], [0.0, 0.0]])
     codes = torch.tensor([[7.0, 7.0], [0.0, 0.0], [2.0, 0.0], [3.0, 3.0]])
     return [*cases, {"z": between, "codebook": codes}]
 
@@ -48,12 +52,13 @@ NEAREST_CODE = Exercise(
     misconceptions={
         "product": Misconception(
             _picked(lambda z, codebook: -z @ codebook.T),
-            "You took the code with the largest product, so long codes win. Eq. 2 wants the smallest distance, in "
-            "which the code's own length counts too: ||e||^2 - 2 z e.",
+            "You took the code with the largest product, so long codes win. Eq. 2 wants the"
+            " smallest distance, in which the code's own length counts too: ||e||^2 - 2 z e.",
         ),
         "cosine": Misconception(
             _picked(lambda z, codebook: -F.normalize(z) @ F.normalize(codebook).T),
-            "You compared directions. Eq. 2 compares places: a code in the same direction may be far away.",
+            "You compared directions. Eq. 2 compares places: a code in the same direction may be"
+            " far away.",
         ),
         "half_the_product": Misconception(
             _picked(lambda z, codebook: codebook.square().sum(1) - z @ codebook.T),
@@ -69,22 +74,26 @@ NEAREST_CODE = Exercise(
         ),
         "vector_of_each_code": Misconception(
             _picked(_squared_distances, lambda distances: distances.argmin(0)),
-            "You found the nearest vector of every code. Eq. 2 asks the other way round: for each of the n vectors one "
-            "of the k codes.",
+            "You found the nearest vector of every code. Eq. 2 asks the other way round: for each"
+            " of the n vectors one of the k codes.",
         ),
         "distances_returned": Misconception(
             _picked(_squared_distances, lambda distances: distances.amin(1)),
-            "That is how far the nearest code is. Eq. 2 has an arg min: which one it is, a whole number.",
+            "That is how far the nearest code is. Eq. 2 has an arg min: which one it is, a whole"
+            " number.",
         ),
         "codes_returned": Misconception(
             lambda z, codebook: codebook[_squared_distances(z, codebook).argmin(1)],
-            "You looked the codes up already. Their numbers are wanted, (n,): they are the tokens that the transformer "
-            "will predict.",
+            "You looked the codes up already. Their numbers are wanted, (n,): they are the tokens"
+            " that the transformer will predict.",
         ),
         "last_on_ties": Misconception(
-            _picked(_squared_distances, lambda distances: distances.shape[1] - 1 - distances.flip(1).argmin(1)),
-            "All right but a tie: where two codes are equally near, the lower number is wanted, which is what `argmin` "
-            "gives.",
+            _picked(
+                _squared_distances,
+                lambda distances: distances.shape[1] - 1 - distances.flip(1).argmin(1),
+            ),
+            "All right but a tie: where two codes are equally near, the lower number is wanted,"
+            " which is what `argmin` gives.",
         ),
     },
 )
@@ -112,22 +121,23 @@ STRAIGHT_THROUGH = Exercise(
     misconceptions={
         "codes_alone": Misconception(
             lambda z, z_q: z + (z_q - z),
-            "The value is right, but the gradient goes to z_q: in `z + (z_q - z)`, as in plain z_q, nothing of z is "
-            "left. Detach the difference.",
+            "The value is right, but the gradient goes to z_q: in `z + (z_q - z)`, as in plain z_q,"
+            " nothing of z is left. Detach the difference.",
         ),
         "no_gradient": Misconception(
             lambda z, z_q: z_q.detach(),
-            "The value is right, but no gradient comes through at all: the decoder could teach the encoder nothing. "
-            "Add z in such a way that only its gradient remains.",
+            "The value is right, but no gradient comes through at all: the decoder could teach the"
+            " encoder nothing. Add z in such a way that only its gradient remains.",
         ),
         "both": Misconception(
             lambda z, z_q: z_q + z - z.detach(),
-            "z gets its gradient, but so does z_q. Section 3.2 hands it to z alone: the codes learn from the codebook "
-            "loss.",
+            "z gets its gradient, but so does z_q. Section 3.2 hands it to z alone: the codes learn"
+            " from the codebook loss.",
         ),
         "not_quantised": Misconception(
             lambda z, z_q: z,
-            "You returned z. The decoder must see the codes: forward z_q, backward the gradient of z.",
+            "You returned z. The decoder must see the codes: forward z_q, backward the gradient"
+            " of z.",
         ),
         "places_swapped": Misconception(
             lambda z, z_q: z_q + (z - z_q).detach(),
@@ -135,8 +145,8 @@ STRAIGHT_THROUGH = Exercise(
         ),
         "gradient_turned": Misconception(
             lambda z, z_q: z_q.detach() - (z - z.detach()),
-            "The value is right, the gradient has the wrong sign: training would drive the encoder uphill. Add z, and "
-            "subtract it detached.",
+            "The value is right, the gradient has the wrong sign: training would drive the encoder"
+            " uphill. Add z, and subtract it detached.",
         ),
         "difference": Misconception(
             lambda z, z_q: (z_q - z).detach(),
@@ -144,7 +154,8 @@ STRAIGHT_THROUGH = Exercise(
         ),
         "halfway": Misconception(
             lambda z, z_q: (z + z_q.detach()) / 2,
-            "You mixed the two. Forward it is z_q, to the last digit; only the gradient is borrowed.",
+            "You mixed the two. Forward it is z_q, to the last digit; only the gradient is"
+            " borrowed.",
         ),
     },
 )
@@ -154,7 +165,10 @@ STRAIGHT_THROUGH = Exercise(
 
 
 def _vq_loss_cases(rng):
-    return [{**case, "beta": beta} for case, beta in zip(_quantised_cases(rng), (0.25, 2.0, 0.6), strict=True)]
+    return [
+        {**case, "beta": beta}
+        for case, beta in zip(_quantised_cases(rng), (0.25, 2.0, 0.6), strict=True)
+    ]
 
 
 def _two_terms(codebook=1, commitment=1, distance=F.mse_loss):
@@ -178,23 +192,24 @@ VQ_LOSS = Exercise(
     misconceptions={
         "beta_on_the_codes": Misconception(
             lambda z, z_q, beta: F.mse_loss(z, z_q.detach()) + beta * F.mse_loss(z.detach(), z_q),
-            "The value is right, the gradients are not: your beta stands on the term that moves the codes. It belongs "
-            "to the commitment, ||z - sg[z_q]||^2. The published code had the same slip.",
+            "The value is right, the gradients are not: your beta stands on the term that moves the"
+            " codes. It belongs to the commitment, ||z - sg[z_q]||^2. The published code had the"
+            " same slip.",
         ),
         "no_stop_gradient": Misconception(
             lambda z, z_q, beta: (1 + beta) * F.mse_loss(z, z_q),
-            "The value is right, but both terms pull at both sides. sg[.] is `.detach()`: the first term moves the "
-            "codes alone, the second the encoder alone.",
+            "The value is right, but both terms pull at both sides. sg[.] is `.detach()`: the first"
+            " term moves the codes alone, the second the encoder alone.",
         ),
         "always_z_stopped": Misconception(
             lambda z, z_q, beta: (1 + beta) * F.mse_loss(z.detach(), z_q),
-            "You detached z in both terms, so nothing commits the encoder to its codes. In the second term of Eq. 4 "
-            "z_q is the one that is held.",
+            "You detached z in both terms, so nothing commits the encoder to its codes. In the"
+            " second term of Eq. 4 z_q is the one that is held.",
         ),
         "always_codes_stopped": Misconception(
             lambda z, z_q, beta: (1 + beta) * F.mse_loss(z, z_q.detach()),
-            "You detached z_q in both terms, so the codes never move. In the first term of Eq. 4 z is the one that is "
-            "held.",
+            "You detached z_q in both terms, so the codes never move. In the first term of Eq. 4 z"
+            " is the one that is held.",
         ),
         "no_beta": Misconception(
             lambda z, z_q, beta: vq.vq_loss(z, z_q, 1.0),
@@ -202,21 +217,23 @@ VQ_LOSS = Exercise(
         ),
         "no_commitment": Misconception(
             _two_terms(commitment=0),
-            "That is the codebook's term alone. The second, beta ||z - sg[z_q]||^2, keeps the encoder near its codes.",
+            "That is the codebook's term alone. The second, beta ||z - sg[z_q]||^2, keeps the"
+            " encoder near its codes.",
         ),
         "no_codebook_term": Misconception(
             _two_terms(codebook=0),
-            "That is the commitment alone. The first term, ||sg[z] - z_q||^2, moves the codes to the vectors.",
+            "That is the commitment alone. The first term, ||sg[z] - z_q||^2, moves the codes to"
+            " the vectors.",
         ),
         "summed": Misconception(
             _two_terms(distance=lambda a, b: (a - b).square().sum()),
-            "You summed over all entries. The course takes means, as the official code does: then beta means the same "
-            "whatever the size of the grid.",
+            "You summed over all entries. The course takes means, as the official code does: then"
+            " beta means the same whatever the size of the grid.",
         ),
         "summed_over_channels": Misconception(
             _two_terms(distance=lambda a, b: (a - b).square().sum(min(1, a.ndim - 1)).mean()),
-            "You summed over the numbers of a vector and took the mean of the rest. The mean is over all entries, "
-            "channels too.",
+            "You summed over the numbers of a vector and took the mean of the rest. The mean is"
+            " over all entries, channels too.",
         ),
         "not_squared": Misconception(
             _two_terms(distance=F.l1_loss),
@@ -259,7 +276,9 @@ def _decayed(old, new, decay):
 
 
 def _averaged(count=_decayed, add=_decayed, smooth=_smoothed, keep=True):
-    """ema_update with other averages of counts and sums (old, new, decay), or other counts to divide by."""
+    """ema_update with other averages of counts and sums (old, new, decay), or other counts to
+    divide by.
+    """
 
     def answer(codebook, counts, sums, z, indices, decay, eps):
         n, total = _found(indices, z, len(codebook))
@@ -278,7 +297,11 @@ def _only_where_used(codebook, counts, sums, z, indices, decay, eps):
     used = _found(indices, z, len(codebook))[0][:, None] > 0
     _, new_counts, new_sums = vq.ema_update(codebook, counts, sums, z, indices, decay, eps)
     counts, sums = torch.where(used[:, 0], new_counts, counts), torch.where(used, new_sums, sums)
-    return torch.where(counts[:, None] > 0, sums / _smoothed(counts, eps)[:, None], codebook), counts, sums
+    return (
+        torch.where(counts[:, None] > 0, sums / _smoothed(counts, eps)[:, None], codebook),
+        counts,
+        sums,
+    )
 
 
 def _codes_averaged(codebook, counts, sums, z, indices, decay, eps):
@@ -324,58 +347,63 @@ EMA_UPDATE = Exercise(
     misconceptions={
         "other_side": Misconception(
             _averaged(count=_other_side, add=_other_side),
-            "decay stands on the new batch. It says how much of the past stays: decay * old + (1 - decay) * new.",
+            "decay stands on the new batch. It says how much of the past stays: decay * old + (1 -"
+            " decay) * new.",
         ),
         "counts_not_decayed": Misconception(
             _averaged(count=lambda old, new, decay: old + new),
-            "Your counts only grow, while the sums forget. Both are moving averages (appendix A.1), or the codes "
-            "shrink towards 0.",
+            "Your counts only grow, while the sums forget. Both are moving averages (appendix A.1),"
+            " or the codes shrink towards 0.",
         ),
         "sums_not_decayed": Misconception(
             _averaged(add=lambda old, new, decay: old + new),
-            "Your sums only grow, while the counts forget. Both are moving averages (appendix A.1), with one decay.",
+            "Your sums only grow, while the counts forget. Both are moving averages (appendix A.1),"
+            " with one decay.",
         ),
         "not_smoothed": Misconception(
             _averaged(smooth=lambda counts, eps: counts),
-            "Counts and sums are right, but you divided before smoothing. Divide by (count + eps) / (total + k eps) * "
-            "total, so that a code with next to no count does not fly away.",
+            "Counts and sums are right, but you divided before smoothing. Divide by (count + eps) /"
+            " (total + k eps) * total, so that a code with next to no count does not fly away.",
         ),
         "eps_alone": Misconception(
             _averaged(smooth=lambda counts, eps: counts + eps),
-            "You added eps and stopped there. The smoothed counts must still add up to the same total: divide by "
-            "(total + k eps), multiply with the total.",
+            "You added eps and stopped there. The smoothed counts must still add up to the same"
+            " total: divide by (total + k eps), multiply with the total.",
         ),
         "total_forgotten": Misconception(
             _averaged(smooth=lambda counts, eps: _smoothed(counts, eps) / counts.sum()),
-            "You divided by shares that add up to 1. Multiply them with the total: a sum is divided by a count.",
+            "You divided by shares that add up to 1. Multiply them with the total: a sum is divided"
+            " by a count.",
         ),
         "smoothed_kept": Misconception(
             _smoothed_kept,
-            "The codes are right, but you return the smoothed counts, which would be smoothed again next time. The "
-            "smoothing is for the division alone.",
+            "The codes are right, but you return the smoothed counts, which would be smoothed again"
+            " next time. The smoothing is for the division alone.",
         ),
         "unused_to_zero": Misconception(
             _averaged(keep=False),
-            "A code that never got a vector has sum 0 and count 0, and you moved it to 0. It stays where it is: look "
-            "at the last row of the codebook.",
+            "A code that never got a vector has sum 0 and count 0, and you moved it to 0. It stays"
+            " where it is: look at the last row of the codebook.",
         ),
         "only_where_used": Misconception(
             _only_where_used,
-            "You left codes alone that got no vector this time. Their counts and sums decay as well: they got n = 0.",
+            "You left codes alone that got no vector this time. Their counts and sums decay as"
+            " well: they got n = 0.",
         ),
         "codes_averaged": Misconception(
             _codes_averaged,
-            "You averaged the codes themselves. Appendix A.1 averages counts and sums and divides afterwards, so "
-            "that a batch with many vectors counts more than one with few.",
+            "You averaged the codes themselves. Appendix A.1 averages counts and sums and divides"
+            " afterwards, so that a batch with many vectors counts more than one with few.",
         ),
         "batch_means": Misconception(
             _batch_means,
-            "Your codes are the means of this batch alone; the next one would throw them elsewhere. Divide the "
-            "averaged sums by the averaged counts.",
+            "Your codes are the means of this batch alone; the next one would throw them elsewhere."
+            " Divide the averaged sums by the averaged counts.",
         ),
         "means_added": Misconception(
             _means_added,
-            "You averaged means. Appendix A.1 averages the sum of a code's vectors; the counts divide it later.",
+            "You averaged means. Appendix A.1 averages the sum of a code's vectors; the counts"
+            " divide it later.",
         ),
         "old_counts": Misconception(
             _old_counts,
@@ -389,11 +417,17 @@ EMA_UPDATE = Exercise(
 
 
 def _hinge_cases(rng):
-    """Logits of patches on both sides of the margins; other numbers of real and fake ones; a perfect discriminator."""
+    """Logits of patches on both sides of the margins; other numbers of real and fake ones; a
+    perfect discriminator.
+    """
     real, fake = (1.5 * torch.randn(2, 1, 3, 4, generator=rng) + shift for shift in (0.4, -0.2))
     more, fewer = (1.5 * torch.randn(n, generator=rng) for n in (7, 5))
     sure, surely = (1.2 + torch.rand(3, 2, generator=rng) for _ in range(2))
-    return [{"real": real, "fake": fake}, {"real": more, "fake": fewer}, {"real": sure, "fake": -surely}]
+    return [
+        {"real": real, "fake": fake},
+        {"real": more, "fake": fewer},
+        {"real": sure, "fake": -surely},
+    ]
 
 
 def _margins(on_real, on_fake=None, share=0.5):
@@ -422,8 +456,8 @@ HINGE_LOSS = Exercise(
         ),
         "sign_swapped": Misconception(
             _margins(lambda real: F.relu(1 + real)),
-            "The signs are swapped: that rewards low logits for real pictures. Real ones should be above 1, "
-            "max(0, 1 - D(x)), fakes below -1.",
+            "The signs are swapped: that rewards low logits for real pictures. Real ones should be"
+            " above 1, max(0, 1 - D(x)), fakes below -1.",
         ),
         "same_sign": Misconception(
             _margins(_hinge, _hinge),
@@ -431,36 +465,38 @@ HINGE_LOSS = Exercise(
         ),
         "non_saturating": Misconception(
             _margins(lambda real: F.softplus(-real), share=1),
-            "That is Eq. 5 with logarithms, as it stands in the paper. Training uses the hinge: a straight line that "
-            "ends at the margin, max(0, 1 - D(x)) and max(0, 1 + D(x^)).",
+            "That is Eq. 5 with logarithms, as it stands in the paper. Training uses the hinge: a"
+            " straight line that ends at the margin, max(0, 1 - D(x)) and max(0, 1 + D(x^)).",
         ),
         "no_margin": Misconception(
             _margins(lambda real: F.relu(-real)),
-            "The margin is missing: a logit barely on the right side is not enough yet. 1 - D(x) and 1 + D(x^).",
+            "The margin is missing: a logit barely on the right side is not enough yet. 1 - D(x)"
+            " and 1 + D(x^).",
         ),
         "no_maximum": Misconception(
             _margins(lambda real: 1 - real),
-            "The maximum with 0 is missing. Behind the margin nothing more is to be gained; without it the logits run "
-            "off to infinity.",
+            "The maximum with 0 is missing. Behind the margin nothing more is to be gained; without"
+            " it the logits run off to infinity.",
         ),
         "mean_first": Misconception(
             lambda real, fake: (_hinge(real.mean()) + _hinge(-fake.mean())) / 2,
-            "You averaged the logits and then cut them off. Every patch has a margin of its own: cut first, then the "
-            "mean.",
+            "You averaged the logits and then cut them off. Every patch has a margin of its own:"
+            " cut first, then the mean.",
         ),
         "least_squares": Misconception(
             _margins(lambda real: (1 - real).square()),
-            "You squared the distance from the targets, which punishes logits that are better than asked for. The "
-            "hinge is max(0, 1 - D(x)).",
+            "You squared the distance from the targets, which punishes logits that are better than"
+            " asked for. The hinge is max(0, 1 - D(x)).",
         ),
         "one_mean": Misconception(
             lambda real, fake: torch.cat([_hinge(real).flatten(), _hinge(-fake).flatten()]).mean(),
-            "You threw real and fake logits together. With different numbers of them one side would count more: a mean "
-            "of each, then half their sum.",
+            "You threw real and fake logits together. With different numbers of them one side would"
+            " count more: a mean of each, then half their sum.",
         ),
         "generators": Misconception(
             lambda real, fake: -fake.mean() + 0 * real.mean(),
-            "That is the generator's loss. The discriminator's is asked for: it looks at real pictures as well.",
+            "That is the generator's loss. The discriminator's is asked for: it looks at real"
+            " pictures as well.",
         ),
     },
 )
@@ -470,14 +506,22 @@ HINGE_LOSS = Exercise(
 
 
 def _weight_cases(rng):
-    """Two losses that share the decoder's last layer; in the last case nothing fools the discriminator more or less."""
+    """Two losses that share the decoder's last layer; in the last case nothing fools the
+    discriminator more or less.
+    """
     cases = []
-    for b, d, c, side, delta, taste in [(2, 4, 3, 5, 0.02, 1.0), (3, 2, 1, 6, 0.1, 0.5), (2, 3, 1, 4, 1e-6, 0.0)]:
+    for b, d, c, side, delta, taste in [
+        (2, 4, 3, 5, 0.02, 1.0),
+        (3, 2, 1, 6, 0.1, 0.5),
+        (2, 3, 1, 4, 1e-6, 0.0),
+    ]:
         with torch.enable_grad():
             features = torch.randn(b, d, side, side + 1, generator=rng)
             last_layer = (0.3 * torch.randn(c, d, 3, 2, generator=rng)).requires_grad_()
             reconstruction = F.conv2d(features, last_layer)
-            image, discriminator = (torch.randn(reconstruction.shape, generator=rng) for _ in range(2))
+            image, discriminator = (
+                torch.randn(reconstruction.shape, generator=rng) for _ in range(2)
+            )
             case = {
                 "reconstruction_loss": (image - reconstruction).square().mean(),
                 "generator_loss": -(taste * discriminator * reconstruction.tanh()).mean(),
@@ -489,7 +533,9 @@ def _weight_cases(rng):
 
 
 def _training_step(answer, case):
-    """The weight, and the gradient of a training step with it, which finds an answer that spoils the graph."""
+    """The weight, and the gradient of a training step with it, which finds an answer that spoils
+    the graph.
+    """
     weight = call(answer, case)
     gradient = None
     if isinstance(weight, Tensor) and weight.ndim == 0:
@@ -499,7 +545,9 @@ def _training_step(answer, case):
 
 
 def _weighed(weigh=lambda r, g, delta: r.norm() / (g.norm() + delta), limit=1e4, **how):
-    """adaptive_weight by another formula of (gradient of reconstruction, of the generator's loss, delta)."""
+    """adaptive_weight by another formula of (gradient of reconstruction, of the generator's loss,
+    delta).
+    """
     how = {"retain_graph": True, **how}
 
     def answer(reconstruction_loss, generator_loss, last_layer, delta):
@@ -522,8 +570,8 @@ ADAPTIVE_WEIGHT = Exercise(
     misconceptions={
         "upside_down": Misconception(
             _weighed(lambda r, g, delta: g.norm() / (r.norm() + delta)),
-            "The fraction is upside down. Eq. 7 has the reconstruction's gradient on top: the weaker the "
-            "discriminator's, the more it must be raised to be as strong.",
+            "The fraction is upside down. Eq. 7 has the reconstruction's gradient on top: the"
+            " weaker the discriminator's, the more it must be raised to be as strong.",
         ),
         "delta_in_the_norm": Misconception(
             _weighed(lambda r, g, delta: r.norm() / (g + delta).norm()),
@@ -535,29 +583,30 @@ ADAPTIVE_WEIGHT = Exercise(
         ),
         "delta_outside": Misconception(
             _weighed(lambda r, g, delta: r.norm() / g.norm().clamp(min=1e-12) + delta),
-            "You added delta to the fraction. It belongs below the line, where it keeps Eq. 7 from dividing by 0.",
+            "You added delta to the fraction. It belongs below the line, where it keeps Eq. 7 from"
+            " dividing by 0.",
         ),
         "losses_compared": Misconception(
             lambda reconstruction_loss, generator_loss, last_layer, delta: (
                 (reconstruction_loss / (generator_loss.abs() + delta)).clamp(max=1e4).detach()
             ),
-            "You compared the losses. Eq. 7 compares how hard they pull: the norms of their gradients on the decoder's "
-            "last layer.",
+            "You compared the losses. Eq. 7 compares how hard they pull: the norms of their"
+            " gradients on the decoder's last layer.",
         ),
         "not_detached": Misconception(
             _weighed(create_graph=True),
-            "The weight is right, the training step with it is not: a gradient flows through the weight itself. It is "
-            "a number, so detach it and do without `create_graph`.",
+            "The weight is right, the training step with it is not: a gradient flows through the"
+            " weight itself. It is a number, so detach it and do without `create_graph`.",
         ),
         "graph_freed": Misconception(
             _weighed(retain_graph=False),
-            "`autograd.grad` throws the graph away behind it, and both the second loss and the training step still "
-            "need it: `retain_graph=True`.",
+            "`autograd.grad` throws the graph away behind it, and both the second loss and the"
+            " training step still need it: `retain_graph=True`.",
         ),
         "not_clamped": Misconception(
             _weighed(limit=float("inf")),
-            "Right until the discriminator has no gradient: then the weight is |grad| / delta, which is huge. Hold it "
-            "at 1e4 at most, as the official code does.",
+            "Right until the discriminator has no gradient: then the weight is |grad| / delta,"
+            " which is huge. Hold it at 1e4 at most, as the official code does.",
         ),
         "squared_norms": Misconception(
             _weighed(lambda r, g, delta: r.square().sum() / (g.square().sum() + delta)),
@@ -565,12 +614,15 @@ ADAPTIVE_WEIGHT = Exercise(
         ),
         "absolute_norms": Misconception(
             _weighed(lambda r, g, delta: r.abs().sum() / (g.abs().sum() + delta)),
-            "You summed absolute values. The length of a gradient is the root of the sum of squares, `.norm()`.",
+            "You summed absolute values. The length of a gradient is the root of the sum of"
+            " squares, `.norm()`.",
         ),
         "mean_gradients": Misconception(
-            _weighed(lambda r, g, delta: r.square().mean().sqrt() / (g.square().mean().sqrt() + delta)),
-            "You averaged over the weights before the root. The scale would cancel, if delta did not stand beside it: "
-            "sum the squares, `.norm()`.",
+            _weighed(
+                lambda r, g, delta: r.square().mean().sqrt() / (g.square().mean().sqrt() + delta)
+            ),
+            "You averaged over the weights before the root. The scale would cancel, if delta did"
+            " not stand beside it: sum the squares, `.norm()`.",
         ),
     },
 )
@@ -600,37 +652,40 @@ CAUSAL_MASK = Exercise(
     misconceptions={
         "from_the_first_key": Misconception(
             _masked(lambda full, past: full.tril()),
-            "Right without a past. The rows are the last m of n tokens: row i is token n - m + i, and sees all before "
-            "it too. Shift the diagonal by n - m.",
+            "Right without a past. The rows are the last m of n tokens: row i is token n - m + i,"
+            " and sees all before it too. Shift the diagonal by n - m.",
         ),
         "strict": Misconception(
             _masked(lambda full, past: full.tril(past - 1)),
-            "Your tokens do not see themselves. The prediction of the next one must know the present one: the diagonal "
-            "is True.",
+            "Your tokens do not see themselves. The prediction of the next one must know the"
+            " present one: the diagonal is True.",
         ),
         "future": Misconception(
             _masked(lambda full, past: full.triu(past)),
-            "Your tokens see what comes and not what was. In p(s_i | s_<i) the lower triangle is seen: `tril`.",
+            "Your tokens see what comes and not what was. In p(s_i | s_<i) the lower triangle is"
+            " seen: `tril`.",
         ),
         "hidden_is_true": Misconception(
             _masked(lambda full, past: ~full.tril(past)),
-            "True marks what is hidden in your mask. Here, and in `scaled_dot_product_attention`, True is what may be "
-            "looked at.",
+            "True marks what is hidden in your mask. Here, and in `scaled_dot_product_attention`,"
+            " True is what may be looked at.",
         ),
         "additive": Misconception(
-            _masked(lambda full, past: torch.zeros(full.shape).masked_fill(~full.tril(past), -torch.inf)),
-            "That is the mask in its additive form, 0 and minus infinity. True and False are wanted, True where a "
-            "token may look.",
+            _masked(
+                lambda full, past: torch.zeros(full.shape).masked_fill(~full.tril(past), -torch.inf)
+            ),
+            "That is the mask in its additive form, 0 and minus infinity. True and False are"
+            " wanted, True where a token may look.",
         ),
         "numbers": Misconception(
             _masked(lambda full, past: full.tril(past).float()),
-            "Your mask holds the numbers 1 and 0. Attention would add those to the logits and hide nothing: make it "
-            "boolean.",
+            "Your mask holds the numbers 1 and 0. Attention would add those to the logits and hide"
+            " nothing: make it boolean.",
         ),
         "square": Misconception(
             lambda m, n: torch.ones(n, n, dtype=torch.bool).tril(),
-            "You made a row for each of the n tokens. Only the last m ask; those before them are in the cache: take "
-            "the last m rows.",
+            "You made a row for each of the n tokens. Only the last m ask; those before them are in"
+            " the cache: take the last m rows.",
         ),
         "keys_first": Misconception(
             lambda m, n: torch.ones(m, n, dtype=torch.bool).tril(n - m).T,
@@ -648,7 +703,9 @@ CAUSAL_MASK = Exercise(
 
 
 def _top_k_cases(rng):
-    """Vocabularies of other sizes; one token, and all of them; u = 0 where the first tokens are not among the k."""
+    """Vocabularies of other sizes; one token, and all of them; u = 0 where the first tokens are not
+    among the k.
+    """
     cases = [
         {
             "logits": 2 * torch.randn(b, v, generator=rng),
@@ -656,7 +713,12 @@ def _top_k_cases(rng):
             "temperature": temperature,
             "uniform": 0.999 * torch.rand(b, generator=rng),
         }
-        for b, v, k, temperature in [(40, 11, 4, 0.7), (30, 9, 3, 2.5), (25, 6, 6, 1.6), (7, 8, 1, 1.0)]
+        for b, v, k, temperature in [
+            (40, 11, 4, 0.7),
+            (30, 9, 3, 2.5),
+            (25, 6, 6, 1.6),
+            (7, 8, 1, 1.0),
+        ]
     ]
     start = 2 * torch.randn(5, 10, generator=rng)
     start[:, :2] -= 20
@@ -673,9 +735,14 @@ def _draw(p, uniform):
     return (p.cumsum(-1) <= uniform[:, None]).sum(-1)
 
 
-def _drawn(probabilities=lambda logits, k, temperature: (_keep(logits, k) / temperature).softmax(-1), draw=_draw):
+def _drawn(
+    probabilities=lambda logits, k, temperature: (_keep(logits, k) / temperature).softmax(-1),
+    draw=_draw,
+):
     """top_k_sample with other probabilities, or another draw from them."""
-    return lambda logits, k, temperature, uniform: draw(probabilities(logits, k, temperature), uniform)
+    return lambda logits, k, temperature, uniform: draw(
+        probabilities(logits, k, temperature), uniform
+    )
 
 
 def _not_renormalised(logits, k, temperature):
@@ -685,7 +752,9 @@ def _not_renormalised(logits, k, temperature):
 
 def _without(dropped):
     """The softmax after another choice of what to drop."""
-    return lambda logits, k, temperature: (logits.masked_fill(dropped(logits, k), -torch.inf) / temperature).softmax(-1)
+    return lambda logits, k, temperature: (
+        logits.masked_fill(dropped(logits, k), -torch.inf) / temperature
+    ).softmax(-1)
 
 
 def _sorted_draw(logits, k, temperature, uniform):
@@ -714,20 +783,23 @@ TOP_K_SAMPLE = Exercise(
         ),
         "not_filtered": Misconception(
             _drawn(lambda logits, k, temperature: (logits / temperature).softmax(-1)),
-            "All tokens can be drawn. Only the k with the greatest logits stay; the others get minus infinity.",
+            "All tokens can be drawn. Only the k with the greatest logits stay; the others get"
+            " minus infinity.",
         ),
         "not_renormalised": Misconception(
             _drawn(_not_renormalised),
-            "You threw tokens out after the softmax and left the rest short of 1, so that a large u finds no token. "
-            "Put the filter before the softmax, or divide by the new sum.",
+            "You threw tokens out after the softmax and left the rest short of 1, so that a large u"
+            " finds no token. Put the filter before the softmax, or divide by the new sum.",
         ),
         "least_probable": Misconception(
             _drawn(_without(lambda logits, k: logits > logits.sort().values[:, k - 1 : k])),
-            "You kept the k smallest logits: `sort` and `argsort` begin with the smallest. `topk` gives the greatest.",
+            "You kept the k smallest logits: `sort` and `argsort` begin with the smallest. `topk`"
+            " gives the greatest.",
         ),
         "one_too_few": Misconception(
             _drawn(_without(lambda logits, k: logits <= logits.topk(k).values[:, -1:])),
-            "You threw the k-th token out with the rest: keep what equals the k-th logit, remove what is below it.",
+            "You threw the k-th token out with the rest: keep what equals the k-th logit, remove"
+            " what is below it.",
         ),
         "temperature_ignored": Misconception(
             _drawn(lambda logits, k, temperature: _keep(logits, k).softmax(-1)),
@@ -735,26 +807,30 @@ TOP_K_SAMPLE = Exercise(
         ),
         "temperature_multiplied": Misconception(
             _drawn(lambda logits, k, temperature: (_keep(logits, k) * temperature).softmax(-1)),
-            "You multiplied with the temperature. Divide: a low temperature makes the differences larger, the draw "
-            "surer.",
+            "You multiplied with the temperature. Divide: a low temperature makes the differences"
+            " larger, the draw surer.",
         ),
         "temperature_after_softmax": Misconception(
             _drawn(lambda logits, k, temperature: _keep(logits, k).softmax(-1) / temperature),
-            "You divided probabilities by the temperature. It belongs to the logits, before the softmax.",
+            "You divided probabilities by the temperature. It belongs to the logits, before the"
+            " softmax.",
         ),
         "rank_returned": Misconception(
-            lambda logits, k, temperature, uniform: _sorted_draw(logits, k, temperature, uniform)[0],
-            "You return a place in the sorted list, from 0 to k - 1. Look up which token stands there.",
+            lambda logits, k, temperature, uniform: _sorted_draw(logits, k, temperature, uniform)[
+                0
+            ],
+            "You return a place in the sorted list, from 0 to k - 1. Look up which token stands"
+            " there.",
         ),
         "order_of_probability": Misconception(
             _drawn_in_order,
-            "Your probabilities are right, but you walk from the most probable token down. The task says in the order "
-            "of the vocabulary, so that one u gives everyone the same token.",
+            "Your probabilities are right, but you walk from the most probable token down. The task"
+            " says in the order of the vocabulary, so that one u gives everyone the same token.",
         ),
         "zero_drawn": Misconception(
             _drawn(draw=lambda p, uniform: (p.cumsum(-1) < uniform[:, None]).sum(-1)),
-            "At u = 0 you draw the very first token, though its probability may be 0. The cumulative probability must "
-            "exceed u, not reach it.",
+            "At u = 0 you draw the very first token, though its probability may be 0. The"
+            " cumulative probability must exceed u, not reach it.",
         ),
         "one_number_for_all": Misconception(
             _drawn(draw=lambda p, uniform: _draw(p, uniform[:1].expand(len(p)))),
@@ -762,7 +838,8 @@ TOP_K_SAMPLE = Exercise(
         ),
         "from_above": Misconception(
             _drawn(draw=lambda p, uniform: _draw(p, 1 - uniform)),
-            "You compared with 1 - u. The token is the first whose cumulative probability exceeds u.",
+            "You compared with 1 - u. The token is the first whose cumulative probability"
+            " exceeds u.",
         ),
     },
 )
@@ -780,11 +857,15 @@ def _window_cases(rng):
         ((2, 1), (3, 5), (3, 5)),  # the window is the grid
         ((3, 0), (6, 4), (1, 1)),
     ]
-    return [{"row": r, "column": c, "grid": grid, "window": window} for (r, c), grid, window in asked]
+    return [
+        {"row": r, "column": c, "grid": grid, "window": window} for (r, c), grid, window in asked
+    ]
 
 
 def _placed(edge):
-    """sliding_window by another rule of (place, side of the grid, side of the window) for each of the two axes."""
+    """sliding_window by another rule of (place, side of the grid, side of the window) for each of
+    the two axes.
+    """
 
     def answer(row, column, grid, window):
         return edge(row, grid[0], window[0]), edge(column, grid[1], window[1])
@@ -807,13 +888,13 @@ SLIDING_WINDOW = Exercise(
     misconceptions={
         "not_held": Misconception(
             _placed(lambda place, whole, size: place - size // 2),
-            "Right in the middle of the grid. Near its border your window hangs over: all of it must fit, so hold top "
-            "and left between 0 and grid - window.",
+            "Right in the middle of the grid. Near its border your window hangs over: all of it"
+            " must fit, so hold top and left between 0 and grid - window.",
         ),
         "start_alone": Misconception(
             _placed(lambda place, whole, size: max(place - size // 2, 0)),
-            "Your window hangs over the bottom and the right of the grid: top is grid[0] - window[0] at most, and left "
-            "likewise.",
+            "Your window hangs over the bottom and the right of the grid: top is grid[0] -"
+            " window[0] at most, and left likewise.",
         ),
         "end_alone": Misconception(
             _placed(lambda place, whole, size: min(place - size // 2, whole - size)),
@@ -821,31 +902,34 @@ SLIDING_WINDOW = Exercise(
         ),
         "code_in_the_corner": Misconception(
             _placed(lambda place, whole, size: _inside(place, whole, size)),
-            "The code stands in the window's upper left corner, with nothing before it to go by. Figure 3 puts it in "
-            "the middle: start half a window earlier.",
+            "The code stands in the window's upper left corner, with nothing before it to go by."
+            " Figure 3 puts it in the middle: start half a window earlier.",
         ),
         "code_at_the_end": Misconception(
             _placed(lambda place, whole, size: _inside(place - size + 1, whole, size)),
-            "The code stands in the window's last place. Figure 3 puts it in the middle: start half a window earlier.",
+            "The code stands in the window's last place. Figure 3 puts it in the middle: start half"
+            " a window earlier.",
         ),
         "half_a_place_off": Misconception(
             _placed(lambda place, whole, size: _inside(place - (size - 1) // 2, whole, size)),
-            "A window of even size has no middle place. Take the later one: place - size // 2, so that the code has as "
-            "much behind it as there can be.",
+            "A window of even size has no middle place. Take the later one: place - size // 2, so"
+            " that the code has as much behind it as there can be.",
         ),
         "row_and_column_swapped": Misconception(
             lambda row, column, grid, window: vqgan.sliding_window(row, column, grid, window)[::-1],
             "You return (left, top). Rows come first: (top, left).",
         ),
         "sides_swapped": Misconception(
-            lambda row, column, grid, window: vqgan.sliding_window(row, column, grid[::-1], window[::-1]),
-            "You measured rows with widths. `grid` and `window` are (rows, columns): the row goes with [0], the column "
-            "with [1].",
+            lambda row, column, grid, window: vqgan.sliding_window(
+                row, column, grid[::-1], window[::-1]
+            ),
+            "You measured rows with widths. `grid` and `window` are (rows, columns): the row goes"
+            " with [0], the column with [1].",
         ),
         "in_blocks": Misconception(
             _placed(lambda place, whole, size: _inside(place // size * size, whole, size)),
-            "Your windows are laid side by side, so a code at the edge of one sees nothing beyond. Figure 3 moves the "
-            "window along with the code.",
+            "Your windows are laid side by side, so a code at the edge of one sees nothing beyond."
+            " Figure 3 moves the window along with the code.",
         ),
     },
 )

@@ -1,11 +1,12 @@
-"""A folder of submissions -> a folder of grades: in parallel, atomic, and resumed where it was stopped.
+"""A folder of submissions -> a folder of grades: in parallel, atomic, and resumed where it was
+stopped.
 
     GRADES/grading.json                   what the class is marked on: topics, quizzes, seed
     GRADES/students/<student>/            grade.json, results.json (Gradescope), feedback.html
     GRADES/grades.csv, GRADES/class.html  written when all submissions are marked
 
-A student's grade.json is written last and in one piece.  It holds a digest of the work, the assignment and the
-course; while that is the same, the submission is not run again.
+A student's grade.json is written last and in one piece.  It holds a digest of the work, the
+assignment and the course; while that is the same, the submission is not run again.
 """
 
 import contextlib
@@ -16,7 +17,14 @@ import re
 import secrets
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, CancelledError, Executor, Future, ThreadPoolExecutor, wait
+from concurrent.futures import (
+    FIRST_COMPLETED,
+    CancelledError,
+    Executor,
+    Future,
+    ThreadPoolExecutor,
+    wait,
+)
 from pathlib import Path
 from typing import Any
 
@@ -49,7 +57,8 @@ def grade(
     roster: Path | None = None,
     scheduler: str | None = None,
 ) -> list[Grade]:
-    """Mark every submission and write grades, feedback and the class page into `out`; all grades, by student.
+    """Mark every submission and write grades, feedback and the class page into `out`; all grades,
+    by student.
 
     topics     chapters to mark; unless given, those that at least half of the submissions answer something of
     seed       of the cases that answers are tried on; unless given, drawn once and kept in `out`
@@ -58,9 +67,10 @@ def grade(
     roster     a CSV that maps entries of `submissions` to students
     scheduler  address of a dask.distributed scheduler whose workers mark the submissions instead
 
-    What is finished in `out` is kept and not run again.  Raises ValueError for folders, topics or settings that
-    do not fit, JailError where this machine cannot run students' code, and for a cluster ImportError without
-    dask.distributed, OSError where none answers and RuntimeError where it gives up.
+    What is finished in `out` is kept and not run again.  Raises ValueError for folders, topics or
+    settings that do not fit, JailError where this machine cannot run students' code, and for a
+    cluster ImportError without dask.distributed, OSError where none answers and RuntimeError where
+    it gives up.
     """
     if jobs is not None and jobs < 1:
         raise ValueError(f"expected at least one job, got {jobs}")
@@ -69,11 +79,20 @@ def grade(
     out.mkdir(parents=True, exist_ok=True)
     with _alone_in(out):
         assignment = _assignment(found, out, topics, seed)
-        unmarked = [s for s in _bar(found, "reading", leave=False) if not _is_marked(s, assignment, out)]
+        unmarked = [
+            s for s in _bar(found, "reading", leave=False) if not _is_marked(s, assignment, out)
+        ]
         if unmarked:
-            with _cluster(scheduler) if scheduler else _threads(jobs, isolation) as (executor, window):
+            with (
+                _cluster(scheduler) if scheduler else _threads(jobs, isolation) as (
+                    executor,
+                    window,
+                )
+            ):
                 marked = _mark_all(unmarked, assignment, isolation, executor, window)
-                for done in _bar(marked, "marking", total=len(found), initial=len(found) - len(unmarked)):
+                for done in _bar(
+                    marked, "marking", total=len(found), initial=len(found) - len(unmarked)
+                ):
                     _publish(done, out)
         grades = [_stored(submission.student, out) for submission in found]
         _write(out / "grades.csv", grades_csv(grades))
@@ -82,7 +101,8 @@ def grade(
 
 
 def _bar(steps: Iterable, what: str, **options: Any) -> tqdm:
-    return tqdm(steps, what, disable=None, unit="student", **options)  # None: only where a terminal shows it
+    # None: only where a terminal shows it
+    return tqdm(steps, what, disable=None, unit="student", **options)
 
 
 # -------------------------------------------------------------------------------------------- what to mark
@@ -91,11 +111,16 @@ def _bar(steps: Iterable, what: str, **options: Any) -> tqdm:
 def _check_folders(submissions: Path, out: Path) -> None:
     out, submissions = out.resolve(), submissions.resolve()
     if out.is_relative_to(submissions):
-        raise ValueError(f"the grades must not lie among the submissions: {out} is inside {submissions}")
+        raise ValueError(
+            f"the grades must not lie among the submissions: {out} is inside {submissions}"
+        )
     for folder in libraries():
         for path in (out, submissions):
             if path.is_relative_to(folder):
-                raise ValueError(f"{path} lies inside {folder}, which students' code can read; choose another folder")
+                raise ValueError(
+                    f"{path} lies inside {folder}, which students' code can read; choose another"
+                    " folder"
+                )
 
 
 @contextlib.contextmanager
@@ -107,26 +132,40 @@ def _alone_in(out: Path) -> Iterator[None]:
         raise ValueError(f"another `course grade` is writing into {out}") from None
 
 
-def _assignment(found: Sequence[Submission], out: Path, topics: Sequence[str], seed: int | None) -> Assignment:
+def _assignment(
+    found: Sequence[Submission], out: Path, topics: Sequence[str], seed: int | None
+) -> Assignment:
     """The assignment kept in `out`, or a new one; it must not change between two runs."""
     unknown = set(topics) - set(every_topic())
     if unknown:
-        raise ValueError(f"expected topics out of {', '.join(every_topic())}, got {', '.join(sorted(unknown))}")
+        raise ValueError(
+            f"expected topics out of {', '.join(every_topic())}, got {', '.join(sorted(unknown))}"
+        )
     if seed is not None and not 0 <= seed < SEEDS:
         raise ValueError(f"expected a seed from 0 to {SEEDS - 1}, got {seed}")
     path = out / "grading.json"
     if path.exists():
         kept = _read_assignment(path)
         if topics and set(topics) != set(kept.topics):
-            raise ValueError(f"{out} was graded for {', '.join(kept.topics)}; choose another folder for other topics")
+            raise ValueError(
+                f"{out} was graded for {', '.join(kept.topics)}; choose another folder for other"
+                " topics"
+            )
         if seed not in (None, kept.seed):
-            raise ValueError(f"{out} was graded with the seed {kept.seed}; choose another folder for another seed")
+            raise ValueError(
+                f"{out} was graded with the seed {kept.seed}; choose another folder for another"
+                " seed"
+            )
         return kept
     chosen, quizzes = _what_the_class_answers(found, topics)
     if not chosen:
-        raise ValueError("no topic is answered by half of the submissions; say which to mark with --topic")
+        raise ValueError(
+            "no topic is answered by half of the submissions; say which to mark with --topic"
+        )
     order = [source.stem.partition("_")[2] for source in sorted(SOLUTIONS.glob("[0-9][0-9]_*.py"))]
-    chosen = sorted(set(chosen), key=lambda topic: (order.index(topic) if topic in order else len(order), topic))
+    chosen = sorted(
+        set(chosen), key=lambda topic: (order.index(topic) if topic in order else len(order), topic)
+    )
     seed = secrets.randbelow(2**31) if seed is None else seed
     assignment = Assignment(topics=tuple(chosen), quizzes=quizzes, seed=seed)
     _write(path, assignment.model_dump_json(indent=1))
@@ -137,11 +176,16 @@ def _read_assignment(path: Path) -> Assignment:
     try:
         return Assignment.model_validate_json(path.read_bytes())
     except (ValidationError, OSError) as error:
-        raise ValueError(f"{path} is damaged ({str(error).splitlines()[0]}); grade into another folder") from None
+        raise ValueError(
+            f"{path} is damaged ({str(error).splitlines()[0]}); grade into another folder"
+        ) from None
 
 
-def _what_the_class_answers(found: Sequence[Submission], topics: Sequence[str]) -> tuple[Sequence[str], bool]:
-    """The topics to mark, and whether their quizzes count: what half of those who handed something in answer.
+def _what_the_class_answers(
+    found: Sequence[Submission], topics: Sequence[str]
+) -> tuple[Sequence[str], bool]:
+    """The topics to mark, and whether their quizzes count: what half of those who handed something
+    in answer.
 
     One student alone cannot change what the others are marked on.
     """
@@ -151,7 +195,9 @@ def _what_the_class_answers(found: Sequence[Submission], topics: Sequence[str]) 
     for submission in found:
         work = submission.read()
         present += bool(work.cells or work.answers)
-        votes.update({topic for cell in work.cells for topic in ID.findall(cell.source)} & set(every_topic()))
+        votes.update(
+            {topic for cell in work.cells for topic in ID.findall(cell.source)} & set(every_topic())
+        )
         quizzes.update(work.answers.keys())
     chosen = topics or [topic for topic, n in votes.items() if 2 * n >= present]
     return chosen, any(2 * quizzes[topic] >= present > 0 for topic in chosen)
@@ -181,21 +227,32 @@ def _cluster(scheduler: str) -> Iterator[tuple[Executor, int]]:
     except ImportError:
         advice = 'pip install "visual-generation-course[cluster]"'
         raise ImportError(f"--scheduler needs dask.distributed: {advice}") from None
-    logging.getLogger("distributed").setLevel(logging.CRITICAL)  # what goes wrong is said below, in one line
+    # what goes wrong is said below, in one line
+    logging.getLogger("distributed").setLevel(logging.CRITICAL)
     with Client(scheduler) as client:
         try:
             client.wait_for_workers(1, timeout=JOINING)
         except TimeoutError:
-            raise ValueError(f"the scheduler at {scheduler} has no workers; start some with `dask worker`") from None
+            raise ValueError(
+                f"the scheduler at {scheduler} has no workers; start some with `dask worker`"
+            ) from None
         try:
             yield client.get_executor(), 2 * sum(client.nthreads().values())
         except (CancelledError, KilledWorker):
-            trouble = f"the cluster at {scheduler} lost the workers, or the scheduler, of a submission"
-            raise RuntimeError(f"{trouble}; what is finished is kept, the same command goes on from there") from None
+            trouble = (
+                f"the cluster at {scheduler} lost the workers, or the scheduler, of a submission"
+            )
+            raise RuntimeError(
+                f"{trouble}; what is finished is kept, the same command goes on from there"
+            ) from None
 
 
 def _mark_all(
-    submissions: Sequence[Submission], assignment: Assignment, isolation: str, executor: Executor, window: int
+    submissions: Sequence[Submission],
+    assignment: Assignment,
+    isolation: str,
+    executor: Executor,
+    window: int,
 ) -> Iterator[Grade]:
     """The grades as they come.  A few works at a time are in memory."""
     waiting: dict[Future, str] = {}  # with the digest that the grade must have
@@ -203,7 +260,9 @@ def _mark_all(
     while True:
         for submission in todo:
             work = submission.read()
-            future = executor.submit(mark_work, work.model_dump_json(), assignment.model_dump_json(), isolation)
+            future = executor.submit(
+                mark_work, work.model_dump_json(), assignment.model_dump_json(), isolation
+            )
             waiting[future] = digest(work, assignment)
             if len(waiting) >= window:
                 break
@@ -213,7 +272,9 @@ def _mark_all(
         for future in sorted(done, key=_has_failed):  # what went well first, so that it is kept
             grade = Grade.model_validate_json(future.result())
             if grade.digest != waiting.pop(future):
-                raise ValueError("a worker has another version of the course; install the same everywhere")
+                raise ValueError(
+                    "a worker has another version of the course; install the same everywhere"
+                )
             yield grade
 
 
@@ -231,11 +292,21 @@ def mark_work(work: str, assignment: str, isolation: str) -> str:
 
 
 def _try_out(jail: Jail) -> None:
-    """Look for an answer where none is; a machine on which even that fails must not cost a student's marks."""
-    nothing = {"exercise": exercises(every_topic()[0])[0].id, "seed": 0, "seconds": 30, "cells": [], "passed": []}
+    """Look for an answer where none is; a machine on which even that fails must not cost a
+    student's marks.
+    """
+    nothing = {
+        "exercise": exercises(every_topic()[0])[0].id,
+        "seed": 0,
+        "seconds": 30,
+        "cells": [],
+        "passed": [],
+    }
     reply = jail.run(nothing)
     if not reply.frames:
-        raise JailError(f"the course does not run in its jail: {reply.stopped or reply.printed.strip()}")
+        raise JailError(
+            f"the course does not run in its jail: {reply.stopped or reply.printed.strip()}"
+        )
 
 
 # ------------------------------------------------------------------------------------------------ writing

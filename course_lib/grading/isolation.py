@@ -53,12 +53,15 @@ bubblewrap (the command bwrap) is needed to run students' code safely, and {trou
 
 
 class JailError(RuntimeError):
-    """This machine cannot run a jail: nothing that a student has done.  The message says what to do."""
+    """This machine cannot run a jail: nothing that a student has done.  The message says what to
+    do.
+    """
 
 
 @dataclass
 class Reply:
-    """What came out of a jail: the frames, what was printed, and "" or why the answer did not end by itself.
+    """What came out of a jail: the frames, what was printed, and "" or why the answer did not end
+    by itself.
 
     lost: the jail itself went down; an answer can do that, and so can a machine in trouble.
     """
@@ -72,20 +75,24 @@ class Reply:
 class Jail:
     """A jailed Python that has the course loaded and runs one answer after another.
 
-    It is started when it is first needed, and again after an answer has taken it down.  Use as a context.
-    Raises ValueError for an unknown isolation and JailError where no jail can be started.
+    It is started when it is first needed, and again after an answer has taken it down.  Use as a
+    context. Raises ValueError for an unknown isolation and JailError where no jail can be started.
     """
 
     def __init__(self, isolation: str = "bwrap"):
         if isolation not in ISOLATIONS:
-            raise ValueError(f"expected an isolation out of {', '.join(ISOLATIONS)}, got {isolation!r}")
+            raise ValueError(
+                f"expected an isolation out of {', '.join(ISOLATIONS)}, got {isolation!r}"
+            )
         self.isolation = isolation
         self._process: subprocess.Popen | None = None
 
     def __enter__(self) -> "Jail":
         return self
 
-    def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.close()
 
     def run(self, request: dict) -> Reply:
@@ -99,7 +106,9 @@ class Jail:
         if not (ending and ending.clean):
             self.close()
         if ending and ending.late:
-            reply.stopped = f"it ran for more than {request['seconds']:g} s; is there a loop that never ends?"
+            reply.stopped = (
+                f"it ran for more than {request['seconds']:g} s; is there a loop that never ends?"
+            )
         elif ending and ending.status:
             reply.stopped = _how_it_ended(ending.status)
         return reply
@@ -136,9 +145,13 @@ class Jail:
             self._errors.seek(0)
             said = self._errors.read()[-1000:].decode(errors="replace").strip()
             self.close()
-            said = said or ("it ended at once" if reply.lost else f"it had not started after {START} s")
+            said = said or (
+                "it ended at once" if reply.lost else f"it had not started after {START} s"
+            )
             trouble = f"it does not work here: {said}"
-            raise JailError(HOW_TO_GET_BWRAP.format(trouble=trouble) if self.isolation == "bwrap" else trouble)
+            raise JailError(
+                HOW_TO_GET_BWRAP.format(trouble=trouble) if self.isolation == "bwrap" else trouble
+            )
 
     def close(self) -> None:
         """End the server and all that runs in it."""
@@ -163,9 +176,15 @@ class Jail:
     # ---------------------------------------------------------------------------------------- listening
 
     def _listen(self, seconds: int | float) -> tuple[Reply, Ending | None]:
-        """Collect until the server says how the answer has ended; None where the jail has to be given up."""
+        """Collect until the server says how the answer has ended; None where the jail has to be
+        given up.
+        """
         results, printed, said = bytearray(), bytearray(), bytearray()
-        streams = {self._results: results, self._prints: printed, self._process.stdout.fileno(): said}
+        streams = {
+            self._results: results,
+            self._prints: printed,
+            self._process.stdout.fileno(): said,
+        }
         now = time.monotonic()
         deadline, look = now + seconds, now + 0.15  # most answers have ended before anyone looks
         stopped, lost = "", False
@@ -174,7 +193,11 @@ class Jail:
                 selector.register(descriptor, selectors.EVENT_READ)
             while not (stopped or frames(said)):
                 for key, _ in selector.select(timeout=0.1):
-                    ended = _pour(key.fd, streams[key.fd], most=PRINTS + 1 if key.fd == self._prints else RESULTS + 1)
+                    ended = _pour(
+                        key.fd,
+                        streams[key.fd],
+                        most=PRINTS + 1 if key.fd == self._prints else RESULTS + 1,
+                    )
                     if ended and streams[key.fd] is said:
                         stopped, lost = TAKEN_DOWN, True
                 now = time.monotonic()
@@ -187,7 +210,9 @@ class Jail:
                     stopped = "it did not end, not even when it was told to"
         _pour(self._results, results, RESULTS)
         _pour(self._prints, printed, PRINTS + 1)
-        text = bytes(printed[:PRINTS]).decode(errors="replace") + ("\n... (cut)" if len(printed) > PRINTS else "")
+        text = bytes(printed[:PRINTS]).decode(errors="replace") + (
+            "\n... (cut)" if len(printed) > PRINTS else ""
+        )
         ending = None if stopped else _ending(frames(said)[0])
         if not (stopped or ending):
             stopped, lost = TAKEN_DOWN, True
@@ -196,7 +221,8 @@ class Jail:
     # ----------------------------------------------------------------------------------------- building
 
     def _command(self, results: int, prints: int) -> list[str]:
-        python = [sys.executable, "-B", "-P", "-m", "course_lib.grading.jail"]  # -P: no module from the scratch folder
+        # -P: no module from the scratch folder
+        python = [sys.executable, "-B", "-P", "-m", "course_lib.grading.jail"]
         python += [str(results), str(prints), self.isolation]
         if self.isolation == "process":
             return [*python, "0"]
@@ -204,17 +230,27 @@ class Jail:
         if bwrap is None:
             raise JailError(HOW_TO_GET_BWRAP.format(trouble="was not found"))
         if os.geteuid() == 0 and (closed := _closed_to_others()):
-            raise JailError(f"answers run as another user than root, and cannot read {closed}: chmod -R o+rX it")
+            raise JailError(
+                f"answers run as another user than root, and cannot read {closed}: chmod -R o+rX it"
+            )
         user = FIRST_USER + threading.get_native_id() if os.geteuid() == 0 else 0
         return [bwrap, *_walls(), *python, str(user)]
 
 
 def _walls() -> list[str]:
     """bubblewrap's arguments."""
-    walls = ["--die-with-parent", "--new-session", "--unshare-ipc", "--unshare-pid", "--unshare-net"]
-    walls += ["--as-pid-1"]  # which no answer can kill, and no other process holds the server's pipes
+    walls = [
+        "--die-with-parent",
+        "--new-session",
+        "--unshare-ipc",
+        "--unshare-pid",
+        "--unshare-net",
+    ]
+    # which no answer can kill, and no other process holds the server's pipes
+    walls += ["--as-pid-1"]
     walls += ["--unshare-uts", "--unshare-cgroup-try", "--hostname", "jail", "--cap-drop", "ALL"]
-    if os.geteuid() == 0:  # answers run as another user: the server has to become that, to kill and to clean up
+    # answers run as another user: the server has to become that, to kill and to clean up
+    if os.geteuid() == 0:
         for capability in ("SETUID", "SETGID", "KILL", "DAC_OVERRIDE", "FOWNER"):
             walls += ["--cap-add", f"CAP_{capability}"]
     else:
@@ -227,14 +263,22 @@ def _walls() -> list[str]:
     system = ("/usr", "/etc/ld.so.cache", "/sys/devices/system/cpu")
     places = {place: place for place in (*system, *_outermost(libraries()))}
     places[str(ROOT / "course_lib")] = "/course/course_lib"
-    folders = {str(parent) for place in places.values() for parent in Path(place, "in it").parents} - {"/"}
+    folders = {
+        str(parent) for place in places.values() for parent in Path(place, "in it").parents
+    } - {"/"}
     for folder in sorted(folders - {"/etc/ld.so.cache"}):
         walls += ["--perms", "0755", "--dir", folder]  # bubblewrap would make them for root alone
-    for here, there in places.items():  # what is in a folder, since the folder itself may be for its owner alone
+    # what is in a folder, since the folder itself may be for its owner alone
+    for here, there in places.items():
         for entry in sorted(os.listdir(here)) if os.path.isdir(here) else [""]:
-            walls += ["--ro-bind-try", f"{here}/{entry}".rstrip("/"), f"{there}/{entry}".rstrip("/")]
+            walls += [
+                "--ro-bind-try",
+                f"{here}/{entry}".rstrip("/"),
+                f"{there}/{entry}".rstrip("/"),
+            ]
     walls += ["--proc", "/proc", "--dev", "/dev"]
-    walls += ["--dev-bind", "/dev/null", "/dev/zero"]  # which can be mapped as memory that belongs to no process
+    # which can be mapped as memory that belongs to no process
+    walls += ["--dev-bind", "/dev/null", "/dev/zero"]
     walls += ["--remount-ro", "/dev"]
     walls += ["--perms", "1777", "--size", str(SCRATCH), "--tmpfs", "/scratch", "--remount-ro", "/"]
     return [*walls, "--chdir", "/scratch"]
@@ -243,7 +287,9 @@ def _walls() -> list[str]:
 @functools.cache
 def libraries() -> tuple[str, ...]:
     """The folders of Python and of what the course needs, which every jail can read."""
-    return tuple(sorted({sys.prefix, sys.base_prefix, *(str(file.parents[1]) for file in _needed())}))
+    return tuple(
+        sorted({sys.prefix, sys.base_prefix, *(str(file.parents[1]) for file in _needed())})
+    )
 
 
 def _needed() -> list[Path]:
@@ -253,14 +299,25 @@ def _needed() -> list[Path]:
 
 def _outermost(folders: Sequence[str]) -> list[str]:
     """The folders that lie in no other one."""
-    return [f for f in folders if not any(f != other and Path(f).is_relative_to(other) for other in folders)]
+    return [
+        f
+        for f in folders
+        if not any(f != other and Path(f).is_relative_to(other) for other in folders)
+    ]
 
 
 def _closed_to_others() -> Path | None:
-    """A file or folder of the libraries that answers could not read where root grades: they run as another user."""
+    """A file or folder of the libraries that answers could not read where root grades: they run as
+    another user.
+    """
     tops = [Path(folder) for folder in _outermost(libraries())]
     for file in (*_needed(), ROOT / "course_lib" / "cli.py"):
-        inner = [file, *itertools.takewhile(lambda folder: folder not in (*tops, ROOT / "course_lib"), file.parents)]
+        inner = [
+            file,
+            *itertools.takewhile(
+                lambda folder: folder not in (*tops, ROOT / "course_lib"), file.parents
+            ),
+        ]
         for path in inner:
             if path.stat().st_mode & (0o005 if path.is_dir() else 0o004) == 0:
                 return path
@@ -293,7 +350,11 @@ def _tree(pid: int) -> list[psutil.Process]:
 def kill_descendants(pid: int) -> None:
     """Kill what a process has started, again and again, since what is not yet dead may start more."""
     for _ in range(100):
-        alive = [one for one in _tree(pid) if _ask(one, "status", psutil.STATUS_ZOMBIE) != psutil.STATUS_ZOMBIE]
+        alive = [
+            one
+            for one in _tree(pid)
+            if _ask(one, "status", psutil.STATUS_ZOMBIE) != psutil.STATUS_ZOMBIE
+        ]
         if not alive:
             return
         for one in alive:
@@ -302,7 +363,7 @@ def kill_descendants(pid: int) -> None:
 
 
 def _too_much(pid: int) -> str:
-    """"" or what a jail has too much of."""
+    """ "" or what a jail has too much of."""
     tree = _tree(pid)
     if sum(_ask(process, "num_threads", default=0) for process in tree) > ALL_TASKS:
         return f"it started more than {ALL_TASKS} processes and threads"
@@ -315,7 +376,9 @@ def _too_much(pid: int) -> str:
 
 def _memory(process: psutil.Process) -> int:
     """Bytes; of what forks share each has its part, where the system tells."""
-    full = _ask(process, "memory_full_info", default=None) or _ask(process, "memory_info", default=NO_MEMORY)
+    full = _ask(process, "memory_full_info", default=None) or _ask(
+        process, "memory_info", default=NO_MEMORY
+    )
     return next(getattr(full, kind) for kind in ("pss", "uss", "rss") if hasattr(full, kind))
 
 

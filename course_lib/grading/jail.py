@@ -1,12 +1,13 @@
-"""The jailed side of grading: a server that has the course loaded and forks one process for every answer.
+"""The jailed side of grading: a server that has the course loaded and forks one process for every
+answer.
 
     python -m course_lib.grading.jail RESULTS PRINTS WALLS UID
 
-Requests come on standard input and statuses go to standard output, as JSON after its length.  What an answer
-shows goes to the file descriptor RESULTS and what it prints to PRINTS, straight from its own process, which
-holds nothing else of the server.  WALLS is `bwrap` in a process namespace of our own, `process` without one.
-UID is the user that answers run as, 0 for the server's own.  Nothing of a notebook is run or even parsed in
-the server itself.
+Requests come on standard input and statuses go to standard output, as JSON after its length.  What
+an answer shows goes to the file descriptor RESULTS and what it prints to PRINTS, straight from its
+own process, which holds nothing else of the server.  WALLS is `bwrap` in a process namespace of our
+own, `process` without one. UID is the user that answers run as, 0 for the server's own.  Nothing of
+a notebook is run or even parsed in the server itself.
 """
 
 import contextlib
@@ -75,7 +76,9 @@ def main() -> None:
 
 
 def _harden() -> None:
-    """Answers must not look into this process; and those whose parent has died become children of it."""
+    """Answers must not look into this process; and those whose parent has died become children of
+    it.
+    """
     if sys.platform == "linux":
         prctl = ctypes.CDLL(None).prctl
         prctl(SET_DUMPABLE, 0, 0, 0, 0)
@@ -96,7 +99,8 @@ def _warm_up() -> None:
 def _watch(child: int, seconds: float, control: int) -> Ending:
     """Wait for the child, and kill it past its time, or when the grader is gone.
 
-    Where others keep the processors busy, its waiting for one does not count, up to PATIENCE times its time.
+    Where others keep the processors busy, its waiting for one does not count, up to PATIENCE times
+    its time.
     """
     start, pause = time.monotonic(), 0.001
     late = False
@@ -107,7 +111,11 @@ def _watch(child: int, seconds: float, control: int) -> Ending:
         if _hung_up(control):
             _sweep_and_exit(child)
         passed = time.monotonic() - start
-        if not late and passed > seconds and passed > min(seconds + _queued(child), PATIENCE * seconds):
+        if (
+            not late
+            and passed > seconds
+            and passed > min(seconds + _queued(child), PATIENCE * seconds)
+        ):
             late = True
             _kill(child)
         time.sleep(pause)
@@ -115,7 +123,9 @@ def _watch(child: int, seconds: float, control: int) -> Ending:
 
 
 def _queued(pid: int) -> float:
-    """Seconds for which a process that could run waited for a processor; 0 where the system does not tell."""
+    """Seconds for which a process that could run waited for a processor; 0 where the system does
+    not tell.
+    """
     try:
         with open(f"/proc/{pid}/schedstat") as file:
             return int(file.read().split()[1]) / 1e9
@@ -151,7 +161,8 @@ def _sweep(alone: bool) -> None:
     else:
         kill_descendants(os.getpid())
     deadline = time.monotonic() + 1
-    with contextlib.suppress(ChildProcessError):  # none is left; the dead count among an answer's processes, too
+    # none is left; the dead count among an answer's processes, too
+    with contextlib.suppress(ChildProcessError):
         while time.monotonic() < deadline:
             if not os.waitpid(-1, os.WNOHANG)[0]:
                 time.sleep(0.001)
@@ -164,14 +175,18 @@ def _sweep(alone: bool) -> None:
 
 
 def _is_clean(mode: int) -> bool:
-    """Whether the scratch folder is as it was; an answer that runs as the user of the server can prevent it."""
+    """Whether the scratch folder is as it was; an answer that runs as the user of the server can
+    prevent it.
+    """
     with contextlib.suppress(OSError):
         return os.stat(".").st_mode == mode and not os.listdir(".")
     return False
 
 
 def _remove_scratch() -> None:
-    """The grader does this, unless it was killed.  Behind walls the folder is a part of them, and goes with them."""
+    """The grader does this, unless it was killed.  Behind walls the folder is a part of them, and
+    goes with them.
+    """
     with contextlib.suppress(OSError):
         os.rmdir(os.getcwd())
 
@@ -186,13 +201,16 @@ def _answer(request: dict, results: int, prints: int, uid: int) -> None:
             os.dup2(prints, standard)
         os.closerange(3, results)
         os.closerange(results + 1, 1024)
-        sys.stdout, sys.stderr = (os.fdopen(n, "w", 1, "utf-8", "backslashreplace", closefd=False) for n in (1, 2))
+        sys.stdout, sys.stderr = (
+            os.fdopen(n, "w", 1, "utf-8", "backslashreplace", closefd=False) for n in (1, 2)
+        )
         os.setsid()
         _limit(uid)
         observe(request, lambda frame: send(results, frame))
         sys.stdout.flush()
         sys.stderr.flush()
-    except BaseException:  # a fault of the course, or of an answer that has broken what stands above
+    # a fault of the course, or of an answer that has broken what stands above
+    except BaseException:
         traceback.print_exc()
     finally:
         os._exit(0)
@@ -219,7 +237,8 @@ def _limit(uid: int) -> None:
 
 
 def observe(request: dict, emit: Callable[[bytes], None]) -> None:
-    """Find and run the answer that a request asks for.  Emits what was Found, then an outcome per case.
+    """Find and run the answer that a request asks for.  Emits what was Found, then an outcome per
+    case.
 
     request: exercise (its id), seed, cells (list of {name, source}), passed (ids), seconds.
     """
@@ -229,7 +248,8 @@ def observe(request: dict, emit: Callable[[bytes], None]) -> None:
     try:
         notebook = Notebook.parse(map(Cell.model_validate, request["cells"]))
         known = {one.id for topic in topics() for one in exercises(topic)}
-        unknown = {s.answers for s in notebook.statements if s.answers} - known  # left as they are, as in the notebook
+        # left as they are, as in the notebook
+        unknown = {s.answers for s in notebook.statements if s.answers} - known
         program = notebook.program(exercise.id, unknown.union(request["passed"]))
     except NoAnswer as error:
         return emit(Found(missing=str(error)).model_dump_json().encode())
@@ -237,14 +257,17 @@ def observe(request: dict, emit: Callable[[bytes], None]) -> None:
     left = len(exercise.draw(request["seed"]))  # drawn before anything of the student's has run
     try:
         answer = program.execute(lambda id: find(id).reference)
-        guard(exercise.reference, {statement.cell for statement in (*program.needed, program.answer)})
+        guard(
+            exercise.reference, {statement.cell for statement in (*program.needed, program.answer)}
+        )
         room = ANSWER
         for outcome in run(answer, exercise, request["seed"]):
             frame = _frame(outcome, room)
             room -= len(frame)
             left -= 1
             emit(frame)
-    except BaseException as error:  # in the statements that were needed, or an interrupt raised by the answer
+    # in the statements that were needed, or an interrupt raised by the answer
+    except BaseException as error:
         for _ in range(left):
             emit(pack(Outcome(error=failure(error))))
 
@@ -257,7 +280,10 @@ def _frame(outcome: Outcome, room: int) -> bytes:
             return frame
         trouble = f"what your code returns is larger than {ANSWER // 2**20} MB"
     except ValueError:
-        trouble = "what your code returns cannot be compared: its texts are too long or its parts oddly named"
+        trouble = (
+            "what your code returns cannot be compared: its texts are too long or its parts oddly"
+            " named"
+        )
     return pack(Outcome(error=Failure("ValueError", trouble)))
 
 
@@ -278,16 +304,19 @@ class CoursesOwnSolution(Exception):
 
 
 def guard(reference: Any, cells: set[str]) -> None:
-    """From here on `reference` refuses to be called by an answer, by code of the notebook's `cells`, or in a thread.
+    """From here on `reference` refuses to be called by an answer, by code of the notebook's
+    `cells`, or in a thread.
 
-    Its code object is exchanged, so that every name it goes by is covered.  Calls by the course itself, which
-    may build a case or a model with it, go through.  (Copying its code is not noticed: that is a matter for
-    people, not for a jail.)
+    Its code object is exchanged, so that every name it goes by is covered.  Calls by the course
+    itself, which may build a case or a model with it, go through.  (Copying its code is not
+    noticed: that is a matter for people, not for a jail.)
     """
     target = vars(reference).get("__init__") if isinstance(reference, type) else reference
     if not isinstance(target, types.FunctionType) or target.__closure__:
         return
-    original = types.FunctionType(target.__code__, target.__globals__, target.__name__, target.__defaults__)
+    original = types.FunctionType(
+        target.__code__, target.__globals__, target.__name__, target.__defaults__
+    )
     original.__kwdefaults__ = target.__kwdefaults__
 
     def checked(*args: Any, **kwargs: Any) -> Any:

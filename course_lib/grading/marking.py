@@ -1,4 +1,6 @@
-"""One student's work -> one grade.  Answers run in a jail; what they showed is compared here, outside of it."""
+"""One student's work -> one grade.  Answers run in a jail; what they showed is compared here,
+outside of it.
+"""
 
 import functools
 import hashlib
@@ -25,14 +27,18 @@ _judging = threading.Lock()  # it seeds torch's random numbers, which all thread
 def mark(work: Work, assignment: Assignment, jail: Jail) -> Grade:
     """Mark the exercises of the assignment's topics, and their quizzes if they count.
 
-    An answer that uses another exercise of the same notebook is run with the student's own where that has
-    passed and with the course's where it has not, as in the notebook.  Raises JailError.
+    An answer that uses another exercise of the same notebook is run with the student's own where
+    that has passed and with the course's where it has not, as in the notebook.  Raises JailError.
     """
     marks: list[ExerciseMark] = []
     for exercise in (exercise for topic in assignment.topics for exercise in exercises(topic)):
         passed = [mark.id for mark in marks if mark.status == "passed"]
         marks.append(_mark_exercise(exercise, work.cells, assignment.seed, passed, jail))
-    quizzes = [mark_quiz(topic, work.answers.get(topic)) for topic in assignment.topics] if assignment.quizzes else []
+    quizzes = (
+        [mark_quiz(topic, work.answers.get(topic)) for topic in assignment.topics]
+        if assignment.quizzes
+        else []
+    )
     return Grade(
         student=work.student,
         details=work.details,
@@ -45,7 +51,8 @@ def mark(work: Work, assignment: Assignment, jail: Jail) -> Grade:
 
 
 def digest(work: Work, assignment: Assignment) -> str:
-    """Names the work, the assignment, and the course that it is marked with: a grade with the same is still valid.
+    """Names the work, the assignment, and the course that it is marked with: a grade with the same
+    is still valid.
 
     The roster's columns are left out: they change nothing in how a work is marked.
     """
@@ -69,9 +76,13 @@ def _mark_exercise(
     exercise: Exercise, cells: Sequence[Cell], seed: int, passed: Collection[str], jail: Jail
 ) -> ExerciseMark:
     cases = len(exercise.draw(seed))
-    empty = ExerciseMark(id=exercise.id, status="missing", points=exercise.points, earned=0.0, right=0, cases=cases)
+    empty = ExerciseMark(
+        id=exercise.id, status="missing", points=exercise.points, earned=0.0, right=0, cases=cases
+    )
     if not cells:
-        return empty.model_copy(update={"sentence": "There is no notebook to look for an answer in."})
+        return empty.model_copy(
+            update={"sentence": "There is no notebook to look for an answer in."}
+        )
     request = {
         "exercise": exercise.id,
         "seed": seed,
@@ -102,7 +113,11 @@ def _mark_exercise(
         sentence=_tidy(verdict.sentence)[:SENTENCE] if wrong else "",
         misconception=verdict.misconception,
         shown=f"case {first + 1}, with {describe(exercise.draw(seed)[first])}" if wrong else "",
-        lines=tuple((where, number, _tidy(code)) for where, number, code in error.lines) if wrong and error else (),
+        lines=(
+            tuple((where, number, _tidy(code)) for where, number, code in error.lines)
+            if wrong and error
+            else ()
+        ),
         printed=_tidy(reply.printed),
         notes=tuple(_notes(found, verdict if wrong else None)),
     )
@@ -116,14 +131,18 @@ def _found(frames: Sequence[bytes]) -> Found:
 
 
 def _outcomes(frames: Sequence[bytes], cases: int, stopped: str) -> list[Outcome]:
-    """What the jail told of the cases, in order; the last one says why there are no more, where some are missing."""
+    """What the jail told of the cases, in order; the last one says why there are no more, where
+    some are missing.
+    """
     outcomes = []
     try:
         outcomes += map(unpack, frames[:cases])
     except ValueError:
         stopped = stopped or "what it sent cannot be read"
     if len(outcomes) < cases:
-        outcomes.append(Outcome(error=Failure(STOPPED, stopped or "it ended the process it ran in")))
+        outcomes.append(
+            Outcome(error=Failure(STOPPED, stopped or "it ended the process it ran in"))
+        )
     return outcomes
 
 
@@ -140,23 +159,33 @@ def _notes(found: Found, verdict: Verdict | None) -> list[str]:
     """What was found on the way; with the verdict on a wrong answer, what may have led to it."""
     notes = list(found.notes)
     for id in found.replaced:
-        notes.append(f"This answer was run with the course's own version of `{id}`, since yours has not passed.")
+        notes.append(
+            f"This answer was run with the course's own version of `{id}`, since yours has not"
+            " passed."
+        )
     if verdict is None:
         return notes
-    missing = [name for name in found.unresolved if verdict.error and f"'{name}'" in verdict.error.message]
+    missing = [
+        name for name in found.unresolved if verdict.error and f"'{name}'" in verdict.error.message
+    ]
     for name in missing:
         notes.append(
-            f"`{name}` comes from no import, function, class or assignment of the notebook. Loops and bare expressions "
-            "are not run for grading: use the function's parameters, or make it inside the function."
+            f"`{name}` comes from no import, function, class or assignment of the notebook. Loops"
+            " and bare expressions are not run for grading: use the function's parameters, or make"
+            " it inside the function."
         )
     if found.outside:
         names = ", ".join(f"`{name}`" for name in found.outside)
-        notes.append(f"Your answer uses {names}, made outside of it, rather than its parameters alone.")
+        notes.append(
+            f"Your answer uses {names}, made outside of it, rather than its parameters alone."
+        )
     return notes
 
 
 def _tidy(text: str) -> str:
-    """The text without what differs from run to run or from machine to machine: addresses and folders."""
+    """The text without what differs from run to run or from machine to machine: addresses and
+    folders.
+    """
     for folder in sorted(libraries(), key=len, reverse=True):
         text = text.replace(folder, "...")
     return re.sub(r"\b0x[0-9a-f]{6,}", "0x...", text)

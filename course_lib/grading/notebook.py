@@ -1,7 +1,7 @@
 """A notebook that a stranger sent, read as data: the code of its cells and nothing else.
 
-Formats 4 and 3 of Jupyter.  What is damaged in one cell costs that cell; what is no notebook is refused with
-one sentence.  The size of the file itself is for the caller to limit.
+Formats 4 and 3 of Jupyter.  What is damaged in one cell costs that cell; what is no notebook is
+refused with one sentence.  The size of the file itself is for the caller to limit.
 """
 
 import json
@@ -13,7 +13,8 @@ __all__ = ["CELLS", "CODE_BYTES", "MARKS", "NotANotebook", "clean", "read_json",
 
 CELLS = 5000  # of all kinds in one notebook
 CODE_BYTES = 1_000_000  # of all code cells together, in UTF-8
-MARKS = 1_000_000  # commas and brackets of one file: for each, a short text can take 200 bytes of memory
+# commas and brackets of one file: for each, a short text can take 200 bytes of memory
+MARKS = 1_000_000
 NESTING = 100  # lists and objects within one another
 FORMATS = (3, 4)
 _NESTED = object()
@@ -21,21 +22,25 @@ _UNFIT = re.compile("[\0\ud800-\udfff]")  # no Python file can hold them
 
 
 class NotANotebook(ValueError):
-    """Why a file cannot be read: the end of a sentence that begins with its name ("is not JSON: ...")."""
+    """Why a file cannot be read: the end of a sentence that begins with its name ("is not JSON:
+    ...").
+    """
 
 
 def read_notebook(data: bytes) -> list[str | None]:
     """The source of every cell in order; None for one that is not code, or is malformed.
 
-    Every source can be encoded in UTF-8 and holds no NUL: what has no place there is replaced by U+FFFD.
-    Raises NotANotebook.
+    Every source can be encoded in UTF-8 and holds no NUL: what has no place there is replaced by
+    U+FFFD. Raises NotANotebook.
     """
     try:
         notebook = read_json(data)
     except ValueError as error:
         raise NotANotebook(str(error)) from None
     if not isinstance(notebook, dict):
-        raise NotANotebook(f"is not a notebook: expected a JSON object, got {type(notebook).__name__}")
+        raise NotANotebook(
+            f"is not a notebook: expected a JSON object, got {type(notebook).__name__}"
+        )
     number = notebook.get("nbformat")
     if type(number) is int and number not in FORMATS:
         raise NotANotebook(f"is a notebook of format {number}; formats 3 and 4 are read")
@@ -50,7 +55,8 @@ def read_notebook(data: bytes) -> list[str | None]:
 
 
 def read_json(data: bytes) -> Any:
-    """The value of a JSON text in UTF-8, UTF-16 or UTF-32; an integer of more than 18 digits becomes a float.
+    """The value of a JSON text in UTF-8, UTF-16 or UTF-32; an integer of more than 18 digits
+    becomes a float.
 
     Raises ValueError, worded as the end of a sentence that begins with the name of the file.
     """
@@ -59,14 +65,21 @@ def read_json(data: bytes) -> Any:
     try:
         text = data.decode(json.detect_encoding(data))
     except UnicodeDecodeError as error:
-        raise ValueError(f"is not text in UTF-8: byte {error.start + 1:,} does not belong") from None
+        raise ValueError(
+            f"is not text in UTF-8: byte {error.start + 1:,} does not belong"
+        ) from None
     if sum(map(text.count, ",[{")) > MARKS:
-        raise ValueError(f"holds more than {MARKS:,} commas and brackets, the most that are read; clear its outputs")
+        raise ValueError(
+            f"holds more than {MARKS:,} commas and brackets, the most that are read; clear its"
+            " outputs"
+        )
     try:
         value = json.loads(text, parse_int=_integer)
     except json.JSONDecodeError as error:
         what = error.msg.removesuffix(" at").removesuffix(" starting")
-        raise ValueError(f"is not JSON: line {error.lineno:,}, column {error.colno:,} ({what})") from None
+        raise ValueError(
+            f"is not JSON: line {error.lineno:,}, column {error.colno:,} ({what})"
+        ) from None
     except RecursionError:
         value = _NESTED
     level = [value]

@@ -1,4 +1,6 @@
-"""Quiz answers marked again from what the student chose: the score in the saved file is the student's own word."""
+"""Quiz answers marked again from what the student chose: the score in the saved file is the
+student's own word.
+"""
 
 from functools import cache
 
@@ -12,8 +14,10 @@ MALFORMED = "The saved answer does not have the form that the quiz writes."
 def mark_quiz(topic: str, stored: dict | None) -> QuizMark:
     """Mark a topic's saved answers; None means that the student handed in none.
 
-    stored  {question id: {"digest": ..., "result": {"answer": ..., "right": ...}}}, as classroom/quiz.py saves
-            it.  The student can edit it, so any value may be anything: none raises, and `right` is not looked at.
+    stored  {question id: {"digest": ..., "result": {"answer": ..., "right": ...}}}, as
+    classroom/quiz.py saves
+            it.  The student can edit it, so any value may be anything: none raises, and `right` is
+            not looked at.
 
     Raises ValueError when the topic has no bank or the bank is not valid.
     """
@@ -31,7 +35,9 @@ def _bank(topic: str) -> Bank:
 def _mark(question: Choice | Numeric | Ordering, stored: dict) -> QuestionMark:
     status, given, feedback = _judge(question, stored)
     prompt = plain(question.prompt)
-    return QuestionMark(id=question.id, status=status, prompt=prompt, given=given, feedback=feedback)
+    return QuestionMark(
+        id=question.id, status=status, prompt=prompt, given=given, feedback=feedback
+    )
 
 
 def _judge(question: Choice | Numeric | Ordering, stored: dict) -> tuple[QuestionStatus, str, str]:
@@ -55,4 +61,7 @@ def _count_unknown(bank: Bank, stored: dict) -> str:
     unknown = len(stored.keys() - {question.id for question in bank.questions})
     if not unknown:
         return ""
-    return f"{unknown} saved {'answer belongs' if unknown == 1 else 'answers belong'} to no question of this quiz"
+    return (
+        f"{unknown} saved {'answer belongs' if unknown == 1 else 'answers belong'} to no question"
+        " of this quiz"
+    )

@@ -1,7 +1,8 @@
-"""One student's files, read as data: notebooks and quiz answers, in folders and zips, within limits.
+"""One student's files, read as data: notebooks and quiz answers, in folders and zips, within
+limits.
 
-Nothing is unpacked to disk, no link is followed, nothing but a regular file is opened, and every size is measured
-while reading.  Whatever is wrong with a file is a note, never an exception.
+Nothing is unpacked to disk, no link is followed, nothing but a regular file is opened, and every
+size is measured while reading.  Whatever is wrong with a file is a note, never an exception.
 """
 
 import math
@@ -32,7 +33,8 @@ NOTES = 50  # of one submission
 NAME, PATH = 120, 400  # characters that are shown
 CHUNK = 2**16
 _ANSWERS = re.compile(r"quiz-([A-Za-z0-9_]{1,60})\.json")
-_UNSEEMLY = re.compile(  # control characters, line separators, changes of the writing direction, surrogates
+# control characters, line separators, changes of the writing direction, surrogates
+_UNSEEMLY = re.compile(
     "[\0-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff\ufeff\ufffe\uffff]"
 )
 
@@ -54,8 +56,11 @@ class Entry:
 
 
 def is_hidden(name: str, but: str = "") -> bool:
-    """Whether a file or folder of this name, unless it is `but`, is the system's and not a student's."""
-    return name == "__MACOSX" or (name.startswith(".") and name not in ("..", but))  # .. shall be told, not ignored
+    """Whether a file or folder of this name, unless it is `but`, is the system's and not a
+    student's.
+    """
+    # .. shall be told, not ignored
+    return name == "__MACOSX" or (name.startswith(".") and name not in ("..", but))
 
 
 def split_name(name: str) -> tuple[str, ...]:
@@ -70,8 +75,11 @@ def is_folder(member: ZipInfo) -> bool:
 
 
 def shown_name(name: str) -> str:
-    """A name as it can be shown on one line, and cannot be mistaken for another by its control characters."""
-    name = unicodedata.normalize("NFC", _cut(name, 4 * NAME))  # takes quadratic time where accents are piled up
+    """A name as it can be shown on one line, and cannot be mistaken for another by its control
+    characters.
+    """
+    # takes quadratic time where accents are piled up
+    name = unicodedata.normalize("NFC", _cut(name, 4 * NAME))
     return _cut(_UNSEEMLY.sub("\ufffd", name), NAME)
 
 
@@ -93,7 +101,9 @@ class _Enough(Exception):
 
 @dataclass(frozen=True)
 class _File:
-    """A file that may be read: the names that lead to it, how to open it, its size where the disk tells."""
+    """A file that may be read: the names that lead to it, how to open it, its size where the disk
+    tells.
+    """
 
     parts: tuple[str, ...]
     open: Callable[[], Any]
@@ -135,7 +145,8 @@ class Reading:
                 self.take_in(found)
         except _Enough as enough:
             self.notes.append(str(enough))
-        except Exception as error:  # nothing known does this; if it happens, it shall cost this student alone
+        # nothing known does this; if it happens, it shall cost this student alone
+        except Exception as error:
             self.notes.append(f"{entry.name} was not read to its end: {type(error).__name__}.")
         if before == len(self.seen):
             self.notes.append(f"No notebook was found in {entry.name}.")
@@ -156,12 +167,15 @@ class Reading:
     def work(self, student: str, details: dict[str, str], notes: Sequence[str]) -> Work:
         """What was read, as a record.  details: of the roster.  notes: to begin with."""
         levels = zip(*(parts[:-1] for parts in self.seen), strict=False)
-        folders = sum(1 for _ in takewhile(lambda names: len(set(names)) == 1, levels))  # that all have in common
+        # that all have in common
+        folders = sum(1 for _ in takewhile(lambda names: len(set(names)) == 1, levels))
         cells = []
         for position, sources in self.sources.items():
             notebook = "" if len(self.seen) == 1 else _path(self.seen[position][folders:]) + ", "
             named = ((f"{notebook}cell {n}", source) for n, source in enumerate(sources, 1))
-            cells += [Cell(name=name, source=source) for name, source in named if source is not None]
+            cells += [
+                Cell(name=name, source=source) for name, source in named if source is not None
+            ]
         notes = [*notes, *self.notes]
         if len(notes) > NOTES:
             notes = [*notes[: NOTES - 1], f"There are {len(notes) - NOTES + 1:,} further notes."]
@@ -176,8 +190,13 @@ class Reading:
         everything = [*self.sources.values(), sources]
         if sum(map(len, everything)) > CELLS:
             raise _Refused(f"was not read: all notebooks together have more than {CELLS:,} cells")
-        if sum(len(source.encode("utf-8")) for each in everything for source in each if source) > CODE_BYTES:
-            raise _Refused(f"was not read: all notebooks together hold more than {CODE_BYTES:,} bytes of code")
+        if (
+            sum(len(source.encode("utf-8")) for each in everything for source in each if source)
+            > CODE_BYTES
+        ):
+            raise _Refused(
+                f"was not read: all notebooks together hold more than {CODE_BYTES:,} bytes of code"
+            )
         self.sources[len(self.seen) - 1] = sources
         if not any(sources):
             self.notes.append(f"{file.shown} holds no code.")
@@ -185,17 +204,24 @@ class Reading:
     def read_answers(self, file: _File, topic: str) -> None:
         content = read_json(self.bytes_of(file, ANSWERS_BYTES))
         if not isinstance(content, dict):
-            raise _Refused(f"holds no quiz answers: expected a JSON object, got {type(content).__name__}")
+            raise _Refused(
+                f"holds no quiz answers: expected a JSON object, got {type(content).__name__}"
+            )
         answers = _plain(content)
         if topic in self.answers:
-            self.notes.append(f"There are several quiz-{topic}.json; {file.shown}, the last one, counts.")
+            self.notes.append(
+                f"There are several quiz-{topic}.json; {file.shown}, the last one, counts."
+            )
         self.answers[topic] = answers
 
     def bytes_of(self, file: _File, most: int) -> bytes:
         """All of a file, counted as it comes, whatever its zip says of its size."""
         self.files += 1
         if self.files > FILES:
-            raise _Enough(f"More than {FILES} files were handed in; {file.shown} and what follows were not read.")
+            raise _Enough(
+                f"More than {FILES} files were handed in; {file.shown} and what follows were not"
+                " read."
+            )
         if file.size is not None and file.size > most:
             raise _Refused(f"is {_megabytes(file.size)}; at most {_megabytes(most)} are read")
         data = BytesIO()
@@ -212,7 +238,9 @@ class Reading:
             raise
         except Exception as error:  # zipfile and zlib fail in many ways on what a stranger made
             on_disk = isinstance(error, OSError) and file.size is not None
-            raise _Refused(f"cannot be read: {error.strerror}" if on_disk else "is damaged in its zip") from None
+            raise _Refused(
+                f"cannot be read: {error.strerror}" if on_disk else "is damaged in its zip"
+            ) from None
         return data.getvalue()
 
     # ------------------------------------------------------------------------------------------- walks
@@ -247,13 +275,23 @@ class Reading:
                     yield from self.walk_disk(path / name, (*parts, shown_name(name)))
 
     def walk_zip(
-        self, file: _File, base: tuple[str, ...], level: int, members: tuple[int, ...] | None = None, skip: int = 0
+        self,
+        file: _File,
+        base: tuple[str, ...],
+        level: int,
+        members: tuple[int, ...] | None = None,
+        skip: int = 0,
     ) -> Iterator[_File | str]:
-        """The members of a zip (all unless chosen), which lies in `level` - 1 other zips; base: their folder."""
+        """The members of a zip (all unless chosen), which lies in `level` - 1 other zips; base:
+        their folder.
+        """
         try:
             stream = file.open() if level == 1 else BytesIO(self.bytes_of(file, BYTES))
         except (OSError, _Refused) as error:
-            yield f"{file.shown} {error if isinstance(error, _Refused) else f'cannot be read: {error.strerror}'}."
+            yield (
+                f"{file.shown}"
+                f" {error if isinstance(error, _Refused) else f'cannot be read: {error.strerror}'}."
+            )
             return
         with stream:
             try:
@@ -261,12 +299,21 @@ class Reading:
                 listed = archive.infolist()
                 chosen = listed if members is None else [listed[position] for position in members]
             except Exception as error:  # as above
-                yield f"{file.shown} {error if isinstance(error, _Refused) else 'is not a zip that can be read'}."
+                yield (
+                    f"{file.shown}"
+                    f" {error if isinstance(error, _Refused) else 'is not a zip that can be read'}."
+                )
                 return
-            named = [(split_name(member.filename)[skip:], member) for member in chosen if not is_folder(member)]
+            named = [
+                (split_name(member.filename)[skip:], member)
+                for member in chosen
+                if not is_folder(member)
+            ]
             for names, member in sorted(named, key=lambda pair: pair[0]):
                 if names and not any(is_hidden(name, but=".course") for name in names):
-                    yield from self.walk_member(archive, member, (*base, *map(shown_name, names)), level)
+                    yield from self.walk_member(
+                        archive, member, (*base, *map(shown_name, names)), level
+                    )
 
     def walk_member(
         self, archive: ZipFile, member: ZipInfo, parts: tuple[str, ...], level: int
@@ -280,7 +327,9 @@ class Reading:
             yield from self.sift(_File(parts, partial(_open_member, archive, member)), level)
 
     def sift(self, file: _File, level: int) -> Iterator[_File | str]:
-        """The file if it is a notebook or quiz answers, what is in it if it is a zip, and nothing else."""
+        """The file if it is a notebook or quiz answers, what is in it if it is a zip, and nothing
+        else.
+        """
         if not (file.topic or file.ends(".ipynb") or file.ends(".zip")):
             return
         if len(file.parts) > FOLDERS + 2:
@@ -308,7 +357,8 @@ def _open(path: Path) -> BufferedIOBase:
 def _open_member(archive: ZipFile, member: ZipInfo) -> Any:
     if member.flag_bits & 1:
         raise _Refused("is encrypted")
-    if member.compress_type not in (ZIP_STORED, ZIP_DEFLATED):  # zipfile unpacks the others without a limit
+    # zipfile unpacks the others without a limit
+    if member.compress_type not in (ZIP_STORED, ZIP_DEFLATED):
         raise _Refused("is compressed in an unusual way; plain zips are read")
     return archive.open(member)
 

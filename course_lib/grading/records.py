@@ -1,6 +1,7 @@
 """What is written down: a student's work as it was handed in, and the grade it earned.
 
-All records are frozen pydantic models, stored as JSON.  A damaged file raises pydantic's ValidationError.
+All records are frozen pydantic models, stored as JSON.  A damaged file raises pydantic's
+ValidationError.
 """
 
 from typing import Literal
@@ -41,7 +42,9 @@ class Work(Record):
 
 
 class Found(Record):
-    """What a jail says of an answer before it runs it; see program.Program.  missing: why there is none."""
+    """What a jail says of an answer before it runs it; see program.Program.  missing: why there is
+    none.
+    """
 
     missing: str = ""
     notes: tuple[str, ...] = ()
@@ -64,7 +67,9 @@ class Ending(Record):
 
 
 class Assignment(Record):
-    """What a class is marked on, the same for all: topics in order, whether their quizzes count, and the seed."""
+    """What a class is marked on, the same for all: topics in order, whether their quizzes count,
+    and the seed.
+    """
 
     topics: tuple[str, ...]
     quizzes: bool

@@ -1,7 +1,8 @@
 """What a class handed in: who, and which files, found in a folder or a zip by their names alone.
 
-Students' files are untrusted (see reading.py): whatever is wrong with them is a note in that student's work.  Only
-the instructor's own mistakes (no submissions at all, a roster that cannot be read) are errors.
+Students' files are untrusted (see reading.py): whatever is wrong with them is a note in that
+student's work.  Only the instructor's own mistakes (no submissions at all, a roster that cannot be
+read) are errors.
 """
 
 import csv
@@ -17,18 +18,35 @@ from pathlib import Path
 from zipfile import ZipFile
 
 from course_lib.grading.notebook import clean
-from course_lib.grading.reading import Careful, Entry, Reading, is_folder, is_hidden, shown_name, split_name
+from course_lib.grading.reading import (
+    Careful,
+    Entry,
+    Reading,
+    is_folder,
+    is_hidden,
+    shown_name,
+    split_name,
+)
 from course_lib.grading.records import Work
 
 __all__ = ["Submission", "find_submissions", "slug"]
 
 _SUFFIX = re.compile(r"\.(ipynb|zip)\Z", re.IGNORECASE)
-_RESERVED = {"con", "prn", "aux", "nul", *(f"{port}{n}" for port in ("com", "lpt") for n in range(10))}  # on Windows
+# on Windows
+_RESERVED = {
+    "con",
+    "prn",
+    "aux",
+    "nul",
+    *(f"{port}{n}" for port in ("com", "lpt") for n in range(10)),
+}
 
 
 @dataclass(frozen=True)
 class Submission:
-    """One student's entries, not yet read.  details: the further columns of the roster.  notes: so far."""
+    """One student's entries, not yet read.  details: the further columns of the roster.  notes: so
+    far.
+    """
 
     student: str
     details: dict[str, str] = field(default_factory=dict)
@@ -36,7 +54,9 @@ class Submission:
     notes: tuple[str, ...] = ()
 
     def read(self) -> Work:
-        """Read all of it within the limits of reading.py.  Raises nothing: what is wrong becomes a note."""
+        """Read all of it within the limits of reading.py.  Raises nothing: what is wrong becomes a
+        note.
+        """
         reading = Reading()
         for entry in self.files:
             reading.add(entry)
@@ -46,25 +66,35 @@ class Submission:
 def find_submissions(path: Path, roster: Path | None = None) -> list[Submission]:
     """The submissions in a folder or a .zip, or the one that an .ipynb is, sorted by student.
 
-    Every .ipynb, .zip and folder at the top is one student's, called by its name unless the roster, a CSV with
-    the columns `submission` and `student`, calls it otherwise; the roster's students without one come along.
-    Raises ValueError when there are no submissions, or the roster cannot be used.
+    Every .ipynb, .zip and folder at the top is one student's, called by its name unless the roster,
+    a CSV with the columns `submission` and `student`, calls it otherwise; the roster's students
+    without one come along. Raises ValueError when there are no submissions, or the roster cannot be
+    used.
     """
     entries = _entries(path)
     if not entries:
-        raise ValueError(f"{path} holds no submissions; expected .ipynb files, .zip files or folders in it")
+        raise ValueError(
+            f"{path} holds no submissions; expected .ipynb files, .zip files or folders in it"
+        )
     found = _name(*(_match(entries, _read_roster(roster), roster) if roster else ([], entries)))
     return sorted(found, key=lambda submission: (submission.student.casefold(), submission.student))
 
 
 def slug(student: str) -> str:
-    """A folder name for a student: at most 60 of a-z, 0-9 and "-", valid everywhere, another for every name.
+    """A folder name for a student: at most 60 of a-z, 0-9 and "-", valid everywhere, another for
+    every name.
 
-    A name that is no such folder name, or could be taken for one made here, gets 8 digits of its SHA-256.
+    A name that is no such folder name, or could be taken for one made here, gets 8 digits of its
+    SHA-256.
     """
     plain = unicodedata.normalize("NFKD", student).encode("ascii", "ignore").decode().lower()
     readable = re.sub(r"[^a-z0-9]+", "-", plain)[:51].strip("-")
-    if readable and readable == student and readable not in _RESERVED and not re.search(r"(^|-)[0-9a-f]{8}$", readable):
+    if (
+        readable
+        and readable == student
+        and readable not in _RESERVED
+        and not re.search(r"(^|-)[0-9a-f]{8}$", readable)
+    ):
         return readable
     digest = hashlib.sha256(student.encode("utf-8", "surrogatepass")).hexdigest()[:8]
     return f"{readable or 'student'}-{digest}"
@@ -81,7 +111,11 @@ def _entries(path: Path) -> list[Entry]:
     suffix = path.suffix.lower() if place.is_file() else ""
     try:
         if place.is_dir():
-            return [Entry(shown_name(n), place / n) for n in sorted(os.listdir(place)) if _is_entry(n, place / n)]
+            return [
+                Entry(shown_name(n), place / n)
+                for n in sorted(os.listdir(place))
+                if _is_entry(n, place / n)
+            ]
         if suffix == ".zip":
             return _entries_of_zip(place)
     except OSError as error:
@@ -98,7 +132,9 @@ def _is_entry(name: str, path: Path) -> bool:
 def _entries_of_zip(path: Path) -> list[Entry]:
     try:
         with open(path, "rb") as file, ZipFile(Careful(file)) as archive:
-            members = [(split_name(m.filename), i, is_folder(m)) for i, m in enumerate(archive.infolist())]
+            members = [
+                (split_name(m.filename), i, is_folder(m)) for i, m in enumerate(archive.infolist())
+            ]
     except OSError:
         raise
     except Exception as error:  # zipfile fails in many ways on a damaged file
@@ -106,15 +142,24 @@ def _entries_of_zip(path: Path) -> list[Entry]:
     members = [member for member in members if member[0] and not is_hidden(member[0][0])]
     tops = {parts[0] for parts, *_ in members}
     skip = 0
-    if len(tops) == 1 and tops != {".."} and all(len(parts) > 1 or folder for parts, _, folder in members):
+    if (
+        len(tops) == 1
+        and tops != {".."}
+        and all(len(parts) > 1 or folder for parts, _, folder in members)
+    ):
         skip = 1  # nothing but one folder
-        members = [(parts[1:], i, folder) for parts, i, folder in members if len(parts) > 1 and not is_hidden(parts[1])]
+        members = [
+            (parts[1:], i, folder)
+            for parts, i, folder in members
+            if len(parts) > 1 and not is_hidden(parts[1])
+        ]
     groups: dict[tuple, list[int]] = defaultdict(list)
     for parts, i, folder in members:
         if folder or len(parts) > 1:
             groups[parts[0],].append(i)
         elif _SUFFIX.search(parts[0]):
-            groups[parts[0], i].append(i)  # each file for itself: a zip can hold two of the same name
+            # each file for itself: a zip can hold two of the same name
+            groups[parts[0], i].append(i)
     return [Entry(shown_name(key[0]), path, tuple(groups[key]), skip) for key in sorted(groups)]
 
 
@@ -139,31 +184,49 @@ def _read_roster(path: Path) -> list[_Row]:
         text = path.read_bytes().decode("utf-8-sig")
         first = next((line for line in text.splitlines() if line.strip()), "")
         reader = csv.reader(StringIO(text, newline=""), delimiter=max(",;\t", key=first.count))
-        lines = [(reader.line_num, [cell.strip() for cell in row]) for row in reader if any(map(str.strip, row))]
+        lines = [
+            (reader.line_num, [cell.strip() for cell in row])
+            for row in reader
+            if any(map(str.strip, row))
+        ]
     except OSError as error:
         raise ValueError(f"the roster {path} cannot be read: {error.strerror}") from None
     except UnicodeDecodeError:
         raise ValueError(f"the roster {path} is not text in UTF-8; save it as CSV UTF-8") from None
     except csv.Error as error:
         raise ValueError(f"the roster {path} is not CSV: {error}") from None
-    header = [c.lower() if c.lower() in ("submission", "student") else c for c in lines[0][1]] if lines else []
-    if not {"submission", "student"} <= set(header) or any(n > 1 for c, n in Counter(header).items() if c):
+    header = (
+        [c.lower() if c.lower() in ("submission", "student") else c for c in lines[0][1]]
+        if lines
+        else []
+    )
+    if not {"submission", "student"} <= set(header) or any(
+        n > 1 for c, n in Counter(header).items() if c
+    ):
         got = ", ".join(header) or "nothing"
-        raise ValueError(f"the roster {path}: expected the columns submission and student, none twice; got {got}")
+        raise ValueError(
+            f"the roster {path}: expected the columns submission and student, none twice; got {got}"
+        )
     rows = []
     for number, cells in lines[1:]:
         if any(cells[len(header) :]):
-            raise ValueError(f"the roster {path}, line {number}: expected {len(header)} cells, got {len(cells)}")
+            raise ValueError(
+                f"the roster {path}, line {number}: expected {len(header)} cells, got {len(cells)}"
+            )
         row = dict(zip(header, cells + [""] * len(header), strict=False))
         row.pop("", None)
         submission, student = shown_name(row.pop("submission")), shown_name(row.pop("student"))
         if not student:
-            raise ValueError(f"the roster {path}, line {number}: expected a student, got an empty cell")
+            raise ValueError(
+                f"the roster {path}, line {number}: expected a student, got an empty cell"
+            )
         rows.append(_Row(number, submission, student, {clean(k): clean(v) for k, v in row.items()}))
     return rows
 
 
-def _match(entries: list[Entry], rows: list[_Row], path: Path) -> tuple[list[Submission], list[Entry]]:
+def _match(
+    entries: list[Entry], rows: list[_Row], path: Path
+) -> tuple[list[Submission], list[Entry]]:
     """The students of the roster with their entries, and the entries that are nobody's."""
     by_name, by_stem = defaultdict(list), defaultdict(list)
     for entry in entries:
@@ -176,11 +239,18 @@ def _match(entries: list[Entry], rows: list[_Row], path: Path) -> tuple[list[Sub
         meant = by_name.get(row.submission) or by_stem.get(row.submission) or []
         where = f"the roster {path}, line {row.line}"
         if len(meant) > 1:
-            raise ValueError(f"{where}: {row.submission} can be {' or '.join(entry.name for entry in meant)}")
+            raise ValueError(
+                f"{where}: {row.submission} can be {' or '.join(entry.name for entry in meant)}"
+            )
         if row.submission and (row.submission in seen or owner.keys() & set(meant)):
-            raise ValueError(f"{where}: the submission {row.submission} stands here for the second time")
+            raise ValueError(
+                f"{where}: the submission {row.submission} stands here for the second time"
+            )
         if listed.setdefault(row.student, row).details != row.details:
-            raise ValueError(f"{where}: {row.student} stood before with other details; two students need two names")
+            raise ValueError(
+                f"{where}: {row.student} stood before with other details; two students need two"
+                " names"
+            )
         seen.add(row.submission)
         owner.update(dict.fromkeys(meant, row.student))
     files: dict[str | None, list[Entry]] = defaultdict(list)
@@ -195,18 +265,24 @@ def _match(entries: list[Entry], rows: list[_Row], path: Path) -> tuple[list[Sub
 
 
 def _name(listed: list[Submission], entries: list[Entry]) -> list[Submission]:
-    """All submissions: those of the roster, and one for every other entry, no two of which share name or slug."""
+    """All submissions: those of the roster, and one for every other entry, no two of which share
+    name or slug.
+    """
 
     def key(name: str) -> str:
         return unicodedata.normalize("NFC", name.casefold())
 
     found = list(listed)
-    names = Counter(key(name) for name in [s.student for s in listed] + [_stem(e.name) for e in entries])
+    names = Counter(
+        key(name) for name in [s.student for s in listed] + [_stem(e.name) for e in entries]
+    )
     taken = {slug(submission.student) for submission in listed}
     for entry in entries:
         short = _stem(entry.name)
         full = entry.name if entry.name.strip(" .") else short
-        choices = chain([full] if names[key(short)] > 1 else [short, full], (f"{full} ({n})" for n in count(2)))
+        choices = chain(
+            [full] if names[key(short)] > 1 else [short, full], (f"{full} ({n})" for n in count(2))
+        )
         student = next(name for name in choices if slug(name) not in taken)
         taken.add(slug(student))
         notes = [f"{entry.name} is not in the roster."] if listed else []

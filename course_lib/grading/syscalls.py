@@ -1,7 +1,9 @@
-"""System calls that an answer is refused: memory that belongs to no process, and what outlives or leaves the jail.
+"""System calls that an answer is refused: memory that belongs to no process, and what outlives or
+leaves the jail.
 
-The limits of a jail look at processes and at the scratch folder.  What is refused here would pass by them: files in
-memory, shared memory, and user namespaces, in which everyone can mount a file system of any size.
+The limits of a jail look at processes and at the scratch folder.  What is refused here would pass
+by them: files in memory, shared memory, and user namespaces, in which everyone can mount a file
+system of any size.
 """
 
 import ctypes
@@ -17,7 +19,8 @@ REFUSED = {  # numbers on x86-64 and on ARM64, and the error
     "shmget": (29, 194, errno.EPERM),
     "vmsplice": (278, 75, errno.EPERM),
     "unshare": (272, 97, errno.EPERM),
-    "clone3": (435, 435, errno.ENOSYS),  # a filter cannot see its flags; the C library goes on with clone
+    # a filter cannot see its flags; the C library goes on with clone
+    "clone3": (435, 435, errno.ENOSYS),
     "keyctl": (250, 219, errno.EPERM),
     "add_key": (248, 217, errno.EPERM),
     "request_key": (249, 218, errno.EPERM),
@@ -30,8 +33,10 @@ CLONE, NEW_USER = (56, 220), 0x10000000
 MMAP, SHARED_WITHOUT_FILE = (9, 222), 0x21
 NO_NEW_PRIVILEGES, SECCOMP, FILTER = 38, 22, 2  # prctl
 
-LOAD, AND, EQUAL, ANY_BIT, RETURN = 0x20, 0x54, 0x15, 0x45, 0x06  # instructions of a classic BPF program
-NUMBER, ARCHITECTURE, ARGUMENTS = 0, 4, 16  # offsets in struct seccomp_data; each argument has 8 bytes
+# instructions of a classic BPF program
+LOAD, AND, EQUAL, ANY_BIT, RETURN = 0x20, 0x54, 0x15, 0x45, 0x06
+# offsets in struct seccomp_data; each argument has 8 bytes
+NUMBER, ARCHITECTURE, ARGUMENTS = 0, 4, 16
 ALLOW, REFUSE = 0x7FFF0000, 0x00050000
 
 
@@ -67,8 +72,18 @@ def _program(machine: str) -> list[tuple[int, int, int, int]]:
             for *numbers, error in REFUSED.values()
             for step in ((EQUAL, 0, 1, numbers[column]), (RETURN, 0, 0, REFUSE | error))
         ),
-        *((EQUAL, 0, 4, CLONE[column]), (LOAD, 0, 0, ARGUMENTS), (ANY_BIT, 0, 1, NEW_USER), refuse, allow),
-        *((EQUAL, 0, 5, MMAP[column]), (LOAD, 0, 0, ARGUMENTS + 3 * 8), (AND, 0, 0, SHARED_WITHOUT_FILE)),
+        *(
+            (EQUAL, 0, 4, CLONE[column]),
+            (LOAD, 0, 0, ARGUMENTS),
+            (ANY_BIT, 0, 1, NEW_USER),
+            refuse,
+            allow,
+        ),
+        *(
+            (EQUAL, 0, 5, MMAP[column]),
+            (LOAD, 0, 0, ARGUMENTS + 3 * 8),
+            (AND, 0, 0, SHARED_WITHOUT_FILE),
+        ),
         *((EQUAL, 0, 1, SHARED_WITHOUT_FILE), refuse, allow),
         allow,
     ]

@@ -1,6 +1,7 @@
 """Outcomes as bytes: arrays as safetensors, the rest as JSON beside them.  Never a pickle.
 
-`unpack` takes its bytes from a jail and believes nothing: whatever is not an outcome is a ValueError.
+`unpack` takes its bytes from a jail and believes nothing: whatever is not an outcome is a
+ValueError.
 """
 
 import json
@@ -15,9 +16,15 @@ from torch import Tensor
 
 from course_lib.exercises.running import LEAVES, TEXT, Failure, Leaf, Outcome
 
-RECORD = 2**19  # bytes of all that is no tensor: JSON takes a hundred times that in memory while it is read
+# bytes of all that is no tensor: JSON takes a hundred times that in memory while it is read
+RECORD = 2**19
 
-NUMBERS = {"bool": torch.bool, "int": torch.int64, "float": torch.float64, "complex": torch.complex128}
+NUMBERS = {
+    "bool": torch.bool,
+    "int": torch.int64,
+    "float": torch.float64,
+    "complex": torch.complex128,
+}
 
 STEP = r"(\[\d{1,4}\]|\.\w{1,80}|\[('[^']{0,80}'|\"[^\"]{0,80}\")\]|\[key .{1,80}\])"
 Path = Annotated[str, Field(max_length=500, pattern=rf"^{STEP}*$")]
@@ -95,10 +102,21 @@ def unpack(data: bytes) -> Outcome:
             {path: _leaf(part, tensors) for path, part in record.outputs.items()},
             {path: _leaf(part, tensors) for path, part in record.inputs.items()},
             {name: None if key is None else tensors[key] for name, key in record.gradients.items()},
-            record.error and Failure(record.error.kind, record.error.message, tuple(record.error.lines)),
+            record.error
+            and Failure(record.error.kind, record.error.message, tuple(record.error.lines)),
         )
-    except (ValidationError, SafetensorError, KeyError, TypeError, ValueError, RuntimeError, RecursionError) as error:
-        raise ValueError(f"expected the outcome of a case, got {len(data)} bytes: {type(error).__name__}") from None
+    except (
+        ValidationError,
+        SafetensorError,
+        KeyError,
+        TypeError,
+        ValueError,
+        RuntimeError,
+        RecursionError,
+    ) as error:
+        raise ValueError(
+            f"expected the outcome of a case, got {len(data)} bytes: {type(error).__name__}"
+        ) from None
 
 
 def _whole(key: str, value: Tensor) -> Tensor:

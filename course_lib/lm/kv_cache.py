@@ -7,12 +7,14 @@ from course_lib.shapes import Bool, Float, Tensor
 
 
 class KVCache:
-    """The keys and values of every layer for up to `length` tokens, in memory that is set aside once.
+    """The keys and values of every layer for up to `length` tokens, in memory that is set aside
+    once.
 
-    A model asks `len(cache)` at the top of a forward pass: the number of tokens it has seen, and so the position of the
-    first that comes.  In the pass each layer calls `extend` once, the last layer last: with it the length moves on.
-    Memory is taken at a layer's first `extend`, in the dtype and on the device of what comes.  For sampling alone: no
-    gradient flows through what is held.
+    A model asks `len(cache)` at the top of a forward pass: the number of tokens it has seen, and so
+    the position of the first that comes.  In the pass each layer calls `extend` once, the last
+    layer last: with it the length moves on. Memory is taken at a layer's first `extend`, in the
+    dtype and on the device of what comes.  For sampling alone: no gradient flows through what is
+    held.
     """
 
     def __init__(self, layers: int, length: int):
@@ -27,40 +29,54 @@ class KVCache:
     def extend(
         self, layer: int, k: Float[Tensor, "b heads m d"], v: Float[Tensor, "b heads m d_v"]
     ) -> tuple[Float[Tensor, "b heads n d"], Float[Tensor, "b heads n d_v"]]:
-        """Add the keys and values of m tokens; all n of this layer so far, as views that later calls leave as they are.
+        """Add the keys and values of m tokens; all n of this layer so far, as views that later
+        calls leave as they are.
 
-        Raises ValueError when the cache would overflow, when b or heads change, or when a layer comes out of turn.
+        Raises ValueError when the cache would overflow, when b or heads change, or when a layer
+        comes out of turn.
         """
         start, end = self.held[layer], self.held[layer] + k.shape[2]
         if start != len(self):
             raise ValueError(
-                f"expected every layer once in a pass, the last of {len(self.held)} last: layer {layer} has {start} "
-                f"tokens, the last one {len(self)}"
+                f"expected every layer once in a pass, the last of {len(self.held)} last: layer"
+                f" {layer} has {start} tokens, the last one {len(self)}"
             )
         if end > self.length:
-            raise ValueError(f"expected at most {self.length} tokens, got {k.shape[2]} more on top of {start}")
+            raise ValueError(
+                f"expected at most {self.length} tokens, got {k.shape[2]} more on top of {start}"
+            )
         if self.buffers[layer] is None:
-            self.buffers[layer] = tuple(x.new_empty(*x.shape[:2], self.length, x.shape[3]) for x in (k, v))
+            self.buffers[layer] = tuple(
+                x.new_empty(*x.shape[:2], self.length, x.shape[3]) for x in (k, v)
+            )
         keys, values = self.buffers[layer]
         if keys.shape[:2] != k.shape[:2]:  # a batch of 1 would be copied to all
-            raise ValueError(f"expected b and heads to be {tuple(keys.shape[:2])} as before, got {tuple(k.shape[:2])}")
+            raise ValueError(
+                f"expected b and heads to be {tuple(keys.shape[:2])} as before, got"
+                f" {tuple(k.shape[:2])}"
+            )
         keys[:, :, start:end], values[:, :, start:end] = k, v
         self.held[layer] = end
         return keys[:, :, :end], values[:, :, :end]
 
 
 def causal_mask(m: int, n: int) -> Bool[Tensor, "m n"]:
-    """True where one of the last m of n tokens (row) may look at a token (column): at itself and at all before it."""
+    """True where one of the last m of n tokens (row) may look at a token (column): at itself and at
+    all before it.
+    """
     return torch.ones(m, n, dtype=torch.bool).tril(n - m)  # query i is token n - m + i
 
 
 def causal_attention(
-    q: Float[Tensor, "b heads m d"], k: Float[Tensor, "b heads n d"], v: Float[Tensor, "b heads n d_v"]
+    q: Float[Tensor, "b heads m d"],
+    k: Float[Tensor, "b heads n d"],
+    v: Float[Tensor, "b heads n d_v"],
 ) -> Float[Tensor, "b heads m d_v"]:
-    """Attention of the last m of n tokens, each to itself and all before it.  Raises ValueError when m > n.
+    """Attention of the last m of n tokens, each to itself and all before it.  Raises ValueError
+    when m > n.
 
-    torch's `is_causal` counts from the first key, so that with a past (m < n) query i would see i + 1 keys only; it is
-    right for m = n alone.  One query sees all there is and needs no mask.
+    torch's `is_causal` counts from the first key, so that with a past (m < n) query i would see i +
+    1 keys only; it is right for m = n alone.  One query sees all there is and needs no mask.
     """
     m, n = q.shape[2], k.shape[2]
     if m > n:

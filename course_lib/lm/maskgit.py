@@ -1,11 +1,14 @@
-"""Masked tokens, decoded many at a time.  Chang et al., MaskGIT, 2022, arXiv 2202.04200, sections 3.2 and 3.3.
+"""Masked tokens, decoded many at a time.  Chang et al., MaskGIT, 2022, arXiv 2202.04200, sections
+3.2 and 3.3.
 
-At each step the model guesses every unknown token; those it is least sure of are forgotten again, fewer at each step.
-MAGVIT (Yu et al., 2022, arXiv 2212.05199, Algorithm 1) decodes in the same way and differs in what stands where a token
-is unknown: there `canvas` has the condition's own token wherever the condition touches it, and [MASK] elsewhere.
+At each step the model guesses every unknown token; those it is least sure of are forgotten again,
+fewer at each step. MAGVIT (Yu et al., 2022, arXiv 2212.05199, Algorithm 1) decodes in the same way
+and differs in what stands where a token is unknown: there `canvas` has the condition's own token
+wherever the condition touches it, and [MASK] elsewhere.
 
-Differs from the papers in the manner of the official code: gamma n is rounded down, not up, and kept within
-[1, unknown - 1]; the confidence is the logarithm of the probability, with Gumbel noise that fades out.
+Differs from the papers in the manner of the official code: gamma n is rounded down, not up, and
+kept within [1, unknown - 1]; the confidence is the logarithm of the probability, with Gumbel noise
+that fades out.
 """
 
 import math
@@ -18,7 +21,8 @@ from einops import rearrange
 from course_lib.lm.sampling import draw
 from course_lib.shapes import Bool, Float, Int, Tensor
 
-SCHEDULES = {  # gamma(r) for r in [0, 1] and n tokens: concave, linear and convex ones (MaskGIT, section 3.3)
+# gamma(r) for r in [0, 1] and n tokens: concave, linear and convex ones (MaskGIT, section 3.3)
+SCHEDULES = {
     "cosine": lambda r, n: torch.cos(math.pi / 2 * r),
     "square": lambda r, n: 1 - r**2,
     "cubic": lambda r, n: 1 - r**3,
@@ -33,16 +37,19 @@ class Decoding(NamedTuple):
     """Every step of a decoding, the first step first."""
 
     tokens: Int[Tensor, "steps b n"]  # the guess for every place; the last one is the result
-    unknown: Bool[Tensor, "steps b n"]  # the places whose guess is forgotten before the next step; at last none
+    # the places whose guess is forgotten before the next step; at last none
+    unknown: Bool[Tensor, "steps b n"]
 
 
 def mask_ratio(
     r: Float[Tensor, "..."] | int | float, schedule: str = "cosine", n: int | None = None
 ) -> Float[Tensor, "..."]:
-    """gamma(r): the share of tokens that are unknown when the share r of all steps is done; from 1 down to 0.
+    """gamma(r): the share of tokens that are unknown when the share r of all steps is done; from 1
+    down to 0.
 
-    schedule: a key of SCHEDULES.  "exp" and "log" depend on the number n of tokens, and gamma(0) is 1 - 1/n for "exp".
-    Raises ValueError for another schedule, for r outside [0, 1], and where these two lack n.
+    schedule: a key of SCHEDULES.  "exp" and "log" depend on the number n of tokens, and gamma(0) is
+    1 - 1/n for "exp". Raises ValueError for another schedule, for r outside [0, 1], and where these
+    two lack n.
     """
     if schedule not in SCHEDULES:
         raise ValueError(f"expected a schedule of {', '.join(SCHEDULES)}, got {schedule!r}")
@@ -54,10 +61,14 @@ def mask_ratio(
     return SCHEDULES[schedule](r, n).clamp(0, 1)
 
 
-def num_masked(gamma: Float[Tensor, ""], n: Int[Tensor, " b"], left: Int[Tensor, " b"]) -> Int[Tensor, " b"]:
-    """floor(gamma n), of n tokens that were unknown at first, but at least 1 and fewer than are `left` now.
+def num_masked(
+    gamma: Float[Tensor, ""], n: Int[Tensor, " b"], left: Int[Tensor, " b"]
+) -> Int[Tensor, " b"]:
+    """floor(gamma n), of n tokens that were unknown at first, but at least 1 and fewer than are
+    `left` now.
 
-    So every step but the last leaves something to do and does something; with 1 or none left, none remains.
+    So every step but the last leaves something to do and does something; with 1 or none left, none
+    remains.
     """
     wanted = (gamma * n + 1e-6).floor().long()  # (1 - 0.8) 5 is 0.9999999999999998
     return wanted.clamp(min=1).minimum(left - 1).clamp(min=0)
@@ -66,8 +77,9 @@ def num_masked(gamma: Float[Tensor, ""], n: Int[Tensor, " b"], left: Int[Tensor,
 def unknown_after(
     steps: int, n: Int[Tensor, " b"], schedule: str = "cosine", length: int | None = None
 ) -> Int[Tensor, "steps b"]:
-    """How many of n tokens are still unknown after each of the steps: as gamma(1 / steps), gamma(2 / steps), ... say,
-    and 0 after the last.  "exp" and "log" need the length of the whole sequence.  Raises ValueError unless steps >= 1.
+    """How many of n tokens are still unknown after each of the steps: as gamma(1 / steps), gamma(2
+    / steps), ... say, and 0 after the last.  "exp" and "log" need the length of the whole
+    sequence.  Raises ValueError unless steps >= 1.
     """
     if steps < 1:
         raise ValueError(f"expected at least one step, got {steps}")
@@ -82,7 +94,8 @@ def gumbel_noise(
 ) -> Float[Tensor, "b n"]:
     """temperature (1 - (step + 1) / steps) times Gumbel noise, -ln(-ln uniform).
 
-    step counts from 0, so the last one has no noise.  uniform is in [0, 1); a 0 stands for the smallest number above.
+    step counts from 0, so the last one has no noise.  uniform is in [0, 1); a 0 stands for the
+    smallest number above.
     """
     gumbel = -torch.log(-torch.log(uniform.clamp(min=torch.finfo(uniform.dtype).tiny)))
     return temperature * (1 - (step + 1) / steps) * gumbel
@@ -102,12 +115,15 @@ def decode_step(
     uniform: Float[Tensor, "b n"],
     noise: Float[Tensor, "b n"],
 ) -> tuple[Int[Tensor, "b n"], Bool[Tensor, "b n"]]:
-    """One step: the tokens with a guess in every unknown place, and the `number` places of each row to be forgotten.
+    """One step: the tokens with a guess in every unknown place, and the `number` places of each row
+    to be forgotten.
 
-    A guess is the first code whose cumulative probability exceeds `uniform`.  Forgotten are the guesses of the lowest
-    ln p + noise; known tokens are kept for good.
+    A guess is the first code whose cumulative probability exceeds `uniform`.  Forgotten are the
+    guesses of the lowest ln p + noise; known tokens are kept for good.
     """
-    guess = draw(rearrange(logits.softmax(-1), "b n v -> (b n) v"), uniform.flatten()).view_as(tokens)
+    guess = draw(rearrange(logits.softmax(-1), "b n v -> (b n) v"), uniform.flatten()).view_as(
+        tokens
+    )
     log_p = logits.log_softmax(-1).gather(2, guess[..., None])[..., 0]  # b n
     confidence = (log_p + noise).masked_fill(~unknown, torch.inf)
     return torch.where(unknown, guess, tokens), remask(confidence, number)
@@ -126,22 +142,27 @@ def parallel_decode(
 ) -> Decoding:
     """Decode the unknown tokens in `steps` steps; `tokens[-1]` of the result has them all.
 
-    model(tokens (b n)) -> logits (b n v) of the v codes alone, without [MASK].  It sees the canvas where a token is
-    unknown and the tokens known so far elsewhere.  What it should see besides (a class, a prefix, guidance), and a
-    sampling temperature or filter of its logits, are for the caller to wrap around it.
+    model(tokens (b n)) -> logits (b n v) of the v codes alone, without [MASK].  It sees the canvas
+    where a token is unknown and the tokens known so far elsewhere.  What it should see besides (a
+    class, a prefix, guidance), and a sampling temperature or filter of its logits, are for the
+    caller to wrap around it.
 
-    MaskGIT: canvas holds the known tokens and [MASK], and unknown is canvas == mask.  MAGVIT's COMMIT: canvas holds the
-    tokens of the padded condition where its supervoxel touches condition pixels and [MASK] elsewhere, and all is
-    unknown: condition tokens are refined too.
+    MaskGIT: canvas holds the known tokens and [MASK], and unknown is canvas == mask.  MAGVIT's
+    COMMIT: canvas holds the tokens of the padded condition where its supervoxel touches condition
+    pixels and [MASK] elsewhere, and all is unknown: condition tokens are refined too.
 
-    temperature is that of the confidence; random numbers come from the CPU, so that they are the same for every device.
-    Raises ValueError unless steps >= 1.
+    temperature is that of the confidence; random numbers come from the CPU, so that they are the
+    same for every device. Raises ValueError unless steps >= 1.
     """
-    numbers = unknown_after(steps, unknown.sum(dim=1).cpu(), schedule, canvas.shape[1]).to(canvas.device)  # steps b
+    # steps b
+    numbers = unknown_after(steps, unknown.sum(dim=1).cpu(), schedule, canvas.shape[1]).to(
+        canvas.device
+    )
     tokens, history = canvas, []
     for step, number in enumerate(numbers):
         logits = model(torch.where(unknown, canvas, tokens)).float()  # b n v
-        for_guess, for_noise = torch.rand(2, *canvas.shape, generator=generator).to(canvas.device)  # b n, b n
+        # b n, b n
+        for_guess, for_noise = torch.rand(2, *canvas.shape, generator=generator).to(canvas.device)
         noise = gumbel_noise(temperature, step, steps, for_noise)
         tokens, unknown = decode_step(logits, tokens, unknown, number, for_guess, noise)
         history.append((tokens, unknown))

@@ -1,7 +1,7 @@
 """From logits to the next token: filters, a draw, and sampling token by token.
 
-Every draw takes its uniform number as an argument, so that it is a plain function that can be checked, and so that the
-same numbers give the same tokens with a cache and without.
+Every draw takes its uniform number as an argument, so that it is a plain function that can be
+checked, and so that the same numbers give the same tokens with a cache and without.
 """
 
 from collections.abc import Callable
@@ -13,9 +13,11 @@ from course_lib.shapes import Float, Int, PerSample, Tensor
 
 
 def top_k_filter(logits: Float[Tensor, "b v"], k: int) -> Float[Tensor, "b v"]:
-    """The k greatest logits of each row; the others become -inf.  Raises ValueError unless 1 <= k <= v.
+    """The k greatest logits of each row; the others become -inf.  Raises ValueError unless 1 <= k
+    <= v.
 
-    Tokens that tie with the k-th stay too: none is better than the other, and which came first is chance.
+    Tokens that tie with the k-th stay too: none is better than the other, and which came first is
+    chance.
     """
     if not 1 <= k <= logits.shape[-1]:
         raise ValueError(f"expected k from 1 to the {logits.shape[-1]} tokens there are, got {k}")
@@ -24,26 +26,37 @@ def top_k_filter(logits: Float[Tensor, "b v"], k: int) -> Float[Tensor, "b v"]:
 
 
 def top_p_filter(logits: Float[Tensor, "b v"], p: int | float) -> Float[Tensor, "b v"]:
-    """The fewest most probable tokens that together have probability p; the logits of the others become -inf.
+    """The fewest most probable tokens that together have probability p; the logits of the others
+    become -inf.
 
-    The nucleus of Holtzman et al., arXiv 1904.09751.  Tokens that tie with the last of them stay too.  Raises
-    ValueError unless 0 < p <= 1.
+    The nucleus of Holtzman et al., arXiv 1904.09751.  Tokens that tie with the last of them stay
+    too.  Raises ValueError unless 0 < p <= 1.
     """
     if not 0 < p <= 1:
         raise ValueError(f"expected 0 < p <= 1, got {p}")
     ordered = logits.sort(descending=True).values  # b v
-    before = (ordered.softmax(-1).cumsum(-1) < p).sum(-1, keepdim=True)  # b 1: how many do not reach p
+    # b 1: how many do not reach p
+    before = (ordered.softmax(-1).cumsum(-1) < p).sum(-1, keepdim=True)
     least = ordered.gather(-1, before.clamp(max=logits.shape[-1] - 1))
     return logits.masked_fill(logits < least, -torch.inf)
 
 
 def next_token_probabilities(
-    logits: Float[Tensor, "b v"], temperature: int | float, top_k: int | None = None, top_p: int | float | None = None
+    logits: Float[Tensor, "b v"],
+    temperature: int | float,
+    top_k: int | None = None,
+    top_p: int | float | None = None,
 ) -> Float[Tensor, "b v"]:
-    """softmax(logits / temperature) over what the filters leave, top-k first.  ValueError unless temperature > 0."""
+    """softmax(logits / temperature) over what the filters leave, top-k first.  ValueError unless
+    temperature > 0.
+    """
     if not temperature > 0:
-        raise ValueError(f"expected a temperature above 0 (the most probable token is top_k=1), got {temperature}")
-    logits = logits.float() / temperature  # the sums that follow need more digits than half precision has
+        raise ValueError(
+            "expected a temperature above 0 (the most probable token is top_k=1), got"
+            f" {temperature}"
+        )
+    # the sums that follow need more digits than half precision has
+    logits = logits.float() / temperature
     if top_k is not None:
         logits = top_k_filter(logits, top_k)
     if top_p is not None:
@@ -52,23 +65,29 @@ def next_token_probabilities(
 
 
 def draw(probabilities: Float[Tensor, "b v"], uniform: PerSample) -> Int[Tensor, " b"]:
-    """The first token whose cumulative probability exceeds `uniform`, in the order of the vocabulary: int64.
+    """The first token whose cumulative probability exceeds `uniform`, in the order of the
+    vocabulary: int64.
 
-    Probabilities need not sum to 1.  A token of probability 0 is never drawn, whatever the rounding.  Raises ValueError
-    unless the sums are positive and finite and 0 <= uniform < 1.
+    Probabilities need not sum to 1.  A token of probability 0 is never drawn, whatever the
+    rounding.  Raises ValueError unless the sums are positive and finite and 0 <= uniform < 1.
     """
-    cumulative = probabilities.cumsum(-1) * (probabilities > 0)  # a token of probability 0 exceeds nothing
+    # a token of probability 0 exceeds nothing
+    cumulative = probabilities.cumsum(-1) * (probabilities > 0)
     total = cumulative.amax(-1, keepdim=True)
     u = uniform[:, None]
     if not (total.isfinite() & (total > 0) & (u >= 0) & (u < 1)).all():
-        raise ValueError(f"expected positive sums and 0 <= uniform < 1, got {total[:, 0]} and {uniform}")
+        raise ValueError(
+            f"expected positive sums and 0 <= uniform < 1, got {total[:, 0]} and {uniform}"
+        )
     return (cumulative > u * total).byte().argmax(-1)  # argmax: the first of equals
 
 
 def top_k_sample(
     logits: Float[Tensor, "b v"], k: int, temperature: int | float, uniform: PerSample
 ) -> Int[Tensor, " b"]:
-    """Draw the next token from the k most probable ones.  Errors as in `top_k_filter`, temperature and `draw`."""
+    """Draw the next token from the k most probable ones.  Errors as in `top_k_filter`, temperature
+    and `draw`.
+    """
     return draw(next_token_probabilities(logits, temperature, k), uniform)
 
 
@@ -84,19 +103,23 @@ def generate(
     generator: torch.Generator | None = None,
     cache: bool = True,
 ) -> Int[Tensor, "b steps"]:
-    """Draw `steps` tokens one by one, each given the prompt and those before it; the prompt itself is not returned.
+    """Draw `steps` tokens one by one, each given the prompt and those before it; the prompt itself
+    is not returned.
 
-    model(tokens (b m), cache=None) -> logits (b m v), in evaluation mode, is any causal model.  With a cache it is
-    called with the new tokens alone and must hold `config.depth` layers; the tokens drawn are the same.  Random numbers
-    come from the CPU, so that they are the same for every device.  Raises ValueError for an empty prompt.
+    model(tokens (b m), cache=None) -> logits (b m v), in evaluation mode, is any causal model.
+    With a cache it is called with the new tokens alone and must hold `config.depth` layers; the
+    tokens drawn are the same.  Random numbers come from the CPU, so that they are the same for
+    every device.  Raises ValueError for an empty prompt.
     """
     if not prompt.shape[1]:
         raise ValueError("expected a prompt of at least one token, got none")
     uniforms = torch.rand(steps, len(prompt), generator=generator).to(prompt.device)
-    held = KVCache(model.config.depth, prompt.shape[1] + steps - 1) if cache else None  # the last token is not fed
+    # the last token is not fed
+    held = KVCache(model.config.depth, prompt.shape[1] + steps - 1) if cache else None
     tokens = new = prompt
     for uniform in uniforms:
         logits = model(new if cache else tokens, cache=held)[:, -1]  # b v
-        new = draw(next_token_probabilities(logits, temperature, top_k, top_p), uniform)[:, None]  # b 1
+        # b 1
+        new = draw(next_token_probabilities(logits, temperature, top_k, top_p), uniform)[:, None]
         tokens = torch.cat([tokens, new], dim=1)
     return tokens[:, prompt.shape[1] :]

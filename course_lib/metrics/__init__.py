@@ -1,11 +1,18 @@
-"""Measuring models: likelihood, fidelity, distances between sets, gradient noise, few-shot probes, judges."""
+"""Measuring models: likelihood, fidelity, distances between sets, gradient noise, few-shot probes,
+judges.
+"""
 
 from course_lib.metrics.bits_per_dim import Likelihood, likelihood
 from course_lib.metrics.calibration import calibration_error, fit_temperature
 from course_lib.metrics.distance import frechet_distance, precision_recall
 from course_lib.metrics.few_shot import few_shot_accuracy, ridge
 from course_lib.metrics.fidelity import psnr, ssim
-from course_lib.metrics.gradient_noise import GradientNoise, gradient_noise, objective_noise, step_losses
+from course_lib.metrics.gradient_noise import (
+    GradientNoise,
+    gradient_noise,
+    objective_noise,
+    step_losses,
+)
 from course_lib.metrics.judge import Judge, JudgeConfig
 from course_lib.metrics.label_judge import CLIP_LABELS, PICTURE_LABELS, LabelJudge
 from course_lib.metrics.perceptual import perceptual

@@ -1,4 +1,6 @@
-"""Where a diffusion model's bits go: the variational bound of Eq. 5, term by term, with rate and distortion."""
+"""Where a diffusion model's bits go: the variational bound of Eq. 5, term by term, with rate and
+distortion.
+"""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -13,8 +15,9 @@ from course_lib.shapes import Batch, Float, Tensor
 class Likelihood:
     """The bound on -log p(x_0) of n samples, in bits per dimension; axis t counts from 0.
 
-    prior: L_T.  terms: L_0 at t = 0, then L_{t-1}.  x_start_mse and eps_mse: the squared error, averaged over
-    a sample's values, of the clean picture and of the noise that the network predicts at each step.
+    prior: L_T.  terms: L_0 at t = 0, then L_{t-1}.  x_start_mse and eps_mse: the squared error,
+    averaged over a sample's values, of the clean picture and of the noise that the network predicts
+    at each step.
     """
 
     prior: Float[Tensor, " n"]
@@ -49,7 +52,8 @@ def likelihood(
 ) -> Likelihood:
     """Evaluate every term of the bound, one network call per step, noise drawn anew for each.
 
-    x_start holds pixel values k / 127.5 - 1.  The estimate of x_0 is clipped, as in the papers' evaluations.
+    x_start holds pixel values k / 127.5 - 1.  The estimate of x_0 is clipped, as in the papers'
+    evaluations.
     """
     columns = []
     for step in range(diffusion.steps):

@@ -6,14 +6,18 @@ import torch.nn.functional as F
 from course_lib.shapes import Float, Int, Tensor
 
 
-def calibration_error(logits: Float[Tensor, "n k"], label: Int[Tensor, " n"], bins: int = 15) -> float:
-    """Expected calibration error: |accuracy - mean confidence| of the answers in each of `bins` equal ranges of
-    confidence, averaged with the number of answers as weights.  0 is perfect, in [0, 1].
+def calibration_error(
+    logits: Float[Tensor, "n k"], label: Int[Tensor, " n"], bins: int = 15
+) -> float:
+    """Expected calibration error: |accuracy - mean confidence| of the answers in each of `bins`
+    equal ranges of confidence, averaged with the number of answers as weights.  0 is perfect, in
+    [0, 1].
     """
     confidence, answer = logits.softmax(1).max(1)
     right = (answer == label).to(confidence)
     bin_of = (confidence * bins).long().clamp(max=bins - 1)
-    gaps = torch.zeros(bins).to(confidence).index_add(0, bin_of, right - confidence)  # count * (accuracy - confidence)
+    # count * (accuracy - confidence)
+    gaps = torch.zeros(bins).to(confidence).index_add(0, bin_of, right - confidence)
     return float(gaps.abs().sum() / len(label))
 
 

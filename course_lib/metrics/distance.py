@@ -9,7 +9,8 @@ from course_lib.shapes import Float, Tensor
 
 
 def frechet_distance(real: Float[Tensor, "n d"], fake: Float[Tensor, "m d"]) -> float:
-    """Distance between the normals that have the two sets' means and covariances (Heusel et al. 2017).
+    """Distance between the normals that have the two sets' means and covariances (Heusel et al.
+    2017).
 
     |mu_1 - mu_2|^2 + tr(C_1 + C_2 - 2 (C_1 C_2)^(1/2)).  ValueError for fewer than two samples.
     """
@@ -25,18 +26,24 @@ def frechet_distance(real: Float[Tensor, "n d"], fake: Float[Tensor, "m d"]) -> 
     return float(mean + c_real.trace() + c_fake.trace() - 2 * product.sqrt().sum())
 
 
-def precision_recall(real: Float[Tensor, "n d"], fake: Float[Tensor, "m d"], k: int = 3) -> tuple[float, float]:
+def precision_recall(
+    real: Float[Tensor, "n d"], fake: Float[Tensor, "m d"], k: int = 3
+) -> tuple[float, float]:
     """Improved precision and recall (Kynkaanniemi et al. 2019, arXiv 1904.06991).
 
-    Precision: the share of fakes inside the real samples' manifold, the union of balls that reach from each
-    real sample to its k-th nearest neighbour.  Recall: the share of reals inside the fakes' manifold.
+    Precision: the share of fakes inside the real samples' manifold, the union of balls that reach
+    from each real sample to its k-th nearest neighbour.  Recall: the share of reals inside the
+    fakes' manifold.
     """
     if min(len(real), len(fake)) <= k:
-        raise ValueError(f"more than k = {k} samples a side are needed, got {len(real)} and {len(fake)}")
+        raise ValueError(
+            f"more than k = {k} samples a side are needed, got {len(real)} and {len(fake)}"
+        )
     return _inside(fake, real, k), _inside(real, fake, k)
 
 
 def _inside(points: Tensor, support: Tensor, k: int) -> float:
     """The share of points within the support's k-nearest-neighbour balls."""
-    radii = torch.cdist(support, support).kthvalue(k + 1, dim=1).values  # the nearest is the sample itself
+    # the nearest is the sample itself
+    radii = torch.cdist(support, support).kthvalue(k + 1, dim=1).values
     return float((torch.cdist(points, support) <= radii).any(dim=1).float().mean())

@@ -26,21 +26,27 @@ def few_shot_accuracy(
     repeats: int = 5,
     penalty: float = 1.0,
 ) -> list[float]:
-    """Accuracy on `test` of ridge regression from features to targets in {-1, 1}, on `shots` examples of each class.
+    """Accuracy on `test` of ridge regression from features to targets in {-1, 1}, on `shots`
+    examples of each class.
 
-    One number for each of `repeats` draws of the examples (seeds 0, 1, ...).  Features are first scaled to unit
-    variance, so that one penalty suits all models.  Raises ValueError when a class has fewer than `shots` examples.
+    One number for each of `repeats` draws of the examples (seeds 0, 1, ...).  Features are first
+    scaled to unit variance, so that one penalty suits all models.  Raises ValueError when a class
+    has fewer than `shots` examples.
     """
     (x, label), (x_test, label_test) = train, test
     classes = int(label.max()) + 1
     counts = label.bincount(minlength=classes)
     if int(counts.min()) < shots:
-        raise ValueError(f"expected at least {shots} examples of every class, got {counts.tolist()}")
+        raise ValueError(
+            f"expected at least {shots} examples of every class, got {counts.tolist()}"
+        )
     mean, std = x.mean(0), x.std(0).clamp(min=1e-6)
     x, x_test = (x - mean) / std, (x_test - mean) / std
     accuracies = []
     for seed in range(repeats):
-        order = torch.randperm(len(x), generator=torch.Generator().manual_seed(seed)).to(label.device)
+        order = torch.randperm(len(x), generator=torch.Generator().manual_seed(seed)).to(
+            label.device
+        )
         chosen = torch.cat([order[label[order] == k][:shots] for k in range(classes)])
         targets = 2 * torch.nn.functional.one_hot(label[chosen], classes).to(x) - 1
         weights, bias = ridge(x[chosen], targets, penalty)

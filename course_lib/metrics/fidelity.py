@@ -1,6 +1,8 @@
-"""How faithful a reconstruction is, number by number: PSNR and SSIM of pictures in [-1, 1], one value per picture.
+"""How faithful a reconstruction is, number by number: PSNR and SSIM of pictures in [-1, 1], one
+value per picture.
 
-Both equal scikit-image's, in double precision.  The frames of a clip are pictures: fold time into b first.
+Both equal scikit-image's, in double precision.  The frames of a clip are pictures: fold time into b
+first.
 """
 
 import torch
@@ -15,21 +17,28 @@ Image = Float[Tensor, "b c h w"]
 
 
 def psnr(x: Image, y: Float[Tensor, "..."]) -> PerSample:
-    """Peak signal-to-noise ratio in decibels: 10 log10(range^2 / mean squared error); infinite for equal pictures."""
+    """Peak signal-to-noise ratio in decibels: 10 log10(range^2 / mean squared error); infinite for
+    equal pictures.
+    """
     _check(x, y)
     error = (x.double() - y.double()).square().mean((1, 2, 3))
     return 10 * (RANGE**2 / error).log10()
 
 
 def ssim(x: Image, y: Float[Tensor, "..."]) -> PerSample:
-    """Structural similarity (Wang, Bovik, Sheikh, Simoncelli 2004), Eq. 13 and 14: 1 for equal pictures, at most.
+    """Structural similarity (Wang, Bovik, Sheikh, Simoncelli 2004), Eq. 13 and 14: 1 for equal
+    pictures, at most.
 
-    Means, variances and the covariance are taken under a Gaussian of 1.5 pixels in a window of 11 x 11, for each
-    channel; only windows that lie in the picture whole count.  ValueError below 11 x 11 pixels.
+    Means, variances and the covariance are taken under a Gaussian of 1.5 pixels in a window of 11 x
+    11, for each channel; only windows that lie in the picture whole count.  ValueError below 11 x
+    11 pixels.
     """
     _check(x, y)
     if min(x.shape[-2:]) < 2 * RADIUS + 1:
-        raise ValueError(f"SSIM: expected at least {2 * RADIUS + 1} x {2 * RADIUS + 1} pixels, got {tuple(x.shape)}")
+        raise ValueError(
+            f"SSIM: expected at least {2 * RADIUS + 1} x {2 * RADIUS + 1} pixels, got"
+            f" {tuple(x.shape)}"
+        )
     x, y = x.double(), y.double()
     mean_x, mean_y = _local_mean(x), _local_mean(y)
     variance_x = _local_mean(x * x) - mean_x**2
@@ -42,7 +51,9 @@ def ssim(x: Image, y: Float[Tensor, "..."]) -> PerSample:
 
 
 def _local_mean(x: Tensor) -> Tensor:
-    """The mean under the Gaussian window around every pixel that has one: (b c h w) -> (b c h-10 w-10)."""
+    """The mean under the Gaussian window around every pixel that has one: (b c h w) -> (b c h-10
+    w-10).
+    """
     place = torch.arange(-RADIUS, RADIUS + 1).to(x)
     weights = (-0.5 * (place / SIGMA) ** 2).softmax(0)
     flat = x.flatten(0, 1)[:, None]  # b*c 1 h w
@@ -52,4 +63,6 @@ def _local_mean(x: Tensor) -> Tensor:
 
 def _check(x: Tensor, y: Tensor) -> None:
     if x.shape != y.shape:
-        raise ValueError(f"expected two sets of pictures of one shape, got {tuple(x.shape)} and {tuple(y.shape)}")
+        raise ValueError(
+            f"expected two sets of pictures of one shape, got {tuple(x.shape)} and {tuple(y.shape)}"
+        )

@@ -18,11 +18,13 @@ class GradientNoise(NamedTuple):
 def gradient_noise(
     loss: Callable[[int], Tensor], parameters: Iterable[Tensor], draws: int, batch: int
 ) -> GradientNoise:
-    """Both parts of the simple noise scale tr(S) / |G|^2 (McCandlish et al. 2018, arXiv 1812.06162, Eq. 2.9).
+    """Both parts of the simple noise scale tr(S) / |G|^2 (McCandlish et al. 2018, arXiv 1812.06162,
+    Eq. 2.9).
 
-    The scale is the batch size at which noise and signal are equally strong.  loss(i) is the mean loss of the
-    i-th independent batch of `batch` samples.  |G|^2 is estimated without bias from the spread between the
-    batches, so that it may come out below zero where noise hides it.  ValueError for fewer than two draws.
+    The scale is the batch size at which noise and signal are equally strong.  loss(i) is the mean
+    loss of the i-th independent batch of `batch` samples.  |G|^2 is estimated without bias from the
+    spread between the batches, so that it may come out below zero where noise hides it.  ValueError
+    for fewer than two draws.
     """
     if draws < 2:
         raise ValueError(f"at least two draws are needed to see a spread, got {draws}")
@@ -32,11 +34,14 @@ def gradient_noise(
         parts = torch.autograd.grad(loss(draw), parameters)
         gradients.append(torch.cat([part.flatten() for part in parts]).double())
     mean = torch.stack(gradients).mean(0)
-    spread = sum((gradient - mean).square().sum() for gradient in gradients) / (draws - 1)  # tr(S) / batch
+    # tr(S) / batch
+    spread = sum((gradient - mean).square().sum() for gradient in gradients) / (draws - 1)
     return GradientNoise(float(batch * spread), float(mean.square().sum() - spread / draws))
 
 
-def step_losses(objective: Callable, x_start: Batch, steps: int, k: int = 4) -> Float[Tensor, "steps k"]:
+def step_losses(
+    objective: Callable, x_start: Batch, steps: int, k: int = 4
+) -> Float[Tensor, "steps k"]:
     """k losses of every step, without gradients: what importance sampling keeps a record of.
 
     objective(x_start, t, noise) -> one loss per sample.
@@ -45,7 +50,10 @@ def step_losses(objective: Callable, x_start: Batch, steps: int, k: int = 4) -> 
     x = x_start[torch.arange(len(t)) % len(x_start)]
     noise = torch.randn(x.shape, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
-        parts = [objective(*part) for part in zip(x.split(500), t.split(500), noise.split(500), strict=True)]
+        parts = [
+            objective(*part)
+            for part in zip(x.split(500), t.split(500), noise.split(500), strict=True)
+        ]
     return torch.cat(parts).reshape(steps, k)
 
 
@@ -57,7 +65,8 @@ def objective_noise(
     draws: int = 24,
     batch: int = 64,
 ) -> GradientNoise:
-    """The noise of objective(x_start, t, noise), its t drawn by `probabilities` and weighed by 1 / (T p).
+    """The noise of objective(x_start, t, noise), its t drawn by `probabilities` and weighed by 1 /
+    (T p).
 
     The true gradient does not depend on the probabilities, so that noises may be compared directly.
     """

@@ -37,7 +37,9 @@ class Judge(nn.Module):
         ])  # fmt: skip
         self.norms = nn.ModuleList(nn.GroupNorm(8, conv.out_channels) for conv in self.convolutions)
         self.project = nn.Linear(2 * 4 * w, config.features)
-        self.heads = nn.ModuleDict({name: nn.Linear(config.features, n) for name, n in config.labels})
+        self.heads = nn.ModuleDict(
+            {name: nn.Linear(config.features, n) for name, n in config.labels}
+        )
 
     def features(self, image: Float[Tensor, "b c h w"]) -> Float[Tensor, "b d"]:
         """One vector per picture in [-1, 1]."""

@@ -1,6 +1,8 @@
-"""The world's judges: trained networks that read what is in a picture or a clip of the little world.
+"""The world's judges: trained networks that read what is in a picture or a clip of the little
+world.
 
-What a model generates can be measured with them, because for the world's own pictures the truth is known.
+What a model generates can be measured with them, because for the world's own pictures the truth is
+known.
 """
 
 from collections.abc import Mapping
@@ -15,10 +17,11 @@ CLIP_LABELS = {"motion": 9, "camera": 3}
 
 
 class LabelJudge(nn.Module):
-    """A network with `forward` to logits and `features` below them, its logits split among several labels.
+    """A network with `forward` to logits and `features` below them, its logits split among several
+    labels.
 
-    labels: how many values each label has, in the order of the logits.  `temperature` divides each label's logits;
-    `calibrate` sets it.
+    labels: how many values each label has, in the order of the logits.  `temperature` divides each
+    label's logits; `calibrate` sets it.
     """
 
     def __init__(self, network: nn.Module, labels: Mapping[str, int]):
@@ -29,7 +32,10 @@ class LabelJudge(nn.Module):
     def forward(self, x: Float[Tensor, "b ..."]) -> dict[str, Float[Tensor, "b classes"]]:
         """Logits of every label, calibrated."""
         parts = self.network(x).split(list(self.labels.values()), dim=1)
-        return {name: part / t for name, part, t in zip(self.labels, parts, self.temperature, strict=True)}
+        return {
+            name: part / t
+            for name, part, t in zip(self.labels, parts, self.temperature, strict=True)
+        }
 
     def features(self, x: Float[Tensor, "b ..."]) -> Float[Tensor, "b d"]:
         """One vector per picture or clip, the space in which sets of samples can be compared."""

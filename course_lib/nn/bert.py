@@ -1,8 +1,9 @@
-"""The bidirectional transformer of BERT (Devlin et al., arXiv 1810.04805), whose norms come after the residual sums.
+"""The bidirectional transformer of BERT (Devlin et al., arXiv 1810.04805), whose norms come after
+the residual sums.
 
-What MAGVIT and MAGVIT-v2 share; how tokens become vectors and vectors become logits is each paper's own.  In the manner
-of their official code: GELU is its tanh form, LayerNorm's epsilon 1e-12, and all weights start as normal numbers of
-deviation 0.02, cut off at two deviations.
+What MAGVIT and MAGVIT-v2 share; how tokens become vectors and vectors become logits is each paper's
+own.  In the manner of their official code: GELU is its tanh form, LayerNorm's epsilon 1e-12, and
+all weights start as normal numbers of deviation 0.02, cut off at two deviations.
 """
 
 import torch
@@ -16,7 +17,9 @@ from course_lib.shapes import Float, Tensor
 class Bert(nn.Module):
     """Embedded tokens (b n d), of at most `length`, to one vector each that has seen all others."""
 
-    def __init__(self, length: int, width: int, depth: int, heads: int, mlp: int, dropout: float = 0.0):
+    def __init__(
+        self, length: int, width: int, depth: int, heads: int, mlp: int, dropout: float = 0.0
+    ):
         super().__init__()
         self.positions = nn.Parameter(torch.zeros(length, width))
         self.norm = nn.LayerNorm(width, 1e-12)
@@ -26,7 +29,9 @@ class Bert(nn.Module):
 
     def forward(self, embedded: Float[Tensor, "b n d"]) -> Float[Tensor, "b n d"]:
         if embedded.shape[1] > len(self.positions):
-            raise ValueError(f"expected at most {len(self.positions)} tokens, got {embedded.shape[1]}")
+            raise ValueError(
+                f"expected at most {len(self.positions)} tokens, got {embedded.shape[1]}"
+            )
         x = self.dropout(self.norm(embedded + self.positions[: embedded.shape[1]]))
         for layer in self.layers:
             x = layer(x)
@@ -56,13 +61,18 @@ class BertLayer(nn.Module):
 
     def attend(self, x: Float[Tensor, "b n d"]) -> Float[Tensor, "b n d"]:
         """Every token to every token."""
-        q, k, v = rearrange(self.qkv(x), "b n (three heads d) -> three b heads n d", three=3, heads=self.heads)
-        h = F.scaled_dot_product_attention(q, k, v, dropout_p=self.rate if self.training else 0.0)  # b heads n d_h
+        q, k, v = rearrange(
+            self.qkv(x), "b n (three heads d) -> three b heads n d", three=3, heads=self.heads
+        )
+        # b heads n d_h
+        h = F.scaled_dot_product_attention(q, k, v, dropout_p=self.rate if self.training else 0.0)
         return self.out(rearrange(h, "b heads n d -> b n (heads d)"))
 
 
 class BertHead(nn.Module):
-    """What BERT does to a vector before it is compared with the tokens' embeddings: a layer, a GELU, a norm."""
+    """What BERT does to a vector before it is compared with the tokens' embeddings: a layer, a
+    GELU, a norm.
+    """
 
     def __init__(self, width: int):
         super().__init__()

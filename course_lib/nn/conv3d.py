@@ -1,7 +1,7 @@
 """Convolutions of clips (b c t h w) that keep their size, padded by reflection or by zeros.
 
-MAGVIT (arXiv 2212.05199, section 3.1 and appendix A) pads by reflection, so that the same content gets the same token
-wherever it stands: a zero says "here is the border", a mirror image does not.
+MAGVIT (arXiv 2212.05199, section 3.1 and appendix A) pads by reflection, so that the same content
+gets the same token wherever it stands: a zero says "here is the border", a mirror image does not.
 """
 
 import math
@@ -14,13 +14,22 @@ from course_lib.shapes import Float, Tensor
 
 
 class Conv3d(nn.Conv3d):
-    """A convolution of stride 1 with odd kernel (t, h, w), or one number for all three, that keeps the clip's size.
+    """A convolution of stride 1 with odd kernel (t, h, w), or one number for all three, that keeps
+    the clip's size.
 
-    padding: "reflect" or "zeros".  Raises ValueError for another, and for a kernel without a middle.
-    Weights start as Flax's do: normal, cut off at two deviations, of variance 1 / fan-in; biases at zero.
+    padding: "reflect" or "zeros".  Raises ValueError for another, and for a kernel without a
+    middle. Weights start as Flax's do: normal, cut off at two deviations, of variance 1 / fan-in;
+    biases at zero.
     """
 
-    def __init__(self, c_in: int, c_out: int, kernel: int | Sequence[int], padding: str = "reflect", bias: bool = True):
+    def __init__(
+        self,
+        c_in: int,
+        c_out: int,
+        kernel: int | Sequence[int],
+        padding: str = "reflect",
+        bias: bool = True,
+    ):
         kernel = (kernel,) * 3 if isinstance(kernel, int) else tuple(kernel)
         if padding not in ("reflect", "zeros"):
             raise ValueError(f"expected padding 'reflect' or 'zeros', got {padding!r}")
@@ -40,19 +49,25 @@ class Conv3d(nn.Conv3d):
 
 
 def reflect_pad(x: Float[Tensor, "b c t h w"], pad: Sequence[int]) -> Float[Tensor, "b c t2 h2 w2"]:
-    """Continue a clip beyond its ends by its mirror image, pad = (frames, rows, columns) on both sides of each axis.
+    """Continue a clip beyond its ends by its mirror image, pad = (frames, rows, columns) on both
+    sides of each axis.
 
-    The border is the mirror and is not repeated: 0 1 2 3 becomes 1 0 1 2 3 2 for a pad of 1.  Raises ValueError unless
-    every axis is longer than its pad.
+    The border is the mirror and is not repeated: 0 1 2 3 becomes 1 0 1 2 3 2 for a pad of 1.
+    Raises ValueError unless every axis is longer than its pad.
     """
     if any(p >= n for p, n in zip(pad, x.shape[2:], strict=True)):
-        raise ValueError(f"expected a clip longer than its pad {tuple(pad)} on every axis, got {tuple(x.shape[2:])}")
+        raise ValueError(
+            f"expected a clip longer than its pad {tuple(pad)} on every axis, got"
+            f" {tuple(x.shape[2:])}"
+        )
     t, h, w = pad
     return F.pad(x, (w, w, h, h, t, t), mode="reflect")
 
 
 def lecun_normal_(weight: Tensor) -> None:
-    """Fill (out in ...) in place with normal numbers of variance 1 / fan-in, cut off at two deviations."""
+    """Fill (out in ...) in place with normal numbers of variance 1 / fan-in, cut off at two
+    deviations.
+    """
     cut = 0.87962566103423978  # the deviation that is left of 1 after the cut
     std = 1 / math.sqrt(weight[0].numel()) / cut
     nn.init.trunc_normal_(weight, std=std, a=-2 * std, b=2 * std)

@@ -1,4 +1,6 @@
-"""The patch discriminator of pix2pix (Isola et al., arXiv 1611.07004, section 3.2.2), which VQGAN took over."""
+"""The patch discriminator of pix2pix (Isola et al., arXiv 1611.07004, section 3.2.2), which VQGAN
+took over.
+"""
 
 from itertools import pairwise
 
@@ -8,10 +10,12 @@ from course_lib.shapes import Float, Tensor
 
 
 class PatchGAN(nn.Module):
-    """One logit for every patch of a picture: patches of 70 x 70 pixels, 8 apart, with the default three halvings.
+    """One logit for every patch of a picture: patches of 70 x 70 pixels, 8 apart, with the default
+    three halvings.
 
-    Convolutions of 4 x 4, batch norms (not behind the first) and leaky ReLUs; each halving doubles the width, up to
-    eightfold.  As in the authors' code, weights start from a normal of standard deviation 0.02.
+    Convolutions of 4 x 4, batch norms (not behind the first) and leaky ReLUs; each halving doubles
+    the width, up to eightfold.  As in the authors' code, weights start from a normal of standard
+    deviation 0.02.
     """
 
     def __init__(self, channels: int = 3, width: int = 64, halvings: int = 3):
@@ -20,7 +24,11 @@ class PatchGAN(nn.Module):
         layers = [nn.Conv2d(channels, width, 4, 2, 1), nn.LeakyReLU(0.2)]
         for level, (c_in, c_out) in enumerate(pairwise(widths), start=1):
             stride = 2 if level < halvings else 1  # the last one keeps the size
-            layers += [nn.Conv2d(c_in, c_out, 4, stride, 1, bias=False), nn.BatchNorm2d(c_out), nn.LeakyReLU(0.2)]
+            layers += [
+                nn.Conv2d(c_in, c_out, 4, stride, 1, bias=False),
+                nn.BatchNorm2d(c_out),
+                nn.LeakyReLU(0.2),
+            ]
         self.layers = nn.Sequential(*layers, nn.Conv2d(widths[-1], 1, 4, 1, 1))
         for module in self.layers:
             if isinstance(module, nn.Conv2d):

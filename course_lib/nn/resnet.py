@@ -1,7 +1,8 @@
-"""The convolutional parts of a U-Net: residual block, self-attention over a picture, halving, doubling.
+"""The convolutional parts of a U-Net: residual block, self-attention over a picture, halving,
+doubling.
 
-DDPM (arXiv 2006.11239, appendix B) put them together, and the autoencoders and latent diffusion models
-that followed kept them.
+DDPM (arXiv 2006.11239, appendix B) put them together, and the autoencoders and latent diffusion
+models that followed kept them.
 """
 
 import torch.nn.functional as F
@@ -12,9 +13,13 @@ from course_lib.shapes import Float, Tensor
 
 
 class ResBlock(nn.Module):
-    """Two 3x3 convolutions around the identity; in a denoiser the time vector is added between them."""
+    """Two 3x3 convolutions around the identity; in a denoiser the time vector is added between
+    them.
+    """
 
-    def __init__(self, c_in: int, c_out: int, time_width: int | None, groups: int, eps: float, dropout: float):
+    def __init__(
+        self, c_in: int, c_out: int, time_width: int | None, groups: int, eps: float, dropout: float
+    ):
         super().__init__()
         self.norm1 = nn.GroupNorm(groups, c_in, eps)
         self.conv1 = nn.Conv2d(c_in, c_out, 3, padding=1)
@@ -61,7 +66,9 @@ def _pointwise(conv: nn.Conv2d, tokens: Float[Tensor, "b n c_in"]) -> Float[Tens
 
 
 class Downsample(nn.Module):
-    """Halve both sides by a convolution of stride 2, padded right and bottom as TensorFlow's SAME does."""
+    """Halve both sides by a convolution of stride 2, padded right and bottom as TensorFlow's SAME
+    does.
+    """
 
     padding = (0, 1, 0, 1)  # left, right, top, bottom
 

@@ -1,7 +1,8 @@
 """A ResNet without batch statistics: group norm and standardised convolutions, as in Big Transfer.
 
-ViT's baseline and the stem of its hybrids (arXiv 2010.11929, section 4.1; Kolesnikov et al., arXiv 1912.11370).
-Convolutions pad as TensorFlow's SAME does, right and bottom first, as the published weights need it.
+ViT's baseline and the stem of its hybrids (arXiv 2010.11929, section 4.1; Kolesnikov et al., arXiv
+1912.11370). Convolutions pad as TensorFlow's SAME does, right and bottom first, as the published
+weights need it.
 """
 
 from collections.abc import Sequence
@@ -13,11 +14,17 @@ from torch import nn
 from course_lib.shapes import Float, Tensor
 
 
-def pad_same(x: Float[Tensor, "b c h w"], kernel: int, stride: int, value: float = 0.0) -> Float[Tensor, "b c h2 w2"]:
-    """Padding with which a convolution of this kernel and stride gives ceil(side / stride) rows and columns."""
+def pad_same(
+    x: Float[Tensor, "b c h w"], kernel: int, stride: int, value: float = 0.0
+) -> Float[Tensor, "b c h2 w2"]:
+    """Padding with which a convolution of this kernel and stride gives ceil(side / stride) rows and
+    columns.
+    """
     (top, bottom), (left, right) = (
         (total // 2, total - total // 2)
-        for total in (max((-(-side // stride) - 1) * stride + kernel - side, 0) for side in x.shape[2:])
+        for total in (
+            max((-(-side // stride) - 1) * stride + kernel - side, 0) for side in x.shape[2:]
+        )
     )
     return F.pad(x, (left, right, top, bottom), value=value)
 
@@ -45,7 +52,9 @@ class ResidualUnit(nn.Module):
         self.conv3, self.norm3 = StdConv(width, c_out, 1), nn.GroupNorm(groups, c_out, 1e-6)
         self.skip = nn.Identity()
         if c_in != c_out or stride > 1:
-            self.skip = nn.Sequential(StdConv(c_in, c_out, 1, stride), nn.GroupNorm(groups, c_out, 1e-6))
+            self.skip = nn.Sequential(
+                StdConv(c_in, c_out, 1, stride), nn.GroupNorm(groups, c_out, 1e-6)
+            )
         nn.init.zeros_(self.norm3.weight)
 
     def forward(self, x: Float[Tensor, "b c_in h w"]) -> Float[Tensor, "b c h2 w2"]:
@@ -57,11 +66,18 @@ class ResidualUnit(nn.Module):
 class ResNet(nn.Module):
     """Stages of residual units, the first at the root's resolution, each further one at half of it.
 
-    blocks: units per stage; width: of the first stage.  The root halves twice, or, for pictures of few pixels
-    (`halving_root=False`), not at all.
+    blocks: units per stage; width: of the first stage.  The root halves twice, or, for pictures of
+    few pixels (`halving_root=False`), not at all.
     """
 
-    def __init__(self, channels: int, blocks: Sequence[int], width: int, groups: int = 32, halving_root: bool = True):
+    def __init__(
+        self,
+        channels: int,
+        blocks: Sequence[int],
+        width: int,
+        groups: int = 32,
+        halving_root: bool = True,
+    ):
         super().__init__()
         self.halving_root = halving_root
         self.root = StdConv(channels, width, 7, 2) if halving_root else StdConv(channels, width, 3)
@@ -71,7 +87,9 @@ class ResNet(nn.Module):
         for stage, units in enumerate(blocks):
             inner = width * 2**stage
             for unit in range(units):
-                self.stages.append(ResidualUnit(c, inner, 2 if stage > 0 and unit == 0 else 1, groups))
+                self.stages.append(
+                    ResidualUnit(c, inner, 2 if stage > 0 and unit == 0 else 1, groups)
+                )
                 c = 4 * inner
         self.out_channels = c
         self.stride = 2 ** (len(blocks) - 1) * (4 if halving_root else 1)

@@ -1,8 +1,9 @@
-"""StyleGAN's discriminator with its convolutions inflated from 2D to 3D: one logit per clip (b c t h w).
+"""StyleGAN's discriminator with its convolutions inflated from 2D to 3D: one logit per clip (b c t
+h w).
 
-Karras et al., arXiv 1912.04958, figure 7, as MAGVIT (arXiv 2212.05199, appendix A) and MAGVIT-v2 (2310.05737, section
-3.2) use it.  MAGVIT halves by averages; MAGVIT-v2 blurs first (Zhang, arXiv 1904.11486), which makes the logit steadier
-under small shifts.
+Karras et al., arXiv 1912.04958, figure 7, as MAGVIT (arXiv 2212.05199, appendix A) and MAGVIT-v2
+(2310.05737, section 3.2) use it.  MAGVIT halves by averages; MAGVIT-v2 blurs first (Zhang, arXiv
+1904.11486), which makes the logit steadier under small shifts.
 """
 
 import math
@@ -16,7 +17,9 @@ from course_lib.shapes import Float, Tensor
 
 
 def average_pool(x: Float[Tensor, "b c t h w"]) -> Float[Tensor, "b c t2 h2 w2"]:
-    """Halve frames, rows and columns by averages of pairs.  An odd axis ends in what is left, as it is."""
+    """Halve frames, rows and columns by averages of pairs.  An odd axis ends in what is left, as it
+    is.
+    """
     return F.avg_pool3d(x, tuple(min(2, n) for n in x.shape[2:]), ceil_mode=True)
 
 
@@ -36,8 +39,8 @@ def blur_pool(x: Float[Tensor, "b c t h w"]) -> Float[Tensor, "b c t2 h2 w2"]:
 class StyleGANDiscriminator(nn.Module):
     """Clips of one size to logits, high where a clip looks real.
 
-    size: frames, rows and columns of the clips; every multiplier is a block of `filters` times as many channels that
-    halves all three (rounding up).  halve: `average_pool` or `blur_pool`.
+    size: frames, rows and columns of the clips; every multiplier is a block of `filters` times as
+    many channels that halves all three (rounding up).  halve: `average_pool` or `blur_pool`.
     """
 
     def __init__(
@@ -52,7 +55,9 @@ class StyleGANDiscriminator(nn.Module):
         self.size = tuple(size)
         widths = [filters, *(filters * m for m in multipliers)]
         self.conv_in = nn.Conv3d(channels, filters, 3, padding=1)
-        self.blocks = nn.ModuleList(ResBlock(c_in, c_out, halve) for c_in, c_out in pairwise(widths))
+        self.blocks = nn.ModuleList(
+            ResBlock(c_in, c_out, halve) for c_in, c_out in pairwise(widths)
+        )
         self.conv_out = nn.Conv3d(widths[-1], widths[-1], 3, padding=1)
         cells = math.prod(-(-n // 2 ** len(multipliers)) for n in self.size)
         self.hidden = nn.Linear(widths[-1] * cells, widths[-1])
@@ -65,7 +70,9 @@ class StyleGANDiscriminator(nn.Module):
 
     def forward(self, clip: Float[Tensor, "b c t h w"]) -> Float[Tensor, " b"]:
         if tuple(clip.shape[2:]) != self.size:
-            raise ValueError(f"expected clips of {self.size} frames, rows, columns, got {tuple(clip.shape[2:])}")
+            raise ValueError(
+                f"expected clips of {self.size} frames, rows, columns, got {tuple(clip.shape[2:])}"
+            )
         x = activate(self.conv_in(clip))  # b filters t h w
         for block in self.blocks:
             x = block(x)  # b c t/2 h/2 w/2, in the end b d t/2^n h/2^n w/2^n
@@ -74,7 +81,9 @@ class StyleGANDiscriminator(nn.Module):
 
 
 class ResBlock(nn.Module):
-    """Two convolutions with a halving between them, around a halved identity; the sum keeps its variance."""
+    """Two convolutions with a halving between them, around a halved identity; the sum keeps its
+    variance.
+    """
 
     def __init__(self, c_in: int, c_out: int, halve: Callable[[Tensor], Tensor]):
         super().__init__()
@@ -85,7 +94,8 @@ class ResBlock(nn.Module):
 
     def forward(self, x: Float[Tensor, "b c t h w"]) -> Float[Tensor, "b d t2 h2 w2"]:
         h = self.halve(activate(self.conv1(x)))  # b c t/2 h/2 w/2
-        return (self.skip(self.halve(x)) + activate(self.conv2(h))) / math.sqrt(2)  # b d t/2 h/2 w/2
+        # b d t/2 h/2 w/2
+        return (self.skip(self.halve(x)) + activate(self.conv2(h))) / math.sqrt(2)
 
 
 def activate(x: Tensor) -> Tensor:

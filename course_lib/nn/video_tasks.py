@@ -1,10 +1,11 @@
-"""The ten tasks of MAGVIT (arXiv 2212.05199, section 3.2 and appendix B.1): what of a clip is given, and what stands
-in for the rest.
+"""The ten tasks of MAGVIT (arXiv 2212.05199, section 3.2 and appendix B.1): what of a clip is
+given, and what stands in for the rest.
 
-Clips are (b c t h w) in [-1, 1].  A task's rule is the same on every grid, of pixels or of tokens, in halves and
-quarters rounded down.  So a window that moves does so on the grid of tokens too, each rounded for itself, as in the
-official code.  That gives Table 12's percentages; by the letter of Eq. 2 (`touched`) a window that moves while a
-token's frames pass touches more tokens, and its inpainting counterpart leaves fewer as padding.
+Clips are (b c t h w) in [-1, 1].  A task's rule is the same on every grid, of pixels or of tokens,
+in halves and quarters rounded down.  So a window that moves does so on the grid of tokens too, each
+rounded for itself, as in the official code.  That gives Table 12's percentages; by the letter of
+Eq. 2 (`touched`) a window that moves while a token's frames pass touches more tokens, and its
+inpainting counterpart leaves fewer as padding.
 """
 
 from collections.abc import Sequence
@@ -18,12 +19,14 @@ TASKS = ("FP", "FI", "OPC", "OPV", "OPH", "OPD", "IPC", "IPD", "CG", "CFP")
 
 
 def task_mask(task: str, grid: Sequence[int]) -> Bool[Tensor, "t h w"]:
-    """Where the condition of a task lies, True, on a grid of frames, rows and columns: of pixels or of tokens alike.
+    """Where the condition of a task lies, True, on a grid of frames, rows and columns: of pixels or
+    of tokens alike.
 
-    Frame prediction (FP, and CFP with a class) is given the first frame, interpolation (FI) the first and the last.
-    Outpainting is given the middle half of rows and columns (OPC), of columns (OPV), of rows (OPH), or a strip of half
-    the columns that moves from left to right (OPD); inpainting all but the middle (IPC), or all but a box of half the
-    rows and columns that moves likewise (IPD); CG nothing.  Raises ValueError for another task.
+    Frame prediction (FP, and CFP with a class) is given the first frame, interpolation (FI) the
+    first and the last. Outpainting is given the middle half of rows and columns (OPC), of columns
+    (OPV), of rows (OPH), or a strip of half the columns that moves from left to right (OPD);
+    inpainting all but the middle (IPC), or all but a box of half the rows and columns that moves
+    likewise (IPD); CG nothing.  Raises ValueError for another task.
     """
     if task not in TASKS:
         raise ValueError(f"expected a task of {', '.join(TASKS)}, got {task!r}")
@@ -41,7 +44,8 @@ def task_mask(task: str, grid: Sequence[int]) -> Bool[Tensor, "t h w"]:
 
 
 def touched(pixels: Bool[Tensor, "t h w"], cell: Sequence[int]) -> Bool[Tensor, "t2 h2 w2"]:
-    """The tokens whose cell of (frames, rows, columns) holds a pixel of the mask: Eq. 2 calls the others padding.
+    """The tokens whose cell of (frames, rows, columns) holds a pixel of the mask: Eq. 2 calls the
+    others padding.
 
     Raises ValueError for a mask that is not made of cells.
     """
@@ -52,8 +56,9 @@ def touched(pixels: Bool[Tensor, "t h w"], cell: Sequence[int]) -> Bool[Tensor, 
 
 
 def condition_clip(task: str, clip: Float[Tensor, "b c t h w"]) -> Float[Tensor, "b c t h w"]:
-    """The clip with all but the condition padded: FP with its last frame, FI with what lies between, linearly, OPC, OPV
-    and OPH with the nearest pixel of the condition, the others with black (-1, the paper's 0).
+    """The clip with all but the condition padded: FP with its last frame, FI with what lies
+    between, linearly, OPC, OPV and OPH with the nearest pixel of the condition, the others with
+    black (-1, the paper's 0).
     """
     t, h, w = clip.shape[2:]
     if task in ("FP", "CFP"):

@@ -1,4 +1,5 @@
-"""Deep Convolutional Generative Adversarial Networks.  Radford, Metz and Chintala, 2015, arXiv 1511.06434.
+"""Deep Convolutional Generative Adversarial Networks.  Radford, Metz and Chintala, 2015, arXiv
+1511.06434.
 
 The course's GAN, to compare the diffusion models with.  Reading order: configurations, generator,
 discriminator (section 3, figure 1).  The losses are those of the first GAN paper: see
@@ -17,7 +18,9 @@ from course_lib.shapes import Float, Tensor
 
 @dataclass(frozen=True)
 class DCGANConfig:
-    """Defaults: LSUN bedrooms at 64 pixels (figure 1).  Widths halve at each doubling of the picture."""
+    """Defaults: LSUN bedrooms at 64 pixels (figure 1).  Widths halve at each doubling of the
+    picture.
+    """
 
     image_size: int = 64
     channels: int = 3
@@ -68,9 +71,17 @@ class Generator(nn.Module):
     def __init__(self, config: DCGANConfig):
         super().__init__()
         first = config.widths[0]
-        layers = [nn.ConvTranspose2d(config.latent, first, 4, bias=False), nn.BatchNorm2d(first), nn.ReLU()]
+        layers = [
+            nn.ConvTranspose2d(config.latent, first, 4, bias=False),
+            nn.BatchNorm2d(first),
+            nn.ReLU(),
+        ]
         for c_in, c_out in pairwise(config.widths):
-            layers += [nn.ConvTranspose2d(c_in, c_out, 4, 2, 1, bias=False), nn.BatchNorm2d(c_out), nn.ReLU()]
+            layers += [
+                nn.ConvTranspose2d(c_in, c_out, 4, 2, 1, bias=False),
+                nn.BatchNorm2d(c_out),
+                nn.ReLU(),
+            ]
         last = nn.ConvTranspose2d(config.widths[-1], config.channels, 4, 2, 1)
         self.layers = nn.Sequential(*layers, last, nn.Tanh())
 
@@ -86,7 +97,11 @@ class Discriminator(nn.Module):
         widths = config.widths[::-1]
         layers = [nn.Conv2d(config.channels, widths[0], 4, 2, 1), nn.LeakyReLU(0.2)]
         for c_in, c_out in pairwise(widths):
-            layers += [nn.Conv2d(c_in, c_out, 4, 2, 1, bias=False), nn.BatchNorm2d(c_out), nn.LeakyReLU(0.2)]
+            layers += [
+                nn.Conv2d(c_in, c_out, 4, 2, 1, bias=False),
+                nn.BatchNorm2d(c_out),
+                nn.LeakyReLU(0.2),
+            ]
         self.layers = nn.Sequential(*layers, nn.Conv2d(widths[-1], 1, 4))
 
     def forward(self, image: Float[Tensor, "b c h w"]) -> Float[Tensor, " b"]:

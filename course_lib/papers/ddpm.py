@@ -1,14 +1,17 @@
 """Denoising Diffusion Probabilistic Models.  Ho, Jain and Abbeel, 2020, arXiv 2006.11239.
 
-Reading order: the configurations; the U-Net (section 4, appendix B); the equations of sections 2 and 3 as
-plain functions; the process that joins a schedule, a network and those equations.
+Reading order: the configurations; the U-Net (section 4, appendix B); the equations of sections 2
+and 3 as plain functions; the process that joins a schedule, a network and those equations.
 
-Steps count from 0 here, as in everybody's code: t = 0 is the paper's t = 1, and betas[0] its beta_1.
+Steps count from 0 here, as in everybody's code: t = 0 is the paper's t = 1, and betas[0] its
+beta_1.
 
 Differs from the paper, in the manner of the official code:
 - Sampling clips the estimate of x_0 to [-1, 1] unless told otherwise; Algorithm 2 does not.
-- The first variance of q(x_{t-1} | x_t, x_0) is 0; where its logarithm is needed, the second stands in.
-- The time embedding is [sin, cos] over half - 1 frequencies; stride-2 convolutions pad right and bottom only.
+- The first variance of q(x_{t-1} | x_t, x_0) is 0; where its logarithm is needed, the second stands
+  in.
+- The time embedding is [sin, cos] over half - 1 frequencies; stride-2 convolutions pad right and
+  bottom only.
 Differs from the official code: weights drawn there at scale 1e-10 are exactly zero here.
 """
 
@@ -84,7 +87,8 @@ class UNet(nn.Module):
             return Block(config, self.res_block, c_in, c_out, attends)
 
         self.down, self.up = nn.ModuleList(), nn.ModuleList()
-        skips = [c := config.width]  # the width of every feature map that will be wanted on the way up
+        # the width of every feature map that will be wanted on the way up
+        skips = [c := config.width]
         for level, width in enumerate(widths):
             for _ in range(config.blocks_per_level):
                 self.down.append(block(c, width, level))
@@ -92,7 +96,9 @@ class UNet(nn.Module):
             if level < len(widths) - 1:
                 self.down.append(self.downsample(c))
                 skips.append(c)
-        self.middle = nn.ModuleList(Block(config, self.res_block, c, c, attends) for attends in (True, False))
+        self.middle = nn.ModuleList(
+            Block(config, self.res_block, c, c, attends) for attends in (True, False)
+        )
         for level, width in reversed(list(enumerate(widths))):
             for _ in range(config.blocks_per_level + 1):
                 self.up.append(block(c + skips.pop(), width, level))
@@ -105,7 +111,10 @@ class UNet(nn.Module):
         self.to(memory_format=torch.channels_last)
 
     def forward(
-        self, x: Float[Tensor, "b c h w"], t: Shaped[Tensor, " b"], label: Int[Tensor, " b"] | None = None
+        self,
+        x: Float[Tensor, "b c h w"],
+        t: Shaped[Tensor, " b"],
+        label: Int[Tensor, " b"] | None = None,
     ) -> Float[Tensor, "b c_out h w"]:
         """The noise in pictures x at times t (of the given classes, where the network has classes)."""
         factor = 2 ** (len(self.config.multipliers) - 1)
@@ -121,11 +130,17 @@ class UNet(nn.Module):
             h = layer(h, time)  # b c h/2^levels w/2^levels
         for layer in self.up:
             # b c h/2^level w/2^level
-            h = layer(torch.cat([h, skips.pop()], dim=1), time) if isinstance(layer, Block) else layer(h)
+            h = (
+                layer(torch.cat([h, skips.pop()], dim=1), time)
+                if isinstance(layer, Block)
+                else layer(h)
+            )
         return self.out(F.silu(self.norm(h)))  # b c_out h w
 
     def initialise(self) -> None:
-        """Glorot-uniform weights, no biases, and every residual branch and the output starting at zero."""
+        """Glorot-uniform weights, no biases, and every residual branch and the output starting at
+        zero.
+        """
         for module in self.modules():
             if isinstance(module, nn.Conv2d | nn.Linear):
                 nn.init.xavier_uniform_(module.weight)
@@ -148,7 +163,9 @@ class UNet(nn.Module):
     def time_features(t: Shaped[Tensor, " b"], width: int) -> Float[Tensor, "b width"]:
         """[sin, cos] of t at width/2 frequencies from 1 down to 1/10,000 inclusive (width even)."""
         half = width // 2
-        frequencies = torch.exp(-math.log(10_000) * torch.arange(half, device=t.device) / (half - 1))
+        frequencies = torch.exp(
+            -math.log(10_000) * torch.arange(half, device=t.device) / (half - 1)
+        )
         angles = t[:, None].float() * frequencies  # b half
         return torch.cat([angles.sin(), angles.cos()], dim=1)  # b width
 
@@ -156,13 +173,17 @@ class UNet(nn.Module):
 class Block(nn.Module):
     """A residual block, then self-attention where the resolution calls for it."""
 
-    def __init__(self, config: DDPMConfig, res_block: type[ResBlock], c_in: int, c_out: int, attends: bool):
+    def __init__(
+        self, config: DDPMConfig, res_block: type[ResBlock], c_in: int, c_out: int, attends: bool
+    ):
         super().__init__()
         norm = (config.norm_groups, config.norm_eps)
         self.res = res_block(c_in, c_out, 4 * config.width, *norm, config.dropout)
         self.attention = SpatialAttention(c_out, config.heads, *norm) if attends else nn.Identity()
 
-    def forward(self, x: Float[Tensor, "b c_in h w"], time: Float[Tensor, "b d"]) -> Float[Tensor, "b c h w"]:
+    def forward(
+        self, x: Float[Tensor, "b c_in h w"], time: Float[Tensor, "b d"]
+    ) -> Float[Tensor, "b c h w"]:
         return self.attention(self.res(x, time))
 
 
@@ -172,13 +193,21 @@ class TimeEmbedding(nn.Module):
     def __init__(self, width: int, num_classes: int | None):
         super().__init__()
         if width < 4 or width % 2:
-            raise ValueError(f"width must be even and at least 4, for the sines and cosines of t, got {width}")
-        self.mlp = nn.Sequential(nn.Linear(width, 4 * width), nn.SiLU(), nn.Linear(4 * width, 4 * width))
+            raise ValueError(
+                f"width must be even and at least 4, for the sines and cosines of t, got {width}"
+            )
+        self.mlp = nn.Sequential(
+            nn.Linear(width, 4 * width), nn.SiLU(), nn.Linear(4 * width, 4 * width)
+        )
         self.label = nn.Embedding(num_classes, 4 * width) if num_classes else None
 
-    def forward(self, time: Float[Tensor, "b width"], label: Int[Tensor, " b"] | None) -> Float[Tensor, "b d"]:
+    def forward(
+        self, time: Float[Tensor, "b width"], label: Int[Tensor, " b"] | None
+    ) -> Float[Tensor, "b d"]:
         if (label is None) != (self.label is None):
-            raise ValueError(f"labels expected: {self.label is not None}, given: {label is not None}")
+            raise ValueError(
+                f"labels expected: {self.label is not None}, given: {label is not None}"
+            )
         return self.mlp(time) + (0 if label is None else self.label(label))
 
 
@@ -186,7 +215,9 @@ class TimeEmbedding(nn.Module):
 
 
 def linear_betas(timesteps: int) -> Table:
-    """beta from 1e-4 to 0.02 (section 4), times 1000 / timesteps so that any T ends in the same noise."""
+    """beta from 1e-4 to 0.02 (section 4), times 1000 / timesteps so that any T ends in the same
+    noise.
+    """
     scale = 1000 / timesteps
     return torch.linspace(scale * 1e-4, scale * 0.02, timesteps, dtype=torch.float64)
 
@@ -224,7 +255,9 @@ def posterior_log_variance(betas: Table) -> Table:
     return torch.cat([variance[1:2], variance[1:]]).log()
 
 
-def posterior_mean_variance(x_start: Batch, x_t: Batch, t: Steps, betas: Table) -> tuple[Batch, Batch]:
+def posterior_mean_variance(
+    x_start: Batch, x_t: Batch, t: Steps, betas: Table
+) -> tuple[Batch, Batch]:
     """Eq. 6 and 7: the mean of q(x_{t-1} | x_t, x_0), shaped as x_t, and its variance (b, 1, ...)."""
     check(len(betas), t, x_start=x_start, x_t=x_t)
     alphas_cumprod = (1 - betas).cumprod(0)
@@ -235,8 +268,12 @@ def posterior_mean_variance(x_start: Batch, x_t: Batch, t: Steps, betas: Table) 
     return mean, at(posterior_variance(betas), t, x_t)
 
 
-def simple_loss(model: Callable, x_start: Batch, t: Steps, noise: Batch, alphas_cumprod: Table) -> PerSample:
-    """Eq. 14, L_simple: the squared error of the predicted noise, averaged over each sample's values."""
+def simple_loss(
+    model: Callable, x_start: Batch, t: Steps, noise: Batch, alphas_cumprod: Table
+) -> PerSample:
+    """Eq. 14, L_simple: the squared error of the predicted noise, averaged over each sample's
+    values.
+    """
     x_t = q_sample(x_start, t, noise, alphas_cumprod)
     return (noise - model(x_t, t)).square().flatten(1).mean(1)
 
@@ -263,11 +300,12 @@ def sample_step(x_t: Batch, t: Steps, eps: Batch, noise: Batch, betas: Table) ->
 
 
 def discretised_nll(x: Batch, mean: Batch, log_scale: Batch) -> Batch:
-    """Eq. 13: -log of a normal's mass in the bin of width 2/255 around x, in nats; the two end bins are open.
+    """Eq. 13: -log of a normal's mass in the bin of width 2/255 around x, in nats; the two end bins
+    are open.
 
-    x holds pixel values k / 127.5 - 1, log_scale the log of the standard deviation.  Written with erfc, twice
-    the normal's upper tail: far from the mean a difference of two cdfs, or of erfs, would have no digit left.
-    A mass below 1e-12 counts as 1e-12, as in the official code.
+    x holds pixel values k / 127.5 - 1, log_scale the log of the standard deviation.  Written with
+    erfc, twice the normal's upper tail: far from the mean a difference of two cdfs, or of erfs,
+    would have no digit left. A mass below 1e-12 counts as 1e-12, as in the official code.
     """
     centred, half, scale = x - mean, 1 / 255, math.sqrt(2) * torch.exp(log_scale)
     inside = torch.erfc((centred.abs() - half) / scale) - torch.erfc((centred.abs() + half) / scale)
@@ -276,7 +314,9 @@ def discretised_nll(x: Batch, mean: Batch, log_scale: Batch) -> Batch:
     return -(twice_mass / 2).clamp(min=1e-12).log()
 
 
-def term_bits(mean: Batch, log_variance: Batch, x_start: Batch, x_t: Batch, t: Steps, betas: Table) -> PerSample:
+def term_bits(
+    mean: Batch, log_variance: Batch, x_start: Batch, x_t: Batch, t: Steps, betas: Table
+) -> PerSample:
     """Eq. 5 in bits per dimension: L_{t-1}, a KL between Gaussians, or L_0 (Eq. 13) where t = 0."""
     true_mean, _ = posterior_mean_variance(x_start, x_t, t, betas)
     kl = normal_kl(true_mean, at(posterior_log_variance(betas), t, x_t), mean, log_variance)
@@ -315,7 +355,9 @@ class GaussianDiffusion:
     @classmethod
     def from_config(cls, config: DDPMConfig) -> "GaussianDiffusion":
         """The process a config names."""
-        return cls(pick(cls.schedules, config.schedule, "schedule")(config.timesteps), config.variance)
+        return cls(
+            pick(cls.schedules, config.schedule, "schedule")(config.timesteps), config.variance
+        )
 
     def q_sample(self, x_start: Batch, t: Steps, noise: Batch) -> Batch:
         """Eq. 4 on this schedule."""
@@ -326,14 +368,20 @@ class GaussianDiffusion:
         return model(x_t, self.times[t.to(self.times.device)].to(x_t))
 
     def read(self, output: Batch, x_t: Batch, t: Steps) -> tuple[Batch, Batch]:
-        """The noise in the network's output, and the log variance of p(x_{t-1} | x_t) at these steps."""
+        """The noise in the network's output, and the log variance of p(x_{t-1} | x_t) at these
+        steps.
+        """
         small = posterior_log_variance(self.betas)
         large = torch.cat([small[:1], self.betas[1:].log()])
         table = pick({"fixed_small": small, "fixed_large": large}, self.variance, "variance")
         return output, at(table, t, x_t).expand_as(x_t)
 
-    def p_mean_variance(self, model: Callable, x_t: Batch, t: Steps, clip: bool = True) -> Prediction:
-        """p(x_{t-1} | x_t): the posterior of Eq. 7 at the x_0 the network has in mind, clipped to [-1, 1]."""
+    def p_mean_variance(
+        self, model: Callable, x_t: Batch, t: Steps, clip: bool = True
+    ) -> Prediction:
+        """p(x_{t-1} | x_t): the posterior of Eq. 7 at the x_0 the network has in mind, clipped to
+        [-1, 1].
+        """
         check(self.steps, t, x_t=x_t)
         eps, log_variance = self.read(self.ask(model, x_t, t), x_t, t)
         x_start = predict_x_start(x_t, t, eps, self.alphas_cumprod)
@@ -346,7 +394,11 @@ class GaussianDiffusion:
     def loss(self, model: Callable, x_start: Batch, t: Steps, noise: Batch) -> PerSample:
         """L_simple (Eq. 14) of each sample."""
         return simple_loss(
-            lambda x_t, t: self.read(self.ask(model, x_t, t), x_t, t)[0], x_start, t, noise, self.alphas_cumprod
+            lambda x_t, t: self.read(self.ask(model, x_t, t), x_t, t)[0],
+            x_start,
+            t,
+            noise,
+            self.alphas_cumprod,
         )
 
     def prior_bits(self, x_start: Batch) -> PerSample:
@@ -367,14 +419,21 @@ class GaussianDiffusion:
             with torch.no_grad():
                 t = torch.full((len(x),), step, device=x.device)
                 p = self.p_mean_variance(model, x, t, clip)
-                noise = torch.randn(x.shape, generator=generator).to(x) if step > 0 else torch.zeros_like(x)
+                noise = (
+                    torch.randn(x.shape, generator=generator).to(x)
+                    if step > 0
+                    else torch.zeros_like(x)
+                )
                 if eta is None:
                     x = p.mean + torch.exp(0.5 * p.log_variance) * noise
                 else:
-                    x = ddim_step(x, p.eps, at(self.alphas_cumprod, t, x), at(previous, t, x), eta, noise)
+                    x = ddim_step(
+                        x, p.eps, at(self.alphas_cumprod, t, x), at(previous, t, x), eta, noise
+                    )
             yield x, p
 
     def sample(self, model: Callable, x: Batch, **options) -> Batch:
         """The x_0 that `denoise` ends in."""
-        [(x_start, _)] = deque(self.denoise(model, x, **options), maxlen=1)  # holds on to the last step alone
+        # holds on to the last step alone
+        [(x_start, _)] = deque(self.denoise(model, x, **options), maxlen=1)
         return x_start

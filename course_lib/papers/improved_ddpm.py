@@ -1,12 +1,13 @@
 """Improved Denoising Diffusion Probabilistic Models.  Nichol and Dhariwal, 2021, arXiv 2102.09672.
 
-Read `course_lib.papers.ddpm` first: this file holds only what the second paper changes.  Reading order: the
-configurations; the network (appendix A); learned variances and the hybrid loss (section 3.1); the cosine
-schedule (3.2); importance sampling of t (3.3); fewer steps (section 4).
+Read `course_lib.papers.ddpm` first: this file holds only what the second paper changes.  Reading
+order: the configurations; the network (appendix A); learned variances and the hybrid loss (section
+3.1); the cosine schedule (3.2); importance sampling of t (3.3); fewer steps (section 4).
 
 Steps count from 0, as in `ddpm`.  Differs from the paper in the manner of the official code:
 - The hybrid loss weighs L_vlb in bits per dimension, per step: 0.001 * T * (the term at t).
-- The paper's f(t) is evaluated at t / T for t = 0..T; the clip at 0.999 touches the last beta alone.
+- The paper's f(t) is evaluated at t / T for t = 0..T; the clip at 0.999 touches the last beta
+  alone.
 Differs from the official code: L_0 uses the exact normal distribution, not its tanh approximation.
 """
 
@@ -68,11 +69,15 @@ IMPROVED_DDPM_CONFIGS = {
 class ScaleShiftResBlock(ResBlock):
     """A residual block in which the time scales and shifts the second norm: GN(h) (1 + w) + b."""
 
-    def __init__(self, c_in: int, c_out: int, time_width: int, groups: int, eps: float, dropout: float):
+    def __init__(
+        self, c_in: int, c_out: int, time_width: int, groups: int, eps: float, dropout: float
+    ):
         super().__init__(c_in, c_out, time_width, groups, eps, dropout)
         self.time = nn.Linear(time_width, 2 * c_out)
 
-    def forward(self, x: Float[Tensor, "b c_in h w"], time: Float[Tensor, "b d"]) -> Float[Tensor, "b c h w"]:
+    def forward(
+        self, x: Float[Tensor, "b c_in h w"], time: Float[Tensor, "b d"]
+    ) -> Float[Tensor, "b c h w"]:
         h = self.conv1(F.silu(self.norm1(x)))  # b c h w
         scale, shift = self.time(F.silu(time))[:, :, None, None].chunk(2, dim=1)  # b c 1 1 each
         h = self.norm2(h) * (1 + scale) + shift
@@ -87,7 +92,9 @@ class SymmetricDownsample(Downsample):
 
 
 class UNet(ddpm.UNet):
-    """DDPM's network with time as scale and shift, [cos, sin] features, PyTorch's own initial weights."""
+    """DDPM's network with time as scale and shift, [cos, sin] features, PyTorch's own initial
+    weights.
+    """
 
     res_block = ScaleShiftResBlock
     downsample = SymmetricDownsample
@@ -102,16 +109,22 @@ class UNet(ddpm.UNet):
 
 
 def learned_range_variance(v: Batch, t: Steps, betas: Table) -> Batch:
-    """Eq. 15: the log variance v log beta + (1 - v) log beta-tilde, for the network's v in [-1, 1] as [0, 1].
+    """Eq. 15: the log variance v log beta + (1 - v) log beta-tilde, for the network's v in [-1, 1]
+    as [0, 1].
 
-    The code shifts the output by (v + 1) / 2, so that a network that says 0 stands in the geometric middle.
+    The code shifts the output by (v + 1) / 2, so that a network that says 0 stands in the geometric
+    middle.
     """
     check(len(betas), t, v=v)
     share = (v + 1) / 2
-    return share * at(betas.log(), t, v) + (1 - share) * at(ddpm.posterior_log_variance(betas), t, v)
+    return share * at(betas.log(), t, v) + (1 - share) * at(
+        ddpm.posterior_log_variance(betas), t, v
+    )
 
 
-def hybrid_loss(output: Batch, x_start: Batch, x_t: Batch, t: Steps, noise: Batch, betas: Table) -> PerSample:
+def hybrid_loss(
+    output: Batch, x_start: Batch, x_t: Batch, t: Steps, noise: Batch, betas: Table
+) -> PerSample:
     """Eq. 16: L_simple + 0.001 L_vlb, from the network's output (b 2c ...): noise first, then v.
 
     L_vlb teaches the variance alone: the mean inside it is cut off from the gradient.
@@ -132,7 +145,9 @@ def vlb_term(eps: Batch, v: Batch, x_start: Batch, x_t: Batch, t: Steps, betas: 
 
 
 def cosine_alphas_cumprod(timesteps: int, s: float = 0.008) -> Table:
-    """Eq. 17: alpha_bar_t = f(t) / f(0) with f(t) = cos^2((t/T + s) / (1 + s) * pi/2), for t = 1..T."""
+    """Eq. 17: alpha_bar_t = f(t) / f(0) with f(t) = cos^2((t/T + s) / (1 + s) * pi/2), for t =
+    1..T.
+    """
     t = torch.arange(timesteps + 1, dtype=torch.float64) / timesteps
     f = torch.cos((t + s) / (1 + s) * math.pi / 2).square()
     return f[1:] / f[0]
@@ -147,11 +162,13 @@ def cosine_betas(timesteps: int) -> Table:
 # ---------------------------------------------------------------- 3.3 importance sampling of t
 
 
-def importance_weights(history: Float[Tensor, "steps k"], uniform: float = 0.001) -> tuple[Table, Table]:
+def importance_weights(
+    history: Float[Tensor, "steps k"], uniform: float = 0.001
+) -> tuple[Table, Table]:
     """Eq. 18: draw t with probability p_t ~ sqrt(E[L_t^2]) and weigh its loss by 1 / (T p_t).
 
-    history holds the last k losses of every step; a share `uniform` of the probability is spread evenly, so
-    that no step is forgotten.  Returns the probabilities and the weights.
+    history holds the last k losses of every step; a share `uniform` of the probability is spread
+    evenly, so that no step is forgotten.  Returns the probabilities and the weights.
     """
     spread = history.square().mean(1).sqrt()
     p = (1 - uniform) * spread / spread.sum() + uniform / len(spread)
@@ -194,8 +211,8 @@ def strided_steps(timesteps: int, count: int) -> Int[Tensor, " kept"]:
 def ddim_steps(timesteps: int, count: int) -> Int[Tensor, " kept"]:
     """`count` steps, every (timesteps // count)-th from 0: what DDIM's authors take.
 
-    It leaves out the last step, from which the cosine schedule's noise predicts x_0 with no digit right: an
-    ancestral chain forgets that bad start, a deterministic one does not.
+    It leaves out the last step, from which the cosine schedule's noise predicts x_0 with no digit
+    right: an ancestral chain forgets that bad start, a deterministic one does not.
     """
     if not 2 <= count <= timesteps:
         raise ValueError(f"count must lie in 2..{timesteps}, got {count}")
@@ -203,7 +220,9 @@ def ddim_steps(timesteps: int, count: int) -> Int[Tensor, " kept"]:
 
 
 def respace(betas: Table, kept: Int[Tensor, " kept"]) -> Float[Tensor, " kept"]:
-    """Eq. 19: the betas of the chain that visits only the kept steps, with the same alpha_bar at each."""
+    """Eq. 19: the betas of the chain that visits only the kept steps, with the same alpha_bar at
+    each.
+    """
     if not (kept.diff() > 0).all() or not 0 <= int(kept[0]) <= int(kept[-1]) < len(betas):
         raise ValueError(f"kept must rise within 0..{len(betas) - 1}, got {kept.tolist()}")
     alphas_cumprod = (1 - betas).cumprod(0)[kept]
@@ -231,12 +250,18 @@ class ImprovedDiffusion(GaussianDiffusion):
         return hybrid_loss(self.ask(model, x_t, t), x_start, x_t, t, noise, self.betas)
 
     def vlb_loss(self, model: Callable, x_start: Batch, t: Steps, noise: Batch) -> PerSample:
-        """T times the term of L_vlb at t: over evenly drawn t its mean is the bound, in bits per dimension."""
+        """T times the term of L_vlb at t: over evenly drawn t its mean is the bound, in bits per
+        dimension.
+        """
         x_t = self.q_sample(x_start, t, noise)
         p = self.p_mean_variance(model, x_t, t, clip=False)
         return self.steps * ddpm.term_bits(p.mean, p.log_variance, x_start, x_t, t, self.betas)
 
-    def respaced(self, count: int, choose: Callable[[int, int], Tensor] = strided_steps) -> "ImprovedDiffusion":
-        """The same process in `count` steps of its own; the network is still told the original times."""
+    def respaced(
+        self, count: int, choose: Callable[[int, int], Tensor] = strided_steps
+    ) -> "ImprovedDiffusion":
+        """The same process in `count` steps of its own; the network is still told the original
+        times.
+        """
         kept = choose(self.steps, count)
         return type(self)(respace(self.betas, kept), self.variance, self.times[kept])

@@ -1,15 +1,17 @@
 """MAGVIT: Masked Generative Video Transformer.  Yu et al., 2022, arXiv 2212.05199.
 
-Reading order: the configurations; the 3D-VQ tokenizer (section 3.1, appendix A), to which belong the discriminator
-`course_lib.nn.stylegan_discriminator` and the loss `course_lib.losses.video_tokenizer`; its start from a tokenizer of
-pictures (3.1, Table 7); the ten tasks `course_lib.nn.video_tasks` (3.2, appendix B.1); the transformer on tokens, what
-it is shown and what it must say (3.2, COMMIT); decoding (Algorithm 1).  Clips are (b c t h w) in [-1, 1], tokens a grid
-(b t h w), read frame by frame and row by row.
+Reading order: the configurations; the 3D-VQ tokenizer (section 3.1, appendix A), to which belong
+the discriminator `course_lib.nn.stylegan_discriminator` and the loss
+`course_lib.losses.video_tokenizer`; its start from a tokenizer of pictures (3.1, Table 7); the ten
+tasks `course_lib.nn.video_tasks` (3.2, appendix B.1); the transformer on tokens, what it is shown
+and what it must say (3.2, COMMIT); decoding (Algorithm 1).  Clips are (b c t h w) in [-1, 1],
+tokens a grid (b t h w), read frame by frame and row by row.
 
 Differs from the paper, in the manner of the official code:
 - That code pads with zeros by default, where the paper says by reflection: `padding`.
 - UCF-101 has one task and no task token: 1025 places.  With tasks there are 1026, as in the paper.
-- That code gives all outpaintings, and the inpaintings too, one task token; here every task has its own.
+- That code gives all outpaintings, and the inpaintings too, one task token; here every task has its
+  own.
 - A token of the condition is what the task's rule gives on the grid of tokens: see the tasks' file.
 """
 
@@ -37,11 +39,15 @@ from course_lib.shapes import Bool, Float, Int, Tensor
 
 @dataclass(frozen=True)
 class TokenizerConfig:
-    """The autoencoder and its codebook.  Defaults: 3D-VQ-B, 16 x 128 x 128 pixels to 4 x 16 x 16 tokens (Table 6)."""
+    """The autoencoder and its codebook.  Defaults: 3D-VQ-B, 16 x 128 x 128 pixels to 4 x 16 x 16
+    tokens (Table 6).
+    """
 
     filters: int = 64
-    multipliers: tuple[int, ...] = (1, 2, 2, 4)  # of the filters, per resolution; each but the last is halved after
-    halve_time: tuple[bool, ...] = (True, True, False)  # which of these halvings take pairs of frames too
+    # of the filters, per resolution; each but the last is halved after
+    multipliers: tuple[int, ...] = (1, 2, 2, 4)
+    # which of these halvings take pairs of frames too
+    halve_time: tuple[bool, ...] = (True, True, False)
     blocks: int = 2  # residual blocks per resolution
     code_dim: int = 256
     num_codes: int = 1024
@@ -54,9 +60,13 @@ class TokenizerConfig:
 
     def __post_init__(self):
         if len(self.halve_time) != len(self.multipliers) - 1:
-            raise ValueError(f"expected {len(self.multipliers) - 1} halvings, got halve_time={self.halve_time}")
+            raise ValueError(
+                f"expected {len(self.multipliers) - 1} halvings, got halve_time={self.halve_time}"
+            )
         if self.kernel_frames == 1 and any(self.halve_time):
-            raise ValueError("a tokenizer of single frames cannot halve time, got kernel_frames=1 and halve_time")
+            raise ValueError(
+                "a tokenizer of single frames cannot halve time, got kernel_frames=1 and halve_time"
+            )
         odd = [self.filters * m for m in self.multipliers if self.filters * m % self.groups]
         if odd:
             raise ValueError(f"expected widths that {self.groups} groups share evenly, got {odd}")
@@ -73,10 +83,12 @@ _TINY = {"filters": 8, "multipliers": (1, 2, 4), "blocks": 1, "code_dim": 32, "g
 TOKENIZER_CONFIGS = {  # Tables 6 and 7
     "3D-VQ-B": TokenizerConfig(),
     "3D-VQ-L": TokenizerConfig(filters=128),
-    "3D-VQ-B BAIR": TokenizerConfig(multipliers=(1, 2, 4), halve_time=(True, True)),  # 64 x 64 pixels
+    # 64 x 64 pixels
+    "3D-VQ-B BAIR": TokenizerConfig(multipliers=(1, 2, 4), halve_time=(True, True)),
     "2D-VQ-B": TokenizerConfig(kernel_frames=1, halve_time=(False, False, False)),
     "2D-VQ-L": TokenizerConfig(filters=128, kernel_frames=1, halve_time=(False, False, False)),
-    "tiny": TokenizerConfig(halve_time=(True, True), **_TINY),  # 16 x 32 x 32 pixels to 4 x 8 x 8 tokens
+    # 16 x 32 x 32 pixels to 4 x 8 x 8 tokens
+    "tiny": TokenizerConfig(halve_time=(True, True), **_TINY),
     "tiny 2D": TokenizerConfig(halve_time=(False, False), kernel_frames=1, **_TINY),
 }
 
@@ -90,9 +102,11 @@ DISCRIMINATORS = {  # appendix A; not in the counts of parameters
 
 @dataclass(frozen=True)
 class BertConfig:
-    """The transformer and its vocabulary: codes, classes and the class "none", special tokens.  Defaults: B on UCF-101.
+    """The transformer and its vocabulary: codes, classes and the class "none", special tokens.
+    Defaults: B on UCF-101.
 
-    One task needs no task token and one special token, [MASK]; several tasks have 16 places for them.
+    One task needs no task token and one special token, [MASK]; several tasks have 16 places for
+    them.
     """
 
     grid: tuple[int, int, int] = (4, 16, 16)
@@ -128,7 +142,9 @@ BERT_CONFIGS = {
     "BERT-B-UCF": BertConfig(),
     "BERT-L-UCF": BertConfig(width=1024, depth=24, heads=16, mlp=4096),
     "BERT-B-SSv2": BertConfig(num_classes=174, multi_task=True),  # all ten tasks
-    "BERT-tiny": BertConfig((4, 8, 8), num_classes=8, multi_task=True, width=128, depth=4, heads=4, mlp=512),
+    "BERT-tiny": BertConfig(
+        (4, 8, 8), num_classes=8, multi_task=True, width=128, depth=4, heads=4, mlp=512
+    ),
 }
 
 
@@ -143,12 +159,18 @@ class Tokenizer(nn.Module):
         self.config = config
         self.encoder, self.decoder = Encoder(config), Decoder(config)
         self.quantizer = VectorQuantizer(
-            config.num_codes, config.code_dim, config.commitment, entropy_weight=config.entropy, temperature=0.01
+            config.num_codes,
+            config.code_dim,
+            config.commitment,
+            entropy_weight=config.entropy,
+            temperature=0.01,
         )
         bound = math.sqrt(3 / config.num_codes)
         nn.init.uniform_(self.quantizer.codebook, -bound, bound)
 
-    def forward(self, clip: Float[Tensor, "b c t h w"]) -> tuple[Float[Tensor, "b c t h w"], Quantized]:
+    def forward(
+        self, clip: Float[Tensor, "b c t h w"]
+    ) -> tuple[Float[Tensor, "b c t h w"], Quantized]:
         """The reconstruction, and what the quantiser found."""
         quantized = self.encode(clip)
         return self.decode(quantized.latents), quantized
@@ -158,9 +180,13 @@ class Tokenizer(nn.Module):
         return self.quantizer(self.features(clip))
 
     def features(self, clip: Float[Tensor, "b c t h w"]) -> Float[Tensor, "b d t2 h2 w2"]:
-        """The encoder's output, before it is quantised.  Raises ValueError for a clip that is not made of cells."""
+        """The encoder's output, before it is quantised.  Raises ValueError for a clip that is not
+        made of cells.
+        """
         if any(n % cell for n, cell in zip(clip.shape[2:], self.config.cell, strict=True)):
-            raise ValueError(f"expected a clip of cells of {self.config.cell}, got {tuple(clip.shape[2:])}")
+            raise ValueError(
+                f"expected a clip of cells of {self.config.cell}, got {tuple(clip.shape[2:])}"
+            )
         return self.run(self.encoder, clip)
 
     def decode(self, latents: Float[Tensor, "b d t h w"]) -> Float[Tensor, "b c t2 h2 w2"]:
@@ -170,7 +196,9 @@ class Tokenizer(nn.Module):
         """The clip of a grid of codes."""
         return self.decode(self.quantizer.embed(indices))
 
-    def run(self, layers: nn.Module, x: Float[Tensor, "b c t h w"]) -> Float[Tensor, "b d t2 h2 w2"]:
+    def run(
+        self, layers: nn.Module, x: Float[Tensor, "b c t h w"]
+    ) -> Float[Tensor, "b d t2 h2 w2"]:
         """The clip at once; with kernels of one frame every frame for itself, its norms too."""
         if self.config.kernel_frames > 1:
             return layers(x)
@@ -189,21 +217,33 @@ class Encoder(nn.Sequential):
             if level < len(config.halve_time):
                 layers.append(nn.AvgPool3d((2 if config.halve_time[level] else 1, 2, 2)))
         layers += residuals(config, widths[-1], widths[-1])
-        super().__init__(*layers, norm(config, widths[-1]), nn.SiLU(), Conv3d(widths[-1], config.code_dim, 1))
+        super().__init__(
+            *layers, norm(config, widths[-1]), nn.SiLU(), Conv3d(widths[-1], config.code_dim, 1)
+        )
 
 
 class Decoder(nn.Sequential):
-    """The encoder backwards: pixels are repeated and convolved, and time is doubled in the last ones."""
+    """The encoder backwards: pixels are repeated and convolved, and time is doubled in the last
+    ones.
+    """
 
     def __init__(self, config: TokenizerConfig):
         widths = [config.filters * m for m in config.multipliers][::-1]
-        layers = [conv(config, config.code_dim, widths[0]), *residuals(config, widths[0], widths[0])]
+        layers = [
+            conv(config, config.code_dim, widths[0]),
+            *residuals(config, widths[0], widths[0]),
+        ]
         for level, (c_in, c_out) in enumerate(pairwise([widths[0], *widths])):
             layers += residuals(config, c_in, c_out)
             if level < len(config.halve_time):
                 repeats = (2.0 if config.halve_time[-1 - level] else 1.0, 2.0, 2.0)
-                layers += [nn.Upsample(scale_factor=repeats, mode="nearest"), conv(config, c_out, c_out)]
-        super().__init__(*layers, norm(config, widths[-1]), nn.SiLU(), conv(config, widths[-1], config.channels))
+                layers += [
+                    nn.Upsample(scale_factor=repeats, mode="nearest"),
+                    conv(config, c_out, c_out),
+                ]
+        super().__init__(
+            *layers, norm(config, widths[-1]), nn.SiLU(), conv(config, widths[-1], config.channels)
+        )
 
 
 class ResBlock(nn.Module):
@@ -232,14 +272,18 @@ def norm(config: TokenizerConfig, channels: int) -> nn.GroupNorm:
 
 def residuals(config: TokenizerConfig, c_in: int, c_out: int) -> list[ResBlock]:
     """The blocks of one resolution."""
-    return [ResBlock(config, c_in if block == 0 else c_out, c_out) for block in range(config.blocks)]
+    return [
+        ResBlock(config, c_in if block == 0 else c_out, c_out) for block in range(config.blocks)
+    ]
 
 
 # ---------------------------------------------------------------- 3.1 a start from pictures
 
 
 def inflate_central(kernel: Float[Tensor, "o i h w"], frames: int) -> Float[Tensor, "o i t h w"]:
-    """The kernel at the middle frame, index frames // 2, zeros at the others: every frame is filtered as it was."""
+    """The kernel at the middle frame, index frames // 2, zeros at the others: every frame is
+    filtered as it was.
+    """
     inflated = kernel.new_zeros(*kernel.shape[:2], frames, *kernel.shape[2:])
     inflated[:, :, frames // 2] = kernel
     return inflated
@@ -254,7 +298,8 @@ def inflate_average(kernel: Float[Tensor, "o i h w"], frames: int) -> Float[Tens
 def inflate(model: Tokenizer, pictures: Tokenizer, kernel: Callable = inflate_central) -> None:
     """Start a 3D tokenizer from a 2D one of the same widths, in place (Table 7).
 
-    Kernels that have frames in `model` go through `kernel`, all else is copied.  Raises ValueError for other widths.
+    Kernels that have frames in `model` go through `kernel`, all else is copied.  Raises ValueError
+    for other widths.
     """
     ours, theirs = model.state_dict(), pictures.state_dict()
     for name in ours.keys() & theirs.keys():
@@ -263,7 +308,10 @@ def inflate(model: Tokenizer, pictures: Tokenizer, kernel: Callable = inflate_ce
     ours, found = ({name: value.shape for name, value in state.items()} for state in (ours, theirs))
     if ours != found:
         odd = sorted(name for name in ours | found if ours.get(name) != found.get(name))
-        raise ValueError(f"expected tokenizers of the same widths and blocks, got other shapes of {', '.join(odd)}")
+        raise ValueError(
+            "expected tokenizers of the same widths and blocks, got other shapes of"
+            f" {', '.join(odd)}"
+        )
     model.load_state_dict(theirs)
 
 
@@ -271,14 +319,18 @@ def inflate(model: Tokenizer, pictures: Tokenizer, kernel: Callable = inflate_ce
 
 
 class MaskedTransformer(nn.Module):
-    """Tokens (b n), the prefix first, to the logits of every token of the vocabulary at every place."""
+    """Tokens (b n), the prefix first, to the logits of every token of the vocabulary at every
+    place.
+    """
 
     def __init__(self, config: BertConfig):
         super().__init__()
         self.config = config
         self.tokens = nn.Embedding(config.vocabulary, config.width)
         length = config.prefix + math.prod(config.grid)
-        self.bert = Bert(length, config.width, config.depth, config.heads, config.mlp, config.dropout)
+        self.bert = Bert(
+            length, config.width, config.depth, config.heads, config.mlp, config.dropout
+        )
         self.head = BertHead(config.width)
         self.bias = nn.Parameter(torch.zeros(config.vocabulary))
         truncated_normal_(self.tokens.weight)
@@ -287,16 +339,24 @@ class MaskedTransformer(nn.Module):
         x = self.head(self.bert(self.tokens(tokens)))  # b n d
         return F.linear(x, self.tokens.weight, self.bias)
 
-    def code_logits(self, prefix: Int[Tensor, "b m"], shown: Int[Tensor, "b n"]) -> Float[Tensor, "b n k"]:
+    def code_logits(
+        self, prefix: Int[Tensor, "b m"], shown: Int[Tensor, "b n"]
+    ) -> Float[Tensor, "b n k"]:
         """Logits of the codes at the places of the grid."""
         x = self.bert(self.tokens(torch.cat([prefix, shown], dim=1)))  # b m+n d
         codes = self.config.num_codes
-        return F.linear(self.head(x[:, prefix.shape[1] :]), self.tokens.weight[:codes], self.bias[:codes])
+        return F.linear(
+            self.head(x[:, prefix.shape[1] :]), self.tokens.weight[:codes], self.bias[:codes]
+        )
 
     def prefix(self, task: str, label: Int[Tensor, " b"]) -> Int[Tensor, "b m"]:
-        """The task's token, where there are several, and the class's: `label` in CG and CFP, "none" in the others."""
+        """The task's token, where there are several, and the class's: `label` in CG and CFP, "none"
+        in the others.
+        """
         c = self.config
-        classes = c.num_codes + (label if task in ("CG", "CFP") else torch.full_like(label, c.num_classes))
+        classes = c.num_codes + (
+            label if task in ("CG", "CFP") else torch.full_like(label, c.num_classes)
+        )
         tasks = torch.full_like(label, c.vocabulary - 3 - TASKS.index(task))
         return torch.stack([tasks, classes] if c.multi_task else [classes], dim=1)
 
@@ -311,14 +371,17 @@ def commit_tokens(
     masked: Bool[Tensor, "b *grid"],
     mask_token: int,
 ) -> Int[Tensor, "b *grid"]:
-    """Eq. 2, what the transformer is shown: the clip's own codes where they are not masked; where they are, the code of
-    the padded condition clip in the tokens that hold some condition (`given`), and [MASK] in those of padding alone.
+    """Eq. 2, what the transformer is shown: the clip's own codes where they are not masked; where
+    they are, the code of the padded condition clip in the tokens that hold some condition
+    (`given`), and [MASK] in those of padding alone.
     """
     return torch.where(masked, torch.where(given, condition, mask_token), codes)
 
 
 def masked_places(scores: Float[Tensor, "b n"], gamma: Float[Tensor, ""]) -> Bool[Tensor, "b n"]:
-    """True for the floor(gamma n) lowest scores of each row, at least one: with random scores, what training masks."""
+    """True for the floor(gamma n) lowest scores of each row, at least one: with random scores, what
+    training masks.
+    """
     n = scores.shape[1]
     return remask(scores, (gamma * n).floor().long().clamp(1, n).expand(len(scores)))
 
@@ -335,7 +398,8 @@ def commit_loss(
 ) -> tuple[Float[Tensor, ""], dict[str, Float[Tensor, ""]]]:
     """Eq. 3: the mean over all tokens, and what each kind adds to it.
 
-    refine: masked tokens that show the condition; mask: those that show [MASK]; recons: those that show themselves.
+    refine: masked tokens that show the condition; mask: those that show [MASK]; recons: those that
+    show themselves.
     """
     kinds = {"refine": masked & given, "mask": masked & ~given, "recons": ~masked}
     return losses.mean(), {kind: (losses * places).mean() for kind, places in kinds.items()}
@@ -357,7 +421,9 @@ def decode(
     steps: int = 12,
     **options,
 ) -> Decoding:
-    """Algorithm 1: all tokens in `steps` steps, those of the condition too; options as of `parallel_decode`."""
+    """Algorithm 1: all tokens in `steps` steps, those of the condition too; options as of
+    `parallel_decode`.
+    """
     canvas = torch.where(given, condition, model.config.mask_token).flatten(1)  # b n
     unknown = torch.ones_like(canvas, dtype=torch.bool)
     return parallel_decode(partial(model.code_logits, prefix), canvas, unknown, steps, **options)

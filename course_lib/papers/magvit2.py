@@ -1,21 +1,26 @@
-"""MAGVIT-v2: Language Model Beats Diffusion, Tokenizer is Key to Visual Generation.  Yu et al., 2023, arXiv 2310.05737.
+"""MAGVIT-v2: Language Model Beats Diffusion, Tokenizer is Key to Visual Generation.  Yu et al.,
+2023, arXiv 2310.05737.
 
-Read `course_lib.papers.magvit` first.  Reading order: the configurations; the tokenizer of pictures and clips (section
-3.2), to which belong its layers `course_lib.nn.causal_conv`, its quantiser `course_lib.quantize.lfq` (3.1) and its loss
-`LOSS`; its start from a model of pictures; tokens in two factors (3.2); the language models, masked and autoregressive
-(4.1).  Clips are (b c t h w) in [-1, 1], a picture is a clip of one frame, and tokens are a grid (b t h w), read frame
-by frame, row by row.
+Read `course_lib.papers.magvit` first.  Reading order: the configurations; the tokenizer of pictures
+and clips (section 3.2), to which belong its layers `course_lib.nn.causal_conv`, its quantiser
+`course_lib.quantize.lfq` (3.1) and its loss `LOSS`; its start from a model of pictures; tokens in
+two factors (3.2); the language models, masked and autoregressive (4.1).  Clips are (b c t h w) in
+[-1, 1], a picture is a clip of one frame, and tokens are a grid (b t h w), read frame by frame, row
+by row.
 
 No code was released.  What the text leaves open, and what is done here:
-- What padded frames hold: zeros.  Where widths change: in the convolutions between resolutions.  Biases, and as many
-  blocks in the middle as at a resolution: as in MAGVIT's code.
-- What a group norm averages over: one frame.  Across frames it would tell the first of later ones; here no token, and
-  no latent, depends on a frame after its own.
-- How latents control the decoder's adaptive norms: their mean over a frame sets the scales and shifts of its pixels.
-  The variance of a bit would say no more, as it is 1 - mean^2.  Open-MAGVIT2 takes both, and over the whole clip.
-- Whether the factors of a token are drawn one given the other: no.  "Separate prediction heads" see the same vector.
-  With a layer of BERT's head for each, the masked model has the published 307M parameters.
-- The layers of the autoregressive model: VQGAN's.  The tokenizer's size: 58M in Table 5a is that of a smaller one.
+- What padded frames hold: zeros.  Where widths change: in the convolutions between resolutions.
+  Biases, and as many blocks in the middle as at a resolution: as in MAGVIT's code.
+- What a group norm averages over: one frame.  Across frames it would tell the first of later ones;
+  here no token, and no latent, depends on a frame after its own.
+- How latents control the decoder's adaptive norms: their mean over a frame sets the scales and
+  shifts of its pixels. The variance of a bit would say no more, as it is 1 - mean^2.  Open-MAGVIT2
+  takes both, and over the whole clip.
+- Whether the factors of a token are drawn one given the other: no.  "Separate prediction heads" see
+  the same vector. With a layer of BERT's head for each, the masked model has the published 307M
+  parameters.
+- The layers of the autoregressive model: VQGAN's.  The tokenizer's size: 58M in Table 5a is that of
+  a smaller one.
 """
 
 import math
@@ -45,11 +50,14 @@ from course_lib.shapes import Float, Int, Tensor
 
 @dataclass(frozen=True)
 class TokenizerConfig:
-    """The autoencoder.  Defaults: the video model, 17 x 128 x 128 pixels to 5 x 16 x 16 tokens of 18 bits."""
+    """The autoencoder.  Defaults: the video model, 17 x 128 x 128 pixels to 5 x 16 x 16 tokens of
+    18 bits.
+    """
 
     filters: int = 128
     multipliers: tuple[int, ...] = (1, 2, 2, 4)  # of the filters, per resolution
-    strides: tuple[tuple[int, int, int], ...] = ((1, 2, 2), (2, 2, 2), (2, 2, 2))  # frames, rows, columns in between
+    # frames, rows, columns in between
+    strides: tuple[tuple[int, int, int], ...] = ((1, 2, 2), (2, 2, 2), (2, 2, 2))
     blocks: int = 4  # residual blocks per resolution
     bits: int = 18
     kernel_frames: int = 3  # 1: two-dimensional convolutions, for a model of pictures
@@ -63,7 +71,10 @@ class TokenizerConfig:
         if len(self.strides) != len(self.multipliers) - 1:
             raise ValueError(f"expected {len(self.multipliers) - 1} strides, got {self.strides}")
         if self.kernel_frames == 1 and self.cell[0] > 1:
-            raise ValueError(f"a model of pictures has no stride over frames, got kernel_frames=1 and {self.strides}")
+            raise ValueError(
+                "a model of pictures has no stride over frames, got kernel_frames=1 and"
+                f" {self.strides}"
+            )
         odd = [width for width in self.widths if width % self.groups]
         if odd:
             raise ValueError(f"expected widths that {self.groups} groups share evenly, got {odd}")
@@ -75,15 +86,21 @@ class TokenizerConfig:
 
     @property
     def cell(self) -> tuple[int, ...]:
-        """Frames, rows and columns that one token stands for; in time, after the first frame, which has its own."""
+        """Frames, rows and columns that one token stands for; in time, after the first frame, which
+        has its own.
+        """
         return tuple(math.prod(axis) for axis in zip(*self.strides, strict=True))
 
     def grid(self, frames: int, height: int, width: int) -> tuple[int, int, int]:
-        """Times, rows and columns of a clip's tokens.  ValueError: it has not 1 + s t frames, or not whole cells."""
+        """Times, rows and columns of a clip's tokens.  ValueError: it has not 1 + s t frames, or
+        not whole cells.
+        """
         s, rows, columns = self.cell
         if frames < 1 or (frames - 1) % s or height % rows or width % columns:
             got = (frames, height, width)
-            raise ValueError(f"expected 1 + {s} t frames of sides divisible by {rows} and {columns}, got {got}")
+            raise ValueError(
+                f"expected 1 + {s} t frames of sides divisible by {rows} and {columns}, got {got}"
+            )
         return 1 + (frames - 1) // s, height // rows, width // columns
 
 
@@ -91,8 +108,11 @@ _TINY = {"filters": 8, "multipliers": (1, 2, 4, 8), "blocks": 1, "bits": 10, "gr
 TOKENIZER_CONFIGS = {  # appendix A
     "video-128": TokenizerConfig(),
     "image-128": TokenizerConfig(kernel_frames=1, strides=((1, 2, 2),) * 3),
-    "tiny": TokenizerConfig(strides=((1, 2, 2), (2, 2, 2), (2, 1, 1)), **_TINY),  # 17 x 32 x 32 to 5 x 8 x 8
-    "tiny-image": TokenizerConfig(kernel_frames=1, strides=((1, 2, 2), (1, 2, 2), (1, 1, 1)), **_TINY),
+    # 17 x 32 x 32 to 5 x 8 x 8
+    "tiny": TokenizerConfig(strides=((1, 2, 2), (2, 2, 2), (2, 1, 1)), **_TINY),
+    "tiny-image": TokenizerConfig(
+        kernel_frames=1, strides=((1, 2, 2), (1, 2, 2), (1, 1, 1)), **_TINY
+    ),
 }
 
 DISCRIMINATORS = {  # not in the counts of parameters
@@ -100,7 +120,8 @@ DISCRIMINATORS = {  # not in the counts of parameters
     "tiny": partial(StyleGANDiscriminator, (17, 32, 32), 8, (2, 4, 4), halve=blur_pool),
 }
 
-LOSS = partial(TokenizerLoss, squared_weight=5.0)  # appendix A; all else is MAGVIT's: LOSS(perceptual)
+# appendix A; all else is MAGVIT's: LOSS(perceptual)
+LOSS = partial(TokenizerLoss, squared_weight=5.0)
 
 
 @dataclass(frozen=True)
@@ -117,7 +138,10 @@ class LMConfig(BertConfig):
 
     def __post_init__(self):
         if self.num_codes != 2 ** sum(self.bits):
-            raise ValueError(f"{self.factors} equal factors need 2^({self.factors} m) codes, got {self.num_codes}")
+            raise ValueError(
+                f"{self.factors} equal factors need 2^({self.factors} m) codes, got"
+                f" {self.num_codes}"
+            )
 
     @property
     def bits(self) -> tuple[int, ...]:
@@ -138,7 +162,9 @@ AR_CONFIGS = {"AR-UCF": LMConfig(), "AR-tiny": _TINY_LM}  # as large as the mask
 
 
 class Tokenizer(nn.Module):
-    """Pictures and clips (b c t h w) of 1 + s t frames in [-1, 1] to a grid of tokens (b 1+t h w), and back."""
+    """Pictures and clips (b c t h w) of 1 + s t frames in [-1, 1] to a grid of tokens (b 1+t h w),
+    and back.
+    """
 
     def __init__(self, config: TokenizerConfig):
         super().__init__()
@@ -146,7 +172,9 @@ class Tokenizer(nn.Module):
         self.encoder, self.decoder = Encoder(config), Decoder(config)
         self.quantizer = LFQ(config.bits, config.commitment, config.entropy)
 
-    def forward(self, clip: Float[Tensor, "b c t h w"]) -> tuple[Float[Tensor, "b c t h w"], Quantized]:
+    def forward(
+        self, clip: Float[Tensor, "b c t h w"]
+    ) -> tuple[Float[Tensor, "b c t h w"], Quantized]:
         """The reconstruction, and what the quantiser found."""
         quantized = self.encode(clip)
         return self.decode(quantized.latents), quantized
@@ -156,9 +184,12 @@ class Tokenizer(nn.Module):
         return self.quantizer(self.features(clip))
 
     def features(self, clip: Float[Tensor, "b c t h w"]) -> Float[Tensor, "b bits t2 h2 w2"]:
-        """The encoder's output, before it is quantised.  Raises ValueError for clips that have no grid."""
+        """The encoder's output, before it is quantised.  Raises ValueError for clips that have no
+        grid.
+        """
         self.config.grid(*clip.shape[2:])
-        return self.encoder(clip.contiguous(memory_format=torch.channels_last_3d))  # as CPUs convolve fastest
+        # as CPUs convolve fastest
+        return self.encoder(clip.contiguous(memory_format=torch.channels_last_3d))
 
     def decode(self, latents: Float[Tensor, "b bits t h w"]) -> Float[Tensor, "b c t2 h2 w2"]:
         return self.decoder(latents)
@@ -176,7 +207,11 @@ class Encoder(nn.Sequential):
         layers = [conv(config, config.channels, widths[0]), *residuals(config, widths[0])]
         for (c_in, c_out), stride in zip(pairwise(widths), config.strides, strict=True):
             layers += [conv(config, c_in, c_out, stride=stride), *residuals(config, c_out)]
-        layers += [*residuals(config, widths[-1]), FrameNorm(config.groups, widths[-1], 1e-6), nn.SiLU()]
+        layers += [
+            *residuals(config, widths[-1]),
+            FrameNorm(config.groups, widths[-1], 1e-6),
+            nn.SiLU(),
+        ]
         super().__init__(*layers, CausalConv3d(widths[-1], config.bits, 1))
 
 
@@ -187,10 +222,13 @@ class Decoder(nn.Module):
         super().__init__()
         widths, frames = config.widths[::-1], 1
         middle = nn.Sequential(conv(config, config.bits, widths[0]), *residuals(config, widths[0]))
-        self.levels = nn.ModuleList([DecoderLevel(config, middle, widths[0], frames)])  # from coarse to fine
+        # from coarse to fine
+        self.levels = nn.ModuleList([DecoderLevel(config, middle, widths[0], frames)])
         for (c_in, c_out), factors in zip(pairwise(widths), config.strides[::-1], strict=True):
             frames *= factors[0]
-            upsample = CausalUpsample(c_in, c_out, factors, (config.kernel_frames, 3, 3), config.padding)
+            upsample = CausalUpsample(
+                c_in, c_out, factors, (config.kernel_frames, 3, 3), config.padding
+            )
             self.levels.append(DecoderLevel(config, upsample, c_out, frames))
         self.norm_out = FrameNorm(config.groups, widths[-1], 1e-6)
         self.conv_out = conv(config, widths[-1], config.channels)
@@ -204,7 +242,9 @@ class Decoder(nn.Module):
 
 
 class DecoderLevel(nn.Module):
-    """One resolution, with `frames` frames to a latent's: what leads to it, the adaptive norm, residual blocks."""
+    """One resolution, with `frames` frames to a latent's: what leads to it, the adaptive norm,
+    residual blocks.
+    """
 
     def __init__(self, config: TokenizerConfig, resize: nn.Module, width: int, frames: int):
         super().__init__()
@@ -215,9 +255,12 @@ class DecoderLevel(nn.Module):
         nn.init.zeros_(self.control.weight)  # a new model's scales are 1, its shifts 0
         nn.init.zeros_(self.control.bias)
 
-    def forward(self, x: Float[Tensor, "b c t h w"], control: Float[Tensor, "b t0 k"]) -> Float[Tensor, "b d t2 h2 w2"]:
+    def forward(
+        self, x: Float[Tensor, "b c t h w"], control: Float[Tensor, "b t0 k"]
+    ) -> Float[Tensor, "b d t2 h2 w2"]:
         x = self.resize(x)  # b d t2 h2 w2
-        control = control.repeat_interleave(self.frames, dim=1)[:, self.frames - 1 :]  # b t2 k, as upsampling has it
+        # b t2 k, as upsampling has it
+        control = control.repeat_interleave(self.frames, dim=1)[:, self.frames - 1 :]
         scale, shift = rearrange(self.control(control), "b t (two d) -> two b d t 1 1", two=2)
         return self.blocks(self.norm(x) * (1 + scale) + shift)
 
@@ -237,7 +280,9 @@ class ResBlock(nn.Module):
 
 def conv(config: TokenizerConfig, c_in: int, c_out: int, **options) -> CausalConv3d:
     """The tokenizer's convolution: 3 x 3 pixels of `kernel_frames` frames."""
-    return CausalConv3d(c_in, c_out, (config.kernel_frames, 3, 3), padding=config.padding, **options)
+    return CausalConv3d(
+        c_in, c_out, (config.kernel_frames, 3, 3), padding=config.padding, **options
+    )
 
 
 def residuals(config: TokenizerConfig, width: int) -> list[ResBlock]:
@@ -249,25 +294,36 @@ def residuals(config: TokenizerConfig, width: int) -> list[ResBlock]:
 
 
 def inflate_last(kernel: Float[Tensor, "o i h w"], frames: int) -> Float[Tensor, "o i t h w"]:
-    """The kernel at the last frame, which lies on the newest one, zeros at the others (MAGVIT: the central one)."""
+    """The kernel at the last frame, which lies on the newest one, zeros at the others (MAGVIT: the
+    central one).
+    """
     return F.pad(kernel[:, :, None], (0, 0, 0, 0, frames - 1, 0))
 
 
 @torch.no_grad()
 def inflate(model: Tokenizer, pictures: Tokenizer) -> None:
-    """Start a tokenizer of clips from one of pictures, in place: it gives the frames it keeps the same tokens.
+    """Start a tokenizer of clips from one of pictures, in place: it gives the frames it keeps the
+    same tokens.
 
-    Where it samples up in time it repeats frames.  Raises ValueError unless the two differ in time alone.
+    Where it samples up in time it repeats frames.  Raises ValueError unless the two differ in time
+    alone.
     """
     ours, theirs = model.state_dict(), pictures.state_dict()
     for name, value in theirs.items():
         if name in ours and value.ndim == 5:
             value = inflate_last(value[:, :, -1], ours[name].shape[2])
-        frames = ours[name].shape[0] // value.shape[0] if name in ours else 1  # that depth-to-space makes of one
+        # that depth-to-space makes of one
+        frames = ours[name].shape[0] // value.shape[0] if name in ours else 1
         theirs[name] = value.repeat(frames, *[1] * (value.ndim - 1))
-    odd = [name for name in ours | theirs if name not in theirs or theirs[name].shape != ours.get(name, value).shape]
+    odd = [
+        name
+        for name in ours | theirs
+        if name not in theirs or theirs[name].shape != ours.get(name, value).shape
+    ]
     if odd:
-        raise ValueError(f"expected tokenizers that differ in time alone, got other weights in {odd}")
+        raise ValueError(
+            f"expected tokenizers that differ in time alone, got other weights in {odd}"
+        )
     model.load_state_dict(theirs)
 
 
@@ -275,7 +331,9 @@ def inflate(model: Tokenizer, pictures: Tokenizer) -> None:
 
 
 class FactorisedTokens(nn.Module):
-    """Tokens to vectors and back to logits: for each factor a table, used both ways (weight tying), and a head."""
+    """Tokens to vectors and back to logits: for each factor a table, used both ways (weight tying),
+    and a head.
+    """
 
     def __init__(self, config: LMConfig):
         super().__init__()
@@ -288,11 +346,16 @@ class FactorisedTokens(nn.Module):
             truncated_normal_(table)
 
     def forward(self, tokens: Int[Tensor, "b n"]) -> Float[Tensor, "b n d"]:
-        """The sum of a code's factors' vectors; other tokens have one of their own.  ValueError for unknown tokens."""
+        """The sum of a code's factors' vectors; other tokens have one of their own.  ValueError for
+        unknown tokens.
+        """
         check_indices(tokens, self.config.vocabulary)
         is_code = tokens < self.config.num_codes
-        parts = factorise(tokens.where(is_code, 0), self.config.bits).unbind(-1)  # b n, for each factor
-        codes = sum(F.embedding(part, table) for part, table in zip(parts, self.tables, strict=True))
+        # b n, for each factor
+        parts = factorise(tokens.where(is_code, 0), self.config.bits).unbind(-1)
+        codes = sum(
+            F.embedding(part, table) for part, table in zip(parts, self.tables, strict=True)
+        )
         others = F.embedding((tokens - self.config.num_codes).clamp(min=0), self.others)
         return torch.where(is_code[..., None], codes, others)
 
@@ -308,11 +371,15 @@ def factor_losses(
     """-ln p of every code, in nats: the sum over its factors, each under label smoothing."""
     parts = factorise(codes, tuple(each.shape[-1].bit_length() - 1 for each in logits)).unbind(-1)
     pairs = zip(logits, parts, strict=True)
-    return sum(F.cross_entropy(a.mT, b, reduction="none", label_smoothing=smoothing) for a, b in pairs)
+    return sum(
+        F.cross_entropy(a.mT, b, reduction="none", label_smoothing=smoothing) for a, b in pairs
+    )
 
 
 def joint_logits(logits: list[Float[Tensor, "b n _"]]) -> Float[Tensor, "b n k"]:
-    """ln p of every code there is.  For 2^18 codes that is a megabyte a token: for drawing, not for training."""
+    """ln p of every code there is.  For 2^18 codes that is a megabyte a token: for drawing, not for
+    training.
+    """
     joint, *others = (each.log_softmax(-1) for each in logits)
     for each in others:
         joint = rearrange(each[..., None] + joint[..., None, :], "b n high low -> b n (high low)")
@@ -332,14 +399,22 @@ class MaskedLM(nn.Module):
         self.config = config
         self.tokens = FactorisedTokens(config)
         length = config.prefix + math.prod(config.grid)
-        self.bert = Bert(length, config.width, config.depth, config.heads, config.mlp, config.dropout)
+        self.bert = Bert(
+            length, config.width, config.depth, config.heads, config.mlp, config.dropout
+        )
 
-    def forward(self, prefix: Int[Tensor, "b m"], shown: Int[Tensor, "b n"]) -> list[Float[Tensor, "b n _"]]:
-        """Logits of the factors at every place, to be trained on `factor_losses` with a smoothing of 1e-4."""
+    def forward(
+        self, prefix: Int[Tensor, "b m"], shown: Int[Tensor, "b n"]
+    ) -> list[Float[Tensor, "b n _"]]:
+        """Logits of the factors at every place, to be trained on `factor_losses` with a smoothing
+        of 1e-4.
+        """
         x = self.bert(self.tokens(torch.cat([prefix, shown], dim=1)))  # b m+n d
         return self.tokens.logits(x[:, prefix.shape[1] :])
 
-    def code_logits(self, prefix: Int[Tensor, "b m"], shown: Int[Tensor, "b n"]) -> Float[Tensor, "b n k"]:
+    def code_logits(
+        self, prefix: Int[Tensor, "b m"], shown: Int[Tensor, "b n"]
+    ) -> Float[Tensor, "b n k"]:
         """Logits of whole codes, for `lm.maskgit.parallel_decode`."""
         return joint_logits(self(prefix, shown))
 
@@ -353,15 +428,21 @@ class CausalLM(nn.Module):
         super().__init__()
         self.config = config
         length = config.prefix + math.prod(config.grid) - 1  # nothing comes after the last code
-        layers = TransformerConfig(1, length, config.depth, config.heads, config.width, config.dropout)
+        layers = TransformerConfig(
+            1, length, config.depth, config.heads, config.width, config.dropout
+        )
         self.transformer = Transformer(layers)
         self.transformer.tokens, self.transformer.head = FactorisedTokens(config), nn.Identity()
 
-    def factor_logits(self, tokens: Int[Tensor, "b n"], cache: KVCache | None = None) -> list[Float[Tensor, "b n _"]]:
+    def factor_logits(
+        self, tokens: Int[Tensor, "b n"], cache: KVCache | None = None
+    ) -> list[Float[Tensor, "b n _"]]:
         """Of the code after each token; with a cache, `tokens` go on where the last call ended."""
         return self.transformer.tokens.logits(self.transformer(tokens, cache))
 
-    def forward(self, tokens: Int[Tensor, "b n"], cache: KVCache | None = None) -> Float[Tensor, "b n k"]:
+    def forward(
+        self, tokens: Int[Tensor, "b n"], cache: KVCache | None = None
+    ) -> Float[Tensor, "b n k"]:
         """Logits of whole codes, for `lm.sampling.generate`."""
         return joint_logits(self.factor_logits(tokens, cache))
 
@@ -374,7 +455,11 @@ class CausalLM(nn.Module):
 def decode_causal(
     model: CausalLM, prefix: Int[Tensor, "b m"], known: Int[Tensor, "b n0"] | None = None, **options
 ) -> Int[Tensor, "b n"]:
-    """Codes one by one, after those of the first frames, if some are known; options as of `generate`."""
+    """Codes one by one, after those of the first frames, if some are known; options as of
+    `generate`.
+    """
     prompt = prefix if known is None else torch.cat([prefix, known], dim=1)
-    drawn = generate(model, prompt, prefix.shape[1] + math.prod(model.config.grid) - prompt.shape[1], **options)
+    drawn = generate(
+        model, prompt, prefix.shape[1] + math.prod(model.config.grid) - prompt.shape[1], **options
+    )
     return torch.cat([prompt[:, prefix.shape[1] :], drawn], dim=1)

@@ -1,15 +1,19 @@
 """ViViT: A Video Vision Transformer.  Arnab et al., 2021, arXiv 2103.15691.
 
-Read `course_lib.papers.vit` first.  Reading order: the configurations; the model from the outside in, with its four
-encoders (section 3.3); tubelets (3.2) and the four models' equations as plain functions; starting from an image model
-(3.4); many views (4.1); size and cost (Table 2).  Clips are (b t c h w), tokens (b t n d): n patches at t times.
+Read `course_lib.papers.vit` first.  Reading order: the configurations; the model from the outside
+in, with its four encoders (section 3.3); tubelets (3.2) and the four models' equations as plain
+functions; starting from an image model (3.4); many views (4.1); size and cost (Table 2).  Clips are
+(b t c h w), tokens (b t n d): n patches at t times.
 
 Differs from the paper, in the manner of the official code:
 - Models 3 and 4 have no class token; their last tokens are averaged.
-- Stochastic depth drops the attention and the MLP of a layer independently, with a rate that grows with the layer.
+- Stochastic depth drops the attention and the MLP of a layer independently, with a rate that grows
+  with the layer.
 Differs from both:
-- 3.4 zeroes all of Model 3's temporal attention, of which then only the last bias ever learns; here, its last layer.
-Differs from the official code: there, Model 4's first heads are those over time, and Model 3 attends over time first.
+- 3.4 zeroes all of Model 3's temporal attention, of which then only the last bias ever learns;
+  here, its last layer.
+Differs from the official code: there, Model 4's first heads are those over time, and Model 3
+attends over time first.
 """
 
 import math
@@ -24,7 +28,14 @@ from torch import nn
 
 from course_lib.nn.stochastic_depth import StochasticDepth
 from course_lib.nn.transformer_cost import encoder_macs, encoder_parameters
-from course_lib.papers.vit import MLP, Attention, ViT, encoder_block, initialise, tokens_and_positions
+from course_lib.papers.vit import (
+    MLP,
+    Attention,
+    ViT,
+    encoder_block,
+    initialise,
+    tokens_and_positions,
+)
 from course_lib.shapes import Float, Tensor
 
 # ---------------------------------------------------------------- configurations
@@ -44,7 +55,8 @@ class ViViTConfig:
     heads: int = 12
     mlp: int = 3072
     num_classes: int = 400
-    temporal_depth: int = 4  # of Model 2; 0 averages the frames (Table 2, "average pooling baseline")
+    # of Model 2; 0 averages the frames (Table 2, "average pooling baseline")
+    temporal_depth: int = 4
     pool: Literal["token", "average"] = "token"  # Models 1 and 2
     gelu: Literal["tanh", "exact"] = "tanh"
     norm_eps: float = 1e-6
@@ -53,7 +65,9 @@ class ViViTConfig:
     def __post_init__(self):
         sides = (self.frames, *self.size)
         if any(side % cut for side, cut in zip(sides, self.tubelet, strict=True)):
-            raise ValueError(f"tubelet must divide frames, height and width, got {self.tubelet} for {sides}")
+            raise ValueError(
+                f"tubelet must divide frames, height and width, got {self.tubelet} for {sides}"
+            )
         if self.width % self.heads or (self.model == 4 and self.heads % 2):
             even = " and be even (Model 4)" if self.model == 4 else ""
             raise ValueError(f"heads must divide width{even}, got {self.heads} for {self.width}")
@@ -63,7 +77,11 @@ class ViViTConfig:
     @property
     def size(self) -> tuple[int, int]:
         """Height and width in pixels."""
-        return self.image_size if isinstance(self.image_size, tuple) else (self.image_size, self.image_size)
+        return (
+            self.image_size
+            if isinstance(self.image_size, tuple)
+            else (self.image_size, self.image_size)
+        )
 
     @property
     def grid(self) -> tuple[int, int, int]:
@@ -77,8 +95,11 @@ class ViViTConfig:
         return self.pool == "token" and self.model in (1, 2)
 
 
-_TINY = dict(frames=16, image_size=32, tubelet=(2, 8, 8), width=64, depth=4, heads=4, mlp=128, num_classes=9)
-VIVIT_CONFIGS = {  # the paper's naming scheme (4.1): model / patch side x tubelet frames, then the encoder
+_TINY = dict(
+    frames=16, image_size=32, tubelet=(2, 8, 8), width=64, depth=4, heads=4, mlp=128, num_classes=9
+)
+# the paper's naming scheme (4.1): model / patch side x tubelet frames, then the encoder
+VIVIT_CONFIGS = {
     "ViViT-B/16x2": ViViTConfig(),
     "ViViT-B/16x2 FE": ViViTConfig(2),
     "ViViT-B/16x2 FSA": ViViTConfig(3),
@@ -102,7 +123,11 @@ class ViViT(nn.Module):
         self.config = config
         self.tubelet_embed = TubeletEmbed(config)
         block = {3: SpaceTimeBlock, 4: SpaceTimeHeadsBlock}.get(config.model, Block)
-        whole = Encoder(config, math.prod(config.grid), config.depth, block) if config.model != 2 else None
+        whole = (
+            Encoder(config, math.prod(config.grid), config.depth, block)
+            if config.model != 2
+            else None
+        )
         self.encoder = whole or FactorisedEncoder(config)
         self.head = nn.Linear(config.width, config.num_classes)
         initialise(self)
@@ -115,7 +140,9 @@ class ViViT(nn.Module):
         """One vector per clip, what the head sees."""
         expected = (self.config.frames, self.config.channels, *self.config.size)
         if tuple(video.shape[1:]) != expected:
-            raise ValueError(f"expected clips (t c h w) of {expected}, got {tuple(video.shape[1:])}")
+            raise ValueError(
+                f"expected clips (t c h w) of {expected}, got {tuple(video.shape[1:])}"
+            )
         x = self.tubelet_embed(video)  # b t n d
         return self.encoder(x)
 
@@ -133,7 +160,9 @@ class TubeletEmbed(nn.Conv3d):
 
 
 class Encoder(nn.Module):
-    """A class token (or none), positions, blocks, a norm: ViT's encoder, and what it says of the whole sequence."""
+    """A class token (or none), positions, blocks, a norm: ViT's encoder, and what it says of the
+    whole sequence.
+    """
 
     def __init__(self, config: ViViTConfig, tokens: int, depth: int, block: type["Block"]):
         super().__init__()
@@ -152,13 +181,17 @@ class Encoder(nn.Module):
 
 
 class FactorisedEncoder(nn.Module):
-    """Model 2: one encoder reads each time by itself, a second one what the first said of every time."""
+    """Model 2: one encoder reads each time by itself, a second one what the first said of every
+    time.
+    """
 
     def __init__(self, config: ViViTConfig):
         super().__init__()
         t, h, w = config.grid
         self.spatial = Encoder(config, h * w, config.depth, Block)
-        self.temporal = Encoder(config, t, config.temporal_depth, Block) if config.temporal_depth else None
+        self.temporal = (
+            Encoder(config, t, config.temporal_depth, Block) if config.temporal_depth else None
+        )
 
     def forward(self, x: Float[Tensor, "b t n d"]) -> Float[Tensor, "b d"]:
         return factorised_encoder(x, self.spatial, self.temporal or (lambda frames: frames.mean(1)))
@@ -213,9 +246,11 @@ class SpaceTimeHeadsBlock(Block):
 
 
 def uniform_frames(video: Float[Tensor, "b t c h w"], count: int) -> Float[Tensor, "b count c h w"]:
-    """Figure 2: `count` frames, evenly spaced and away from both ends: number i * t / (count + 1), rounded.
+    """Figure 2: `count` frames, evenly spaced and away from both ends: number i * t / (count + 1),
+    rounded.
 
-    Halves round to even, as in the official code; all frames if there are no more.  ValueError for a count below 1.
+    Halves round to even, as in the official code; all frames if there are no more.  ValueError for
+    a count below 1.
     """
     if count < 1:
         raise ValueError(f"count must be at least 1, got {count}")
@@ -225,25 +260,37 @@ def uniform_frames(video: Float[Tensor, "b t c h w"], count: int) -> Float[Tenso
 
 
 def tubelet_embed(
-    video: Float[Tensor, "b t c h w"], kernel: Float[Tensor, "d c kt kh kw"], bias: Float[Tensor, " d"]
+    video: Float[Tensor, "b t c h w"],
+    kernel: Float[Tensor, "d c kt kh kw"],
+    bias: Float[Tensor, " d"],
 ) -> Float[Tensor, "b t2 n d"]:
-    """Figure 3: boxes of kt x kh x kw pixels, each times the kernel: a convolution whose stride is its size.
+    """Figure 3: boxes of kt x kh x kw pixels, each times the kernel: a convolution whose stride is
+    its size.
 
     Raises ValueError unless the box divides the clip.
     """
     kt, kh, kw = kernel.shape[2:]
     t, _, h, w = video.shape[1:]
     if t % kt or h % kh or w % kw:
-        raise ValueError(f"a tubelet of {(kt, kh, kw)} must divide the clip's frames, height and width {(t, h, w)}")
-    boxes = rearrange(video, "b (t kt) c (h kh) (w kw) -> b t (h w) (c kt kh kw)", kt=kt, kh=kh, kw=kw)
+        raise ValueError(
+            f"a tubelet of {(kt, kh, kw)} must divide the clip's frames, height and width"
+            f" {(t, h, w)}"
+        )
+    boxes = rearrange(
+        video, "b (t kt) c (h kh) (w kw) -> b t (h w) (c kt kh kw)", kt=kt, kh=kh, kw=kw
+    )
     return F.linear(boxes, kernel.flatten(1), bias)
 
 
 # ---------------------------------------------------------------- 3.3 the four models
 
 
-def factorised_encoder(x: Float[Tensor, "b t n d"], spatial: Callable, temporal: Callable) -> Float[Tensor, "b d"]:
-    """Model 2, Figure 4: `spatial`, (b n d) -> (b d), on each time by itself; `temporal`, the same, on what it says."""
+def factorised_encoder(
+    x: Float[Tensor, "b t n d"], spatial: Callable, temporal: Callable
+) -> Float[Tensor, "b d"]:
+    """Model 2, Figure 4: `spatial`, (b n d) -> (b d), on each time by itself; `temporal`, the same,
+    on what it says.
+    """
     frames = spatial(rearrange(x, "b t n d -> (b t) n d"))  # b*t d
     return temporal(rearrange(frames, "(b t) d -> b t d", b=len(x)))
 
@@ -253,7 +300,8 @@ def factorised_self_attention(
 ) -> Float[Tensor, "b t n d"]:
     """Model 3, Eq. 4 to 6: three branches around the identity, each with its norm inside.
 
-    The two attentions take sequences (... sequence d): over_space those of one time, over_time those of one place.
+    The two attentions take sequences (... sequence d): over_space those of one time, over_time
+    those of one place.
     """
     x = x + over_space(x)
     along = over_time(rearrange(x, "b t n d -> b n t d"))  # b n t d
@@ -261,16 +309,24 @@ def factorised_self_attention(
     return x + mlp(x)
 
 
-def factorised_dot_product(qkv: Float[Tensor, "b t n three_d"], heads: int) -> Float[Tensor, "b t n d"]:
+def factorised_dot_product(
+    qkv: Float[Tensor, "b t n three_d"], heads: int
+) -> Float[Tensor, "b t n d"]:
     """Model 4, without W_O: the first half of the heads attends over space, the second over time.
 
     qkv: queries, keys and values in turn, heads within each.
     """
-    halves = rearrange(qkv, "b t n (three two h d) -> two three b t n h d", three=3, two=2, h=heads // 2)
+    halves = rearrange(
+        qkv, "b t n (three two h d) -> two three b t n h d", three=3, two=2, h=heads // 2
+    )
     space = rearrange(halves[0], "three b t n h d -> three (b t) h n d")
     time = rearrange(halves[1], "three b t n h d -> three (b n) h t d")
-    y_space = rearrange(F.scaled_dot_product_attention(*space), "(b t) h n d -> b t n (h d)", b=len(qkv))
-    y_time = rearrange(F.scaled_dot_product_attention(*time), "(b n) h t d -> b t n (h d)", b=len(qkv))
+    y_space = rearrange(
+        F.scaled_dot_product_attention(*space), "(b t) h n d -> b t n (h d)", b=len(qkv)
+    )
+    y_time = rearrange(
+        F.scaled_dot_product_attention(*time), "(b n) h t d -> b t n (h d)", b=len(qkv)
+    )
     return torch.cat([y_space, y_time], dim=-1)
 
 
@@ -290,19 +346,30 @@ def filter_inflation_init(kernel: Float[Tensor, "d c h w"], t: int) -> Float[Ten
 
 
 @torch.no_grad()
-def start_from_image_model(model: ViViT, image_model: ViT, inflate: Callable = central_frame_init) -> None:
+def start_from_image_model(
+    model: ViViT, image_model: ViT, inflate: Callable = central_frame_init
+) -> None:
     """Section 3.4: give a fresh ViViT what an image model has learned; its head stays as it is.
 
-    Filters are inflated by `inflate` and positions repeated at every time.  Model 2's temporal encoder stays fresh, and
-    Model 3's attention over time becomes a copy of that over space whose output is zero.  Raises ValueError unless the
-    two agree in kernel, grid, the encoder's shape and the class token, if ours has one.
+    Filters are inflated by `inflate` and positions repeated at every time.  Model 2's temporal
+    encoder stays fresh, and Model 3's attention over time becomes a copy of that over space whose
+    output is zero.  Raises ValueError unless the two agree in kernel, grid, the encoder's shape and
+    the class token, if ours has one.
     """
     ours, theirs = model.config, image_model.config
     kernel = tuple(image_model.patch_embed.weight.shape[1:])  # a hybrid's is of its feature map
-    fits = kernel == (ours.channels, *ours.tubelet[1:]) and theirs.grid == ours.grid[1:] and theirs.positions == "1d"
+    fits = (
+        kernel == (ours.channels, *ours.tubelet[1:])
+        and theirs.grid == ours.grid[1:]
+        and theirs.positions == "1d"
+    )
     fits = fits and ours.token <= (image_model.cls_token is not None)
-    if not fits or any(getattr(ours, key) != getattr(theirs, key) for key in ("width", "depth", "heads", "mlp")):
-        raise ValueError(f"expected an image model with 1-D positions that fits {ours}, got {theirs}")
+    if not fits or any(
+        getattr(ours, key) != getattr(theirs, key) for key in ("width", "depth", "heads", "mlp")
+    ):
+        raise ValueError(
+            f"expected an image model with 1-D positions that fits {ours}, got {theirs}"
+        )
     model.tubelet_embed.weight.copy_(inflate(image_model.patch_embed.weight, ours.tubelet[0]))
     model.tubelet_embed.bias.copy_(image_model.patch_embed.bias)
     encoder = model.encoder.spatial if ours.model == 2 else model.encoder
@@ -326,16 +393,25 @@ def start_from_image_model(model: ViViT, image_model: ViT, inflate: Callable = c
 
 
 def multi_view(
-    model: Callable, video: Float[Tensor, "b t c h w"], frames: int, size: int, views: int = 4, crops: int = 3
+    model: Callable,
+    video: Float[Tensor, "b t c h w"],
+    frames: int,
+    size: int,
+    views: int = 4,
+    crops: int = 3,
 ) -> Float[Tensor, "b classes"]:
-    """The mean of a model's logits over `views` windows of `frames` frames times `crops` squares of `size` pixels.
+    """The mean of a model's logits over `views` windows of `frames` frames times `crops` squares of
+    `size` pixels.
 
-    Both are evenly spaced from end to end, rounded down; a single one is in the middle.  Squares move along the longer
-    side and are centred on the other.  Raises ValueError when the clip is too short or too small.
+    Both are evenly spaced from end to end, rounded down; a single one is in the middle.  Squares
+    move along the longer side and are centred on the other.  Raises ValueError when the clip is too
+    short or too small.
     """
     t, _, h, w = video.shape[1:]
     if t < frames or min(h, w) < size:
-        raise ValueError(f"expected at least {frames} frames of {size} x {size} pixels, got {t} of {h} x {w}")
+        raise ValueError(
+            f"expected at least {frames} frames of {size} x {size} pixels, got {t} of {h} x {w}"
+        )
 
     def spread(last: int, count: int) -> list[int]:
         return [i * last // (count - 1) for i in range(count)] if count > 1 else [last // 2]
@@ -356,24 +432,41 @@ def multi_view(
 def count_parameters(config: ViViTConfig) -> int:
     """Weights and biases, in closed form."""
     t, n, d = config.grid[0], config.grid[1] * config.grid[2], config.width
-    sequences = {2: [(n, config.depth)] + [(t, config.temporal_depth)] * (config.temporal_depth > 0)}
+    sequences = {
+        2: [(n, config.depth)] + [(t, config.temporal_depth)] * (config.temporal_depth > 0)
+    }
     encoders = sum(
-        (length + 2 * config.token) * d + encoder_parameters(d, config.mlp, depth)  # positions, class token, layers
+        # positions, class token, layers
+        (length + 2 * config.token) * d + encoder_parameters(d, config.mlp, depth)
         for length, depth in sequences.get(config.model, [(t * n, config.depth)])
     )
     over_time = config.depth * (4 * (d * d + d) + 2 * d) if config.model == 3 else 0
-    return (config.channels * math.prod(config.tubelet) + 1) * d + encoders + over_time + (d + 1) * config.num_classes
+    return (
+        (config.channels * math.prod(config.tubelet) + 1) * d
+        + encoders
+        + over_time
+        + (d + 1) * config.num_classes
+    )
 
 
 def count_macs(config: ViViTConfig) -> int:
-    """Multiply-adds of one clip's forward pass, matrix products alone.  The paper's "FLOPs" are these."""
+    """Multiply-adds of one clip's forward pass, matrix products alone.  The paper's "FLOPs" are
+    these.
+    """
     t, n, d = config.grid[0], config.grid[1] * config.grid[2], config.width
     mlp, token = config.mlp, int(config.token)
     encoder = {
         1: encoder_macs(t * n + token, t * n + token, d, mlp, config.depth),
-        2: encoder_macs(t * (n + token), n + token, d, mlp, config.depth)
-        + encoder_macs(t + token, t + token, d, mlp, config.temporal_depth),
+        2: (
+            encoder_macs(t * (n + token), n + token, d, mlp, config.depth)
+            + encoder_macs(t + token, t + token, d, mlp, config.temporal_depth)
+        ),
         3: encoder_macs(t * n, n + t, d, mlp, config.depth) + config.depth * t * n * 4 * d * d,
-        4: encoder_macs(t * n, (n + t) / 2, d, mlp, config.depth),  # half of the heads look over space, half over time
+        # half of the heads look over space, half over time
+        4: encoder_macs(t * n, (n + t) / 2, d, mlp, config.depth),
     }[config.model]
-    return config.frames * math.prod(config.size) * config.channels * d + encoder + d * config.num_classes
+    return (
+        config.frames * math.prod(config.size) * config.channels * d
+        + encoder
+        + d * config.num_classes
+    )

@@ -1,14 +1,18 @@
-"""Taming Transformers for High-Resolution Image Synthesis (VQGAN).  Esser, Rombach and Ommer, 2020, arXiv 2012.09841.
+"""Taming Transformers for High-Resolution Image Synthesis (VQGAN).  Esser, Rombach and Ommer, 2020,
+arXiv 2012.09841.
 
-Reading order: the configurations; stage one (section 3.1), the autoencoder and its loss (Eq. 4 to 7), to which belongs
-the discriminator `course_lib.nn.patchgan`; stage two (3.2), the transformer on codes, its loss and sampling (Eq. 8 to
-10); pictures larger than its context (Figure 3).
+Reading order: the configurations; stage one (section 3.1), the autoencoder and its loss (Eq. 4 to
+7), to which belongs the discriminator `course_lib.nn.patchgan`; stage two (3.2), the transformer on
+codes, its loss and sampling (Eq. 8 to 10); pictures larger than its context (Figure 3).
 
 Differs from the paper, in the manner of the official code:
-- The reconstruction loss is the absolute difference plus LPIPS (Eq. 4 has the squared one, section 3.1 LPIPS alone).
+- The reconstruction loss is the absolute difference plus LPIPS (Eq. 4 has the squared one, section
+  3.1 LPIPS alone).
 - delta of Eq. 7 is 1e-4 (paper: 1e-6), lambda is clamped to 1e4 and multiplied with 0.8.
-- The published models were trained with beta on the codebook's term of Eq. 4: `VectorQuantizer(legacy=True)`.
-- The class of a picture is a token like any other, so that class c and code c share their embedding.
+- The published models were trained with beta on the codebook's term of Eq. 4:
+  `VectorQuantizer(legacy=True)`.
+- The class of a picture is a token like any other, so that class c and code c share their
+  embedding.
 - Nothing is dropped from the attention's weights (the code drops as much there as elsewhere).
 """
 
@@ -24,7 +28,11 @@ from torch import nn
 
 from course_lib.lm.kv_cache import KVCache, causal_attention
 from course_lib.lm.sampling import draw, generate, next_token_probabilities
-from course_lib.losses.adversarial import adaptive_weight, hinge_discriminator_loss, hinge_generator_loss
+from course_lib.losses.adversarial import (
+    adaptive_weight,
+    hinge_discriminator_loss,
+    hinge_generator_loss,
+)
 from course_lib.nn.resnet import Downsample, ResBlock, SpatialAttention, Upsample
 from course_lib.quantize.vq import Quantized, VectorQuantizer
 from course_lib.shapes import Float, Int, PerSample, Tensor
@@ -36,10 +44,12 @@ from course_lib.shapes import Float, Int, PerSample, Tensor
 class VQGANConfig:
     """The autoencoder and its codebook.  Defaults: ImageNet at f = 16, as released."""
 
-    image_size: int = 256  # pixels of a side in training; it fixes where attention stands, other sizes work too
+    # pixels of a side in training; it fixes where attention stands, other sizes work too
+    image_size: int = 256
     channels: int = 3
     width: int = 128
-    multipliers: tuple[int, ...] = (1, 1, 2, 2, 4)  # of the width, per resolution; each but the last is halved after
+    # of the width, per resolution; each but the last is halved after
+    multipliers: tuple[int, ...] = (1, 1, 2, 2, 4)
     blocks: int = 2  # residual blocks per resolution
     attention: tuple[int, ...] = (16,)  # sides of the feature maps that attend to themselves
     latent: int = 256  # channels of the encoder's output
@@ -53,7 +63,9 @@ class VQGANConfig:
 
     def __post_init__(self):
         if self.image_size % self.downsampling:
-            raise ValueError(f"expected an image_size divisible by {self.downsampling}, got {self.image_size}")
+            raise ValueError(
+                f"expected an image_size divisible by {self.downsampling}, got {self.image_size}"
+            )
         odd = [self.width * m for m in self.multipliers if self.width * m % self.groups]
         if odd:
             raise ValueError(f"expected widths that {self.groups} groups share evenly, got {odd}")
@@ -67,7 +79,10 @@ class VQGANConfig:
     def levels(self) -> list[tuple[int, bool]]:
         """Width of every resolution from fine to coarse, and whether it attends to itself."""
         sides = [self.image_size >> level for level in range(len(self.multipliers))]
-        return [(self.width * m, side in self.attention) for m, side in zip(self.multipliers, sides, strict=True)]
+        return [
+            (self.width * m, side in self.attention)
+            for m, side in zip(self.multipliers, sides, strict=True)
+        ]
 
 
 VQGAN_CONFIGS = {
@@ -115,12 +130,18 @@ class VQGAN(nn.Module):
         self.encoder = Encoder(config)
         self.to_codes = nn.Conv2d(config.latent, config.code_dim, 1)
         self.quantizer = VectorQuantizer(
-            config.num_codes, config.code_dim, beta=config.beta, update=config.update, legacy=config.legacy
+            config.num_codes,
+            config.code_dim,
+            beta=config.beta,
+            update=config.update,
+            legacy=config.legacy,
         )
         self.from_codes = nn.Conv2d(config.code_dim, config.latent, 1)
         self.decoder = Decoder(config)
 
-    def forward(self, image: Float[Tensor, "b c h w"]) -> tuple[Float[Tensor, "b c h w"], Quantized]:
+    def forward(
+        self, image: Float[Tensor, "b c h w"]
+    ) -> tuple[Float[Tensor, "b c h w"], Quantized]:
         """The reconstruction, and what the quantiser found."""
         quantized = self.encode(image)
         return self.decode(quantized.latents), quantized
@@ -153,9 +174,15 @@ class Encoder(nn.Module):
         widths = [width for width, _ in config.levels]
         self.conv_in = nn.Conv2d(config.channels, config.width, 3, padding=1)
         self.levels = nn.ModuleList()
-        for (c_in, c_out), (_, attends) in zip(pairwise([config.width, *widths]), config.levels, strict=True):
+        for (c_in, c_out), (_, attends) in zip(
+            pairwise([config.width, *widths]), config.levels, strict=True
+        ):
             last = len(self.levels) == len(widths) - 1
-            self.levels.append(Level(config, c_in, c_out, config.blocks, attends, None if last else Downsample(c_out)))
+            self.levels.append(
+                Level(
+                    config, c_in, c_out, config.blocks, attends, None if last else Downsample(c_out)
+                )
+            )
         self.middle = middle(config, widths[-1])
         self.norm_out = nn.GroupNorm(config.groups, widths[-1], 1e-6)
         self.conv_out = nn.Conv2d(widths[-1], config.latent, 3, padding=1)
@@ -193,15 +220,25 @@ class Decoder(nn.Module):
 
 
 class Level(nn.Sequential):
-    """One resolution: residual blocks, each followed by attention where the level attends, then the change of size."""
+    """One resolution: residual blocks, each followed by attention where the level attends, then the
+    change of size.
+    """
 
     def __init__(
-        self, config: VQGANConfig, c_in: int, c_out: int, blocks: int, attends: bool, resize: nn.Module | None
+        self,
+        config: VQGANConfig,
+        c_in: int,
+        c_out: int,
+        blocks: int,
+        attends: bool,
+        resize: nn.Module | None,
     ):
         layers = []
         for block in range(blocks):
             layers.append(residual(config, c_in if block == 0 else c_out, c_out))
-            layers.append(SpatialAttention(c_out, 1, config.groups, 1e-6) if attends else nn.Identity())
+            layers.append(
+                SpatialAttention(c_out, 1, config.groups, 1e-6) if attends else nn.Identity()
+            )
         super().__init__(*layers, resize or nn.Identity())
 
 
@@ -236,13 +273,17 @@ class VQGANLoss:
         discriminator: nn.Module | None,
         last_layer: Float[Tensor, "..."],
     ) -> tuple[Float[Tensor, ""], dict[str, Float[Tensor, ""]]]:
-        """What encoder, decoder and codebook minimise, and its parts; without a discriminator there is no game yet.
+        """What encoder, decoder and codebook minimise, and its parts; without a discriminator there
+        is no game yet.
 
-        `last_layer` is the weight of the decoder's last convolution, on which Eq. 7 compares the two gradients.
+        `last_layer` is the weight of the decoder's last convolution, on which Eq. 7 compares the
+        two gradients.
         """
         parts = {"absolute": (image - reconstruction).abs().mean()}
         if self.perceptual:
-            parts["perceptual"] = self.perceptual_weight * self.perceptual(image, reconstruction).mean()
+            parts["perceptual"] = (
+                self.perceptual_weight * self.perceptual(image, reconstruction).mean()
+            )
         rebuilding = sum(parts.values())
         parts["codebook"] = self.codebook_weight * codebook_loss
         if discriminator is not None:
@@ -253,10 +294,14 @@ class VQGANLoss:
 
     @staticmethod
     def discriminator(
-        discriminator: nn.Module, image: Float[Tensor, "b c h w"], reconstruction: Float[Tensor, "b c h w"]
+        discriminator: nn.Module,
+        image: Float[Tensor, "b c h w"],
+        reconstruction: Float[Tensor, "b c h w"],
     ) -> Float[Tensor, ""]:
         """The hinge form of Eq. 5, for the discriminator."""
-        return hinge_discriminator_loss(discriminator(image), discriminator(reconstruction.detach()))
+        return hinge_discriminator_loss(
+            discriminator(image), discriminator(reconstruction.detach())
+        )
 
 
 # ---------------------------------------------------------------- 3.2 the transformer
@@ -280,22 +325,29 @@ class Transformer(nn.Module):
             if isinstance(module, nn.Linear) and module.bias is not None:
                 nn.init.zeros_(module.bias)
 
-    def forward(self, tokens: Int[Tensor, "b n"], cache: KVCache | None = None) -> Float[Tensor, "b n v"]:
+    def forward(
+        self, tokens: Int[Tensor, "b n"], cache: KVCache | None = None
+    ) -> Float[Tensor, "b n v"]:
         """Logits of the token after each; with a cache, `tokens` go on where the last call ended.
 
         Raises ValueError for more tokens than the context holds.
         """
         past = len(cache) if cache is not None else 0
         if past + tokens.shape[1] > self.config.length:
-            raise ValueError(f"expected at most {self.config.length} tokens, got {past + tokens.shape[1]}")
-        x = self.dropout(self.tokens(tokens) + self.positions[:, past : past + tokens.shape[1]])  # b n d
+            raise ValueError(
+                f"expected at most {self.config.length} tokens, got {past + tokens.shape[1]}"
+            )
+        # b n d
+        x = self.dropout(self.tokens(tokens) + self.positions[:, past : past + tokens.shape[1]])
         for layer, block in enumerate(self.blocks):
             x = block(x, layer, cache)
         return self.head(self.norm(x))  # b n v
 
 
 class Block(nn.Module):
-    """One layer, norms first: causal self-attention, then two linear layers with a GELU between them."""
+    """One layer, norms first: causal self-attention, then two linear layers with a GELU between
+    them.
+    """
 
     def __init__(self, config: TransformerConfig):
         super().__init__()
@@ -305,13 +357,20 @@ class Block(nn.Module):
         self.out = nn.Linear(config.width, config.width)
         self.norm2 = nn.LayerNorm(config.width)
         self.mlp = nn.Sequential(
-            nn.Linear(config.width, 4 * config.width), nn.GELU(), nn.Linear(4 * config.width, config.width)
+            nn.Linear(config.width, 4 * config.width),
+            nn.GELU(),
+            nn.Linear(4 * config.width, config.width),
         )
         self.dropout = nn.Dropout(config.dropout)
 
-    def forward(self, x: Float[Tensor, "b n d"], layer: int, cache: KVCache | None) -> Float[Tensor, "b n d"]:
+    def forward(
+        self, x: Float[Tensor, "b n d"], layer: int, cache: KVCache | None
+    ) -> Float[Tensor, "b n d"]:
         q, k, v = rearrange(
-            self.qkv(self.norm1(x)), "b n (three heads d) -> three b heads n d", three=3, heads=self.heads
+            self.qkv(self.norm1(x)),
+            "b n (three heads d) -> three b heads n d",
+            three=3,
+            heads=self.heads,
         )
         if cache is not None:
             k, v = cache.extend(layer, k, v)
@@ -323,8 +382,11 @@ class Block(nn.Module):
 def next_code_loss(
     model: Transformer, condition: Int[Tensor, "b m"], codes: Int[Tensor, "b n"]
 ) -> Float[Tensor, "b n"]:
-    """Eq. 9 and 10: -ln p of every code given the condition (one token at least) and all codes before it, in nats."""
-    logits = model(torch.cat([condition, codes[:, :-1]], dim=1))[:, condition.shape[1] - 1 :]  # b n v
+    """Eq. 9 and 10: -ln p of every code given the condition (one token at least) and all codes
+    before it, in nats.
+    """
+    # b n v
+    logits = model(torch.cat([condition, codes[:, :-1]], dim=1))[:, condition.shape[1] - 1 :]
     return F.cross_entropy(logits.mT, codes, reduction="none")
 
 
@@ -339,15 +401,22 @@ def sample_codes(
 ) -> Int[Tensor, "b h w"]:
     """Grids of codes of the size the model was trained on, code by code in reading order."""
     steps = grid[0] * grid[1]
-    codes = generate(model, condition, steps, temperature=temperature, top_k=top_k, generator=generator)  # b h*w
+    # b h*w
+    codes = generate(
+        model, condition, steps, temperature=temperature, top_k=top_k, generator=generator
+    )
     return rearrange(codes, "b (h w) -> b h w", h=grid[0])
 
 
 # ---------------------------------------------------------------- 3.2 pictures larger than the context
 
 
-def sliding_window(row: int, column: int, grid: tuple[int, int], window: tuple[int, int]) -> tuple[int, int]:
-    """Figure 3: top and left of the window a code is drawn in, the code in its middle as far as the grid allows."""
+def sliding_window(
+    row: int, column: int, grid: tuple[int, int], window: tuple[int, int]
+) -> tuple[int, int]:
+    """Figure 3: top and left of the window a code is drawn in, the code in its middle as far as the
+    grid allows.
+    """
     top, left = (
         min(max(place - size // 2, 0), whole - size)
         for place, size, whole in zip((row, column), window, grid, strict=True)
@@ -365,7 +434,9 @@ def sample_large(
     top_k: int | None = None,
     generator: torch.Generator | None = None,
 ) -> Int[Tensor, "b h w"]:
-    """Grids of codes larger than the window the model was trained on; each code sees its window alone."""
+    """Grids of codes larger than the window the model was trained on; each code sees its window
+    alone.
+    """
     if grid[0] < window[0] or grid[1] < window[1]:
         raise ValueError(f"expected a grid of at least the window's {window}, got {grid}")
     codes = torch.zeros(len(condition), *grid, dtype=torch.long, device=condition.device)
@@ -376,5 +447,7 @@ def sample_large(
             before = (row - top) * window[1] + column - left
             logits = model(torch.cat([condition, seen[:, :before]], dim=1))[:, -1]  # b v
             uniform = torch.rand(len(codes), generator=generator).to(logits.device)
-            codes[:, row, column] = draw(next_token_probabilities(logits, temperature, top_k), uniform)
+            codes[:, row, column] = draw(
+                next_token_probabilities(logits, temperature, top_k), uniform
+            )
     return codes

@@ -1,13 +1,15 @@
 """Look-up-free quantisation: MAGVIT-v2 (arXiv 2310.05737), section 3.1.
 
-There is no codebook to look a vector up in: the signs of its log2(K) numbers are the code, and read as bits they are
-the index.  The first number is the lowest bit, so that z = (-0.3, 0.1) is token 2, and zero counts as negative.
+There is no codebook to look a vector up in: the signs of its log2(K) numbers are the code, and read
+as bits they are the index.  The first number is the lowest bit, so that z = (-0.3, 0.1) is token 2,
+and zero counts as negative.
 
-Which of the 2^bits codes a vector means is, softly, q(z) = softmax(-||z - code||^2 / temperature): bit i is set with
-probability sigmoid(4 z_i / temperature), independently of the others.  Entropies are in nats and exact: a vector's is
-the sum over its bits, and the mean distribution over all 2^bits codes is one matrix product of the distributions of
-the lower and of the upper half of the bits, without ever a table of vectors by codes.  Above `group` bits that
-distribution is approximated as independent between groups of neighbouring bits, which overstates its entropy.
+Which of the 2^bits codes a vector means is, softly, q(z) = softmax(-||z - code||^2 / temperature):
+bit i is set with probability sigmoid(4 z_i / temperature), independently of the others.  Entropies
+are in nats and exact: a vector's is the sum over its bits, and the mean distribution over all
+2^bits codes is one matrix product of the distributions of the lower and of the upper half of the
+bits, without ever a table of vectors by codes.  Above `group` bits that distribution is
+approximated as independent between groups of neighbouring bits, which overstates its entropy.
 """
 
 import torch
@@ -33,7 +35,9 @@ LARGEST_GROUP = 24  # 2^24 probabilities are 64 MB
 
 
 def lfq_sign(z: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
-    """q(z_i) = -1 where z_i <= 0, +1 where z_i > 0 (Eq. 3): torch.sign would leave 0, which is no code."""
+    """q(z_i) = -1 where z_i <= 0, +1 where z_i > 0 (Eq. 3): torch.sign would leave 0, which is no
+    code.
+    """
     return 2 * (z > 0).to(z.dtype) - 1
 
 
@@ -54,7 +58,8 @@ def token_code(indices: Int[Tensor, "..."], bits: int) -> Float[Tensor, "... bit
 
 
 def factorise(indices: Int[Tensor, "..."], bits: tuple[int, ...]) -> Int[Tensor, "... factors"]:
-    """One index of sum(bits) bits as several of so many bits each, the lowest bits first (section 3.2).
+    """One index of sum(bits) bits as several of so many bits each, the lowest bits first (section
+    3.2).
 
     With bits (9, 9) token 2^18 - 2 is (510, 511).  ValueError: an index needs more bits.
     """
@@ -72,7 +77,10 @@ def join(parts: Int[Tensor, "... factors"], bits: tuple[int, ...]) -> Int[Tensor
     ValueError: a factor needs more bits, or there are not as many factors as entries of bits.
     """
     if parts.shape[-1] != len(bits):
-        raise ValueError(f"expected {len(bits)} factors in the last axis, for bits {bits}, got {tuple(parts.shape)}")
+        raise ValueError(
+            f"expected {len(bits)} factors in the last axis, for bits {bits}, got"
+            f" {tuple(parts.shape)}"
+        )
     indices = torch.zeros_like(parts[..., 0])
     for number in reversed(range(len(bits))):
         check_indices(parts[..., number], 1 << bits[number])
@@ -83,27 +91,44 @@ def join(parts: Int[Tensor, "... factors"], bits: tuple[int, ...]) -> Int[Tensor
 # ---------------------------------------------------------------- the entropy penalty
 
 
-def entropy_penalty(z: Float[Tensor, "n bits"], temperature: int | float = 0.01, group: int = 18) -> Float[Tensor, ""]:
-    """E[H(q(z))] - H(E[q(z)]) (Eq. 5), at least -bits log 2: every vector is sure, and all codes are used."""
+def entropy_penalty(
+    z: Float[Tensor, "n bits"], temperature: int | float = 0.01, group: int = 18
+) -> Float[Tensor, ""]:
+    """E[H(q(z))] - H(E[q(z)]) (Eq. 5), at least -bits log 2: every vector is sure, and all codes
+    are used.
+    """
     return sample_entropy(z, temperature) - batch_entropy(z, temperature, group)
 
 
-def sample_entropy(z: Float[Tensor, "n bits"], temperature: int | float = 0.01) -> Float[Tensor, ""]:
+def sample_entropy(
+    z: Float[Tensor, "n bits"], temperature: int | float = 0.01
+) -> Float[Tensor, ""]:
     """E[H(q(z))]: bits are independent, so that their entropies add up.
 
-    A bit's entropy is the same for z and -z: with a = |4 z / temperature|, log(1 + exp(-a)) + a sigmoid(-a).
+    A bit's entropy is the same for z and -z: with a = |4 z / temperature|, log(1 + exp(-a)) + a
+    sigmoid(-a).
     """
     a = z.abs() * (4 / temperature)
     return (F.softplus(-a) + a * torch.sigmoid(-a)).sum(dim=1).mean()
 
 
-def batch_entropy(z: Float[Tensor, "n bits"], temperature: int | float = 0.01, group: int = 18) -> Float[Tensor, ""]:
-    """H(E[q(z)]), the mean over all processes' vectors: joint over each `group` of bits, summed over groups."""
-    return torch.stack([entropy(_mean_distribution(part, temperature)) for part in z.split(group, dim=1)]).sum()
+def batch_entropy(
+    z: Float[Tensor, "n bits"], temperature: int | float = 0.01, group: int = 18
+) -> Float[Tensor, ""]:
+    """H(E[q(z)]), the mean over all processes' vectors: joint over each `group` of bits, summed
+    over groups.
+    """
+    return torch.stack(
+        [entropy(_mean_distribution(part, temperature)) for part in z.split(group, dim=1)]
+    ).sum()
 
 
-def _mean_distribution(z: Float[Tensor, "n bits"], temperature: int | float) -> Float[Tensor, "upper lower"]:
-    """E[q(z)]: entry (i, j) is that of the code whose upper half of bits is i and whose lower half is j."""
+def _mean_distribution(
+    z: Float[Tensor, "n bits"], temperature: int | float
+) -> Float[Tensor, "upper lower"]:
+    """E[q(z)]: entry (i, j) is that of the code whose upper half of bits is i and whose lower half
+    is j.
+    """
     bits = z.shape[1]
     halves = z.split([bits - bits // 2, bits // 2], dim=1)
     lower, upper = (_distribution(half, temperature) for half in halves)
@@ -111,15 +136,21 @@ def _mean_distribution(z: Float[Tensor, "n bits"], temperature: int | float) -> 
 
 
 def _distribution(z: Float[Tensor, "n bits"], temperature: int | float) -> Float[Tensor, "n codes"]:
-    """q(z) over all 2^bits codes: products of the bits' probabilities, which stay exact where a softmax would not."""
+    """q(z) over all 2^bits codes: products of the bits' probabilities, which stay exact where a
+    softmax would not.
+    """
     p = z.new_ones(len(z), 1)
     for a in (z * (4 / temperature)).unbind(dim=1):
         p = torch.cat([p * torch.sigmoid(-a)[:, None], p * torch.sigmoid(a)[:, None]], dim=1)
     return p
 
 
-def annealed_weight(step: int, weight: int | float = 0.1, boost: int | float = 3.0, steps: int = 2000) -> int | float:
-    """The weight of the penalty at a step: boost times as much at first, and linearly down to it in so many steps."""
+def annealed_weight(
+    step: int, weight: int | float = 0.1, boost: int | float = 3.0, steps: int = 2000
+) -> int | float:
+    """The weight of the penalty at a step: boost times as much at first, and linearly down to it in
+    so many steps.
+    """
     return weight * (1 + (boost - 1) * max(0.0, 1 - step / steps))
 
 
@@ -129,9 +160,10 @@ def annealed_weight(step: int, weight: int | float = 0.1, boost: int | float = 3
 class LFQ(nn.Module):
     """Quantise to 2^bits codes without a codebook.  It has nothing to learn, and nothing to save.
 
-    The loss is beta times the commitment, the mean of (z - sg[q(z)])^2, and, in training mode where gradients are
-    enabled, entropy_weight times the penalty; set that attribute at every step to anneal it (annealed_weight).
-    group: the largest number of bits whose joint distribution is computed.
+    The loss is beta times the commitment, the mean of (z - sg[q(z)])^2, and, in training mode where
+    gradients are enabled, entropy_weight times the penalty; set that attribute at every step to
+    anneal it (annealed_weight). group: the largest number of bits whose joint distribution is
+    computed.
     Raises ValueError for settings, channels, types and indices that do not fit.
     """
 
@@ -151,10 +183,17 @@ class LFQ(nn.Module):
         if temperature <= 0:
             raise ValueError(f"expected a positive temperature, got {temperature}")
         self.dim, self.num_codes = bits, 1 << bits
-        self.beta, self.entropy_weight, self.temperature, self.group = beta, entropy_weight, temperature, group
+        self.beta, self.entropy_weight, self.temperature, self.group = (
+            beta,
+            entropy_weight,
+            temperature,
+            group,
+        )
 
     def forward(self, z: Shaped[Tensor, "b bits *grid"]) -> Quantized:
-        """Any grid: pictures (b bits h w), clips (b bits t h w).  In single precision, also under autocast."""
+        """Any grid: pictures (b bits h w), clips (b bits t h w).  In single precision, also under
+        autocast.
+        """
         check_latents(z, self.dim)
         with torch.autocast(z.device.type, enabled=False):
             z = z.to(torch.promote_types(z.dtype, torch.float32))
@@ -162,7 +201,9 @@ class LFQ(nn.Module):
             loss = self.beta * F.mse_loss(z, latents.detach())
             if self.training and torch.is_grad_enabled() and self.entropy_weight:
                 flat = last.reshape(-1, self.dim)
-                loss = loss + self.entropy_weight * entropy_penalty(flat, self.temperature, self.group)
+                loss = loss + self.entropy_weight * entropy_penalty(
+                    flat, self.temperature, self.group
+                )
         return Quantized(latents, token_index(last), loss)
 
     def embed(self, indices: Shaped[Tensor, "b *grid"]) -> Float[Tensor, "b bits *grid"]:

@@ -1,4 +1,6 @@
-"""Random changes of training clips, the same for every frame of a clip (ViViT's Table 3, after Kinetics' habits)."""
+"""Random changes of training clips, the same for every frame of a clip (ViViT's Table 3, after
+Kinetics' habits).
+"""
 
 from collections.abc import Callable
 
@@ -12,10 +14,11 @@ Clips = UInt8[Tensor, "b t c h w"]
 
 
 def clip_transform(size: tuple[int, int], rand_augment: bool) -> Callable[[Clips], Clips]:
-    """Random crop (of the clip padded by an eighth), flip and colour jitter; then, if wanted, RandAugment.
+    """Random crop (of the clip padded by an eighth), flip and colour jitter; then, if wanted,
+    RandAugment.
 
-    RandAugment (Cubuk et al., arXiv 1909.13719) applies two random operations of magnitude 5.  Randomness comes from
-    torch's global generator, so that a training resumes to the bit.
+    RandAugment (Cubuk et al., arXiv 1909.13719) applies two random operations of magnitude 5.
+    Randomness comes from torch's global generator, so that a training resumes to the bit.
     """
     import_torchvision()
     from torchvision.transforms import v2
@@ -34,7 +37,8 @@ def clip_transform(size: tuple[int, int], rand_augment: bool) -> Callable[[Clips
 def mixup(
     clips: Float[Tensor, "b ..."], label: Int[Tensor, " b"], classes: int, alpha: float
 ) -> tuple[Float[Tensor, "b ..."], Float[Tensor, "b classes"]]:
-    """Mixup (Zhang et al., arXiv 1710.09412): each sample and its one-hot label mixed with another's of the batch.
+    """Mixup (Zhang et al., arXiv 1710.09412): each sample and its one-hot label mixed with
+    another's of the batch.
 
     One share for the whole batch, drawn from Beta(alpha, alpha); the other is the sample before.
     """

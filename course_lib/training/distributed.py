@@ -16,10 +16,16 @@ def choose_device(name: str | None = None) -> torch.device:
 
     Under torchrun every process takes its own GPU.  Raises ValueError when the device is not there.
     """
-    here = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    here = {
+        "cuda": torch.cuda.is_available(),
+        "mps": torch.backends.mps.is_available(),
+        "cpu": True,
+    }
     kind, _, number = (name or next(k for k, present in here.items() if present)).partition(":")
     if not here.get(kind):
-        raise ValueError(f"device {name!r} is not on this machine; it has {[k for k in here if here[k]]}")
+        raise ValueError(
+            f"device {name!r} is not on this machine; it has {[k for k in here if here[k]]}"
+        )
     if kind != "cuda":
         return torch.device(kind)
     index = int(number or os.environ.get("LOCAL_RANK", 0))
@@ -29,7 +35,9 @@ def choose_device(name: str | None = None) -> torch.device:
 
 
 def precision_on(device: torch.device, wanted: str) -> str:
-    """'bfloat16' if wanted and the device multiplies in it (emulated it would be slow), else 'float32'."""
+    """'bfloat16' if wanted and the device multiplies in it (emulated it would be slow), else
+    'float32'.
+    """
     if device.type == "cuda":
         able = torch.cuda.is_bf16_supported(including_emulation=False)
     else:
@@ -39,7 +47,9 @@ def precision_on(device: torch.device, wanted: str) -> str:
 
 
 def place(module: nn.Module, device: torch.device) -> nn.Module:
-    """The module on the device, 2-D convolutions with channels last: half again as fast on CPUs and GPUs."""
+    """The module on the device, 2-D convolutions with channels last: half again as fast on CPUs and
+    GPUs.
+    """
     module = module.to(device)
     for layer in module.modules():
         if isinstance(layer, nn.Conv2d | nn.ConvTranspose2d) and device.type != "mps":
@@ -77,7 +87,8 @@ def process_group(device: torch.device) -> Iterator[None]:
     try:
         yield
     finally:
-        gc.collect()  # a DistributedDataParallel that outlives its group can abort the process at exit
+        # a DistributedDataParallel that outlives its group can abort the process at exit
+        gc.collect()
         dist.destroy_process_group()
 
 
@@ -90,7 +101,9 @@ def data_parallel(module: nn.Module, players: int) -> nn.Module:
 
 
 def all_gather(x: Tensor) -> Tensor:
-    """The parts (b, ...) of all processes as the whole batch, in order, without gradient; alone, x itself."""
+    """The parts (b, ...) of all processes as the whole batch, in order, without gradient; alone, x
+    itself.
+    """
     x = x.detach()
     if processes() == 1:
         return x
@@ -100,7 +113,9 @@ def all_gather(x: Tensor) -> Tensor:
 
 
 def any_process(flag: bool, device: torch.device) -> bool:
-    """Whether the flag is up in any process: all get the same answer, so that all stop at the same step."""
+    """Whether the flag is up in any process: all get the same answer, so that all stop at the same
+    step.
+    """
     if processes() == 1:
         return flag
     return bool(all_gather(torch.tensor([flag], dtype=torch.uint8, device=device)).any())

@@ -9,8 +9,9 @@ from torch import nn
 class EMA:
     """The exponential moving average of a model's weights; buffers and whole numbers are copied.
 
-    The decay starts small and grows, min(decay, (1 + step) / (10 + step)), so that the average reaches back
-    over about a ninth of the training so far and a short run does not drag its random weights along.
+    The decay starts small and grows, min(decay, (1 + step) / (10 + step)), so that the average
+    reaches back over about a ninth of the training so far and a short run does not drag its random
+    weights along.
     """
 
     def __init__(self, model: nn.Module, decay: float):

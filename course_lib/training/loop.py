@@ -51,15 +51,16 @@ def train(
 ) -> Trained:
     """Train a recipe; at its last step measure the model and write its checkpoint and results.
 
-    steps: stop after this step, seconds: stop after so much time; either way a later call goes on from there.
-    on_step(step, losses, model) is called after every step (counted from 1) with the averaged model.
-    store=None writes and resumes nothing.  save_every: seconds between saved states, 0 saves every step.
-    Ctrl-C (or a terminate signal) finishes the step, saves and returns; a second one stops at once.
+    steps: stop after this step, seconds: stop after so much time; either way a later call goes on
+    from there. on_step(step, losses, model) is called after every step (counted from 1) with the
+    averaged model. store=None writes and resumes nothing.  save_every: seconds between saved
+    states, 0 saves every step. Ctrl-C (or a terminate signal) finishes the step, saves and returns;
+    a second one stops at once.
 
-    On a CPU the result is the same to the bit however often it was interrupted; on a GPU as far as its
-    kernels are deterministic.  Raises ValueError for a device that is not there, a batch that the processes
-    cannot share evenly, a model too large to be kept or a saved state of another recipe; FloatingPointError
-    when a loss or gradient is not finite.
+    On a CPU the result is the same to the bit however often it was interrupted; on a GPU as far as
+    its kernels are deterministic.  Raises ValueError for a device that is not there, a batch that
+    the processes cannot share evenly, a model too large to be kept or a saved state of another
+    recipe; FloatingPointError when a loss or gradient is not finite.
     """
     if steps is not None and not 1 <= steps <= recipe.steps:
         raise ValueError(f"expected steps from 1 to the recipe's {recipe.steps}, got {steps}")
@@ -67,7 +68,9 @@ def train(
     with _own_randomness(device):
         with distributed.process_group(device):
             first = distributed.rank() == 0
-            trained = _train(recipe, device, steps or recipe.steps, seconds, resume, on_step, store, save_every)
+            trained = _train(
+                recipe, device, steps or recipe.steps, seconds, resume, on_step, store, save_every
+            )
         if trained.finished and store and first:
             trained.metrics = store.finish(
                 recipe, device, trained.model, trained.losses, trained.seconds, trained.machine
@@ -80,7 +83,8 @@ def _train(recipe, device, last, seconds, resume, on_step, store, save_every) ->
     started = saved = time.monotonic()
     run = Run(recipe, device)
     if store:
-        store.encode(recipe, run.ema.model, {})  # a model too large to be kept fails now, not after hours
+        # a model too large to be kept fails now, not after hours
+        store.encode(recipe, run.ema.model, {})
     if store and resume:
         run.load(store)
     before, data, stop = run.seconds, recipe.data(), False
@@ -89,7 +93,9 @@ def _train(recipe, device, last, seconds, resume, on_step, store, save_every) ->
             losses = run.advance(data)
             run.seconds = before + time.monotonic() - started
             bar.update()
-            bar.set_postfix({player: f"{loss:.4f}" for player, loss in losses.items()}, refresh=False)
+            bar.set_postfix(
+                {player: f"{loss:.4f}" for player, loss in losses.items()}, refresh=False
+            )
             if on_step:
                 on_step(run.step, losses, run.ema.model)
             late = seconds is not None and time.monotonic() - started >= seconds
@@ -124,17 +130,25 @@ def live(
 
 
 class Run:
-    """Everything that changes in training: weights, buffers, optimisers, averages, step, losses, seconds."""
+    """Everything that changes in training: weights, buffers, optimisers, averages, step, losses,
+    seconds.
+    """
 
     def __init__(self, recipe: Recipe, device: torch.device):
         if recipe.batch_size % (sharing := distributed.processes()):
             got = recipe.batch_size
-            raise ValueError(f"expected a batch size that {sharing} processes share evenly, got {got}")
+            raise ValueError(
+                f"expected a batch size that {sharing} processes share evenly, got {got}"
+            )
         self.recipe, self.device = recipe, device
         torch.manual_seed(recipe.seed)
         self.trainable = distributed.place(recipe.build(), device).train()
-        self.players = {player: list(parameters) for player, parameters in self.trainable.players().items()}
-        self.optimizers = {player: recipe.optimizer(player, p) for player, p in self.players.items()}
+        self.players = {
+            player: list(parameters) for player, parameters in self.trainable.players().items()
+        }
+        self.optimizers = {
+            player: recipe.optimizer(player, p) for player, p in self.players.items()
+        }
         for optimizer in self.optimizers.values():
             for group in optimizer.param_groups:
                 group["initial_lr"] = group["lr"]
@@ -146,9 +160,13 @@ class Run:
         self.bfloat16 = distributed.precision_on(device, recipe.precision) == "bfloat16"
 
     def advance(self, data: Data) -> dict[str, float]:
-        """One step: every player in turn takes its loss on the same batch and moves.  Returns the losses."""
+        """One step: every player in turn takes its loss on the same batch and moves.  Returns the
+        losses.
+        """
         batch = self._batch(data)
-        losses = {player: self._move(number, player, batch) for number, player in enumerate(self.players)}
+        losses = {
+            player: self._move(number, player, batch) for number, player in enumerate(self.players)
+        }
         self.ema.update(self.step)
         for player, loss in losses.items():
             self.losses[player].append(loss)
@@ -178,9 +196,9 @@ class Run:
         value, norm = distributed.all_gather(both[None]).mean(dim=0).tolist()
         if not math.isfinite(value) or not math.isfinite(norm):
             raise FloatingPointError(
-                f"recipe {self.recipe.name!r}, step {self.step + 1}: the loss of {player!r} is {value} and"
-                f" its gradient norm {norm}. Training stopped; what was saved before is untouched."
-                " Try a smaller learning rate, a longer warm-up or float32."
+                f"recipe {self.recipe.name!r}, step {self.step + 1}: the loss of {player!r} is"
+                f" {value} and its gradient norm {norm}. Training stopped; what was saved before is"
+                " untouched. Try a smaller learning rate, a longer warm-up or float32."
             )
         for group in optimizer.param_groups:
             group["lr"] = group["initial_lr"] * self.recipe.lr_scale(self.step)
@@ -198,7 +216,9 @@ class Run:
     def save(self, store: Store) -> None:
         """Keep the whole state, from the first process."""
         if distributed.rank() == 0:
-            store.save_state(self.recipe, self._tensors(), {"step": self.step, "seconds": self.seconds})
+            store.save_state(
+                self.recipe, self._tensors(), {"step": self.step, "seconds": self.seconds}
+            )
 
     def load(self, store: Store) -> None:
         """Go on from the saved state, if there is one."""
@@ -210,7 +230,9 @@ class Run:
                 module.load_state_dict(_under(tensors, prefix))
         except RuntimeError as error:
             name = self.recipe.name
-            raise ValueError(f"the saved training of {name!r} is of another model. {error}") from None
+            raise ValueError(
+                f"the saved training of {name!r} is of another model. {error}"
+            ) from None
         for player, optimizer in self.optimizers.items():
             self._load_optimizer(optimizer, _under(tensors, f"optimizer.{player}."))
         self.step, self.seconds = progress["step"], progress["seconds"]
@@ -221,7 +243,9 @@ class Run:
         tensors |= {f"ema.{key}": value for key, value in self.ema.model.state_dict().items()}
         for player, optimizer in self.optimizers.items():
             for index, entries in optimizer.state_dict()["state"].items():
-                tensors |= {f"optimizer.{player}.{index}.{key}": value for key, value in entries.items()}
+                tensors |= {
+                    f"optimizer.{player}.{index}.{key}": value for key, value in entries.items()
+                }
             tensors[f"losses.{player}"] = torch.tensor(self.losses[player], dtype=torch.float64)
         return tensors
 
@@ -231,14 +255,19 @@ class Run:
         for key, value in tensors.items():
             index, entry = key.split(".")
             like = parameters[int(index)]
-            if value.shape == like.shape:  # in the parameter's own memory format, as fused kernels expect
+            # in the parameter's own memory format, as fused kernels expect
+            if value.shape == like.shape:
                 value = torch.empty_like(like, dtype=value.dtype).copy_(value)
             state.setdefault(int(index), {})[entry] = value
-        optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+        optimizer.load_state_dict(
+            {"state": state, "param_groups": optimizer.state_dict()["param_groups"]}
+        )
 
 
 def _under(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    return {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}
+    return {
+        key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)
+    }
 
 
 @contextmanager
@@ -261,7 +290,8 @@ def _signals() -> Iterator[threading.Event]:
         stop.set()
         restore()
 
-    if threading.current_thread() is threading.main_thread():  # Python lets no other thread set handlers
+    # Python lets no other thread set handlers
+    if threading.current_thread() is threading.main_thread():
         for number in (signal.SIGINT, signal.SIGTERM):
             previous[number] = signal.signal(number, heard)
     try:

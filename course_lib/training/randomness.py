@@ -1,7 +1,7 @@
 """Randomness that depends on (seed, step, place in the whole batch) and on nothing else.
 
-Nothing is carried from step to step, so a resumed training goes on to the bit; and every process draws for
-the whole batch and keeps its own part, so that two processes train as one does.
+Nothing is carried from step to step, so a resumed training goes on to the bit; and every process
+draws for the whole batch and keeps its own part, so that two processes train as one does.
 """
 
 from functools import lru_cache
@@ -18,12 +18,16 @@ def seed_of(*numbers: int) -> int:
 
 
 class Draw:
-    """Random tensors for one step.  The first axis of a shape is b, this process's part of the batch.
+    """Random tensors for one step.  The first axis of a shape is b, this process's part of the
+    batch.
 
-    `Draw(seed)` is for a single process; rank r of several gets rows [r b, (r + 1) b) of the same numbers.
+    `Draw(seed)` is for a single process; rank r of several gets rows [r b, (r + 1) b) of the same
+    numbers.
     """
 
-    def __init__(self, seed: int, device: torch.device | str = "cpu", rank: int = 0, processes: int = 1):
+    def __init__(
+        self, seed: int, device: torch.device | str = "cpu", rank: int = 0, processes: int = 1
+    ):
         self.device, self.rank, self.processes = torch.device(device), rank, processes
         self.generator = torch.Generator(self.device).manual_seed(seed)
 
@@ -44,8 +48,12 @@ class Draw:
         return self._part(lambda size, **where: torch.randint(low, high, size, **where), shape)
 
     def choice(self, weights: Tensor, b: int) -> Tensor:
-        """b indices into the 1-D weights (the same in every process), in proportion to them, with repeats."""
-        drawn = torch.multinomial(weights, b * self.processes, replacement=True, generator=self.generator)
+        """b indices into the 1-D weights (the same in every process), in proportion to them, with
+        repeats.
+        """
+        drawn = torch.multinomial(
+            weights, b * self.processes, replacement=True, generator=self.generator
+        )
         return drawn[self.rank * b : (self.rank + 1) * b]
 
     def _part(self, function, shape: tuple[int, ...]) -> Tensor:

@@ -24,8 +24,8 @@ A family of recipes is two small classes:
         def measure(self, model):
             return {"error": ...}
 
-Every field of the recipe is recorded with the checkpoint; a training that was interrupted resumes only
-under exactly the same fields.
+Every field of the recipe is recorded with the checkpoint; a training that was interrupted resumes
+only under exactly the same fields.
 """
 
 import json
@@ -66,7 +66,8 @@ class Tensors:
 
 
 class Trainable(nn.Module):
-    """A model with its loss, and whatever else changes in training (a discriminator, running statistics).
+    """A model with its loss, and whatever else changes in training (a discriminator, running
+    statistics).
 
     `self.model` is what the checkpoint keeps; the rest is saved only to resume training.
     """
@@ -74,14 +75,17 @@ class Trainable(nn.Module):
     model: nn.Module
 
     def players(self) -> dict[str, Iterable[nn.Parameter]]:
-        """Who plays: name -> parameters.  Each has its own optimiser and loss, and they move in turn."""
+        """Who plays: name -> parameters.  Each has its own optimiser and loss, and they move in
+        turn.
+        """
         return {"model": [p for p in self.parameters() if p.requires_grad]}
 
     def loss(self, player: str, batch: dict[str, Tensor], draw: Draw) -> Tensor:
         """The player's loss on this process's part of the batch: a mean over b, a scalar.
 
-        Take all randomness from `draw` (see `Draw`): then the result does not depend on how many processes
-        share the batch.  `all_gather(per_sample_losses)` gives those of the whole batch, in order.
+        Take all randomness from `draw` (see `Draw`): then the result does not depend on how many
+        processes share the batch.  `all_gather(per_sample_losses)` gives those of the whole batch,
+        in order.
         """
         raise NotImplementedError
 
@@ -103,12 +107,17 @@ class Recipe:
     weight_decay: float = 0.0  # AdamW; at 0 this is Adam
     clip: float | None = 1.0  # largest gradient norm of a player
     ema: float = 0.999  # 0 keeps the plain weights
-    precision: str = "float32"  # or "bfloat16": autocast where the processor computes in it, otherwise float32
+    # or "bfloat16": autocast where the processor computes in it, otherwise float32
+    precision: str = "float32"
     checkpoint_dtype: str = "float32"  # or "float16", half the file
 
     def __post_init__(self):
         for accepted, expected, field in (
-            (re.fullmatch(r"[A-Za-z0-9][\w.-]*", self.name, re.ASCII), "letters, digits and . _ -", "name"),
+            (
+                re.fullmatch(r"[A-Za-z0-9][\w.-]*", self.name, re.ASCII),
+                "letters, digits and . _ -",
+                "name",
+            ),
             (self.steps >= 1, "at least 1", "steps"),
             (self.batch_size >= 1, "at least 1", "batch_size"),
             (self.seed >= 0, "at least 0", "seed"),
@@ -117,7 +126,11 @@ class Recipe:
             (self.clip is None or self.clip > 0, "a positive number or None", "clip"),
             (0 <= self.ema < 1, "in [0, 1)", "ema"),
             (self.precision in ("float32", "bfloat16"), "'float32' or 'bfloat16'", "precision"),
-            (self.checkpoint_dtype in ("float32", "float16"), "'float32' or 'float16'", "checkpoint_dtype"),
+            (
+                self.checkpoint_dtype in ("float32", "float16"),
+                "'float32' or 'float16'",
+                "checkpoint_dtype",
+            ),
         ):
             if not accepted:
                 got = getattr(self, field)
@@ -132,23 +145,32 @@ class Recipe:
         raise NotImplementedError
 
     def complete(self, model: nn.Module) -> None:
-        """What is left to do to the trained model before it is measured and stored, such as calibration."""
+        """What is left to do to the trained model before it is measured and stored, such as
+        calibration.
+        """
 
     def measure(self, model: nn.Module) -> dict:
         """Measure the finished model (in eval mode, on its device, without gradients).
 
-        Numbers become the metrics of the checkpoint; lists (arrays for a figure) go to the results file only.
+        Numbers become the metrics of the checkpoint; lists (arrays for a figure) go to the results
+        file only.
         """
         return {}
 
     def optimizer(self, player: str, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
         """The player's optimiser; its state must be tensors."""
         return torch.optim.AdamW(
-            parameters, lr=self.learning_rate, betas=self.betas, weight_decay=self.weight_decay, fused=True
+            parameters,
+            lr=self.learning_rate,
+            betas=self.betas,
+            weight_decay=self.weight_decay,
+            fused=True,
         )
 
     def lr_scale(self, step: int) -> float:
-        """What the learning rate is multiplied with at this step (counted from 0): linear warm-up, then 1."""
+        """What the learning rate is multiplied with at this step (counted from 0): linear warm-up,
+        then 1.
+        """
         return min(1.0, (step + 1) / self.warmup) if self.warmup else 1.0
 
     def fields(self) -> dict:

@@ -11,7 +11,8 @@ def find_recipe(recipe: Recipe | str) -> Recipe:
 
     Raises ValueError that names what there is.
     """
-    from course_lib.training.recipes import RECIPES  # late: a recipe may itself load checkpoints to measure with
+    # late: a recipe may itself load checkpoints to measure with
+    from course_lib.training.recipes import RECIPES
 
     if isinstance(recipe, Recipe):
         return recipe

@@ -1,4 +1,5 @@
-"""What training leaves on disk: a state to resume from, a checkpoint with its provenance, the results.
+"""What training leaves on disk: a state to resume from, a checkpoint with its provenance, the
+results.
 
 Everything is safetensors or JSON, never a pickle, and is written whole or not at all.
 """
@@ -28,7 +29,9 @@ _START_OVER = "Start over (course train --fresh, resume=False)"
 
 @dataclass(frozen=True)
 class Store:
-    """The three folders; `STORE` is the course's own, `Store.under(folder)` keeps everything in one place."""
+    """The three folders; `STORE` is the course's own, `Store.under(folder)` keeps everything in one
+    place.
+    """
 
     training: Path
     checkpoints: Path
@@ -41,14 +44,16 @@ class Store:
     def encode(self, recipe: Recipe, model: nn.Module, provenance: dict) -> bytes:
         """The checkpoint file of a model.  Raises ValueError when it is too large or not finite."""
         dtype = getattr(torch, recipe.checkpoint_dtype)
-        tensors = {k: x.to(dtype) if x.is_floating_point() else x for k, x in model.state_dict().items()}
+        tensors = {
+            k: x.to(dtype) if x.is_floating_point() else x for k, x in model.state_dict().items()
+        }
         if broken := [key for key, x in tensors.items() if not x.isfinite().all()]:
             raise ValueError(f"recipe {recipe.name!r}: not finite as {dtype}: {', '.join(broken)}")
         file = _encode(tensors, {"name": recipe.name, **provenance})
         if len(file) > LARGEST:
             raise ValueError(
-                f"recipe {recipe.name!r}: its checkpoint would have {len(file):,} bytes, allowed are"
-                f" {LARGEST:,}; make the model smaller or set checkpoint_dtype='float16'"
+                f"recipe {recipe.name!r}: its checkpoint would have {len(file):,} bytes, allowed"
+                f" are {LARGEST:,}; make the model smaller or set checkpoint_dtype='float16'"
             )
         return file
 
@@ -69,7 +74,9 @@ class Store:
         measured = recipe.measure(model)
         metrics = {key: float(x) for key, x in measured.items() if isinstance(x, Real)}
         if broken := [key for key, x in metrics.items() if not math.isfinite(x)]:
-            raise ValueError(f"recipe {recipe.name!r}: measured values are not finite: {', '.join(broken)}")
+            raise ValueError(
+                f"recipe {recipe.name!r}: measured values are not finite: {', '.join(broken)}"
+            )
         provenance = {
             "recipe": recipe.fields(),
             "steps": recipe.steps,
@@ -88,7 +95,10 @@ class Store:
             "provenance": provenance,
         }
         checkpoint = self.encode(recipe, model, provenance)
-        _write(self.results / f"{recipe.name}.json", (json.dumps(record, allow_nan=False) + "\n").encode())
+        _write(
+            self.results / f"{recipe.name}.json",
+            (json.dumps(record, allow_nan=False) + "\n").encode(),
+        )
         _write(self.checkpoints / f"{recipe.name}.safetensors", checkpoint)
         return metrics
 
@@ -97,7 +107,9 @@ class Store:
         _write(self._state(recipe), _encode(tensors, {"recipe": recipe.fields(), **progress}))
 
     def load_state(self, recipe: Recipe) -> tuple[dict[str, Tensor], dict] | None:
-        """The saved tensors and progress, None if there are none.  ValueError for those of another recipe."""
+        """The saved tensors and progress, None if there are none.  ValueError for those of another
+        recipe.
+        """
         path = self._state(recipe)
         if not path.exists():
             return None
@@ -113,7 +125,9 @@ class Store:
         return self.training / f"{recipe.name}.safetensors"
 
 
-STORE = Store(Path(os.environ.get("COURSE_HOME", ROOT / ".course")) / "training", CHECKPOINTS, RESULTS)
+STORE = Store(
+    Path(os.environ.get("COURSE_HOME", ROOT / ".course")) / "training", CHECKPOINTS, RESULTS
+)
 
 
 def load_checkpoint(
@@ -121,30 +135,38 @@ def load_checkpoint(
 ) -> tuple[nn.Module, dict]:
     """The trained model of a recipe (float32, eval mode) and its provenance.
 
-    Raises FileNotFoundError when there is no checkpoint; ValueError when the file is damaged, a pickle, of
-    another name, of a recipe with other numbers, or does not fit the model.
+    Raises FileNotFoundError when there is no checkpoint; ValueError when the file is damaged, a
+    pickle, of another name, of a recipe with other numbers, or does not fit the model.
     """
     recipe = find_recipe(recipe)
     path = store.checkpoints / f"{recipe.name}.safetensors"
     again = _again(recipe.name)
     tensors, provenance = _read(path, again)
     if (name := provenance.get("name")) != recipe.name:
-        raise ValueError(f"{path} holds {name!r}, expected {recipe.name!r}: was the file renamed? {again}")
+        raise ValueError(
+            f"{path} holds {name!r}, expected {recipe.name!r}: was the file renamed? {again}"
+        )
     then, now = provenance["recipe"], recipe.fields()
     both = then.keys() & now.keys()  # a field that recipes got later does not spoil a checkpoint
     if differing := _differences({key: then[key] for key in both}, {key: now[key] for key in both}):
-        raise ValueError(f"{path} was trained by an earlier recipe {recipe.name!r}: {differing}. {again}")
+        raise ValueError(
+            f"{path} was trained by an earlier recipe {recipe.name!r}: {differing}. {again}"
+        )
     with torch.random.fork_rng(devices=[]):
         model = recipe.build().model
     try:
         model.load_state_dict(tensors)
     except RuntimeError as error:
-        raise ValueError(f"{path} does not fit the model of {recipe.name!r}. {again}\n{error}") from None
+        raise ValueError(
+            f"{path} does not fit the model of {recipe.name!r}. {again}\n{error}"
+        ) from None
     return distributed.place(model, torch.device(device)).eval().requires_grad_(False), provenance
 
 
 def results(recipe: Recipe | str, store: Store = STORE) -> dict:
-    """What was measured: name, metrics, curve (thinned losses), details (arrays for figures), provenance."""
+    """What was measured: name, metrics, curve (thinned losses), details (arrays for figures),
+    provenance.
+    """
     name = recipe if isinstance(recipe, str) and ":" not in recipe else find_recipe(recipe).name
     path = store.results / f"{name}.json"
     try:
@@ -160,14 +182,22 @@ def show_checkpoint(recipe: Recipe | str, store: Store = STORE) -> str:
     name = find_recipe(recipe).name
     _, made = _read(store.checkpoints / f"{name}.safetensors", _again(name))
     minutes, seconds = divmod(round(made["seconds"]), 60)
-    took = f"{minutes} min" if minutes >= 10 else f"{minutes} min {seconds} s" if minutes else f"{seconds} s"
+    took = (
+        f"{minutes} min"
+        if minutes >= 10
+        else f"{minutes} min {seconds} s"
+        if minutes
+        else f"{seconds} s"
+    )
     scores = "; ".join(f"{key} {value:.4g}" for key, value in made["metrics"].items())
     line = f"{name}: {made['steps']:,} steps, {took} on {made['device']}, torch {made['torch']}"
     return f"{line}; {scores}" if scores else line
 
 
 def thin(losses: dict[str, list[float]], points: int = CURVE_POINTS) -> dict[str, list]:
-    """Loss curves for a figure: the mean of each of at most `points` equal stretches, at its last step."""
+    """Loss curves for a figure: the mean of each of at most `points` equal stretches, at its last
+    step.
+    """
     length = max(len(curve) for curve in losses.values())
     size = max(1, -(-length // points))
     stretches = [slice(start, min(start + size, length)) for start in range(0, length, size)]
@@ -207,7 +237,9 @@ def _read(path: Path, advice: str) -> tuple[dict[str, Tensor], dict]:
         tensors = safetensors.torch.load(file)
     except safetensors.SafetensorError as error:
         pickled = file.startswith((b"PK", b"\x80"))
-        what = "a pickle, which could run any code" if pickled else f"truncated or damaged ({error})"
+        what = (
+            "a pickle, which could run any code" if pickled else f"truncated or damaged ({error})"
+        )
         raise ValueError(f"{path} is not a safetensors file: it is {what}. {advice}") from None
     header = json.loads(file[8 : 8 + int.from_bytes(file[:8], "little")])
     if "course" not in header.get("__metadata__", {}):

@@ -8,7 +8,15 @@ clip.py, batch.py, dataset.py, pixels.py                      one scene, many, a
 """
 
 from course_lib.world.audio import SAMPLE_RATE, sound
-from course_lib.world.batch import clips, image_captions, image_labels, images, scenes, stills, videos
+from course_lib.world.batch import (
+    clips,
+    image_captions,
+    image_labels,
+    images,
+    scenes,
+    stills,
+    videos,
+)
 from course_lib.world.caption import caption, label_names, labels, stack_labels
 from course_lib.world.clip import Clip, play, render
 from course_lib.world.dataset import LittleWorld

@@ -1,8 +1,8 @@
 """What is heard: a tone at every contact.
 
 The shape gives the note, the size the octave (large things sound lower), the material how long it
-rings.  A tone is a damped oscillator, ``y[n] = 2 r cos(w) y[n-1] - r^2 y[n-2]``: two multiplications a
-sample, so that the waveform is the same on every machine.
+rings.  A tone is a damped oscillator, ``y[n] = 2 r cos(w) y[n-1] - r^2 y[n-2]``: two
+multiplications a sample, so that the waveform is the same on every machine.
 """
 
 import math
@@ -16,7 +16,8 @@ from course_lib.world.scene import Scene
 
 SAMPLE_RATE = 8000  # samples per second; with 17 frames, 1000 samples from frame to frame
 SAMPLES = int(SAMPLE_RATE * DURATION)
-PITCHES = {"sphere": 523.25, "cube": 587.33, "cylinder": 698.46, "cone": 880.0}  # hertz, of a small thing
+# hertz, of a small thing
+PITCHES = {"sphere": 523.25, "cube": 587.33, "cylinder": 698.46, "cone": 880.0}
 RINGING = {"matte": 0.03, "shiny": 0.15}  # seconds until a tone has fallen to 1 / e
 LOUDNESS = 0.45
 

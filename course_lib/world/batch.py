@@ -1,7 +1,7 @@
 """Many scenes at once: `images`, `videos`, `clips`, and what is true of them.
 
-Scene number i of a seed depends on the seed, i and the constraints alone, so that a large batch begins
-with the small one.
+Scene number i of a seed depends on the seed, i and the constraints alone, so that a large batch
+begins with the small one.
 """
 
 from torch import Tensor
@@ -20,7 +20,9 @@ STREAMS = {"free": 0, "train": 1, "test": 2}
 def scene_seed(seed: int, index: int, stream: str = "free") -> int:
     """The seed of scene `index`.  No two (seed, index, stream) share one, for index < 2^32."""
     if seed < 0 or not 0 <= index < 2**32:
-        raise ValueError(f"expected seed >= 0 and 0 <= index < 2**32, got seed {seed} and index {index}")
+        raise ValueError(
+            f"expected seed >= 0 and 0 <= index < 2**32, got seed {seed} and index {index}"
+        )
     return (len(STREAMS) * seed + STREAMS[stream]) * 2**32 + index
 
 
@@ -32,7 +34,9 @@ def scenes(n: int, seed: int = 0, **constraints) -> list[Scene]:
 
 
 def stills(n: int, seed: int = 0, **constraints) -> list[Scene]:
-    """The scenes that `images` draws: at rest before a still camera, unless the constraints say otherwise."""
+    """The scenes that `images` draws: at rest before a still camera, unless the constraints say
+    otherwise.
+    """
     return scenes(n, seed, **still(constraints))
 
 
@@ -62,11 +66,15 @@ def image_captions(n: int, seed: int = 0, **constraints) -> list[str]:
 def videos(
     n: int, size: int | tuple[int, int] = 32, frames: int = 17, seed: int = 0, **constraints
 ) -> UInt8[Tensor, "n t h w 3"]:
-    """The pictures of ``clips(n, size, frames, seed, **constraints)``, without the cost of the rest."""
+    """The pictures of ``clips(n, size, frames, seed, **constraints)``, without the cost of the
+    rest.
+    """
     rgb = render_rgb(tabulate(scenes(n, seed, **constraints), frames), *check_size(size))
     return rgb.unflatten(0, (n, frames))
 
 
-def clips(n: int, size: int | tuple[int, int] = 32, frames: int = 17, seed: int = 0, **constraints) -> Clip:
+def clips(
+    n: int, size: int | tuple[int, int] = 32, frames: int = 17, seed: int = 0, **constraints
+) -> Clip:
     """n clips with everything that is known about them, as one batch."""
     return play(scenes(n, seed, **constraints), size, frames)

@@ -6,7 +6,8 @@
     camera    "as the camera" ("orbits" | "zooms in" | "zooms out")
 
 Relations hold in the first frame, seen from the camera.  Labels are those of `VOCABULARY`; shape,
-colour, scale and material are of the first thing, the one that moves and with which the caption begins.
+colour, scale and material are of the first thing, the one that moves and with which the caption
+begins.
 """
 
 import torch
@@ -40,11 +41,15 @@ def caption(scene: Scene) -> str:
         case kind:
             words.append(VERBS[kind])
     if others:
-        words.append(" and ".join(f"{relation(scene, other)} {_briefly(other)}" for other in others))
+        words.append(
+            " and ".join(f"{relation(scene, other)} {_briefly(other)}" for other in others)
+        )
     if scene.camera.kind == "orbit":
         words.append("as the camera orbits")
     if scene.camera.kind == "zoom":
-        words.append("as the camera zooms in" if scene.camera.zoom > 1 else "as the camera zooms out")
+        words.append(
+            "as the camera zooms in" if scene.camera.zoom > 1 else "as the camera zooms out"
+        )
     return " ".join(words)
 
 

@@ -16,7 +16,8 @@ from course_lib.world.scene import Scene
 
 @dataclass(frozen=True, eq=False)
 class Clip:
-    """A clip, or (from `clips`) a batch of them with an axis in front; `geometry` defines the fields.
+    """A clip, or (from `clips`) a batch of them with an axis in front; `geometry` defines the
+    fields.
 
     The frames are spread evenly over the scene's 2 seconds; audio has 8000 samples a second.
     """
@@ -32,10 +33,13 @@ class Clip:
 
 
 def render(scene: Scene, size: int | tuple[int, int] = 32, frames: int = 17) -> Clip:
-    """Play a scene: `frames` pictures of `size` (or (height, width)), from its first moment to its last."""
+    """Play a scene: `frames` pictures of `size` (or (height, width)), from its first moment to its
+    last.
+    """
     batch = play([scene], size, frames)
     tensors = {
-        name: getattr(batch, name)[0] for name in ("rgb", "depth", "normal", "segmentation", "flow", "audio")
+        name: getattr(batch, name)[0]
+        for name in ("rgb", "depth", "normal", "segmentation", "flow", "audio")
     }
     return Clip(**tensors, caption=caption(scene), labels=labels(scene))
 
@@ -46,9 +50,16 @@ def play(scenes: list[Scene], size: int | tuple[int, int], frames: int) -> Clip:
     table = tabulate(scenes, frames)
     frame = torch.arange(len(table))
     following = table[frame + (frame % frames < frames - 1)]
-    fields = {"rgb": render_rgb(table, height, width)} | render_geometry(table, following, height, width)
-    fields = {name: rearrange(field, "(b t) ... -> b t ...", t=frames) for name, field in fields.items()}
+    fields = {"rgb": render_rgb(table, height, width)} | render_geometry(
+        table, following, height, width
+    )
+    fields = {
+        name: rearrange(field, "(b t) ... -> b t ...", t=frames) for name, field in fields.items()
+    }
     audio = torch.stack([sound(scene) for scene in scenes])
     return Clip(
-        **fields, audio=audio, caption=[caption(scene) for scene in scenes], labels=stack_labels(scenes)
+        **fields,
+        audio=audio,
+        caption=[caption(scene) for scene in scenes],
+        labels=stack_labels(scenes),
     )

@@ -15,9 +15,9 @@ from course_lib.world.sample import sample_scene
 class LittleWorld(Dataset):
     """Pictures (``frames=None``) or clips, drawn when asked for.
 
-    An item is a dict of `pixels`, floats in [-1, 1] of shape (c h w) or (t c h w), its `caption` and its
-    `labels`.  Train and test scenes come from streams of seeds that have no number in common, whatever
-    the seed and the length.
+    An item is a dict of `pixels`, floats in [-1, 1] of shape (c h w) or (t c h w), its `caption`
+    and its `labels`.  Train and test scenes come from streams of seeds that have no number in
+    common, whatever the seed and the length.
     """
 
     def __init__(
@@ -38,7 +38,8 @@ class LittleWorld(Dataset):
         self.split, self.size, self.frames = split, check_size(size), frames
         self.length, self.seed = length, seed
         self.constraints = still(constraints) if frames is None else constraints
-        sample_scene(0, **self.constraints)  # complains about impossible constraints now, not in a worker
+        # complains about impossible constraints now, not in a worker
+        sample_scene(0, **self.constraints)
 
     def __len__(self) -> int:
         return self.length

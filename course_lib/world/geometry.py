@@ -18,7 +18,8 @@ PIXELS_PER_CHUNK = 2**16
 
 
 def render_geometry(table: Frames, following: Frames, height: int, width: int) -> dict[str, Tensor]:
-    """Depth (f h w), normal (f h w 3), segmentation (f h w) and flow (f h w 2) of the tabulated frames.
+    """Depth (f h w), normal (f h w 3), segmentation (f h w) and flow (f h w 2) of the tabulated
+    frames.
 
     `following` holds the frame after each, or the frame itself when it is the last.
     """
@@ -47,7 +48,9 @@ def _measure(table: Frames, following: Frames, height: int, width: int) -> dict[
         out.view(-1)[where] = values
     segmentation.view(-1)[where] = FIRST_THING + things.index[thing]
     later = gather_things(following)
-    moves = torch.stack([(a != b) for a, b in zip(things.pose, later.pose, strict=True)]).any(0)[thing]
+    moves = torch.stack([(a != b) for a, b in zip(things.pose, later.pose, strict=True)]).any(0)[
+        thing
+    ]
     where, thing, local = where[moves], thing[moves], [each[moves] for each in local]
     for out, values in zip(moved, _placed(later, thing, local), strict=True):
         out.view(-1)[where] = values
@@ -68,7 +71,9 @@ def _placed(things: Things, thing: Tensor, local: Point) -> Point:
 def _project(table: Frames, points: Point, height: int, width: int) -> Tensor:
     """Where points of the world (f h w each) appear, in pixels from the upper left corner: f h w 2."""
     seen = [p - e[:, None, None] for p, e in zip(points, table.eye.unbind(-1), strict=True)]
-    right, up, forward = (_dot(seen, each.unbind(-1)) for each in (table.right, table.up, table.forward))
+    right, up, forward = (
+        _dot(seen, each.unbind(-1)) for each in (table.right, table.up, table.forward)
+    )
     pixels = (table.focal * min(height, width))[:, None, None] / forward
     return torch.stack([right * pixels + width / 2, height / 2 - up * pixels], dim=-1)
 

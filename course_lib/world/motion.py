@@ -33,7 +33,9 @@ class Pose:
 
 @dataclass(frozen=True)
 class View:
-    """The camera: where it is, its three unit axes, and its focal length in units of the shorter side."""
+    """The camera: where it is, its three unit axes, and its focal length in units of the shorter
+    side.
+    """
 
     eye: tuple[float, float, float]
     right: tuple[float, float, float]
@@ -44,7 +46,9 @@ class View:
 
 @dataclass(frozen=True)
 class Contact:
-    """At `time` seconds the things with these indices touched; one index is a contact with the floor."""
+    """At `time` seconds the things with these indices touched; one index is a contact with the
+    floor.
+    """
 
     time: float
     things: tuple[int, ...]
@@ -61,7 +65,9 @@ def contacts(scene: Scene) -> list[Contact]:
     if motion.kind == "bounce":
         first = (1 - motion.phase) * BOUNCE
         return [
-            Contact(round(first + n * BOUNCE, 6), (0,)) for n in range(3) if first + n * BOUNCE < DURATION
+            Contact(round(first + n * BOUNCE, 6), (0,))
+            for n in range(3)
+            if first + n * BOUNCE < DURATION
         ]
     if motion.kind == "fall":
         return [Contact(LANDING, (0,))]
@@ -79,7 +85,9 @@ def view(camera: Camera, time: float) -> View:
     forward = (-sa * ce, ca * ce, -se)
     eye = (sa * ce * camera.distance, -ca * ce * camera.distance, LOOK_AT + se * camera.distance)
     focal = FOCAL / math.sqrt(camera.zoom) * (1 + (camera.zoom - 1) * ease)
-    return View(*map(_rounded, (eye, (ca, sa, 0.0), (-sa * se, ca * se, ce), forward)), round(focal, 6))
+    return View(
+        *map(_rounded, (eye, (ca, sa, 0.0), (-sa * se, ca * se, ce), forward)), round(focal, 6)
+    )
 
 
 def smoothstep(x: float) -> float:
@@ -93,13 +101,16 @@ def orbit_centre(things: tuple[Thing, ...]) -> tuple[float, float]:
 
 
 def is_clear(things: tuple[Thing, ...], motion: Motion) -> bool:
-    """Whether nothing overlaps or leaves the stage at any time, and nothing hides another at time 0."""
+    """Whether nothing overlaps or leaves the stage at any time, and nothing hides another at time
+    0.
+    """
     for a, b in combinations(things, 2):
         if abs(a.x - b.x) < 0.5 * (a.reach + b.reach):
             return False
     if motion.kind == "collide" and not 0.3 < _travel(things) < 1.5:
         return False
-    steps = 9 if motion.kind in ("slide", "orbit", "grow", "collide") else 1  # the others keep their place
+    # the others keep their place
+    steps = 9 if motion.kind in ("slide", "orbit", "grow", "collide") else 1
     return all(_is_clear_at(things, motion, DURATION * step / 8) for step in range(steps))
 
 
@@ -107,10 +118,14 @@ def _is_clear_at(things: tuple[Thing, ...], motion: Motion, time: float) -> bool
     to_camera, half_depth = (4.4, 1.0) if len(things) == 1 else (6.2, 1.8)
     margin = 0.0 if motion.kind == "orbit" else 1.0  # a large orbit may touch the frame
     now = _poses(things, motion, time)
-    if any(abs(p.x) + margin * p.scale > 0.32 * (to_camera + p.y) or abs(p.y) > half_depth for p in now):
+    if any(
+        abs(p.x) + margin * p.scale > 0.32 * (to_camera + p.y) or abs(p.y) > half_depth for p in now
+    ):
         return False
     for (i, a), (j, b) in combinations(enumerate(now), 2):
-        gap = 0.0 if motion.kind == "collide" and j == 1 else things[i].reach + things[j].reach + 0.06
+        gap = (
+            0.0 if motion.kind == "collide" and j == 1 else things[i].reach + things[j].reach + 0.06
+        )
         if (a.x - b.x) ** 2 + (a.y - b.y) ** 2 < gap * gap:
             return False
     return True
@@ -133,7 +148,11 @@ def _poses(things: tuple[Thing, ...], motion: Motion, time: float) -> list[Pose]
         case "orbit":
             (cx, cy), turn = orbit_centre(things), motion.amount * part
             c, s = math.cos(turn), math.sin(turn)
-            x, y, yaw = cx + c * (x - cx) - s * (y - cy), cy + s * (x - cx) + c * (y - cy), yaw + turn
+            x, y, yaw = (
+                cx + c * (x - cx) - s * (y - cy),
+                cy + s * (x - cx) + c * (y - cy),
+                yaw + turn,
+            )
         case "rise":
             z = motion.amount * smoothstep(part)
         case "fall":
@@ -162,7 +181,9 @@ def _touching_distance(first: Thing, second: Thing) -> float:
     """The distance of the axes at which two things touch, looking at 200 heights."""
     a, b = SCALES[first.scale], SCALES[second.scale]
     heights = [2 * min(a, b) * step / 200 for step in range(201)]
-    return max(a * _half_width(first.shape, z / a) + b * _half_width(second.shape, z / b) for z in heights)
+    return max(
+        a * _half_width(first.shape, z / a) + b * _half_width(second.shape, z / b) for z in heights
+    )
 
 
 def _half_width(shape: str, z: float) -> float:

@@ -1,14 +1,15 @@
 """Pictures of the little world, by analytic ray casting in plain torch.
 
-A chunk of frames is rendered at once.  Every pixel sends a few rays (`SAMPLES`, a pattern in which no
-two share a row or a column); each meets the nearest thing, the floor or the dome that closes the stage,
-and looks from there to its own point of the lamp, so that edges and shadows are smooth.
+A chunk of frames is rendered at once.  Every pixel sends a few rays (`SAMPLES`, a pattern in which
+no two share a row or a column); each meets the nearest thing, the floor or the dome that closes the
+stage, and looks from there to its own point of the lamp, so that edges and shadows are smooth.
 
-What is promised: the same bytes from the same seed.  Work per pixel is float32 and uses only + - * /
-sqrt, floor, comparisons and min/max, one torch call each, whose results IEEE 754 fixes to the last bit;
-the order of every sum is written out.  So neither the number of threads, nor the batch a picture is in,
-nor the vector unit of a CPU that follows IEEE 754 (x86-64, arm64) can change a byte.  The stored digests
-in tests/world watch over it.  Other devices and `torch.compile` are outside the promise.
+What is promised: the same bytes from the same seed.  Work per pixel is float32 and uses only + - *
+/ sqrt, floor, comparisons and min/max, one torch call each, whose results IEEE 754 fixes to the
+last bit; the order of every sum is written out.  So neither the number of threads, nor the batch a
+picture is in, nor the vector unit of a CPU that follows IEEE 754 (x86-64, arm64) can change a
+byte.  The stored digests in tests/world watch over it.  Other devices and `torch.compile` are
+outside the promise.
 """
 
 import torch
@@ -32,7 +33,8 @@ from course_lib.world.solids import INTERVALS, Point
 RAYS_PER_CHUNK = 2**18  # about 60 MiB at work: enough to make the calls worth their while
 SAMPLES = ((-0.125, -0.375), (0.375, -0.125), (-0.375, 0.125), (0.125, 0.375))
 FINE_SAMPLES = tuple(
-    (x / 16, y / 16) for x, y in ((-7, -3), (-5, 5), (-3, -5), (-1, 1), (1, -7), (3, 7), (5, -1), (7, 3))
+    (x / 16, y / 16)
+    for x, y in ((-7, -3), (-5, 5), (-3, -5), (-1, 1), (1, -7), (3, 7), (5, -1), (7, 3))
 )
 LAMP = 0.09  # radius of the lamp, at distance 1: how soft the shadows are
 
@@ -43,7 +45,8 @@ def render_rgb(table: Frames, height: int, width: int) -> UInt8[Tensor, "f h w 3
     offsets = SAMPLES if 20 < min(height, width) < 96 else FINE_SAMPLES
     step = max(1, RAYS_PER_CHUNK // (len(offsets) * height * width))
     pictures = [
-        _picture(table[start : start + step], height, width, offsets) for start in range(0, len(table), step)
+        _picture(table[start : start + step], height, width, offsets)
+        for start in range(0, len(table), step)
     ]
     return torch.cat(pictures)
 
@@ -135,12 +138,15 @@ def _pattern(name: str, u: Tensor, v: Tensor, x: Tensor, y: Tensor) -> Tensor:
 
 
 def _shade_things(table: Frames, things: Things, hits: Hits, light, channels: list[Tensor]) -> None:
-    """Overwrite the rays that end on things, gathered into lists: they are a small part of a picture."""
+    """Overwrite the rays that end on things, gathered into lists: they are a small part of a
+    picture.
+    """
     where, thing = thing_hits(things, hits)
     frame = things.frame[thing]
     sees_lamp, openness = (each.view(-1).index_select(0, where) for each in light)
     point, direction = (
-        [each.view(-1).index_select(0, where) for each in part] for part in (hits.point, hits.direction)
+        [each.view(-1).index_select(0, where) for each in part]
+        for part in (hits.point, hits.direction)
     )
     local = things.points_to_local(point, thing)
     nx, ny, nz = normals(things, thing, local)

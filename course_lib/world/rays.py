@@ -49,9 +49,15 @@ class Frames:
 def check_size(size: int | tuple) -> tuple[int, int]:
     """Height and width of a picture.  ValueError unless 4 to 1024 each and at most 1 : 2."""
     pair = (size, size) if isinstance(size, int) else tuple(size)
-    height, width = pair if len(pair) == 2 and all(isinstance(side, int) for side in pair) else (0, 0)
-    if not (4 <= height <= 1024 and 4 <= width <= 1024 and max(height, width) <= 2 * min(height, width)):
-        raise ValueError(f"size: expected (height, width) of 4 to 1024, at most 1 : 2, got {size!r}")
+    height, width = (
+        pair if len(pair) == 2 and all(isinstance(side, int) for side in pair) else (0, 0)
+    )
+    if not (
+        4 <= height <= 1024 and 4 <= width <= 1024 and max(height, width) <= 2 * min(height, width)
+    ):
+        raise ValueError(
+            f"size: expected (height, width) of 4 to 1024, at most 1 : 2, got {size!r}"
+        )
     return height, width
 
 
@@ -114,7 +120,8 @@ class Things:
 
     frame: Tensor  # k: the frame a thing is in
     shapes: dict[str, slice]  # where each shape stands among the k
-    of_frame: Tensor  # f 3: the number of each frame's first, second, third thing; k stands for none
+    # f 3: the number of each frame's first, second, third thing; k stands for none
+    of_frame: Tensor
     index: Tensor  # k: the place of a thing in its scene
     foot: Point  # of k
     turn: tuple[Tensor, Tensor]  # of k
@@ -128,7 +135,9 @@ class Things:
         return *self.foot, *self.turn, self.inverse
 
     def places(self) -> Iterator[tuple[Tensor, Tensor]]:
-        """The frames that have a first thing and its number, then those that have a second, a third."""
+        """The frames that have a first thing and its number, then those that have a second, a
+        third.
+        """
         for numbers in self.of_frame.unbind(-1):
             frames = (numbers < len(self.frame)).nonzero()[:, 0]
             yield frames, numbers[frames]
@@ -202,7 +211,9 @@ def trace(table: Frames, things: Things, height: int, width: int, offsets=CENTRE
     for shape, part in things.shapes.items():
         origin = [beside(each[part], depth) for each in local_eye]
         rays = _directions(
-            [[each[part] for each in axis] for axis in local_axes], across[frame[part]], up[frame[part]]
+            [[each[part] for each in axis] for axis in local_axes],
+            across[frame[part]],
+            up[frame[part]],
         )
         enter, leave = INTERVALS[shape](origin, rays)
         enters.append(torch.where((enter < leave) & (enter > 0), enter, torch.inf))
@@ -210,7 +221,9 @@ def trace(table: Frames, things: Things, height: int, width: int, offsets=CENTRE
     thing = torch.full(depth.shape, len(frame), dtype=torch.int32)
     for frames, numbers in things.places():
         enter, before = enters.index_select(0, numbers), depth.index_select(0, frames)
-        nearer = torch.where(enter < before, beside(numbers.int(), depth), thing.index_select(0, frames))
+        nearer = torch.where(
+            enter < before, beside(numbers.int(), depth), thing.index_select(0, frames)
+        )
         thing[frames], depth[frames] = nearer, torch.minimum(enter, before)
     point = tuple(beside(o, depth) + depth * d for o, d in zip(eye, direction, strict=True))
     return Hits(depth, thing, point, direction)
@@ -236,7 +249,11 @@ def _directions(axes, across: Tensor, up: Tensor) -> Point:
 def _depth_of_stage(eye, direction: Point) -> Tensor:
     """Where the rays meet the floor or, beyond its rim, the dome."""
     (x, y, z), (dx, dy, dz) = eye, direction
-    a, b, c = dx * dx + dy * dy + dz * dz, x * dx + y * dy + z * dz, x * x + y * y + z * z - DOME * DOME
+    a, b, c = (
+        dx * dx + dy * dy + dz * dz,
+        x * dx + y * dy + z * dz,
+        x * x + y * y + z * z - DOME * DOME,
+    )
     dome = ((b * b - a * c).sqrt_() - b) / a
     floor = -z / dz
     return torch.where((dz < 0) & (floor < dome), floor, dome)
@@ -259,6 +276,8 @@ def normals(things: Things, thing: Tensor, local: Point) -> Point:
     result = [torch.empty_like(each) for each in local]
     for shape, part in things.shapes.items():
         of_shape = ((thing >= part.start) & (thing < part.stop)).nonzero()[:, 0]
-        for out, values in zip(result, normal(shape, [each[of_shape] for each in local]), strict=True):
+        for out, values in zip(
+            result, normal(shape, [each[of_shape] for each in local]), strict=True
+        ):
             out[of_shape] = values
     return things.to_world(result, thing)

@@ -1,7 +1,7 @@
 """`sample_scene`: a scene from a seed.
 
-Everything random in the little world is drawn here, from the one method of Python's generator that is
-promised to stay the same in every version, ``random.Random(number).random()``.
+Everything random in the little world is drawn here, from the one method of Python's generator that
+is promised to stay the same in every version, ``random.Random(number).random()``.
 """
 
 import hashlib
@@ -34,13 +34,15 @@ def sample_scene(seed: int, **constraints: str | int | Collection) -> Scene:
 
     A constraint names an attribute of `VOCABULARY` and one value or several to draw from:
     ``sample_scene(7, shape="cube", colour=("red", "blue"), count=2)``.  Shape, colour, scale and
-    material are those of the first thing, the one that moves.  Raises ValueError, naming the allowed
-    values, for an unknown attribute, an unknown value, and a motion that this count does not allow.
+    material are those of the first thing, the one that moves.  Raises ValueError, naming the
+    allowed values, for an unknown attribute, an unknown value, and a motion that this count does
+    not allow.
     """
     if not isinstance(seed, int) or seed < 0:
         raise ValueError(f"seed: expected an int of at least 0, got {seed!r}")
     allowed = _allowed(constraints)
-    # Hashed first, because Random itself gives some pairs of integers, as 2 and 2**32 + 2, the same stream.
+    # Hashed first, because Random itself gives some pairs of integers, as 2 and 2**32 + 2, the same
+    # stream.
     rng = Random(int.from_bytes(hashlib.sha256(str(seed).encode()).digest(), "big"))
     count = _pick(rng, allowed["count"])
     kinds = [kind for kind in allowed["motion"] if count in COUNTS_OF.get(kind, COUNTS)]
@@ -64,10 +66,14 @@ def _allowed(constraints: dict) -> dict[str, tuple]:
     allowed = dict(VOCABULARY)
     for name, value in constraints.items():
         if name not in VOCABULARY:
-            raise ValueError(f"unknown constraint {name!r}: expected one of {', '.join(VOCABULARY)}")
+            raise ValueError(
+                f"unknown constraint {name!r}: expected one of {', '.join(VOCABULARY)}"
+            )
         values = (value,) if isinstance(value, str | int) else tuple(value)
         if not values or any(each not in VOCABULARY[name] for each in values):
-            raise ValueError(f"{name}: expected one or several of {VOCABULARY[name]}, got {value!r}")
+            raise ValueError(
+                f"{name}: expected one or several of {VOCABULARY[name]}, got {value!r}"
+            )
         allowed[name] = values
     possible = {count for kind in allowed["motion"] for count in COUNTS_OF.get(kind, COUNTS)}
     allowed["count"] = tuple(count for count in allowed["count"] if count in possible)
@@ -103,7 +109,11 @@ def _sample_looks(rng: Random, allowed: dict, count: int) -> list[dict]:
     for index in range(count):
         choice = allowed if index == 0 else VOCABULARY
         look = {name: _pick(rng, choice[name]) for name in ("shape", "colour", "scale", "material")}
-        free = [colour for colour in choice["colour"] if all(colour != other["colour"] for other in looks)]
+        free = [
+            colour
+            for colour in choice["colour"]
+            if all(colour != other["colour"] for other in looks)
+        ]
         looks.append(look | {"colour": _pick(rng, free)})
     return looks
 
@@ -127,7 +137,9 @@ def _sample_places(rng: Random, looks: list[dict], kind: str) -> tuple[tuple[Thi
             return things, motion
 
 
-def _sample_motion(rng: Random, things: tuple[Thing, ...], kind: str) -> tuple[tuple[Thing, ...], Motion]:
+def _sample_motion(
+    rng: Random, things: tuple[Thing, ...], kind: str
+) -> tuple[tuple[Thing, ...], Motion]:
     """The motion, and the things with the first one moved to where the motion starts."""
     first, *rest = things
     sign = _pick(rng, (-1, 1))
@@ -135,7 +147,9 @@ def _sample_motion(rng: Random, things: tuple[Thing, ...], kind: str) -> tuple[t
         case "slide":
             direction, path = _pick(rng, tuple(DIRECTIONS)), _between(rng, 0.9, 1.2)
             dx, dy = DIRECTIONS[direction]
-            first = replace(first, x=round(first.x - dx * path / 2, 6), y=round(first.y - dy * path / 2, 6))
+            first = replace(
+                first, x=round(first.x - dx * path / 2, 6), y=round(first.y - dy * path / 2, 6)
+            )
             motion = Motion(kind, direction, path)
         case "bounce":
             motion = Motion(kind, amount=_between(rng, 0.6, 0.9), phase=_between(rng, 0.0, 1.0))

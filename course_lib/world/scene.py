@@ -74,8 +74,8 @@ class Motion:
     """What the first thing does.
 
     `amount` is the path in metres (slide), the height in metres (bounce, rise, fall), the turn in
-    radians (spin, orbit), or the time of the hit in seconds (collide).  `phase` in [0, 1) says how much
-    of a bounce is over at time 0.
+    radians (spin, orbit), or the time of the hit in seconds (collide).  `phase` in [0, 1) says how
+    much of a bounce is over at time 0.
     """
 
     kind: str = "rest"
@@ -86,7 +86,9 @@ class Motion:
 
 @dataclass(frozen=True)
 class Camera:
-    """Where the camera is at time 0, how far an orbit goes, a zoom's last focal length over its first."""
+    """Where the camera is at time 0, how far an orbit goes, a zoom's last focal length over its
+    first.
+    """
 
     kind: str = "still"
     azimuth: float = 0.0

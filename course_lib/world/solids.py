@@ -1,10 +1,10 @@
 """Four convex solids: where a ray is inside them, and which way their surface faces.
 
 Each stands on z = 0 around the vertical axis and is about 2 wide and 2 high.  A ray is the points
-``origin + t * direction``; the coordinates are three tensors that broadcast against each other, and the
-direction need not have length 1.  The answer is the interval (enter, leave) of t inside the solid, with
-``enter >= leave`` for a miss.  Only + - * / sqrt, comparisons and min/max are used: IEEE 754 fixes each
-of their results to the last bit, so every machine sees the same solid.
+``origin + t * direction``; the coordinates are three tensors that broadcast against each other, and
+the direction need not have length 1.  The answer is the interval (enter, leave) of t inside the
+solid, with ``enter >= leave`` for a miss.  Only + - * / sqrt, comparisons and min/max are used:
+IEEE 754 fixes each of their results to the last bit, so every machine sees the same solid.
 """
 
 from collections.abc import Callable, Sequence
@@ -30,7 +30,9 @@ def cube(origin: Point, direction: Point) -> tuple[Tensor, Tensor]:
     enter_x, leave_x = _slab(x, dx, -CUBE, CUBE)
     enter_y, leave_y = _slab(y, dy, -CUBE, CUBE)
     enter_z, leave_z = _slab(z, dz, 0.0, 2 * CUBE)
-    return _latest(_latest(enter_x, enter_y), enter_z), _earliest(_earliest(leave_x, leave_y), leave_z)
+    return _latest(_latest(enter_x, enter_y), enter_z), _earliest(
+        _earliest(leave_x, leave_y), leave_z
+    )
 
 
 def cylinder(origin: Point, direction: Point) -> tuple[Tensor, Tensor]:
@@ -42,12 +44,14 @@ def cylinder(origin: Point, direction: Point) -> tuple[Tensor, Tensor]:
 
 
 def cone(origin: Point, direction: Point) -> tuple[Tensor, Tensor]:
-    """Half as wide as high.  The ray must be less steep than the flank (63 degrees), as sun and camera are:
-    `check_size` keeps even the corners of a picture within that.
+    """Half as wide as high.  The ray must be less steep than the flank (63 degrees), as sun and
+    camera are: `check_size` keeps even the corners of a picture within that.
     """
     (x, y, z), (dx, dy, dz) = origin, direction
     w, dw = (z - CONE_HEIGHT) * 0.5, dz * 0.5
-    enter, leave = _roots(dx * dx + dy * dy - dw * dw, x * dx + y * dy - w * dw, x * x + y * y - w * w)
+    enter, leave = _roots(
+        dx * dx + dy * dy - dw * dw, x * dx + y * dy - w * dw, x * x + y * y - w * w
+    )
     enter_z, leave_z = _slab(z, dz, 0.0, CONE_HEIGHT)
     return _latest(enter, enter_z), _earliest(leave, leave_z)
 
@@ -98,7 +102,8 @@ def normal(shape: str, point: Point) -> Point:
             torch.where(on_cap, zero, y / safe),
             torch.where(on_cap, (z - CYLINDER_HEIGHT / 2).sign(), zero),
         )
-    # The flank rises 2 for 1 inwards: its normal is (2, 1) / sqrt(5) in the plane of radius and height.
+    # The flank rises 2 for 1 inwards: its normal is (2, 1) / sqrt(5) in the plane of radius and
+    # height.
     on_base = -z > radius - (CONE_HEIGHT - z) * 0.5
     across, upwards = 0.8944272, 0.4472136
     return (

@@ -1,7 +1,8 @@
-"""The look-up-free quantiser at 2^18 codes against vector-quantize-pytorch's: same latents and settings, one thread.
+"""The look-up-free quantiser at 2^18 codes against vector-quantize-pytorch's: same latents and
+settings, one thread.
 
-As in test_unet_speed: seconds of the process's own CPU time, the two taking turns; here the ratio of the medians.  In
-training both compute the exact entropy over all codes.
+As in test_unet_speed: seconds of the process's own CPU time, the two taking turns; here the ratio
+of the medians.  In training both compute the exact entropy over all codes.
 """
 
 import statistics
@@ -30,7 +31,9 @@ def as_in_a_notebook():
 
 
 def models():
-    ours = LFQ(BITS, beta=WEIGHTS["commitment"], entropy_weight=WEIGHTS["entropy"], temperature=TEMPERATURE)
+    ours = LFQ(
+        BITS, beta=WEIGHTS["commitment"], entropy_weight=WEIGHTS["entropy"], temperature=TEMPERATURE
+    )
     theirs = PeerLFQ(
         codebook_size=2**BITS,
         commitment_loss_weight=WEIGHTS["commitment"],
@@ -74,9 +77,12 @@ def test_no_slower_than_vector_quantize_pytorch(what, training, shape, rounds):
         pairs = [(seconds(what, ours, z), seconds(what, theirs, z)) for _ in range(rounds)]
         a, b = (statistics.median(column) for column in zip(*pairs, strict=True))
         print(
-            f"LFQ, {what.__name__}, training {training}: {1e3 * a:.2f} ms against {1e3 * b:.2f} ms, ratio {a / b:.3f}"
+            f"LFQ, {what.__name__}, training {training}: {1e3 * a:.2f} ms against {1e3 * b:.2f} ms,"
+            f" ratio {a / b:.3f}"
         )
         if a <= MOST * b:
             break
     else:
-        pytest.fail(f"{what.__name__} takes {a / b:.3f} of vector-quantize-pytorch's time, {MOST} allowed")
+        pytest.fail(
+            f"{what.__name__} takes {a / b:.3f} of vector-quantize-pytorch's time, {MOST} allowed"
+        )

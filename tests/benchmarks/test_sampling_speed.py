@@ -1,10 +1,11 @@
-"""Cached sampling with VQGAN's transformer against transformers' `generate`: same weights and batch, one CPU thread.
+"""Cached sampling with VQGAN's transformer against transformers' `generate`: same weights and
+batch, one CPU thread.
 
-As in test_unet_speed: seconds of the process's own CPU time, the two taking turns, the median of the ratios of
-neighbouring runs.  The peer has the cache that it has by default; its static one, made for compiled models on
-accelerators, is slower here.  Both sample a batch: one or two rows are multiplied faster by weights kept (in, out), as
-in GPT-2's layers, than (out, in), as in nn.Linear, so that one picture at a time of a model 512 or more wide takes 2 to
-4 % longer than theirs.
+As in test_unet_speed: seconds of the process's own CPU time, the two taking turns, the median of
+the ratios of neighbouring runs.  The peer has the cache that it has by default; its static one,
+made for compiled models on accelerators, is slower here.  Both sample a batch: one or two rows are
+multiplied faster by weights kept (in, out), as in GPT-2's layers, than (out, in), as in nn.Linear,
+so that one picture at a time of a model 512 or more wide takes 2 to 4 % longer than theirs.
 """
 
 import re
@@ -26,9 +27,15 @@ from transformers import GPT2Config, GPT2LMHeadModel  # noqa: E402
 MOST = 1.0
 MODELS = {  # config, pictures at once, tokens of each, rounds
     "transformer-tiny": (TRANSFORMER_CONFIGS["transformer-tiny"], 16, 64, 5),
-    "middling": (TransformerConfig(vocabulary=1024, length=256, depth=6, heads=8, width=512), 4, 96, 3),
+    "middling": (
+        TransformerConfig(vocabulary=1024, length=256, depth=6, heads=8, width=512),
+        4,
+        96,
+        3,
+    ),
 }
-WHOLE = {"tokens": "transformer.wte", "norm": "transformer.ln_f", "head": "lm_head"}  # our names and theirs
+# our names and theirs
+WHOLE = {"tokens": "transformer.wte", "norm": "transformer.ln_f", "head": "lm_head"}
 LAYER = {
     "norm1": "ln_1",
     "qkv": "attn.c_attn",
@@ -109,14 +116,19 @@ def test_cached_sampling_is_no_slower_than_transformers(name):
     torch.manual_seed(0)
     model, prompt = Transformer(config).eval(), torch.randint(0, config.vocabulary, (b, 1))
     peer = gpt2(model)
-    assert torch.equal(ours(model, prompt, 16, 1), theirs(peer, prompt, 16, 1))  # the same model, and both are warm
+    # the same model, and both are warm
+    assert torch.equal(ours(model, prompt, 16, 1), theirs(peer, prompt, 16, 1))
     for _ in range(3):  # a noisy machine is given two more chances
         pairs = [
-            (seconds(ours, model, prompt, steps, 100), seconds(theirs, peer, prompt, steps, 100)) for _ in range(rounds)
+            (seconds(ours, model, prompt, steps, 100), seconds(theirs, peer, prompt, steps, 100))
+            for _ in range(rounds)
         ]
         ratio = statistics.median(a / b for a, b in pairs)
         here, there = (statistics.median(column) for column in zip(*pairs, strict=True))
-        print(f"{name}, {b} times {steps} tokens: {here:.2f} s against {there:.2f} s, ratio {ratio:.3f}")
+        print(
+            f"{name}, {b} times {steps} tokens: {here:.2f} s against {there:.2f} s, ratio"
+            f" {ratio:.3f}"
+        )
         if ratio <= MOST:
             break
     else:

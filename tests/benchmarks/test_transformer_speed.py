@@ -1,8 +1,10 @@
-"""ViT-B/16 and ViViT-B, Model 1, against transformers': same weights, activation and batch, one CPU thread.
+"""ViT-B/16 and ViViT-B, Model 1, against transformers': same weights, activation and batch, one CPU
+thread.
 
-As in test_unet_speed: seconds of the process's own CPU time, the two models taking turns, the median of the ratios of
-neighbouring runs.  The activations are those that transformers' configs have: for ViViT the tanh form, which it writes
-out in Python.  And how much of the machine's peak, which is a product of two large matrices, a ViT reaches.
+As in test_unet_speed: seconds of the process's own CPU time, the two models taking turns, the
+median of the ratios of neighbouring runs.  The activations are those that transformers' configs
+have: for ViViT the tanh form, which it writes out in Python.  And how much of the machine's peak,
+which is a product of two large matrices, a ViT reaches.
 """
 
 import statistics
@@ -21,7 +23,8 @@ from tests.parity.peers import transformers_vit, transformers_vivit
 
 MOST = 1.0
 LEAST_SHARE = 0.8
-MODELS = {  # paper, config, peer, shape of a batch, how often a forward pass and a training step are measured
+# paper, config, peer, shape of a batch, how often a forward pass and a training step are measured
+MODELS = {
     "ViT-B/16": ("vit", ViTConfig(gelu="exact"), transformers_vit, (2, 3, 224, 224), 4, 2),
     "ViViT-B/16x2": ("vivit", ViViTConfig(frames=8), transformers_vivit, (1, 8, 3, 224, 224), 2, 1),
 }
@@ -68,26 +71,41 @@ def test_no_slower_than_transformers(name):
             pairs = [(seconds(what, model, x), seconds(what, peer, x)) for _ in range(count)]
             ratio = statistics.median(a / b for a, b in pairs)
             ours, theirs = (statistics.median(column) for column in zip(*pairs, strict=True))
-            print(f"{name}, {what.__name__}: {ours:.2f} s against {theirs:.2f} s, ratio {ratio:.3f}")
+            print(
+                f"{name}, {what.__name__}: {ours:.2f} s against {theirs:.2f} s, ratio {ratio:.3f}"
+            )
             if ratio <= MOST:
                 break
         else:
-            pytest.fail(f"{what.__name__} of {name} takes {ratio:.3f} of transformers' time, {MOST} allowed")
+            pytest.fail(
+                f"{what.__name__} of {name} takes {ratio:.3f} of transformers' time, {MOST} allowed"
+            )
 
 
 def flops(config, batch):
     """Of the matrix products in a forward pass; a multiplication and an addition count as two."""
-    with torch.device("meta"), sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+    with (
+        torch.device("meta"),
+        sdpa_kernel(SDPBackend.MATH),
+        FlopCounterMode(display=False) as counter,
+    ):
         ViT(config)(torch.empty(batch, 3, *config.size))
     return counter.get_total_flops()
 
 
 def test_a_vit_spends_its_time_in_matrix_products():
     config, side = ViTConfig(gelu="exact"), 2048
-    model, x, a, b = ViT(config), torch.randn(2, 3, 224, 224), torch.randn(side, side), torch.randn(side, side)
+    model, x, a, b = (
+        ViT(config),
+        torch.randn(2, 3, 224, 224),
+        torch.randn(side, side),
+        torch.randn(side, side),
+    )
     forward(model, x), a @ b
     pairs = [(seconds(forward, model, x), seconds(torch.mm, a, b)) for _ in range(5)]
-    share = statistics.median(flops(config, 2) / ours * product / (2 * side**3) for ours, product in pairs)
+    share = statistics.median(
+        flops(config, 2) / ours * product / (2 * side**3) for ours, product in pairs
+    )
     peak = 2 * side**3 / statistics.median(product for _, product in pairs)
     print(f"ViT-B/16, forward: {share:.2f} of {peak / 1e9:.0f} GFLOP/s")
     assert LEAST_SHARE <= share < 1.2

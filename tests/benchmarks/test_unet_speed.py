@@ -1,7 +1,8 @@
-"""A training step of our U-Net against diffusers' UNet2DModel: same weights, same batch, one CPU thread.
+"""A training step of our U-Net against diffusers' UNet2DModel: same weights, same batch, one CPU
+thread.
 
-Measured in the process's own CPU time, which other processes on the machine hardly touch, with the two models
-taking turns.  The figure is the median of the ratios of neighbouring steps.
+Measured in the process's own CPU time, which other processes on the machine hardly touch, with the
+two models taking turns.  The figure is the median of the ratios of neighbouring steps.
 """
 
 import statistics

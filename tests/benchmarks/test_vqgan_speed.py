@@ -1,8 +1,8 @@
 """VQGAN against diffusers' VQModel: same weights and pictures, one CPU thread.
 
-As in test_unet_speed: seconds of the process's own CPU time, the two models taking turns, the median of the ratios of
-neighbouring runs.  The network is the one for ImageNet, at half its width and on smaller pictures.  Ours is placed as
-the course's trainings place it, theirs is as it comes.
+As in test_unet_speed: seconds of the process's own CPU time, the two models taking turns, the
+median of the ratios of neighbouring runs.  The network is the one for ImageNet, at half its width
+and on smaller pictures.  Ours is placed as the course's trainings place it, theirs is as it comes.
 """
 
 import statistics
@@ -66,7 +66,9 @@ def training_step(model, image):
     ((image - reconstruction).abs().mean() + codebook_loss).backward()
 
 
-@pytest.mark.parametrize(("work", "rounds"), [(encode_and_decode, 5), (training_step, 3)], ids=["forward", "step"])
+@pytest.mark.parametrize(
+    ("work", "rounds"), [(encode_and_decode, 5), (training_step, 3)], ids=["forward", "step"]
+)
 def test_no_slower_than_diffusers(work, rounds, models):
     model, peer, image = models
     work(model, image), work(peer, image)
@@ -74,7 +76,9 @@ def test_no_slower_than_diffusers(work, rounds, models):
         pairs = [(seconds(work, model, image), seconds(work, peer, image)) for _ in range(rounds)]
         ratio = statistics.median(a / b for a, b in pairs)
         ours, theirs = (statistics.median(column) for column in zip(*pairs, strict=True))
-        print(f"{work.__name__}: {ours * 1e3:.0f} ms against {theirs * 1e3:.0f} ms, ratio {ratio:.3f}")
+        print(
+            f"{work.__name__}: {ours * 1e3:.0f} ms against {theirs * 1e3:.0f} ms, ratio {ratio:.3f}"
+        )
         if ratio <= MOST:
             return
     pytest.fail(f"{work.__name__} takes {ratio:.3f} of diffusers' time, {MOST} allowed")

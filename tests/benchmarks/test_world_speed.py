@@ -1,8 +1,9 @@
 """The little world must be drawn faster than a small model can learn from it.
 
-The course promises 1,000 frames a second at 32 x 32 and 200 at 64 x 64 on two cores.  Measured here is
-one thread, in seconds of processor time: one core alone must keep the promise, and what else the machine
-is doing hardly counts.  A process of its own draws, without the type checks that the tests switch on.
+The course promises 1,000 frames a second at 32 x 32 and 200 at 64 x 64 on two cores.  Measured here
+is one thread, in seconds of processor time: one core alone must keep the promise, and what else the
+machine is doing hardly counts.  A process of its own draws, without the type checks that the tests
+switch on.
 """
 
 import json
@@ -39,7 +40,9 @@ print(json.dumps(rates))
 @pytest.fixture(scope="module")
 def rates():
     """Frames per second of processor time, each the best of five tries."""
-    run = subprocess.run([sys.executable, "-c", DRAW], cwd=ROOT, capture_output=True, text=True, check=True)
+    run = subprocess.run(
+        [sys.executable, "-c", DRAW], cwd=ROOT, capture_output=True, text=True, check=True
+    )
     return json.loads(run.stdout)
 
 

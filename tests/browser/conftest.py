@@ -12,7 +12,9 @@ import driver
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory):
-    """The folder under which all files of a server lie: work/, home/ (the student's records), lab/ (settings)."""
+    """The folder under which all files of a server lie: work/, home/ (the student's records), lab/
+    (settings).
+    """
     folder = tmp_path_factory.mktemp("jupyter")
     (folder / "work").mkdir()
     return folder

@@ -13,7 +13,14 @@ from pathlib import Path
 
 import nbformat
 
-BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome", "msedge")
+BROWSERS = (
+    "chromium",
+    "chromium-browser",
+    "google-chrome",
+    "google-chrome-stable",
+    "chrome",
+    "msedge",
+)
 FLAGS = [
     *("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"),
     *("--disable-background-networking", "--disable-component-update", "--disable-sync"),
@@ -27,7 +34,9 @@ def find_browser() -> str:
     for name in BROWSERS:
         if path := shutil.which(name):
             return path
-    raise RuntimeError(f"expected one of {', '.join(BROWSERS)} on the path: on Debian, apt-get install chromium")
+    raise RuntimeError(
+        f"expected one of {', '.join(BROWSERS)} on the path: on Debian, apt-get install chromium"
+    )
 
 
 @contextmanager
@@ -45,7 +54,9 @@ def chromium():
 
 @contextmanager
 def jupyterlab(root: Path):
-    """A JupyterLab server whose files, settings and records all lie under `root`; yields its address."""
+    """A JupyterLab server whose files, settings and records all lie under `root`; yields its
+    address.
+    """
     port = _free_port()
     for name in ("work", "home", "config", "data", "lab"):
         (root / name).mkdir(parents=True, exist_ok=True)
@@ -61,9 +72,18 @@ def jupyterlab(root: Path):
         "JUPYTERLAB_SETTINGS_DIR": str(root / "lab" / "settings"),
         "JUPYTERLAB_WORKSPACES_DIR": str(root / "lab" / "workspaces"),
     }
-    options = ["--no-browser", "--allow-root", "--LabApp.expose_app_in_browser=True", f"--port={port}"]
+    options = [
+        "--no-browser",
+        "--allow-root",
+        "--LabApp.expose_app_in_browser=True",
+        f"--port={port}",
+    ]
     options += [f"--IdentityProvider.token={TOKEN}", f"--ServerApp.root_dir={root / 'work'}"]
-    options += ["--ServerApp.port_retries=0", "--LabApp.news_url=", "--LabApp.extension_manager=readonly"]
+    options += [
+        "--ServerApp.port_retries=0",
+        "--LabApp.news_url=",
+        "--LabApp.extension_manager=readonly",
+    ]
     log = (root / "server.log").open("w", encoding="utf-8")
     server = subprocess.Popen(
         [sys.executable, "-m", "jupyterlab", *options],
@@ -111,10 +131,14 @@ class Lab:
 
     def wait_until_idle(self, timeout=READY) -> None:
         connected = f"{PANEL}?.sessionContext.session?.kernel?.connectionStatus === 'connected'"
-        self.page.wait_for_function(f"() => {connected} && {KERNEL}.status === 'idle'", timeout=timeout)
+        self.page.wait_for_function(
+            f"() => {connected} && {KERNEL}.status === 'idle'", timeout=timeout
+        )
 
     def run_all(self, seconds=300) -> None:
-        """Run every cell and wait until the kernel has finished.  Raises RuntimeError for a failing cell."""
+        """Run every cell and wait until the kernel has finished.  Raises RuntimeError for a failing
+        cell.
+        """
         self.wait_until_idle()
         self.page.set_default_timeout(seconds * 1000)
         try:
@@ -122,14 +146,15 @@ class Lab:
         finally:
             self.page.set_default_timeout(30_000)
         self.wait_until_idle(seconds * 1000)
-        self.page.wait_for_timeout(500)  # the last outputs are drawn after the kernel has become idle
+        # the last outputs are drawn after the kernel has become idle
+        self.page.wait_for_timeout(500)
         if failed := self.error_outputs():
             raise RuntimeError("\n".join(failed))
 
     def error_outputs(self) -> list[str]:
         return self.page.evaluate(
-            f"() => {PANEL}.content.widgets.flatMap(c => c.model.outputs ? c.model.outputs.toJSON() : [])"
-            ".filter(o => o.output_type === 'error').map(o => `${o.ename}: ${o.evalue}`)"
+            f"() => {PANEL}.content.widgets.flatMap(c => c.model.outputs ? c.model.outputs.toJSON()"
+            " : []).filter(o => o.output_type === 'error').map(o => `${o.ename}: ${o.evalue}`)"
         )
 
     def command(self, name: str) -> None:
@@ -150,7 +175,9 @@ class Lab:
         self.wait_until_open(kernel)
 
     def where(self) -> dict:
-        """The notebook's state that keys of its own would change: active cell, mode, kinds of the cells."""
+        """The notebook's state that keys of its own would change: active cell, mode, kinds of the
+        cells.
+        """
         return self.page.evaluate(
             f"() => {{ const n = {PANEL}.content; return {{ cell: n.activeCellIndex, mode: n.mode,"
             " kinds: n.widgets.map(c => c.model.type).join() }; }"
@@ -159,7 +186,10 @@ class Lab:
     def screenshot(self, path: Path) -> None:
         """The whole notebook, from its first cell to its last."""
         size = self.page.viewport_size
-        last = "() => [...document.querySelectorAll('.jp-Notebook .jp-Cell')].at(-1).getBoundingClientRect()"
+        last = (
+            "() => [...document.querySelectorAll('.jp-Notebook"
+            " .jp-Cell')].at(-1).getBoundingClientRect()"
+        )
         first = last.replace(".at(-1)", "[0]")
         height = self.page.evaluate(last)["bottom"] - self.page.evaluate(first)["top"] + 120
         self.page.set_viewport_size({"width": size["width"], "height": min(16_000, round(height))})
@@ -181,7 +211,9 @@ def write_notebook(path: Path, *cells: str) -> Path:
     kernel = {"name": "python3", "display_name": "Python 3", "language": "python"}
     notebook = nbformat.v4.new_notebook(metadata={"kernelspec": kernel})
     v4 = nbformat.v4
-    notebook.cells = [v4.new_markdown_cell(c) if c.startswith("# ") else v4.new_code_cell(c) for c in cells]
+    notebook.cells = [
+        v4.new_markdown_cell(c) if c.startswith("# ") else v4.new_code_cell(c) for c in cells
+    ]
     nbformat.write(notebook, path)
     return path
 

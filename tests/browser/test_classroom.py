@@ -90,7 +90,11 @@ def sort_items(page):
     """Move every item up to its place by its button."""
     for place, start in enumerate(RIGHT_ORDER):
         rows = question(page, 4).locator("ol.ordering > li")
-        at = next(i for i, text in enumerate(rows.locator(".words").all_inner_texts()) if text.startswith(start))
+        at = next(
+            i
+            for i, text in enumerate(rows.locator(".words").all_inner_texts())
+            if text.startswith(start)
+        )
         for row in range(at, place, -1):
             rows.nth(row).get_by_role("button", name="Move up").click()
 
@@ -120,7 +124,9 @@ def test_a_quiz_answered_by_mouse_is_scored_and_kept(open_notebook, notebook, ro
 
     lab.restart_kernel()  # a new kernel, the cell run again
     lab.run_all()
-    page.wait_for_function("() => document.querySelector('[data-course]').shadowRoot.textContent.includes('Score: 5')")
+    page.wait_for_function(
+        "() => document.querySelector('[data-course]').shadowRoot.textContent.includes('Score: 5')"
+    )
     assert status(page, 3).startswith("Right.")
     assert question(page, 1).get_by_role("radio").nth(1).is_checked()
 
@@ -138,7 +144,8 @@ def test_a_page_loaded_again_finds_its_kernel_and_the_answers(open_notebook, not
     lab.save()
     lab.reload()
     lab.page.wait_for_function(
-        "() => document.querySelector('[data-course]')?.shadowRoot?.textContent.includes('Score: 4')"
+        "() =>"
+        " document.querySelector('[data-course]')?.shadowRoot?.textContent.includes('Score: 4')"
     )
     slider = lab.page.get_by_role("slider")
     before = lab.page.locator(".picture img").get_attribute("src")
@@ -163,7 +170,10 @@ def test_a_quiz_answered_by_keyboard_leaves_the_notebook_alone(open_notebook, no
     assert status(page, 1).startswith("Right.")
     for _ in range(20):  # Tab goes on, past "Try again", to the first box
         press("Tab")
-        if page.evaluate("() => document.activeElement.shadowRoot?.activeElement?.type") == "checkbox":
+        if (
+            page.evaluate("() => document.activeElement.shadowRoot?.activeElement?.type")
+            == "checkbox"
+        ):
             break
     press("Space")
     press("Tab")
@@ -175,7 +185,23 @@ def test_a_quiz_answered_by_keyboard_leaves_the_notebook_alone(open_notebook, no
     page.keyboard.type("96")
     press("Enter")
     assert status(page, 3).startswith("Right.")
-    for key in ("ArrowDown", "ArrowUp", "a", "b", "x", "d", "d", "m", "y", "z", "j", "k", "0", "0", "Escape"):
+    for key in (
+        "ArrowDown",
+        "ArrowUp",
+        "a",
+        "b",
+        "x",
+        "d",
+        "d",
+        "m",
+        "y",
+        "z",
+        "j",
+        "k",
+        "0",
+        "0",
+        "Escape",
+    ):
         question(page, 5).get_by_role("radio").first.press(key)
     page.wait_for_timeout(300)
     assert lab.where() == before
@@ -189,7 +215,11 @@ def sorted_by_keys(page):
     """Put the items in order with the arrow keys alone, then check with Tab and Enter."""
     for place, start in enumerate(RIGHT_ORDER):
         rows = question(page, 4).locator("ol.ordering > li")
-        at = next(i for i, text in enumerate(rows.locator(".words").all_inner_texts()) if text.startswith(start))
+        at = next(
+            i
+            for i, text in enumerate(rows.locator(".words").all_inner_texts())
+            if text.startswith(start)
+        )
         if at > place:
             rows.nth(at).get_by_role("button", name="Move up").focus()
         for _ in range(at - place):
@@ -314,7 +344,9 @@ def test_reopened_the_next_day_the_quiz_works_before_it_is_run(open_notebook, no
 
 @pytest.fixture(scope="module")
 def executed(root):
-    """The page run by nbclient, which stores the state of its widgets in the notebook, as a build does."""
+    """The page run by nbclient, which stores the state of its widgets in the notebook, as a build
+    does.
+    """
     path = driver.write_notebook(root / "work" / "executed.ipynb", *CELLS)
     built = nbformat.read(path, 4)
     os.environ["COURSE_HOME"] = str(root / "elsewhere")
@@ -340,7 +372,9 @@ def test_an_untrusted_notebook_shows_readable_questions_and_pictures(open_notebo
         assert page.locator(f"img[alt='{alt}']").evaluate("image => image.naturalWidth") > 100
 
 
-def test_a_trusted_notebook_with_stored_widget_state_works_without_its_kernel(open_notebook, executed, root):
+def test_a_trusted_notebook_with_stored_widget_state_works_without_its_kernel(
+    open_notebook, executed, root
+):
     environment = os.environ | {"JUPYTER_DATA_DIR": str(root / "data")}
     command = [sys.executable, "-m", "jupyter", "trust", str(executed)]
     subprocess.run(command, env=environment, check=True, capture_output=True)
@@ -358,5 +392,7 @@ def test_an_html_export_works_without_the_network(browser, executed):
     page = context.new_page()
     page.goto(executed.with_suffix(".html").as_uri(), wait_until="domcontentloaded")
     works_alone(page)
-    assert page.locator("img[alt='A line that rises']").evaluate("image => image.naturalWidth") > 100
+    assert (
+        page.locator("img[alt='A line that rises']").evaluate("image => image.naturalWidth") > 100
+    )
     context.close()

@@ -1,4 +1,6 @@
-"""The explorer's picture to click and its file to choose, in JupyterLab: by mouse, by keyboard, without a kernel."""
+"""The explorer's picture to click and its file to choose, in JupyterLab: by mouse, by keyboard,
+without a kernel.
+"""
 
 import io
 
@@ -122,8 +124,15 @@ def test_the_keys_choose_a_patch_and_leave_the_notebook_alone(lab):
 def test_the_chosen_patch_is_framed_in_black_and_white(lab):
     """So that it is seen on any picture: its frame holds both, whatever lies beneath."""
     cell = patch(lab.page, 6, 7).bounding_box()
-    clip = {"x": cell["x"] - 4, "y": cell["y"] - 4, "width": cell["width"] + 8, "height": cell["height"] + 8}
-    pixels = np.asarray(Image.open(io.BytesIO(lab.page.screenshot(clip=clip))).convert("L"), dtype=int)
+    clip = {
+        "x": cell["x"] - 4,
+        "y": cell["y"] - 4,
+        "width": cell["width"] + 8,
+        "height": cell["height"] + 8,
+    }
+    pixels = np.asarray(
+        Image.open(io.BytesIO(lab.page.screenshot(clip=clip))).convert("L"), dtype=int
+    )
     across = pixels[pixels.shape[0] // 2]
     for edge in (across[:8], across[-8:]):
         assert edge.min() < 30 and edge.max() > 245
@@ -152,7 +161,9 @@ def test_a_file_of_five_megabytes_arrives(lab, tmp_path):
     assert 5e6 < path.stat().st_size < 6e6
     choose(lab.page, path)
     lab.page.get_by_role("button", name="Back to the example").wait_for()
-    lab.page.wait_for_function(ALT.replace("=== wanted", ".endsWith(wanted)"), arg="your photo = large.png.")
+    lab.page.wait_for_function(
+        ALT.replace("=== wanted", ".endsWith(wanted)"), arg="your photo = large.png."
+    )
 
 
 def test_what_cannot_be_read_is_said_in_one_line_and_the_picture_stays(lab, red, tmp_path):
@@ -175,7 +186,9 @@ def test_what_cannot_be_read_is_said_in_one_line_and_the_picture_stays(lab, red,
     page.get_by_role("alert").filter(has_text="MB").wait_for(state="detached")
 
 
-def test_the_file_is_not_in_the_notebook_and_the_page_works_again_after_a_reload(lab, red, root, notebook):
+def test_the_file_is_not_in_the_notebook_and_the_page_works_again_after_a_reload(
+    lab, red, root, notebook
+):
     page = lab.page
     first = drawn(page)
     choose(page, red)
@@ -194,7 +207,10 @@ def works_alone(page):
     """Both controls are there, say how to move them, and do not move."""
     assert board(page).get_by_role("radio").count() == 196
     assert patch(page, 6, 7).get_attribute("aria-checked") == "true"
-    assert patch(page, 0, 0).is_disabled() and page.get_by_role("button", name="Choose a file").is_disabled()
+    assert (
+        patch(page, 0, 0).is_disabled()
+        and page.get_by_role("button", name="Choose a file").is_disabled()
+    )
     assert page.get_by_text("Run this cell in JupyterLab to move the controls.").count() == 2
     assert page.locator(".picture img").first.get_attribute("alt") == START
     assert page.locator(".board img").evaluate("image => image.naturalWidth") > 100
@@ -208,7 +224,9 @@ def test_without_its_kernel_the_page_shows_the_first_picture(lab):
     assert lab.errors == []
 
 
-def test_an_untrusted_notebook_shows_the_first_picture_and_what_the_controls_are(lab, open_notebook, root, notebook):
+def test_an_untrusted_notebook_shows_the_first_picture_and_what_the_controls_are(
+    lab, open_notebook, root, notebook
+):
     lab.save()
     lab.page.wait_for_timeout(500)
     saved = nbformat.read(root / "work" / notebook, 4)

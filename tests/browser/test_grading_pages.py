@@ -1,4 +1,6 @@
-"""The feedback and class pages in a browser: wide and narrow, light and dark, and with names that attack them."""
+"""The feedback and class pages in a browser: wide and narrow, light and dark, and with names that
+attack them.
+"""
 
 import os
 import random
@@ -16,14 +18,23 @@ from course_lib.grading.records import ExerciseMark, Grade, QuestionMark, QuizMa
 SCREENSHOTS = os.environ.get("COURSE_SCREENSHOTS")  # a folder: pictures of the pages go there
 ATTACK = "<script>document.title='owned'</script><img src=x onerror=\"document.title='owned'\">"
 FIRST = (
-    "Ada Bao Chidi Dalia Emil Fatou Goran Hana Inés Jun Kofi Leïla Mateo Nadia Óscar Priya Quentin Ruth Søren Tomoko"
+    "Ada Bao Chidi Dalia Emil Fatou Goran Hana Inés Jun Kofi Leïla Mateo Nadia Óscar Priya Quentin"
+    " Ruth Søren Tomoko"
 )
-LAST = "Adeyemi Brandt Castillo Dvořák Eriksen Farouk Gupta Haddad Ivanova Jensen Kimura Lindqvist Moreau Nakamura"
+LAST = (
+    "Adeyemi Brandt Castillo Dvořák Eriksen Farouk Gupta Haddad Ivanova Jensen Kimura Lindqvist"
+    " Moreau Nakamura"
+)
 PRINTED = "\n".join(f"step {i}: x_t has mean {0.1 * i:.2f}" for i in range(6))
-WRONG = "The shape and dtype of your answer are right, the values are not. The largest difference is at [0, 1, 3, 2]: "
+WRONG = (
+    "The shape and dtype of your answer are right, the values are not. The largest difference is at"
+    " [0, 1, 3, 2]: "
+)
 WRONG += "expected 0.4132, got -1.27. 114 of 120 values differ."
 ERROR = "IndexError: index 7 is out of bounds for dimension 0 with size 7"
-NOTES = ("01_ddpm (1).ipynb is not a notebook: it ends in the middle of the JSON, so it was left out.",)
+NOTES = (
+    "01_ddpm (1).ipynb is not a notebook: it ends in the middle of the JSON, so it was left out.",
+)
 MANY = ("`q_sample` is defined in cell 12 and again in cell 31; the last one was marked.",)
 
 
@@ -39,14 +50,20 @@ def make_class(n=24, seed=1):
 @cache
 def make_assignment():
     """The exercises of chapter 01, each with its cases in words, and the questions of its quiz."""
-    return [(e, [describe(case) for case in e.draw(0)]) for e in exercises("ddpm")], load_bank("ddpm").questions
+    return [(e, [describe(case) for case in e.draw(0)]) for e in exercises("ddpm")], load_bank(
+        "ddpm"
+    ).questions
 
 
 def make_grade(name, skill, draw):
     declared, questions = make_assignment()
-    marks = tuple(make_mark(*pair, skill - 0.35 * i / len(declared), draw) for i, pair in enumerate(declared))
+    marks = tuple(
+        make_mark(*pair, skill - 0.35 * i / len(declared), draw) for i, pair in enumerate(declared)
+    )
     handed_in = draw.random() > 0.15
-    quiz = tuple(make_answer(question, skill if handed_in else None, draw) for question in questions)
+    quiz = tuple(
+        make_answer(question, skill if handed_in else None, draw) for question in questions
+    )
     note = "" if handed_in else "no quiz answers were handed in"
     return Grade(
         student=name,
@@ -66,20 +83,36 @@ def make_mark(exercise, described, skill, draw):
         notes = MANY if draw.random() < 0.1 else ()
         return ExerciseMark(**told, status="passed", earned=float(points), right=cases, notes=notes)
     if luck < skill + 0.07:
-        return ExerciseMark(**told, status="missing", earned=0.0, right=0, sentence="Your notebook does not define it.")
+        return ExerciseMark(
+            **told,
+            status="missing",
+            earned=0.0,
+            right=0,
+            sentence="Your notebook does not define it.",
+        )
     if luck < skill + 0.15:
         stub = "The cell still holds the stub."
         return ExerciseMark(**told, status="not attempted", earned=0.0, right=0, sentence=stub)
     right = draw.choice((0, 0, 1))
     first = min(right, cases - 1)
-    told |= {"right": right, "earned": points * right / cases, "status": "partly right" if right else "wrong"}
+    told |= {
+        "right": right,
+        "earned": points * right / cases,
+        "status": "partly right" if right else "wrong",
+    }
     told["shown"] = f"case {first + 1}, with {described[first]}"
     kind = draw.random()
     if kind < 0.6:
         name = list(exercise.misconceptions)[int(len(exercise.misconceptions) * draw.random() ** 2)]
-        return ExerciseMark(**told, misconception=name, sentence=exercise.misconceptions[name].sentence)
+        return ExerciseMark(
+            **told, misconception=name, sentence=exercise.misconceptions[name].sentence
+        )
     if kind < 0.8:
-        where = (f"cell {draw.randrange(9, 60)}, in {exercise.name}", 3, "a = alphas_cumprod[t + 1]")
+        where = (
+            f"cell {draw.randrange(9, 60)}, in {exercise.name}",
+            3,
+            "a = alphas_cumprod[t + 1]",
+        )
         return ExerciseMark(**told, sentence=ERROR, lines=(where,), printed=PRINTED)
     return ExerciseMark(**told, sentence=WRONG)
 
@@ -101,7 +134,9 @@ def make_answer(question, skill, draw):
 
 @pytest.fixture
 def open_page(browser, tmp_path):
-    """open_page(html, width=..., color_scheme=...) -> a page of it, and all that the browser complained about."""
+    """open_page(html, width=..., color_scheme=...) -> a page of it, and all that the browser
+    complained about.
+    """
     opened = []
 
     def open_one(html, width=1200, **options):
@@ -111,7 +146,10 @@ def open_page(browser, tmp_path):
         page.on("console", lambda message: complaints.append(message.text))
         page.on("pageerror", lambda error: complaints.append(str(error)))
         page.on("dialog", lambda dialog: (complaints.append(dialog.message), dialog.dismiss()))
-        page.on("request", lambda request: request.url == path.as_uri() or complaints.append(request.url))
+        page.on(
+            "request",
+            lambda request: request.url == path.as_uri() or complaints.append(request.url),
+        )
         opened.append(page)
         page.goto(path.as_uri())
         return page, complaints
@@ -124,13 +162,20 @@ def open_page(browser, tmp_path):
 def overflow(page):
     """By how many pixels the page is wider than its window, and what sticks out of it."""
     wide = "document.documentElement.scrollWidth - innerWidth"
-    out = "[...document.querySelectorAll('body *')].filter(e => e.getBoundingClientRect().right > innerWidth + 1)"
-    return page.evaluate(f"() => [{wide}, ...{out}.map(e => e.tagName + ' ' + e.textContent.slice(0, 40))]")
+    out = (
+        "[...document.querySelectorAll('body *')].filter(e => e.getBoundingClientRect().right >"
+        " innerWidth + 1)"
+    )
+    return page.evaluate(
+        f"() => [{wide}, ...{out}.map(e => e.tagName + ' ' + e.textContent.slice(0, 40))]"
+    )
 
 
 PAGES = {
     "grading_class": lambda: class_page(make_class()),
-    "grading_feedback": lambda: feedback_page(sorted(make_class(), key=lambda grade: grade.earned)[9]),
+    "grading_feedback": lambda: feedback_page(
+        sorted(make_class(), key=lambda grade: grade.earned)[9]
+    ),
     "grading_class_of_300": lambda: class_page(make_class(300)),
     "grading_class_of_1": lambda: class_page(make_class()[:1]),
     "grading_class_of_0": lambda: class_page([]),
@@ -154,19 +199,34 @@ def attacked(grade):
     """The grade with an attack, and a word that never ends, wherever a student can write."""
     text = f"{ATTACK}\u202e{'W' * 400}\x1b[2J"
     marks = [
-        mark.model_copy(update={"sentence": text, "printed": text, "lines": ((text, 1, text),), "notes": (text,)})
+        mark.model_copy(
+            update={
+                "sentence": text,
+                "printed": text,
+                "lines": ((text, 1, text),),
+                "notes": (text,),
+            }
+        )
         for mark in grade.exercises
     ]
     (quiz,) = grade.quizzes
     questions = [question.model_copy(update={"given": text}) for question in quiz.questions]
     quizzes = (quiz.model_copy(update={"questions": tuple(questions)}),)
-    news = {"student": text, "exercises": tuple(marks), "quizzes": quizzes, "notes": (text,), "files": (text,)}
+    news = {
+        "student": text,
+        "exercises": tuple(marks),
+        "quizzes": quizzes,
+        "notes": (text,),
+        "files": (text,),
+    }
     return grade.model_copy(update=news)
 
 
 @pytest.mark.parametrize("width", [1200, 390])
 @pytest.mark.parametrize(
-    "draw", [feedback_page, lambda grade: class_page([*make_class(), grade])], ids=["feedback", "class"]
+    "draw",
+    [feedback_page, lambda grade: class_page([*make_class(), grade])],
+    ids=["feedback", "class"],
 )
 def test_a_hostile_student_changes_nothing_but_the_words(draw, width, open_page):
     page, complaints = open_page(draw(attacked(make_class()[0])), width)
@@ -176,7 +236,9 @@ def test_a_hostile_student_changes_nothing_but_the_words(draw, width, open_page)
 
 
 def test_a_script_that_got_into_a_page_would_not_run(open_page):
-    page, complaints = open_page(feedback_page(make_class()[0]).replace("</main>", f"</main>{ATTACK}"))
+    page, complaints = open_page(
+        feedback_page(make_class()[0]).replace("</main>", f"</main>{ATTACK}")
+    )
     assert page.title() != "owned"
     assert any("Content Security Policy" in complaint for complaint in complaints)
 
@@ -184,7 +246,10 @@ def test_a_script_that_got_into_a_page_would_not_run(open_page):
 def test_a_dark_scheme_is_printed_on_white(open_page):
     page, _ = open_page(class_page(make_class()), color_scheme="dark")
     page.emulate_media(media="print")
-    assert page.evaluate("() => getComputedStyle(document.body).backgroundColor") == "rgb(253, 253, 251)"
+    assert (
+        page.evaluate("() => getComputedStyle(document.body).backgroundColor")
+        == "rgb(253, 253, 251)"
+    )
 
 
 def test_a_link_of_the_table_leads_to_what_happened(open_page):
@@ -198,5 +263,8 @@ def test_drawings_have_a_name_and_a_description_for_those_who_cannot_see_them(op
     page, _ = open_page(class_page(make_class()))
     assert page.get_by_role("img", name="Distribution of the totals").count() == 1
     assert page.get_by_role("img", name="ddpm.respace: ").count() == 1
-    unnamed = "es => es.filter(e => e.getAttribute('role') === 'img' && !e.querySelector(':scope > title')).length"
+    unnamed = (
+        "es => es.filter(e => e.getAttribute('role') === 'img' && !e.querySelector(':scope >"
+        " title')).length"
+    )
     assert page.locator("svg").evaluate_all(unnamed) == 0

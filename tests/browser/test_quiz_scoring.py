@@ -14,7 +14,8 @@ from course_lib.paths import QUIZZES
 TOPICS = sorted(path.stem for path in QUIZZES.glob("*.yaml"))
 
 SHOW_KINDS = (
-    "globalThis.kinds = { single: choiceKind, multiple: choiceKind, numeric: numericKind, ordering: orderingKind };"
+    "globalThis.kinds = { single: choiceKind, multiple: choiceKind, numeric: numericKind, ordering:"
+    " orderingKind };"
 )
 
 # Every answer is put into the question's own inputs, read from them as on "Check", and judged.
@@ -75,7 +76,9 @@ def open_quiz(browser):
 
 
 def possible(question):
-    """Answers that the page can give: all of them, or for a number those around the tolerance's edges."""
+    """Answers that the page can give: all of them, or for a number those around the tolerance's
+    edges.
+    """
     if question.kind == "single":
         return [[i] for i in range(len(question.options))]
     if question.kind == "multiple":
@@ -95,20 +98,31 @@ def test_page_and_grader_agree_on_every_answer(bank, open_quiz):
     table = [possible(question) for question in bank.questions]
     judged = open_quiz(widget).evaluate(JUDGE, [widget.payload["questions"], table])
     for question, answers, pairs in zip(bank.questions, table, judged, strict=True):
-        assert [given for given, _ in pairs] == answers, f"{question.id}: the page reads other answers than were set"
+        assert [given for given, _ in pairs] == answers, (
+            f"{question.id}: the page reads other answers than were set"
+        )
         by_page = [right for _, right in pairs]
         assert [question.is_right(given) for given, _ in pairs] == by_page, question.id
-        assert {True, False} == set(by_page), f"{question.id}: the table lacks right answers, or wrong ones"
+        assert {True, False} == set(by_page), (
+            f"{question.id}: the table lacks right answers, or wrong ones"
+        )
 
 
 def test_what_the_page_saves_is_marked_as_the_page_scored_it(bank, open_quiz, course_home):
     widget = QuizWidget(bank)
-    choices = [[(question.is_right(a), a) for a in possible(question)] for question in bank.questions]
+    choices = [
+        [(question.is_right(a), a) for a in possible(question)] for question in bank.questions
+    ]
     wanted = [n % 3 > 0 for n in range(len(choices))]  # every third one wrong
     answers = [dict(pairs)[right] for pairs, right in zip(choices, wanted, strict=True)]
     message, total = open_quiz(widget).evaluate(ANSWER, [widget.payload["questions"], answers])
     assert widget.answer(message) == {"type": "saved", "note": ""}
     stored = json.loads((course_home / f"quiz-{bank.topic}.json").read_text(encoding="utf-8"))
     mark = mark_quiz(bank.topic, stored)
-    assert [question.status for question in mark.questions] == ["right" if right else "wrong" for right in wanted]
-    assert total.startswith(f"Score: {mark.earned} of {mark.points}.") and message["score"] == mark.earned
+    assert [question.status for question in mark.questions] == [
+        "right" if right else "wrong" for right in wanted
+    ]
+    assert (
+        total.startswith(f"Score: {mark.earned} of {mark.points}.")
+        and message["score"] == mark.earned
+    )

@@ -50,7 +50,9 @@ def test_building_twice_gives_the_same_bytes(house):
 def test_a_failing_cell_is_named_and_nothing_is_written(house):
     source = paths.SOLUTIONS / "01_demo.py"
     source.write_text(SOURCE + "\n# %%\n1 / 0\n", encoding="utf-8")
-    with pytest.raises(build.ExecutionError, match=r"01_demo: cell 3 \(1 / 0\) failed[^\0]*ZeroDivisionError"):
+    with pytest.raises(
+        build.ExecutionError, match=r"01_demo: cell 3 \(1 / 0\) failed[^\0]*ZeroDivisionError"
+    ):
         build.build(source)
     assert not list(paths.NOTEBOOKS.iterdir())
 
@@ -76,7 +78,9 @@ def test_a_notebook_without_source_is_told(house):
     assert build.check_chapters([]) == ["02_gone.ipynb: has no source in solutions/"]
 
 
-@pytest.mark.parametrize("name", ["01", "01_demo", "notebooks/01_demo.ipynb", "solutions/01_demo.py"])
+@pytest.mark.parametrize(
+    "name", ["01", "01_demo", "notebooks/01_demo.ipynb", "solutions/01_demo.py"]
+)
 def test_a_chapter_is_found_by_number_name_or_path(house, name):
     assert [path.stem for path in build.sources([name])] == ["01_demo"]
 

@@ -66,7 +66,10 @@ def test_a_notebook_that_was_not_executed_is_told(chapter):
             new_output("error", ename="ZeroDivisionError", evalue="", traceback=[]),
             "stores a traceback: ZeroDivisionError",
         ),
-        (new_output("stream", name="stderr", text="UserWarning: no\n"), "stores a warning: UserWarning: no"),
+        (
+            new_output("stream", name="stderr", text="UserWarning: no\n"),
+            "stores a warning: UserWarning: no",
+        ),
         (new_output("stream", text="saved to /home/me/x.png"), "shows a path of the machine"),
         (new_output("stream", text="Temp: C:\\Users\\me"), "shows a path of the machine"),
         (
@@ -74,7 +77,9 @@ def test_a_notebook_that_was_not_executed_is_told(chapter):
             "gives a solution away: return amount * factor + shift",
         ),
         (
-            new_output("display_data", {"text/html": "<b>return</b> amount * <i>factor</i> +&nbsp;shift"}),
+            new_output(
+                "display_data", {"text/html": "<b>return</b> amount * <i>factor</i> +&nbsp;shift"}
+            ),
             "gives a solution away: return amount * factor + shift",
         ),
     ],
@@ -90,13 +95,19 @@ def test_a_widget_that_gives_a_solution_away_is_told(chapter):
     notebook, _, problems = chapter
     state = {"1": {"state": {"value": "return amount * factor + shift"}}}
     notebook.metadata["widgets"] = {"application/vnd.jupyter.widget-state+json": {"state": state}}
-    assert problems() == ["the widgets' state gives a solution away: return amount * factor + shift"]
+    assert problems() == [
+        "the widgets' state gives a solution away: return amount * factor + shift"
+    ]
 
 
 def test_exercises_declared_and_present_must_agree(chapter):
     _, _, problems = chapter
-    assert problems([*DECLARED, "demo.third"]) == ["exercise demo.third is declared and not in the notebook"]
-    assert problems(DECLARED[:1]) == ["exercise demo.box is in the notebook and not declared for this chapter"]
+    assert problems([*DECLARED, "demo.third"]) == [
+        "exercise demo.third is declared and not in the notebook"
+    ]
+    assert problems(DECLARED[:1]) == [
+        "exercise demo.box is in the notebook and not declared for this chapter"
+    ]
 
 
 def test_a_large_notebook_is_told(chapter):

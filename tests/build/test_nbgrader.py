@@ -27,10 +27,12 @@ from tests.build import demo
 SEED = 90210
 STUB = "raise NotImplementedError  # your turn"
 TO_MODEL, PATCHIFY = "start_here.to_model", "start_here.patchify"
-SEEN = [int(case["rgb"].sum()) for case in find(TO_MODEL).draw(0)]  # the pictures that students are checked on
+# the pictures that students are checked on
+SEEN = [int(case["rgb"].sum()) for case in find(TO_MODEL).draw(0)]
 
-# What each student writes in the place of the stub.  None: the exercise's cell is gone.  Ben's answers are right for
-# some of the cases, dee's for the pictures that she was checked on, and eve has lost a test cell as well.
+# What each student writes in the place of the stub.  None: the exercise's cell is gone.  Ben's
+# answers are right for some of the cases, dee's for the pictures that she was checked on, and eve
+# has lost a test cell as well.
 ANSWERS = {
     "ada": {
         TO_MODEL: "return rgb.permute(0, 3, 1, 2).float() / 127.5 - 1",
@@ -38,8 +40,10 @@ ANSWERS = {
     },
     "ben": {
         TO_MODEL: "return rgb.permute(0, 3, 1, 2).float() / 127.5 - min(len(rgb) - 1, 1)",
-        PATCHIFY: 'import warnings; warnings.warn("the error stream"); '
-        'return rearrange(image, "b c (h x) (w y) -> b (h w) (c x y)", x=patch, y=patch)',
+        PATCHIFY: (
+            'import warnings; warnings.warn("the error stream"); '
+            'return rearrange(image, "b c (h x) (w y) -> b (h w) (c x y)", x=patch, y=patch)'
+        ),
     },
     "cem": {TO_MODEL: STUB, PATCHIFY: None},
     "dee": {
@@ -49,7 +53,9 @@ ANSWERS = {
     "eve": {TO_MODEL: 'raise SystemExit("enough")', PATCHIFY: None},
 }
 SCORES = {"ada": [1, 2], "ben": [0.67, 1], "cem": [0, 0], "dee": [0.33, 0], "eve": [0, 0]}
-ENVIRONMENT = "import os; print(os.environ['COURSE_FAST'], sorted(os.listdir(os.environ['COURSE_HOME'])))"
+ENVIRONMENT = (
+    "import os; print(os.environ['COURSE_FAST'], sorted(os.listdir(os.environ['COURSE_HOME'])))"
+)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -95,9 +101,15 @@ def graded(course, release):
         notebook = nbformat.read(release / "00_start_here" / "00_start_here.ipynb", as_version=4)
         answer(notebook, answers, also_gone="-mark" if student == "eve" else "")
         if student != "ada":  # the others hand in the imports and what counts, which is sooner run
-            notebook.cells = [cell for cell in notebook.cells if grade_id(cell) or "import exercise" in cell.source]
+            notebook.cells = [
+                cell
+                for cell in notebook.cells
+                if grade_id(cell) or "import exercise" in cell.source
+            ]
         notebook.cells.append(nbformat.v4.new_code_cell(ENVIRONMENT))
-        build.write(notebook, course / "submitted" / student / "00_start_here" / "00_start_here.ipynb")
+        build.write(
+            notebook, course / "submitted" / student / "00_start_here" / "00_start_here.ipynb"
+        )
     nbgrader(course, "autograde", "00_start_here")
     return course
 
@@ -111,7 +123,9 @@ def nbgrader(folder, *arguments):
 
 
 def answer(notebook, answers, also_gone):
-    """Write a student's answers over the stubs; where one is None, remove its cell, and the cell of that ending."""
+    """Write a student's answers over the stubs; where one is None, remove its cell, and the cell of
+    that ending.
+    """
     for name, line in answers.items():
         cell = next(cell for cell in notebook.cells if f'@exercise("{name}")' in cell.source)
         assert STUB in cell.source
@@ -138,12 +152,17 @@ def read(path):
 
 
 def test_the_command_writes_a_course_folder_where_nbgrader_is_not_installed(tmp_path):
-    code = "import sys; sys.modules['nbgrader'] = None; from course_lib.cli import main; sys.exit(main(sys.argv[1:]))"
+    code = (
+        "import sys; sys.modules['nbgrader'] = None; from course_lib.cli import main;"
+        " sys.exit(main(sys.argv[1:]))"
+    )
     command = [sys.executable, "-c", code, "build", "--nbgrader", str(tmp_path / "course"), "01"]
     done = subprocess.run(command, cwd=paths.ROOT, capture_output=True, text=True)
     written = [tmp_path / "course" / name for name in ("nbgrader_config.py", "seed.txt")]
     written.append(tmp_path / "course" / "source" / "01_ddpm" / "01_ddpm.ipynb")
-    assert done.returncode == 0 and done.stdout.split() == [str(path) for path in written], done.stderr
+    assert done.returncode == 0 and done.stdout.split() == [str(path) for path in written], (
+        done.stderr
+    )
     text = "".join(path.read_text(encoding="utf-8") for path in written)
     assert f"seed={int(written[1].read_text(encoding='utf-8'))}," in text
     assert str(paths.ROOT) not in text and str(tmp_path) not in text and sys.prefix not in text
@@ -151,7 +170,9 @@ def test_the_command_writes_a_course_folder_where_nbgrader_is_not_installed(tmp_
 
 def test_settings_and_seed_that_are_there_are_kept_and_the_rest_is_the_same_bytes(course):
     first = {path: path.read_bytes() for path in course.rglob("source/*/*.ipynb")}
-    (course / "nbgrader_config.py").write_text(config := (course / "nbgrader_config.py").read_text() + "# mine\n")
+    (course / "nbgrader_config.py").write_text(
+        config := (course / "nbgrader_config.py").read_text() + "# mine\n"
+    )
     write_course_folder(course, build.sources(["00", "01"]))
     assert len(first) == 2 and {path: path.read_bytes() for path in first} == first
     assert (course / "nbgrader_config.py").read_text() == config
@@ -178,15 +199,28 @@ def test_a_locked_test_cell_follows_each_exercise_and_no_other_cell_is_marked(tm
     notebook = assignment(path, SEED, demo.find)
     MetadataValidator().validate_nb(notebook)
     nbformat.validate(notebook)
-    marked = [(grade_id(cell), cell.metadata.nbgrader) for cell in notebook.cells if "nbgrader" in cell.metadata]
-    assert [name for name, _ in marked] == ["demo-double", "demo-double-mark", "demo-box", "demo-box-mark"]
+    marked = [
+        (grade_id(cell), cell.metadata.nbgrader)
+        for cell in notebook.cells
+        if "nbgrader" in cell.metadata
+    ]
+    assert [name for name, _ in marked] == [
+        "demo-double",
+        "demo-double-mark",
+        "demo-box",
+        "demo-box-mark",
+    ]
     kinds = [(data.solution, data.grade, data.locked, data.get("points")) for _, data in marked]
     assert kinds == [(True, False, False, None), (False, True, True, 1)] * 2
     box = next(cell for cell in notebook.cells if grade_id(cell) == "demo-box")
     assert box.source.count("### BEGIN SOLUTION") == box.source.count("### END SOLUTION") == 2
     others = [cell for cell in notebook.cells if not is_test(cell)]
-    assert [cell.id for cell in others] == [cell.id for cell in build.student_edition(path, demo.find).cells]
-    assert next(cell for cell in others if "print(double" in cell.source).metadata == {"tags": ["nbval-check-output"]}
+    assert [cell.id for cell in others] == [
+        cell.id for cell in build.student_edition(path, demo.find).cells
+    ]
+    assert next(cell for cell in others if "print(double" in cell.source).metadata == {
+        "tags": ["nbval-check-output"]
+    }
 
 
 # ---------------------------------------------------------------------------------------- nbgrader's commands
@@ -204,8 +238,12 @@ def test_students_get_the_student_edition_with_test_cells(release, chapter):
     notebook = read(release / chapter / f"{chapter}.ipynb")
     student = build.student_edition(paths.SOLUTIONS / f"{chapter}.py")
     cells = [cell for cell in notebook.cells if not is_test(cell)]
-    assert [(c.cell_type, c.id, c.source) for c in cells] == [(c.cell_type, c.id, c.source) for c in student.cells]
-    points = {grade_id(cell): cell.metadata.nbgrader.points for cell in notebook.cells if is_test(cell)}
+    assert [(c.cell_type, c.id, c.source) for c in cells] == [
+        (c.cell_type, c.id, c.source) for c in student.cells
+    ]
+    points = {
+        grade_id(cell): cell.metadata.nbgrader.points for cell in notebook.cells if is_test(cell)
+    }
     names = build.exercise_ids(student)
     assert points == {name.replace(".", "-") + "-mark": find(name).points for name in names}
 
@@ -213,7 +251,10 @@ def test_students_get_the_student_edition_with_test_cells(release, chapter):
 @pytest.mark.parametrize("chapter", ["00_start_here", "01_ddpm"])
 def test_students_get_no_solution_line_and_no_seed(release, chapter):
     notebook = read(release / chapter / f"{chapter}.ipynb")
-    shown = "\n".join(re.sub(r"<details>.*?</details>", "", cell.source, flags=re.DOTALL) for cell in notebook.cells)
+    shown = "\n".join(
+        re.sub(r"<details>.*?</details>", "", cell.source, flags=re.DOTALL)
+        for cell in notebook.cells
+    )
     hidden = build.secrets(paths.SOLUTIONS / f"{chapter}.py")
     assert len(hidden) >= 2 and [line for line in hidden if line in shown] == []
     files = [path.read_text(encoding="utf-8") for path in release.rglob("*") if path.is_file()]
@@ -225,13 +266,25 @@ def test_the_scores_in_the_gradebook_are_those_of_the_engine(graded):
     with Gradebook(f"sqlite:///{graded / 'gradebook.db'}") as gradebook:
         found = {}
         for student in ANSWERS:
-            submission = gradebook.find_submission_notebook("00_start_here", "00_start_here", student)
+            submission = gradebook.find_submission_notebook(
+                "00_start_here", "00_start_here", student
+            )
             grades = {grade.name: grade for grade in submission.grades}
-            found[student] = [grades["start_here-to_model-mark"], grades["start_here-patchify-mark"]]
+            found[student] = [
+                grades["start_here-to_model-mark"],
+                grades["start_here-patchify-mark"],
+            ]
         assert {name: [grade.score for grade in grades] for name, grades in found.items()} == SCORES
-        looked_for = [name for name, grades in found.items() if any(grade.needs_manual_grade for grade in grades)]
+        looked_for = [
+            name
+            for name, grades in found.items()
+            if any(grade.needs_manual_grade for grade in grades)
+        ]
         assert looked_for == ["eve"], "where a test cell is gone, a teacher is asked to look"
-    expected = {name: [earned(TO_MODEL, a[TO_MODEL]), earned(PATCHIFY, a[PATCHIFY])] for name, a in ANSWERS.items()}
+    expected = {
+        name: [earned(TO_MODEL, a[TO_MODEL]), earned(PATCHIFY, a[PATCHIFY])]
+        for name, a in ANSWERS.items()
+    }
     assert expected == SCORES
 
 
@@ -250,7 +303,9 @@ def earned(name, line):
 def test_marking_is_short_and_starts_with_an_empty_home_for_each_student(graded):
     printed = {}
     for student in ANSWERS:
-        last = read(graded / "autograded" / student / "00_start_here" / "00_start_here.ipynb").cells[-1]
+        last = read(
+            graded / "autograded" / student / "00_start_here" / "00_start_here.ipynb"
+        ).cells[-1]
         printed[student] = last.outputs[0].text.strip()
     recorded = "1 ['progress.json', 'progress.lock']"
     assert printed == dict.fromkeys(ANSWERS, recorded) | {"cem": "1 []"}, "a stub is not recorded"
@@ -259,10 +314,17 @@ def test_marking_is_short_and_starts_with_an_empty_home_for_each_student(graded)
 def test_the_feedback_names_the_misconception_and_the_points(graded):
     nbgrader(graded, "generate_feedback", "00_start_here")
     pages = {
-        name: (graded / "feedback" / name / "00_start_here" / "00_start_here.html").read_text(encoding="utf-8")
+        name: (
+            (graded / "feedback" / name / "00_start_here" / "00_start_here.html").read_text(
+                encoding="utf-8"
+            )
+        )
         for name in ANSWERS
     }
-    assert "inside a token you put the channels first" in pages["ben"] and "1 of 2 points" in pages["ben"]
+    assert (
+        "inside a token you put the channels first" in pages["ben"]
+        and "1 of 2 points" in pages["ben"]
+    )
     assert "(Score: 1.67 / 3.0)" in pages["ben"] and "(Score: 3.0 / 3.0)" in pages["ada"]
     assert "No cell with this exercise has been run in this session." in pages["cem"]
     assert "SystemExit: enough" in pages["eve"] and "SyntaxError" in pages["dee"]
@@ -272,14 +334,23 @@ def test_formgrader_shows_the_assignments_and_the_scores(graded, root):
     with driver.jupyterlab(root) as address:
 
         def get(page):
-            with urllib.request.urlopen(f"{address}/formgrader/{page}?token={driver.TOKEN}", timeout=60) as answer:
+            with urllib.request.urlopen(
+                f"{address}/formgrader/{page}?token={driver.TOKEN}", timeout=60
+            ) as answer:
                 return answer.read().decode()
 
         page = get("manage_assignments")
         assignments = {entry["name"]: entry for entry in json.loads(get("api/assignments"))}
-        submissions = {entry["student"]: entry for entry in json.loads(get("api/submissions/00_start_here"))}
-    assert "Manage Assignments" in page and "visual_generation" in page, "the course's own settings are in force"
-    assert {name: entry["max_score"] for name, entry in assignments.items()} == {"00_start_here": 3, "01_ddpm": 27}
+        submissions = {
+            entry["student"]: entry for entry in json.loads(get("api/submissions/00_start_here"))
+        }
+    assert "Manage Assignments" in page and "visual_generation" in page, (
+        "the course's own settings are in force"
+    )
+    assert {name: entry["max_score"] for name, entry in assignments.items()} == {
+        "00_start_here": 3,
+        "01_ddpm": 27,
+    }
     assert assignments["00_start_here"]["num_submissions"] == len(ANSWERS)
     assert {name: round(entry["score"], 2) for name, entry in submissions.items()} == {
         name: sum(scores) for name, scores in SCORES.items()
@@ -307,7 +378,11 @@ def test_mark_takes_the_last_answer_and_not_the_reference_that_stands_for_it(cap
     capsys.readouterr()
     assert mark(PATCHIFY, seed=SEED) == 1.0
     text = capsys.readouterr().out
-    assert "2 of 4 cases right" in text and "put the channels first" in text and "1 of 2 points" in text
+    assert (
+        "2 of 4 cases right" in text
+        and "put the channels first" in text
+        and "1 of 2 points" in text
+    )
     answer_with(right)
     assert mark(PATCHIFY) == 2.0
 
@@ -323,9 +398,13 @@ def test_mark_draws_the_cases_of_its_seed():
 def test_an_answer_that_never_ran_earns_nothing_and_says_so(monkeypatch, capsys):
     monkeypatch.setattr(sys.modules["course_lib.classroom.exercise"], "_answers", {})
     earned = mark("ddpm.q_sample")
-    assert earned == 0 and isinstance(earned, float), "nbgrader gives full points to a cell without a number"
+    assert earned == 0 and isinstance(earned, float), (
+        "nbgrader gives full points to a cell without a number"
+    )
     out, error = capsys.readouterr()
-    assert "No cell with this exercise has been run" in out and "0 of 2 points" in out and error == ""
+    assert (
+        "No cell with this exercise has been run" in out and "0 of 2 points" in out and error == ""
+    )
 
 
 def test_mark_records_nothing_and_an_unknown_exercise_is_an_error():
@@ -342,7 +421,9 @@ def test_nothing_reaches_the_error_stream_which_nbgrader_takes_for_a_failure(cap
         print("a word", file=sys.stderr)
         return image
 
-    grumbling = replace(find(PATCHIFY), misconceptions={"kept": Misconception(grumble, "You kept the picture.")})
+    grumbling = replace(
+        find(PATCHIFY), misconceptions={"kept": Misconception(grumble, "You kept the picture.")}
+    )
     report, verdict = examine(grumble, grumbling, SEED)
     assert verdict.misconception == "kept" and report.printed.startswith("a word")
     assert capsys.readouterr().err == ""

@@ -18,9 +18,10 @@ def cell(notebook, text):
 
 
 def test_the_answer_becomes_a_stub_and_the_docstring_stays(source):
-    assert cell(student_edition(source, find), "def double").source == (
-        '@exercise("demo.double")\ndef double(amount, factor=2, shift=0):\n    """Twice the amount."""\n'
-        "    raise NotImplementedError  # your turn"
+    assert (
+        cell(student_edition(source, find), "def double").source
+        == '@exercise("demo.double")\ndef double(amount, factor=2, shift=0):\n    """Twice the'
+        ' amount."""\n    raise NotImplementedError  # your turn'
     )
 
 
@@ -35,13 +36,17 @@ def test_each_answer_of_a_cell_gets_its_own_stub_at_its_own_indentation(source):
 
 
 def test_the_solution_edition_keeps_the_answer(source):
-    assert "return amount * factor + shift" in cell(solution_edition(source, find), "def double").source
+    assert (
+        "return amount * factor + shift"
+        in cell(solution_edition(source, find), "def double").source
+    )
 
 
 def test_the_facts_of_an_exercise_stand_under_its_heading(source):
     text = cell(student_edition(source, find), "## Double it").source
     assert text.startswith(
-        "## Double it\n\n★★☆☆☆ · about 5 minutes · 1 point · Eq. 4 · `demo.double`\nMultiply by two."
+        "## Double it\n\n★★☆☆☆ · about 5 minutes · 1 point · Eq. 4 · `demo.double`\nMultiply by"
+        " two."
     )
     assert "★" not in cell(student_edition(source, find), "# A chapter").source
 
@@ -50,7 +55,9 @@ def test_tags_survive_and_nothing_else_of_the_source_s_metadata(source):
     notebook = student_edition(source, find)
     assert notebook.metadata.kernelspec.name == "python3"
     assert cell(notebook, "print(double").metadata == {"tags": ["nbval-check-output"]}
-    assert all(other.metadata == {} for other in notebook.cells if "print(double" not in other.source)
+    assert all(
+        other.metadata == {} for other in notebook.cells if "print(double" not in other.source
+    )
 
 
 def test_ids_are_stable_unique_valid_and_shared_by_the_editions(source):
@@ -83,10 +90,18 @@ def test_secrets_are_the_lines_that_say_something(source):
             "    return amount",
             r"01_demo.py:\d+: '# END' without '# SOLUTION'",
         ),
-        ("    return amount", "    # SOLUTION\n    return amount", r"01_demo.py:29: a second '# SOLUTION'"),
+        (
+            "    return amount",
+            "    # SOLUTION\n    return amount",
+            r"01_demo.py:29: a second '# SOLUTION'",
+        ),
         ("# %% exercise: double it", "# %%", r"01_demo.py:24: this cell holds an exercise"),
         ('@exercise("demo.double")\n', "", r"01_demo.py:24: .* found 0"),
-        ("# ## Double it", "# Double it", r"01_demo.py:24: .* follows a markdown cell with a heading"),
+        (
+            "# ## Double it",
+            "# Double it",
+            r"01_demo.py:24: .* follows a markdown cell with a heading",
+        ),
         (
             "    # SOLUTION\n    return amount * factor + shift\n    # END",
             "    return 1",

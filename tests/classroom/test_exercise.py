@@ -23,7 +23,10 @@ def scale(x, w):
 
 
 def cases(rng):
-    return [{"x": torch.randn(n, 3, generator=rng), "w": torch.rand(3, generator=rng) + 0.5} for n in (2, 5)]
+    return [
+        {"x": torch.randn(n, 3, generator=rng), "w": torch.rand(3, generator=rng) + 0.5}
+        for n in (2, 5)
+    ]
 
 
 EXERCISE = Exercise("a.scale", scale, cases, gradients=("x",), points=3, seconds=20)
@@ -99,7 +102,9 @@ def test_a_forgotten_id_is_explained(capsys):
 def test_a_broken_declaration_is_a_fault_of_the_course(capsys):
     broken = replace(EXERCISE, cases=lambda rng: 1 / 0)
     report, passed = check(scale, broken)
-    assert not passed and "fault of the course" in repr(report) and "ZeroDivisionError" in repr(report)
+    assert (
+        not passed and "fault of the course" in repr(report) and "ZeroDivisionError" in repr(report)
+    )
 
 
 def test_an_unwritable_folder_costs_the_record_alone(monkeypatch, tmp_path):
@@ -144,7 +149,9 @@ def endless_at_the_second_case(x, w):
     return x * w
 
 
-@pytest.mark.parametrize("answer", [endless, endless_and_deaf, asleep, endless_in_torch, endless_at_the_second_case])
+@pytest.mark.parametrize(
+    "answer", [endless, endless_and_deaf, asleep, endless_in_torch, endless_at_the_second_case]
+)
 def test_an_answer_without_end_is_stopped(answer, capsys):
     start = time.monotonic()
     report, passed = check(answer, HURRIED)
@@ -203,7 +210,9 @@ for answer in (deaf, asleep):
     print(check(answer, EXERCISE)[1])
 print(check(scale, EXERCISE)[1])
 """
-    result = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, timeout=120)
+    result = subprocess.run(
+        [sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, timeout=120
+    )
     assert result.stdout.split() == ["False", "False", "True"], result.stderr
     assert result.returncode == 0 and not result.stderr
 
@@ -351,7 +360,10 @@ class Stub(nn.Module):
 def test_a_class_is_built_and_used():
     assert check(Student, MODULE)[1]
     assert check(NoShift, MODULE)[0].sentence == "You forgot the shift."
-    assert "expected the parameters scale (3,), shift (3,); yours are none" in check(NoParameters, MODULE)[0].sentence
+    assert (
+        "expected the parameters scale (3,), shift (3,); yours are none"
+        in check(NoParameters, MODULE)[0].sentence
+    )
     assert "not attempted" in check(Stub, MODULE)[0].title
 
 

@@ -12,7 +12,16 @@ import torch
 from PIL import Image
 
 from course_lib.classroom import explore
-from course_lib.classroom.explore import KEPT_FILES, LARGEST_FILE, Choices, Explorer, choices, patches, slider, upload
+from course_lib.classroom.explore import (
+    KEPT_FILES,
+    LARGEST_FILE,
+    Choices,
+    Explorer,
+    choices,
+    patches,
+    slider,
+    upload,
+)
 from course_lib.classroom.figures import figure
 
 BOARD = np.arange(12 * 18 * 3).reshape(12, 18, 3).astype(np.uint8)
@@ -64,7 +73,10 @@ def test_another_value_gives_another_picture():
     widget = explorer()
     first, second = (draw(widget, t=t, schedule=0) for t in (100, 900))
     assert (picture(first) != picture(second)).any()
-    assert alt(draw(widget, t=100, schedule=1)) == "Signal left, cosine. step t = 100, schedule = cosine."
+    assert (
+        alt(draw(widget, t=100, schedule=1))
+        == "Signal left, cosine. step t = 100, schedule = cosine."
+    )
 
 
 def test_a_picture_drawn_before_is_not_drawn_again_and_old_ones_are_dropped(monkeypatch):
@@ -119,7 +131,10 @@ def test_choices_come_back_as_the_values_they_were():
     ("plot", "said"),
     [
         (lambda t, schedule: 1 / 0, "ZeroDivisionError: division by zero"),
-        (lambda t, schedule: "no figure", "TypeError: plot should return a matplotlib Figure, got str"),
+        (
+            lambda t, schedule: "no figure",
+            "TypeError: plot should return a matplotlib Figure, got str",
+        ),
         (lambda t: None, "TypeError: "),
         (lambda t, schedule: {}["<b>"], "KeyError: &#x27;&lt;b&gt;&#x27;"),
     ],
@@ -189,7 +204,9 @@ class Seen:
 
 
 def board(control):
-    """The picture of a patches control as the page gets it, and its size on the page: (h w 3) uint8, (h, w)."""
+    """The picture of a patches control as the page gets it, and its size on the page: (h w 3)
+    uint8, (h, w).
+    """
     sent = control.describe()
     data = base64.b64decode(sent["picture"].split(",")[1])
     return np.asarray(Image.open(io.BytesIO(data)).convert("RGB")), tuple(sent["shape"])
@@ -203,7 +220,9 @@ def test_a_plot_receives_the_patch_as_row_and_column():
     assert "patch: row 2, column 3 (of 4 rows and 6 columns)" in widget.page().split("<script")[0]
 
 
-@pytest.mark.parametrize(("sent", "got"), [([-1, 9], (0, 5)), ([9, -9], (3, 0)), ([1.0, 2.0], (1, 2))])
+@pytest.mark.parametrize(
+    ("sent", "got"), [([-1, 9], (0, 5)), ([9, -9], (3, 0)), ([1.0, 2.0], (1, 2))]
+)
 def test_a_patch_keeps_to_its_picture(sent, got):
     assert patches(BOARD, 4, 6).decode(sent) == got
 
@@ -233,7 +252,10 @@ def test_a_picture_may_be_given_as_figures_take_it(given):
 
 
 def test_a_grey_picture_has_three_equal_colours():
-    assert (board(patches(BOARD[..., 0], 4, 6))[0] == board(patches(BOARD[..., :1].repeat(3, -1), 4, 6))[0]).all()
+    assert (
+        board(patches(BOARD[..., 0], 4, 6))[0]
+        == board(patches(BOARD[..., :1].repeat(3, -1), 4, 6))[0]
+    ).all()
 
 
 def test_a_large_picture_is_made_smaller_and_a_photo_costs_little():
@@ -267,7 +289,13 @@ def send(widget, data, name="word.txt", part=4, transfer="1"):
     replies = []
     widget.send = replies.append
     for start in range(0, max(1, len(data)), part):
-        message = {"type": "file", "control": "word", "transfer": transfer, "name": name, "size": len(data)}
+        message = {
+            "type": "file",
+            "control": "word",
+            "transfer": transfer,
+            "name": name,
+            "size": len(data),
+        }
         widget.receive({**message, "start": start}, [memoryview(data[start : start + part])])
     assert {reply["transfer"] for reply in replies} == {transfer}
     assert [reply.get("got") for reply in replies[:-1]] == list(range(part, len(data), part))
@@ -279,7 +307,10 @@ def test_before_anything_is_chosen_the_plot_receives_the_example():
     page = widget.page()
     assert widget.plot.calls == [{"word": "EXAMPLE", "t": 0}]
     assert alt(page) == "Seen. your word = the example, t = 0."
-    assert "your word: the example (of the example or a file that you choose)" in page.split("<script")[0]
+    assert (
+        "your word: the example (of the example or a file that you choose)"
+        in page.split("<script")[0]
+    )
 
 
 @pytest.mark.parametrize("part", [1, 4, 5, 11, 100])
@@ -304,7 +335,10 @@ def test_what_cannot_be_read_is_one_line_and_the_file_before_stays():
     widget = uploader()
     send(widget, b"good")
     reply = send(widget, b"b\xffd")
-    assert reply["error"].startswith("UnicodeDecodeError: 'ascii' codec") and "\n" not in reply["error"]
+    assert (
+        reply["error"].startswith("UnicodeDecodeError: 'ascii' codec")
+        and "\n" not in reply["error"]
+    )
     assert "value" not in reply
     draw(widget, word=1, t=0)
     assert widget.plot.calls == [{"word": "GOOD", "t": 0}]
@@ -334,7 +368,9 @@ def test_parts_of_two_files_are_not_mixed():
     control = upload(shout, "")
 
     def part(transfer, start, data):
-        return control.take({"transfer": transfer, "name": "n", "size": 4, "start": start, "data": data})
+        return control.take(
+            {"transfer": transfer, "name": "n", "size": 4, "start": start, "data": data}
+        )
 
     assert part("a", 0, b"aa") == {"got": 2}
     assert part("b", 0, b"bb") == {"got": 2}
@@ -351,9 +387,15 @@ def test_a_file_long_replaced_is_asked_for_again():
 
 
 def test_a_value_that_is_no_key_can_be_plotted():
-    """Arrays and tensors compare by element and have no hash: pictures are kept by the number of the file."""
+    """Arrays and tensors compare by element and have no hash: pictures are kept by the number of
+    the file.
+    """
     example = np.zeros((2, 2))
-    widget = Explorer(Seen(), {"word": upload(lambda data: torch.zeros(3), example)}, alt=lambda word: str(word.shape))
+    widget = Explorer(
+        Seen(),
+        {"word": upload(lambda data: torch.zeros(3), example)},
+        alt=lambda word: str(word.shape),
+    )
     assert alt(widget.page()).startswith("(2, 2). your photo = the example")
     send(widget, b"x")
     assert alt(draw(widget, word=1)).startswith("torch.Size([3]). your photo = word.txt")

@@ -10,7 +10,16 @@ import torch
 from PIL import Image
 
 from course_lib.classroom import figures
-from course_lib.classroom.figures import figure, film_strips, image_grid, live_curve, png, show, smooth, to_pictures
+from course_lib.classroom.figures import (
+    figure,
+    film_strips,
+    image_grid,
+    live_curve,
+    png,
+    show,
+    smooth,
+    to_pictures,
+)
 
 
 class Shown(list):
@@ -46,7 +55,10 @@ def test_a_figure_is_shown_with_its_alternative_text(shown):
     show(fig, alt='A "line" that rises')
     (bundle,) = shown
     assert bundle["text/plain"] == 'Figure: A "line" that rises'
-    assert 'alt="A &quot;line&quot; that rises"' in bundle["text/html"] and 'width="640"' in bundle["text/html"]
+    assert (
+        'alt="A &quot;line&quot; that rises"' in bundle["text/html"]
+        and 'width="640"' in bundle["text/html"]
+    )
     assert ax.get_xlabel() == "x" and ax.get_ylabel() == "y" and ax.get_yscale() == "log"
 
 
@@ -88,7 +100,12 @@ def test_every_pixel_of_a_small_picture_is_a_square():
     for image in images:
         enlarged = image.repeat(side // 16, axis=0).repeat(side // 16, axis=1)
         windows = np.lib.stride_tricks.sliding_window_view(grid, enlarged.shape)[:, :, 0]
-        near = [w for row in windows for w in row if (np.abs(w[0, 0].astype(int) - enlarged[0, 0]) <= 16).all()]
+        near = [
+            w
+            for row in windows
+            for w in row
+            if (np.abs(w[0, 0].astype(int) - enlarged[0, 0]) <= 16).all()
+        ]
         assert any(np.abs(w.astype(int) - enlarged).max() <= 16 for w in near)
 
 
@@ -141,7 +158,13 @@ def test_a_film_strip_shows_the_first_and_the_last_frame():
     clip = np.zeros((17, 8, 8, 3), np.uint8)
     clip[0, ..., 0] = clip[-1, ..., 1] = 200
     fig = film_strips(clip, frames=5)
-    assert [t.get_text() for t in fig.axes[0].texts] == ["t = 0", "t = 4", "t = 8", "t = 12", "t = 16"]
+    assert [t.get_text() for t in fig.axes[0].texts] == [
+        "t = 0",
+        "t = 4",
+        "t = 8",
+        "t = 12",
+        "t = 16",
+    ]
     shown = pixels(png(fig)).reshape(-1, 3)
     assert (abs(shown.astype(int) - (200, 0, 0)).max(1) < 9).any()
     assert (abs(shown.astype(int) - (0, 200, 0)).max(1) < 9).any()
@@ -166,7 +189,9 @@ def test_a_training_leaves_a_still_figure_and_no_bar(shown):
     assert len(shown) == 21
     assert all("<progress" in bundle["text/html"] for bundle in shown[:-1])
     assert "<progress" not in shown[-1]["text/html"] and "<img" in shown[-1]["text/html"]
-    assert "20 steps" in shown[-1]["text/plain"] and "falls from 1 to 0.05" in shown[-1]["text/plain"]
+    assert (
+        "20 steps" in shown[-1]["text/plain"] and "falls from 1 to 0.05" in shown[-1]["text/plain"]
+    )
     assert len(base64.b64decode(re.search(r"base64,([^\"]+)", shown[-1]["text/html"])[1])) < 40_000
 
 
@@ -190,7 +215,13 @@ def test_an_interrupted_training_leaves_what_there_is(shown):
 def test_two_losses_and_a_loss_that_is_not_a_number_are_drawn(shown):
     with live_curve(30, every=0) as on_step:
         for step in range(10):
-            on_step(step, {"generator": torch.tensor(1.0), "discriminator": float("nan") if step == 5 else -1.0})
+            on_step(
+                step,
+                {
+                    "generator": torch.tensor(1.0),
+                    "discriminator": float("nan") if step == 5 else -1.0,
+                },
+            )
     assert "generator" in shown[-1]["text/plain"] and "discriminator" in shown[-1]["text/plain"]
 
 

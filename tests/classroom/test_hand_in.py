@@ -32,7 +32,11 @@ def test_the_notebook_and_its_quiz_answers_are_packed(notebook, tmp_path):
     packed = hand_in(notebook)
     assert packed == tmp_path / "here" / "01_ddpm-hand-in.zip"
     with ZipFile(packed) as package:
-        assert package.namelist() == [path.name for path in to_pack(notebook)] == ["01_ddpm.ipynb", "quiz-ddpm.json"]
+        assert (
+            package.namelist()
+            == [path.name for path in to_pack(notebook)]
+            == ["01_ddpm.ipynb", "quiz-ddpm.json"]
+        )
         assert package.read("01_ddpm.ipynb") == NOTEBOOK.encode()
         assert json.loads(package.read("quiz-ddpm.json")) == ANSWERS
 

@@ -1,4 +1,6 @@
-"""Photos and clips of any kind come in as they look to a person; what is none is refused in one sentence."""
+"""Photos and clips of any kind come in as they look to a person; what is none is refused in one
+sentence.
+"""
 
 import io
 import random
@@ -61,7 +63,9 @@ KINDS_AND_MODES = {
 }
 
 
-@pytest.mark.parametrize(("kind", "mode"), [(kind, mode) for kind, modes in KINDS_AND_MODES.items() for mode in modes])
+@pytest.mark.parametrize(
+    ("kind", "mode"), [(kind, mode) for kind, modes in KINDS_AND_MODES.items() for mode in modes]
+)
 def test_every_kind_of_picture_looks_as_it_does_to_a_person(kind, mode):
     data = file_of(Image.fromarray(quadrants()).convert(mode, dither=Image.Dither.NONE), kind)
     grey = GREYS.round()[..., None]
@@ -86,7 +90,11 @@ def test_grey_of_many_bits_keeps_its_shades(values, kind):
 
 def test_a_flat_or_broken_float_picture_is_a_picture_still():
     for value in (3.5, float("nan")):
-        assert read_photo(file_of(Image.fromarray(np.full((8, 8), value, np.float32)), "TIFF"), 4).isfinite().all()
+        assert (
+            read_photo(file_of(Image.fromarray(np.full((8, 8), value, np.float32)), "TIFF"), 4)
+            .isfinite()
+            .all()
+        )
 
 
 def test_what_is_transparent_is_white():
@@ -108,7 +116,9 @@ def test_a_palette_may_have_a_transparent_colour():
 
 
 def turned(upright):
-    """What a camera stores under each EXIF orientation: where row 0 and column 0 lie in the upright picture."""
+    """What a camera stores under each EXIF orientation: where row 0 and column 0 lie in the upright
+    picture.
+    """
     across = upright.transpose(1, 0, 2)
     return {
         1: upright,  # top, left
@@ -134,7 +144,9 @@ def test_a_photo_is_turned_as_its_camera_was_held(orientation):
     ("shape", "size"), [((30, 90), 30), ((90, 30), 30), ((31, 93), (17, 17)), ((60, 90), (20, 10))]
 )
 def test_the_middle_is_kept(shape, size):
-    """Of a picture that is green in the middle and red outside, along its longer side, the green remains."""
+    """Of a picture that is green in the middle and red outside, along its longer side, the green
+    remains.
+    """
     long = int(np.argmax(shape))
     ground = np.zeros((*shape, 3), np.uint8)
     ground[..., 0] = 255
@@ -168,7 +180,15 @@ def test_a_photo_of_one_pixel_and_a_very_long_one():
         (file_of(Image.new("1", (20_000, 20_000))), "at most 89 million pixels"),
         (file_of(Image.new("1", (10_000, 10_000))), "at most 89 million pixels"),
     ],
-    ids=["empty", "text", "heic", "png cut off", "jpeg cut off", "400 megapixels", "100 megapixels"],
+    ids=[
+        "empty",
+        "text",
+        "heic",
+        "png cut off",
+        "jpeg cut off",
+        "400 megapixels",
+        "100 megapixels",
+    ],
 )
 def test_what_is_no_picture_is_refused_with_a_reason(data, said):
     with pytest.raises(ValueError, match=said) as refused:
@@ -213,7 +233,10 @@ def test_a_damaged_photo_is_read_or_refused_and_nothing_else(kind):
 
 def test_the_example_lies_in_the_wheel():
     """No network and no pooch, which would fetch what is not there."""
-    code = "import socket, sys; sys.modules['pooch'] = None; from course_lib.classroom import example_photo\n"
+    code = (
+        "import socket, sys; sys.modules['pooch'] = None; from course_lib.classroom import"
+        " example_photo\n"
+    )
     code += "socket.socket.connect = None; print(*example_photo((40, 60)).shape)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.stdout.split() == ["3", "40", "60"], done.stderr
@@ -221,11 +244,19 @@ def test_the_example_lies_in_the_wheel():
 
 def test_the_example_is_a_photo():
     photo = example_photo(64)
-    assert photo.shape == (3, 64, 64) and photo.std() > 0.2 and photo.min() < -0.8 and photo.max() > 0.6
+    assert (
+        photo.shape == (3, 64, 64)
+        and photo.std() > 0.2
+        and photo.min() < -0.8
+        and photo.max() > 0.6
+    )
 
 
 def test_the_classroom_is_imported_without_libraries_for_pictures_and_video():
-    code = "import sys, course_lib.classroom; print([m for m in ('av', 'PIL', 'skimage') if m in sys.modules])"
+    code = (
+        "import sys, course_lib.classroom; print([m for m in ('av', 'PIL', 'skimage') if m in"
+        " sys.modules])"
+    )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.stdout.strip() == "[]", done.stderr
 
@@ -234,7 +265,9 @@ def test_the_classroom_is_imported_without_libraries_for_pictures_and_video():
 
 
 def clip(frames=24, height=48, width=64):
-    """(t h w 3) uint8: brighter in red with time, quadrants of green and blue that tell the axes apart."""
+    """(t h w 3) uint8: brighter in red with time, quadrants of green and blue that tell the axes
+    apart.
+    """
     video = np.zeros((frames, height, width, 3), np.uint8)
     video[..., 0] = np.linspace(0, 230, frames, dtype=np.uint8)[:, None, None]
     video[:, : height // 2, :, 1] = 200
@@ -258,7 +291,11 @@ def encoded(video, container, codec, pixels="yuv420p"):
         stream = out.add_stream(codec, rate=25)
         stream.height, stream.width, stream.pix_fmt = *video.shape[1:3], pixels
         for picture in video:
-            out.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24").reformat(format=pixels)))
+            out.mux(
+                stream.encode(
+                    av.VideoFrame.from_ndarray(picture, format="rgb24").reformat(format=pixels)
+                )
+            )
         out.mux(stream.encode(None))
     return file.getvalue()
 
@@ -280,7 +317,9 @@ KINDS = {
 def test_a_clip_that_is_written_can_be_read(given):
     video = clip()
     floats = (video.transpose(0, 3, 1, 2) / 127.5 - 1).astype(np.float32)
-    data = write_clip({"uint8": video, "float array": floats, "float tensor": torch.from_numpy(floats)}[given], 12)
+    data = write_clip(
+        {"uint8": video, "float array": floats, "float tensor": torch.from_numpy(floats)}[given], 12
+    )
     back = read_clip(data, 24, (48, 64))
     assert back.shape == (24, 3, 48, 64) and back.dtype == torch.float32
     assert abs(to_bytes(back) - video).mean() < 2.5
@@ -290,13 +329,18 @@ def test_a_clip_that_is_written_can_be_read(given):
         assert stream.average_rate == 12 and float(stream.duration * stream.time_base) == 2
 
 
-@pytest.mark.parametrize(("frames", "height", "width"), [(1, 16, 16), (2, 1, 1), (3, 17, 32), (5, 32, 19), (4, 31, 33)])
+@pytest.mark.parametrize(
+    ("frames", "height", "width"), [(1, 16, 16), (2, 1, 1), (3, 17, 32), (5, 32, 19), (4, 31, 33)]
+)
 def test_an_odd_side_gets_its_last_line_twice(frames, height, width):
     video = clip(frames, height, width)
     even = (height + height % 2, width + width % 2)
     back = to_bytes(read_clip(write_clip(video, 5), frames, even))
     assert abs(back[:, :height, :width] - video).mean() < 8
-    assert abs(back[:, -1] - back[:, -2]).mean() < 8 and abs(back[:, :, -1] - back[:, :, -2]).mean() < 8
+    assert (
+        abs(back[:, -1] - back[:, -2]).mean() < 8
+        and abs(back[:, :, -1] - back[:, :, -2]).mean() < 8
+    )
 
 
 @pytest.mark.parametrize(
@@ -323,7 +367,9 @@ def test_a_clip_of_any_kind_comes_in_order_and_upright(kind):
     assert abs(to_bytes(back)[..., 1:] - clip()[..., 1:]).mean() < 20  # a GIF has few colours
 
 
-@pytest.mark.parametrize(("frames", "numbers"), [(1, [0]), (2, [0, 23]), (5, [0, 6, 12, 17, 23]), (24, range(24))])
+@pytest.mark.parametrize(
+    ("frames", "numbers"), [(1, [0]), (2, [0, 23]), (5, [0, 6, 12, 17, 23]), (24, range(24))]
+)
 def test_frames_are_spaced_evenly_from_the_first_to_the_last(frames, numbers):
     expected = np.linspace(0, 230, 24, dtype=np.uint8)[list(numbers)]
     assert abs(reds(read_clip(MP4, frames, (48, 64))) - expected).max() < 4.5
@@ -338,14 +384,22 @@ def test_the_middle_of_a_clip_is_kept_in_the_shape_asked_for():
     back = read_clip(MP4, 2, (8, 4))
     assert back.shape == (2, 3, 8, 4)
     corners = to_bytes(back)[0]
-    assert corners[0, 0, 2] > 150 and corners[0, -1, 2] < 50 and corners[0, 0, 1] > 150 and corners[-1, 0, 1] < 50
+    assert (
+        corners[0, 0, 2] > 150
+        and corners[0, -1, 2] < 50
+        and corners[0, 0, 1] > 150
+        and corners[-1, 0, 1] < 50
+    )
 
 
 @pytest.mark.parametrize("turns", [1, 2, 3])
 def test_a_clip_is_turned_as_its_phone_was_held(turns):
-    """The matrix of a track (ISO 14496-12, 8.3.2) takes (x, y) to (a x + c y, b x + d y), y downwards."""
+    """The matrix of a track (ISO 14496-12, 8.3.2) takes (x, y) to (a x + c y, b x + d y), y
+    downwards.
+    """
     one = 1 << 16
-    a, b, c, d = {1: (0, one, -one, 0), 2: (-one, 0, 0, -one), 3: (0, -one, one, 0)}[turns]  # quarters, clockwise
+    # quarters, clockwise
+    a, b, c, d = {1: (0, one, -one, 0), 2: (-one, 0, 0, -one), 3: (0, -one, one, 0)}[turns]
     data = bytearray(MP4)
     at = data.index(b"tkhd") + 44
     assert struct.unpack(">5i", data[at : at + 20]) == (one, 0, 0, 0, one)
@@ -363,7 +417,9 @@ def test_packets_that_are_no_frames_do_not_shift_the_choice(monkeypatch):
 
 def test_only_the_chosen_frames_are_kept(monkeypatch):
     kept = []
-    monkeypatch.setattr(media, "_fit", lambda image, sides, fit=media._fit: kept.append(1) or fit(image, sides))
+    monkeypatch.setattr(
+        media, "_fit", lambda image, sides, fit=media._fit: kept.append(1) or fit(image, sides)
+    )
     read_clip(MP4, 4, 16)
     assert len(kept) == 4
 
@@ -387,7 +443,9 @@ def sound(cover: bool):
     file = io.BytesIO()
     with av.open(file, "w", format="mp4") as out:
         voice = out.add_stream("aac", rate=8000)
-        frame = av.AudioFrame.from_ndarray(np.zeros((1, 1024), np.float32), format="fltp", layout="mono")
+        frame = av.AudioFrame.from_ndarray(
+            np.zeros((1, 1024), np.float32), format="fltp", layout="mono"
+        )
         frame.sample_rate = 8000
         if cover:
             still = out.add_stream("png", rate=1)

@@ -3,17 +3,36 @@
 import numpy as np
 import torch
 
-from course_lib.classroom import clip_views, clouds, confusion, lines, reading, reliability, train_live
+from course_lib.classroom import (
+    clip_views,
+    clouds,
+    confusion,
+    lines,
+    reading,
+    reliability,
+    train_live,
+)
 from course_lib.world import render, sample_scene
 
 
 def test_lines_draw_every_curve_over_its_own_points():
-    fig = lines({"a": [1, 2, 3], "b": [5, 6]}, {"a": [1, 4, 9], "b": [0, 1]}, "title", "x", "y", yscale="log")
+    fig = lines(
+        {"a": [1, 2, 3], "b": [5, 6]},
+        {"a": [1, 4, 9], "b": [0, 1]},
+        "title",
+        "x",
+        "y",
+        yscale="log",
+    )
     (ax,) = fig.axes
     drawn = {line.get_label(): line.get_xydata().tolist() for line in ax.lines}
     assert drawn == {"a": [[1, 1], [2, 4], [3, 9]], "b": [[5, 0], [6, 1]]}
     assert len({line.get_linestyle() for line in ax.lines}) == 2  # told apart without colour
-    assert ax.get_legend() is not None and ax.get_yscale() == "log" and ax.get_title(loc="left") == "title"
+    assert (
+        ax.get_legend() is not None
+        and ax.get_yscale() == "log"
+        and ax.get_title(loc="left") == "title"
+    )
 
 
 def test_clouds_have_a_panel_each_on_one_scale():
@@ -28,9 +47,12 @@ def test_the_views_of_a_clip_are_pictures_that_show_its_fields():
     assert list(views) == ["rgb", "depth", "normal", "segmentation", "flow"]
     assert all(view.shape == (4, 24, 32, 3) and view.dtype == np.uint8 for view in views.values())
     things = np.asarray(clip.segmentation) >= 2
-    assert (views["flow"][-1] == 255).all() and (views["flow"][0][~things[0]] == 255).all()  # white where nothing moves
+    # white where nothing moves
+    assert (views["flow"][-1] == 255).all() and (views["flow"][0][~things[0]] == 255).all()
     assert (views["flow"][0][things[0]] < 255).any()
-    assert len(np.unique(views["segmentation"].reshape(-1, 3), axis=0)) == len(np.unique(clip.segmentation))
+    assert len(np.unique(views["segmentation"].reshape(-1, 3), axis=0)) == len(
+        np.unique(clip.segmentation)
+    )
 
 
 def test_live_training_is_cut_short_and_writes_nothing(monkeypatch, course_home):
@@ -42,7 +64,9 @@ def test_live_training_is_cut_short_and_writes_nothing(monkeypatch, course_home)
 def test_a_reliability_figure_has_a_dot_for_every_tenth_that_was_used():
     logits = torch.tensor([[4.0, 0.0], [4.0, 0.0], [0.0, 4.0], [0.1, 0.0]])
     fig = reliability(logits, torch.tensor([0, 1, 1, 1]))
-    dots = [tuple(round(float(x), 3) for x in dot.get_offsets()[0]) for dot in fig.axes[0].collections]
+    dots = [
+        tuple(round(float(x), 3) for x in dot.get_offsets()[0]) for dot in fig.axes[0].collections
+    ]
     assert dots == [(0.525, 0.0), (0.982, 0.667)]
 
 
@@ -53,7 +77,9 @@ def test_a_confusion_figure_shows_shares_of_each_truth():
 
 
 def test_a_reading_has_a_bar_for_every_value():
-    fig = reading(np.zeros((4, 4, 3), np.uint8), {"shape": {"cube": 0.9, "cone": 0.1}, "count": {1: 1.0}})
+    fig = reading(
+        np.zeros((4, 4, 3), np.uint8), {"shape": {"cube": 0.9, "cone": 0.1}, "count": {1: 1.0}}
+    )
     _, shape, count = fig.axes
     assert [bar.get_width() for bar in shape.patches] == [0.9, 0.1] and len(count.patches) == 1
     assert [label.get_text() for label in shape.get_yticklabels()] == ["cube", "cone"]

@@ -9,7 +9,9 @@ from course_lib.classroom.progress import progress, read_record, record_exercise
 
 
 def line(name):
-    return next(line for lines in progress().chapters.values() for line in lines if line.name == name)
+    return next(
+        line for lines in progress().chapters.values() for line in lines if line.name == name
+    )
 
 
 def test_without_a_record_everything_declared_is_listed(course_home):

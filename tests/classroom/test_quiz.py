@@ -55,7 +55,9 @@ BANK = {
             "kind": "ordering",
             "prompt": "In which order?",
             "source": "Section 4",
-            "items": [{"text": t, "feedback": f"{t} because"} for t in ("first", "second", "third")],
+            "items": [
+                {"text": t, "feedback": f"{t} because"} for t in ("first", "second", "third")
+            ],
         },
     ],
     "flashcards": [{"id": "card", "front": "f", "back": "b", "source": "Section 5"}],
@@ -70,7 +72,9 @@ def home(tmp_path, monkeypatch):
 
 def load(tmp_path, content):
     path = tmp_path / "toy.yaml"
-    path.write_text(content if isinstance(content, str) else yaml.safe_dump(content), encoding="utf-8")
+    path.write_text(
+        content if isinstance(content, str) else yaml.safe_dump(content), encoding="utf-8"
+    )
     return load_bank("toy", tmp_path)
 
 
@@ -97,8 +101,14 @@ RIGHT = OPTION | {"correct": True}
 @pytest.mark.parametrize(
     ("bank", "said"),
     [
-        (changed("one", options=[RIGHT, RIGHT | {"text": "b"}]), "exactly one correct option, got 2"),
-        (changed("one", options=[OPTION, OPTION | {"text": "b"}]), "exactly one correct option, got 0"),
+        (
+            changed("one", options=[RIGHT, RIGHT | {"text": "b"}]),
+            "exactly one correct option, got 2",
+        ),
+        (
+            changed("one", options=[OPTION, OPTION | {"text": "b"}]),
+            "exactly one correct option, got 0",
+        ),
         (changed("one", options=[RIGHT]), "at least 2 items"),
         (changed("one", options=[RIGHT, OPTION]), "every option to read differently"),
         (changed("one", options=[RIGHT, {"text": "b"}]), "options.2.feedback: Field required"),
@@ -107,7 +117,10 @@ RIGHT = OPTION | {"correct": True}
         (changed("one", sauce="x"), "sauce: Extra inputs"),
         (changed("one", kind="essay"), "question 1 (one): "),
         (changed("one", id="Not A Slug"), "id: "),
-        (changed("many", options=[OPTION, OPTION | {"text": "b"}]), "at least one correct option, got 0"),
+        (
+            changed("many", options=[OPTION, OPTION | {"text": "b"}]),
+            "at least one correct option, got 0",
+        ),
         (changed("number", tolerance=0), "tolerance: Input should be greater than 0, got 0"),
         (changed("number", answer="3.7"), "answer: Input should be a valid number, got '3.7'"),
         (changed("number", feedback_wrong=None), "feedback_wrong: Field required"),
@@ -193,7 +206,25 @@ def test_a_difference_of_exactly_the_tolerance_is_right_in_spite_of_rounding(tmp
     assert around_zero.is_right(1 + 1e-9) and not around_zero.is_right(math.nextafter(1 + 1e-9, 2))
 
 
-NO_INDICES = [None, True, 0, 0.0, "0", "", {}, {"0": 0}, [True], [False], [0.0], ["0"], [None], [[0]], [{}], [-1], [9]]
+NO_INDICES = [
+    None,
+    True,
+    0,
+    0.0,
+    "0",
+    "",
+    {},
+    {"0": 0},
+    [True],
+    [False],
+    [0.0],
+    ["0"],
+    [None],
+    [[0]],
+    [{}],
+    [-1],
+    [9],
+]
 NO_INDICES += [[0, 0], [10**400], [10**5000], [float("nan")], float("inf"), b"0", (0,)]
 DEEP = [0]
 for _ in range(100_000):
@@ -206,8 +237,28 @@ for _ in range(100_000):
     [
         ("one", [*NO_INDICES, DEEP, [], [0, 1], [2]]),
         ("many", [*NO_INDICES, DEEP, [], [3], [0, 1, 2, 0]]),
-        ("order", [*NO_INDICES, DEEP, [], [0, 1], [0, 1, 1], [0, 1, 2, 3], [1, 2, 3], [0, 1, True]]),
-        ("number", [None, True, False, "3.7", "", [], [3.7], DEEP, {}, 3.7 + 0j, b"3.7", 10**400, -(10**5000)]),
+        (
+            "order",
+            [*NO_INDICES, DEEP, [], [0, 1], [0, 1, 1], [0, 1, 2, 3], [1, 2, 3], [0, 1, True]],
+        ),
+        (
+            "number",
+            [
+                None,
+                True,
+                False,
+                "3.7",
+                "",
+                [],
+                [3.7],
+                DEEP,
+                {},
+                3.7 + 0j,
+                b"3.7",
+                10**400,
+                -(10**5000),
+            ],
+        ),
         ("number", [float("nan"), float("inf"), -float("inf")]),
     ],
 )
@@ -225,7 +276,9 @@ def test_an_answer_of_another_form_is_refused(question, method, name, answers):
         ("many", [], "expected at least one option, got none"),
         ("order", [2, 0], "expected all 3 items, got 2"),
         ("number", "3.7", "expected a finite number, got '3.7'"),
-        pytest.param("number", 10**5000, "expected a finite number, got a very long int", id="very long"),
+        pytest.param(
+            "number", 10**5000, "expected a finite number, got a very long int", id="very long"
+        ),
     ],
 )
 def test_a_refusal_says_what_was_expected_and_what_came(question, name, answer, said):
@@ -259,7 +312,10 @@ def test_feedback_speaks_of_what_is_wrong(tmp_path, question):
     assert question("many").feedback_on([2]) == 'On "c": No. 2 more belong to the answer.'
     assert question("many").feedback_on([0, 1, 2]) == 'On "c": No.'
     assert question("number").feedback_on(4) == "No."
-    assert question("order").feedback_on([0, 2, 1]) == 'On "third": third because On "second": second because'
+    assert (
+        question("order").feedback_on([0, 2, 1])
+        == 'On "third": third because On "second": second because'
+    )
     marked_up = load(tmp_path, changed("number", feedback_wrong="**Not** `x < y`")).questions[2]
     assert marked_up.feedback_on(4) == "Not x < y"
 
@@ -267,9 +323,18 @@ def test_feedback_speaks_of_what_is_wrong(tmp_path, question):
 def test_a_digest_changes_with_anything_in_the_question(tmp_path):
     first = load(tmp_path, BANK)
     assert len({digest(entry) for entry in [*first.questions, *first.flashcards]}) == 5
-    assert [digest(q) for q in load(tmp_path, BANK).questions] == [digest(q) for q in first.questions]
-    for fields in ({"prompt": "How many?"}, {"tolerance": 0.06}, {"unit": ""}, {"feedback_right": "Good."}):
-        assert digest(load(tmp_path, changed("number", **fields)).questions[2]) != digest(first.questions[2])
+    assert [digest(q) for q in load(tmp_path, BANK).questions] == [
+        digest(q) for q in first.questions
+    ]
+    for fields in (
+        {"prompt": "How many?"},
+        {"tolerance": 0.06},
+        {"unit": ""},
+        {"feedback_right": "Good."},
+    ):
+        assert digest(load(tmp_path, changed("number", **fields)).questions[2]) != digest(
+            first.questions[2]
+        )
 
 
 def test_digests_stay_the_same_from_release_to_release(question):
@@ -312,7 +377,8 @@ def test_no_text_can_close_the_script(tmp_path):
 
 def test_the_output_is_readable_html_with_the_module_inside(tmp_path):
     bundle = QuizWidget(load(tmp_path, BANK))._repr_mimebundle_()
-    assert set(bundle) == {"text/plain", "text/html"}  # a widget view would hide the HTML once its kernel is gone
+    # a widget view would hide the HTML once its kernel is gone
+    assert set(bundle) == {"text/plain", "text/html"}
     readable, script = bundle["text/html"].split("<script")
     for text in ("Which?", "this", "that", "3.7 bits", "second: second because", "Section 2"):
         assert text in readable
@@ -324,7 +390,10 @@ def test_answers_and_score_come_back(tmp_path, home):
     widget = QuizWidget(bank)
     assert widget.answer({"type": "hello"}) == {"type": "welcome", "results": {}}
     results = {"one": {"answer": [0], "right": True}, "number": {"answer": 1.0, "right": False}}
-    assert widget.answer({"type": "save", "results": results, "score": 1}) == {"type": "saved", "note": ""}
+    assert widget.answer({"type": "save", "results": results, "score": 1}) == {
+        "type": "saved",
+        "note": "",
+    }
     assert QuizWidget(bank).answer({"type": "hello"})["results"] == results
     assert read_record()["quizzes"]["toy"] == {"score": 1, "out_of": 4}
     widget.answer({"type": "save", "results": {}, "score": 0})

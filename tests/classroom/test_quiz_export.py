@@ -31,7 +31,9 @@ HARD = {
             "kind": "multiple",
             "prompt": "Which?",
             "source": "s",
-            "options": [{"text": t, "correct": t in "abc", "feedback": f"about {t}"} for t in "abcde"],
+            "options": [
+                {"text": t, "correct": t in "abc", "feedback": f"about {t}"} for t in "abcde"
+            ],
         },
         {
             "id": "number",
@@ -67,7 +69,9 @@ def bank(tmp_path):
 def read_gift(text):
     """{id: (prompt, body)} with the escapes of prompt and body still in place."""
     blocks = [b for b in re.split(r"\n\s*\n", text) if b.startswith("::")]
-    pattern = re.compile(r"::((?:\\.|[^\\])*?)::\[html\]((?:\\.|[^\\{])*)\{((?:\\.|[^\\}])*)\}\s*$", re.S)
+    pattern = re.compile(
+        r"::((?:\\.|[^\\])*?)::\[html\]((?:\\.|[^\\{])*)\{((?:\\.|[^\\}])*)\}\s*$", re.S
+    )
     return {m[1]: (m[2], m[3]) for m in map(pattern.match, blocks)}
 
 
@@ -92,7 +96,9 @@ def answers(body):
 
 
 def test_gift_reads_back(bank, tmp_path):
-    questions = read_gift(export(bank, "gift", tmp_path / "out" / "hard.gift").read_text(encoding="utf-8"))
+    questions = read_gift(
+        export(bank, "gift", tmp_path / "out" / "hard.gift").read_text(encoding="utf-8")
+    )
     assert list(questions) == ["one", "many", "number", "order"]
 
     prompt, body = questions["one"]
@@ -114,7 +120,9 @@ def test_gift_reads_back(bank, tmp_path):
     assert right == ("=", None, "-0.02:0.0001", "yes: so") and wrong == ("~", None, "", "no ~ not")
 
     pairs = [t.split(" -> ") for _, _, t, _ in answers(questions["order"][1])]
-    assert [t for t, place in sorted(pairs, key=lambda p: int(p[1]))] == [f"item {t} = {{x}}" for t in "wxyz"]
+    assert [t for t, place in sorted(pairs, key=lambda p: int(p[1]))] == [
+        f"item {t} = {{x}}" for t in "wxyz"
+    ]
     assert [p for _, p in pairs] != ["1", "2", "3", "4"]
 
 
@@ -162,7 +170,11 @@ def grade(item, given):
 
 
 def labels(item):
-    return {e.get("ident"): e.find(f".//{tag('mattext')}").text for e in item.iter(tag("response_label")) if len(e)}
+    return {
+        e.get("ident"): e.find(f".//{tag('mattext')}").text
+        for e in item.iter(tag("response_label"))
+        if len(e)
+    }
 
 
 def test_qti_reads_back_and_grades(bank, tmp_path):
@@ -185,7 +197,9 @@ def test_qti_reads_back_and_grades(bank, tmp_path):
     texts = {g.get("ident"): g.find(f".//{tag('mattext')}").text for g in groups}
     right = {ident: [f"place-{'wxyz'.index(text[5]) + 1}"] for ident, text in texts.items()}
     assert grade(items["order"], right) == (pytest.approx(100, abs=0.01), [])
-    swapped = right | dict(zip(list(right)[:2], [right[k] for k in list(right)[1::-1]], strict=True))
+    swapped = right | dict(
+        zip(list(right)[:2], [right[k] for k in list(right)[1::-1]], strict=True)
+    )
     assert grade(items["order"], swapped)[0] == pytest.approx(50, abs=0.01)
 
 
@@ -196,7 +210,9 @@ def test_every_feedback_that_qti_refers_to_exists(bank, tmp_path):
 
 
 def test_qti_is_the_same_to_the_byte(bank, tmp_path):
-    first, second = (export(bank, "qti", tmp_path / name).read_bytes() for name in ("a.zip", "b.zip"))
+    first, second = (
+        export(bank, "qti", tmp_path / name).read_bytes() for name in ("a.zip", "b.zip")
+    )
     assert first == second
 
 

@@ -32,7 +32,10 @@ def test_the_table_is_accessible_and_escaped():
     html = scorecard(ROWS, title="a <b>")._repr_html_()
     assert html.count('scope="col"') == 5 and html.count('scope="row"') == 3
     assert "<caption>a &lt;b&gt;</caption>" in html and "FID &lt; 4 &amp; falling" in html
-    assert '<td class="good">trend shown</td>' in html and '<td class="bad">trend not shown</td>' in html
+    assert (
+        '<td class="good">trend shown</td>' in html
+        and '<td class="bad">trend not shown</td>' in html
+    )
 
 
 @pytest.mark.parametrize("row", [{"paper": 1}, {"what": ""}, {"what": "x", "papers": 1}, 5, Row])
@@ -43,10 +46,17 @@ def test_a_row_that_is_none_is_refused(row):
 
 def test_a_plain_table_has_the_columns_of_its_rows():
     shown = table(
-        [{"model": "1", "accuracy": "91%", "MMAC": 28.5748}, {"model": "<2>", "accuracy": None, "MMAC": 7}], "Costs"
+        [
+            {"model": "1", "accuracy": "91%", "MMAC": 28.5748},
+            {"model": "<2>", "accuracy": None, "MMAC": 7},
+        ],
+        "Costs",
     )
     html = shown._repr_html_()
-    assert '<th scope="col">accuracy</th>' in html and '<th scope="row">&lt;2&gt;</th><td>–</td><td>7</td>' in html
+    assert (
+        '<th scope="col">accuracy</th>' in html
+        and '<th scope="row">&lt;2&gt;</th><td>–</td><td>7</td>' in html
+    )
     assert repr(shown).splitlines()[3].split() == ["1", "91%", "28.57"]
 
 

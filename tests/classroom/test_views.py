@@ -24,7 +24,8 @@ def test_each_picture_has_a_scale_of_its_own_and_no_map_is_divided_by_zero():
 
 def test_maps_need_not_divide_the_picture():
     assert lit(np.zeros((1, 50, 70, 3), np.uint8), np.ones((1, 3, 4))).shape == (1, 100, 140, 3)
-    assert lit(np.zeros((1, 200, 90, 3), np.uint8), np.ones((1, 3, 4))).shape == (1, 200, 90, 3)  # large enough
+    # large enough
+    assert lit(np.zeros((1, 200, 90, 3), np.uint8), np.ones((1, 3, 4))).shape == (1, 200, 90, 3)
 
 
 @pytest.mark.parametrize("shape", [(3, 3), (2, 3, 3), (1, 1, 3, 3)])

@@ -24,11 +24,14 @@ def test_help_lists_the_commands(capsys):
     with pytest.raises(SystemExit) as stop:
         cli.main(["--help"])
     out = capsys.readouterr().out
-    assert stop.value.code == 0 and all(name in out for name in ("doctor", "build", "train", "models", "quiz"))
+    assert stop.value.code == 0 and all(
+        name in out for name in ("doctor", "build", "train", "models", "quiz")
+    )
 
 
 @pytest.mark.parametrize(
-    "argv", [[], ["dance"], ["build", "--check", "--no-execute"], ["quiz", "export", "ddpm", "pdf", "x"]]
+    "argv",
+    [[], ["dance"], ["build", "--check", "--no-execute"], ["quiz", "export", "ddpm", "pdf", "x"]],
 )
 def test_a_usage_error_exits_with_2(argv, capsys):
     with pytest.raises(SystemExit) as stop:

@@ -11,7 +11,9 @@ from course_lib.grading.records import ExerciseMark, Grade
 
 
 def graded(student, earned):
-    mark = ExerciseMark(id="ddpm.q_sample", status="wrong", points=2, earned=earned, right=0, cases=3)
+    mark = ExerciseMark(
+        id="ddpm.q_sample", status="wrong", points=2, earned=earned, right=0, cases=3
+    )
     return Grade(student=student, digest="0", exercises=(mark,))
 
 
@@ -29,7 +31,18 @@ def asked(monkeypatch):
 
 
 def test_what_it_takes_reaches_the_batch(asked, capsys):
-    options = ["--topic", "ddpm", "--topic", "start_here", "--seed", "3", "--jobs", "4", "--isolation", "process"]
+    options = [
+        "--topic",
+        "ddpm",
+        "--topic",
+        "start_here",
+        "--seed",
+        "3",
+        "--jobs",
+        "4",
+        "--isolation",
+        "process",
+    ]
     more = ["--roster", "class.csv", "--scheduler", "tcp://there:8786"]
     assert cli.main(["grade", "work", "--out", "grades", *options, *more]) == 0
     settings = {"topics": ["ddpm", "start_here"], "seed": 3, "jobs": 4, "isolation": "process"}
@@ -41,7 +54,8 @@ def test_it_says_what_came_out_and_where_it_lies(asked, capsys):
     assert cli.main(["grade", "work", "--out", "grades"]) == 0
     out = capsys.readouterr().out
     assert (
-        out == f"2 submissions, 1.2 of 2 points on average\n{Path('grades/class.html')}  {Path('grades/grades.csv')}\n"
+        out == f"2 submissions, 1.2 of 2 points on average\n{Path('grades/class.html')} "
+        f" {Path('grades/grades.csv')}\n"
     )
     assert asked[0][1] == {
         "topics": [],
@@ -83,7 +97,9 @@ def test_a_usage_error_exits_with_2(argv, capsys):
 def test_what_cannot_be_done_is_one_line_and_1(tmp_path, monkeypatch, capsys, argv, says):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "empty").mkdir()
-    (tmp_path / "ada.ipynb").write_text(json.dumps({"nbformat": 4, "nbformat_minor": 5, "metadata": {}, "cells": []}))
+    (tmp_path / "ada.ipynb").write_text(
+        json.dumps({"nbformat": 4, "nbformat_minor": 5, "metadata": {}, "cells": []})
+    )
     assert cli.main(["grade", *argv, "--out", "grades"]) == 1
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("course grade: ") and says in line

@@ -37,7 +37,9 @@ def test_a_preset_by_name_is_a_model_of_that_config(weights):
 
 
 def test_a_paper_with_a_config_serves_any_size():
-    config = DDPMConfig(8, width=8, multipliers=(1, 3), blocks_per_level=2, norm_groups=4, num_classes=3)
+    config = DDPMConfig(
+        8, width=8, multipliers=(1, 3), blocks_per_level=2, norm_groups=4, num_classes=3
+    )
     model = load_official("ddpm", diffusers_unet(config).state_dict(), config)
     assert model.config == config
 
@@ -67,17 +69,25 @@ def test_the_model_does_not_share_memory_with_the_weights(weights):
 def test_files(suffix, weights, tmp_path):
     path = tmp_path / f"weights{suffix}"
     (save_file if suffix == ".safetensors" else torch.save)(weights, path)
-    from_file, from_dict = (load_official("ddpm/tiny", source).state_dict() for source in (path, weights))
+    from_file, from_dict = (
+        load_official("ddpm/tiny", source).state_dict() for source in (path, weights)
+    )
     assert all(torch.equal(from_file[key], value) for key, value in from_dict.items())
 
 
 def test_older_names_of_the_attention_are_read(weights):
     old = {}
     for key, value in weights.items():
-        for new, name in {"to_q": "query", "to_k": "key", "to_v": "value", "to_out.0": "proj_attn"}.items():
+        for new, name in {
+            "to_q": "query",
+            "to_k": "key",
+            "to_v": "value",
+            "to_out.0": "proj_attn",
+        }.items():
             key = key.replace(f".{new}.", f".{name}.")
         old[key] = value
-    assert len(old.keys() - weights.keys()) == 4 * 2 * 4  # 4 attentions, weights and biases of 4 layers
+    # 4 attentions, weights and biases of 4 layers
+    assert len(old.keys() - weights.keys()) == 4 * 2 * 4
     ours, expected = (load_official("ddpm/tiny", source).state_dict() for source in (old, weights))
     assert all(torch.equal(ours[key], value) for key, value in expected.items())
 
@@ -101,7 +111,9 @@ def test_missing_extra_and_misshapen_keys_are_all_listed(weights):
     del weights["conv_in.bias"], weights["mid_block.attentions.0.to_k.weight"]
     weights["ema.decay"] = torch.ones(1)
     weights["conv_out.weight"] = torch.zeros(3, 16, 1, 1)
-    weights["time_embedding.linear_1.weight"] = weights["time_embedding.linear_1.weight"].reshape(16, 64)
+    weights["time_embedding.linear_1.weight"] = weights["time_embedding.linear_1.weight"].reshape(
+        16, 64
+    )
     message = refusal("ddpm/tiny", weights)
     assert "missing, 2:" in message and "not wanted, 1:" in message and "misshapen, 2:" in message
     for part in (
@@ -127,7 +139,9 @@ def test_no_key_of_either_layout_may_be_left_out(openai):
 
 
 def test_weights_of_another_size(weights):
-    assert "misshapen" in refusal("ddpm", weights, DDPMConfig(16, width=32, multipliers=(1, 2), norm_groups=8))
+    assert "misshapen" in refusal(
+        "ddpm", weights, DDPMConfig(16, width=32, multipliers=(1, 2), norm_groups=8)
+    )
 
 
 def test_a_class_conditional_model_wants_its_labels(weights):
@@ -140,7 +154,9 @@ def test_unknown_layouts(weights):
     assert "recognised none" in message and "openai by 'input_blocks.0.0.weight'" in message
     assert "'time_embedding.linear_1.weight'" in message and "stem.weight" in message
     assert "no keys" in refusal("ddpm/tiny", {})
-    assert "knows the layouts diffusers, got 'keras'" in refusal("ddpm/tiny", weights, layout="keras")
+    assert "knows the layouts diffusers, got 'keras'" in refusal(
+        "ddpm/tiny", weights, layout="keras"
+    )
 
 
 def test_a_mixture_of_layouts(openai):
@@ -158,17 +174,23 @@ def test_ddpm_does_not_read_openai_s_layout(openai):
 def test_a_tensor_in_both_spellings(weights):
     name = "mid_block.attentions.0.{}.weight"
     weights[name.format("query")] = torch.zeros(32, 32)
-    assert "newer spelling too: mid_block.attentions.0.query.weight" in refusal("ddpm/tiny", weights)
+    assert "newer spelling too: mid_block.attentions.0.query.weight" in refusal(
+        "ddpm/tiny", weights
+    )
 
 
-@pytest.mark.parametrize("value", [torch.zeros(16, dtype=torch.long), torch.zeros(16).double(), [0.0] * 16])
+@pytest.mark.parametrize(
+    "value", [torch.zeros(16, dtype=torch.long), torch.zeros(16).double(), [0.0] * 16]
+)
 def test_what_is_no_float_tensor(weights, value):
     weights["conv_in.bias"] = value
     assert "these are not: conv_in.bias (" in refusal("ddpm/tiny", weights)
 
 
 def test_a_training_state_around_the_weights(weights):
-    assert "these are not: model (dict), step (int)" in refusal("ddpm/tiny", {"model": weights, "step": 3})
+    assert "these are not: model (dict), step (int)" in refusal(
+        "ddpm/tiny", {"model": weights, "step": 3}
+    )
 
 
 def test_files_that_are_no_weights(tmp_path):
@@ -178,7 +200,9 @@ def test_files_that_are_no_weights(tmp_path):
         path.write_text("not weights", encoding="utf-8")
         assert "is no file of weights" in refusal("ddpm/tiny", path)
     torch.save([1, 2], tmp_path / "list.pt")
-    assert "expected a dict of tensors by name, got list" in refusal("ddpm/tiny", tmp_path / "list.pt")
+    assert "expected a dict of tensors by name, got list" in refusal(
+        "ddpm/tiny", tmp_path / "list.pt"
+    )
 
 
 def test_a_pickle_with_code_in_it_is_not_run(tmp_path):
@@ -192,7 +216,11 @@ def test_a_pickle_with_code_in_it_is_not_run(tmp_path):
 
 def test_names_and_configs(weights):
     assert "did you mean ddpm/tiny" in refusal("ddpm/tinny", weights)
-    assert "read for ddpm, improved_ddpm, vit, vivit, vqgan, got 'dcgan'" in refusal("dcgan", weights)
+    assert "read for ddpm, improved_ddpm, vit, vivit, vqgan, got 'dcgan'" in refusal(
+        "dcgan", weights
+    )
     assert "'ddpm' needs config=DDPMConfig(...), got None" in refusal("ddpm", weights)
-    assert "needs config=DDPMConfig(...), got ImprovedDDPMConfig" in refusal("ddpm", weights, ImprovedDDPMConfig())
+    assert "needs config=DDPMConfig(...), got ImprovedDDPMConfig" in refusal(
+        "ddpm", weights, ImprovedDDPMConfig()
+    )
     assert "is a preset and brings its config" in refusal("ddpm/tiny", weights, TINY)

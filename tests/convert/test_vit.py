@@ -16,7 +16,15 @@ from course_lib.papers.vivit import VIVIT_CONFIGS
 from tests.parity import vit_layouts
 from tests.parity.peers import diffusers_unet, randomise, transformers_vit, transformers_vivit
 
-SMALL = {"image_size": (6, 9), "patch_size": 3, "width": 8, "depth": 2, "heads": 2, "mlp": 12, "num_classes": 5}
+SMALL = {
+    "image_size": (6, 9),
+    "patch_size": 3,
+    "width": 8,
+    "depth": 2,
+    "heads": 2,
+    "mlp": 12,
+    "num_classes": 5,
+}
 CONFIG = ViTConfig(**SMALL)
 HYBRID = ViTConfig(**{**SMALL, "image_size": (16, 24), "patch_size": 8, "resnet": (1, 2)})
 LAYOUTS = ["google", "transformers", "timm"]
@@ -39,7 +47,9 @@ def arrays(weights):
 
 
 def same(one, other):
-    return all(torch.equal(value, other.state_dict()[key]) for key, value in one.state_dict().items())
+    return all(
+        torch.equal(value, other.state_dict()[key]) for key, value in one.state_dict().items()
+    )
 
 
 # ---------------------------------------------------------------- what is read
@@ -62,8 +72,12 @@ def test_a_hybrid_s_numbers_arrive_too():
     weights = weights_of("google", HYBRID)
     model = load_official("vit", weights, HYBRID)
     assert torch.equal(model.resnet.root.weight, weights["conv_root/kernel"].permute(3, 2, 0, 1))
-    assert torch.equal(model.resnet.stages[2].norm1.bias, weights["block2/unit2/gn1/bias"].flatten())
-    assert torch.equal(model.resnet.stages[1].skip[1].weight, weights["block2/unit1/gn_proj/scale"].flatten())
+    assert torch.equal(
+        model.resnet.stages[2].norm1.bias, weights["block2/unit2/gn1/bias"].flatten()
+    )
+    assert torch.equal(
+        model.resnet.stages[1].skip[1].weight, weights["block2/unit1/gn_proj/scale"].flatten()
+    )
 
 
 @pytest.mark.parametrize("name", ["ViT-Ti/16", "tiny"])
@@ -77,7 +91,11 @@ def test_a_preset_by_name(name):
 def older_transformers(key):
     """A key as it was before transformers 5, and as it is in published files."""
     key = key.replace("vit.layers.", "vit.encoder.layer.")
-    for new, old in {"q_proj": "attention.query", "k_proj": "attention.key", "v_proj": "attention.value"}.items():
+    for new, old in {
+        "q_proj": "attention.query",
+        "k_proj": "attention.key",
+        "v_proj": "attention.value",
+    }.items():
         key = key.replace(f".{new}.", f".{old}.")
     key = key.replace(".o_proj.", ".output.dense.")
     return key.replace(".mlp.fc1.", ".intermediate.dense.").replace(".mlp.fc2.", ".output.dense.")
@@ -94,7 +112,8 @@ def test_the_older_names_of_transformers_are_read():
         "vit.encoder.layer.0.layernorm_before.weight",
     ):
         assert key in older
-    assert len(older.keys() - weights.keys()) == 2 * 16  # every key of both layers, of which four are norms
+    # every key of both layers, of which four are norms
+    assert len(older.keys() - weights.keys()) == 2 * 16
     assert same(load_official("vit", older, CONFIG), load_official("vit", weights, CONFIG))
     older["vit.layers.0.mlp.fc2.bias"] = torch.zeros(8)
     assert "newer spelling too: vit.encoder.layer.0.output.dense.bias" in refusal(older)
@@ -108,7 +127,10 @@ def test_the_representation_layer(layout):
     bias = "pre_logits/bias" if layout == "google" else "pre_logits.fc.bias"
     assert torch.equal(model.representation.bias, weights[bias])
     assert f"\n  {bias}" in refusal(weights).split("not wanted, 2:")[1].split("misshapen")[0]
-    assert f"\n  {bias}" in refusal(weights_of(layout), config).split("missing, 2:")[1].split("misshapen")[0]
+    assert (
+        f"\n  {bias}"
+        in refusal(weights_of(layout), config).split("missing, 2:")[1].split("misshapen")[0]
+    )
 
 
 @pytest.mark.parametrize("layout", ["google", "timm"])
@@ -116,7 +138,8 @@ def test_average_pooling_has_no_class_token(layout):
     config = ViTConfig(**SMALL, pool="average")
     weights = weights_of(layout, config)
     assert load_official("vit", weights, config).cls_token is None
-    assert "missing, 1:" in refusal(weights) and "misshapen, 1:" in refusal(weights)  # the token and its position
+    # the token and its position
+    assert "missing, 1:" in refusal(weights) and "misshapen, 1:" in refusal(weights)
 
 
 @pytest.mark.parametrize("suffix", [".npz", ".compressed.npz", ".safetensors", ".pt"])
@@ -133,7 +156,9 @@ def test_files(suffix, google, tmp_path):
 
 
 def test_arrays_of_every_make(google):
-    """Read-only, as JAX hands them out; with an axis turned round; in column order; in half precision."""
+    """Read-only, as JAX hands them out; with an axis turned round; in column order; in half
+    precision.
+    """
     expected = load_official("vit", google, CONFIG)
     given = arrays(google)
     given["cls"].setflags(write=False)
@@ -141,7 +166,9 @@ def test_arrays_of_every_make(google):
     given["head/kernel"] = np.asfortranarray(given["head/kernel"])
     model = load_official("vit", given, CONFIG)
     assert same(model, expected)
-    half = load_official("vit", {key: value.astype(np.float16) for key, value in given.items()}, CONFIG)
+    half = load_official(
+        "vit", {key: value.astype(np.float16) for key, value in given.items()}, CONFIG
+    )
     assert torch.equal(half.norm.weight, expected.norm.weight.half().float())
     with torch.no_grad():
         model.head.bias.zero_()
@@ -174,9 +201,14 @@ def test_missing_extra_and_misshapen_keys_are_all_listed(layout):
     weights["ema/decay"] = torch.ones(1)
     weights[third] = torch.zeros(1, 4)
     message = refusal(weights, layout=layout)
-    assert f"missing, 2:\n  {first}\n  {second}" in message or f"missing, 2:\n  {second}\n  {first}" in message
+    assert (
+        f"missing, 2:\n  {first}\n  {second}" in message
+        or f"missing, 2:\n  {second}\n  {first}" in message
+    )
     assert "not wanted, 1:\n  ema/decay" in message
-    assert re.search(rf"misshapen, 1:\n  {re.escape(third)} has shape \(1, 4\), expected \(", message)
+    assert re.search(
+        rf"misshapen, 1:\n  {re.escape(third)} has shape \(1, 4\), expected \(", message
+    )
 
 
 @pytest.mark.parametrize(
@@ -202,7 +234,8 @@ def test_axes_that_are_moved_already(key, axes, expected, google):
 
 def test_heads_of_another_number(google):
     message = refusal(google, ViTConfig(**{**SMALL, "heads": 4}))
-    assert "misshapen, 14:" in message  # three kernels and biases, and the kernel behind them, in both layers
+    # three kernels and biases, and the kernel behind them, in both layers
+    assert "misshapen, 14:" in message
     assert "query/bias has shape (2, 4), expected (4, 2)" in message
 
 
@@ -213,7 +246,10 @@ def test_group_norms_without_their_axes_of_length_1():
 
 
 def test_a_hybrid_is_no_plain_model_and_the_other_way_round(google):
-    assert "\n  block2/unit1/conv_proj/kernel" in refusal(weights_of("google", HYBRID)).split("not wanted")[1]
+    assert (
+        "\n  block2/unit1/conv_proj/kernel"
+        in refusal(weights_of("google", HYBRID)).split("not wanted")[1]
+    )
     assert "\n  block2/unit1/conv_proj/kernel" in refusal(google, HYBRID).split("not wanted")[0]
 
 
@@ -242,7 +278,10 @@ def test_weights_of_another_paper():
 @pytest.mark.parametrize("layout", ["transformers", "timm"])
 def test_a_hybrid_in_a_layout_that_has_none(layout):
     message = refusal(weights_of(layout), HYBRID)
-    assert f"the layout {layout} of vit does not know these tensors of ours: resnet.root.weight" in message
+    assert (
+        f"the layout {layout} of vit does not know these tensors of ours: resnet.root.weight"
+        in message
+    )
 
 
 def test_what_transformers_does_not_have():
@@ -252,19 +291,30 @@ def test_what_transformers_does_not_have():
         (ViTConfig(**SMALL, positions="2d"), "positions.rows, positions.columns"),
     ):
         assert refusal(weights, config).endswith(f"does not know these tensors of ours: {name}")
-    weights |= {"vit.pooler.dense.weight": torch.zeros(8, 8), "vit.pooler.dense.bias": torch.zeros(8)}
+    weights |= {
+        "vit.pooler.dense.weight": torch.zeros(8, 8),
+        "vit.pooler.dense.bias": torch.zeros(8),
+    }
     assert "not wanted, 2:\n  vit.pooler.dense.weight\n  vit.pooler.dense.bias" in refusal(weights)
-    bare = {key.removeprefix("vit."): value for key, value in weights.items() if key.startswith("vit.")}
+    bare = {
+        key.removeprefix("vit."): value for key, value in weights.items() if key.startswith("vit.")
+    }
     assert "recognised none" in refusal(bare)  # ViTModel's, which has no head
 
 
 def test_what_of_timm_is_not_ours():
     weights = weights_of("timm", ViTConfig(**SMALL, pool="average"))
-    after = {key.replace("norm.", "fc_norm.") if key.startswith("norm.") else key: v for key, v in weights.items()}
+    after = {
+        key.replace("norm.", "fc_norm.") if key.startswith("norm.") else key: v
+        for key, v in weights.items()
+    }
     message = refusal(after, ViTConfig(**SMALL, pool="average"))
     assert "missing, 2:\n  norm.weight\n  norm.bias" in message
     assert "not wanted, 2:\n  fc_norm.weight\n  fc_norm.bias" in message
-    distilled = weights_of("timm") | {"dist_token": torch.zeros(1, 1, 8), "head_dist.bias": torch.zeros(5)}
+    distilled = weights_of("timm") | {
+        "dist_token": torch.zeros(1, 1, 8),
+        "head_dist.bias": torch.zeros(5),
+    }
     assert "not wanted, 2:\n  dist_token\n  head_dist.bias" in refusal(distilled)
 
 
@@ -272,12 +322,16 @@ def test_layouts_mixed_and_unknown(google):
     both = google | weights_of("timm")
     assert "recognised google and timm" in refusal(both)
     assert "not wanted" in refusal(both, layout="timm")
-    assert "vit knows the layouts google, transformers, timm, got 'keras'" in refusal(google, layout="keras")
+    assert "vit knows the layouts google, transformers, timm, got 'keras'" in refusal(
+        google, layout="keras"
+    )
     assert "missing" in refusal(google, layout="timm")
 
 
 def test_a_training_state(google):
-    state = {f"opt/target/{key}": value for key, value in google.items()} | {"opt/state/step": torch.ones(1)}
+    state = {f"opt/target/{key}": value for key, value in google.items()} | {
+        "opt/state/step": torch.ones(1)
+    }
     message = refusal(state)
     assert "google by 'embedding/kernel'" in message and "opt/target/Transformer/" in message
     assert "not wanted, 1:\n  opt/state/step" in refusal(google | {"opt/state/step": torch.ones(1)})

@@ -9,7 +9,15 @@ from course_lib.papers.vit import VIT_CONFIGS
 from course_lib.papers.vivit import VIVIT_CONFIGS, ViViT, ViViTConfig
 from tests.parity.peers import randomise, transformers_vit, transformers_vivit
 
-SMALL = {"frames": 4, "image_size": (6, 9), "tubelet": (2, 3, 3), "width": 8, "depth": 2, "heads": 2, "mlp": 12}
+SMALL = {
+    "frames": 4,
+    "image_size": (6, 9),
+    "tubelet": (2, 3, 3),
+    "width": 8,
+    "depth": 2,
+    "heads": 2,
+    "mlp": 12,
+}
 CONFIG = ViViTConfig(1, **SMALL, num_classes=5)
 
 
@@ -45,7 +53,9 @@ def test_a_preset_by_name_from_a_file(tmp_path):
     weights = randomise(transformers_vivit(VIVIT_CONFIGS["tiny"])).state_dict()
     save_file(weights, tmp_path / "vivit.safetensors")
     model = load_official("vivit/tiny", tmp_path / "vivit.safetensors")
-    assert model.config == VIVIT_CONFIGS["tiny"] and torch.equal(model.head.bias, weights["classifier.bias"])
+    assert model.config == VIVIT_CONFIGS["tiny"] and torch.equal(
+        model.head.bias, weights["classifier.bias"]
+    )
 
 
 def test_the_older_names_are_read(weights):
@@ -61,7 +71,9 @@ def test_the_older_names_are_read(weights):
         older[key] = value
     assert "vivit.encoder.layer.0.attention.attention.query.weight" in older
     assert len(older.keys() - weights.keys()) == 2 * 16
-    ours, expected = (load_official("vivit", each, CONFIG).state_dict() for each in (older, weights))
+    ours, expected = (
+        load_official("vivit", each, CONFIG).state_dict() for each in (older, weights)
+    )
     assert all(torch.equal(ours[key], value) for key, value in expected.items())
 
 
@@ -76,14 +88,23 @@ def test_missing_extra_and_misshapen_keys_are_all_listed(weights):
     weights["vivit.pooler.dense.bias"] = torch.zeros(8)
     weights["vivit.embeddings.cls_token"] = torch.zeros(1, 8)
     message = refusal(weights)
-    assert "missing, 2:" in message and "classifier.bias" in message and "layers.1.attention.k_proj.weight" in message
+    assert (
+        "missing, 2:" in message
+        and "classifier.bias" in message
+        and "layers.1.attention.k_proj.weight" in message
+    )
     assert "not wanted, 1:\n  vivit.pooler.dense.bias" in message
-    assert "misshapen, 1:\n  vivit.embeddings.cls_token has shape (1, 8), expected (1, 1, 8)" in message
+    assert (
+        "misshapen, 1:\n  vivit.embeddings.cls_token has shape (1, 8), expected (1, 1, 8)"
+        in message
+    )
 
 
 def test_another_size(weights):
     message = refusal(weights, ViViTConfig(1, **{**SMALL, "frames": 8}, num_classes=5))
-    assert message.endswith("vivit.embeddings.position_embeddings has shape (1, 13, 8), expected (1, 25, 8)")
+    assert message.endswith(
+        "vivit.embeddings.position_embeddings has shape (1, 13, 8), expected (1, 25, 8)"
+    )
     message = refusal(weights, ViViTConfig(1, **{**SMALL, "tubelet": (1, 3, 3)}, num_classes=5))
     assert "projection.weight has shape (8, 3, 2, 3, 3), expected (8, 3, 1, 3, 3)" in message
 
@@ -103,4 +124,7 @@ def test_the_other_three_models(model, expected, weights):
 
 def test_an_image_model_s_weights():
     message = refusal(transformers_vit(VIT_CONFIGS["tiny"]).state_dict())
-    assert "recognised none among" in message and "vivit.embeddings.patch_embeddings.projection.weight" in message
+    assert (
+        "recognised none among" in message
+        and "vivit.embeddings.patch_embeddings.projection.weight" in message
+    )

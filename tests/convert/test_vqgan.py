@@ -1,4 +1,6 @@
-"""VQGAN's and its transformer's official weights: what is read, what is set aside, and what is refused by name."""
+"""VQGAN's and its transformer's official weights: what is read, what is set aside, and what is
+refused by name.
+"""
 
 import sys
 import types
@@ -19,7 +21,15 @@ from tests.parity import taming_layouts
 from tests.parity.peers import diffusers_vqmodel, randomise
 
 CONFIG = VQGANConfig(
-    image_size=16, width=4, multipliers=(1, 2), blocks=1, attention=(16,), latent=6, code_dim=5, num_codes=7, groups=2
+    image_size=16,
+    width=4,
+    multipliers=(1, 2),
+    blocks=1,
+    attention=(16,),
+    latent=6,
+    code_dim=5,
+    num_codes=7,
+    groups=2,
 )
 GPT = TransformerConfig(vocabulary=11, length=9, depth=2, heads=2, width=8)
 CONFIGS = {"taming": CONFIG, "diffusers": CONFIG, "taming transformer": GPT}
@@ -30,7 +40,9 @@ def weights_of(layout, config=None):
     config = config or CONFIGS[layout]
     if layout == "diffusers":
         return dict(randomise(diffusers_vqmodel(config)).state_dict())
-    shapes = taming_layouts.vqgan_shapes if layout == "taming" else taming_layouts.transformer_shapes
+    shapes = (
+        taming_layouts.vqgan_shapes if layout == "taming" else taming_layouts.transformer_shapes
+    )
     return taming_layouts.random_weights(shapes(config))
 
 
@@ -49,7 +61,9 @@ def numbers(state):
 
 
 def same(one, other):
-    return all(torch.equal(value, other.state_dict()[key]) for key, value in one.state_dict().items())
+    return all(
+        torch.equal(value, other.state_dict()[key]) for key, value in one.state_dict().items()
+    )
 
 
 # ---------------------------------------------------------------- what is read
@@ -60,13 +74,17 @@ def same(one, other):
 def test_every_number_arrives_and_none_is_made_up(layout, named):
     weights, config = weights_of(layout), CONFIGS[layout]
     model = load_official("vqgan", weights, config, layout=layout if named else None)
-    assert type(model) is (Transformer if layout == "taming transformer" else VQGAN) and model.config == config
+    assert (
+        type(model) is (Transformer if layout == "taming transformer" else VQGAN)
+        and model.config == config
+    )
     learnt = {key: value for key, value in model.state_dict().items() if key not in STATISTICS}
     assert torch.equal(numbers(learnt), numbers(weights))
 
 
 @pytest.mark.parametrize(
-    ("name", "layout"), [("tiny", "taming"), ("tiny", "diffusers"), ("transformer-tiny", "taming transformer")]
+    ("name", "layout"),
+    [("tiny", "taming"), ("tiny", "diffusers"), ("transformer-tiny", "taming transformer")],
 )
 def test_a_preset_by_name(name, layout):
     config = {**VQGAN_CONFIGS, **TRANSFORMER_CONFIGS}[name]
@@ -79,11 +97,19 @@ def test_where_some_tensors_go(taming, gpt):
     assert torch.equal(model.quantizer.codebook, taming["quantize.embedding.weight"])
     assert torch.equal(model.to_codes.weight, taming["quant_conv.weight"])
     assert torch.equal(model.from_codes.bias, taming["post_quant_conv.bias"])
-    assert torch.equal(model.encoder.levels[0][2].conv.weight, taming["encoder.down.0.downsample.conv.weight"])
-    assert torch.equal(model.decoder.levels[0][4].conv.weight, taming["decoder.up.1.upsample.conv.weight"])
-    assert torch.equal(model.encoder.levels[0][1].qkv.weight[4:8], taming["encoder.down.0.attn.0.k.weight"])
+    assert torch.equal(
+        model.encoder.levels[0][2].conv.weight, taming["encoder.down.0.downsample.conv.weight"]
+    )
+    assert torch.equal(
+        model.decoder.levels[0][4].conv.weight, taming["decoder.up.1.upsample.conv.weight"]
+    )
+    assert torch.equal(
+        model.encoder.levels[0][1].qkv.weight[4:8], taming["encoder.down.0.attn.0.k.weight"]
+    )
     model = load_official("vqgan", gpt, GPT)
-    assert torch.equal(model.blocks[1].qkv.weight[:8], gpt["transformer.blocks.1.attn.query.weight"])
+    assert torch.equal(
+        model.blocks[1].qkv.weight[:8], gpt["transformer.blocks.1.attn.query.weight"]
+    )
     assert torch.equal(model.blocks[1].qkv.bias[16:], gpt["transformer.blocks.1.attn.value.bias"])
     assert not torch.equal(model.head.weight, model.tokens.weight)
 
@@ -102,10 +128,16 @@ def test_the_statistics_of_a_training_are_fresh(update, taming):
 def test_older_names_of_the_attention_are_read():
     weights, old = weights_of("diffusers"), {}
     for key, value in weights.items():
-        for new, name in {"to_q": "query", "to_k": "key", "to_v": "value", "to_out.0": "proj_attn"}.items():
+        for new, name in {
+            "to_q": "query",
+            "to_k": "key",
+            "to_v": "value",
+            "to_out.0": "proj_attn",
+        }.items():
             key = key.replace(f".{new}.", f".{name}.")
         old[key] = value
-    assert len(old.keys() - weights.keys()) == 5 * 2 * 4  # 5 attentions, weights and biases of 4 layers
+    # 5 attentions, weights and biases of 4 layers
+    assert len(old.keys() - weights.keys()) == 5 * 2 * 4
     assert same(load_official("vqgan", old, CONFIG), load_official("vqgan", weights, CONFIG))
 
 
@@ -127,13 +159,19 @@ def test_what_only_looks_like_the_loss_is_not(key, taming):
 
 
 def test_diffusers_has_no_loss():
-    weights = {**weights_of("diffusers"), "loss.discriminator.main.0.weight": torch.zeros(64, 3, 4, 4)}
+    weights = {
+        **weights_of("diffusers"),
+        "loss.discriminator.main.0.weight": torch.zeros(64, 3, 4, 4),
+    }
     assert refusal(weights).endswith("not wanted, 1:\n  loss.discriminator.main.0.weight")
 
 
 def around(taming):
     """What stands beside the GPT in a Net2NetTransformer."""
-    first = {f"first_stage_model.{key}": value for key, value in {**taming, **taming_layouts.loss_weights()}.items()}
+    first = {
+        f"first_stage_model.{key}": value
+        for key, value in {**taming, **taming_layouts.loss_weights()}.items()
+    }
     condition = {f"cond_stage_model.{key}": value for key, value in taming.items()}
     return {**first, **condition, **taming_layouts.masks(GPT)}
 
@@ -145,7 +183,9 @@ def test_what_stands_around_the_gpt_is_set_aside(taming, gpt):
 
 def test_a_mask_that_is_not_causal_is_refused(gpt):
     message = refusal({**gpt, **taming_layouts.masks(GPT, unmasked=3)}, GPT)
-    assert message.endswith("not wanted, 2:\n  transformer.blocks.0.attn.mask\n  transformer.blocks.1.attn.mask")
+    assert message.endswith(
+        "not wanted, 2:\n  transformer.blocks.0.attn.mask\n  transformer.blocks.1.attn.mask"
+    )
     gpt["transformer.blocks.1.attn.mask"] = torch.ones(9)
     assert refusal(gpt, GPT).endswith("not wanted, 1:\n  transformer.blocks.1.attn.mask")
     gpt["transformer.attn.mask"] = gpt.pop("transformer.blocks.1.attn.mask")
@@ -163,7 +203,8 @@ def test_another_order_of_the_codes_is_refused(gpt):
 
 @pytest.fixture
 def lightning(monkeypatch, tmp_path):
-    """Write weights as PyTorch Lightning did: beside them, under its class, the state of a callback.
+    """Write weights as PyTorch Lightning did: beside them, under its class, the state of a
+    callback.
 
     Lightning is not installed; the class is there for as long as the file is written.
     """
@@ -173,8 +214,15 @@ def lightning(monkeypatch, tmp_path):
         callback = type(name, (), {"__module__": package})
         state = {
             "epoch": 3,
-            "callbacks": {callback: {"monitor": "val/rec_loss", "best_model_score": torch.tensor(0.5)}},
-            "optimizer_states": [{"state": {0: {"step": 5, "exp_avg": torch.zeros(3)}}, "param_groups": [{"lr": 1.0}]}],
+            "callbacks": {
+                callback: {"monitor": "val/rec_loss", "best_model_score": torch.tensor(0.5)}
+            },
+            "optimizer_states": [
+                {
+                    "state": {0: {"step": 5, "exp_avg": torch.zeros(3)}},
+                    "param_groups": [{"lr": 1.0}],
+                }
+            ],
             "state_dict": weights,
         }
         with monkeypatch.context() as patch:
@@ -192,10 +240,13 @@ def test_a_checkpoint_of_lightning_is_read(taming, lightning):
     whole = {**taming, **taming_layouts.loss_weights()}
     path = lightning(whole, "ModelCheckpoint")
     assert "pytorch_lightning" not in sys.modules
-    with pytest.raises(Exception, match=r"pytorch_lightning\.callbacks\.model_checkpoint\.ModelCheckpoint"):
+    with pytest.raises(
+        Exception, match=r"pytorch_lightning\.callbacks\.model_checkpoint\.ModelCheckpoint"
+    ):
         torch.load(path, weights_only=True)
     assert same(load_official("vqgan", path, CONFIG), load_official("vqgan", taming, CONFIG))
-    with pytest.raises(Exception, match="ModelCheckpoint"):  # it was let in for our own reading alone
+    # it was let in for our own reading alone
+    with pytest.raises(Exception, match="ModelCheckpoint"):
         torch.load(path, weights_only=True)
 
 
@@ -222,7 +273,9 @@ def test_code_beside_the_weights_is_not_run(taming, tmp_path):
 def test_the_state_of_a_training_in_memory(taming):
     state = {"state_dict": taming, "epoch": 3, "optimizer_states": [{}]}
     assert same(load_official("vqgan", state, CONFIG), load_official("vqgan", taming, CONFIG))
-    assert "these are not: state_dict (list), epoch (int)" in refusal({"state_dict": [taming], "epoch": 3})
+    assert "these are not: state_dict (list), epoch (int)" in refusal(
+        {"state_dict": [taming], "epoch": 3}
+    )
 
 
 # ---------------------------------------------------------------- what is refused
@@ -264,13 +317,18 @@ def test_weights_of_the_other_model(taming, gpt):
     ):
         message = f"expected weights of a {ours}, got the layout {layout}, which is of a {theirs}"
         assert refusal(weights, config) == refusal(weights, config, layout=layout) == message
-    with pytest.raises(ValueError, match="of a VQGAN, got the layout taming transformer, which is of a Transformer"):
+    with pytest.raises(
+        ValueError, match="of a VQGAN, got the layout taming transformer, which is of a Transformer"
+    ):
         load_official("vqgan/tiny", gpt)
 
 
 def test_configs_of_neither_model(taming):
     for config in (None, "tiny", vars(CONFIG)):
-        assert "'vqgan' needs config=VQGANConfig(...) or config=TransformerConfig(...), got " in refusal(taming, config)
+        assert (
+            "'vqgan' needs config=VQGANConfig(...) or config=TransformerConfig(...), got "
+            in refusal(taming, config)
+        )
 
 
 def test_other_sizes(taming, gpt):
@@ -287,12 +345,17 @@ def test_attention_of_diffusers_is_linear():
     weights = weights_of("diffusers")
     key = "encoder.mid_block.attentions.0.to_out.0.weight"
     weights[key] = weights[key][:, :, None, None]
-    assert refusal(weights).endswith(f"misshapen, 1:\n  {key} has shape (8, 8, 1, 1), expected (8, 8)")
+    assert refusal(weights).endswith(
+        f"misshapen, 1:\n  {key} has shape (8, 8, 1, 1), expected (8, 8)"
+    )
 
 
 def test_the_gumbel_variant_is_not_ours(taming):
     taming["quantize.embed.weight"] = taming.pop("quantize.embedding.weight")
-    taming |= {"quantize.proj.weight": torch.zeros(7, 6, 1, 1), "quantize.proj.bias": torch.zeros(7)}
+    taming |= {
+        "quantize.proj.weight": torch.zeros(7, 6, 1, 1),
+        "quantize.proj.bias": torch.zeros(7),
+    }
     message = refusal(taming)
     assert "missing, 1:\n  quantize.embedding.weight" in message and "not wanted, 3:" in message
 

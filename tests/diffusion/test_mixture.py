@@ -8,7 +8,9 @@ import torch
 from course_lib.diffusion import GaussianMixture
 
 MIXTURE = GaussianMixture(
-    torch.tensor([[-0.6, 0.2], [0.5, 0.5], [0.3, -0.6]]), torch.tensor([0.1, 0.2, 0.3]), torch.tensor([1, 2, 3.0])
+    torch.tensor([[-0.6, 0.2], [0.5, 0.5], [0.3, -0.6]]),
+    torch.tensor([0.1, 0.2, 0.3]),
+    torch.tensor([1, 2, 3.0]),
 )
 
 
@@ -43,7 +45,9 @@ def test_samples_follow_the_density():
     assert x.shape == (100_000, 2)
     weights = MIXTURE.weights[:, None]
     mean = (weights * MIXTURE.means).sum(0)
-    second = (weights * MIXTURE.means).T @ MIXTURE.means + (MIXTURE.weights * MIXTURE.variances).sum() * torch.eye(2)
+    second = (weights * MIXTURE.means).T @ MIXTURE.means + (
+        MIXTURE.weights * MIXTURE.variances
+    ).sum() * torch.eye(2)
     torch.testing.assert_close(x.mean(0), mean, rtol=0, atol=0.01)
     torch.testing.assert_close(x.T.cov(), second - mean.outer(mean), rtol=0, atol=0.01)
     assert MIXTURE.sample(1, torch.Generator().manual_seed(0)).dtype == torch.float32
@@ -58,7 +62,9 @@ def test_the_diffused_mixture_is_the_law_of_diffused_samples():
     """Both the moments, and the average log density that no other density can exceed."""
     generator, alpha_bar = torch.Generator().manual_seed(0), 0.6
     x = MIXTURE.sample(50_000, generator)
-    x_t = math.sqrt(alpha_bar) * x + math.sqrt(1 - alpha_bar) * torch.randn(x.shape, generator=generator)
+    x_t = math.sqrt(alpha_bar) * x + math.sqrt(1 - alpha_bar) * torch.randn(
+        x.shape, generator=generator
+    )
     diffused = MIXTURE.diffused(alpha_bar)
     peer = diffused.sample(50_000, generator)
     torch.testing.assert_close(x_t.mean(0), peer.mean(0), rtol=0, atol=0.02)
@@ -86,7 +92,14 @@ def test_no_network_beats_the_best_noise(alpha_bar):
     def loss(guess):
         return float((noise - guess).square().mean())
 
-    others = [best + 0.05, best - 0.05, 1.05 * best, 0.95 * best, best + 0.05 * torch.sin(5 * x_t), best.flip(0)]
+    others = [
+        best + 0.05,
+        best - 0.05,
+        1.05 * best,
+        0.95 * best,
+        best + 0.05 * torch.sin(5 * x_t),
+        best.flip(0),
+    ]
     assert all(loss(other) > loss(best) for other in others)
     # What is left of its error is orthogonal to anything that can be said from x_t.
     for feature in (x_t, x_t.square(), torch.sin(4 * x_t), best):
@@ -95,7 +108,9 @@ def test_no_network_beats_the_best_noise(alpha_bar):
 
 def test_the_ring_stands_on_its_circle():
     ring = GaussianMixture.ring(5, radius=0.5, std=0.02)
-    torch.testing.assert_close(ring.means.norm(dim=1), torch.full((5,), 0.5).double(), rtol=1e-6, atol=1e-7)
+    torch.testing.assert_close(
+        ring.means.norm(dim=1), torch.full((5,), 0.5).double(), rtol=1e-6, atol=1e-7
+    )
     assert ring.weights.tolist() == pytest.approx([0.2] * 5)
 
 

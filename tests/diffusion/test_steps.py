@@ -33,10 +33,22 @@ def test_check_passes_what_is_right():
     [
         (torch.tensor([0, 10]), torch.zeros(2, 3), r"t must lie in 0\.\.9, got 0\.\.10"),
         (torch.tensor([-2, 3]), torch.zeros(2, 3), r"t must lie in 0\.\.9, got -2\.\.3"),
-        (torch.tensor([0.0, 1.0]), torch.zeros(2, 3), r"expected 2 integers, got torch\.float32 \(2,\)"),
+        (
+            torch.tensor([0.0, 1.0]),
+            torch.zeros(2, 3),
+            r"expected 2 integers, got torch\.float32 \(2,\)",
+        ),
         (torch.tensor([0]), torch.zeros(2, 3), r"expected 2 integers, got torch\.int64 \(1,\)"),
-        (torch.tensor([0, 1]), torch.zeros(2, 1), r"y must have the shape of x, \(2, 3\), got \(2, 1\)"),
-        (torch.tensor([0, 1]), torch.full((2, 3), math.nan), "y must be finite, got NaN or infinity"),
+        (
+            torch.tensor([0, 1]),
+            torch.zeros(2, 1),
+            r"y must have the shape of x, \(2, 3\), got \(2, 1\)",
+        ),
+        (
+            torch.tensor([0, 1]),
+            torch.full((2, 3), math.nan),
+            "y must be finite, got NaN or infinity",
+        ),
     ],
 )
 def test_check_says_what_was_expected_and_what_came(t, y, message, untyped):
@@ -63,7 +75,9 @@ def test_pick_names_the_options():
 def test_normal_kl():
     """Against torch's own, and zero between equals; positive otherwise."""
     mean1, log1, mean2, log2 = torch.randn(4, 50, dtype=torch.float64)
-    peers = [torch.distributions.Normal(m, (0.5 * v).exp()) for m, v in ((mean1, log1), (mean2, log2))]
+    peers = [
+        torch.distributions.Normal(m, (0.5 * v).exp()) for m, v in ((mean1, log1), (mean2, log2))
+    ]
     got = normal_kl(mean1, log1, mean2, log2)
     torch.testing.assert_close(got, torch.distributions.kl_divergence(*peers))
     assert (got > 0).all() and not normal_kl(mean1, log1, mean1, log1).any()

@@ -5,7 +5,16 @@ import pytest
 import torch
 from torch import nn
 
-from course_lib.exercises import Exercise, Misconception, UnknownExercise, call, exercises, find, topics, with_weights
+from course_lib.exercises import (
+    Exercise,
+    Misconception,
+    UnknownExercise,
+    call,
+    exercises,
+    find,
+    topics,
+    with_weights,
+)
 
 
 def double(x, scale=2):
@@ -13,7 +22,11 @@ def double(x, scale=2):
 
 
 def declared(**changes):
-    values = {"id": "ddpm.double", "reference": double, "cases": lambda rng: [{"x": torch.randn(2, generator=rng)}]}
+    values = {
+        "id": "ddpm.double",
+        "reference": double,
+        "cases": lambda rng: [{"x": torch.randn(2, generator=rng)}],
+    }
     return Exercise(**{**values, **changes})
 
 
@@ -35,7 +48,11 @@ def test_two_papers_of_a_notebook_are_one_topic(monkeypatch):
         module = SimpleNamespace(EXERCISES=[declared(id=id) for id in ids])
         monkeypatch.setitem(sys.modules, f"course_lib.exercises.{name}", module)
     assert topics() == ["dance"]
-    assert [exercise.id for exercise in exercises("dance")] == ["dance.double", "dance2.turn", "dance2.step"]
+    assert [exercise.id for exercise in exercises("dance")] == [
+        "dance.double",
+        "dance2.turn",
+        "dance2.step",
+    ]
     found = find("dance2.turn")
     assert (found.module, found.topic, found.name) == ("dance2", "dance", "turn")
     with pytest.raises(UnknownExercise, match=r"dance2\.turn"):
@@ -51,7 +68,9 @@ def test_an_unknown_id_names_near_ones(id):
         find(id)
 
 
-@pytest.mark.parametrize("id", ["base.Exercise", "", "start_here", "../start_here.patchify", "nothing.like_it_at_all"])
+@pytest.mark.parametrize(
+    "id", ["base.Exercise", "", "start_here", "../start_here.patchify", "nothing.like_it_at_all"]
+)
 def test_what_is_not_an_exercise_is_unknown(id):
     with pytest.raises(UnknownExercise):
         find(id)
@@ -86,7 +105,9 @@ def test_call_accepts_parameters_of_ones_own(answer):
     assert call(answer, {"x": 3, "scale": 2}) == 6
 
 
-@pytest.mark.parametrize("answer", [lambda y, scale: 0, lambda scale, x: 0, lambda x: 0, lambda x, scale, more: 0])
+@pytest.mark.parametrize(
+    "answer", [lambda y, scale: 0, lambda scale, x: 0, lambda x: 0, lambda x, scale, more: 0]
+)
 def test_call_asks_for_the_names_and_order_of_the_stub(answer):
     with pytest.raises(TypeError, match=r"keep the parameters \(x, scale\)"):
         call(answer, {"x": 3, "scale": 2})
@@ -94,7 +115,10 @@ def test_call_asks_for_the_names_and_order_of_the_stub(answer):
 
 def test_with_weights_copies_by_name_and_by_order():
     source = nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 2))
-    same, other = nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 2)), nn.ModuleList([nn.Linear(3, 4), nn.Linear(4, 2)])
+    same, other = (
+        nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 2)),
+        nn.ModuleList([nn.Linear(3, 4), nn.Linear(4, 2)]),
+    )
     x = torch.randn(5, 3)
     assert torch.equal(with_weights(same, source)(x), source(x))
     renamed = nn.Sequential()
@@ -104,5 +128,7 @@ def test_with_weights_copies_by_name_and_by_order():
 
 
 def test_with_weights_shows_both_lists_when_they_do_not_correspond():
-    with pytest.raises(ValueError, match=r"expected the parameters weight \(4, 3\).*yours are weight \(3, 4\)"):
+    with pytest.raises(
+        ValueError, match=r"expected the parameters weight \(4, 3\).*yours are weight \(3, 4\)"
+    ):
         with_weights(nn.Linear(4, 3), nn.Linear(3, 4))

@@ -16,7 +16,10 @@ def scale(x, w):
 
 
 def cases(rng):
-    return [{"x": torch.randn(n, 3, generator=rng), "w": torch.rand(3, generator=rng) + 0.5} for n in (2, 5)]
+    return [
+        {"x": torch.randn(n, 3, generator=rng), "w": torch.rand(3, generator=rng) + 0.5}
+        for n in (2, 5)
+    ]
 
 
 EXERCISE = Exercise("a.scale", scale, cases, gradients=("x", "w"))
@@ -29,7 +32,12 @@ def verdict(answer, exercise=EXERCISE, seed=0):
 
 def returning(reference, **more):
     """An exercise without arguments that matter, whose reference gives this value."""
-    return Exercise("a.value", lambda x: reference(x), lambda rng: [{"x": torch.randn(2, 3, generator=rng)}], **more)
+    return Exercise(
+        "a.value",
+        lambda x: reference(x),
+        lambda rng: [{"x": torch.randn(2, 3, generator=rng)}],
+        **more,
+    )
 
 
 # ------------------------------------------------------------------------------------------- accepted
@@ -72,27 +80,51 @@ def test_right_answers_written_differently_pass(answer):
         (lambda x, w: (x * w).T, "shape", r"axes in another order.*\(1, 0\)"),
         (lambda x, w: (x * w).flatten(), "shape", "only the shape differs"),
         (lambda x, w: (x * w)[:1], "shape", r"\(1, 3\)"),
-        (lambda x, w: (x * w).double(), "dtype", "values are right, but the dtype.*float64; expected float32"),
+        (
+            lambda x, w: (x * w).double(),
+            "dtype",
+            "values are right, but the dtype.*float64; expected float32",
+        ),
         (lambda x, w: (x + w).double(), "dtype", "^The dtype"),
         (lambda x, w: -x * w, "values", "wrong sign"),
         (lambda x, w: x * w * 2, "values", "2 times"),
         (lambda x, w: x * w + 0.5, "values", "0.5 too large everywhere"),
         (lambda x, w: x * w * 1.01, "values", "1.01 times"),
-        (lambda x, w: x + w, "values", r"largest difference is at \[\d, \d\]: expected .* got .*6 of 6"),
+        (
+            lambda x, w: x + w,
+            "values",
+            r"largest difference is at \[\d, \d\]: expected .* got .*6 of 6",
+        ),
         (lambda x, w: x * w / torch.tensor([1.0, 1.0, 0.0]), "values", "differ"),
-        (lambda x, w: x * w + torch.tensor([0.0, 0.0, torch.nan]), "values", r"2 NaN, first at \[0, 2\]"),
+        (
+            lambda x, w: x * w + torch.tensor([0.0, 0.0, torch.nan]),
+            "values",
+            r"2 NaN, first at \[0, 2\]",
+        ),
         (lambda x, w: x * w * torch.nan, "values", "NaN"),
         (lambda x, w: x.mul_(w), "inputs", "changed its input `x` in place"),
         (lambda x, w: (x * w, w.zero_())[0], "inputs", "`w`"),
         (lambda x, w: (x.unsqueeze_(0) * w)[0], "inputs", "`x`"),
         (lambda x, w: (x * w).detach(), "gradients", "gradients do not flow back to `x`"),
         (lambda x, w: torch.tensor((x * w).tolist()), "gradients", "gradients do not flow"),
-        (lambda x, w: torch.from_numpy(x.detach().numpy() * w.detach().numpy()), "gradients", "do not flow"),
-        (lambda x, w: torch.from_numpy(x.numpy() * w.numpy()), "gradients", "fails. RuntimeError.*detach"),
+        (
+            lambda x, w: torch.from_numpy(x.detach().numpy() * w.detach().numpy()),
+            "gradients",
+            "do not flow",
+        ),
+        (
+            lambda x, w: torch.from_numpy(x.numpy() * w.numpy()),
+            "gradients",
+            "fails. RuntimeError.*detach",
+        ),
         (lambda x, w: x * w.detach(), "gradients", "do not flow back to `w`"),
         (lambda x, w: x * w + x - x.detach(), "gradients", "with respect to `x`"),
         (lambda x, w: x.no_such(), "error", "AttributeError"),
-        (lambda y, w: y * w, "error", r"keep the parameters \(x, w\) in this order; yours are \(y, w\)"),
+        (
+            lambda y, w: y * w,
+            "error",
+            r"keep the parameters \(x, w\) in this order; yours are \(y, w\)",
+        ),
         (lambda x, w: 1 / 0, "error", "ZeroDivisionError"),
     ],
 )
@@ -149,7 +181,9 @@ class AlwaysEqual:
         return self
 
 
-@pytest.mark.parametrize("answer", [lambda x, w: (x + w).as_subclass(Sly), lambda x, w: AlwaysEqual()])
+@pytest.mark.parametrize(
+    "answer", [lambda x, w: (x + w).as_subclass(Sly), lambda x, w: AlwaysEqual()]
+)
 def test_objects_that_claim_to_be_equal_are_refused(answer):
     assert verdict(answer).status == "failed"
 
@@ -305,7 +339,9 @@ def test_an_expected_error_is_asked_for():
             raise ValueError("expected positive x")
         return x.sqrt()
 
-    exercise = Exercise("a.root", positive, lambda rng: [{"x": torch.tensor([s, 2.0])} for s in (1.0, -1.0)])
+    exercise = Exercise(
+        "a.root", positive, lambda rng: [{"x": torch.tensor([s, 2.0])} for s in (1.0, -1.0)]
+    )
     assert verdict(positive, exercise).passed
     assert "a ValueError was expected" in verdict(lambda x: x.sqrt(), exercise).sentence
     assert verdict(lambda x: x.no_such(), exercise).fraction == 0
@@ -317,7 +353,9 @@ def test_an_expected_error_is_asked_for():
     assert "got AssertionError" in verdict(other, exercise).sentence
 
 
-@pytest.mark.parametrize("error", [SystemExit(3), MemoryError(), GeneratorExit(), Exception("x" * 10_000)])
+@pytest.mark.parametrize(
+    "error", [SystemExit(3), MemoryError(), GeneratorExit(), Exception("x" * 10_000)]
+)
 def test_every_exception_is_part_of_the_outcome(error):
     def answer(x, w):
         raise error

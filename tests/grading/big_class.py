@@ -2,8 +2,8 @@
 
 python -m tests.grading.big_class FOLDER [--students N] [--seed S]
 
-Beside FOLDER lies roster.csv.  The hostile ones hand in right answers to eleven exercises and an attack instead of
-the twelfth, or files that are no notebooks.
+Beside FOLDER lies roster.csv.  The hostile ones hand in right answers to eleven exercises and an
+attack instead of the twelfth, or files that are no notebooks.
 """
 
 import argparse
@@ -18,8 +18,14 @@ ATTACKS = {**ENDING, **RESOURCES, **FORGERY, **PATCHES}
 
 
 def make(folder: Path, students: int, seed: int = 0) -> None:
-    """Write a class of `students`, the same for the same seed: 15 of 200 attack, 5 of 200 hand in odd files."""
-    rng, attacks, odd = random.Random(seed), max(students * 15 // 200, 1), max(students * 5 // 200, 1)
+    """Write a class of `students`, the same for the same seed: 15 of 200 attack, 5 of 200 hand in
+    odd files.
+    """
+    rng, attacks, odd = (
+        random.Random(seed),
+        max(students * 15 // 200, 1),
+        max(students * 5 // 200, 1),
+    )
     write(folder, invent(students - attacks - odd, seed))
     others = [source for id, source in RIGHT.items() if id != TARGET]
     for n, name in enumerate(rng.sample(sorted(ATTACKS), attacks), 1):

@@ -12,15 +12,22 @@ CHAPTER = solution_edition(SOLUTIONS / "01_ddpm.py")
 CELLS = [cell.source for cell in CHAPTER.cells if cell.cell_type == "code"]
 IMPORTS = next(source for source in CELLS if "import torch" in source)
 RIGHT = {  # exercise id: the cell with the course's own answer; it needs the names of IMPORTS alone
-    source.partition('"')[2].partition('"')[0]: source for source in CELLS if source.startswith("@exercise(")
+    source.partition('"')[2].partition('"')[0]: source
+    for source in CELLS
+    if source.startswith("@exercise(")
 }
 
 
 def notebook(*cells: str) -> bytes:
     """A notebook of format 4 with these code cells, as Jupyter saves it."""
     code = {"cell_type": "code", "execution_count": None, "metadata": {}, "outputs": []}
-    made = [code | {"id": f"cell-{n}", "source": cell.splitlines(keepends=True)} for n, cell in enumerate(cells)]
-    return json.dumps({"cells": made, "metadata": {}, "nbformat": 4, "nbformat_minor": 5}, indent=1).encode()
+    made = [
+        code | {"id": f"cell-{n}", "source": cell.splitlines(keepends=True)}
+        for n, cell in enumerate(cells)
+    ]
+    return json.dumps(
+        {"cells": made, "metadata": {}, "nbformat": 4, "nbformat_minor": 5}, indent=1
+    ).encode()
 
 
 def answer(id: str, body: str, mark: str = "@exercise") -> str:
@@ -32,4 +39,7 @@ def answer(id: str, body: str, mark: str = "@exercise") -> str:
 
 def work(*cells: str, student: str = "Ada") -> Work:
     """What is read from such a notebook."""
-    return Work(student=student, cells=tuple(Cell(name=f"cell {n}", source=cell) for n, cell in enumerate(cells, 1)))
+    return Work(
+        student=student,
+        cells=tuple(Cell(name=f"cell {n}", source=cell) for n, cell in enumerate(cells, 1)),
+    )

@@ -1,4 +1,6 @@
-"""Five students of chapter 00, whose two exercises are quick to mark, and ways to run the command on them."""
+"""Five students of chapter 00, whose two exercises are quick to mark, and ways to run the command
+on them.
+"""
 
 import os
 import shutil
@@ -27,7 +29,11 @@ CLASS = {
     "ada": HONEST,
     "bob": (IMPORTS, TO_MODEL.replace("127.5 - 1", "255"), PATCHIFY),
     "cyd": (IMPORTS, TO_MODEL, "print('no patches'"),
-    "dan": (IMPORTS, TO_MODEL, PATCHIFY.replace("(h w)", "(w h)").replace("return", "print('dan')\n    return")),
+    "dan": (
+        IMPORTS,
+        TO_MODEL,
+        PATCHIFY.replace("(h w)", "(w h)").replace("return", "print('dan')\n    return"),
+    ),
     "eve": (IMPORTS, TO_MODEL.replace("return", "import os; os._exit(3)\n    return"), PATCHIFY),
 }
 
@@ -42,7 +48,11 @@ def write_class(folder: Path, students=CLASS) -> Path:
 
 def tree(folder: Path) -> dict[str, bytes]:
     """All files below a folder; the lock is none of the results."""
-    files = {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    files = {
+        path.relative_to(folder).as_posix(): path.read_bytes()
+        for path in folder.rglob("*")
+        if path.is_file()
+    }
     files.pop(".lock", None)
     return files
 
@@ -54,13 +64,23 @@ def grade_files(out: Path) -> list[Path]:
 def start(submissions: Path, out: Path, *options: str, path: str | None = None) -> subprocess.Popen:
     """`course grade`, running.  path: instead of this process's PATH."""
     return subprocess.Popen(
-        [sys.executable, "-m", "course_lib.cli", "grade", str(submissions), "--out", str(out), *options],
+        [
+            sys.executable,
+            "-m",
+            "course_lib.cli",
+            "grade",
+            str(submissions),
+            "--out",
+            str(out),
+            *options,
+        ],
         cwd=ROOT,
         env=os.environ | {"PATH": path or os.environ["PATH"]},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),  # a shell's & would ignore it
+        # a shell's & would ignore it
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
     )
 
 

@@ -1,7 +1,8 @@
-"""Damaged notebooks without end: real ones, small, with bytes or parts of their JSON changed at random.
+"""Damaged notebooks without end: real ones, small, with bytes or parts of their JSON changed at
+random.
 
-A mutant comes from a `random.Random` alone, so that the same seed gives the same bytes, and hypothesis, with a
-Random of its own, can shrink one that breaks something.
+A mutant comes from a `random.Random` alone, so that the same seed gives the same bytes, and
+hypothesis, with a Random of its own, can shrink one that breaks something.
 """
 
 import json
@@ -15,12 +16,27 @@ from typing import Any
 from course_lib.paths import NOTEBOOKS
 
 DEEP = "@deep@"  # stands for brackets that json cannot write
-WORDS = ["", "code", "markdown", "cells", "source", "nbformat", "x = 1\n", "\0", "\ud800", "é", "\U0001f600", DEEP]
+WORDS = [
+    "",
+    "code",
+    "markdown",
+    "cells",
+    "source",
+    "nbformat",
+    "x = 1\n",
+    "\0",
+    "\ud800",
+    "é",
+    "\U0001f600",
+    DEEP,
+]
 NUMBERS = [0, 1, 3, 4, 5, -1, 2**63, 10**400, 1e308, float("nan"), float("inf"), True, False, None]
 
 
 def mutated_notebooks(seed: int, count: int) -> Iterator[bytes]:
-    """`count` mutants, the same for the same seed (as long as notebooks/00_start_here.ipynb does not change)."""
+    """`count` mutants, the same for the same seed (as long as notebooks/00_start_here.ipynb does
+    not change).
+    """
     random = Random(seed)
     for _ in range(count):
         yield mutant(random)
@@ -45,7 +61,9 @@ def mutated_zip(random: Random) -> bytes:
     with zipfile.ZipFile(inner, "w", zipfile.ZIP_DEFLATED) as package:
         package.writestr("inner.ipynb", originals()[1])
     outer = BytesIO()
-    with zipfile.ZipFile(outer, "w", random.choice([zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED])) as package:
+    with zipfile.ZipFile(
+        outer, "w", random.choice([zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED])
+    ) as package:
         package.writestr("work/one.ipynb", originals()[0])
         package.writestr("work/two.ipynb", originals()[1])
         package.writestr("quiz-toy.json", '{"q": {"digest": "0", "result": {"answer": [0]}}}')
@@ -67,14 +85,26 @@ def originals() -> tuple[str, str]:
     cells = notebook["cells"][:14]
     for cell in cells:
         if cell["cell_type"] == "code":
-            cell["outputs"] = [output for output in cell["outputs"] if len(json.dumps(output)) < 500]
+            cell["outputs"] = [
+                output for output in cell["outputs"] if len(json.dumps(output)) < 500
+            ]
     old = [{k: v for k, v in cell.items() if k != "id"} for cell in cells]
     for cell in old:
         if cell["cell_type"] == "code":
-            cell |= {"input": cell.pop("source"), "language": "python", "prompt_number": None, "collapsed": False}
+            cell |= {
+                "input": cell.pop("source"),
+                "language": "python",
+                "prompt_number": None,
+                "collapsed": False,
+            }
     metadata = {"kernelspec": notebook["metadata"]["kernelspec"]}
     four = {"cells": cells, "metadata": metadata, "nbformat": 4, "nbformat_minor": 5}
-    three = {"worksheets": [{"cells": old, "metadata": {}}], "metadata": metadata, "nbformat": 3, "nbformat_minor": 0}
+    three = {
+        "worksheets": [{"cells": old, "metadata": {}}],
+        "metadata": metadata,
+        "nbformat": 3,
+        "nbformat_minor": 0,
+    }
     return json.dumps(four), json.dumps(three)
 
 
@@ -85,12 +115,20 @@ def change_bytes(data: bytes, random: Random) -> bytes:
     noise = bytes(random.randint(0, 255) for _ in range(random.randint(1, 6)))
     return random.choice(
         [
-            lambda: data[:at] + bytes(b ^ 1 << random.randint(0, 7) for b in data[at : at + 1]) + data[at + 1 :],
+            lambda: (
+                data[:at]
+                + bytes(b ^ 1 << random.randint(0, 7) for b in data[at : at + 1])
+                + data[at + 1 :]
+            ),
             lambda: data[:at] + data[to:],
             lambda: data[:at],
             lambda: data[:at] + noise + data[at:],
             lambda: data[:to] + data[at:],
-            lambda: data[:at] + random.choice([b"\0", b"\xff\xfe", b'"', b"{", b"]", b",", b"\\ud800"]) + data[at:],
+            lambda: (
+                data[:at]
+                + random.choice([b"\0", b"\xff\xfe", b'"', b"{", b"]", b",", b"\\ud800"])
+                + data[at:]
+            ),
         ]
     )()
 
@@ -123,7 +161,9 @@ def anything(random: Random, depth: int) -> Any:
 
 
 def encode(notebook: Any, random: Random) -> bytes:
-    """The notebook's text, mostly in UTF-8, with brackets for DEEP and at times a key that stands twice."""
+    """The notebook's text, mostly in UTF-8, with brackets for DEEP and at times a key that stands
+    twice.
+    """
     text = json.dumps(notebook, ensure_ascii=random.random() < 0.7, indent=random.choice([None, 1]))
     depth = random.choice([10, 300, 990, 100_000])
     text = text.replace(f'"{DEEP}":', '"deep":').replace(f'"{DEEP}"', "[" * depth + "]" * depth)

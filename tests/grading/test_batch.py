@@ -59,7 +59,8 @@ def whole(tmp_path_factory):
     folder = tmp_path_factory.mktemp("whole")
     running = start(write_class(folder / "class"), folder / "grades", *SEED, "--jobs", "2")
     out, err = running.communicate(timeout=120)
-    assert (running.returncode, err) == (0, ""), err  # where there is no terminal, there is no progress bar
+    # where there is no terminal, there is no progress bar
+    assert (running.returncode, err) == (0, ""), err
     assert out.startswith("5 submissions, 1.9 of 3 points on average\n")
     return folder
 
@@ -106,10 +107,20 @@ def assignment(out):
 
 def test_the_grades_are_what_the_answers_earn(whole):
     table = rows(whole / "grades")
-    earned = {row["Student"]: (row["start_here.to_model"], row["start_here.patchify"]) for row in table}
-    assert earned == {"ada": ("1", "2"), "bob": ("0", "2"), "cyd": ("1", "0"), "dan": ("1", "0.5"), "eve": ("0", "2")}
+    earned = {
+        row["Student"]: (row["start_here.to_model"], row["start_here.patchify"]) for row in table
+    }
+    assert earned == {
+        "ada": ("1", "2"),
+        "bob": ("0", "2"),
+        "cyd": ("1", "0"),
+        "dan": ("1", "0.5"),
+        "eve": ("0", "2"),
+    }
     assert set(tree(whole / "grades")) == {"grading.json", "grades.csv", "class.html"} | {
-        f"students/{name}/{file}" for name in CLASS for file in ("grade.json", "results.json", "feedback.html")
+        f"students/{name}/{file}"
+        for name in CLASS
+        for file in ("grade.json", "results.json", "feedback.html")
     }
 
 
@@ -117,11 +128,14 @@ def test_killed_at_any_moment_and_resumed_it_ends_with_the_same_bytes(whole, tmp
     out, (path, starts) = tmp_path / "grades", counted_bwrap(tmp_path / "bin")
     for finished in (0, 1, 3):
         running = start(whole / "class", out, *SEED, "--jobs", "2", path=path)
-        wait_until(lambda: psutil.Process(running.pid).children() and len(grade_files(out)) >= finished)  # noqa: B023
+        wait_until(
+            lambda: psutil.Process(running.pid).children() and len(grade_files(out)) >= finished  # noqa: B023
+        )
         family = psutil.Process(running.pid).children(recursive=True)
         running.kill()
         running.wait()
-        _, left = psutil.wait_procs(family, timeout=15)  # a jail that was being built when it came notices once loaded
+        # a jail that was being built when it came notices once loaded
+        _, left = psutil.wait_procs(family, timeout=15)
         assert family and not left
     done = len(grade_files(out))
     assert 3 <= done < len(CLASS) and not (out / "grades.csv").exists()
@@ -129,7 +143,8 @@ def test_killed_at_any_moment_and_resumed_it_ends_with_the_same_bytes(whole, tmp
     running = start(whole / "class", out, *SEED, "--jobs", "1", path=path)
     assert running.wait(timeout=120) == 0
     assert tree(out) == tree(whole / "grades")
-    assert len(starts.read_text()) == 1 + len(CLASS) - done  # a trial, and one for each submission that was left
+    # a trial, and one for each submission that was left
+    assert len(starts.read_text()) == 1 + len(CLASS) - done
 
 
 def test_ctrl_c_ends_at_once_and_loses_nothing(tmp_path, marked):
@@ -156,9 +171,15 @@ def test_one_job_and_limits_alone_write_the_same_bytes(whole, tmp_path):
 
 def test_without_bwrap_it_stops_with_advice_and_writes_no_grades(tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("PATH", str(tmp_path))
-    assert cli.main(["grade", str(write_class(tmp_path / "class")), "--out", str(tmp_path / "grades")]) == 1
+    assert (
+        cli.main(["grade", str(write_class(tmp_path / "class")), "--out", str(tmp_path / "grades")])
+        == 1
+    )
     err = capsys.readouterr().err
-    assert err.startswith("course grade: bubblewrap (the command bwrap) is needed") and "apt install bubblewrap" in err
+    assert (
+        err.startswith("course grade: bubblewrap (the command bwrap) is needed")
+        and "apt install bubblewrap" in err
+    )
     assert "--isolation process" in err and set(tree(tmp_path / "grades")) == {"grading.json"}
 
 
@@ -187,37 +208,57 @@ def test_a_jail_in_which_the_course_does_not_run_costs_nobody_a_mark(tmp_path, m
             return Reply([], "ModuleNotFoundError: No module named 'numpy'\n")
 
     monkeypatch.setattr(batch, "Jail", Broken)
-    with pytest.raises(JailError, match=r"does not run in its jail: ModuleNotFoundError: No module named 'numpy'$"):
+    with pytest.raises(
+        JailError, match=r"does not run in its jail: ModuleNotFoundError: No module named 'numpy'$"
+    ):
         grade(write_class(tmp_path / "class"), tmp_path / "grades")
     assert not grade_files(tmp_path / "grades")
-    monkeypatch.setattr(batch, "_threads", lambda *_: contextlib.nullcontext((ThreadPoolExecutor(1), 1)))
-    with pytest.raises(JailError, match=r"does not run in its jail"):  # on a worker of a cluster, for instance
+    monkeypatch.setattr(
+        batch, "_threads", lambda *_: contextlib.nullcontext((ThreadPoolExecutor(1), 1))
+    )
+    # on a worker of a cluster, for instance
+    with pytest.raises(JailError, match=r"does not run in its jail"):
         grade(tmp_path / "class", tmp_path / "grades")
     assert not grade_files(tmp_path / "grades")
 
 
 def test_a_grader_that_is_killed_leaves_no_scratch_folder_behind(tmp_path):
-    code = "import os; from course_lib.grading.isolation import Jail; Jail('process').start(); os.kill(os.getpid(), 9)"
+    code = (
+        "import os; from course_lib.grading.isolation import Jail; Jail('process').start();"
+        " os.kill(os.getpid(), 9)"
+    )
     environment = os.environ | {"TMPDIR": str(tmp_path)}
-    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=environment).returncode == -signal.SIGKILL
+    assert (
+        subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=environment).returncode
+        == -signal.SIGKILL
+    )
     wait_until(lambda: not list(tmp_path.iterdir()), seconds=10)
 
 
 def test_a_busy_machine_takes_nobody_s_mark(tmp_path):
     work = "end = time.process_time() + 0.3\n    while time.process_time() < end: pass\n    return"
-    cells = [{"name": "cell 1", "source": f"import time\n{IMPORTS}\n{TO_MODEL.replace('return', work)}"}]
+    cells = [
+        {"name": "cell 1", "source": f"import time\n{IMPORTS}\n{TO_MODEL.replace('return', work)}"}
+    ]
     hogs = []
     with Jail() as jail:
         jail.start()
         processes = psutil.Process(jail._process.pid).children(recursive=True)
         try:
             loop = [sys.executable, "-c", "while True: pass"]
-            hogs += [subprocess.Popen(loop, start_new_session=True) for _ in range(3)]  # a session has its own share
+            # a session has its own share
+            hogs += [subprocess.Popen(loop, start_new_session=True) for _ in range(3)]
             for one in (*processes, *(psutil.Process(hog.pid) for hog in hogs)):
                 one.cpu_affinity([0])
             began = time.monotonic()
             reply = jail.run(
-                {"exercise": "start_here.to_model", "seed": 1, "seconds": 2, "cells": cells, "passed": []}
+                {
+                    "exercise": "start_here.to_model",
+                    "seed": 1,
+                    "seconds": 2,
+                    "cells": cells,
+                    "passed": [],
+                }
             )
             seconds = time.monotonic() - began
             assert reply.stopped == "" and len(reply.frames) == 1 + 3
@@ -234,7 +275,9 @@ def test_a_busy_machine_takes_nobody_s_mark(tmp_path):
 
 @pytest.fixture
 def graded(tmp_path, marked):
-    """A class that has been graded, without its answers: the folder of submissions and that of grades."""
+    """A class that has been graded, without its answers: the folder of submissions and that of
+    grades.
+    """
     grade(write_class(tmp_path / "class"), tmp_path / "grades", seed=5)
     assert sorted(marked) == list(CLASS)
     marked.clear()
@@ -268,7 +311,9 @@ def test_another_version_of_the_course_marks_all_anew(graded, marked, monkeypatc
     assert sorted(marked) == list(CLASS)
 
 
-@pytest.mark.parametrize("damage", [lambda data: data[:-40], lambda data: b"", lambda data: b'{"student": "ada"}'])
+@pytest.mark.parametrize(
+    "damage", [lambda data: data[:-40], lambda data: b"", lambda data: b'{"student": "ada"}']
+)
 def test_a_damaged_grade_is_marked_anew(graded, marked, damage):
     folder, out = graded
     path, before = out / "students" / "bob" / "grade.json", tree(out)
@@ -299,13 +344,22 @@ def test_a_submission_that_has_vanished_is_no_longer_in_the_table(graded, marked
 def test_the_roster_goes_into_the_table_and_changes_no_mark(graded, marked, tmp_path):
     folder, out = graded
     roster = tmp_path / "roster.csv"
-    roster.write_text("submission,student,ID,Email address\nada,ada,7,ada@example.org\n,late,8,\n", encoding="utf-8")
+    roster.write_text(
+        "submission,student,ID,Email address\nada,ada,7,ada@example.org\n,late,8,\n",
+        encoding="utf-8",
+    )
     grade(folder, out, roster=roster)
     assert sorted(marked) == ["bob", "cyd", "dan", "eve", "late"]  # these got a note, or are new
     named = {row["Student"]: (row["ID"], row["Email address"]) for row in rows(out)}
-    assert named["ada"] == ("7", "ada@example.org") and named["late"] == ("8", "") and named["bob"] == ("", "")
+    assert (
+        named["ada"] == ("7", "ada@example.org")
+        and named["late"] == ("8", "")
+        and named["bob"] == ("", "")
+    )
     marked.clear()
-    roster.write_text("submission,student,ID,Email address\nada,ada,9,\n,late,8,\n", encoding="utf-8")
+    roster.write_text(
+        "submission,student,ID,Email address\nada,ada,9,\n,late,8,\n", encoding="utf-8"
+    )
     grade(folder, out, roster=roster)
     assert marked == [] and {row["Student"]: row["ID"] for row in rows(out)}["ada"] == "9"
 
@@ -318,11 +372,18 @@ def test_seed_and_topics_are_kept(graded, marked):
     kept = assignment(out)
     assert kept == {"topics": ["start_here"], "quizzes": False, "seed": 5}
     grade(folder, out, seed=5, topics=["start_here"])
-    with pytest.raises(ValueError, match=r"was graded with the seed 5; choose another folder for another seed"):
+    with pytest.raises(
+        ValueError, match=r"was graded with the seed 5; choose another folder for another seed"
+    ):
         grade(folder, out, seed=6)
-    with pytest.raises(ValueError, match=r"was graded for start_here; choose another folder for other topics"):
+    with pytest.raises(
+        ValueError, match=r"was graded for start_here; choose another folder for other topics"
+    ):
         grade(folder, out, topics=["start_here", "ddpm"])
-    write_class(folder, {f"late {n}": ('@exercise("ddpm.q_sample")\ndef q_sample(): pass',) for n in range(20)})
+    write_class(
+        folder,
+        {f"late {n}": ('@exercise("ddpm.q_sample")\ndef q_sample(): pass',) for n in range(20)},
+    )
     grade(folder, out)
     assert assignment(out) == kept
 
@@ -334,15 +395,21 @@ def test_a_seed_is_drawn_once(tmp_path, marked):
     assert seeds[0] == seeds[1] != seeds[2] and all(0 <= seed < 2**31 for seed in seeds)
 
 
-@pytest.mark.parametrize("settings", [{"seed": -1}, {"seed": 2**32}, {"jobs": 0}, {"isolation": "docker"}])
+@pytest.mark.parametrize(
+    "settings", [{"seed": -1}, {"seed": 2**32}, {"jobs": 0}, {"isolation": "docker"}]
+)
 def test_a_setting_that_cannot_be_is_refused_before_anything_is_run(tmp_path, settings):
-    with pytest.raises(ValueError, match=r"expected (a seed from 0 to|at least one job|an isolation out of)"):
+    with pytest.raises(
+        ValueError, match=r"expected (a seed from 0 to|at least one job|an isolation out of)"
+    ):
         grade(write_class(tmp_path / "class"), tmp_path / "grades", **settings)
     assert not grade_files(tmp_path / "grades")
 
 
 def test_an_unknown_topic_is_refused(tmp_path):
-    with pytest.raises(ValueError, match=f"expected topics out of {', '.join(topics())}, got dance"):
+    with pytest.raises(
+        ValueError, match=f"expected topics out of {', '.join(topics())}, got dance"
+    ):
         grade(write_class(tmp_path / "class"), tmp_path / "grades", topics=["ddpm", "dance"])
 
 
@@ -354,7 +421,9 @@ def test_a_damaged_assignment_is_said(graded):
 
 
 def test_topics_stand_in_the_order_of_the_course(tmp_path, marked):
-    grade(write_class(tmp_path / "class"), tmp_path / "grades", topics=["ddpm", "start_here", "ddpm"])
+    grade(
+        write_class(tmp_path / "class"), tmp_path / "grades", topics=["ddpm", "start_here", "ddpm"]
+    )
     assert assignment(tmp_path / "grades")["topics"] == ["start_here", "ddpm"]
 
 
@@ -366,12 +435,21 @@ def hand_in(folder, name, topics=(), quizzes=()):
     (own / "work.ipynb").write_bytes(notebook(*cells))
     for topic in quizzes:
         question = load_bank(topic).questions[0]
-        saved = {question.id: {"digest": question_digest(question), "result": {"answer": [0], "right": True}}}
+        saved = {
+            question.id: {
+                "digest": question_digest(question),
+                "result": {"answer": [0], "right": True},
+            }
+        }
         (own / f"quiz-{topic}.json").write_text(json.dumps(saved), encoding="utf-8")
 
 
 @pytest.mark.parametrize(
-    "attacker", [{"topics": ["ddpm", "start_here"]}, {"topics": ["ddpm"] * 50, "quizzes": ["start_here", "ddpm"]}]
+    "attacker",
+    [
+        {"topics": ["ddpm", "start_here"]},
+        {"topics": ["ddpm"] * 50, "quizzes": ["start_here", "ddpm"]},
+    ],
 )
 def test_one_student_alone_adds_no_topic_and_no_quiz(tmp_path, marked, attacker):
     folder = tmp_path / "class"
@@ -387,17 +465,26 @@ def test_one_student_alone_adds_no_topic_and_no_quiz(tmp_path, marked, attacker)
 
 def test_quizzes_count_where_half_the_class_answers_them(tmp_path, marked):
     folder = tmp_path / "class"
-    for name, quizzes in {"ada": ["start_here"], "bob": ["start_here"], "cyd": [], "dan": []}.items():
+    for name, quizzes in {
+        "ada": ["start_here"],
+        "bob": ["start_here"],
+        "cyd": [],
+        "dan": [],
+    }.items():
         hand_in(folder, name, ["start_here"], quizzes)
     grades = grade(folder, tmp_path / "grades")
     assert assignment(tmp_path / "grades")["quizzes"]
-    assert [one.quizzes[0].note for one in grades] == ["", ""] + ["no quiz answers were handed in"] * 2
+    assert [one.quizzes[0].note for one in grades] == ["", ""] + [
+        "no quiz answers were handed in"
+    ] * 2
     assert all("start_here.quiz" in row for row in rows(tmp_path / "grades"))
 
 
 def test_a_class_that_answers_nothing_needs_a_topic(tmp_path, marked):
     folder = write_class(tmp_path / "class", {"ada": ("1 + 1",), "bob": ()})
-    with pytest.raises(ValueError, match=r"no topic is answered by half of the submissions; say which .* --topic"):
+    with pytest.raises(
+        ValueError, match=r"no topic is answered by half of the submissions; say which .* --topic"
+    ):
         grade(folder, tmp_path / "grades")
     grade(folder, tmp_path / "grades", topics=["start_here"])
     assert {row["Final Points"] for row in rows(tmp_path / "grades")} == {"0"}
@@ -409,7 +496,12 @@ def test_a_class_that_answers_nothing_needs_a_topic(tmp_path, marked):
 def test_grades_among_the_submissions_are_refused(tmp_path):
     folder = write_class(tmp_path / "class")
     (tmp_path / "link").symlink_to(folder)
-    for out in (folder, folder / "grades", tmp_path / "link" / "grades", folder / ".." / "class" / "g"):
+    for out in (
+        folder,
+        folder / "grades",
+        tmp_path / "link" / "grades",
+        folder / ".." / "class" / "g",
+    ):
         with pytest.raises(ValueError, match="the grades must not lie among the submissions"):
             grade(folder, out)
     assert set(tree(folder)) == {f"{name}.ipynb" for name in CLASS}
@@ -418,7 +510,10 @@ def test_grades_among_the_submissions_are_refused(tmp_path):
 def test_two_graders_do_not_write_into_one_folder(graded):
     folder, out = graded
     before = tree(out)
-    with FileLock(out / ".lock"), pytest.raises(ValueError, match="another `course grade` is writing into"):
+    with (
+        FileLock(out / ".lock"),
+        pytest.raises(ValueError, match="another `course grade` is writing into"),
+    ):
         grade(folder, out)
     assert tree(out) == before
     grade(folder, out)
@@ -427,7 +522,10 @@ def test_two_graders_do_not_write_into_one_folder(graded):
 @pytest.mark.parametrize("place", ["file", "file/grades"])
 def test_a_folder_that_cannot_be_written_is_one_line(tmp_path, capsys, place):
     (tmp_path / "file").write_text("")
-    assert cli.main(["grade", str(write_class(tmp_path / "class")), "--out", str(tmp_path / place)]) == 1
+    assert (
+        cli.main(["grade", str(write_class(tmp_path / "class")), "--out", str(tmp_path / place)])
+        == 1
+    )
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("course grade: ") and str(tmp_path / "file") in line
 
@@ -458,9 +556,13 @@ def test_invented_answers_show_the_misconceptions_that_they_are_named_after(id):
     for name in (made.RIGHT, *made.ANSWERS[id]):
         student = made.Student("", dict.fromkeys(made.every_exercise(), made.RIGHT) | {id: name})
         sources = filter(None, read_notebook(made.notebook(student).encode()))
-        program = Notebook.parse(Cell(name=f"cell {n}", source=source) for n, source in enumerate(sources)).program(id)
+        program = Notebook.parse(
+            Cell(name=f"cell {n}", source=source) for n, source in enumerate(sources)
+        ).program(id)
         with preserved():
-            outcomes = list(run(program.execute(lambda other: find(other).reference), find(id), seed=1))
+            outcomes = list(
+                run(program.execute(lambda other: find(other).reference), find(id), seed=1)
+            )
             verdict = judge(find(id), outcomes, seed=1)
         right = sum(fault is None for fault in verdict.faults)
         if name in (made.RIGHT, made.HALF):

@@ -26,17 +26,23 @@ def whole(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def cluster():
-    with LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=":0", silence_logs=50) as cluster:
+    with LocalCluster(
+        n_workers=2, threads_per_worker=1, dashboard_address=":0", silence_logs=50
+    ) as cluster:
         yield cluster
 
 
 @pytest.fixture
 def a_worker_dies(cluster, tmp_path):
-    """Once a first grade is written, a worker that is marking is killed.  It is started anew by its nanny."""
+    """Once a first grade is written, a worker that is marking is killed.  It is started anew by its
+    nanny.
+    """
 
     def kill():
         wait_until(lambda: grade_files(tmp_path / "grades"))
-        busy = {worker.address for worker in cluster.scheduler.workers.values() if worker.processing}
+        busy = {
+            worker.address for worker in cluster.scheduler.workers.values() if worker.processing
+        }
         victim = next(nanny for nanny in cluster.workers.values() if nanny.worker_address in busy)
         os.kill(victim.pid, signal.SIGKILL)
         killed.append(victim)
@@ -67,7 +73,10 @@ def test_a_cluster_that_gives_up_is_one_line_and_is_resumed(
         now.setattr(cluster.scheduler, "allowed_failures", 0)
         assert cli.main([*command, "--scheduler", cluster.scheduler_address]) == 1
     (line,) = capsys.readouterr().err.splitlines()
-    assert line.startswith(f"course grade: the cluster at {cluster.scheduler_address} lost") and "goes on" in line
+    assert (
+        line.startswith(f"course grade: the cluster at {cluster.scheduler_address} lost")
+        and "goes on" in line
+    )
     done = {path: path.stat().st_mtime_ns for path in grade_files(tmp_path / "grades")}
     assert cli.main(command) == 0
     assert tree(tmp_path / "grades") == tree(whole / "grades")
@@ -76,12 +85,22 @@ def test_a_cluster_that_gives_up_is_one_line_and_is_resumed(
 
 def test_a_scheduler_without_workers_is_said(whole, tmp_path, monkeypatch):
     monkeypatch.setattr(batch, "JOINING", 0.1)
-    with LocalCluster(n_workers=0, dashboard_address=":0") as empty, pytest.raises(ValueError, match="has no workers"):
+    with (
+        LocalCluster(n_workers=0, dashboard_address=":0") as empty,
+        pytest.raises(ValueError, match="has no workers"),
+    ):
         grade(whole / "class", tmp_path / "grades", scheduler=empty.scheduler_address)
 
 
 def test_an_address_where_no_scheduler_is_is_one_line(whole, tmp_path, capsys):
-    command = ["grade", str(whole / "class"), "--out", str(tmp_path / "grades"), "--scheduler", "tcp://127.0.0.1:1"]
+    command = [
+        "grade",
+        str(whole / "class"),
+        "--out",
+        str(tmp_path / "grades"),
+        "--scheduler",
+        "tcp://127.0.0.1:1",
+    ]
     with dask.config.set({"distributed.comm.timeouts.connect": "200ms"}):
         assert cli.main(command) == 1
     (line,) = capsys.readouterr().err.splitlines()
@@ -90,5 +109,7 @@ def test_an_address_where_no_scheduler_is_is_one_line(whole, tmp_path, capsys):
 
 def test_without_dask_it_is_said_how_to_get_it(whole, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "distributed", None)
-    with pytest.raises(ImportError, match=r'dask.distributed: pip install "visual-generation-course\[cluster\]"'):
+    with pytest.raises(
+        ImportError, match=r'dask.distributed: pip install "visual-generation-course\[cluster\]"'
+    ):
         grade(whole / "class", tmp_path / "grades", scheduler="tcp://127.0.0.1:1")

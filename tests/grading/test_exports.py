@@ -15,13 +15,24 @@ names = st.text(st.characters(exclude_categories=["Cs"]), max_size=30)
 def mark(id="ddpm.q_sample", earned=2.0, points=2, **more):
     status = "passed" if earned == points else "wrong"
     return ExerciseMark(
-        **{"id": id, "status": status, "points": points, "earned": earned, "right": 1, "cases": 3, **more}
+        **{
+            "id": id,
+            "status": status,
+            "points": points,
+            "earned": earned,
+            "right": 1,
+            "cases": 3,
+            **more,
+        }
     )
 
 
 def quiz(topic="ddpm", right=1, wrong=1, **more):
     statuses = ["right"] * right + ["wrong"] * wrong
-    questions = [QuestionMark(id=f"q{i}", status=status, prompt=f"Question {i}?") for i, status in enumerate(statuses)]
+    questions = [
+        QuestionMark(id=f"q{i}", status=status, prompt=f"Question {i}?")
+        for i, status in enumerate(statuses)
+    ]
     return QuizMark(topic=topic, questions=tuple(questions), **more)
 
 
@@ -35,7 +46,8 @@ def read(text):
 
 
 def canvas_columns(header):
-    """How Canvas's importer divides a header, told from its source: the student's columns, then the assignments.
+    """How Canvas's importer divides a header, told from its source: the student's columns, then the
+    assignments.
 
     Raises ValueError where it refuses the file.
     """
@@ -49,7 +61,9 @@ def canvas_columns(header):
         n += "Root Account" in header[n - 1]
     if "Section" not in header[n - 1]:
         raise ValueError("expected Section last")
-    own = [f"{time} {what}" for time in ("Current", "Final") for what in ("Score", "Points", "Grade")]
+    own = [
+        f"{time} {what}" for time in ("Current", "Final") for what in ("Score", "Points", "Grade")
+    ]
     return header[:n], [name for name in header[n:] if not any(word in name for word in own)]
 
 
@@ -59,11 +73,27 @@ def canvas_columns(header):
 def test_a_row_for_each_student_and_a_column_for_each_exercise_and_quiz():
     students = [
         grade("bao", mark(earned=4 / 3), mark("ddpm.normal_kl"), quizzes=(quiz(),)),
-        grade("Ada", mark(earned=0.0), mark("ddpm.normal_kl", earned=0.5), quizzes=(quiz(right=2, wrong=0),)),
+        grade(
+            "Ada",
+            mark(earned=0.0),
+            mark("ddpm.normal_kl", earned=0.5),
+            quizzes=(quiz(right=2, wrong=0),),
+        ),
     ]
     header, rows = read(grades_csv(students))
-    assert header == ["Student", "ID", "Section", "ddpm.q_sample", "ddpm.normal_kl", "ddpm.quiz", "Final Points"]
-    assert rows == [["Ada", "", "", "0", "0.5", "2", "2.5"], ["bao", "", "", "1.33", "2", "1", "4.33"]]
+    assert header == [
+        "Student",
+        "ID",
+        "Section",
+        "ddpm.q_sample",
+        "ddpm.normal_kl",
+        "ddpm.quiz",
+        "Final Points",
+    ]
+    assert rows == [
+        ["Ada", "", "", "0", "0.5", "2", "2.5"],
+        ["bao", "", "", "1.33", "2", "1", "4.33"],
+    ]
 
 
 def test_no_students_give_the_header_alone():
@@ -81,7 +111,13 @@ def test_no_students_give_the_header_alone():
         {"SIS User ID": "u7"},
         {"SIS Login ID": "l7", "ID": "7"},
         {"Section": "A", "SIS Login ID": "l7", "SIS User ID": "u7", "ID": "7", "Group": "blue"},
-        {"ID": "7", "SIS User ID": "u7", "SIS Login ID": "l7", "Integration ID": "i", "Section": "A"},
+        {
+            "ID": "7",
+            "SIS User ID": "u7",
+            "SIS Login ID": "l7",
+            "Integration ID": "i",
+            "Section": "A",
+        },
         {"ID": "7", "SIS User ID": "u7", "SIS Login ID": "l7", "Root Account": "r", "Section": "A"},
         {"Root Account": "r", "Integration ID": "i"},
     ],
@@ -91,14 +127,18 @@ def test_canvas_takes_the_file_with_any_roster(roster):
     header, (row,) = read(grades_csv([grade("Ada", mark(), quizzes=(quiz(),), details=roster)]))
     student, assignments = canvas_columns(header)
     further = [name for name in roster if name not in student]
-    assert assignments == [*further, "ddpm.q_sample", "ddpm.quiz"]  # what is not known, Canvas asks about
+    # what is not known, Canvas asks about
+    assert assignments == [*further, "ddpm.q_sample", "ddpm.quiz"]
     assert roster.items() <= dict(zip(header, row, strict=True)).items()
 
 
 def test_the_total_is_no_assignment_to_canvas():
     header, _ = read(grades_csv([grade("Ada", mark())]))
     assert canvas_columns(header)[1] == ["ddpm.q_sample"]
-    assert canvas_columns(["Total" if name == "Final Points" else name for name in header])[1][-1] == "Total"
+    assert (
+        canvas_columns(["Total" if name == "Final Points" else name for name in header])[1][-1]
+        == "Total"
+    )
 
 
 def test_there_is_no_row_of_possible_points():
@@ -108,10 +148,16 @@ def test_there_is_no_row_of_possible_points():
 
 
 def test_rosters_that_differ_are_joined_in_their_order():
-    students = [grade("Ada", details={"Mail": "a", "Group": "1"}), grade("Bao", details={"Mail": "b", "Desk": "9"})]
+    students = [
+        grade("Ada", details={"Mail": "a", "Group": "1"}),
+        grade("Bao", details={"Mail": "b", "Desk": "9"}),
+    ]
     header, rows = read(grades_csv(students))
     assert header == ["Student", "ID", "Section", "Mail", "Group", "Desk", "ddpm.a", "Final Points"]
-    assert rows == [["Ada", "", "", "a", "1", "", "2", "2"], ["Bao", "", "", "b", "", "9", "2", "2"]]
+    assert rows == [
+        ["Ada", "", "", "a", "1", "", "2", "2"],
+        ["Bao", "", "", "b", "", "9", "2", "2"],
+    ]
 
 
 def test_a_column_of_the_roster_does_not_stand_in_for_a_mark():
@@ -124,16 +170,23 @@ def test_a_column_of_the_roster_does_not_stand_in_for_a_mark():
 @given(names, names)
 def test_any_name_survives_csv_reader(name, section):
     _, (row,) = read(grades_csv([grade(name, mark(), details={"Section": section})]))
-    assert row[0] in (name, f"'{name}") and row[2] in (section, f"'{section}") and row[3:] == ["2", "2"]
+    assert (
+        row[0] in (name, f"'{name}")
+        and row[2] in (section, f"'{section}")
+        and row[3:] == ["2", "2"]
+    )
 
 
-@pytest.mark.parametrize("name", ['Ada "A", Moreau', "Zoë\nŌtani", "李 明", "a\rb", "O'Neil", "  Ada"])
+@pytest.mark.parametrize(
+    "name", ['Ada "A", Moreau', "Zoë\nŌtani", "李 明", "a\rb", "O'Neil", "  Ada"]
+)
 def test_an_odd_name_is_kept_as_it_is(name):
     assert read(grades_csv([grade(name)]))[1][0][0] == name
 
 
 @pytest.mark.parametrize(
-    "name", ["=1+1", "+1", "-1", "@SUM(A1)", "\t=1", "\r=1", "\n=1", " =1", "＝1", '=cmd|"/c calc"!A1']
+    "name",
+    ["=1+1", "+1", "-1", "@SUM(A1)", "\t=1", "\r=1", "\n=1", " =1", "＝1", '=cmd|"/c calc"!A1'],
 )
 def test_a_name_is_never_a_formula(name):
     header, (row,) = read(grades_csv([grade(name, details={name: name})]))
@@ -141,12 +194,17 @@ def test_a_name_is_never_a_formula(name):
 
 
 def test_every_figure_is_a_plain_number():
-    text = grades_csv([grade("Ada", mark(earned=1 / 3, points=3), mark("ddpm.b", earned=1e6, points=10**6))])
+    text = grades_csv(
+        [grade("Ada", mark(earned=1 / 3, points=3), mark("ddpm.b", earned=1e6, points=10**6))]
+    )
     assert read(text)[1][0][3:] == ["0.33", "1000000", "1000000.33"]
 
 
 def test_students_of_one_name_are_all_there_and_in_one_order():
-    a, b = (grade("Ada", mark(earned=e)).model_copy(update={"digest": d}) for e, d in ((0.5, "1"), (2.0, "2")))
+    a, b = (
+        grade("Ada", mark(earned=e)).model_copy(update={"digest": d})
+        for e, d in ((0.5, "1"), (2.0, "2"))
+    )
     assert grades_csv([a, b]) == grades_csv([b, a])
     assert [row[-1] for row in read(grades_csv([b, a]))[1]] == ["0.5", "2"]
 
@@ -167,10 +225,18 @@ def test_gradescope_gets_a_test_for_each_exercise_and_quiz():
         printed="hi",
         notes=("Defined twice.",),
     )
-    result = gradescope(grade("Ada", wrong, mark("ddpm.normal_kl"), quizzes=(quiz(),), notes=("a.ipynb is empty.",)))
+    result = gradescope(
+        grade("Ada", wrong, mark("ddpm.normal_kl"), quizzes=(quiz(),), notes=("a.ipynb is empty.",))
+    )
     first, second, third = result["tests"]
     assert first["name"] == "ddpm.q_sample" and (first["score"], first["max_score"]) == (0.67, 2)
-    for part in ("Take the root.", "case 2, with t [0]", "cell 3, in f, line 4:  a = b", "hi", "Defined twice."):
+    for part in (
+        "Take the root.",
+        "case 2, with t [0]",
+        "cell 3, in f, line 4:  a = b",
+        "hi",
+        "Defined twice.",
+    ):
         assert part in first["output"]
     assert [test["status"] for test in result["tests"]] == ["failed", "passed", "failed"]
     assert (third["name"], third["score"], third["max_score"]) == ("ddpm.quiz", 1.0, 2)
@@ -181,10 +247,26 @@ def test_gradescope_gets_a_test_for_each_exercise_and_quiz():
 
 def test_gradescope_finds_the_keys_and_words_that_it_documents():
     result = gradescope(grade("Ada", mark(earned=0.5), quizzes=(quiz(),)))
-    assert result.keys() <= {"score", "execution_time", "output", "output_format", "visibility", "extra_data", "tests"}
+    assert result.keys() <= {
+        "score",
+        "execution_time",
+        "output",
+        "output_format",
+        "visibility",
+        "extra_data",
+        "tests",
+    }
     assert result["visibility"] in ("hidden", "after_due_date", "after_published", "visible")
     for test in result["tests"]:
-        assert test.keys() <= {"name", "score", "max_score", "status", "output", "output_format", "visibility"}
+        assert test.keys() <= {
+            "name",
+            "score",
+            "max_score",
+            "status",
+            "output",
+            "output_format",
+            "visibility",
+        }
         assert test["status"] in ("passed", "failed") and isinstance(test["output"], str)
         assert test["output_format"] == "text"  # never html: it is the student's text
         assert 0 <= test["score"] <= test["max_score"]
@@ -193,7 +275,9 @@ def test_gradescope_finds_the_keys_and_words_that_it_documents():
 def test_the_score_on_gradescope_is_the_total_however_its_parts_are_rounded():
     thirds = [mark(f"ddpm.e{i}", earned=2 / 3) for i in range(6)]
     result = gradescope(grade("Ada", *thirds))
-    assert result["score"] == 4.0 and round(sum(test["score"] for test in result["tests"]), 2) == 4.02
+    assert (
+        result["score"] == 4.0 and round(sum(test["score"] for test in result["tests"]), 2) == 4.02
+    )
 
 
 def test_control_characters_do_not_reach_gradescope():

@@ -18,7 +18,13 @@ RANDOMS = st.randoms(use_true_random=False)
 
 
 def fuzz(count):
-    return settings(max_examples=count, derandomize=True, database=None, deadline=None, suppress_health_check=CHECKS)
+    return settings(
+        max_examples=count,
+        derandomize=True,
+        database=None,
+        deadline=None,
+        suppress_health_check=CHECKS,
+    )
 
 
 def read(path: Path) -> Work:
@@ -27,7 +33,9 @@ def read(path: Path) -> Work:
     work = submission.read()
     text = work.model_dump_json()
     assert Work.model_validate_json(text.encode("utf-8")) == work
-    assert all("\n" not in note and len(note) < 600 and "to its end" not in note for note in work.notes)
+    assert all(
+        "\n" not in note and len(note) < 600 and "to its end" not in note for note in work.notes
+    )
     return work
 
 
@@ -63,7 +71,8 @@ def test_a_thousand_mutants_are_read_or_refused_with_a_sentence(tmp_path):
     works = [check(tmp_path / "ada.ipynb", data) for data in mutants]
     whole = sum(bool(work.cells) for work in works)
     refused = sum(bool(work.notes) for work in works)
-    assert whole > 250 and refused > 250, (whole, refused)  # the mutants are neither harmless nor mere noise
+    # the mutants are neither harmless nor mere noise
+    assert whole > 250 and refused > 250, (whole, refused)
 
 
 @fuzz(300)
@@ -109,7 +118,9 @@ def test_a_mutant_beside_others_changes_nothing_for_them(tmp_path):
 @pytest.mark.parametrize("form", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED])
 def test_every_truncation_of_a_zip_is_survived(tmp_path, form):
     with zipfile.ZipFile(tmp_path / "whole", "w", form) as package:
-        package.writestr("one.ipynb", '{"cells": [{"cell_type": "code", "source": "x = 1"}], "nbformat": 4}')
+        package.writestr(
+            "one.ipynb", '{"cells": [{"cell_type": "code", "source": "x = 1"}], "nbformat": 4}'
+        )
     whole = (tmp_path / "whole").read_bytes()
     for length in range(len(whole)):
         (tmp_path / "ada.zip").write_bytes(whole[:length])

@@ -1,4 +1,6 @@
-"""Hostile submissions: each costs its own exercise alone, steals nothing, and changes no other student's grade."""
+"""Hostile submissions: each costs its own exercise alone, steals nothing, and changes no other
+student's grade.
+"""
 
 import dataclasses
 import json
@@ -57,10 +59,16 @@ PROCESS = {  # what differs with limits alone
 
 @pytest.fixture(scope="module")
 def places(tmp_path_factory):
-    """What the attacks look for: secrets in files and in the grader's environment, and sockets that listen."""
+    """What the attacks look for: secrets in files and in the grader's environment, and sockets that
+    listen.
+    """
     home = tmp_path_factory.mktemp("home")
     grades, submissions = home / "grades", home / "submissions"
-    for place in (home / ".secret", grades / "students" / "ada" / "grade.json", submissions / "zoe.ipynb"):
+    for place in (
+        home / ".secret",
+        grades / "students" / "ada" / "grade.json",
+        submissions / "zoe.ipynb",
+    ):
         place.parent.mkdir(parents=True, exist_ok=True)
         place.write_text(PLANTED)
     abstract = f"{home.name}-{os.getpid()}"
@@ -75,7 +83,12 @@ def places(tmp_path_factory):
         datagrams.bind(("127.0.0.1", port))
         for stream in streams:
             stream.listen()
-        folders = {"home": home, "grades": grades, "submissions": submissions, "solutions": SOLUTIONS}
+        folders = {
+            "home": home,
+            "grades": grades,
+            "submissions": submissions,
+            "solutions": SOLUTIONS,
+        }
         yield {name: str(folder) for name, folder in folders.items()} | {
             "port": str(port),
             "abstract": abstract,
@@ -90,12 +103,17 @@ def places(tmp_path_factory):
 def known_by_heart() -> dict:
     """The right answers to the cases of the notebook's own seed, by shape."""
     with preserved():
-        values = [outcome.outputs[""].value for outcome in run(find(TARGET).reference, find(TARGET), seed=0)]
+        values = [
+            outcome.outputs[""].value
+            for outcome in run(find(TARGET).reference, find(TARGET), seed=0)
+        ]
     return {tuple(value.shape): value.tolist() for value in values}
 
 
 def shorten(patch, seconds):
-    """Three exercises are marked; what never ends in the middle one has `seconds`, and half a second for reading."""
+    """Three exercises are marked; what never ends in the middle one has `seconds`, and half a
+    second for reading.
+    """
     three = [find(BEFORE), dataclasses.replace(find(TARGET), seconds=seconds), find(AFTER)]
     patch.setattr(marking, "exercises", lambda topic: three)
     patch.setattr(marking, "READING", 0.5)
@@ -113,14 +131,19 @@ def clean(jail):
     """The grades of the honest, by name."""
     with pytest.MonkeyPatch.context() as patch:
         shorten(patch, 20)
-        return {name: mark(work(*cells, student=name), ASSIGNMENT, jail) for name, cells in HONEST.items()}
+        return {
+            name: mark(work(*cells, student=name), ASSIGNMENT, jail)
+            for name, cells in HONEST.items()
+        }
 
 
 def attack(name, places, jail, monkeypatch):
     """What came of an attack: the marks for the exercises before it, attacked, and after it."""
     hostile = HOSTILE[name]
     shorten(monkeypatch, 0.5 if hostile.loops else 20)
-    grade = mark(work(*hostile.sources(places), student="<script>alert(1)</script>"), ASSIGNMENT, jail)
+    grade = mark(
+        work(*hostile.sources(places), student="<script>alert(1)</script>"), ASSIGNMENT, jail
+    )
     assert "<script>alert" not in feedback_page(grade) + class_page([grade])
     return grade.exercises
 
@@ -173,11 +196,23 @@ def test_no_attack_changes_the_grade_of_another_student(places, tmp_path, monkey
     expected, got = grade(alone), grade(all_of_them)
     assert len(expected) == 2 * 3 + 2 and {file: got[file] for file in expected} == expected
     assert len(got) == 3 * (2 + len(hostile) + len(FILES)) + 2
-    attacks = [json.loads(got[file]) for file in got if "hostile" in file and file.endswith("results.json")]
-    assert len(attacks) == len(hostile) and all(attack["score"] <= 0.5 for attack in attacks)  # 0 is right in a case
+    attacks = [
+        json.loads(got[file]) for file in got if "hostile" in file and file.endswith("results.json")
+    ]
+    # 0 is right in a case
+    assert len(attacks) == len(hostile) and all(attack["score"] <= 0.5 for attack in attacks)
     assert not any(PLANTED.encode() in content for content in got.values())
-    assert not any(re.search(rb"<script>alert|<img src=x", content) for file, content in got.items() if ".html" in file)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["all", "alone", "graded-all", "graded-alone"]
+    assert not any(
+        re.search(rb"<script>alert|<img src=x", content)
+        for file, content in got.items()
+        if ".html" in file
+    )
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "all",
+        "alone",
+        "graded-all",
+        "graded-alone",
+    ]
     assert set(psutil.Process().children(recursive=True)) <= running
 
 
@@ -185,7 +220,10 @@ def grade(folder: Path) -> dict[str, bytes]:
     """The files of all students, and the honest's rows of the table."""
     out = folder.with_name(f"graded-{folder.name}")
     batch.grade(folder, out, topics=["ddpm"], seed=5, jobs=2)
-    files = {str(file.relative_to(out)): file.read_bytes() for file in sorted((out / "students").rglob("*.*"))}
+    files = {
+        str(file.relative_to(out)): file.read_bytes()
+        for file in sorted((out / "students").rglob("*.*"))
+    }
     rows = (out / "grades.csv").read_bytes().splitlines()
     return files | {name: row for name in HONEST for row in rows if row.startswith(name.encode())}
 
@@ -204,7 +242,9 @@ def test_limits_alone_keep_an_attack_to_its_own_exercise(name, places, limits, c
     assert (before, after) == (clean["ada"].exercises[0], clean["ada"].exercises[2])
 
 
-@pytest.mark.parametrize("exercise", [one for topic in topics() for one in exercises(topic)], ids=lambda one: one.id)
+@pytest.mark.parametrize(
+    "exercise", [one for topic in topics() for one in exercises(topic)], ids=lambda one: one.id
+)
 def test_no_reference_can_be_called_in_an_answer(exercise, jail):
     call = answer(exercise.id, f"return find({exercise.id!r}).reference(**locals())")
     cells = work("from course_lib.exercises import find", call).cells
@@ -212,7 +252,9 @@ def test_no_reference_can_be_called_in_an_answer(exercise, jail):
     assert marked.earned == 0 and OWN in marked.sentence
 
 
-@pytest.mark.parametrize("told", [[], [b""], [b"[]"], [b"\xff\xff"], [b'{"notes": 3}'], [b"{}", b""], [b"null"] * 2000])
+@pytest.mark.parametrize(
+    "told", [[], [b""], [b"[]"], [b"\xff\xff"], [b'{"notes": 3}'], [b"{}", b""], [b"null"] * 2000]
+)
 def test_a_jail_that_tells_nonsense_costs_the_exercise_alone(told, monkeypatch):
     taken = Jail()
     monkeypatch.setattr(taken, "run", lambda request: Reply(told))

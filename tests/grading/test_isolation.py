@@ -1,4 +1,6 @@
-"""A jail as its owner sees it: how it starts, what can be seen in it, how it ends, and what is left of it."""
+"""A jail as its owner sees it: how it starts, what can be seen in it, how it ends, and what is left
+of it.
+"""
 
 import json
 import os
@@ -24,7 +26,10 @@ RIGHT = "return rgb.permute(0, 3, 1, 2) / 127.5 - 1"
 
 def request(body, seconds=20, more=""):
     """What a jail is asked with an answer of this body, the code `more` above it."""
-    source = f"import json, os, sys, time\n{more}\n@exercise('{ID}')\ndef answer(rgb):\n{indent(body, '    ')}\n"
+    source = (
+        f"import json, os, sys, time\n{more}\n@exercise('{ID}')\ndef"
+        f" answer(rgb):\n{indent(body, '    ')}\n"
+    )
     cells = [{"name": "cell 1", "source": source}]
     return {"exercise": ID, "seed": 0, "seconds": seconds, "cells": cells, "passed": []}
 
@@ -85,7 +90,19 @@ def test_the_environment_is_what_was_meant_and_no_more(jail):
 
 
 def test_no_folder_is_there_but_python_the_system_and_the_course(jail):
-    system = {"usr", "bin", "lib", "lib64", "sbin", "etc", "sys", "proc", "dev", "scratch", "course"}
+    system = {
+        "usr",
+        "bin",
+        "lib",
+        "lib64",
+        "sbin",
+        "etc",
+        "sys",
+        "proc",
+        "dev",
+        "scratch",
+        "course",
+    }
     python = {Path(folder).parts[1] for folder in libraries()}
     assert set(told(jail, "os.listdir('/')")) <= system | python
     assert told(jail, "os.listdir('/course')") == ["course_lib"]
@@ -95,15 +112,31 @@ def test_no_folder_is_there_but_python_the_system_and_the_course(jail):
 
 
 def test_of_the_folders_above_python_nothing_else_is_there(jail):
-    shown = {"/usr", *libraries(), "/etc/ld.so.cache", "/sys/devices/system/cpu", "/course/course_lib"}
+    shown = {
+        "/usr",
+        *libraries(),
+        "/etc/ld.so.cache",
+        "/sys/devices/system/cpu",
+        "/course/course_lib",
+    }
     parents = {str(parent) for place in shown for parent in Path(place).parents} - {"/"} - shown
-    parents = {folder for folder in parents if not any(Path(folder).is_relative_to(place) for place in shown)}
+    parents = {
+        folder
+        for folder in parents
+        if not any(Path(folder).is_relative_to(place) for place in shown)
+    }
     for folder in parents:
-        expected = {Path(place).relative_to(folder).parts[0] for place in shown if Path(place).is_relative_to(folder)}
+        expected = {
+            Path(place).relative_to(folder).parts[0]
+            for place in shown
+            if Path(place).is_relative_to(folder)
+        }
         assert set(told(jail, f"os.listdir({folder!r})")) <= expected, folder
 
 
-@pytest.mark.parametrize("place", ["solutions", "notebooks", "data", "tests", "docs", "README.md", "conftest.py"])
+@pytest.mark.parametrize(
+    "place", ["solutions", "notebooks", "data", "tests", "docs", "README.md", "conftest.py"]
+)
 def test_the_rest_of_the_repository_is_not_there(jail, place):
     assert (ROOT / place).exists()
     for path in (ROOT / place, Path("/course") / place):
@@ -111,12 +144,32 @@ def test_the_rest_of_the_repository_is_not_there(jail, place):
 
 
 def test_the_rest_of_the_machine_is_not_there(jail, tmp_path):
-    places = ["/var", "/mnt", "/run", "/boot", "/srv", "/etc/passwd", str(Path.home() / ".ssh"), str(tmp_path)]
+    places = [
+        "/var",
+        "/mnt",
+        "/run",
+        "/boot",
+        "/srv",
+        "/etc/passwd",
+        str(Path.home() / ".ssh"),
+        str(tmp_path),
+    ]
     assert told(jail, f"[path for path in {places} if os.path.exists(path)]") == []
 
 
 @pytest.mark.parametrize(
-    "place", ["/", "/course/course_lib", "/usr", "/usr/bin", "/etc", "/dev", "/proc/sys/kernel", sys.prefix, "/course"]
+    "place",
+    [
+        "/",
+        "/course/course_lib",
+        "/usr",
+        "/usr/bin",
+        "/etc",
+        "/dev",
+        "/proc/sys/kernel",
+        sys.prefix,
+        "/course",
+    ],
 )
 def test_nothing_can_be_written_outside_the_scratch_folder(jail, place):
     reply = jail.run(request(f"open({place + '/new'!r}, 'w')"))
@@ -126,7 +179,9 @@ def test_nothing_can_be_written_outside_the_scratch_folder(jail, place):
 
 def test_it_has_processes_of_its_own_and_no_network(jail):
     assert 1 <= len(told(jail, "[n for n in os.listdir('/proc') if n.isdigit()]")) <= 4
-    assert told(jail, "[line.split(':')[0].strip() for line in open('/proc/net/dev') if ':' in line]") == ["lo"]
+    assert told(
+        jail, "[line.split(':')[0].strip() for line in open('/proc/net/dev') if ':' in line]"
+    ) == ["lo"]
     assert told(jail, "os.uname().nodename") == "jail"
 
 
@@ -134,28 +189,43 @@ def test_it_has_processes_of_its_own_and_no_network(jail):
 
 
 def test_answers_leave_each_other_nothing(jail):
-    leave = "open('left', 'w').write('x')\nos.makedirs('deep/er', exist_ok=True)\nos.environ['LEFT'] = '1'\n"
+    leave = (
+        "open('left', 'w').write('x')\nos.makedirs('deep/er', exist_ok=True)\nos.environ['LEFT'] ="
+        " '1'\n"
+    )
     patch = "import torch, builtins\ntorch.ones = builtins.left = None\nsys.left = 1\n"
     assert is_right(jail.run(request(leave + patch + RIGHT)))
     assert told(jail, "os.listdir('.')") == []
-    assert told(jail, "['LEFT' in os.environ, hasattr(sys, 'left'), __import__('torch').ones is None]") == [False] * 3
+    assert (
+        told(jail, "['LEFT' in os.environ, hasattr(sys, 'left'), __import__('torch').ones is None]")
+        == [False] * 3
+    )
 
 
 def test_what_an_answer_leaves_running_is_ended(jail):
     before = server(jail)
-    fork = "if os.fork() == 0:\n    os.setsid()\n    os.fork()\n    time.sleep(1000)\n    os._exit(0)\n"
+    fork = (
+        "if os.fork() == 0:\n    os.setsid()\n    os.fork()\n    time.sleep(1000)\n   "
+        " os._exit(0)\n"
+    )
     assert is_right(jail.run(request(fork + RIGHT)))
     assert server(jail) == before and before.children(recursive=True) == []
     assert is_right(jail.run(request(RIGHT)))
 
 
 def test_every_answer_has_all_its_processes(jail):
-    fork = "if len(rgb) == 4:\n    for _ in range(40):\n        if os.fork() == 0:\n            time.sleep(1000)\n"
+    fork = (
+        "if len(rgb) == 4:\n    for _ in range(40):\n        if os.fork() == 0:\n           "
+        " time.sleep(1000)\n"
+    )
     assert all(is_right(jail.run(request(fork + RIGHT))) for _ in range(4))
 
 
 def test_random_numbers_are_the_same_in_every_run(jail):
-    draw = "[__import__('random').random(), __import__('numpy').random.rand(), float(__import__('torch').rand(()))]"
+    draw = (
+        "[__import__('random').random(), __import__('numpy').random.rand(),"
+        " float(__import__('torch').rand(()))]"
+    )
     order = "list({str(n) for n in range(20)})"
     assert told(jail, f"[{draw}, {order}]") == told(jail, f"[{draw}, {order}]")
 
@@ -173,7 +243,10 @@ def test_an_answer_that_does_not_end_is_stopped_in_time(jail):
     began = time.monotonic()
     reply = jail.run(request("while True:\n    pass", seconds=1))
     assert time.monotonic() - began < 1 + isolation.GRACE
-    assert reply.stopped == "it ran for more than 1 s; is there a loop that never ends?" and not reply.lost
+    assert (
+        reply.stopped == "it ran for more than 1 s; is there a loop that never ends?"
+        and not reply.lost
+    )
     assert len(reply.frames) == 1
     assert is_right(jail.run(request(RIGHT))) and server(jail) == before
 
@@ -276,7 +349,9 @@ def test_an_unused_jail_starts_nothing():
 
 
 def test_an_unknown_isolation_is_refused():
-    with pytest.raises(ValueError, match=r"^expected an isolation out of bwrap, process, got 'docker'$"):
+    with pytest.raises(
+        ValueError, match=r"^expected an isolation out of bwrap, process, got 'docker'$"
+    ):
         Jail("docker")
 
 
@@ -292,7 +367,10 @@ def test_without_bubblewrap_the_message_says_how_to_install_it(monkeypatch, tmp_
 @pytest.mark.parametrize(
     ("script", "said"),
     [
-        ("echo 'bwrap: setting up uid map: Permission denied' >&2; exit 1", "setting up uid map: Permission denied"),
+        (
+            "echo 'bwrap: setting up uid map: Permission denied' >&2; exit 1",
+            "setting up uid map: Permission denied",
+        ),
         ("exit 1", "it ended at once"),
         ("echo nonsense; exit 0", "it ended at once"),
         ("exec sleep 1000", "it had not started after 1 s"),

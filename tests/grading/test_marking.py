@@ -57,10 +57,19 @@ def one(id, jail, *cells, seed=5, passed=()):
 
 
 def test_the_solution_editions_get_full_marks(jail):
-    cells = [cell.source for source in sources() for cell in solution_edition(source).cells if cell.cell_type == "code"]
+    cells = [
+        cell.source
+        for source in sources()
+        for cell in solution_edition(source).cells
+        if cell.cell_type == "code"
+    ]
     assignment = Assignment(topics=("start_here", "ddpm"), quizzes=False, seed=2**31 - 1)
     grade = mark(work(*cells), assignment, jail)
-    assert grade.earned == grade.points == sum(e.points for topic in assignment.topics for e in exercises(topic))
+    assert (
+        grade.earned
+        == grade.points
+        == sum(e.points for topic in assignment.topics for e in exercises(topic))
+    )
     assert len(grade.exercises) == 14 and {mark.status for mark in grade.exercises} == {"passed"}
     assert all((mark.right, mark.sentence, mark.shown, mark.lines, mark.notes) == (mark.cases, "", "", (), ())
                for mark in grade.exercises)  # fmt: skip
@@ -71,13 +80,19 @@ def test_the_student_edition_is_not_attempted(jail):
     grade = mark(work(*cells), DDPM, jail)
     assert [mark.status for mark in grade.exercises] == ["not attempted"] * 12
     assert grade.earned == 0 and grade.points == sum(e.points for e in exercises("ddpm"))
-    assert all(mark.sentence == "" and mark.shown == "" and mark.lines == () for mark in grade.exercises)
+    assert all(
+        mark.sentence == "" and mark.shown == "" and mark.lines == () for mark in grade.exercises
+    )
 
 
 def test_the_grade_holds_what_was_handed_in(jail):
     handed_in = work(RIGHT, details={"ID": "7"}, files=("a.ipynb", "b.json"), notes=("A note.",))
     grade = mark(handed_in, START_HERE, Doomed())
-    assert (grade.student, grade.details, grade.files) == ("Ada", {"ID": "7"}, ("a.ipynb", "b.json"))
+    assert (grade.student, grade.details, grade.files) == (
+        "Ada",
+        {"ID": "7"},
+        ("a.ipynb", "b.json"),
+    )
     assert grade.notes == ("A note.",)
     assert grade.digest == digest(handed_in, START_HERE)
     assert Grade.model_validate_json(grade.model_dump_json()) == grade
@@ -86,7 +101,9 @@ def test_the_grade_holds_what_was_handed_in(jail):
 def test_where_there_is_no_notebook_all_is_missing():
     grade = mark(Work(student="Ada"), START_HERE, Doomed())
     assert [(mark.status, mark.earned) for mark in grade.exercises] == [("missing", 0.0)] * 2
-    assert {mark.sentence for mark in grade.exercises} == {"There is no notebook to look for an answer in."}
+    assert {mark.sentence for mark in grade.exercises} == {
+        "There is no notebook to look for an answer in."
+    }
 
 
 def test_where_there_is_no_answer_the_sentence_says_what_was_looked_for(jail):
@@ -94,7 +111,10 @@ def test_where_there_is_no_answer_the_sentence_says_what_was_looked_for(jail):
     assert (missing.status, missing.earned, missing.right, missing.cases) == ("missing", 0.0, 0, 3)
     assert missing.sentence == 'No definition with @exercise("ddpm.q_sample") above it was found.'
     broken = one("ddpm.q_sample", jail, RIGHT + "    return (")
-    assert broken.status == "missing" and "cell 2 cannot be read: '(' was never closed (line 5)." in broken.sentence
+    assert (
+        broken.status == "missing"
+        and "cell 2 cannot be read: '(' was never closed (line 5)." in broken.sentence
+    )
 
 
 # ------------------------------------------------------------------------------------------------- points
@@ -103,9 +123,27 @@ def test_where_there_is_no_answer_the_sentence_says_what_was_looked_for(jail):
 @pytest.mark.parametrize(
     ("id", "answer", "right", "cases", "earned"),
     [
-        ("ddpm.q_sample", RIGHT.replace("return", "return x_start if x_start.ndim == 2 else"), 2, 3, 1.33),
-        ("ddpm.q_sample", RIGHT.replace("return", "return x_start if x_start.ndim == 4 else"), 1, 3, 0.67),
-        ("start_here.to_model", TO_MODEL + MADE.format("1 if len(rgb) == 1 else 1 / 0"), 1, 3, 0.33),
+        (
+            "ddpm.q_sample",
+            RIGHT.replace("return", "return x_start if x_start.ndim == 2 else"),
+            2,
+            3,
+            1.33,
+        ),
+        (
+            "ddpm.q_sample",
+            RIGHT.replace("return", "return x_start if x_start.ndim == 4 else"),
+            1,
+            3,
+            0.67,
+        ),
+        (
+            "start_here.to_model",
+            TO_MODEL + MADE.format("1 if len(rgb) == 1 else 1 / 0"),
+            1,
+            3,
+            0.33,
+        ),
         ("start_here.to_model", TO_MODEL + MADE.format("float(len(rgb) < 4)"), 2, 3, 0.67),
         ("start_here.to_model", TO_MODEL + "return rgb", 0, 3, 0.0),
         ("start_here.to_model", TO_MODEL + MADE.format("1"), 3, 3, 1.0),
@@ -135,7 +173,9 @@ def test_the_first_wrong_case_is_shown_as_it_was_drawn(jail):
 
 def test_the_seed_draws_the_cases(jail):
     case = find("start_here.to_model").draw(5)[0]["rgb"]
-    learnt = f"import torch\nanswers = torch.tensor({(case.permute(0, 3, 1, 2) / 127.5 - 1).tolist()})\n"
+    learnt = (
+        f"import torch\nanswers = torch.tensor({(case.permute(0, 3, 1, 2) / 127.5 - 1).tolist()})\n"
+    )
     cheat = learnt + TO_MODEL + "return answers"
     assert one("start_here.to_model", jail, cheat, seed=5).right == 1
     assert one("start_here.to_model", jail, cheat, seed=6).right == 0
@@ -145,7 +185,9 @@ def test_the_seed_draws_the_cases(jail):
 
 
 def test_error_lines_are_the_students_own_with_their_numbers_in_the_cell(jail):
-    helper = "\n# a comment\n\ndef helper(x):\n    return torch.linalg.inv(x)  # numbers are of no shape"
+    helper = (
+        "\n# a comment\n\ndef helper(x):\n    return torch.linalg.inv(x)  # numbers are of no shape"
+    )
     answer = "%matplotlib inline\n\n" + Q_SAMPLE.format("helper(x_start)")
     found = one("ddpm.q_sample", jail, helper, answer)
     assert found.lines == (
@@ -156,7 +198,12 @@ def test_error_lines_are_the_students_own_with_their_numbers_in_the_cell(jail):
 
 
 def test_an_error_in_what_an_answer_needs_is_told_with_its_cell(jail):
-    found = one("ddpm.q_sample", jail, "x = 1\nfrom nowhere import thing", RIGHT.replace("return", "return thing +"))
+    found = one(
+        "ddpm.q_sample",
+        jail,
+        "x = 1\nfrom nowhere import thing",
+        RIGHT.replace("return", "return thing +"),
+    )
     assert found.status == "wrong" and found.right == 0
     assert found.sentence == "ModuleNotFoundError: No module named 'nowhere'"
     assert found.lines == (("cell 2", 2, "from nowhere import thing"),)
@@ -165,36 +212,60 @@ def test_an_error_in_what_an_answer_needs_is_told_with_its_cell(jail):
 def test_code_that_does_not_compile_is_told(jail):
     found = one("ddpm.q_sample", jail, "@exercise('ddpm.q_sample')\ndef f(x, x):\n    return x")
     assert found.status == "wrong"
-    assert found.sentence == "SyntaxError: duplicate argument 'x' in function definition (cell 2, line 2)"
+    assert (
+        found.sentence
+        == "SyntaxError: duplicate argument 'x' in function definition (cell 2, line 2)"
+    )
 
 
 def test_what_is_printed_is_kept_for_right_and_wrong_answers(jail):
     speaking = RIGHT.replace("    a =", "    print('n =', len(x_start))\n    a =")
-    assert one("ddpm.q_sample", jail, speaking).printed == "".join(f"n = {n}\n" for n in (3, 3, 2, 2, 5, 5))
+    assert one("ddpm.q_sample", jail, speaking).printed == "".join(
+        f"n = {n}\n" for n in (3, 3, 2, 2, 5, 5)
+    )
     shouting = one("ddpm.q_sample", jail, speaking.replace("return", "return -"))
     assert shouting.status == "wrong" and shouting.printed.startswith("n = 3\n")
 
 
 def test_addresses_and_folders_are_left_out(jail):
-    body = "import sys\n    print(object(), torch.__file__)\n    raise ValueError(f'{object()} in {sys.prefix}')"
+    body = (
+        "import sys\n    print(object(), torch.__file__)\n    raise ValueError(f'{object()} in"
+        " {sys.prefix}')"
+    )
     found = one("start_here.to_model", jail, TO_MODEL + body)
     assert found.printed == "<object object at 0x...> .../torch/__init__.py\n" * 3
     assert found.sentence == "ValueError: <object object at 0x...> in ..."
 
 
 def test_a_sentence_has_an_end(jail):
-    found = one("start_here.to_model", jail, TO_MODEL + "return {f'a_rather_long_key_{n}': 1 for n in range(500)}")
-    assert found.sentence.startswith("Expected a tensor, got a dict with the keys ") and len(found.sentence) <= 1000
+    found = one(
+        "start_here.to_model",
+        jail,
+        TO_MODEL + "return {f'a_rather_long_key_{n}': 1 for n in range(500)}",
+    )
+    assert (
+        found.sentence.startswith("Expected a tensor, got a dict with the keys ")
+        and len(found.sentence) <= 1000
+    )
 
 
 def test_names_that_are_not_there_and_names_from_outside_are_explained(jail):
     loop = "for step in range(3):\n    best = step"
     found = one("start_here.to_model", jail, loop, TO_MODEL + "return rgb * best")
     assert found.sentence == "NameError: name 'best' is not defined"
-    assert len(found.notes) == 1 and found.notes[0].startswith("`best` comes from no import, function, class or assign")
+    assert len(found.notes) == 1 and found.notes[0].startswith(
+        "`best` comes from no import, function, class or assign"
+    )
     found = one("start_here.to_model", jail, "scale, T = 255, 3", TO_MODEL + "return rgb / scale")
-    assert found.notes == ("Your answer uses `scale`, made outside of it, rather than its parameters alone.",)
-    right = one("start_here.to_model", jail, "scale = 127.5", TO_MODEL + "return rgb.permute(0, 3, 1, 2) / scale - 1")
+    assert found.notes == (
+        "Your answer uses `scale`, made outside of it, rather than its parameters alone.",
+    )
+    right = one(
+        "start_here.to_model",
+        jail,
+        "scale = 127.5",
+        TO_MODEL + "return rgb.permute(0, 3, 1, 2) / scale - 1",
+    )
     assert right.status == "passed" and right.notes == ()
 
 
@@ -202,7 +273,10 @@ def test_the_last_of_two_answers_counts_and_a_note_says_so(jail):
     found = one("ddpm.q_sample", jail, Q_SAMPLE.format("x_start"), RIGHT)
     assert found.status == "passed"
     assert found.notes == (
-        "Your notebook answers this 2 times; the last one counts, in cell 3, not the one in cell 2.",
+        (
+            "Your notebook answers this 2 times; the last one counts, in cell 3, not the one in"
+            " cell 2."
+        ),
     )
 
 
@@ -221,7 +295,10 @@ def test_an_exercise_that_needs_one_that_failed_is_run_with_the_courses_and_says
     grade = statuses(mark(work(IMPORTS, Q_SAMPLE.format("x_start"), SIMPLE_LOSS), DDPM, jail))
     assert (grade["q_sample"].status, grade["simple_loss"].status) == ("wrong", "passed")
     assert grade["simple_loss"].notes == (
-        "This answer was run with the course's own version of `ddpm.q_sample`, since yours has not passed.",
+        (
+            "This answer was run with the course's own version of `ddpm.q_sample`, since yours has"
+            " not passed."
+        ),
     )
 
 
@@ -234,15 +311,26 @@ def test_an_exercise_that_needs_one_that_passed_is_run_with_the_students_own(jai
 
 def test_a_helper_with_a_mistyped_id_is_used_as_it_is(jail):
     helper = '@exercise("ddpm.q_sampel")\ndef helper(a):\n    return a.sqrt()'
-    found = one("ddpm.q_sample", jail, helper, Q_SAMPLE.format("helper(a) * x_start + helper(1 - a) * noise"))
+    found = one(
+        "ddpm.q_sample",
+        jail,
+        helper,
+        Q_SAMPLE.format("helper(a) * x_start + helper(1 - a) * noise"),
+    )
     assert found.status == "passed" and found.notes == ()
 
 
 def test_one_bad_answer_changes_nothing_for_the_others(jail):
     alone = statuses(mark(work(IMPORTS, RIGHT, SIMPLE_LOSS), DDPM, jail))
-    bad = '@exercise("ddpm.normal_kl")\ndef kl(mean1, log_variance1, mean2, log_variance2):\n    import os; os._exit(1)'
+    bad = (
+        '@exercise("ddpm.normal_kl")\ndef kl(mean1, log_variance1, mean2, log_variance2):\n   '
+        " import os; os._exit(1)"
+    )
     beside = statuses(mark(work(IMPORTS, RIGHT, SIMPLE_LOSS, bad, "def ("), DDPM, jail))
-    assert beside["normal_kl"].sentence == "Your code was stopped: it ended the process it ran in, with exit code 1"
+    assert (
+        beside["normal_kl"].sentence
+        == "Your code was stopped: it ended the process it ran in, with exit code 1"
+    )
     assert {**alone, "normal_kl": 0} == {**beside, "normal_kl": 0}
 
 
@@ -304,13 +392,22 @@ def test_quizzes_are_marked_where_they_count_alone():
 
 def test_the_digest_changes_with_the_work_the_assignment_and_the_course(monkeypatch):
     one, other = work("x = 1"), work("x = 2")
-    changed = DDPM.model_copy(update={"seed": 6}), DDPM.model_copy(update={"quizzes": True}), START_HERE
-    moved = one.model_copy(update={"student": "Bob"}), one.model_copy(update={"answers": {"ddpm": {}}})
+    changed = (
+        DDPM.model_copy(update={"seed": 6}),
+        DDPM.model_copy(update={"quizzes": True}),
+        START_HERE,
+    )
+    moved = (
+        one.model_copy(update={"student": "Bob"}),
+        one.model_copy(update={"answers": {"ddpm": {}}}),
+    )
     digests = [digest(one, DDPM), digest(other, DDPM), *(digest(one, each) for each in changed)]
     digests += [digest(each, DDPM) for each in moved]
     monkeypatch.setattr(marking, "_course", lambda: "another course")
     digests.append(digest(one, DDPM))
-    assert len(set(digests)) == len(digests) and all(re.fullmatch("[0-9a-f]{64}", each) for each in digests)
+    assert len(set(digests)) == len(digests) and all(
+        re.fullmatch("[0-9a-f]{64}", each) for each in digests
+    )
     monkeypatch.undo()
     assert digest(work("x = 1"), DDPM.model_copy()) == digests[0]
 
@@ -364,7 +461,11 @@ def test_honest_frames_pass():
         ([], 0, "Your code was stopped: it ended the process it ran in"),
         ([FOUND], 0, "Your code was stopped: it ended the process it ran in"),
         ([FOUND, *honest()[:2]], 2, "Your code was stopped: it ended the process it ran in"),
-        ([FOUND, honest()[0], b"nonsense", *honest()[1:]], 1, "Your code was stopped: what it sent cannot be read"),
+        (
+            [FOUND, honest()[0], b"nonsense", *honest()[1:]],
+            1,
+            "Your code was stopped: what it sent cannot be read",
+        ),
         ([FOUND, *honest()[::-1]], 1, "The shape of your answer is"),
         ([b"nonsense", *honest()], 3, ""),
         ([b'{"missing": 3}', *honest()], 3, ""),
@@ -379,7 +480,10 @@ def test_frames_count_for_what_they_show(frames, right, sentence):
 
 def test_why_it_was_stopped_is_told_once():
     found = made_up(FOUND, *honest()[:1], stopped="it ran for more than 1 s")
-    assert found.sentence == "Your code was stopped: it ran for more than 1 s" and found.shown.startswith("case 2, ")
+    assert (
+        found.sentence == "Your code was stopped: it ran for more than 1 s"
+        and found.shown.startswith("case 2, ")
+    )
     assert found.right == 1
 
 

@@ -1,4 +1,6 @@
-"""Every misconception that the course declares, handed in as an answer, is named in the mark and in the feedback."""
+"""Every misconception that the course declares, handed in as an answer, is named in the mark and in
+the feedback.
+"""
 
 import pytest
 
@@ -12,8 +14,8 @@ from course_lib.grading.records import Assignment, Cell, Work
 DECLARED = [exercise for topic in topics() for exercise in exercises(topic)]
 MOST = max(len(exercise.misconceptions) for exercise in DECLARED)
 
-# A wrong answer of the course may call the reference, which refuses to be called by an answer; so a twin that does
-# not refuse is put in its place, wherever the course's modules look it up.
+# A wrong answer of the course may call the reference, which refuses to be called by an answer; so a
+# twin that does not refuse is put in its place, wherever the course's modules look it up.
 CELL = """\
 import sys, types
 from course_lib.classroom import exercise
@@ -41,7 +43,9 @@ def notebook(k):
     for exercise in DECLARED:
         if k < len(exercise.misconceptions):
             parameters = ", ".join(exercise.draw(0)[0])
-            source = CELL.format(id=exercise.id, name=list(exercise.misconceptions)[k], parameters=parameters)
+            source = CELL.format(
+                id=exercise.id, name=list(exercise.misconceptions)[k], parameters=parameters
+            )
             yield Cell(name=f"{exercise.id}, cell 1", source=source)
 
 
@@ -50,7 +54,10 @@ def grades():
     """A grade for each k."""
     assignment = Assignment(topics=tuple(topics()), quizzes=False, seed=5)
     with Jail() as jail:
-        return [mark(Work(student=f"{k}", cells=tuple(notebook(k))), assignment, jail) for k in range(MOST)]
+        return [
+            mark(Work(student=f"{k}", cells=tuple(notebook(k))), assignment, jail)
+            for k in range(MOST)
+        ]
 
 
 @pytest.mark.parametrize("exercise", DECLARED, ids=lambda exercise: exercise.id)

@@ -15,7 +15,9 @@ def code(source, **fields):
 
 def four(*cells, **fields):
     """The bytes of a notebook of format 4."""
-    return json.dumps({"cells": list(cells), "metadata": {}, "nbformat": 4, "nbformat_minor": 5, **fields}).encode()
+    return json.dumps(
+        {"cells": list(cells), "metadata": {}, "nbformat": 4, "nbformat_minor": 5, **fields}
+    ).encode()
 
 
 def three(*sheets, **fields):
@@ -36,7 +38,9 @@ def test_a_notebook_of_the_course_is_read_cell_by_cell(path):
 
 
 def test_a_source_is_a_text_or_a_list_of_lines():
-    assert read_notebook(four(code("a = 1\nb = 2"), TEXT, code(["a = 1\n", "b = 2"]), code([]), code(""))) == [
+    assert read_notebook(
+        four(code("a = 1\nb = 2"), TEXT, code(["a = 1\n", "b = 2"]), code([]), code(""))
+    ) == [
         "a = 1\nb = 2",
         None,
         "a = 1\nb = 2",
@@ -48,7 +52,11 @@ def test_a_source_is_a_text_or_a_list_of_lines():
 def test_format_3_keeps_its_code_in_the_input_of_its_worksheets():
     old = {"cell_type": "code", "input": ["x = 1\n", "y = 2"], "language": "python", "outputs": []}
     heading = {"cell_type": "heading", "level": 1, "source": "A title"}
-    assert read_notebook(three([heading, old], [old | {"input": "z = 3"}])) == [None, "x = 1\ny = 2", "z = 3"]
+    assert read_notebook(three([heading, old], [old | {"input": "z = 3"}])) == [
+        None,
+        "x = 1\ny = 2",
+        "z = 3",
+    ]
 
 
 @pytest.mark.parametrize("number", [None, "4", 4.0, 4.2, [], 10**400])
@@ -68,7 +76,16 @@ def test_encodings_that_say_what_they_are_are_read(encoding):
 
 @pytest.mark.parametrize(
     "cell",
-    [None, 3, "x", [], {}, {"cell_type": "code"}, {"source": "x"}, {"cell_type": ["code"], "source": "x"}]
+    [
+        None,
+        3,
+        "x",
+        [],
+        {},
+        {"cell_type": "code"},
+        {"source": "x"},
+        {"cell_type": ["code"], "source": "x"},
+    ]
     + [code(source) for source in (None, 3, {"a": 1}, ["x", 3], [["x"]], ["x", None], True)],
 )
 def test_a_malformed_cell_costs_itself_alone(cell):
@@ -82,14 +99,20 @@ def test_a_malformed_worksheet_costs_itself_alone(sheet):
     assert read_notebook(data.encode()) == ["a"]
 
 
-@pytest.mark.parametrize(("written", "read"), [("\\ud800", "\ufffd"), ("\\udc00\\ud800", "\ufffd\ufffd")])
+@pytest.mark.parametrize(
+    ("written", "read"), [("\\ud800", "\ufffd"), ("\\udc00\\ud800", "\ufffd\ufffd")]
+)
 def test_lone_surrogates_are_replaced(written, read):
-    (source,) = read_notebook(b'{"cells": [{"cell_type": "code", "source": "s = \'%s\'"}]}' % written.encode())
+    (source,) = read_notebook(
+        b'{"cells": [{"cell_type": "code", "source": "s = \'%s\'"}]}' % written.encode()
+    )
     assert source == f"s = '{read}'" and source.encode("utf-8")
 
 
 def test_a_pair_of_surrogates_is_its_character():
-    assert read_notebook(b'{"cells": [{"cell_type": "code", "source": "\\ud83d\\ude00"}]}') == ["\U0001f600"]
+    assert read_notebook(b'{"cells": [{"cell_type": "code", "source": "\\ud83d\\ude00"}]}') == [
+        "\U0001f600"
+    ]
 
 
 def test_a_nul_is_replaced_because_no_code_can_hold_one():
@@ -101,7 +124,9 @@ def test_of_keys_that_stand_twice_the_last_one_counts():
     assert read_notebook(f'{{"cells": [], "cells": {cells}}}'.encode()) == ["b"]
 
 
-@pytest.mark.parametrize("value", ["NaN", "-Infinity", "1e999999999", "9" * 5000, "-" + "9" * 5000, "1" * 10**6])
+@pytest.mark.parametrize(
+    "value", ["NaN", "-Infinity", "1e999999999", "9" * 5000, "-" + "9" * 5000, "1" * 10**6]
+)
 def test_numbers_beyond_bounds_are_no_hindrance(value):
     cells = f'[{{"cell_type": "code", "source": "x", "execution_count": {value}}}]'
     assert read_notebook(f'{{"nbformat": {value}, "cells": {cells}}}'.encode()) == ["x"]
@@ -125,14 +150,23 @@ def test_numbers_beyond_bounds_are_no_hindrance(value):
         (b'{"cells": {"0": 1}, "worksheets": 3}', "has no list of cells"),
         (three([code("x")], nbformat=2), "is a notebook of format 2; formats 3 and 4 are read"),
         (four(code("x"), nbformat=5), "is a notebook of format 5; formats 3 and 4 are read"),
-        (b'{"cells": ' + b"[" * 101 + b"]" * 101 + b"}", "is nested more than 100 deep, the most that is read"),
+        (
+            b'{"cells": ' + b"[" * 101 + b"]" * 101 + b"}",
+            "is nested more than 100 deep, the most that is read",
+        ),
         (b"[" * 10**6, "is nested more than 100 deep, the most that is read"),
         (b'{"a":' * 10**5, "is nested more than 100 deep, the most that is read"),
         (four(*[TEXT] * 5001), "has 5,001 cells; at most 5,000 are read"),
-        (four(code("é" * 500_000), code("x")), "holds 1,000,001 bytes of code; at most 1,000,000 are read"),
+        (
+            four(code("é" * 500_000), code("x")),
+            "holds 1,000,001 bytes of code; at most 1,000,000 are read",
+        ),
         (
             b"[" + b"[]," * 500_000 + b"0]",
-            "holds more than 1,000,000 commas and brackets, the most that are read; clear its outputs",
+            (
+                "holds more than 1,000,000 commas and brackets, the most that are read; clear its"
+                " outputs"
+            ),
         ),
     ],
 )
@@ -146,7 +180,10 @@ def test_the_limits_themselves_are_within_bounds():
     assert len(read_notebook(four(*[TEXT] * notebook.CELLS))) == notebook.CELLS
     assert read_notebook(four(code("x" * notebook.CODE_BYTES))) == ["x" * notebook.CODE_BYTES]
     deep = b"[" * 98 + b"]" * 98
-    assert read_notebook(b'{"cells": [%s, {"cell_type": "code", "source": "x"}]}' % deep) == [None, "x"]
+    assert read_notebook(b'{"cells": [%s, {"cell_type": "code", "source": "x"}]}' % deep) == [
+        None,
+        "x",
+    ]
     assert read_notebook(four(code("x", outputs=["," * 900_000]))) == ["x"]
 
 

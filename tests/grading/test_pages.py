@@ -16,16 +16,25 @@ from course_lib.grading.records import ExerciseMark, Grade, QuestionMark, QuizMa
 from course_lib.grading.submissions import slug
 
 ATTACK = (
-    "</style></title><script>alert(1)</script><img src=x onerror=alert(1)>\" onclick='alert(1)' \u202e\x1b[31m`&lt;"
+    "</style></title><script>alert(1)</script><img src=x onerror=alert(1)>\" onclick='alert(1)'"
+    " \u202e\x1b[31m`&lt;"
 )
-TAGS = "a article aside b bdi body br circle code dd desc details div dl dt footer g h1 h2 h3 head header html li line "
-TAGS += "main meta ol p path pre rect section span style summary svg table tbody td text th thead title tr ul wbr"
+TAGS = (
+    "a article aside b bdi body br circle code dd desc details div dl dt footer g h1 h2 h3 head"
+    " header html li line "
+)
+TAGS += (
+    "main meta ol p path pre rect section span style summary svg table tbody td text th thead title"
+    " tr ul wbr"
+)
 
 
 def exercise_mark(id="ddpm.q_sample", status="passed", points=2, **more):
     earned = float(points) if status == "passed" else 0.0
     cases = {"right": 3 if status == "passed" else 0, "cases": 3}
-    return ExerciseMark(**{"id": id, "status": status, "points": points, "earned": earned, **cases, **more})
+    return ExerciseMark(
+        **{"id": id, "status": status, "points": points, "earned": earned, **cases, **more}
+    )
 
 
 def question(id="jump", status="wrong", prompt="What is x?", **more):
@@ -34,7 +43,13 @@ def question(id="jump", status="wrong", prompt="What is x?", **more):
 
 def grade(student="Ada Moreau", *marks, **more):
     return Grade(
-        **{"student": student, "files": ("01.ipynb",), "digest": "0", "exercises": marks or (exercise_mark(),), **more}
+        **{
+            "student": student,
+            "files": ("01.ipynb",),
+            "digest": "0",
+            "exercises": marks or (exercise_mark(),),
+            **more,
+        }
     )
 
 
@@ -79,29 +94,43 @@ def hostile():
         misconception=ATTACK,
         id=f"ddpm.{ATTACK}",
     )
-    quiz = QuizMark(topic=ATTACK, questions=(question(prompt=ATTACK, given=ATTACK, feedback=ATTACK),), note=ATTACK)
-    return grade(ATTACK, mark, quizzes=(quiz,), notes=(ATTACK,), files=(ATTACK,), details={ATTACK: ATTACK})
+    quiz = QuizMark(
+        topic=ATTACK,
+        questions=(question(prompt=ATTACK, given=ATTACK, feedback=ATTACK),),
+        note=ATTACK,
+    )
+    return grade(
+        ATTACK, mark, quizzes=(quiz,), notes=(ATTACK,), files=(ATTACK,), details={ATTACK: ATTACK}
+    )
 
 
 # ------------------------------------------------------------------------------------------------- text
 
 
-@pytest.mark.parametrize("draw", [feedback_page, lambda grade: class_page([grade])], ids=["feedback", "class"])
+@pytest.mark.parametrize(
+    "draw", [feedback_page, lambda grade: class_page([grade])], ids=["feedback", "class"]
+)
 def test_an_attack_in_every_field_is_only_read(draw):
     page = draw(hostile())
     found = Tags(page)
     assert found.tags <= set(TAGS.split())
-    assert not {name for name in found.attributes if name.startswith("on") or name in ("src", "xlink:href")}
+    assert not {
+        name for name in found.attributes if name.startswith("on") or name in ("src", "xlink:href")
+    }
     assert "<script>alert(1)</script>" in found.words
     assert "\u202e" not in page and "\x1b" not in page
     assert "\\u202e\\x1b[31m" in found.words
 
 
 @settings(max_examples=150, deadline=None)
-@given(st.lists(st.text(st.characters(exclude_categories=["Cs"]), max_size=40), min_size=6, max_size=6))
+@given(
+    st.lists(st.text(st.characters(exclude_categories=["Cs"]), max_size=40), min_size=6, max_size=6)
+)
 def test_no_text_of_a_student_becomes_markup(texts):
     a, b, c, d, e, f = texts
-    mark = exercise_mark(status="wrong", sentence=a, shown=b, lines=((c, 1, d),), printed=e, notes=(f,))
+    mark = exercise_mark(
+        status="wrong", sentence=a, shown=b, lines=((c, 1, d),), printed=e, notes=(f,)
+    )
     quiz = QuizMark(topic="ddpm", questions=(question(prompt=a, given=b, feedback=c),), note=d)
     one = grade(e, mark, quizzes=(quiz,), notes=(a, f), files=(c,))
     for page in (feedback_page(one), class_page([one])):
@@ -139,7 +168,8 @@ def test_backticks_mark_code_and_cannot_open_a_tag():
 
 
 @pytest.mark.parametrize(
-    ("value", "shown"), [(2, "2"), (0, "0"), (0.0, "0"), (1.5, "1.5"), (4 / 3, "1.33"), (100.0, "100")]
+    ("value", "shown"),
+    [(2, "2"), (0, "0"), (0.0, "0"), (1.5, "1.5"), (4 / 3, "1.33"), (100.0, "100")],
 )
 def test_a_number_has_the_decimals_it_needs(value, shown):
     assert number(value) == shown
@@ -148,8 +178,17 @@ def test_a_number_has_the_decimals_it_needs(value, shown):
 # -------------------------------------------------------------------------------------------- every page
 
 MIXED = [
-    grade("Ada", exercise_mark(), exercise_mark("ddpm.normal_kl", "wrong", misconception="reversed", sentence="No.")),
-    grade("Bao", exercise_mark(status="missing"), exercise_mark("ddpm.normal_kl", "not attempted"), notes=("Cut.",)),
+    grade(
+        "Ada",
+        exercise_mark(),
+        exercise_mark("ddpm.normal_kl", "wrong", misconception="reversed", sentence="No."),
+    ),
+    grade(
+        "Bao",
+        exercise_mark(status="missing"),
+        exercise_mark("ddpm.normal_kl", "not attempted"),
+        notes=("Cut.",),
+    ),
 ]
 PAGES = {
     "feedback": lambda: feedback_page(MIXED[0]),
@@ -164,7 +203,9 @@ every_page = pytest.mark.parametrize("draw", PAGES.values(), ids=list(PAGES))
 @every_page
 def test_a_page_needs_nothing_but_itself(draw):
     page = draw()
-    outside = re.findall(r"https?:|//|<[^>]*src=|url\(|@import|<script|<link|<iframe|javascript:", page)
+    outside = re.findall(
+        r"https?:|//|<[^>]*src=|url\(|@import|<script|<link|<iframe|javascript:", page
+    )
     assert outside == []
     policy = "default-src 'none'; style-src 'unsafe-inline'"
     assert f'<meta http-equiv="Content-Security-Policy" content="{policy}">' in page
@@ -188,15 +229,27 @@ def test_no_name_of_a_part_is_used_twice(draw):
 
 def test_text_is_readable_in_both_schemes():
     schemes = [
-        dict(re.findall(r"--([\w-]+):(#\w+)", block)) for block in re.findall(r":root\{(.*?)\}", STYLE, re.S)
+        dict(re.findall(r"--([\w-]+):(#\w+)", block))
+        for block in re.findall(r":root\{(.*?)\}", STYLE, re.S)
     ]
     assert len(schemes) == 2
-    pairs = [("ink", "paper"), ("ink", "raised"), ("calm", "paper"), ("calm", "raised"), ("calm", "rest")]
+    pairs = [
+        ("ink", "paper"),
+        ("ink", "raised"),
+        ("calm", "paper"),
+        ("calm", "raised"),
+        ("calm", "rest"),
+    ]
     pairs += [("accent", "paper"), ("accent", "raised")]
     pairs += [(f"on-{kind}", kind) for kind in ("passed", "partly", "wrong", "idle")]
     for scheme in schemes:
         for ink, paper in pairs:
-            assert contrast(scheme[ink], scheme[paper]) >= 4.5, (ink, paper, scheme[ink], scheme[paper])
+            assert contrast(scheme[ink], scheme[paper]) >= 4.5, (
+                ink,
+                paper,
+                scheme[ink],
+                scheme[paper],
+            )
 
 
 def contrast(a, b):
@@ -208,12 +261,17 @@ def contrast(a, b):
 def luminance(colour):
     digits = colour[1:] if len(colour) == 7 else "".join(2 * digit for digit in colour[1:])
     parts = [int(digits[i : i + 2], 16) / 255 for i in (0, 2, 4)]
-    linear = [part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts]
+    linear = [
+        part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts
+    ]
     return sum(weight * part for weight, part in zip((0.2126, 0.7152, 0.0722), linear, strict=True))
 
 
 def test_the_pages_can_be_imported_without_torch():
-    code = "import sys, course_lib.grading.pages, course_lib.grading.exports; sys.exit('torch' in sys.modules)"
+    code = (
+        "import sys, course_lib.grading.pages, course_lib.grading.exports; sys.exit('torch' in"
+        " sys.modules)"
+    )
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
 
 
@@ -262,11 +320,17 @@ def test_a_quiz_shows_what_was_wrong_and_folds_the_rest():
         question("c", "not answered", "Left out?"),
         question("d", "changed", "New wording?", feedback="The question has changed."),
     )
-    page = feedback_page(grade("Ada", quizzes=(QuizMark(topic="ddpm", questions=questions, note="one is odd"),)))
+    page = feedback_page(
+        grade("Ada", quizzes=(QuizMark(topic="ddpm", questions=questions, note="one is odd"),))
+    )
     quiz = section(page, "Quiz on ddpm")
     unfolded = re.sub("<details>.*?</details>", "", quiz)
     assert "1 of 4 questions right" in unfolded and "One is odd." in unfolded
-    assert "Wrong one?" in unfolded and "You answered: 42" in unfolded and "Take the <code>root</code>." in unfolded
+    assert (
+        "Wrong one?" in unfolded
+        and "You answered: 42" in unfolded
+        and "Take the <code>root</code>." in unfolded
+    )
     assert "New wording?" in unfolded and "The question has changed." in unfolded
     assert "Right one?" not in unfolded and "Left out?" not in unfolded
     assert "1 answered right" in quiz and "1 not answered" in quiz
@@ -277,30 +341,50 @@ def test_a_quiz_shows_what_was_wrong_and_folds_the_rest():
 
 def bars(page):
     """The histogram's bars: {"60 to 70 %": students}."""
-    drawing = next(svg for svg in re.findall(r"<svg.*?</svg>", page, re.S) if "Distribution of the totals" in svg)
+    drawing = next(
+        svg
+        for svg in re.findall(r"<svg.*?</svg>", page, re.S)
+        if "Distribution of the totals" in svg
+    )
     titles = [node.text for node in ET.fromstring(drawing).findall("./g/title")]
     return {name: int(n) for name, n in (title.split(": ") for title in titles)}
 
 
 def test_the_histogram_counts_every_student_once():
-    students = [grade(f"s{i}", exercise_mark(points=20, status="wrong", earned=float(i))) for i in range(21)]
+    students = [
+        grade(f"s{i}", exercise_mark(points=20, status="wrong", earned=float(i))) for i in range(21)
+    ]
     found = bars(class_page(students))
     assert found == {f"{10 * i} to {10 * i + 10} %": 2 + (i == 9) for i in range(10)}
 
 
 @pytest.mark.parametrize(
     ("earned", "points", "bar"),
-    [(0.0, 20, "0 to 10 %"), (6.0, 20, "30 to 40 %"), (0.3, 3, "10 to 20 %"), (20.0, 20, "90 to 100 %")],
+    [
+        (0.0, 20, "0 to 10 %"),
+        (6.0, 20, "30 to 40 %"),
+        (0.3, 3, "10 to 20 %"),
+        (20.0, 20, "90 to 100 %"),
+    ],
 )
 def test_a_total_on_the_edge_belongs_to_the_upper_bar(earned, points, bar):
-    assert bars(class_page([grade("Ada", exercise_mark(points=points, status="wrong", earned=earned))])) == {bar: 1}
+    assert bars(
+        class_page([grade("Ada", exercise_mark(points=points, status="wrong", earned=earned))])
+    ) == {bar: 1}
 
 
 def test_median_and_mean_are_those_of_the_totals():
     said = words(
-        class_page([grade(f"s{i}", exercise_mark(status="wrong", earned=e)) for i, e in enumerate((0.0, 0.5, 2.0))])
+        class_page(
+            [
+                grade(f"s{i}", exercise_mark(status="wrong", earned=e))
+                for i, e in enumerate((0.0, 0.5, 2.0))
+            ]
+        )
     )
-    assert "Median 0.5 of 2 points Mean 0.83 of 2 points Lowest to highest 0 to 2 of 2 points" in said
+    assert (
+        "Median 0.5 of 2 points Mean 0.83 of 2 points Lowest to highest 0 to 2 of 2 points" in said
+    )
 
 
 def test_the_hardest_exercise_comes_first():
@@ -315,33 +399,53 @@ def test_the_hardest_exercise_comes_first():
 
 def test_misconceptions_are_counted_and_told_in_the_courses_own_words():
     wrong = [("ddpm.q_sample", "swapped")] * 2 + [("ddpm.normal_kl", "reversed")] * 3
-    students = [grade(f"s{i}", exercise_mark(id, "wrong", misconception=name)) for i, (id, name) in enumerate(wrong)]
+    students = [
+        grade(f"s{i}", exercise_mark(id, "wrong", misconception=name))
+        for i, (id, name) in enumerate(wrong)
+    ]
     page = class_page(students)
     said = words(section(page, "What was misunderstood"))
     first, second = (find(id).misconceptions[name].sentence for id, name in (wrong[-1], wrong[0]))
     assert said.index(first) < said.index(second)
     assert "3 of 5" in said and "2 of 5" in said
-    assert "The commonest misconception is reversed in ddpm.normal_kl, shown by 3 of 5." in words(page)
+    assert "The commonest misconception is reversed in ddpm.normal_kl, shown by 3 of 5." in words(
+        page
+    )
 
 
 @pytest.mark.parametrize("id", ["ddpm.q_sample", "ddpm.gone", "gone.gone", "gone"])
 def test_a_misconception_that_the_course_does_not_declare_keeps_the_sentence_it_was_marked_with(id):
-    page = class_page([grade("Ada", exercise_mark(id, "wrong", misconception="gone", sentence="As it was."))])
+    page = class_page(
+        [grade("Ada", exercise_mark(id, "wrong", misconception="gone", sentence="As it was."))]
+    )
     assert "As it was." in words(section(page, "What was misunderstood"))
 
 
 def test_every_declared_misconception_can_be_shown():
-    names = [(e.id, name, m.sentence) for e in exercises("ddpm") for name, m in e.misconceptions.items()]
-    marks = [grade(f"s{i}", exercise_mark(id, "wrong", misconception=name)) for i, (id, name, _) in enumerate(names)]
+    names = [
+        (e.id, name, m.sentence) for e in exercises("ddpm") for name, m in e.misconceptions.items()
+    ]
+    marks = [
+        grade(f"s{i}", exercise_mark(id, "wrong", misconception=name))
+        for i, (id, name, _) in enumerate(names)
+    ]
     said = words(class_page(marks).replace("<code>", "`").replace("</code>", "`"))
     assert [sentence for _, _, sentence in names if sentence not in said] == []
 
 
 def test_the_quiz_questions_most_often_wrong_come_first():
-    statuses = {"a": "right right wrong", "b": "wrong wrong right", "c": "right right right", "d": "not_answered " * 3}
+    statuses = {
+        "a": "right right wrong",
+        "b": "wrong wrong right",
+        "c": "right right right",
+        "d": "not_answered " * 3,
+    }
     students = []
     for i in range(3):
-        asked = [question(id, all.split()[i].replace("_", " "), f"Question {id}?") for id, all in statuses.items()]
+        asked = [
+            question(id, all.split()[i].replace("_", " "), f"Question {id}?")
+            for id, all in statuses.items()
+        ]
         students.append(grade(f"s{i}", quizzes=(QuizMark(topic="ddpm", questions=tuple(asked)),)))
     said = words(section(class_page(students), "Quiz questions most often answered wrong"))
     assert said.index("Question b? 2 of 3 answers") < said.index("Question a? 1 of 3 answers")
@@ -351,7 +455,9 @@ def test_the_quiz_questions_most_often_wrong_come_first():
 def test_students_are_linked_to_their_feedback_and_sorted_by_name():
     page = class_page([grade("bao / ../x"), grade("Zoë <b>"), grade("Ada")])
     hrefs = re.findall(r'<a href="([^"]*)"', section(page, "Students"))
-    assert hrefs == [f"students/{slug(name)}/feedback.html" for name in ("Ada", "bao / ../x", "Zoë <b>")]
+    assert hrefs == [
+        f"students/{slug(name)}/feedback.html" for name in ("Ada", "bao / ../x", "Zoë <b>")
+    ]
 
 
 def test_a_slug_cannot_break_out_of_its_link(monkeypatch):
@@ -365,13 +471,17 @@ def test_notes_are_listed_for_the_students_who_have_some():
 
 
 def test_students_of_whom_nothing_could_be_read_count_in_no_figure():
-    absent = grade("Cleo", exercise_mark(status="missing"), files=(), notes=("Nothing was handed in.",))
+    absent = grade(
+        "Cleo", exercise_mark(status="missing"), files=(), notes=("Nothing was handed in.",)
+    )
     page = class_page([grade("Ada", exercise_mark()), absent])
     said = words(page)
     assert "The figures leave out 1 student who handed in nothing that could be read." in said
     assert bars(page) == {"90 to 100 %": 1}
     assert "Every point of every exercise was earned." in said and "Marked 1 of 2 students" in said
-    assert "Cleo" in words(section(page, "Students")) and "Cleo" in words(section(page, "Submissions with notes"))
+    assert "Cleo" in words(section(page, "Students")) and "Cleo" in words(
+        section(page, "Submissions with notes")
+    )
 
 
 def test_a_class_of_absent_students_has_no_figures_and_a_list():
@@ -390,7 +500,8 @@ def test_the_order_in_which_grades_come_does_not_matter():
     draw = random.Random(0)
     statuses = ("passed", "wrong", "missing")
     students = [
-        grade(f"s{i}", *(exercise_mark(e.id, draw.choice(statuses)) for e in exercises("ddpm"))) for i in range(30)
+        grade(f"s{i}", *(exercise_mark(e.id, draw.choice(statuses)) for e in exercises("ddpm")))
+        for i in range(30)
     ]
     page = class_page(students)
     assert page == class_page(students[::-1]) == class_page(draw.sample(students, 30))

@@ -1,4 +1,6 @@
-"""From a notebook's cells to one answer: which definition counts, and which statements come along with it."""
+"""From a notebook's cells to one answer: which definition counts, and which statements come along
+with it.
+"""
 
 import builtins
 import sys
@@ -14,7 +16,9 @@ newer = pytest.mark.skipif(sys.version_info < (3, 12), reason="the syntax came w
 
 
 def notebook(*sources):
-    return Notebook.parse(Cell(name=f"cell {n}", source=dedent(source)) for n, source in enumerate(sources, 1))
+    return Notebook.parse(
+        Cell(name=f"cell {n}", source=dedent(source)) for n, source in enumerate(sources, 1)
+    )
 
 
 def marked(definition, id=ID):
@@ -36,7 +40,10 @@ def came_along(*sources, passed=()):
     """The first lines of the statements that come along with the answer."""
     program = notebook(*sources).program(ID, passed)
     lines = [dedent(source).splitlines() for source in sources]
-    return [lines[int(s.cell.removeprefix("cell ")) - 1][s.node.lineno - 1].strip() for s in program.needed]
+    return [
+        lines[int(s.cell.removeprefix("cell ")) - 1][s.node.lineno - 1].strip()
+        for s in program.needed
+    ]
 
 
 # ---------------------------------------------------------------------------------- the definition that counts
@@ -57,11 +64,15 @@ def came_along(*sources, passed=()):
     ],
 )
 def test_the_decorator_is_known_in_every_spelling(decorator):
-    found = notebook("from course_lib.classroom import exercise as task", f"{decorator}\ndef f():\n    return 7")
+    found = notebook(
+        "from course_lib.classroom import exercise as task", f"{decorator}\ndef f():\n    return 7"
+    )
     assert found.program(ID).execute(courses)() == 7
 
 
-@pytest.mark.parametrize("decorator", ['@other("chapter.answer")', "@exercise", "@exercise(ID)", '@exercise("a", "b")'])
+@pytest.mark.parametrize(
+    "decorator", ['@other("chapter.answer")', "@exercise", "@exercise(ID)", '@exercise("a", "b")']
+)
 def test_another_decorator_is_no_mark_of_an_answer(decorator):
     with pytest.raises(NoAnswer):
         notebook(f"{decorator}\ndef f():\n    return 7").program(ID)
@@ -86,16 +97,29 @@ def test_an_async_function_is_an_answer():
 
 
 def test_the_last_of_several_answers_counts_and_the_student_is_told():
-    cells = [marked("def f(): return 1"), "x = 1", marked("def f(): return 2"), marked("def g(): return 3")]
+    cells = [
+        marked("def f(): return 1"),
+        "x = 1",
+        marked("def f(): return 2"),
+        marked("def g(): return 3"),
+    ]
     program = notebook(*cells).program(ID)
     assert program.execute(courses)() == 3
     assert program.notes == (
-        "Your notebook answers this 3 times; the last one counts, in cell 4, not the one in cell 1, cell 3.",
+        (
+            "Your notebook answers this 3 times; the last one counts, in cell 4, not the one in"
+            " cell 1, cell 3."
+        ),
     )
 
 
 def test_one_answer_needs_no_note():
-    assert notebook(marked("def f(): return 1"), marked("def g(): return 1", "chapter.g")).program(ID).notes == ()
+    assert (
+        notebook(marked("def f(): return 1"), marked("def g(): return 1", "chapter.g"))
+        .program(ID)
+        .notes
+        == ()
+    )
 
 
 def test_a_stub_is_an_answer():
@@ -115,10 +139,19 @@ def test_a_syntax_error_costs_its_own_cell_alone():
 @pytest.mark.parametrize(
     ("source", "why"),
     [
-        ("\n\n@exercise('chapter.answer')\ndef f(x):\n    return (x", r"'\(' was never closed \(line 5\)\."),
-        ("@exercise(id='chapter.answer')\ndef f(x):\nreturn x", r"expected an indented block .* \(line 3\)\."),
+        (
+            "\n\n@exercise('chapter.answer')\ndef f(x):\n    return (x",
+            r"'\(' was never closed \(line 5\)\.",
+        ),
+        (
+            "@exercise(id='chapter.answer')\ndef f(x):\nreturn x",
+            r"expected an indented block .* \(line 3\)\.",
+        ),
         ("@room.exercise(\n    'chapter.answer')\ndef f(x) return x", r"expected ':' \(line 3\)\."),
-        ("@exercise('chapter.answer')\ndef f(x): return " + "(" * 500 + ")" * 500, r"too many nested parentheses"),
+        (
+            "@exercise('chapter.answer')\ndef f(x): return " + "(" * 500 + ")" * 500,
+            r"too many nested parentheses",
+        ),
         ("@exercise('chapter.answer')\ndef f(x): return '\x00'", r"null bytes"),
         ("@exercise('chapter.answer')\ndef f(x): return '\ud800'", r"surrogates not allowed"),
     ],
@@ -131,11 +164,15 @@ def test_an_answer_that_cannot_be_read_is_told_with_cell_and_line(source, why):
 def test_a_broken_answer_leaves_an_earlier_one_and_is_told():
     program = notebook(marked("def f(): return 1"), marked("def f(: return 2")).program(ID)
     assert program.execute(courses)() == 1
-    assert len(program.notes) == 1 and program.notes[0].startswith("The answer in cell 2 was left out: ")
+    assert len(program.notes) == 1 and program.notes[0].startswith(
+        "The answer in cell 2 was left out: "
+    )
 
 
 def test_code_that_is_parsed_but_never_compiled_is_an_error_of_that_answer():
-    found = notebook(marked("def f(x, x):\n    return x"), marked("def g(): return 2", "chapter.other"))
+    found = notebook(
+        marked("def f(x, x):\n    return x"), marked("def g(): return 2", "chapter.other")
+    )
     with pytest.raises(SyntaxError, match=r"duplicate argument 'x'.*\(cell 1, line 2\)"):
         found.program(ID).execute(courses)
     assert found.program("chapter.other").execute(courses)() == 2
@@ -154,12 +191,16 @@ def test_a_very_long_sum_costs_at_most_what_uses_it(terms):
 
 
 def test_a_name_without_the_decorator_is_told():
-    with pytest.raises(NoAnswer, match=r'^`answer` in cell 2 does not count without @exercise\("chapter.answer"\)'):
+    with pytest.raises(
+        NoAnswer, match=r'^`answer` in cell 2 does not count without @exercise\("chapter.answer"\)'
+    ):
         notebook("x = 1", "def answer():\n    return 1").program(ID)
 
 
 def test_no_answer_at_all_is_told():
-    with pytest.raises(NoAnswer, match=r'^No definition with @exercise\("chapter.answer"\) above it was found\.$'):
+    with pytest.raises(
+        NoAnswer, match=r'^No definition with @exercise\("chapter.answer"\) above it was found\.$'
+    ):
         notebook("x = 1", marked("def f(): return 1", "chapter.other")).program(ID)
     with pytest.raises(NoAnswer):
         notebook().program(ID)
@@ -192,7 +233,9 @@ def test_magics_are_taken_out_of_the_way(source):
     assert call(source.format(marked("def f():\n    return 7"))) == 7
 
 
-@pytest.mark.parametrize("magic", ["%%bash", "%%html", "%%javascript", "%%writefile f.py", "%%latex", "%%unknown"])
+@pytest.mark.parametrize(
+    "magic", ["%%bash", "%%html", "%%javascript", "%%writefile f.py", "%%latex", "%%unknown"]
+)
 def test_a_cell_in_another_language_holds_no_answer(magic):
     found = notebook(f"{magic}\n" + marked("def f(): return 7"))
     assert not found.broken
@@ -200,13 +243,18 @@ def test_a_cell_in_another_language_holds_no_answer(magic):
         found.program(ID)
 
 
-@pytest.mark.parametrize("first", ["%%time", "%matplotlib inline", "!ls", "\n\n!ls", "import math", "\n%%time"])
+@pytest.mark.parametrize(
+    "first", ["%%time", "%matplotlib inline", "!ls", "\n\n!ls", "import math", "\n%%time"]
+)
 def test_lines_keep_their_numbers_where_magics_stood(first):
     source = first + "\n" + marked("def f():\n    return 1 / 0")
     with pytest.raises(ZeroDivisionError) as caught:
         call(source)
     last = caught.traceback[-1]
-    assert (str(last.path), last.lineno + 1) == ("cell 1", source.split("\n").index("    return 1 / 0") + 1)
+    assert (str(last.path), last.lineno + 1) == (
+        "cell 1",
+        source.split("\n").index("    return 1 / 0") + 1,
+    )
 
 
 def test_strange_escapes_in_other_cells_print_nothing(capsys):
@@ -308,17 +356,30 @@ def test_a_definition_right_below_the_answer_is_found():
 def test_a_function_reads_its_names_when_it_is_called():
     helper = "def helper(): return n"
     assert call("n = 1", helper, "n = 2", marked("def f(): return helper()")) == 2
-    assert call("n = 1", helper, "m = helper()", "n = 2", marked("def f(): return m, n, helper()")) == (1, 2, 2)
+    assert call(
+        "n = 1", helper, "m = helper()", "n = 2", marked("def f(): return m, n, helper()")
+    ) == (1, 2, 2)
     assert call("n = 1", "helper = lambda: n", "n = 2", marked("def f(): return helper()")) == 2
     kept = "class A:\n    def get(self): return n"
     assert call("n = 1", kept, "a = A()", "n = 2", marked("def f(): return a.get()")) == 2
 
 
 def test_defaults_decorators_bases_and_annotations_are_read_where_they_stand():
-    assert call("n = 1", "def helper(x=n): return x", "n = 2", marked("def f(): return helper(), n")) == (1, 2)
+    assert call(
+        "n = 1", "def helper(x=n): return x", "n = 2", marked("def f(): return helper(), n")
+    ) == (1, 2)
     assert call("n = 1", "class A:\n    m = n", "n = 2", marked("def f(): return A.m, n")) == (1, 2)
-    assert call("B = dict", "class A(B): pass", "B = 3", marked("def f(): return A(a=1)")) == {"a": 1}
-    assert call("n = 2", "def times(m): return lambda g: lambda: m * g()", marked("@times(n)\ndef f(): return 4")) == 8
+    assert call("B = dict", "class A(B): pass", "B = 3", marked("def f(): return A(a=1)")) == {
+        "a": 1
+    }
+    assert (
+        call(
+            "n = 2",
+            "def times(m): return lambda g: lambda: m * g()",
+            marked("@times(n)\ndef f(): return 4"),
+        )
+        == 8
+    )
     helper = "def helper(x: n) -> 'missing': return helper"
     cells = ["n = 2", helper, "n = 3", marked("def f(y: n = n) -> n: return helper(y)")]
     assert call(*cells).__annotations__ == {"x": 2, "return": "missing"}
@@ -341,7 +402,9 @@ def test_what_changes_a_constant_comes_along(change, expected):
     assert call("t = [0, 0, 0]\ni = [1]", change, marked("def f(): return t")) == expected
 
 
-@pytest.mark.parametrize("change", ["c.n.m = 3", "c.n.m += 1", "c.n.m, x = 3, 4", "c.n.d['k'].m = 3\nc.n.m = 3"])
+@pytest.mark.parametrize(
+    "change", ["c.n.m = 3", "c.n.m += 1", "c.n.m, x = 3, 4", "c.n.d['k'].m = 3\nc.n.m = 3"]
+)
 def test_what_sets_an_attribute_comes_along(change):
     make = "from types import SimpleNamespace as S\nc = S(n=S(m=2, d={'k': S()}))"
     assert call(make, change, marked("def f(): return c.n.m")) == 3
@@ -349,11 +412,15 @@ def test_what_sets_an_attribute_comes_along(change):
 
 def test_a_setting_of_a_library_is_not_taken_for_a_constant():
     imports = "from xml import dom as m"
-    program = notebook(f"{imports}\nT = 3", "m.setting = 1", marked("def f(): return m.setting, T")).program(ID)
+    program = notebook(
+        f"{imports}\nT = 3", "m.setting = 1", marked("def f(): return m.setting, T")
+    ).program(ID)
     assert len(program.needed) == 3 and program.outside == {"T"}
 
 
-@pytest.mark.parametrize("change", ["m.pi = 1 / 0", "m.a.b = 1 / 0", "m.a[0] = 1 / 0", "if True:\n    m.pi = 1 / 0"])
+@pytest.mark.parametrize(
+    "change", ["m.pi = 1 / 0", "m.a.b = 1 / 0", "m.a[0] = 1 / 0", "if True:\n    m.pi = 1 / 0"]
+)
 def test_what_is_set_in_a_module_stays_with_the_student(change):
     assert call("import math as m", change, marked("def f(): return round(m.pi)")) == 3
 
@@ -364,20 +431,30 @@ def test_a_name_that_is_a_module_for_a_while_can_be_changed():
 
 def test_what_the_answer_takes_from_outside_are_assignments_alone():
     answer = marked("def f(c): return helper() + math.pi + c")
-    program = notebook("import math\na, b = 1, 2\nc = 5", "def helper(): return a", answer).program(ID)
+    program = notebook("import math\na, b = 1, 2\nc = 5", "def helper(): return a", answer).program(
+        ID
+    )
     assert program.outside == {"a"}
 
 
 def test_star_imports_come_along_where_a_name_is_not_defined_otherwise():
-    cells = ["from math import *", "from json import dumps", marked("def f(): return dumps(round(pi))")]
+    cells = [
+        "from math import *",
+        "from json import dumps",
+        marked("def f(): return dumps(round(pi))"),
+    ]
     assert call(*cells) == "3"
     program = notebook(*cells).program(ID)
     assert program.unresolved == {"pi"} and len(program.needed) == 2
-    assert len(notebook("from math import *", marked("def f(): return print")).program(ID).needed) == 0
+    assert (
+        len(notebook("from math import *", marked("def f(): return print")).program(ID).needed) == 0
+    )
 
 
 def test_what_nothing_defines_is_named():
-    program = notebook("for i in range(3):\n    step = i", marked("def f(): return step, len, __name__")).program(ID)
+    program = notebook(
+        "for i in range(3):\n    step = i", marked("def f(): return step, len, __name__")
+    ).program(ID)
     assert program.unresolved == {"step"}
     with pytest.raises(NameError, match="step"):
         program.execute(courses)()
@@ -393,7 +470,13 @@ def test_what_nothing_defines_is_named():
         ("if (n := m) > 1:\n    pass", 7),
         ("try:\n    import nowhere as n\nexcept ImportError:\n    n = 2", 2),
         ("try:\n    import nowhere as n\nexcept ImportError:\n    pass", 1),
-        ("try:\n    x = 1 / 0\nexcept ZeroDivisionError:\n    n = 2\nelse:\n    n = 3\nfinally:\n    n *= 2", 4),
+        (
+            (
+                "try:\n    x = 1 / 0\nexcept ZeroDivisionError:\n    n = 2\nelse:\n    n ="
+                " 3\nfinally:\n    n *= 2"
+            ),
+            4,
+        ),
         ("from contextlib import nullcontext as c\nwith c():\n    n = 2", 2),
         ("from contextlib import nullcontext as c\nwith c(5) as n:\n    pass", 5),
         ("if m:\n    with open('/dev/null') as n:\n        if m:\n            n = 6", 6),
@@ -412,7 +495,14 @@ def test_a_block_that_may_leave_a_name_as_it_was_does_not_take_a_later_one():
     cells = ["import nowhere\nn = nowhere.n", "if False:\n    n = 2", marked("def f(): return n")]
     with pytest.raises(ModuleNotFoundError):
         call(*cells)
-    assert call("try:\n    n = 2\nexcept ValueError:\n    n = 3", marked("def f(): return n"), "n = nowhere()") == 2
+    assert (
+        call(
+            "try:\n    n = 2\nexcept ValueError:\n    n = 3",
+            marked("def f(): return n"),
+            "n = nowhere()",
+        )
+        == 2
+    )
 
 
 # ------------------------------------------------------------------------------------------------------- scopes
@@ -504,7 +594,10 @@ def test_a_global_that_functions_count_in_comes_along():
         "class A:\n    def __call__(self): return m\nclass B(A): pass\nn = B()",
         "k = [i * m for i in (1,)]\ndef n(): return k[0]",
         "k = {'a': m}\nn = lambda: k['a']",
-        "from dataclasses import dataclass\n@dataclass\nclass A:\n    k: int = m\ndef n(): return A().k",
+        (
+            "from dataclasses import dataclass\n@dataclass\nclass A:\n    k: int = m\ndef n():"
+            " return A().k"
+        ),
         "def outer():\n    k = m\n    def n(): return k\n    return n\nn = outer()",
     ],
 )
@@ -516,7 +609,10 @@ def test_recursion_and_mutual_recursion_end():
     assert call(marked("def f(n): return n and n + f(n - 1)"), args=[4]) == 10
     even = "def even(n): return n == 0 or odd(n - 1)\ndef odd(n): return n != 0 and even(n - 1)"
     assert call(even, marked("def f(n): return even(n)"), args=[10]) is True
-    assert call("def helper(n): return f(n - 1)", marked("def f(n): return n and helper(n)"), args=[4]) == 0
+    assert (
+        call("def helper(n): return f(n - 1)", marked("def f(n): return n and helper(n)"), args=[4])
+        == 0
+    )
 
 
 def test_constants_that_need_each_other_end_in_the_error_that_the_notebook_has():
@@ -530,17 +626,25 @@ def test_display_prints_as_it_does_in_a_notebook(capsys):
 
 
 def test_code_behind_the_name_main_is_run_as_in_a_notebook():
-    assert call("if __name__ == '__main__':\n    n = 3", marked("def f(): return n, __name__")) == (3, "__main__")
+    assert call("if __name__ == '__main__':\n    n = 3", marked("def f(): return n, __name__")) == (
+        3,
+        "__main__",
+    )
 
 
 # ----------------------------------------------------------------------------------------- annotations and aliases
 
 
 def test_annotations_from_the_future_need_no_names():
-    cells = ["from __future__ import annotations", marked("def f(x: Missing, y: Tensor[3]) -> Nowhere:\n    return x")]
+    cells = [
+        "from __future__ import annotations",
+        marked("def f(x: Missing, y: Tensor[3]) -> Nowhere:\n    return x"),
+    ]
     assert call(*cells, args=[1, 2]) == 1
     program = notebook(*cells).program(ID)
-    assert program.unresolved == set() and program.execute(courses).__annotations__["x"] == "Missing"
+    assert (
+        program.unresolved == set() and program.execute(courses).__annotations__["x"] == "Missing"
+    )
 
 
 def test_annotations_from_the_future_hold_for_helpers_in_other_cells():
@@ -557,7 +661,9 @@ def test_without_the_future_an_annotation_that_is_not_there_is_an_error():
 
 
 def test_a_generic_alias_comes_along():
-    assert call("Vec = list[float]", marked("def f(x: Vec) -> Vec: return Vec([x])"), args=[3]) == [3]
+    assert call("Vec = list[float]", marked("def f(x: Vec) -> Vec: return Vec([x])"), args=[3]) == [
+        3
+    ]
 
 
 @newer
@@ -608,18 +714,29 @@ def test_an_undecorated_helper_that_uses_another_exercise_gets_the_right_one():
 
 
 def test_an_exercise_that_passed_brings_what_it_needs():
-    cells = ["k = 'k'", marked("def helper(): return k", "chapter.helper"), marked("def f(): return helper()")]
+    cells = [
+        "k = 'k'",
+        marked("def helper(): return k", "chapter.helper"),
+        marked("def f(): return helper()"),
+    ]
     assert call(*cells, passed=["chapter.helper"]) == "k"
 
 
 def test_exercises_that_use_each_other_end():
-    cells = [marked("def helper(n): return f(n - 1)", "chapter.helper"), marked("def f(n): return n and helper(n)")]
+    cells = [
+        marked("def helper(n): return f(n - 1)", "chapter.helper"),
+        marked("def f(n): return n and helper(n)"),
+    ]
     assert call(*cells, passed=["chapter.helper"], args=[5]) == 0
     assert call(*cells, args=[5]) == "the course's chapter.helper"
 
 
 def test_a_wrapped_exercise_is_wrapped_around_the_courses():
-    cells = [HELPER, "import functools\nhelper = functools.cache(helper)", marked("def f(): return helper()")]
+    cells = [
+        HELPER,
+        "import functools\nhelper = functools.cache(helper)",
+        marked("def f(): return helper()"),
+    ]
     assert call(*cells) == "the course's chapter.helper"
     assert call(*cells, passed=["chapter.helper"]) == "my own"
 
@@ -630,6 +747,9 @@ def test_a_later_definition_without_the_decorator_hides_the_exercise():
 
 
 def test_an_earlier_try_at_the_same_answer_never_comes_along():
-    assert call(marked("def f(n): return 'old'"), marked("def f(n): return n and f(n - 1)"), args=[3]) == 0
+    assert (
+        call(marked("def f(n): return 'old'"), marked("def f(n): return n and f(n - 1)"), args=[3])
+        == 0
+    )
     cells = [marked("def first(): return 1"), marked("def f(): return first()")]
     assert notebook(*cells).program(ID).unresolved == {"first"}

@@ -19,7 +19,10 @@ WRONG = {SHAPE: [0], MOVES: [0, 1], TOKENS: 95, LIFE: [1, 0, 2, 3, 4], WHY: [0]}
 def saved(answers, right=False):
     """What the student's file holds after these answers."""
     digests = {question.id: digest(question) for question in BANK.questions}
-    return {i: {"digest": digests[i], "result": {"answer": a, "right": right}} for i, a in answers.items()}
+    return {
+        i: {"digest": digests[i], "result": {"answer": a, "right": right}}
+        for i, a in answers.items()
+    }
 
 
 def marks(stored):
@@ -52,7 +55,11 @@ def test_a_file_that_the_widget_saved_is_marked(course_home):
 def test_the_mark_tells_the_question_the_answer_and_the_feedback_in_plain_text():
     mark = marks(saved(WRONG))
     shape, why = BANK.questions[0], BANK.questions[4]
-    assert mark[SHAPE].prompt == plain(shape.prompt) and "`" in shape.prompt and "`" not in mark[SHAPE].prompt
+    assert (
+        mark[SHAPE].prompt == plain(shape.prompt)
+        and "`" in shape.prompt
+        and "`" not in mark[SHAPE].prompt
+    )
     assert mark[SHAPE].given == "(8, 17, 3, 32, 48)"
     assert mark[SHAPE].feedback == plain(shape.options[0].feedback)
     assert mark[MOVES].feedback.endswith("1 more belongs to the answer.")
@@ -65,14 +72,20 @@ def test_the_mark_tells_the_question_the_answer_and_the_feedback_in_plain_text()
 def test_none_means_that_nothing_was_handed_in():
     mark = mark_quiz("start_here", None)
     assert mark.note == "no quiz answers were handed in" and mark.points == 5
-    assert {(question.status, question.given, question.feedback) for question in mark.questions} == {
-        ("not answered", "", "")
-    }
+    assert {
+        (question.status, question.given, question.feedback) for question in mark.questions
+    } == {("not answered", "", "")}
 
 
 def test_a_question_without_an_answer_is_not_answered():
     mark = mark_quiz("start_here", saved({TOKENS: 96}))
-    assert [question.status == "not answered" for question in mark.questions] == [True, True, False, True, True]
+    assert [question.status == "not answered" for question in mark.questions] == [
+        True,
+        True,
+        False,
+        True,
+        True,
+    ]
     assert mark.earned == 1 and mark.note == ""
     assert mark_quiz("start_here", {}).note == ""
 
@@ -111,7 +124,10 @@ def test_answers_to_unknown_questions_are_counted_in_the_note():
     mark = mark_quiz("start_here", saved(RIGHT) | {"nobody": None})
     assert mark.earned == mark.points == 5
     assert mark.note == "1 saved answer belongs to no question of this quiz"
-    assert mark_quiz("start_here", {"a": 1, "b": 2}).note == "2 saved answers belong to no question of this quiz"
+    assert (
+        mark_quiz("start_here", {"a": 1, "b": 2}).note
+        == "2 saved answers belong to no question of this quiz"
+    )
 
 
 def test_a_topic_without_a_bank_is_refused():
@@ -123,13 +139,23 @@ def test_a_topic_without_a_bank_is_refused():
 
 
 NUMBERS = st.integers() | st.floats() | st.integers(-2, 6) | st.floats(95, 97) | st.just(10**400)
-SCALARS = st.none() | st.booleans() | NUMBERS | st.text(max_size=5) | st.sampled_from(["96", "[1]", "right"])
+SCALARS = (
+    st.none()
+    | st.booleans()
+    | NUMBERS
+    | st.text(max_size=5)
+    | st.sampled_from(["96", "[1]", "right"])
+)
 ANYTHING = st.recursive(
     SCALARS | st.lists(st.integers(-1, 5), max_size=6),
-    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=5), inner, max_size=4),
+    lambda inner: (
+        st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=5), inner, max_size=4)
+    ),
     max_leaves=8,
 )
-CLOSE = st.sampled_from([*RIGHT.values(), [2, 0], [True], [1.0], [1, 1], [[1]], {"0": 1}, (1,), 95.5, 96.6])
+CLOSE = st.sampled_from(
+    [*RIGHT.values(), [2, 0], [True], [1.0], [1, 1], [[1]], {"0": 1}, (1,), 95.5, 96.6]
+)
 CALM = settings(derandomize=True, deadline=None, max_examples=150, database=None)
 WRITTEN = {SHAPE: ["[1]"], MOVES: ["[0, 2]", "[2, 0]"], LIFE: ["[0, 1, 2, 3, 4]"], WHY: ["[1]"]}
 
@@ -153,4 +179,6 @@ def test_a_file_of_junk_raises_nothing_and_earns_nothing(stored):
 def test_only_a_right_answer_in_the_right_form_earns_a_point(answers, flag):
     for name, mark in marks(saved(answers, right=flag)).items():
         assert (mark.status == "right") == deserves(name, answers[name])
-        assert mark.status in ("right", "wrong") and (mark.given != "") == (mark.feedback != MALFORMED)
+        assert mark.status in ("right", "wrong") and (mark.given != "") == (
+            mark.feedback != MALFORMED
+        )

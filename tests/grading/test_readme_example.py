@@ -20,7 +20,9 @@ def test_the_readmes_example_gives_what_the_readme_shows(tmp_path):
         if program == "course":
             program, arguments = "python", ["-m", "course_lib.cli", *arguments]
         arguments = [str(paths.ROOT / a) if a.startswith("docs/") else a for a in arguments]
-        done = subprocess.run([sys.executable, *arguments], cwd=tmp_path, capture_output=True, text=True)
+        done = subprocess.run(
+            [sys.executable, *arguments], cwd=tmp_path, capture_output=True, text=True
+        )
         assert program == "python" and done.returncode == 0, done.stderr
         said += done.stdout
     assert said.endswith(shown)

@@ -77,9 +77,14 @@ def test_a_file_a_folder_and_a_zip_are_one_student_each(tmp_path):
     put(tmp_path, {"cy.zip": packed(("01_ddpm.ipynb", notebook("c")))})
     works = read(tmp_path)
     assert list(works) == ["ada", "Bo", "cy"]
-    assert [(cell.name, cell.source) for cell in works["ada"].cells] == [("cell 2", "a"), ("cell 3", "aa")]
+    assert [(cell.name, cell.source) for cell in works["ada"].cells] == [
+        ("cell 2", "a"),
+        ("cell 3", "aa"),
+    ]
     assert [code(work) for work in works.values()] == [["a", "aa"], ["b"], ["c"]]
-    assert works["ada"].files == ("ada/work/01_ddpm.ipynb",) and works["cy"].files == ("cy.zip/01_ddpm.ipynb",)
+    assert works["ada"].files == ("ada/work/01_ddpm.ipynb",) and works["cy"].files == (
+        "cy.zip/01_ddpm.ipynb",
+    )
     assert not any(work.notes for work in works.values())
 
 
@@ -101,7 +106,9 @@ def test_a_zip_of_a_class_is_read_like_its_folder(tmp_path):
         "ada/.course/no.ipynb": notebook("hidden"),
         "ada/notes.txt": "not read",
     }
-    folder = put(tmp_path / "class", {name: data for name, data in files.items() if not name.endswith("/")})
+    folder = put(
+        tmp_path / "class", {name: data for name, data in files.items() if not name.endswith("/")}
+    )
     (folder / "dee").mkdir()
     put(tmp_path, {"flat.zip": packed(*files.items())})
     put(tmp_path, {"deep.zip": packed(*[(f"week 3/{name}", data) for name, data in files.items()])})
@@ -110,7 +117,10 @@ def test_a_zip_of_a_class_is_read_like_its_folder(tmp_path):
     assert works == read(tmp_path / "flat.zip") == read(tmp_path / "deep.zip")
     assert works["ada"].answers == {"ddpm": ANSWERS} and code(works["ada"]) == ["a", "aa"]
     assert works["dee"].notes == ("No notebook was found in dee.",)
-    assert [cell.name for cell in works["ada"].cells] == ["01_ddpm.ipynb, cell 2", "week 2/02_vit.ipynb, cell 2"]
+    assert [cell.name for cell in works["ada"].cells] == [
+        "01_ddpm.ipynb, cell 2",
+        "week 2/02_vit.ipynb, cell 2",
+    ]
 
 
 def test_one_notebook_is_one_submission(tmp_path):
@@ -120,7 +130,11 @@ def test_one_notebook_is_one_submission(tmp_path):
 
 def test_a_link_that_the_instructor_names_is_followed(tmp_path):
     put(tmp_path, {"real/ada.ipynb": notebook("a"), "z.zip": packed(("ada.ipynb", notebook("a")))})
-    for name, target in {"class": "real", "class.zip": "z.zip", "ada.ipynb": "real/ada.ipynb"}.items():
+    for name, target in {
+        "class": "real",
+        "class.zip": "z.zip",
+        "ada.ipynb": "real/ada.ipynb",
+    }.items():
         (tmp_path / name).symlink_to(tmp_path / target)
         assert code(read(tmp_path / name)["ada"]) == ["a"]
 
@@ -129,10 +143,18 @@ def test_a_link_that_the_instructor_names_is_followed(tmp_path):
     ("files", "path", "said"),
     [
         ({}, "nowhere", "there is nothing at"),
-        ({"README.md": "x", "roster.csv": "x", ".a.ipynb": "x", "quiz-ddpm.json": "{}"}, "", "holds no submissions"),
+        (
+            {"README.md": "x", "roster.csv": "x", ".a.ipynb": "x", "quiz-ddpm.json": "{}"},
+            "",
+            "holds no submissions",
+        ),
         ({"ada.txt": "x"}, "ada.txt", "expected a folder, a .zip or an .ipynb, got"),
         ({"a.zip": packed(("ada.ipynb", b"x"))[:-30]}, "a.zip", "cannot be read as a zip"),
-        ({"a.zip": packed(("README.md", b"x"), (".y/z.ipynb", b""))}, "a.zip", "holds no submissions"),
+        (
+            {"a.zip": packed(("README.md", b"x"), (".y/z.ipynb", b""))},
+            "a.zip",
+            "holds no submissions",
+        ),
         ({"a.zip": b""}, "a.zip", "cannot be read as a zip"),
     ],
 )
@@ -153,14 +175,19 @@ def test_a_pipe_is_no_place_for_submissions(tmp_path):
 
 def test_entries_of_the_same_name_stay_apart(tmp_path):
     put(tmp_path, {"ada.ipynb": notebook("1"), "ada.zip": packed(("x.ipynb", notebook("2")))})
-    put(tmp_path, {"ada/x.ipynb": notebook("3"), "Ada.ipynb": notebook("4"), "bo.ipynb": notebook("5")})
+    put(
+        tmp_path,
+        {"ada/x.ipynb": notebook("3"), "Ada.ipynb": notebook("4"), "bo.ipynb": notebook("5")},
+    )
     put(tmp_path, {"ada.ipynb.zip": packed()})
     works = read(tmp_path)
     found = {student: "".join(code(work)) for student, work in works.items()}
     assert found == {
         "ada": "3", "Ada.ipynb": "4", "ada.ipynb": "1", "ada.ipynb.zip": "", "ada.zip": "2", "bo": "5"
     }  # fmt: skip
-    assert works["ada.zip"].notes == ("Another submission is called ada, too; this one is ada.zip.",)
+    assert works["ada.zip"].notes == (
+        "Another submission is called ada, too; this one is ada.zip.",
+    )
     assert works["bo"].notes == ()
     assert len({slug(student) for student in works}) == 6
 
@@ -176,9 +203,15 @@ def test_a_name_is_the_same_however_its_accents_are_written(tmp_path):
 
 def test_two_members_of_a_zip_with_one_name_are_two_students(tmp_path):
     with pytest.warns(UserWarning, match="Duplicate"):
-        put(tmp_path, {"class.zip": packed(("ada.ipynb", notebook("1")), ("ada.ipynb", notebook("2")))})
+        put(
+            tmp_path,
+            {"class.zip": packed(("ada.ipynb", notebook("1")), ("ada.ipynb", notebook("2")))},
+        )
     works = read(tmp_path / "class.zip")
-    assert {student: code(work) for student, work in works.items()} == {"ada.ipynb": ["1"], "ada.ipynb (2)": ["2"]}
+    assert {student: code(work) for student, work in works.items()} == {
+        "ada.ipynb": ["1"],
+        "ada.ipynb (2)": ["2"],
+    }
 
 
 @pytest.mark.parametrize(
@@ -208,7 +241,11 @@ def test_a_name_on_the_disk_is_shown_safely(tmp_path, name, student):
 def test_long_names_that_look_alike_when_cut_stay_apart(tmp_path):
     files = {f"{'x' * 150}{n}{'y' * 50}.ipynb": notebook(str(n)) for n in range(3)}
     works = read(put(tmp_path, files))
-    assert len(works) == 3 and sorted("".join(code(work)) for work in works.values()) == ["0", "1", "2"]
+    assert len(works) == 3 and sorted("".join(code(work)) for work in works.values()) == [
+        "0",
+        "1",
+        "2",
+    ]
 
 
 SLUGS = {
@@ -239,20 +276,41 @@ SLUGS = {
 def test_a_slug_is_a_folder_name_everywhere(student, start):
     made = slug(student)
     assert made == slug(student) and made.startswith(start)
-    assert 0 < len(made) <= 60 and set(made) <= set("abcdefghijklmnopqrstuvwxyz0123456789-") and made[0] != "-"
+    assert (
+        0 < len(made) <= 60
+        and set(made) <= set("abcdefghijklmnopqrstuvwxyz0123456789-")
+        and made[0] != "-"
+    )
     assert len(made) == len(start) + 8 * start.endswith("-")
 
 
 def test_slugs_differ_where_names_do():
-    names = {*SLUGS, "Ada lovelace", "ada_lovelace", "ada lovelace", "ADA", "zoe", "Zoe", "ada-", "1", "01", "a" * 60}
+    names = {
+        *SLUGS,
+        "Ada lovelace",
+        "ada_lovelace",
+        "ada lovelace",
+        "ADA",
+        "zoe",
+        "Zoe",
+        "ada-",
+        "1",
+        "01",
+        "a" * 60,
+    }
     names |= {slug(name) for name in names}  # someone may call himself by the slug of another
     assert len({slug(name) for name in names}) == len(names)
 
 
 def test_students_whose_slugs_would_meet_get_two(tmp_path, monkeypatch):
-    monkeypatch.setattr(submissions, "slug", lambda student: "x" if student in ("y", "y.ipynb") else student)
+    monkeypatch.setattr(
+        submissions, "slug", lambda student: "x" if student in ("y", "y.ipynb") else student
+    )
     works = read(put(tmp_path, {"x.ipynb": notebook("1"), "y.ipynb": notebook("2")}))
-    assert {student: code(work) for student, work in works.items()} == {"x": ["1"], "y.ipynb (2)": ["2"]}
+    assert {student: code(work) for student, work in works.items()} == {
+        "x": ["1"],
+        "y.ipynb (2)": ["2"],
+    }
 
 
 # ------------------------------------------------------------------------------------------ roster
@@ -260,14 +318,22 @@ def test_students_whose_slugs_would_meet_get_two(tmp_path, monkeypatch):
 
 def with_roster(tmp_path, text, files=None):
     put(tmp_path, {"roster.csv": text})
-    everyone = {"s1.ipynb": notebook("1"), "s2.zip": packed(("x.ipynb", notebook("2"))), "s3/x.ipynb": notebook("3")}
+    everyone = {
+        "s1.ipynb": notebook("1"),
+        "s2.zip": packed(("x.ipynb", notebook("2"))),
+        "s3/x.ipynb": notebook("3"),
+    }
     return read(put(tmp_path / "class", files or everyone), tmp_path / "roster.csv")
 
 
 @pytest.mark.parametrize("separator", [",", ";", "\t"])
 @pytest.mark.parametrize("mark", ["", "\ufeff"])
 def test_the_roster_names_students_and_keeps_their_details(tmp_path, separator, mark):
-    rows = ["ID", "submission", "Student", "Email"], ["7", "s1", "Ada", "a@b.c"], ["8", "s2.zip", '"B, ;\tJr."', ""]
+    rows = (
+        ["ID", "submission", "Student", "Email"],
+        ["7", "s1", "Ada", "a@b.c"],
+        ["8", "s2.zip", '"B, ;\tJr."', ""],
+    )
     text = "\r\n".join(separator.join(row) for row in rows)
     works = with_roster(tmp_path, mark + text + "\r\n\r\n")
     assert list(works) == ["Ada", "B, ;\ufffdJr.", "s3"]
@@ -293,31 +359,56 @@ def test_a_student_without_a_submission_is_not_forgotten(tmp_path):
 
 def test_an_entry_cannot_take_the_name_of_someone_in_the_roster(tmp_path):
     works = with_roster(
-        tmp_path, "submission,student\ns1,Bo\n", {"s1.ipynb": notebook("Bo's"), "BO.ipynb": notebook("mine")}
+        tmp_path,
+        "submission,student\ns1,Bo\n",
+        {"s1.ipynb": notebook("Bo's"), "BO.ipynb": notebook("mine")},
     )
     assert code(works["Bo"]) == ["Bo's"] and code(works["BO.ipynb"]) == ["mine"]
     assert len(works["BO.ipynb"].notes) == 2
 
 
 def test_a_full_name_in_the_roster_goes_before_one_without_its_suffix(tmp_path):
-    files = {"ada.ipynb": notebook("1"), "ada/x.ipynb": notebook("2"), "bo.zip.ipynb": notebook("3")}
+    files = {
+        "ada.ipynb": notebook("1"),
+        "ada/x.ipynb": notebook("2"),
+        "bo.zip.ipynb": notebook("3"),
+    }
     works = with_roster(tmp_path, "submission,student\nada,A\nada.ipynb,B\nbo.zip,C\n", files)
-    assert {student: code(work) for student, work in works.items()} == {"A": ["2"], "B": ["1"], "C": ["3"]}
+    assert {student: code(work) for student, work in works.items()} == {
+        "A": ["2"],
+        "B": ["1"],
+        "C": ["3"],
+    }
 
 
 @pytest.mark.parametrize(
     ("text", "said"),
     [
         ("", "expected the columns submission and student, none twice; got nothing"),
-        ("submission,name\ns1,Ada\n", "expected the columns submission and student, none twice; got submission, name"),
+        (
+            "submission,name\ns1,Ada\n",
+            "expected the columns submission and student, none twice; got submission, name",
+        ),
         ("submission,student,student\n", "none twice"),
         ("submission,student,ID,ID\n", "none twice"),
-        ("submission,student\ns1,Ada\ns1,Bo\n", "line 3: the submission s1 stands here for the second time"),
-        ("submission,student\ns1.ipynb,Ada\ns1,Bo\n", "line 3: the submission s1 stands here for the second time"),
-        ("submission,student\ns9,Ada\ns9,Ada\n", "line 3: the submission s9 stands here for the second time"),
+        (
+            "submission,student\ns1,Ada\ns1,Bo\n",
+            "line 3: the submission s1 stands here for the second time",
+        ),
+        (
+            "submission,student\ns1.ipynb,Ada\ns1,Bo\n",
+            "line 3: the submission s1 stands here for the second time",
+        ),
+        (
+            "submission,student\ns9,Ada\ns9,Ada\n",
+            "line 3: the submission s9 stands here for the second time",
+        ),
         ("submission,student\ns1,Lovelace, Ada\n", "line 2: expected 2 cells, got 3"),
         ("submission,student\n\ns1,\n", "line 3: expected a student, got an empty cell"),
-        ("submission,student,ID\ns1,Ada,1\ns2,Ada,2\n", "line 3: Ada stood before with other details"),
+        (
+            "submission,student,ID\ns1,Ada,1\ns2,Ada,2\n",
+            "line 3: Ada stood before with other details",
+        ),
         ("submission,student\nt,Ada\n", "line 2: t can be t.ipynb or t.zip"),
         ('submission,student\n"s1,' + "x" * 200_000, "is not CSV: "),
         (b"submission,student\ns1,Zo\xe9\n", "is not text in UTF-8; save it as CSV UTF-8"),
@@ -344,35 +435,56 @@ def test_of_several_quiz_answers_the_last_counts(tmp_path):
     put(tmp_path, {"ada/quiz-vit.json": "{}", "ada/x.ipynb": notebook("x")})
     work = only(tmp_path)
     assert work.answers == {"ddpm": {"n": "b"}, "vit": {}}
-    assert work.notes == ("There are several quiz-ddpm.json; ada/b/quiz-ddpm.json, the last one, counts.",)
-    assert work.files == ("ada/a/quiz-ddpm.json", "ada/b/quiz-ddpm.json", "ada/quiz-vit.json", "ada/x.ipynb")
+    assert work.notes == (
+        "There are several quiz-ddpm.json; ada/b/quiz-ddpm.json, the last one, counts.",
+    )
+    assert work.files == (
+        "ada/a/quiz-ddpm.json",
+        "ada/b/quiz-ddpm.json",
+        "ada/quiz-vit.json",
+        "ada/x.ipynb",
+    )
 
 
 @pytest.mark.parametrize(
     ("content", "said"),
     [
         ("[1]", "holds no quiz answers: expected a JSON object, got list"),
-        ("{broken", "is not JSON: line 1, column 2 (Expecting property name enclosed in double quotes)"),
+        (
+            "{broken",
+            "is not JSON: line 1, column 2 (Expecting property name enclosed in double quotes)",
+        ),
         ("", "is empty"),
         ('{"a": "%s"}' % ("x" * 1_000_000), "is 1.1 MB; at most 1 MB are read"),
-        ('{"a": ' + "[" * 100 + "]" * 100 + "}", "is nested more than 100 deep, the most that is read"),
+        (
+            '{"a": ' + "[" * 100 + "]" * 100 + "}",
+            "is nested more than 100 deep, the most that is read",
+        ),
         (b"\xff", "is not text in UTF-8: byte 1 does not belong"),
     ],
 )
 def test_quiz_answers_of_another_form_are_a_note(tmp_path, content, said):
     put(tmp_path, {"ada/quiz-ddpm.json": content, "ada/x.ipynb": notebook("x")})
     work = only(tmp_path)
-    assert work.notes == (f"ada/quiz-ddpm.json {said}.",) and work.answers == {} and code(work) == ["x"]
+    assert (
+        work.notes == (f"ada/quiz-ddpm.json {said}.",)
+        and work.answers == {}
+        and code(work) == ["x"]
+    )
 
 
 def test_quiz_answers_can_be_written_again_whatever_they_hold(tmp_path):
-    content = '{"\\ud800": ["\\udfff\\u0000", NaN, -Infinity, 1e999, %s, 9007199254740993], "deep": %s}'
+    content = (
+        '{"\\ud800": ["\\udfff\\u0000", NaN, -Infinity, 1e999, %s, 9007199254740993], "deep": %s}'
+    )
     put(tmp_path, {"ada/quiz-ddpm.json": content % ("9" * 5000, "[" * 98 + "]" * 98)})
     answers = only(tmp_path).answers["ddpm"]
     assert answers["\ufffd"] == ["\ufffd\ufffd", None, None, None, None, 9007199254740993]
 
 
-@pytest.mark.parametrize("name", ["quiz-a b.json", "quiz-.json", "quiz-<b>.json", "Quiz-a.json", "quiz-a.json.txt"])
+@pytest.mark.parametrize(
+    "name", ["quiz-a b.json", "quiz-.json", "quiz-<b>.json", "Quiz-a.json", "quiz-a.json.txt"]
+)
 def test_files_with_other_names_are_no_quiz_answers(tmp_path, name):
     put(tmp_path, {f"ada/{name}": "{}", "ada/x.ipynb": notebook("x")})
     assert only(tmp_path).answers == {} and only(tmp_path).notes == ()
@@ -396,7 +508,9 @@ def test_a_notebook_of_100_mb_is_that_students_message(tmp_path):
         file.truncate(104_000_000)
     works = read(tmp_path)
     assert works["bo"].notes == ("bo/big.ipynb is 104 MB; at most 20 MB are read.",)
-    assert [cell.name for cell in works["bo"].cells] == ["x.ipynb, cell 2"] and works["ada"].notes == ()
+    assert [cell.name for cell in works["bo"].cells] == ["x.ipynb, cell 2"] and works[
+        "ada"
+    ].notes == ()
 
 
 def test_the_largest_notebook_is_read(tmp_path):
@@ -408,17 +522,31 @@ def test_the_largest_notebook_is_read(tmp_path):
 
 
 def test_a_zip_bomb_is_refused_while_it_unpacks(tmp_path):
-    put(tmp_path, {"ada.zip": packed(("bomb.ipynb", bytes(300_000_000)), ("x.ipynb", notebook("x")))})
+    put(
+        tmp_path,
+        {"ada.zip": packed(("bomb.ipynb", bytes(300_000_000)), ("x.ipynb", notebook("x")))},
+    )
     work, peak = measured(tmp_path)
-    assert work.notes == ("ada.zip/bomb.ipynb holds more than 20 MB, the most that is read.",) and code(work) == ["x"]
+    assert work.notes == (
+        "ada.zip/bomb.ipynb holds more than 20 MB, the most that is read.",
+    ) and code(work) == ["x"]
     assert peak < 60_000_000
 
 
 def test_a_bomb_within_a_zip_stops_at_the_limit_of_the_submission(tmp_path):
     inner = packed(("bomb.ipynb", bytes(110_000_000)), form=ZIP_STORED)
-    put(tmp_path, {"ada.zip": packed(("a.ipynb", notebook("a")), ("b.zip", inner), ("c.ipynb", notebook("c")))})
+    put(
+        tmp_path,
+        {
+            "ada.zip": packed(
+                ("a.ipynb", notebook("a")), ("b.zip", inner), ("c.ipynb", notebook("c"))
+            )
+        },
+    )
     work = only(tmp_path)
-    assert work.notes == ("More than 100 MB were handed in, unpacked; ada.zip/b.zip and what follows were not read.",)
+    assert work.notes == (
+        "More than 100 MB were handed in, unpacked; ada.zip/b.zip and what follows were not read.",
+    )
     assert code(work) == ["a"]
 
 
@@ -429,11 +557,14 @@ def test_a_declared_size_is_not_believed(tmp_path):
     for size in (0, 1, 4_000_000_000):
         data[listing + 24 : listing + 28] = struct.pack("<I", size)
         notes += [only(put(tmp_path, {"ada.zip": bytes(data)})).notes]
-    assert [len(each) for each in notes] == [1, 1, 0]  # too small: damaged; too large: what is there is read
+    # too small: damaged; too large: what is there is read
+    assert [len(each) for each in notes] == [1, 1, 0]
 
 
 def test_members_that_overlap_cost_no_more_than_the_limit(tmp_path, monkeypatch):
-    """One compressed body, listed 90 times under as many names: each is read, or refused, within the budget."""
+    """One compressed body, listed 90 times under as many names: each is read, or refused, within
+    the budget.
+    """
     monkeypatch.setattr(reading, "BYTES", 1_000_000)
     data = packed(("000.ipynb", notebook("x" * 100_000)))
     listing, end = data.index(b"PK\1\2"), data.index(b"PK\5\6")
@@ -449,11 +580,15 @@ def test_the_hundred_and_first_file_is_not_read(tmp_path):
     put(tmp_path, {f"ada/{n:03}.ipynb": notebook(str(n)) for n in range(102)})
     work = only(tmp_path)
     assert code(work) == [str(n) for n in range(100)]
-    assert work.notes == ("More than 100 files were handed in; ada/100.ipynb and what follows were not read.",)
+    assert work.notes == (
+        "More than 100 files were handed in; ada/100.ipynb and what follows were not read.",
+    )
 
 
 def test_notes_have_an_end(tmp_path):
-    put(tmp_path, {"ada.zip": packed(*[(f"../{'d/' * 500}{n:05}.ipynb", b"") for n in range(2000)])})
+    put(
+        tmp_path, {"ada.zip": packed(*[(f"../{'d/' * 500}{n:05}.ipynb", b"") for n in range(2000)])}
+    )
     notes = only(tmp_path).notes
     assert all(len(note) < 600 for note in notes)
     assert len(notes) == reading.NOTES and notes[-1] == "There are 1,952 further notes."
@@ -472,13 +607,19 @@ def test_the_code_of_all_notebooks_together_is_limited(tmp_path):
 
 def test_folders_are_read_to_a_depth_of_ten(tmp_path):
     ten, eleven = "/".join("abcdefghij"), "/".join("abcdefghijk")
-    files = {f"{ten}/x.ipynb": notebook("10"), f"{eleven}/x.ipynb": notebook("11"), "z.ipynb": notebook("0")}
+    files = {
+        f"{ten}/x.ipynb": notebook("10"),
+        f"{eleven}/x.ipynb": notebook("11"),
+        "z.ipynb": notebook("0"),
+    }
     work = only(put(tmp_path / "class", {f"ada/{name}": data for name, data in files.items()}))
     assert code(work) == ["10", "0"]
     assert work.notes == (f"ada/{eleven} lies more than 10 folders deep and was not read.",)
     work = only(put(tmp_path / "zips", {"ada.zip": packed(*files.items())}))
     assert code(work) == ["10", "0"]
-    assert work.notes == (f"ada.zip/{eleven}/x.ipynb lies more than 10 folders deep and was not read.",)
+    assert work.notes == (
+        f"ada.zip/{eleven}/x.ipynb lies more than 10 folders deep and was not read.",
+    )
 
 
 def test_a_zip_that_lists_files_without_end_is_refused(tmp_path):
@@ -486,7 +627,9 @@ def test_a_zip_that_lists_files_without_end_is_refused(tmp_path):
     with ZipFile(file, "w") as archive:
         for n in range(80_000):
             archive.writestr(ZipInfo(f"{n:060}"), b"")
-    put(tmp_path, {"a/ada.zip": file.getvalue(), "b/bo.zip": packed(("inner.zip", file.getvalue()))})
+    put(
+        tmp_path, {"a/ada.zip": file.getvalue(), "b/bo.zip": packed(("inner.zip", file.getvalue()))}
+    )
     work, peak = measured(tmp_path / "a")
     assert work.notes[0] == "ada.zip lists more files than are read." and peak < 1_000_000
     assert only(tmp_path / "b").notes[0] == "bo.zip/inner.zip lists more files than are read."
@@ -525,14 +668,32 @@ def encrypted(data):
 @pytest.mark.parametrize(
     ("data", "said"),
     [
-        (damaged(packed(("a.ipynb", notebook("a" * 99)), form=ZIP_STORED), 90), "is damaged in its zip"),
+        (
+            damaged(packed(("a.ipynb", notebook("a" * 99)), form=ZIP_STORED), 90),
+            "is damaged in its zip",
+        ),
         (damaged(packed(("a.ipynb", notebook("a" * 99))), 45), "is damaged in its zip"),
         (encrypted(packed(("a.ipynb", notebook("a")))), "is encrypted"),
-        (packed(("a.ipynb", notebook("a")), form=ZIP_BZIP2), "is compressed in an unusual way; plain zips are read"),
-        (packed(("a.ipynb", notebook("a")), form=ZIP_LZMA), "is compressed in an unusual way; plain zips are read"),
-        (packed(("../a.ipynb", notebook("a"))), "has a name that leads out of its folder and was not read"),
-        (packed(("b/../../a.ipynb", notebook("a"))), "has a name that leads out of its folder and was not read"),
-        (packed(("..\\..\\a.ipynb", notebook("a"))), "has a name that leads out of its folder and was not read"),
+        (
+            packed(("a.ipynb", notebook("a")), form=ZIP_BZIP2),
+            "is compressed in an unusual way; plain zips are read",
+        ),
+        (
+            packed(("a.ipynb", notebook("a")), form=ZIP_LZMA),
+            "is compressed in an unusual way; plain zips are read",
+        ),
+        (
+            packed(("../a.ipynb", notebook("a"))),
+            "has a name that leads out of its folder and was not read",
+        ),
+        (
+            packed(("b/../../a.ipynb", notebook("a"))),
+            "has a name that leads out of its folder and was not read",
+        ),
+        (
+            packed(("..\\..\\a.ipynb", notebook("a"))),
+            "has a name that leads out of its folder and was not read",
+        ),
     ],
 )
 def test_a_bad_member_of_a_zip_costs_itself_alone(tmp_path, data, said):
@@ -565,21 +726,39 @@ def test_names_in_a_zip_are_only_shown(tmp_path, name, shown):
 def test_names_made_to_be_slow_are_not(tmp_path):
     piled = "a" + "\u0301" * 15_000 + "\u0316" * 15_000
     nested = "d/" * 30_000
-    put(tmp_path, {"ada.zip": packed(*[(f"{piled}{n}.ipynb", b"") for n in range(50)], (f"{nested}x.ipynb", b""))})
+    put(
+        tmp_path,
+        {
+            "ada.zip": packed(
+                *[(f"{piled}{n}.ipynb", b"") for n in range(50)], (f"{nested}x.ipynb", b"")
+            )
+        },
+    )
     start = time.process_time()
     assert len(only(tmp_path).notes) == reading.NOTES
-    assert time.process_time() - start < 5  # hundredths of a second; minutes if all of a name were made presentable
+    # hundredths of a second; minutes if all of a name were made presentable
+    assert time.process_time() - start < 5
 
 
 def test_a_member_without_a_name_is_no_hindrance(tmp_path):
-    put(tmp_path, {"ada.zip": packed(("", b"x"), ("a.zip\\", b""), ("/", b""), ("x.ipynb", notebook("x")))})
+    put(
+        tmp_path,
+        {"ada.zip": packed(("", b"x"), ("a.zip\\", b""), ("/", b""), ("x.ipynb", notebook("x")))},
+    )
     assert code(only(tmp_path)) == ["x"] and only(tmp_path).notes == ()
 
 
 def test_names_that_lead_out_of_the_zip_of_a_class_are_nobodys_work(tmp_path):
     put(tmp_path, {"out.zip": packed(("../bo.ipynb", notebook("b")))})
     assert code(only(tmp_path / "out.zip")) == []
-    members = ("../bo.ipynb", "ada/../bo/x.ipynb", "..\\..\\bo.ipynb", "/bo/y.ipynb", "bo/x.ipynb", "ada/a.ipynb")
+    members = (
+        "../bo.ipynb",
+        "ada/../bo/x.ipynb",
+        "..\\..\\bo.ipynb",
+        "/bo/y.ipynb",
+        "bo/x.ipynb",
+        "ada/a.ipynb",
+    )
     put(tmp_path, {"class.zip": packed(*[(name, notebook(name)) for name in members])})
     works = read(tmp_path / "class.zip")
     assert {student: code(work) for student, work in works.items()} == {
@@ -587,8 +766,13 @@ def test_names_that_lead_out_of_the_zip_of_a_class_are_nobodys_work(tmp_path):
         "ada": ["ada/a.ipynb"],
         "bo": ["bo/x.ipynb", "/bo/y.ipynb"],
     }
-    assert works["ada"].notes == ("ada/../bo/x.ipynb has a name that leads out of its folder and was not read.",)
-    assert works["(no name)"].notes[0] == "../../bo.ipynb has a name that leads out of its folder and was not read."
+    assert works["ada"].notes == (
+        "ada/../bo/x.ipynb has a name that leads out of its folder and was not read.",
+    )
+    assert (
+        works["(no name)"].notes[0]
+        == "../../bo.ipynb has a name that leads out of its folder and was not read."
+    )
 
 
 def test_a_zip_within_a_zip_is_read_and_one_within_that_is_not(tmp_path):
@@ -597,10 +781,17 @@ def test_a_zip_within_a_zip_is_read_and_one_within_that_is_not(tmp_path):
     put(tmp_path, {"in/ada.zip": packed(("a.ipynb", notebook("a")), ("second.zip", second))})
     work = only(tmp_path / "in")
     assert code(work) == ["a", "b"]
-    assert work.notes == ("ada.zip/second.zip/third.zip is a zip within 2 others and was not read.",)
-    moodle = packed(("Ada_1_file_/01_ddpm-hand-in.zip", third), ("Bo_2_file_/c.ipynb", notebook("c")))
+    assert work.notes == (
+        "ada.zip/second.zip/third.zip is a zip within 2 others and was not read.",
+    )
+    moodle = packed(
+        ("Ada_1_file_/01_ddpm-hand-in.zip", third), ("Bo_2_file_/c.ipynb", notebook("c"))
+    )
     works = read(put(tmp_path, {"class.zip": moodle}) / "class.zip")
-    assert {student: code(work) for student, work in works.items()} == {"Ada_1_file_": ["c"], "Bo_2_file_": ["c"]}
+    assert {student: code(work) for student, work in works.items()} == {
+        "Ada_1_file_": ["c"],
+        "Bo_2_file_": ["c"],
+    }
 
 
 def test_a_zip_that_holds_itself_has_an_end(tmp_path):
@@ -623,7 +814,12 @@ def test_links_are_not_followed(tmp_path):
     works = read(folder)
     assert list(works) == ["ada", "bo", "cy", "dee", "eve"]
     assert {source for work in works.values() for source in code(work)} == {"x", "b"}
-    links = {"ada": ["ada/link.ipynb", "ada/more"], "cy": ["cy"], "dee": ["dee.ipynb"], "eve": ["eve.zip"]}
+    links = {
+        "ada": ["ada/link.ipynb", "ada/more"],
+        "cy": ["cy"],
+        "dee": ["dee.ipynb"],
+        "eve": ["eve.zip"],
+    }
     for student, names in links.items():
         notes = [f"{name} is a symbolic link, which is not followed." for name in names]
         assert list(works[student].notes[: len(names)]) == notes
@@ -634,7 +830,9 @@ def test_a_link_in_a_zip_is_not_followed(tmp_path):
     link.create_system, link.external_attr = 3, (stat.S_IFLNK | 0o777) << 16
     put(tmp_path, {"ada.zip": packed((link, b"/etc/passwd"), ("x.ipynb", notebook("x")))})
     work = only(tmp_path)
-    assert work.notes == ("ada.zip/link.ipynb is a symbolic link, which is not followed.",) and code(work) == ["x"]
+    assert work.notes == (
+        "ada.zip/link.ipynb is a symbolic link, which is not followed.",
+    ) and code(work) == ["x"]
 
 
 def test_pipes_and_devices_are_never_opened(tmp_path):
@@ -660,7 +858,11 @@ def test_a_file_that_turns_into_a_pipe_or_a_link_is_not_read(tmp_path, monkeypat
 
 
 def test_files_that_vanish_are_a_note(tmp_path):
-    files = {"ada.ipynb": notebook("x"), "bo/x.ipynb": notebook("x"), "cy.zip": packed(("x.ipynb", notebook("x")))}
+    files = {
+        "ada.ipynb": notebook("x"),
+        "bo/x.ipynb": notebook("x"),
+        "cy.zip": packed(("x.ipynb", notebook("x"))),
+    }
     folder = put(tmp_path / "class", files)
     put(tmp_path, {"class.zip": packed(*files.items())})
     found = [*find_submissions(folder), *find_submissions(tmp_path / "class.zip")]
@@ -690,16 +892,22 @@ def test_what_may_not_be_read_is_a_note(tmp_path, monkeypatch, function):
 
     monkeypatch.setattr(reading.os, function, refuse)
     works = [submission.read() for submission in found]
-    assert works[0].notes[0].endswith("cannot be read: Permission denied.") and code(works[1]) == ["x"]
+    assert works[0].notes[0].endswith("cannot be read: Permission denied.") and code(works[1]) == [
+        "x"
+    ]
     assert str(tmp_path) not in works[0].model_dump_json()
 
 
 def test_a_fault_of_the_course_costs_one_student(tmp_path, monkeypatch):
     put(tmp_path, {"ada.ipynb": b"{}", "bo.ipynb": notebook("x")})
     real = reading.read_notebook
-    monkeypatch.setattr(reading, "read_notebook", lambda data: {}[1] if data == b"{}" else real(data))
+    monkeypatch.setattr(
+        reading, "read_notebook", lambda data: {}[1] if data == b"{}" else real(data)
+    )
     works = [submission.read() for submission in find_submissions(tmp_path)]
-    assert works[0].notes == ("ada.ipynb was not read to its end: KeyError.",) and code(works[1]) == ["x"]
+    assert works[0].notes == ("ada.ipynb was not read to its end: KeyError.",) and code(
+        works[1]
+    ) == ["x"]
 
 
 def test_a_notebook_without_code_is_a_note(tmp_path):

@@ -1,4 +1,6 @@
-"""Outcomes on their way out of a jail: what is packed arrives, and what was made up is refused or judged."""
+"""Outcomes on their way out of a jail: what is packed arrives, and what was made up is refused or
+judged.
+"""
 
 import functools
 import json
@@ -122,7 +124,9 @@ def test_errors_arrive_with_their_lines(error):
     sent(Outcome({"": Leaf("int", torch.tensor(1))}, error=error))
 
 
-@pytest.mark.parametrize("exercise", [one for topic in topics() for one in exercises(topic)], ids=lambda one: one.id)
+@pytest.mark.parametrize(
+    "exercise", [one for topic in topics() for one in exercises(topic)], ids=lambda one: one.id
+)
 def test_right_outcomes_arrive_and_pass(exercise):
     with preserved():
         outcomes = [sent(outcome) for outcome in run(exercise.reference, exercise, seed=3)]
@@ -209,12 +213,16 @@ def one(tensor, **changes):
     ids=lambda data: repr(data[8:60]),
 )  # fmt: skip
 def test_what_is_no_outcome_is_refused(data):
-    with pytest.raises(ValueError, match=f"^expected the outcome of a case, got {len(data)} bytes: "):
+    with pytest.raises(
+        ValueError, match=f"^expected the outcome of a case, got {len(data)} bytes: "
+    ):
         unpack(data)
 
 
 def test_any_byte_is_true_or_false():
-    data = made_up(record(outputs={"": leaf()}), {"0": entry("BOOL", [8])}, bytes(range(0, 256, 32)))
+    data = made_up(
+        record(outputs={"": leaf()}), {"0": entry("BOOL", [8])}, bytes(range(0, 256, 32))
+    )
     assert unpack(data).outputs[""].value.view(torch.uint8).tolist() == [0] + [1] * 7
 
 
@@ -252,7 +260,13 @@ def test_reading_takes_no_memory_to_speak_of(fill, size):
 
 def fuzz(count):
     checks = [HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.filter_too_much]
-    return settings(max_examples=count, derandomize=True, database=None, deadline=None, suppress_health_check=checks)
+    return settings(
+        max_examples=count,
+        derandomize=True,
+        database=None,
+        deadline=None,
+        suppress_health_check=checks,
+    )
 
 
 @pytest.fixture(scope="module")
@@ -267,11 +281,22 @@ def the_course_answers_once():
 @functools.cache
 def originals():
     """Frames of honest outcomes: right and wrong answers, errors, all kinds of leaves."""
-    answers = [EXERCISE.reference, *(one.answer for one in EXERCISE.misconceptions.values()), lambda **case: 1 / 0]
+    answers = [
+        EXERCISE.reference,
+        *(one.answer for one in EXERCISE.misconceptions.values()),
+        lambda **case: 1 / 0,
+    ]
     with preserved():
         outcomes = [next(run(answer, EXERCISE)) for answer in answers]
-    mixed = [1, (2.0, "three", None), {"four": torch.ones(2, dtype=torch.complex64), "five": [True, torch.ones(3) > 0]}]
-    return [pack(outcome) for outcome in [*outcomes, Outcome(flatten(mixed), flatten({"x": mixed}), {"x": None})]]
+    mixed = [
+        1,
+        (2.0, "three", None),
+        {"four": torch.ones(2, dtype=torch.complex64), "five": [True, torch.ones(3) > 0]},
+    ]
+    return [
+        pack(outcome)
+        for outcome in [*outcomes, Outcome(flatten(mixed), flatten({"x": mixed}), {"x": None})]
+    ]
 
 
 def mutant(random):
@@ -288,7 +313,9 @@ def mutant(random):
             case 1:
                 part[at : at + random.randrange(20)] = b""
             case 2:
-                part[at:at] = random.choice([b",", b"[", b'"', b"\\", b"{}", b"1e999", b"null", b"\0", b"\xff"])
+                part[at:at] = random.choice(
+                    [b",", b"[", b'"', b"\\", b"{}", b"1e999", b"null", b"\0", b"\xff"]
+                )
             case 3:
                 part[at:at] = part[at : min(end, at + 200)]
             case 4:
@@ -296,9 +323,22 @@ def mutant(random):
                 for i in random.sample(numbers, min(3, len(numbers))):
                     part[i] = random.choice(b"0123456789-.e")
             case _:
-                words = [b"F32", b"I64", b"BOOL", b"tensor", b"null", b"float32", b"int", b"cpu", b'""', b"None"]
+                words = [
+                    b"F32",
+                    b"I64",
+                    b"BOOL",
+                    b"tensor",
+                    b"null",
+                    b"float32",
+                    b"int",
+                    b"cpu",
+                    b'""',
+                    b"None",
+                ]
                 part[:] = part.replace(random.choice(words), random.choice(words), 1)
-    length = random.choice([0, size, 2**40, 2**64 - 1, 100]) if random.random() < 0.2 else len(header)
+    length = (
+        random.choice([0, size, 2**40, 2**64 - 1, 100]) if random.random() < 0.2 else len(header)
+    )
     data = struct.pack("<Q", length) + bytes(header + body)
     return data[: random.randrange(len(data))] if random.random() < 0.05 else data
 
@@ -311,7 +351,12 @@ def read_and_judged(data):
         assert str(error).startswith("expected the outcome of a case, got ")
         return False
     verdict = marking._judge(EXERCISE, [outcome], 0)
-    assert verdict.status == "failed" and len(verdict.faults) == 3 and verdict.sentence and all(verdict.faults[1:])
+    assert (
+        verdict.status == "failed"
+        and len(verdict.faults) == 3
+        and verdict.sentence
+        and all(verdict.faults[1:])
+    )
     verdict.sentence.encode()
     return True
 
@@ -326,8 +371,12 @@ def test_a_frame_after_accidents_is_refused_or_judged(the_course_answers_once):
     assert 40 < read < 400  # the accidents are neither all fatal nor harmless
 
 
-NAMES = st.sampled_from(["", "[0]", "[1]", ".mean", "['x']", "['x_start']", "['t']", "[key (1,)]", "[2]", "[3]"])
-KINDS = st.sampled_from(["tensor", "None", "float", "int", "str", "bool", "array", "empty tuple", "", "😀"])
+NAMES = st.sampled_from(
+    ["", "[0]", "[1]", ".mean", "['x']", "['x_start']", "['t']", "[key (1,)]", "[2]", "[3]"]
+)
+KINDS = st.sampled_from(
+    ["tensor", "None", "float", "int", "str", "bool", "array", "empty tuple", "", "😀"]
+)
 KEYS = st.sampled_from(["0", "1", "2 complex", "3"]) | st.none()
 JUNK = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
@@ -341,20 +390,43 @@ LEAF = st.fixed_dictionaries(
 LEAVES_OF = st.dictionaries(NAMES, LEAF, max_size=4)
 LINES = st.lists(st.tuples(st.text(max_size=5), st.integers(), st.text(max_size=5)), max_size=5)
 ERROR = st.none() | st.fixed_dictionaries(
-    {"kind": st.sampled_from(["Stopped", "ValueError", ""]), "message": st.text(max_size=9), "lines": LINES}
+    {
+        "kind": st.sampled_from(["Stopped", "ValueError", ""]),
+        "message": st.text(max_size=9),
+        "lines": LINES,
+    }
 )
 GRADIENTS = st.dictionaries(st.sampled_from(["x_start", "noise", "other"]), KEYS, max_size=3)
-HONEST = st.fixed_dictionaries({"outputs": LEAVES_OF, "inputs": LEAVES_OF, "gradients": GRADIENTS, "error": ERROR})
-WILD = st.fixed_dictionaries({"outputs": LEAVES_OF | JUNK, "inputs": JUNK, "gradients": JUNK, "error": ERROR | JUNK})
+HONEST = st.fixed_dictionaries(
+    {"outputs": LEAVES_OF, "inputs": LEAVES_OF, "gradients": GRADIENTS, "error": ERROR}
+)
+WILD = st.fixed_dictionaries(
+    {"outputs": LEAVES_OF | JUNK, "inputs": JUNK, "gradients": JUNK, "error": ERROR | JUNK}
+)
 RECORDS = st.one_of(HONEST, HONEST, HONEST, WILD)
-WIDTHS = {"F32": 4, "F64": 8, "BF16": 2, "F16": 2, "I64": 8, "U8": 1, "BOOL": 1, "U16": 2, "U64": 8, "F8_E5M2": 1}
-SHAPES = st.sampled_from([[], [0], [2], [1, 2], [3, 2, 5, 4], [3, 1, 1, 2], [3], [2, 0, 2], [120], [2] * 8])
+WIDTHS = {
+    "F32": 4,
+    "F64": 8,
+    "BF16": 2,
+    "F16": 2,
+    "I64": 8,
+    "U8": 1,
+    "BOOL": 1,
+    "U16": 2,
+    "U64": 8,
+    "F8_E5M2": 1,
+}
+SHAPES = st.sampled_from(
+    [[], [0], [2], [1, 2], [3, 2, 5, 4], [3, 1, 1, 2], [3], [2, 0, 2], [120], [2] * 8]
+)
 TENSORS = st.lists(st.tuples(st.sampled_from(sorted(WIDTHS)), SHAPES), min_size=4, max_size=4)
 
 
 @fuzz(500)
 @given(RECORDS, TENSORS, st.randoms(use_true_random=False))
-def test_a_frame_that_was_made_up_is_refused_or_judged(the_course_answers_once, record, tensors, random):
+def test_a_frame_that_was_made_up_is_refused_or_judged(
+    the_course_answers_once, record, tensors, random
+):
     entries, at = {}, 0
     for key, (dtype, shape) in zip(("0", "1", "2 complex", "3"), tensors, strict=True):
         if key == "2 complex" and random.random() < 0.9:

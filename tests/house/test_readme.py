@@ -43,10 +43,16 @@ def test_what_the_readme_links_to_is_there(target):
 
 def test_every_requirement_is_pinned_once():
     lines = pins("requirements.txt") + pins("requirements-dev.txt")
-    loose = [line for line in lines if not re.fullmatch(r"[\w.-]+==[\w.]+|-e \.|-r requirements\.txt", line)]
+    loose = [
+        line
+        for line in lines
+        if not re.fullmatch(r"[\w.-]+==[\w.]+|-e \.|-r requirements\.txt", line)
+    ]
     names = [line.split("==")[0].lower() for line in lines]
     assert loose == [] and sorted(names) == sorted(set(names))
-    assert "-e ." in pins("requirements.txt") and "-r requirements.txt" in pins("requirements-dev.txt")
+    assert "-e ." in pins("requirements.txt") and "-r requirements.txt" in pins(
+        "requirements-dev.txt"
+    )
 
 
 def test_the_python_that_the_readme_names_is_the_one_that_is_required():
@@ -59,7 +65,8 @@ def test_the_picture_is_made_by_the_course(tmp_path):
     again = tmp_path / "world.png"
     subprocess.run([sys.executable, paths.ROOT / "docs" / "make_picture.py", again], check=True)
     old, new = (
-        np.asarray(Image.open(path).convert("RGB"), dtype=float) for path in (paths.ROOT / "docs" / "world.png", again)
+        np.asarray(Image.open(path).convert("RGB"), dtype=float)
+        for path in (paths.ROOT / "docs" / "world.png", again)
     )
     assert old.shape == new.shape and abs(old - new).mean() < 1
     assert (paths.ROOT / "docs" / "world.png").stat().st_size < 150_000

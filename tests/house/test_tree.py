@@ -5,18 +5,37 @@ import subprocess
 
 from course_lib import paths
 
-TEXT = {".py", ".md", ".toml", ".txt", ".yaml", ".yml", ".ipynb", ".json", ".js", ".css", ".cfg", ""}
+TEXT = {
+    ".py",
+    ".md",
+    ".toml",
+    ".txt",
+    ".yaml",
+    ".yml",
+    ".ipynb",
+    ".json",
+    ".js",
+    ".css",
+    ".cfg",
+    "",
+}
 MACHINE = re.compile(r"(?<![\w.~])/(?:home|root|Users|tmp|work)/\w+")
 MB = 1_000_000
 
 
 def tracked():
     """The files of the repository; of a copy without git, all that it holds."""
-    listed = subprocess.run(["git", "ls-files", "-z"], cwd=paths.ROOT, capture_output=True, text=True)
+    listed = subprocess.run(
+        ["git", "ls-files", "-z"], cwd=paths.ROOT, capture_output=True, text=True
+    )
     if listed.returncode == 0:
         files = [paths.ROOT / name for name in listed.stdout.split("\0") if name]
     else:
-        files = [path for path in paths.ROOT.rglob("*") if not {"build", ".course", ".venv"} & set(path.parts)]
+        files = [
+            path
+            for path in paths.ROOT.rglob("*")
+            if not {"build", ".course", ".venv"} & set(path.parts)
+        ]
     return [path for path in files if path.is_file()]
 
 
@@ -41,7 +60,9 @@ def test_sizes_are_within_budget():
 
 
 def test_text_is_utf8_and_names_no_folder_of_a_machine():
-    """Tests speak of such paths on purpose; what notebooks show is looked at by `course build --check`."""
+    """Tests speak of such paths on purpose; what notebooks show is looked at by `course build
+    --check`.
+    """
     found = {}
     for path in FILES:
         name = path.relative_to(paths.ROOT).as_posix()
@@ -53,5 +74,7 @@ def test_text_is_utf8_and_names_no_folder_of_a_machine():
 
 
 def test_checkpoints_are_safetensors():
-    pickles = [path.name for path in FILES if path.suffix in {".pt", ".pth", ".pkl", ".ckpt", ".bin"}]
+    pickles = [
+        path.name for path in FILES if path.suffix in {".pt", ".pth", ".pkl", ".ckpt", ".bin"}
+    ]
     assert pickles == []

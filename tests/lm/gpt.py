@@ -1,4 +1,6 @@
-"""A small causal transformer of odd sizes with random weights, for what samples from any such model."""
+"""A small causal transformer of odd sizes with random weights, for what samples from any such
+model.
+"""
 
 from types import SimpleNamespace
 
@@ -27,7 +29,9 @@ class GPT(nn.Module):
         past = len(cache) if cache is not None else 0
         x = self.tokens(tokens) + self.positions.weight[past : past + tokens.shape[1]]
         for layer, qkv in enumerate(self.qkv):
-            q, k, v = rearrange(qkv(x), "b n (three heads d) -> three b heads n d", three=3, heads=self.heads)
+            q, k, v = rearrange(
+                qkv(x), "b n (three heads d) -> three b heads n d", three=3, heads=self.heads
+            )
             if cache is not None:
                 k, v = cache.extend(layer, k, v)
             x = x + rearrange(causal_attention(q, k, v), "b heads n d -> b n (heads d)")

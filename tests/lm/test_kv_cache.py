@@ -12,13 +12,16 @@ def random(*shape):
 
 
 def test_it_gives_back_all_that_came_layer_by_layer():
-    k, v = random(2, 3, 5, 7, 4), random(2, 3, 5, 7, 6)  # layers b heads n d; values of another width than keys
+    # layers b heads n d; values of another width than keys
+    k, v = random(2, 3, 5, 7, 4), random(2, 3, 5, 7, 6)
     cache = KVCache(layers=2, length=9)
     for start, end in [(0, 3), (3, 4), (4, 4), (4, 7)]:
         for layer in range(2):
             assert len(cache) == start  # in the middle of a pass too
             keys, values = cache.extend(layer, k[layer, :, :, start:end], v[layer, :, :, start:end])
-            assert torch.equal(keys, k[layer, :, :, :end]) and torch.equal(values, v[layer, :, :, :end])
+            assert torch.equal(keys, k[layer, :, :, :end]) and torch.equal(
+                values, v[layer, :, :, :end]
+            )
         assert len(cache) == end
 
 
@@ -57,14 +60,19 @@ def test_a_layer_out_of_turn_is_refused():
     twice.extend(0, k, k)
     with pytest.raises(ValueError, match="every layer once"):
         twice.extend(0, k, k)
-    short.extend(0, k, k), short.extend(1, k, k)  # a pass of a model that has fewer layers than the cache
-    with pytest.raises(ValueError, match="the last of 3 last: layer 0 has 1 tokens, the last one 0"):
+    # a pass of a model that has fewer layers than the cache
+    short.extend(0, k, k), short.extend(1, k, k)
+    with pytest.raises(
+        ValueError, match="the last of 3 last: layer 0 has 1 tokens, the last one 0"
+    ):
         short.extend(0, k, k)
 
 
 @pytest.mark.parametrize("m, n", [(1, 1), (1, 4), (3, 5), (4, 4)])
 def test_the_mask_shows_a_token_itself_and_all_before_it(m, n):
-    assert causal_mask(m, n).tolist() == [[key <= n - m + row for key in range(n)] for row in range(m)]
+    assert causal_mask(m, n).tolist() == [
+        [key <= n - m + row for key in range(n)] for row in range(m)
+    ]
 
 
 def by_definition(q, k, v):
@@ -80,11 +88,16 @@ def by_definition(q, k, v):
 
 @pytest.mark.parametrize("m, n", [(1, 1), (1, 6), (2, 6), (5, 6), (6, 6)])
 def test_causal_attention_is_right_with_and_without_a_past(m, n):
-    q, k, v = (x.double().requires_grad_() for x in (random(2, 3, m, 5), random(2, 3, n, 5), random(2, 3, n, 7)))
+    q, k, v = (
+        x.double().requires_grad_()
+        for x in (random(2, 3, m, 5), random(2, 3, n, 5), random(2, 3, n, 7))
+    )
     got, expected = causal_attention(q, k, v), by_definition(q, k, v)
     torch.testing.assert_close(got, expected)
     weights = random(*got.shape).double()
-    for a, b in zip(*(torch.autograd.grad((x * weights).sum(), (q, k, v)) for x in (got, expected)), strict=True):
+    for a, b in zip(
+        *(torch.autograd.grad((x * weights).sum(), (q, k, v)) for x in (got, expected)), strict=True
+    ):
         torch.testing.assert_close(a, b)
 
 
@@ -95,7 +108,10 @@ def test_more_queries_than_keys_are_refused():
 
 @torch.no_grad()
 def test_a_model_fed_in_parts_gives_the_logits_of_the_whole():
-    model, tokens = GPT().double(), torch.randint(0, 11, (3, 13), generator=torch.Generator().manual_seed(0))
+    model, tokens = (
+        GPT().double(),
+        torch.randint(0, 11, (3, 13), generator=torch.Generator().manual_seed(0)),
+    )
     whole, cache = model(tokens), KVCache(layers=2, length=13)
     parts = [model(part, cache) for part in tokens.split([1, 4, 1, 7], dim=1)]
     torch.testing.assert_close(torch.cat(parts, dim=1), whole)

@@ -1,4 +1,6 @@
-"""Filters and draws against their definitions, token by token sampling against itself without a cache."""
+"""Filters and draws against their definitions, token by token sampling against itself without a
+cache.
+"""
 
 import itertools
 import math
@@ -34,14 +36,24 @@ def test_top_k_keeps_the_k_greatest(k):
 
 
 def test_top_k_keeps_all_that_tie_with_the_kth():
-    for k, kept in {1: [2], 2: [0, 2], 3: [0, 1, 2, 3, 4], 5: [0, 1, 2, 3, 4], 6: [0, 1, 2, 3, 4, 5]}.items():
+    for k, kept in {
+        1: [2],
+        2: [0, 2],
+        3: [0, 1, 2, 3, 4],
+        5: [0, 1, 2, 3, 4],
+        6: [0, 1, 2, 3, 4, 5],
+    }.items():
         assert top_k_filter(TIED, k).isfinite()[0].nonzero().flatten().tolist() == kept
 
 
 def smallest_nucleus(p_row, p):
     """Of all sets of tokens that reach p, those with the fewest; of these the most probable."""
     for size in range(1, len(p_row) + 1):
-        sets = [s for s in itertools.combinations(range(len(p_row)), size) if sum(p_row[i] for i in s) >= p]
+        sets = [
+            s
+            for s in itertools.combinations(range(len(p_row)), size)
+            if sum(p_row[i] for i in s) >= p
+        ]
         if sets:
             return set(max(sets, key=lambda s: sum(p_row[i] for i in s)))
 
@@ -59,7 +71,9 @@ def test_top_p_of_1_keeps_all_and_ties_stay_together():
     assert torch.equal(top_p_filter(LOGITS, 1), LOGITS)
     probabilities = torch.tensor([[0.125, 0.5, 0.125, 0.25]])
     for p, kept in {0.5: [1], 0.51: [1, 3], 0.8: [0, 1, 2, 3]}.items():
-        assert top_p_filter(probabilities.log(), p).isfinite()[0].nonzero().flatten().tolist() == kept
+        assert (
+            top_p_filter(probabilities.log(), p).isfinite()[0].nonzero().flatten().tolist() == kept
+        )
 
 
 @pytest.mark.parametrize("k", [0, -1, 12])
@@ -85,7 +99,9 @@ def test_temperature_comes_before_the_nucleus():
     for row, p_row in zip((LOGITS.double() / 4).softmax(-1).tolist(), hot.tolist(), strict=True):
         kept = smallest_nucleus(row, 0.6)
         total = sum(row[i] for i in kept)
-        assert p_row == pytest.approx([row[i] / total if i in kept else 0 for i in range(11)], rel=1e-5)
+        assert p_row == pytest.approx(
+            [row[i] / total if i in kept else 0 for i in range(11)], rel=1e-5
+        )
 
 
 def test_top_k_comes_before_the_nucleus():
@@ -118,11 +134,15 @@ def test_a_token_of_probability_0_is_never_drawn(dtype):
         assert not gone.gather(1, tokens[:, None]).any()
     last = 16 - (~gone).int().flip(1).argmax(1)
     assert torch.equal(draw((~gone).float(), torch.full((999,), below, dtype=dtype)), last)
-    assert torch.equal(draw((~gone).float(), torch.zeros(999, dtype=dtype)), (~gone).int().argmax(1))
+    assert torch.equal(
+        draw((~gone).float(), torch.zeros(999, dtype=dtype)), (~gone).int().argmax(1)
+    )
 
 
 def test_nor_is_it_when_sums_are_rounded_out_of_order(monkeypatch):
-    """An accelerator sums in parallel: its cumulative sum may change in the last digits where nothing is added."""
+    """An accelerator sums in parallel: its cumulative sum may change in the last digits where
+    nothing is added.
+    """
     exact, noise = torch.Tensor.cumsum, 1 + 1e-6 * torch.randn(999, 17, generator=seeded(3))
     monkeypatch.setattr(torch.Tensor, "cumsum", lambda x, dim: exact(x, dim) * noise)
     test_a_token_of_probability_0_is_never_drawn(torch.float32)
@@ -130,7 +150,13 @@ def test_nor_is_it_when_sums_are_rounded_out_of_order(monkeypatch):
 
 @pytest.mark.parametrize(
     "row, uniform",
-    [([0.0, 0.0], 0.5), ([math.nan, 1.0], 0.5), ([math.inf, 1.0], 0.5), ([1.0, 1.0], 1.0), ([1.0, 1.0], -0.1)],
+    [
+        ([0.0, 0.0], 0.5),
+        ([math.nan, 1.0], 0.5),
+        ([math.inf, 1.0], 0.5),
+        ([1.0, 1.0], 1.0),
+        ([1.0, 1.0], -0.1),
+    ],
 )
 def test_what_cannot_be_drawn_from_is_refused(row, uniform):
     with pytest.raises(ValueError, match=r"positive sums and 0 <= uniform < 1"):
@@ -138,7 +164,9 @@ def test_what_cannot_be_drawn_from_is_refused(row, uniform):
 
 
 def chi_square(tokens, probabilities):
-    """Pearson's statistic; its mean is the number of possible tokens less 1, its deviation sqrt(2) of that's root."""
+    """Pearson's statistic; its mean is the number of possible tokens less 1, its deviation sqrt(2)
+    of that's root.
+    """
     expected = probabilities * len(tokens)
     counts = torch.bincount(tokens, minlength=len(probabilities))
     possible = expected > 0
@@ -165,7 +193,9 @@ def test_a_cache_changes_no_token(settings):
     cached = generate(model, prompt, 11, generator=seeded(5), **settings)
     assert cached.shape == (5, 11) and cached.dtype == torch.int64
     assert model.shown == 13  # 3 of the prompt at once, then one by one, the last never
-    assert torch.equal(generate(model, prompt, 11, generator=seeded(5), cache=False, **settings), cached)
+    assert torch.equal(
+        generate(model, prompt, 11, generator=seeded(5), cache=False, **settings), cached
+    )
     assert model.shown == 13 + sum(range(3, 14))
     assert not torch.equal(generate(model, prompt, 11, generator=seeded(6), **settings), cached)
 
@@ -179,7 +209,11 @@ def test_each_token_is_drawn_given_all_before_it():
             probabilities = next_token_probabilities(model(tokens)[:, -1], 2, 6, 0.7)
         tokens = torch.cat([tokens, draw(probabilities, uniform)[:, None]], dim=1)
     assert torch.equal(got, tokens[:, 3:])
-    for other in ({"top_k": 6, "temperature": 2}, {"top_k": 6, "top_p": 0.7}, {"top_p": 0.7, "temperature": 2}):
+    for other in (
+        {"top_k": 6, "temperature": 2},
+        {"top_k": 6, "top_p": 0.7},
+        {"top_p": 0.7, "temperature": 2},
+    ):
         assert not torch.equal(generate(model, prompt, 7, generator=seeded(5), **other), got)
 
 
@@ -193,7 +227,9 @@ def test_top_k_of_1_is_the_most_probable_continuation():
 @pytest.mark.parametrize("cache", [True, False])
 def test_pairs_of_tokens_come_as_often_as_the_model_says(cache):
     model, prompt = GPT(vocabulary=3), torch.zeros(1, 1, dtype=torch.long)
-    pairs = generate(model, prompt.expand(30_000, -1), 2, temperature=2.5, generator=seeded(7), cache=cache)
+    pairs = generate(
+        model, prompt.expand(30_000, -1), 2, temperature=2.5, generator=seeded(7), cache=cache
+    )
     with torch.no_grad():
         first = (model(prompt)[0, -1] / 2.5).softmax(-1)
         second = [(model(torch.tensor([[0, a]]))[0, -1] / 2.5).softmax(-1) for a in range(3)]

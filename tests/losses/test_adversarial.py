@@ -20,7 +20,9 @@ from course_lib.losses.adversarial import (
 
 
 def test_losses_are_the_logarithms_of_probabilities():
-    real, fake = torch.randn(2, 7, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0)) * 3
+    real, fake = (
+        torch.randn(2, 7, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0)) * 3
+    )
     d_real, d_fake = real.sigmoid(), fake.sigmoid()
     torch.testing.assert_close(non_saturating_generator_loss(fake), -d_fake.log().mean())
     expected = -d_real.log().mean() - (1 - d_fake).log().mean()
@@ -37,8 +39,13 @@ def test_losses_stay_finite_and_pull_the_right_way_at_extreme_logits():
 
 
 def test_hinge_losses_are_sums_over_logits_one_at_a_time():
-    real, fake = 2 * torch.randn(2, 5, 1, 3, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
-    by_hand = [max(0.0, 1 - x) for x in real.flatten().tolist()], [max(0.0, 1 + x) for x in fake.flatten().tolist()]
+    real, fake = 2 * torch.randn(
+        2, 5, 1, 3, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(0)
+    )
+    by_hand = (
+        [max(0.0, 1 - x) for x in real.flatten().tolist()],
+        [max(0.0, 1 + x) for x in fake.flatten().tolist()],
+    )
     expected = 0.5 * (sum(by_hand[0]) / 60 + sum(by_hand[1]) / 60)
     assert hinge_discriminator_loss(real, fake).item() == pytest.approx(expected)
     assert hinge_generator_loss(fake).item() == pytest.approx(-sum(fake.flatten().tolist()) / 60)
@@ -46,11 +53,16 @@ def test_hinge_losses_are_sums_over_logits_one_at_a_time():
 
 def test_numbers_of_real_and_fake_logits_may_differ():
     real, fake = torch.tensor([3.0, 0.0]), torch.tensor([[-4.0], [1.0], [-0.5]])
-    assert hinge_discriminator_loss(real, fake).item() == pytest.approx((0.5 + (0 + 2 + 0.5) / 3) / 2)
+    assert hinge_discriminator_loss(real, fake).item() == pytest.approx(
+        (0.5 + (0 + 2 + 0.5) / 3) / 2
+    )
 
 
 def test_hinge_leaves_sure_logits_alone():
-    real, fake = torch.tensor([1.5, 0.5], requires_grad=True), torch.tensor([-1.5, -0.5], requires_grad=True)
+    real, fake = (
+        torch.tensor([1.5, 0.5], requires_grad=True),
+        torch.tensor([-1.5, -0.5], requires_grad=True),
+    )
     hinge_discriminator_loss(real, fake).backward()
     assert real.grad.tolist() == [0, -0.25] and fake.grad.tolist() == [0, 0.25]
 
@@ -62,7 +74,11 @@ def two_losses(reconstruction=3.0, generator=0.5, layer=None):
     """Losses whose gradients on a layer are vectors of these lengths."""
     layer = torch.zeros(2, 3, requires_grad=True) if layer is None else layer
     direction = torch.tensor([[3.0, 0, 4], [0, 0, 0]]) / 5, torch.tensor([[0, 1.0, 0], [0, 0, 0]])
-    return reconstruction * (direction[0] * layer).sum(), generator * (direction[1] * layer).sum(), layer
+    return (
+        reconstruction * (direction[0] * layer).sum(),
+        generator * (direction[1] * layer).sum(),
+        layer,
+    )
 
 
 def test_the_weight_is_the_ratio_of_the_gradients_lengths_on_the_last_layer():
@@ -78,7 +94,8 @@ def test_the_weight_is_at_most_ten_thousand_and_none_for_a_perfect_reconstructio
 
 def test_the_weight_has_no_gradient_and_the_losses_keep_theirs():
     layer = torch.ones(2, 3, requires_grad=True)
-    reconstruction, generator, _ = two_losses(layer=layer**2)  # the weight's own gradient would not be zero
+    # the weight's own gradient would not be zero
+    reconstruction, generator, _ = two_losses(layer=layer**2)
     weight = adaptive_weight(reconstruction, generator, layer)
     assert not weight.requires_grad and layer.grad is None
     (reconstruction + weight * generator).backward()
@@ -106,7 +123,9 @@ def test_r1_adds_up_the_logits_of_a_samples_patches():
 
 
 def test_r1_wants_images_that_the_discriminator_saw_with_a_gradient():
-    with pytest.raises(ValueError, match="expected requires_grad, set before the discriminator sees them"):
+    with pytest.raises(
+        ValueError, match="expected requires_grad, set before the discriminator sees them"
+    ):
         r1_penalty(torch.zeros(2, 3, 4, 4), torch.zeros(2))
 
 
@@ -121,7 +140,10 @@ def test_lecam_pulls_each_side_back_towards_the_other_and_no_further():
 
 def test_the_averages_weigh_past_batches_and_not_their_start():
     lecam = LeCam(decay=0.75)
-    batches = [(torch.tensor([4.0, 2.0]), torch.tensor([-1.0])), (torch.tensor([1.0]), torch.tensor([-2.0, -6.0]))]
+    batches = [
+        (torch.tensor([4.0, 2.0]), torch.tensor([-1.0])),
+        (torch.tensor([1.0]), torch.tensor([-2.0, -6.0])),
+    ]
     penalties = [lecam(*batch).item() for batch in batches]
     assert penalties[0] == pytest.approx(lecam_penalty(*batches[0], 3.0, -1.0).item())
     ema_real, ema_fake = (0.75 * 3 + 1) / 1.75, (0.75 * -1 - 4) / 1.75
@@ -129,9 +151,13 @@ def test_the_averages_weigh_past_batches_and_not_their_start():
 
 
 def test_the_averages_are_constants_to_the_discriminator():
-    real, fake = torch.tensor([1.0, 2.0], requires_grad=True), torch.tensor([-1.0], requires_grad=True)
+    real, fake = (
+        torch.tensor([1.0, 2.0], requires_grad=True),
+        torch.tensor([-1.0], requires_grad=True),
+    )
     LeCam()(real, fake).backward()
-    assert real.grad.tolist() == [2.0, 3.0] and fake.grad.tolist() == [-5.0]  # 2 (real + 1) / 2 and 2 (fake - 1.5)
+    # 2 (real + 1) / 2 and 2 (fake - 1.5)
+    assert real.grad.tolist() == [2.0, 3.0] and fake.grad.tolist() == [-5.0]
 
 
 def test_lecam_resumes_from_its_state():

@@ -1,11 +1,14 @@
-"""LPIPS against its definition, one position and one channel at a time; what it refuses; where its gradients go."""
+"""LPIPS against its definition, one position and one channel at a time; what it refuses; where its
+gradients go.
+"""
 
 import pytest
 import torch
 
 from course_lib.losses.perceptual import LPIPS, SCALE, SHIFT, unit
 
-COUNTS = {"alex": 2_469_696 + 1152, "vgg": 14_714_688 + 1472, "small": 97_440 + 240}  # trunk, and a number per channel
+# trunk, and a number per channel
+COUNTS = {"alex": 2_469_696 + 1152, "vgg": 14_714_688 + 1472, "small": 97_440 + 240}
 
 
 def pair(h=19, w=26, b=3, seed=0):
@@ -37,8 +40,16 @@ def by_hand(lpips, x, y):
             per_position = []
             for i in range(f.shape[1]):
                 for j in range(f.shape[2]):
-                    u, v = f[:, i, j] / (f[:, i, j].norm() + 1e-10), g[:, i, j] / (g[:, i, j].norm() + 1e-10)
-                    per_position.append(sum(w * (p - q) ** 2 for w, p, q in zip(lpips.weights[tap], u, v, strict=True)))
+                    u, v = (
+                        f[:, i, j] / (f[:, i, j].norm() + 1e-10),
+                        g[:, i, j] / (g[:, i, j].norm() + 1e-10),
+                    )
+                    per_position.append(
+                        sum(
+                            w * (p - q) ** 2
+                            for w, p, q in zip(lpips.weights[tap], u, v, strict=True)
+                        )
+                    )
             total += float(sum(per_position) / len(per_position))
         distances.append(total)
     return torch.tensor(distances, dtype=torch.float64)

@@ -1,4 +1,6 @@
-"""The tokenizers' losses: every part in the units of pictures in [0, 1], and whom each of them moves."""
+"""The tokenizers' losses: every part in the units of pictures in [0, 1], and whom each of them
+moves.
+"""
 
 import pytest
 import torch
@@ -11,10 +13,14 @@ from course_lib.nn.stylegan_discriminator import StyleGANDiscriminator
 
 
 def rand(*shape, seed=0):
-    return torch.rand(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64) * 2 - 1
+    return (
+        torch.rand(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64) * 2
+        - 1
+    )
 
 
-CLIP, RECONSTRUCTION = rand(2, 3, 4, 5, 6).abs(), rand(2, 3, 4, 5, 6, seed=1)  # logits of the clip are higher
+# logits of the clip are higher
+CLIP, RECONSTRUCTION = rand(2, 3, 4, 5, 6).abs(), rand(2, 3, 4, 5, 6, seed=1)
 
 
 class Curved(nn.Module):
@@ -35,7 +41,9 @@ def distance(x, y):
 def test_what_the_tokenizer_minimises_part_by_part():
     model = Curved()
     loss = TokenizerLoss(distance)
-    total, parts = loss.tokenizer(CLIP, RECONSTRUCTION, torch.tensor(0.3, dtype=torch.float64), model)
+    total, parts = loss.tokenizer(
+        CLIP, RECONSTRUCTION, torch.tensor(0.3, dtype=torch.float64), model
+    )
     unit, rebuilt = (CLIP + 1) / 2, (RECONSTRUCTION + 1) / 2
     expected = {
         "squared": (unit - rebuilt).square().mean(),
@@ -76,7 +84,9 @@ def test_what_the_discriminator_minimises_part_by_part():
     (slope,) = torch.autograd.grad(model(2 * unit - 1).sum(), unit, create_graph=True)
     torch.testing.assert_close(parts["game"], -(F.logsigmoid(real) + F.logsigmoid(-fake)).mean())
     torch.testing.assert_close(parts["r1"], 10 * slope.square().flatten(1).sum(1).mean())
-    penalty = F.relu(real - fake.mean()).square().mean() + F.relu(real.mean() - fake).square().mean()
+    penalty = (
+        F.relu(real - fake.mean()).square().mean() + F.relu(real.mean() - fake).square().mean()
+    )
     assert penalty > 0.1
     torch.testing.assert_close(parts["lecam"], 0.001 * penalty)
     torch.testing.assert_close(total, sum(parts.values()))
@@ -94,7 +104,9 @@ def test_every_weight_multiplies_its_own_part(weight):
             | loss.discriminator(Curved(), CLIP, RECONSTRUCTION, LeCam().double())[1]
         )
     for name in results[0]:
-        assert float((results[1][name] / results[0][name]).detach()) == pytest.approx(3.0 if name == weight else 1.0)
+        assert float((results[1][name] / results[0][name]).detach()) == pytest.approx(
+            3.0 if name == weight else 1.0
+        )
 
 
 def test_the_discriminator_learns_in_full_precision_also_under_autocast():

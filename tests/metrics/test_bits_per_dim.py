@@ -18,7 +18,9 @@ def test_the_terms_add_up_and_have_the_shapes_promised(process):
     assert found.prior.shape == (5,) and found.terms.shape == found.x_start_mse.shape == (5, 12)
     torch.testing.assert_close(found.total, found.prior + found.terms.sum(1))
     assert found.rate[-1] == pytest.approx(float(found.prior.mean()))
-    assert found.rate[0] == pytest.approx(float(found.prior.mean() + found.terms[:, 1:].sum(1).mean()), rel=1e-5)
+    assert found.rate[0] == pytest.approx(
+        float(found.prior.mean() + found.terms[:, 1:].sum(1).mean()), rel=1e-5
+    )
     assert (found.rate.diff() <= 0).all()
     torch.testing.assert_close(found.distortion, 127.5 * found.x_start_mse.mean(0).sqrt())
 

@@ -30,11 +30,15 @@ def test_the_error_equals_a_count_by_hand():
     logits = torch.tensor([[0.9, 0.1], [0.8, 0.2], [0.3, 0.7], [0.55, 0.45]]).log()
     label = torch.tensor([0, 1, 1, 1])
     # ten bins: 0.9 alone and right; 0.8 alone and wrong; 0.7 alone and right; 0.55 alone and wrong
-    assert calibration_error(logits, label, bins=10) == pytest.approx((0.1 + 0.8 + 0.3 + 0.55) / 4, abs=1e-6)
+    assert calibration_error(logits, label, bins=10) == pytest.approx(
+        (0.1 + 0.8 + 0.3 + 0.55) / 4, abs=1e-6
+    )
 
 
 def test_one_answer_of_full_confidence_falls_into_the_last_bin():
-    assert calibration_error(torch.tensor([[100.0, 0.0]]), torch.tensor([0])) == pytest.approx(0.0, abs=1e-6)
+    assert calibration_error(torch.tensor([[100.0, 0.0]]), torch.tensor([0])) == pytest.approx(
+        0.0, abs=1e-6
+    )
 
 
 def test_fitting_leaves_no_trace():

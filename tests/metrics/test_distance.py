@@ -18,15 +18,21 @@ def test_frechet_distance_of_normals_with_known_moments():
     assert frechet_distance(x, x) == pytest.approx(0, abs=1e-9)
     shift = torch.tensor([1.0, -2.0, 0.5], dtype=torch.float64)
     assert frechet_distance(x, x + shift) == pytest.approx(float(shift.square().sum()))
-    assert frechet_distance(x, 3 * x) == pytest.approx(3 * (1 - 3) ** 2)  # (sigma_1 - sigma_2)^2 per axis
+    # (sigma_1 - sigma_2)^2 per axis
+    assert frechet_distance(x, 3 * x) == pytest.approx(3 * (1 - 3) ** 2)
 
 
 def test_frechet_distance_with_correlated_axes_agrees_with_a_matrix_square_root():
     linalg = pytest.importorskip("scipy.linalg")
-    a = whitened(100, 4) @ torch.tensor([[1.0, 0, 0, 0], [0.5, 2, 0, 0], [0, 0.3, 1, 0], [0.2, 0, 0, 0.1]]).double()
+    a = (
+        whitened(100, 4)
+        @ torch.tensor([[1.0, 0, 0, 0], [0.5, 2, 0, 0], [0, 0.3, 1, 0], [0.2, 0, 0, 0.1]]).double()
+    )
     b = whitened(100, 4) @ torch.diag(torch.tensor([0.5, 1, 2, 3])).double() + 0.3
     c1, c2 = a.T.cov().numpy(), b.T.cov().numpy()
-    expected = ((a.mean(0) - b.mean(0)) ** 2).sum() + (c1 + c2 - 2 * linalg.sqrtm(c1 @ c2).real).trace()
+    expected = ((a.mean(0) - b.mean(0)) ** 2).sum() + (
+        c1 + c2 - 2 * linalg.sqrtm(c1 @ c2).real
+    ).trace()
     assert frechet_distance(a, b) == pytest.approx(float(expected), rel=1e-6)
     assert frechet_distance(a, b) == pytest.approx(frechet_distance(b, a), rel=1e-6)
 

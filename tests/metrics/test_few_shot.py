@@ -14,8 +14,12 @@ def test_ridge_equals_scikit_learns(n, d, penalty):
     x, y = torch.randn(n, d, generator=rng) + 3, torch.randn(n, 2, generator=rng)
     weights, bias = ridge(x, y, penalty)
     peer = Ridge(penalty).fit(x.numpy(), y.numpy())
-    torch.testing.assert_close(weights, torch.tensor(peer.coef_.T, dtype=x.dtype), rtol=1e-3, atol=1e-4)
-    torch.testing.assert_close(bias, torch.tensor(peer.intercept_, dtype=x.dtype), rtol=1e-3, atol=1e-4)
+    torch.testing.assert_close(
+        weights, torch.tensor(peer.coef_.T, dtype=x.dtype), rtol=1e-3, atol=1e-4
+    )
+    torch.testing.assert_close(
+        bias, torch.tensor(peer.intercept_, dtype=x.dtype), rtol=1e-3, atol=1e-4
+    )
 
 
 def blobs(n, seed, spread=1.0):
@@ -40,9 +44,13 @@ def test_more_examples_help_and_repeats_differ():
 
 def test_the_scale_of_the_features_does_not_matter():
     (x, label), (y, other) = blobs(60, 0, 2.0), blobs(90, 1, 2.0)
-    assert few_shot_accuracy((x, label), (y, other), 5) == few_shot_accuracy((1000 * x, label), (1000 * y, other), 5)
+    assert few_shot_accuracy((x, label), (y, other), 5) == few_shot_accuracy(
+        (1000 * x, label), (1000 * y, other), 5
+    )
 
 
 def test_too_few_examples_of_a_class_are_refused_with_the_counts():
-    with pytest.raises(ValueError, match=r"at least 21 examples of every class, got \[20, 20, 20\]"):
+    with pytest.raises(
+        ValueError, match=r"at least 21 examples of every class, got \[20, 20, 20\]"
+    ):
         few_shot_accuracy(blobs(60, 0), blobs(9, 1), shots=21)

@@ -13,7 +13,9 @@ SHAPES = [(3, 3, 32, 32), (2, 1, 11, 17), (1, 3, 40, 23), (4, 2, 13, 11)]
 def pair(shape, noise=0.3, seed=0):
     """Smooth pictures and noisy ones."""
     generator = torch.Generator().manual_seed(seed)
-    x = torch.nn.functional.interpolate(torch.rand(*shape[:2], 3, 4, generator=generator), shape[2:], mode="bicubic")
+    x = torch.nn.functional.interpolate(
+        torch.rand(*shape[:2], 3, 4, generator=generator), shape[2:], mode="bicubic"
+    )
     x = (2 * x - 1).clamp(-1, 1)
     return x, (x + noise * torch.randn(shape, generator=generator)).clamp(-1, 1)
 
@@ -30,7 +32,9 @@ def scikit_ssim(x, y):
 def test_both_equal_scikit_images(shape, noise):
     x, y = pair(shape, noise)
     for a, b, db, similarity in zip(x, y, psnr(x, y), ssim(x, y), strict=True):
-        assert db.item() == pytest.approx(peak_signal_noise_ratio(a.double().numpy(), b.double().numpy(), data_range=2))
+        assert db.item() == pytest.approx(
+            peak_signal_noise_ratio(a.double().numpy(), b.double().numpy(), data_range=2)
+        )
         assert similarity.item() == pytest.approx(scikit_ssim(a, b), abs=1e-10)
 
 
@@ -42,7 +46,9 @@ def test_equal_pictures_have_no_error():
 
 def test_an_error_of_a_tenth_of_the_range_is_20_decibels():
     x = torch.zeros(2, 3, 4, 5)
-    torch.testing.assert_close(psnr(x, x + 0.2), torch.full((2,), 20.0, dtype=torch.float64), rtol=1e-6, atol=0)
+    torch.testing.assert_close(
+        psnr(x, x + 0.2), torch.full((2,), 20.0, dtype=torch.float64), rtol=1e-6, atol=0
+    )
 
 
 def test_flat_pictures_are_as_similar_as_equation_13_says():

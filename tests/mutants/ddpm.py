@@ -40,7 +40,9 @@ def kl_summed(mean1, log_variance1, mean2, log_variance2):
 
 
 def loss_without_time(model, x_start, t, noise, alphas_cumprod):
-    return ddpm.simple_loss(lambda x, t: model(x, torch.zeros_like(t)), x_start, t, noise, alphas_cumprod)
+    return ddpm.simple_loss(
+        lambda x, t: model(x, torch.zeros_like(t)), x_start, t, noise, alphas_cumprod
+    )
 
 
 def loss_without_gradient(model, x_start, t, noise, alphas_cumprod):
@@ -72,7 +74,9 @@ def range_one_variance_for_all(v, t, betas):
 
 def range_unclipped(v, t, betas):
     share = (v + 1) / 2
-    return share * wide(betas.log(), t, v) + (1 - share) * wide(ddpm.posterior_variance(betas).log(), t, v)
+    return share * wide(betas.log(), t, v) + (1 - share) * wide(
+        ddpm.posterior_variance(betas).log(), t, v
+    )
 
 
 def hybrid_v_detached(output, x_start, x_t, t, noise, betas):
@@ -118,7 +122,11 @@ def respace_product_of_betas(betas, kept):
 WRONG = {
     "ddpm.q_sample": {"first_step_for_all": q_sample_first_step, "own_noise": q_sample_own_noise},
     "ddpm.predict_x_start": {
-        "clipped": lambda x_t, t, eps, alphas_cumprod: ddpm.predict_x_start(x_t, t, eps, alphas_cumprod).clamp(-1, 1),
+        "clipped": (
+            lambda x_t, t, eps, alphas_cumprod: ddpm.predict_x_start(
+                x_t, t, eps, alphas_cumprod
+            ).clamp(-1, 1)
+        ),
         "one_step_early": lambda x_t, t, eps, alphas_cumprod: ddpm.predict_x_start(
             x_t, (t - 1).clamp(min=0), eps, alphas_cumprod
         ),
@@ -127,13 +135,28 @@ WRONG = {
         "mean_alone": posterior_mean_alone,
         "flat_variance": posterior_flat_variance,
     },
-    "ddpm.normal_kl": {"summed": kl_summed, "absolute": lambda **case: ddpm.normal_kl(**case).abs() + 1e-2},
-    "ddpm.simple_loss": {"without_time": loss_without_time, "without_gradient": loss_without_gradient},
-    "ddpm.sample_step": {"never_noisy": never_noisy, "whole_batch_at_the_end": whole_batch_at_the_end},
+    "ddpm.normal_kl": {
+        "summed": kl_summed,
+        "absolute": lambda **case: ddpm.normal_kl(**case).abs() + 1e-2,
+    },
+    "ddpm.simple_loss": {
+        "without_time": loss_without_time,
+        "without_gradient": loss_without_gradient,
+    },
+    "ddpm.sample_step": {
+        "never_noisy": never_noisy,
+        "whole_batch_at_the_end": whole_batch_at_the_end,
+    },
     "ddpm.discretised_nll": {"one_open_end": nll_one_open_end, "in_bits": nll_in_bits},
-    "ddpm.learned_range_variance": {"one_for_all": range_one_variance_for_all, "unclipped": range_unclipped},
+    "ddpm.learned_range_variance": {
+        "one_for_all": range_one_variance_for_all,
+        "unclipped": range_unclipped,
+    },
     "ddpm.hybrid_loss": {"v_detached": hybrid_v_detached, "in_nats": hybrid_in_nats},
-    "ddpm.cosine_alphas_cumprod": {"single": cosine_single, "offset_not_renormalised": cosine_offset_not_renormalised},
+    "ddpm.cosine_alphas_cumprod": {
+        "single": cosine_single,
+        "offset_not_renormalised": cosine_offset_not_renormalised,
+    },
     "ddpm.importance_weights": {
         "sum_over_steps": importance_sum_over_steps,
         "probabilities_alone": importance_probabilities_alone,
@@ -180,14 +203,22 @@ def posterior_by_precision(x_start, x_t, t, betas):
 def posterior_by_items(x_start, x_t, t, betas):
     means, variances = [], []
     for x, y, step in zip(x_start, x_t, t.tolist(), strict=True):
-        a, before, beta = float((1 - betas[: step + 1]).prod()), float((1 - betas[:step]).prod()), float(betas[step])
-        means.append((math.sqrt(before) * beta * x + math.sqrt(1 - beta) * (1 - before) * y) / (1 - a))
+        a, before, beta = (
+            float((1 - betas[: step + 1]).prod()),
+            float((1 - betas[:step]).prod()),
+            float(betas[step]),
+        )
+        means.append(
+            (math.sqrt(before) * beta * x + math.sqrt(1 - beta) * (1 - before) * y) / (1 - a)
+        )
         variances.append((1 - before) / (1 - a) * beta)
     return torch.stack(means), torch.tensor(variances).reshape(-1, *[1] * (x_t.ndim - 1))
 
 
 def kl_by_distributions(mean1, log_variance1, mean2, log_variance2):
-    first, second = (Normal(m, (0.5 * v).exp()) for m, v in ((mean1, log_variance1), (mean2, log_variance2)))
+    first, second = (
+        Normal(m, (0.5 * v).exp()) for m, v in ((mean1, log_variance1), (mean2, log_variance2))
+    )
     return kl_divergence(first, second)
 
 
@@ -244,7 +275,9 @@ def nll_by_erf(x, mean, log_scale):
 
 def range_by_lerp(v, t, betas):
     small = ddpm.posterior_log_variance(betas)
-    return torch.lerp(wide(small, t, v).expand_as(v), wide(betas.log(), t, v).expand_as(v), 0.5 * v + 0.5)
+    return torch.lerp(
+        wide(small, t, v).expand_as(v), wide(betas.log(), t, v).expand_as(v), 0.5 * v + 0.5
+    )
 
 
 def range_by_product(v, t, betas):
@@ -302,21 +335,30 @@ def respace_by_loop(betas, kept):
 
 def respace_by_products(betas, kept):
     starts = [0, *(kept[:-1] + 1).tolist()]
-    parts = [(1 - betas[start : end + 1]).prod() for start, end in zip(starts, kept.tolist(), strict=True)]
+    parts = [
+        (1 - betas[start : end + 1]).prod()
+        for start, end in zip(starts, kept.tolist(), strict=True)
+    ]
     return 1 - torch.stack(parts)
 
 
 RIGHT = {
     "ddpm.q_sample": {"by_items": q_sample_by_items, "by_variance": q_sample_by_variance},
     "ddpm.predict_x_start": {"factored": predict_factored, "by_ratio": predict_by_ratio},
-    "ddpm.posterior_mean_variance": {"by_precision": posterior_by_precision, "by_items": posterior_by_items},
+    "ddpm.posterior_mean_variance": {
+        "by_precision": posterior_by_precision,
+        "by_items": posterior_by_items,
+    },
     "ddpm.normal_kl": {"by_distributions": kl_by_distributions, "by_variances": kl_by_variances},
     "ddpm.simple_loss": {"by_mse": loss_by_mse, "by_axes": loss_by_axes},
     "ddpm.sample_step": {"by_posterior": step_by_posterior, "by_items": step_by_items},
     "ddpm.discretised_nll": {"by_normal": nll_by_normal, "by_erf": nll_by_erf},
     "ddpm.learned_range_variance": {"by_lerp": range_by_lerp, "by_product": range_by_product},
     "ddpm.hybrid_loss": {"by_slices": hybrid_by_slices, "by_no_grad": hybrid_by_no_grad},
-    "ddpm.cosine_alphas_cumprod": {"by_loop": cosine_by_loop, "by_double_angle": cosine_by_double_angle},
+    "ddpm.cosine_alphas_cumprod": {
+        "by_loop": cosine_by_loop,
+        "by_double_angle": cosine_by_double_angle,
+    },
     "ddpm.importance_weights": {"by_norm": importance_by_norm, "by_power": importance_by_power},
     "ddpm.respace": {"by_loop": respace_by_loop, "by_products": respace_by_products},
 }

@@ -1,4 +1,6 @@
-"""Wrong answers made from the reference's own result.  `mutation(result, case)` gives the changed result."""
+"""Wrong answers made from the reference's own result.  `mutation(result, case)` gives the changed
+result.
+"""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, is_dataclass, replace
@@ -56,7 +58,9 @@ def change_input(result, case):
 
 @dataclass(frozen=True)
 class Mutation:
-    """`change(result, case)` spoils a result; `applies(outcome)` tells whether there is anything to spoil."""
+    """`change(result, case)` spoils a result; `applies(outcome)` tells whether there is anything to
+    spoil.
+    """
 
     change: Callable
     applies: Callable[[Outcome], bool]
@@ -91,11 +95,15 @@ def some_matrix(outcome: Outcome) -> bool:
 
 
 def some_input(outcome: Outcome) -> bool:
-    return any(leaf.kind == "tensor" for path, leaf in outcome.inputs.items() if path.count("[") == 1)
+    return any(
+        leaf.kind == "tensor" for path, leaf in outcome.inputs.items() if path.count("[") == 1
+    )
 
 
 def some_gradient(outcome: Outcome) -> bool:
-    return any(gradient is not None and bool(gradient.any()) for gradient in outcome.gradients.values())
+    return any(
+        gradient is not None and bool(gradient.any()) for gradient in outcome.gradients.values()
+    )
 
 
 MUTATIONS = {
@@ -103,7 +111,9 @@ MUTATIONS = {
     "extra_part": Mutation(lambda result, case: (result, result), always),
     "dtype": Mutation(on_each(other_dtype), values),
     "extra_axis": Mutation(on_each(lambda v: v[None] if isinstance(v, Tensor) else v), some_tensor),
-    "detached": Mutation(on_each(lambda v: v.detach() if isinstance(v, Tensor) else v), some_gradient),
+    "detached": Mutation(
+        on_each(lambda v: v.detach() if isinstance(v, Tensor) else v), some_gradient
+    ),
     "changed_input": Mutation(change_input, some_input),
     "transposed": Mutation(on_each(transpose), some_matrix),
     "nan": Mutation(on_each(poison), some_float),
@@ -117,4 +127,8 @@ def applicable(exercise: Exercise) -> dict[str, Callable]:
     """The changes of MUTATIONS that have something to act on in this exercise, by name."""
     with preserved():
         outcomes = list(run(exercise.reference, exercise, 0))
-    return {name: m.change for name, m in MUTATIONS.items() if any(m.applies(outcome) for outcome in outcomes)}
+    return {
+        name: m.change
+        for name, m in MUTATIONS.items()
+        if any(m.applies(outcome) for outcome in outcomes)
+    }

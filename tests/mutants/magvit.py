@@ -1,4 +1,6 @@
-"""Answers to the exercises of notebook 05, the first half: more wrong ones, and right ones written differently."""
+"""Answers to the exercises of notebook 05, the first half: more wrong ones, and right ones written
+differently.
+"""
 
 import math
 
@@ -16,7 +18,9 @@ from course_lib.papers import magvit
 
 def inflate_halves(kernel, frames):
     """Shared between the two middle frames."""
-    return (magvit.inflate_central(kernel, frames) + magvit.inflate_central(kernel, frames).flip(2)) / 2
+    return (
+        magvit.inflate_central(kernel, frames) + magvit.inflate_central(kernel, frames).flip(2)
+    ) / 2
 
 
 def inflate_new_tensor(kernel, frames):
@@ -148,7 +152,9 @@ def commit_masked_only(codes, condition, given, masked, mask_token):
 
 
 def commit_one_mask_for_all(codes, condition, given, masked, mask_token):
-    return magvit.commit_tokens(codes, condition, given, masked[:1].expand(masked.shape), mask_token)
+    return magvit.commit_tokens(
+        codes, condition, given, masked[:1].expand(masked.shape), mask_token
+    )
 
 
 def commit_last_code(codes, condition, given, masked, mask_token):
@@ -223,7 +229,9 @@ def decode_over_the_batch(logits, tokens, unknown, number, uniform, noise):
     """The lowest of all rows together."""
     p = logits.softmax(-1)
     guess = (p.cumsum(-1) <= uniform[..., None]).sum(-1)
-    confidence = (p.gather(-1, guess[..., None])[..., 0].log() + noise).masked_fill(~unknown, torch.inf)
+    confidence = (p.gather(-1, guess[..., None])[..., 0].log() + noise).masked_fill(
+        ~unknown, torch.inf
+    )
     rank = confidence.flatten().argsort().argsort().view_as(confidence)
     return torch.where(unknown, guess, tokens), rank < number.sum()
 
@@ -320,7 +328,9 @@ def inflate_by_one_hot(kernel, frames):
 
 
 def inflate_by_stack(kernel, frames):
-    return torch.stack([kernel if i == frames // 2 else torch.zeros_like(kernel) for i in range(frames)], dim=2)
+    return torch.stack(
+        [kernel if i == frames // 2 else torch.zeros_like(kernel) for i in range(frames)], dim=2
+    )
 
 
 def padding_by_flips(x, pad):
@@ -348,7 +358,9 @@ def padding_place_by_place(x, pad):
 
 
 def lecam_by_clamp(real, fake, ema_real, ema_fake):
-    return torch.mean((real - ema_fake).clamp(min=0) ** 2) + torch.mean((ema_real - fake).clamp(min=0) ** 2)
+    return torch.mean((real - ema_fake).clamp(min=0) ** 2) + torch.mean(
+        (ema_real - fake).clamp(min=0) ** 2
+    )
 
 
 def lecam_by_where(real, fake, ema_real, ema_fake):
@@ -399,7 +411,9 @@ def tasks_by_places(task, grid):
             "CG": False,
         }[task]
 
-    return torch.tensor([[[is_given(i, r, c) for c in range(w)] for r in range(h)] for i in range(t)])
+    return torch.tensor(
+        [[[is_given(i, r, c) for c in range(w)] for r in range(h)] for i in range(t)]
+    )
 
 
 def commit_by_cases(codes, condition, given, masked, mask_token):
@@ -463,11 +477,17 @@ def decode_by_scatter(logits, tokens, unknown, number, uniform, noise):
     confidence = torch.take_along_dim(p.log(), guess[..., None], -1).squeeze(-1) + noise
     confidence[~unknown] = math.inf
     first = repeat(torch.arange(tokens.shape[1]), "n -> b n", b=len(tokens)) < number[:, None]
-    return torch.where(unknown, guess, tokens), torch.zeros_like(unknown).scatter(1, confidence.argsort(1), first)
+    return torch.where(unknown, guess, tokens), torch.zeros_like(unknown).scatter(
+        1, confidence.argsort(1), first
+    )
 
 
 RIGHT = {
-    "magvit.inflate": {"by_pad": inflate_by_pad, "by_one_hot": inflate_by_one_hot, "by_stack": inflate_by_stack},
+    "magvit.inflate": {
+        "by_pad": inflate_by_pad,
+        "by_one_hot": inflate_by_one_hot,
+        "by_stack": inflate_by_stack,
+    },
     "magvit.reflect_padding": {
         "by_flips": padding_by_flips,
         "by_index": padding_by_index,

@@ -1,4 +1,6 @@
-"""Answers to the exercises of notebook 05, the second half: more wrong ones, and right ones written differently."""
+"""Answers to the exercises of notebook 05, the second half: more wrong ones, and right ones written
+differently.
+"""
 
 import torch
 import torch.nn.functional as F
@@ -93,12 +95,16 @@ def penalty_cross(z, temperature):
 
 def penalty_each(z, temperature):
     """One number for every vector."""
-    return torch.stack([lfq.sample_entropy(row[None], temperature) for row in z]) - lfq.batch_entropy(z, temperature)
+    return torch.stack(
+        [lfq.sample_entropy(row[None], temperature) for row in z]
+    ) - lfq.batch_entropy(z, temperature)
 
 
 def penalty_over_the_batch(z, temperature):
     """The softmax over vectors."""
-    q = (2 * z @ lfq.token_code(torch.arange(2 ** z.shape[1]), z.shape[1]).T / temperature).softmax(0)
+    q = (2 * z @ lfq.token_code(torch.arange(2 ** z.shape[1]), z.shape[1]).T / temperature).softmax(
+        0
+    )
     return -(q * q.log()).sum(-1).mean() + (q.mean(0) * q.mean(0).log()).sum()
 
 
@@ -338,12 +344,22 @@ def factorise_by_codes(indices, bits):
 
 def factorise_by_unravel(indices, bits):
     """Places in a table whose last axis is the first factor."""
-    return torch.stack(torch.unravel_index(indices, [2**count for count in reversed(bits)])[::-1], dim=-1)
+    return torch.stack(
+        torch.unravel_index(indices, [2**count for count in reversed(bits)])[::-1], dim=-1
+    )
 
 
 RIGHT = {
-    "magvit2.lfq": {"by_where": lfq_by_where, "by_bits": lfq_by_bits, "by_function": lfq_by_function},
-    "magvit2.token_index": {"by_product": index_by_product, "by_loop": index_by_loop, "by_horner": index_by_horner},
+    "magvit2.lfq": {
+        "by_where": lfq_by_where,
+        "by_bits": lfq_by_bits,
+        "by_function": lfq_by_function,
+    },
+    "magvit2.token_index": {
+        "by_product": index_by_product,
+        "by_loop": index_by_loop,
+        "by_horner": index_by_horner,
+    },
     "magvit2.entropy_penalty": {
         "by_softmax": penalty_by_softmax,
         "by_distances": penalty_by_distances,

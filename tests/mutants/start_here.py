@@ -33,7 +33,11 @@ def detached(image, patch):
 
 
 WRONG = {
-    "start_here.to_model": {"flipped": flipped, "truncated": truncated, "first_picture_only": squeezed},
+    "start_here.to_model": {
+        "flipped": flipped,
+        "truncated": truncated,
+        "first_picture_only": squeezed,
+    },
     "start_here.patchify": {
         "unfold": unfold_without_channels_last,
         "overlapping": overlapping,

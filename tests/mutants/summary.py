@@ -4,7 +4,9 @@
 def pytest_terminal_summary(terminalreporter):
     """Collected from the reports' user properties, which travel from the workers of xdist."""
     rows: dict[str, dict[str, list[int]]] = {}
-    for report in [r for kind in ("passed", "failed") for r in terminalreporter.stats.get(kind, [])]:
+    for report in [
+        r for kind in ("passed", "failed") for r in terminalreporter.stats.get(kind, [])
+    ]:
         for key, value in report.user_properties:
             if key in ("mutants", "diagnosed", "accepted", "generic"):
                 rows.setdefault(value[0], {})[key] = value[1:]
@@ -12,7 +14,9 @@ def pytest_terminal_summary(terminalreporter):
         return
     terminalreporter.section("mutants")
     width = max(map(len, rows))
-    terminalreporter.write_line(f"{'':{width}}  refused  diagnosed  generic refused  right accepted")
+    terminalreporter.write_line(
+        f"{'':{width}}  refused  diagnosed  generic refused  right accepted"
+    )
     totals = {"mutants": [0, 0], "diagnosed": [0], "generic": [0, 0], "accepted": [0]}
     for id, row in sorted(rows.items()):
         terminalreporter.write_line(_line(id, row, width))
@@ -22,6 +26,12 @@ def pytest_terminal_summary(terminalreporter):
 
 
 def _line(name: str, row: dict[str, list[int]], width: int) -> str:
-    text = {key: "/".join(map(str, row.get(key, ["-"]))) for key in ("mutants", "diagnosed", "generic", "accepted")}
-    cells = f"{text['mutants']:>7}  {text['diagnosed']:>9}  {text['generic']:>15}  {text['accepted']:>14}"
+    text = {
+        key: "/".join(map(str, row.get(key, ["-"])))
+        for key in ("mutants", "diagnosed", "generic", "accepted")
+    }
+    cells = (
+        f"{text['mutants']:>7}  {text['diagnosed']:>9}  {text['generic']:>15} "
+        f" {text['accepted']:>14}"
+    )
     return f"{name:{width}}  {cells}"

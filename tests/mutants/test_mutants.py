@@ -1,6 +1,8 @@
-"""Every exercise refuses wrong answers, names the declared ones, and accepts right ones written differently.
+"""Every exercise refuses wrong answers, names the declared ones, and accepts right ones written
+differently.
 
-For the exercises of exercises/ddpm.py, tests/mutants/ddpm.py holds WRONG and RIGHT: {"ddpm.q_sample": {name: answer}}.
+For the exercises of exercises/ddpm.py, tests/mutants/ddpm.py holds WRONG and RIGHT:
+{"ddpm.q_sample": {name: answer}}.
 """
 
 import importlib
@@ -27,7 +29,10 @@ def exercise(request):
 
 def answers(module: str) -> ModuleType:
     if not Path(__file__).with_name(f"{module}.py").exists():
-        pytest.fail(f"tests/mutants/{module}.py is missing; it holds WRONG and RIGHT for the exercises of {module}")
+        pytest.fail(
+            f"tests/mutants/{module}.py is missing; it holds WRONG and RIGHT for the exercises of"
+            f" {module}"
+        )
     return importlib.import_module(f"tests.mutants.{module}")
 
 
@@ -54,13 +59,19 @@ def test_cases_are_drawn_from_the_seed_alone(exercise):
 
 def test_wrong_answers_are_refused(exercise, record_property):
     mutants = {**{name: m.answer for name, m in exercise.misconceptions.items()}, **wrong(exercise)}
-    assert len(mutants) == len(exercise.misconceptions) + len(wrong(exercise)), "one name for two wrong answers"
-    refused = {name for name, a in mutants.items() if all(verdict(exercise, a, s).status == "failed" for s in SEEDS)}
+    assert len(mutants) == len(exercise.misconceptions) + len(wrong(exercise)), (
+        "one name for two wrong answers"
+    )
+    refused = {
+        name
+        for name, a in mutants.items()
+        if all(verdict(exercise, a, s).status == "failed" for s in SEEDS)
+    }
     record_property("mutants", [exercise.id, len(refused), len(mutants)])
     assert refused == mutants.keys(), f"{exercise.id} accepts {sorted(mutants.keys() - refused)}"
     assert len(mutants) >= WRONG_AT_LEAST, (
-        f"{exercise.id} has {len(mutants)} wrong answers; declare misconceptions, or add to WRONG in "
-        f"tests/mutants/{exercise.module}.py, until there are {WRONG_AT_LEAST}"
+        f"{exercise.id} has {len(mutants)} wrong answers; declare misconceptions, or add to WRONG"
+        f" in tests/mutants/{exercise.module}.py, until there are {WRONG_AT_LEAST}"
     )
 
 
@@ -78,12 +89,18 @@ def test_misconceptions_read_their_own_sentence(exercise, record_property):
 
 def test_right_answers_are_accepted(exercise, record_property):
     right = answers(exercise.module).RIGHT.get(exercise.id, {})
-    refused = {n: v.sentence for n, a in right.items() for s in SEEDS if not (v := verdict(exercise, a, s)).passed}
+    refused = {
+        n: v.sentence
+        for n, a in right.items()
+        for s in SEEDS
+        if not (v := verdict(exercise, a, s)).passed
+    }
     record_property("accepted", [exercise.id, len(right) - len(refused)])
     assert not refused
     assert len(right) >= RIGHT_AT_LEAST, (
-        f"{exercise.id} has {len(right)} right answers in RIGHT of tests/mutants/{exercise.module}.py; "
-        f"write {RIGHT_AT_LEAST} that differ from the reference"
+        f"{exercise.id} has {len(right)} right answers in RIGHT of"
+        f" tests/mutants/{exercise.module}.py; write {RIGHT_AT_LEAST} that differ from the"
+        " reference"
     )
 
 
@@ -91,7 +108,9 @@ def test_generic_mutants_are_refused(exercise, record_property):
     tried = applicable(exercise)
     accepted = []
     for name, change in tried.items():
-        changed = replace(exercise, probe=lambda answer, case, m=change: m(exercise.probe(answer, case), case))
+        changed = replace(
+            exercise, probe=lambda answer, case, m=change: m(exercise.probe(answer, case), case)
+        )
         if any(verdict(exercise, exercise.reference, seed, changed).passed for seed in SEEDS):
             accepted.append(name)
     record_property("generic", [exercise.id, len(tried) - len(accepted), len(tried)])

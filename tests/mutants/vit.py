@@ -100,13 +100,18 @@ def interpolate_token_last(positions, old, new):
 
 
 def interpolate_cropped(positions, old, new):
-    rows, columns = (torch.arange(n).clamp(max=before - 1) for n, before in zip(new, old, strict=True))
+    rows, columns = (
+        torch.arange(n).clamp(max=before - 1) for n, before in zip(new, old, strict=True)
+    )
     grid = positions[:, 1:].unflatten(1, old)[:, rows][:, :, columns]
     return torch.cat([positions[:, :1], grid.flatten(1, 2)], dim=1)
 
 
 def interpolate_token_averaged(positions, old, new):
-    return torch.cat([positions.mean(1, keepdim=True), vit.interpolate_positions(positions, old, new)[:, 1:]], dim=1)
+    return torch.cat(
+        [positions.mean(1, keepdim=True), vit.interpolate_positions(positions, old, new)[:, 1:]],
+        dim=1,
+    )
 
 
 def interpolate_detached(positions, old, new):
@@ -269,7 +274,9 @@ def count_by_layers(config):
         return into * out + out
 
     d, norm = config.width, 2 * config.width
-    layer = 2 * norm + linear(d, 3 * d) + linear(d, d) + linear(d, config.mlp) + linear(config.mlp, d)
+    layer = (
+        2 * norm + linear(d, 3 * d) + linear(d, d) + linear(d, config.mlp) + linear(config.mlp, d)
+    )
     start = linear(config.channels * config.patch_size**2, d) + d + (1 + math.prod(config.grid)) * d
     return start + sum(layer for _ in range(config.depth)) + norm + linear(d, config.num_classes)
 
@@ -298,7 +305,9 @@ def distance_by_loops(weights, grid, patch):
         row = weights[:, :, i, 1:].double().mean(0) * 0
         for picture in weights[:, :, i, 1:].double():
             row = row + picture / picture.sum(-1, keepdim=True) / len(weights)
-        far = torch.tensor([patch * math.dist(here, there) for there in places], dtype=torch.float64)
+        far = torch.tensor(
+            [patch * math.dist(here, there) for there in places], dtype=torch.float64
+        )
         found += row @ far / len(places)
     return found.float()
 
@@ -307,7 +316,9 @@ def distance_by_complex_numbers(weights, grid, patch):
     n = torch.arange(grid[0] * grid[1])
     places = patch * torch.complex((n // grid[1]).float(), (n % grid[1]).float())
     between = F.normalize(weights[..., 1:, 1:], p=1, dim=-1)
-    return reduce(between * (places[:, None] - places).abs(), "b h i j -> h", "sum") / (len(weights) * len(n))
+    return reduce(between * (places[:, None] - places).abs(), "b h i j -> h", "sum") / (
+        len(weights) * len(n)
+    )
 
 
 def rollout_by_multi_dot(maps):
@@ -332,11 +343,23 @@ RIGHT = {
         "by_unfold": patchify_by_unfold,
         "by_loops": patchify_by_loops,
     },
-    "vit.tokens_and_positions": {"by_positions_apart": tokens_by_positions_apart, "by_padding": tokens_by_padding},
+    "vit.tokens_and_positions": {
+        "by_positions_apart": tokens_by_positions_apart,
+        "by_padding": tokens_by_padding,
+    },
     "vit.attention": {"by_heads": attention_by_heads, "by_einsum": attention_by_einsum},
     "vit.encoder_block": {"in_lines": block_in_lines, "by_loop": block_by_loop},
     "vit.count_parameters": {"on_meta": count_on_meta, "by_layers": count_by_layers},
-    "vit.interpolate_positions": {"by_upsample": interpolate_by_upsample, "by_matrices": interpolate_by_matrices},
-    "vit.attention_distance": {"by_loops": distance_by_loops, "by_complex_numbers": distance_by_complex_numbers},
-    "vit.attention_rollout": {"by_multi_dot": rollout_by_multi_dot, "by_recursion": rollout_by_recursion},
+    "vit.interpolate_positions": {
+        "by_upsample": interpolate_by_upsample,
+        "by_matrices": interpolate_by_matrices,
+    },
+    "vit.attention_distance": {
+        "by_loops": distance_by_loops,
+        "by_complex_numbers": distance_by_complex_numbers,
+    },
+    "vit.attention_rollout": {
+        "by_multi_dot": rollout_by_multi_dot,
+        "by_recursion": rollout_by_recursion,
+    },
 }

@@ -13,7 +13,9 @@ from course_lib.papers import vivit
 
 def frames_of_a_clip_one_shorter(video, count):
     t = video.shape[1]
-    return video[:, (torch.linspace(0, t - 1, count + 2)[1:-1]).round().long()] if count < t else video
+    return (
+        video[:, (torch.linspace(0, t - 1, count + 2)[1:-1]).round().long()] if count < t else video
+    )
 
 
 def frames_at_random(video, count):
@@ -81,14 +83,21 @@ def views_and_crops_in_pairs(model, video, frames, size, views, crops):
     t, _, h, w = video.shape[1:]
     logits = []
     for i in range(min(views, crops)):
-        start, shift = i * (t - frames) // max(views - 1, 1), i * (max(h, w) - size) // max(crops - 1, 1)
+        start, shift = (
+            i * (t - frames) // max(views - 1, 1),
+            i * (max(h, w) - size) // max(crops - 1, 1),
+        )
         top, left = (shift, (w - size) // 2) if h > w else ((h - size) // 2, shift)
-        logits.append(model(video[:, start : start + frames, :, top : top + size, left : left + size]))
+        logits.append(
+            model(video[:, start : start + frames, :, top : top + size, left : left + size])
+        )
     return torch.stack(logits).mean(0)
 
 
 def a_single_view_from_the_start(model, video, frames, size, views, crops):
-    return vivit.multi_view(model, video[:, :frames] if views == 1 else video, frames, size, views, crops)
+    return vivit.multi_view(
+        model, video[:, :frames] if views == 1 else video, frames, size, views, crops
+    )
 
 
 def views_that_vote(model, video, frames, size, views, crops):
@@ -100,13 +109,19 @@ def views_that_vote(model, video, frames, size, views, crops):
 
 
 WRONG = {
-    "vivit.uniform_frames": {"clip_one_shorter": frames_of_a_clip_one_shorter, "at_random": frames_at_random},
+    "vivit.uniform_frames": {
+        "clip_one_shorter": frames_of_a_clip_one_shorter,
+        "at_random": frames_at_random,
+    },
     "vivit.tubelet_embed": {
         "overlapping_in_time": tubelets_that_overlap_in_time,
         "frozen_kernel": tubelets_of_a_frozen_kernel,
     },
     "vivit.filter_inflation_init": {"in_place": inflated_in_place, "as_a_list": inflated_as_a_list},
-    "vivit.central_frame_init": {"one_late": central_one_late, "double_precision": central_in_double_precision},
+    "vivit.central_frame_init": {
+        "one_late": central_one_late,
+        "double_precision": central_in_double_precision,
+    },
     "vivit.factorised_encoder": {
         "backwards": encoder_of_a_clip_played_backwards,
         "frozen_first_half": encoder_with_a_frozen_first_half,
@@ -154,8 +169,14 @@ def tubelets_one_by_one(video, kernel, bias):
     times = []
     for frame in range(0, t, kt):
         corners = [(row, column) for row in range(0, h, kh) for column in range(0, w, kw)]
-        boxes = [video[:, frame : frame + kt, :, row : row + kh, col : col + kw] for row, col in corners]
-        times.append(torch.stack([torch.einsum("btchw,dcthw->bd", box, kernel) + bias for box in boxes], dim=1))
+        boxes = [
+            video[:, frame : frame + kt, :, row : row + kh, col : col + kw] for row, col in corners
+        ]
+        times.append(
+            torch.stack(
+                [torch.einsum("btchw,dcthw->bd", box, kernel) + bias for box in boxes], dim=1
+            )
+        )
     return torch.stack(times, dim=1)
 
 
@@ -207,7 +228,9 @@ def heads_with_masks(qkv, heads):
     t, n = qkv.shape[1:3]
     q, k, v = rearrange(qkv, "b t n (three h d) -> three b h (t n) d", three=3, h=heads)
     time, place = torch.arange(t * n) // n, torch.arange(t * n) % n
-    seen = torch.stack([time[:, None] == time, place[:, None] == place]).repeat_interleave(heads // 2, 0)
+    seen = torch.stack([time[:, None] == time, place[:, None] == place]).repeat_interleave(
+        heads // 2, 0
+    )
     scores = (q @ k.mT / math.sqrt(q.shape[-1])).masked_fill(~seen, -math.inf)
     return rearrange(scores.softmax(-1) @ v, "b h (t n) d -> b t n (h d)", t=t)
 
@@ -217,7 +240,9 @@ def heads_one_by_one(qkv, heads):
     q, k, v = (part.split(d, dim=-1) for part in qkv.chunk(3, dim=-1))
     outputs = []
     for head in range(heads):
-        three = [part[head] if head < heads // 2 else part[head].transpose(1, 2) for part in (q, k, v)]
+        three = [
+            part[head] if head < heads // 2 else part[head].transpose(1, 2) for part in (q, k, v)
+        ]
         y = torch.softmax(three[0] @ three[1].mT * d**-0.5, dim=-1) @ three[2]
         outputs.append(y if head < heads // 2 else y.transpose(1, 2))
     return torch.cat(outputs, dim=-1)
@@ -225,12 +250,16 @@ def heads_one_by_one(qkv, heads):
 
 def views_in_one_batch(model, video, frames, size, views, crops):
     t, _, h, w = video.shape[1:]
-    starts = torch.linspace(0, t - frames, views).int().tolist() if views > 1 else [(t - frames) // 2]
+    starts = (
+        torch.linspace(0, t - frames, views).int().tolist() if views > 1 else [(t - frames) // 2]
+    )
     slack = max(h, w) - size
     shifts = [slack * i // (crops - 1) for i in range(crops)] if crops > 1 else [slack // 2]
     middle = (min(h, w) - size) // 2
     corners = [(shift, middle) if h > w else (middle, shift) for shift in shifts]
-    clips = [video[:, s : s + frames, :, y : y + size, x : x + size] for s in starts for y, x in corners]
+    clips = [
+        video[:, s : s + frames, :, y : y + size, x : x + size] for s in starts for y, x in corners
+    ]
     return model(torch.cat(clips)).unflatten(0, (views * crops, -1)).mean(0)
 
 
@@ -242,7 +271,11 @@ def views_turned_to_lie(model, video, frames, size, views, crops):
     lying = lying[..., (short - size) // 2 :, :][..., :size, :]
     total = 0
     for view in range(views):
-        start = view * (video.shape[1] - frames) // (views - 1) if views > 1 else (video.shape[1] - frames) // 2
+        start = (
+            view * (video.shape[1] - frames) // (views - 1)
+            if views > 1
+            else (video.shape[1] - frames) // 2
+        )
         for crop in range(crops):
             left = crop * (long - size) // (crops - 1) if crops > 1 else (long - size) // 2
             clip = lying[:, start : start + frames, ..., left : left + size]
@@ -252,9 +285,15 @@ def views_turned_to_lie(model, video, frames, size, views, crops):
 
 RIGHT = {
     "vivit.uniform_frames": {"by_linspace": frames_by_linspace, "one_by_one": frames_one_by_one},
-    "vivit.tubelet_embed": {"by_convolution": tubelets_by_convolution, "one_by_one": tubelets_one_by_one},
+    "vivit.tubelet_embed": {
+        "by_convolution": tubelets_by_convolution,
+        "one_by_one": tubelets_one_by_one,
+    },
     "vivit.filter_inflation_init": {"by_stack": inflated_by_stack, "by_expand": inflated_by_expand},
-    "vivit.central_frame_init": {"by_one_hot": central_by_one_hot, "by_padding": central_by_padding},
+    "vivit.central_frame_init": {
+        "by_one_hot": central_by_one_hot,
+        "by_padding": central_by_padding,
+    },
     "vivit.factorised_encoder": {
         "time_by_time": encoder_time_by_time,
         "folded_times_first": encoder_folded_times_first,
@@ -263,6 +302,9 @@ RIGHT = {
         "folded_sequences": layer_of_folded_sequences,
         "sequence_by_sequence": layer_sequence_by_sequence,
     },
-    "vivit.factorised_dot_product": {"with_masks": heads_with_masks, "one_by_one": heads_one_by_one},
+    "vivit.factorised_dot_product": {
+        "with_masks": heads_with_masks,
+        "one_by_one": heads_one_by_one,
+    },
     "vivit.multi_view": {"in_one_batch": views_in_one_batch, "turned_to_lie": views_turned_to_lie},
 }

@@ -110,12 +110,18 @@ def weight_scaled(reconstruction_loss, generator_loss, last_layer, delta):
 
 
 def weight_elementwise(reconstruction_loss, generator_loss, last_layer, delta):
-    r, g = (torch.autograd.grad(x, last_layer, retain_graph=True)[0] for x in (reconstruction_loss, generator_loss))
+    r, g = (
+        torch.autograd.grad(x, last_layer, retain_graph=True)[0]
+        for x in (reconstruction_loss, generator_loss)
+    )
     return (r.abs() / (g.abs() + delta)).clamp(max=1e4).mean()
 
 
 def weight_per_filter(reconstruction_loss, generator_loss, last_layer, delta):
-    r, g = (torch.autograd.grad(x, last_layer, retain_graph=True)[0] for x in (reconstruction_loss, generator_loss))
+    r, g = (
+        torch.autograd.grad(x, last_layer, retain_graph=True)[0]
+        for x in (reconstruction_loss, generator_loss)
+    )
     return (r.flatten(2).norm(dim=2) / (g.flatten(2).norm(dim=2) + delta)).clamp(max=1e4).mean()
 
 
@@ -128,7 +134,9 @@ def weight_leaves_gradients(reconstruction_loss, generator_loss, last_layer, del
 
 
 def weight_as_a_number(reconstruction_loss, generator_loss, last_layer, delta):
-    return adversarial.adaptive_weight(reconstruction_loss, generator_loss, last_layer, delta).item()
+    return adversarial.adaptive_weight(
+        reconstruction_loss, generator_loss, last_layer, delta
+    ).item()
 
 
 def hinge_summed(real, fake):
@@ -136,7 +144,9 @@ def hinge_summed(real, fake):
 
 
 def hinge_per_picture(real, fake):
-    return (F.relu(1 - real).flatten(1).mean(1).mean() + F.relu(1 + fake).flatten(1).sum(1).mean()) / 2
+    return (
+        F.relu(1 - real).flatten(1).mean(1).mean() + F.relu(1 + fake).flatten(1).sum(1).mean()
+    ) / 2
 
 
 def hinge_of_probabilities(real, fake):
@@ -175,7 +185,9 @@ def top_k_multinomial(logits, k, temperature, uniform):
 
 def top_k_of_the_batch(logits, k, temperature, uniform):
     """One threshold for all rows."""
-    kept = logits.masked_fill(logits < logits.flatten().topk(k * len(logits)).values[-1], -torch.inf)
+    kept = logits.masked_fill(
+        logits < logits.flatten().topk(k * len(logits)).values[-1], -torch.inf
+    )
     p = (kept / temperature).softmax(-1).nan_to_num()
     return (p.cumsum(-1) <= uniform[:, None]).sum(-1)
 
@@ -356,7 +368,9 @@ def weight_by_squares(reconstruction_loss, generator_loss, last_layer, delta):
         (gradient,) = torch.autograd.grad(loss, [last_layer], retain_graph=True)
         return gradient.flatten().pow(2).sum().sqrt()
 
-    return torch.minimum(length(reconstruction_loss) / (length(generator_loss) + delta), torch.tensor(1e4))
+    return torch.minimum(
+        length(reconstruction_loss) / (length(generator_loss) + delta), torch.tensor(1e4)
+    )
 
 
 def weight_by_backward(reconstruction_loss, generator_loss, last_layer, delta):
@@ -370,7 +384,10 @@ def weight_by_backward(reconstruction_loss, generator_loss, last_layer, delta):
 
 
 def weight_detached_late(reconstruction_loss, generator_loss, last_layer, delta):
-    r, g = (torch.autograd.grad(x, last_layer, create_graph=True)[0] for x in (reconstruction_loss, generator_loss))
+    r, g = (
+        torch.autograd.grad(x, last_layer, create_graph=True)[0]
+        for x in (reconstruction_loss, generator_loss)
+    )
     return (r.norm() / (g.norm() + delta)).clamp(max=1e4).detach()
 
 
@@ -380,7 +397,9 @@ def hinge_by_clamp(real, fake):
 
 def hinge_by_maximum(real, fake):
     zero = torch.zeros(())
-    return torch.stack([torch.maximum(zero, 1 - real).mean(), torch.maximum(zero, 1 + fake).mean()]).mean()
+    return torch.stack(
+        [torch.maximum(zero, 1 - real).mean(), torch.maximum(zero, 1 + fake).mean()]
+    ).mean()
 
 
 def mask_by_comparison(m, n):
@@ -405,7 +424,9 @@ def top_k_temperature_after_the_filter(logits, k, temperature, uniform):
 def top_k_renormalised(logits, k, temperature, uniform):
     p = (logits / temperature).softmax(-1)
     p = p.where(p >= p.sort(descending=True).values[:, k - 1 : k], 0)
-    return torch.searchsorted((p / p.sum(-1, keepdim=True)).cumsum(-1), uniform[:, None], right=True)[:, 0]
+    return torch.searchsorted(
+        (p / p.sum(-1, keepdim=True)).cumsum(-1), uniform[:, None], right=True
+    )[:, 0]
 
 
 def top_k_by_scatter(logits, k, temperature, uniform):
@@ -434,8 +455,15 @@ def window_by_sorting(row, column, grid, window):
 
 
 RIGHT = {
-    "vqgan.nearest_code": {"by_cdist": nearest_by_cdist, "by_loop": nearest_by_loop, "by_score": nearest_by_score},
-    "vqgan.straight_through": {"from_z": straight_through_from_z, "by_function": straight_through_by_function},
+    "vqgan.nearest_code": {
+        "by_cdist": nearest_by_cdist,
+        "by_loop": nearest_by_loop,
+        "by_score": nearest_by_score,
+    },
+    "vqgan.straight_through": {
+        "from_z": straight_through_from_z,
+        "by_function": straight_through_by_function,
+    },
     "vqgan.vq_loss": {"by_squares": vq_loss_by_squares, "by_sums": vq_loss_by_sums},
     "vqgan.ema_update": {"by_one_hot": ema_by_one_hot, "by_loop": ema_by_loop},
     "vqgan.adaptive_weight": {

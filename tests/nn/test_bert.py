@@ -1,4 +1,6 @@
-"""BERT's layers: norms after the sums, attention that sees all tokens, the start, and what is refused."""
+"""BERT's layers: norms after the sums, attention that sees all tokens, the start, and what is
+refused.
+"""
 
 import pytest
 import torch
@@ -20,7 +22,14 @@ def test_a_layer_against_torch_s_own_post_norm_layer():
     torch.manual_seed(0)
     layer = awake(BertLayer(12, 3, 20, dropout=0.0))
     peer = nn.TransformerEncoderLayer(
-        12, 3, 20, 0.0, lambda x: F.gelu(x, approximate="tanh"), 1e-12, batch_first=True, norm_first=False
+        12,
+        3,
+        20,
+        0.0,
+        lambda x: F.gelu(x, approximate="tanh"),
+        1e-12,
+        batch_first=True,
+        norm_first=False,
     )
     names = {
         "self_attn.in_proj_weight": layer.qkv.weight, "self_attn.in_proj_bias": layer.qkv.bias,
@@ -55,7 +64,9 @@ def test_the_head_is_a_layer_a_gelu_and_a_norm():
     head = awake(BertHead(12))
     h = X @ head.dense.weight.T + head.dense.bias
     h = 0.5 * h * (1 + torch.tanh((2 / torch.pi) ** 0.5 * (h + 0.044715 * h**3)))
-    expected = (h - h.mean(2, keepdim=True)) / h.std(2, keepdim=True, correction=0) * head.norm.weight + head.norm.bias
+    expected = (h - h.mean(2, keepdim=True)) / h.std(
+        2, keepdim=True, correction=0
+    ) * head.norm.weight + head.norm.bias
     torch.testing.assert_close(head(X), expected, rtol=1e-4, atol=1e-4)
 
 
@@ -70,7 +81,10 @@ def test_weights_start_small_and_biases_at_zero():
     torch.manual_seed(0)
     weight = torch.empty(400, 300)
     truncated_normal_(weight)
-    assert float(weight.std()) == pytest.approx(0.02 * 0.8796, rel=0.01) and float(weight.abs().max()) <= 0.04
+    assert (
+        float(weight.std()) == pytest.approx(0.02 * 0.8796, rel=0.01)
+        and float(weight.abs().max()) <= 0.04
+    )
     model = Bert(7, 12, 1, 3, 20)
     matrices = [p for name, p in model.named_parameters() if p.ndim == 2]
     assert len(matrices) == 5 and all(0 < float(p.detach().abs().max()) <= 0.04 for p in matrices)

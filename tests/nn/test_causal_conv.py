@@ -1,4 +1,6 @@
-"""Causal layers: against loops over places, values and gradients; what each frame can see; sizes; what is refused."""
+"""Causal layers: against loops over places, values and gradients; what each frame can see; sizes;
+what is refused.
+"""
 
 import itertools
 
@@ -6,7 +8,13 @@ import pytest
 import torch
 from torch import nn
 
-from course_lib.nn.causal_conv import CausalConv3d, CausalUpsample, FrameNorm, causal_conv3d, depth_to_space
+from course_lib.nn.causal_conv import (
+    CausalConv3d,
+    CausalUpsample,
+    FrameNorm,
+    causal_conv3d,
+    depth_to_space,
+)
 
 KERNELS = {  # kernel and stride: frames, rows, columns
     "3 x 3 x 3": ((3, 3, 3), (1, 1, 1)),
@@ -65,7 +73,9 @@ def test_the_convolution_is_a_loop_over_places(kernel, stride, padding):
 
 def test_a_convolution_may_have_no_bias():
     x, weight = rand(2, 3, 4, 5, 6), rand(4, 3, 3, 3, 3, seed=1)
-    same(causal_conv3d(x, weight), loop_conv(x, weight, torch.zeros(4).double(), (1, 1, 1), "zeros"))
+    same(
+        causal_conv3d(x, weight), loop_conv(x, weight, torch.zeros(4).double(), (1, 1, 1), "zeros")
+    )
 
 
 def test_the_input_is_left_alone():
@@ -81,7 +91,10 @@ def test_the_module_is_the_function_with_its_weights(padding):
     module = CausalConv3d(3, 4, (2, 3, 1), (1, 2, 1), padding)
     x = rand(2, 3, 4, 5, 6).float()
     assert torch.equal(module(x), causal_conv3d(x, module.weight, module.bias, (1, 2, 1), padding))
-    assert {name: tuple(p.shape) for name, p in module.named_parameters()} == {"weight": (4, 3, 2, 3, 1), "bias": (4,)}
+    assert {name: tuple(p.shape) for name, p in module.named_parameters()} == {
+        "weight": (4, 3, 2, 3, 1),
+        "bias": (4,),
+    }
     assert CausalConv3d(3, 4, bias=False).bias is None
 
 
@@ -123,14 +136,17 @@ LAYERS = {
 
 @pytest.mark.parametrize(("layer", "down", "up"), LAYERS.values(), ids=LAYERS)
 def test_a_frame_depends_on_no_later_one(layer, down, up):
-    """Bit for bit, and frame by frame as late as it may: the newest frame of each group does have a say."""
+    """Bit for bit, and frame by frame as late as it may: the newest frame of each group does have a
+    say.
+    """
     x = rand(2, 3, 7, 4, 6).float()
     y = layer(x)
     for changed in range(7):
         other = x.clone()
         other[:, :, changed:] = rand(2, 3, 7 - changed, 4, 6, seed=1).float()
         z = layer(other)
-        first = -(-changed // down) if up == 1 else max(0, 1 + up * (changed - 1))  # the first frame that may know
+        # the first frame that may know
+        first = -(-changed // down) if up == 1 else max(0, 1 + up * (changed - 1))
         assert torch.equal(z[:, :, :first], y[:, :, :first])
         assert not torch.equal(z[:, :, first], y[:, :, first])
 
@@ -153,13 +169,17 @@ def test_what_stands_still_stays_so_with_replicated_frames_alone():
     same(y, y[:, :, :1].expand_as(y))
     z = causal_conv3d(still, weight)
     same(z[:, :, 2:], y[:, :, 2:])
-    assert (z[:, :, 0] - y[:, :, 0]).abs().max() > 0.1 and (z[:, :, 1] - y[:, :, 1]).abs().max() > 0.1
+    assert (z[:, :, 0] - y[:, :, 0]).abs().max() > 0.1 and (
+        z[:, :, 1] - y[:, :, 1]
+    ).abs().max() > 0.1
 
 
 # ---------------------------------------------------------------- depth to space
 
 
-@pytest.mark.parametrize("factors", [(1, 2, 2), (2, 2, 2), (3, 1, 2), (2, 1, 1), (1, 1, 1)], ids=str)
+@pytest.mark.parametrize(
+    "factors", [(1, 2, 2), (2, 2, 2), (3, 1, 2), (2, 1, 1), (1, 1, 1)], ids=str
+)
 def test_depth_to_space_is_a_loop_over_places(factors):
     s, fh, fw = factors
     x = rand(2, 5 * s * fh * fw, 3, 4, 2).requires_grad_()
@@ -183,7 +203,10 @@ def test_depth_to_space_needs_enough_channels():
 def test_upsampling_is_a_convolution_and_depth_to_space():
     layer = CausalUpsample(3, 4, (2, 1, 3), (3, 1, 1), "replicate")
     x = rand(2, 3, 5, 4, 6).float()
-    assert torch.equal(layer(x), depth_to_space(causal_conv3d(x, *layer.parameters(), padding="replicate"), (2, 1, 3)))
+    assert torch.equal(
+        layer(x),
+        depth_to_space(causal_conv3d(x, *layer.parameters(), padding="replicate"), (2, 1, 3)),
+    )
 
 
 # ---------------------------------------------------------------- the norm
@@ -195,12 +218,17 @@ def test_the_norm_is_a_group_norm_of_each_frame():
     nn.init.normal_(layer.bias)
     x = rand(2, 6, 3, 4, 5)
     groups = x.unflatten(1, (2, 3))
-    mean, variance = groups.mean((2, 4, 5), keepdim=True), groups.var((2, 4, 5), keepdim=True, correction=0)
+    mean, variance = (
+        groups.mean((2, 4, 5), keepdim=True),
+        groups.var((2, 4, 5), keepdim=True, correction=0),
+    )
     expected = ((groups - mean) / (variance + 1e-3).sqrt()).flatten(1, 2)
     same(layer(x), expected * layer.weight[:, None, None, None] + layer.bias[:, None, None, None])
 
 
-@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last_3d], ids=["rows", "channels"])
+@pytest.mark.parametrize(
+    "memory_format", [torch.contiguous_format, torch.channels_last_3d], ids=["rows", "channels"]
+)
 def test_the_order_in_memory_makes_no_difference(memory_format):
     x = rand(2, 6, 5, 4, 8).float()
     layers = nn.Sequential(CausalConv3d(6, 6, stride=2), FrameNorm(3, 6), CausalUpsample(6, 5))

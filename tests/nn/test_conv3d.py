@@ -1,4 +1,6 @@
-"""Convolutions that keep a clip's size: their padding against index arithmetic, their start, and what is refused."""
+"""Convolutions that keep a clip's size: their padding against index arithmetic, their start, and
+what is refused.
+"""
 
 import math
 
@@ -12,7 +14,9 @@ CLIP = torch.randn(2, 3, 4, 6, 5, generator=torch.Generator().manual_seed(0))
 
 
 def mirrored(i, n):
-    """Where the mirror image has its entry i from: 0 .. n - 1 run forth and back, the ends once each."""
+    """Where the mirror image has its entry i from: 0 .. n - 1 run forth and back, the ends once
+    each.
+    """
     i %= 2 * (n - 1)
     return i if i < n else 2 * (n - 1) - i
 
@@ -24,7 +28,10 @@ def test_reflection_entry_by_entry(pad):
     for t in range(expected.shape[2]):
         for h in range(expected.shape[3]):
             for w in range(expected.shape[4]):
-                where = [mirrored(i - p, n) for i, p, n in zip((t, h, w), pad, CLIP.shape[2:], strict=True)]
+                where = [
+                    mirrored(i - p, n)
+                    for i, p, n in zip((t, h, w), pad, CLIP.shape[2:], strict=True)
+                ]
                 expected[:, :, t, h, w] = CLIP[:, :, *where]
     assert torch.equal(padded, expected)
 
@@ -36,7 +43,9 @@ def test_the_border_is_the_mirror_and_is_not_repeated():
 
 @pytest.mark.parametrize("pad", [(4, 1, 1), (1, 6, 1), (1, 1, 5)])
 def test_a_mirror_needs_more_than_its_pad(pad):
-    with pytest.raises(ValueError, match=r"expected a clip longer than its pad .*, got \(4, 6, 5\)"):
+    with pytest.raises(
+        ValueError, match=r"expected a clip longer than its pad .*, got \(4, 6, 5\)"
+    ):
         reflect_pad(CLIP, pad)
 
 
@@ -79,4 +88,7 @@ def test_weights_start_with_variance_one_over_fan_in_and_no_outliers():
     assert float(weight.std()) == pytest.approx(1 / math.sqrt(50 * 27), rel=0.01)
     assert float(weight.abs().max()) <= 2 / math.sqrt(50 * 27) / 0.8796
     conv = Conv3d(50, 64, 3)
-    assert float(conv.weight.detach().std()) == pytest.approx(1 / math.sqrt(50 * 27), rel=0.01) and not conv.bias.any()
+    assert (
+        float(conv.weight.detach().std()) == pytest.approx(1 / math.sqrt(50 * 27), rel=0.01)
+        and not conv.bias.any()
+    )

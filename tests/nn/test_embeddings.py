@@ -17,7 +17,10 @@ def test_cosines_then_sines_over_frequencies_that_stop_short_of_a_ten_thousandth
 
 
 def test_times_between_steps():
-    quarter, whole = timestep_embedding(torch.tensor([0.25]), 8), timestep_embedding(torch.tensor([0]), 8)
+    quarter, whole = (
+        timestep_embedding(torch.tensor([0.25]), 8),
+        timestep_embedding(torch.tensor([0]), 8),
+    )
     assert quarter.dtype == torch.float32 and not torch.equal(quarter, whole)
 
 

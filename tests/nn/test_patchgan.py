@@ -19,7 +19,9 @@ def test_the_count_is_the_official_code_s():
 
 
 def closed_form(channels, width, halvings):
-    """Weights of 4 x 4 windows; a bias in the first and the last layer, two numbers per channel of a norm between."""
+    """Weights of 4 x 4 windows; a bias in the first and the last layer, two numbers per channel of
+    a norm between.
+    """
     widths = [width * min(2**i, 8) for i in range(halvings + 1)]
     between = sum(16 * a * b + 2 * b for a, b in pairwise(widths))
     return 16 * channels * width + width + between + 16 * widths[-1] + 1
@@ -31,7 +33,8 @@ def test_the_count_in_closed_form(sizes):
 
 
 @pytest.mark.parametrize(
-    ("halvings", "size", "logits"), [(3, (256, 256), (30, 30)), (3, (70, 96), (6, 10)), (2, (40, 24), (8, 4))]
+    ("halvings", "size", "logits"),
+    [(3, (256, 256), (30, 30)), (3, (70, 96), (6, 10)), (2, (40, 24), (8, 4))],
 )
 def test_one_logit_per_patch(halvings, size, logits):
     with torch.device("meta"):
@@ -39,7 +42,9 @@ def test_one_logit_per_patch(halvings, size, logits):
 
 
 def seen(halvings, place, size=160):
-    """First and last row, first and last column of the pixels that the logit at this place depends on."""
+    """First and last row, first and last column of the pixels that the logit at this place depends
+    on.
+    """
     torch.manual_seed(0)
     model = PatchGAN(1, 2, halvings).eval()  # in training, batch norms would look at everything
     for layer in model.layers:
@@ -70,16 +75,26 @@ def test_no_norm_behind_the_first_layer_and_the_last():
     kinds = [type(layer).__name__ for layer in PatchGAN(3, 4, 2).layers]
     block = ["Conv2d", "BatchNorm2d", "LeakyReLU"]
     assert kinds == ["Conv2d", "LeakyReLU", *block, *block, "Conv2d"]
-    assert all(layer.negative_slope == 0.2 for layer in PatchGAN().layers if isinstance(layer, nn.LeakyReLU))
+    assert all(
+        layer.negative_slope == 0.2
+        for layer in PatchGAN().layers
+        if isinstance(layer, nn.LeakyReLU)
+    )
 
 
 def test_first_weights_are_those_of_the_official_code():
     torch.manual_seed(0)
     for layer in PatchGAN().layers:
         if isinstance(layer, nn.Conv2d):
-            assert layer.weight.std().item() == pytest.approx(0.02, rel=0.05) and abs(layer.weight.mean()) < 2e-3
+            assert (
+                layer.weight.std().item() == pytest.approx(0.02, rel=0.05)
+                and abs(layer.weight.mean()) < 2e-3
+            )
         if isinstance(layer, nn.BatchNorm2d):
-            assert layer.weight.std().item() == pytest.approx(0.02, rel=0.2) and layer.weight.mean() > 0.98
+            assert (
+                layer.weight.std().item() == pytest.approx(0.02, rel=0.2)
+                and layer.weight.mean() > 0.98
+            )
             assert not layer.bias.any()
 
 

@@ -17,7 +17,8 @@ def test_attention_position_by_position(heads):
     mixed = []
     for head in range(heads):
         own = slice(head * 8 // heads, (head + 1) * 8 // heads)
-        share = torch.softmax(q[:, own].transpose(1, 2) @ k[:, own] / (8 // heads) ** 0.5, dim=2)  # b n n
+        # b n n
+        share = torch.softmax(q[:, own].transpose(1, 2) @ k[:, own] / (8 // heads) ** 0.5, dim=2)
         mixed.append(v[:, own] @ share.transpose(1, 2))
     expected = X + layer.out(torch.cat(mixed, dim=1).reshape(X.shape))
     torch.testing.assert_close(layer(X), expected, rtol=1e-5, atol=1e-5)
@@ -56,7 +57,9 @@ def test_without_time_it_is_the_block_whose_time_says_nothing(c_out):
     timed, plain = ResBlock(8, c_out, 5, 4, 1e-6, 0.0), ResBlock(8, c_out, None, 4, 1e-6, 0.0)
     nothing = [f"time.{name}" for name in ("weight", "bias")]
     assert list(plain.state_dict()) == [name for name in timed.state_dict() if name not in nothing]
-    plain.load_state_dict({name: value for name, value in timed.state_dict().items() if name not in nothing})
+    plain.load_state_dict(
+        {name: value for name, value in timed.state_dict().items() if name not in nothing}
+    )
     assert not torch.equal(timed(X, torch.ones(3, 5)), plain(X))
     torch.nn.init.zeros_(timed.time.bias)
     torch.testing.assert_close(timed(X, torch.zeros(3, 5)), plain(X))
@@ -73,11 +76,16 @@ def test_dropout_is_for_training_alone(time_width):
 
 def test_the_vqgan_s_epsilon_reaches_both_norms():
     block = ResBlock(8, 12, None, groups=2, eps=0.25, dropout=0.0)
-    assert [(norm.eps, norm.num_groups) for norm in (block.norm1, block.norm2)] == [(0.25, 2), (0.25, 2)]
+    assert [(norm.eps, norm.num_groups) for norm in (block.norm1, block.norm2)] == [
+        (0.25, 2),
+        (0.25, 2),
+    ]
 
 
 def corner(layer):
-    """What a layer that only looks at the middle of its window makes of a picture that counts its pixels."""
+    """What a layer that only looks at the middle of its window makes of a picture that counts its
+    pixels.
+    """
     with torch.no_grad():
         layer.conv.weight.zero_()
         layer.conv.bias.zero_()
@@ -86,7 +94,8 @@ def corner(layer):
 
 
 def test_where_the_windows_of_a_halving_stand():
-    assert corner(Downsample(1)) == [[5, 7], [13, 15]]  # padded right and bottom: centres on odd pixels
+    # padded right and bottom: centres on odd pixels
+    assert corner(Downsample(1)) == [[5, 7], [13, 15]]
     assert corner(SymmetricDownsample(1)) == [[0, 2], [8, 10]]  # padded all around: on even pixels
 
 

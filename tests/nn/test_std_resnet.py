@@ -30,7 +30,8 @@ def test_same_padding_gives_one_step_per_stride(side, kernel, stride):
 def test_what_is_padded_with_and_what_is_not_padded():
     x = randn(2, 3, 5, 8)
     assert torch.equal(pad_same(x, 1, 2), x) and torch.equal(pad_same(x, 2, 2)[:, :, :5], x)
-    padded = pad_same(x, 3, 2, value=-torch.inf)  # 5 rows: one before and behind; 8 columns: one behind
+    # 5 rows: one before and behind; 8 columns: one behind
+    padded = pad_same(x, 3, 2, value=-torch.inf)
     assert padded.shape == (2, 3, 7, 9) and torch.equal(padded[:, :, 1:6, :8], x)
     assert padded.isinf().sum() == 2 * 3 * (7 * 9 - 5 * 8)
 
@@ -42,7 +43,8 @@ def test_filters_have_mean_0_and_standard_deviation_1():
     conv = StdConv(5, 7, 3)
     impulse = torch.zeros(1, 5, 5, 5)
     impulse[0, :, 2, 2] = torch.eye(5)[0]
-    seen = torch.cat([conv(impulse.roll(c, dims=1))[:, :, 1:4, 1:4] for c in range(5)])  # the filters, mirrored
+    # the filters, mirrored
+    seen = torch.cat([conv(impulse.roll(c, dims=1))[:, :, 1:4, 1:4] for c in range(5)])
     assert seen.shape == (5, 7, 3, 3)
     torch.testing.assert_close(seen.mean((0, 2, 3)), torch.zeros(7), rtol=0, atol=1e-6)
     torch.testing.assert_close(seen.std((0, 2, 3), correction=0), torch.ones(7), rtol=0, atol=1e-3)
@@ -56,7 +58,9 @@ def test_neither_a_filter_s_scale_nor_its_mean_matters():
     torch.testing.assert_close(conv(x), before, rtol=1e-3, atol=1e-3)
     loss = conv(x).square().sum()
     (slope,) = torch.autograd.grad(loss, conv.weight)
-    torch.testing.assert_close(slope.sum((1, 2, 3)), torch.zeros(6), rtol=0, atol=1e-3 * float(slope.abs().max()))
+    torch.testing.assert_close(
+        slope.sum((1, 2, 3)), torch.zeros(6), rtol=0, atol=1e-3 * float(slope.abs().max())
+    )
 
 
 def test_a_constant_filter_sees_nothing_and_breaks_nothing():
@@ -88,7 +92,9 @@ def google(network):
             weights |= conv(f"{name}/conv{n}", getattr(ours, f"conv{n}"))
             weights |= norm(f"{name}/gn{n}", getattr(ours, f"norm{n}"))
         if starts:
-            weights |= conv(f"{name}/conv_proj", ours.skip[0]) | norm(f"{name}/gn_proj", ours.skip[1])
+            weights |= conv(f"{name}/conv_proj", ours.skip[0]) | norm(
+                f"{name}/gn_proj", ours.skip[1]
+            )
     return weights
 
 
@@ -99,14 +105,22 @@ def filled(network):
     return network
 
 
-@pytest.mark.parametrize("blocks,side", [((1,), (11, 8)), ((2, 1), (13, 22)), ((1, 2, 1), (37, 15))])
+@pytest.mark.parametrize(
+    "blocks,side", [((1,), (11, 8)), ((2, 1), (13, 22)), ((1, 2, 1), (37, 15))]
+)
 def test_equals_the_official_stem_at_odd_sides(blocks, side):
     network, x = filled(ResNet(3, blocks, width=16, groups=4)).double(), randn(3, 3, *side).double()
     got = network(x)
     with torch.no_grad():
-        expected = google_resnet(google(network), x.permute(0, 2, 3, 1), groups=4).permute(0, 3, 1, 2)
+        expected = google_resnet(google(network), x.permute(0, 2, 3, 1), groups=4).permute(
+            0, 3, 1, 2
+        )
     torch.testing.assert_close(got, expected, rtol=0, atol=1e-9)
-    assert got.shape == (3, network.out_channels, *(-(-length // network.stride) for length in side))
+    assert got.shape == (
+        3,
+        network.out_channels,
+        *(-(-length // network.stride) for length in side),
+    )
 
 
 @pytest.mark.parametrize("halving_root,stride", [(True, 16), (False, 4)])

@@ -1,4 +1,6 @@
-"""Stochastic depth: whole samples are dropped, the mean stays, and nothing happens outside training."""
+"""Stochastic depth: whole samples are dropped, the mean stays, and nothing happens outside
+training.
+"""
 
 import pytest
 import torch
@@ -18,7 +20,9 @@ def test_a_sample_is_dropped_whole_or_scaled_up_and_the_mean_stays(rate):
     torch.testing.assert_close(y[:, 0].unique(), torch.tensor([0, 1 / (1 - rate)]))
     spread = (rate / (1 - rate) / len(y)) ** 0.5
     assert abs(float(y.mean()) - 1) < 4 * spread
-    assert abs(float((y[:, 0] == 0).float().mean()) - rate) < 4 * (rate * (1 - rate) / len(y)) ** 0.5
+    assert (
+        abs(float((y[:, 0] == 0).float().mean()) - rate) < 4 * (rate * (1 - rate) / len(y)) ** 0.5
+    )
 
 
 @pytest.mark.parametrize("shape", [(5,), (4, 3), (3, 2, 4, 5)])

@@ -1,11 +1,18 @@
-"""The 3D StyleGAN discriminator: its pools against loops, its shape, and the second derivatives that R1 needs."""
+"""The 3D StyleGAN discriminator: its pools against loops, its shape, and the second derivatives
+that R1 needs.
+"""
 
 import pytest
 import torch
 import torch.nn.functional as F
 
 from course_lib.losses.adversarial import r1_penalty
-from course_lib.nn.stylegan_discriminator import ResBlock, StyleGANDiscriminator, average_pool, blur_pool
+from course_lib.nn.stylegan_discriminator import (
+    ResBlock,
+    StyleGANDiscriminator,
+    average_pool,
+    blur_pool,
+)
 
 CLIP = torch.randn(2, 3, 5, 6, 7, generator=torch.Generator().manual_seed(0))
 
@@ -33,7 +40,10 @@ def test_the_blur_is_a_separable_convolution_of_stride_two(size):
 
 def test_a_blur_moves_less_than_an_average_when_the_clip_moves_by_a_pixel():
     x = torch.randn(1, 1, 8, 32, 32, generator=torch.Generator().manual_seed(2))
-    change = {f: (f(x.roll(1, 4)) - f(x))[..., 2:-2, 2:-2].std() / f(x).std() for f in (average_pool, blur_pool)}
+    change = {
+        f: (f(x.roll(1, 4)) - f(x))[..., 2:-2, 2:-2].std() / f(x).std()
+        for f in (average_pool, blur_pool)
+    }
     assert change[blur_pool] < 0.8 * change[average_pool]
 
 
@@ -75,5 +85,7 @@ def test_biases_start_at_zero_and_weights_do_not():
 
 def test_clips_of_another_size_are_refused():
     model = StyleGANDiscriminator((5, 6, 7), 4, (2,))
-    with pytest.raises(ValueError, match=r"expected clips of \(5, 6, 7\) frames, rows, columns, got \(6, 5, 7\)"):
+    with pytest.raises(
+        ValueError, match=r"expected clips of \(5, 6, 7\) frames, rows, columns, got \(6, 5, 7\)"
+    ):
         model(CLIP.transpose(2, 3))

@@ -27,7 +27,9 @@ def test_parameters_are_those_of_the_layers(width, heads, mlp, depth):
     assert encoder_parameters(width, mlp, depth) == counted
 
 
-@pytest.mark.parametrize(("width", "mlp", "one"), [(768, 3072, 7_087_872), (1024, 4096, 12_596_224)])
+@pytest.mark.parametrize(
+    ("width", "mlp", "one"), [(768, 3072, 7_087_872), (1024, 4096, 12_596_224)]
+)
 def test_a_layer_of_base_and_of_large(width, mlp, one):
     """The figures of ViT-B and ViT-L, and a last norm of 2 * width."""
     assert encoder_parameters(width, mlp, 1) == one + 2 * width
@@ -49,7 +51,9 @@ def test_multiply_adds_of_a_layer_by_hand():
     projections = 4 * tokens * width * width
     scores_and_mix = tokens * attended * width * 2
     hidden = 2 * tokens * width * mlp
-    assert encoder_macs(tokens, attended, width, mlp, 3) == 3 * (projections + scores_and_mix + hidden)
+    assert encoder_macs(tokens, attended, width, mlp, 3) == 3 * (
+        projections + scores_and_mix + hidden
+    )
 
 
 def test_half_an_attended_token_counts_half():

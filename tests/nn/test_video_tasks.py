@@ -1,4 +1,6 @@
-"""The ten tasks: Table 12's percentages, every pixel against the rule in words, and every padding against numpy."""
+"""The ten tasks: Table 12's percentages, every pixel against the rule in words, and every padding
+against numpy.
+"""
 
 import numpy as np
 import pytest
@@ -6,7 +8,8 @@ import torch
 
 from course_lib.nn.video_tasks import TASKS, condition_clip, task_mask, touched
 
-PIXELS = dict(zip(TASKS, (94, 87, 75, 50, 50, 50, 25, 25, 100, 94), strict=True))  # Table 12, masked %
+# Table 12, masked %
+PIXELS = dict(zip(TASKS, (94, 87, 75, 50, 50, 50, 25, 25, 100, 94), strict=True))
 TOKENS = dict(zip(TASKS, (75, 50, 75, 50, 50, 50, 25, 25, 100, 75), strict=True))
 CLIP = torch.randn(2, 3, 5, 8, 12, generator=torch.Generator().manual_seed(0))
 
@@ -64,7 +67,9 @@ def by_the_words(task, i, row, column, size):
     return False
 
 
-@pytest.mark.parametrize("size", [(5, 8, 12), (4, 7, 9), (3, 6, 7), (1, 4, 4), (2, 5, 3), (16, 10, 14)])
+@pytest.mark.parametrize(
+    "size", [(5, 8, 12), (4, 7, 9), (3, 6, 7), (1, 4, 4), (2, 5, 3), (16, 10, 14)]
+)
 @pytest.mark.parametrize("task", TASKS)
 def test_every_pixel(task, size):
     mask = task_mask(task, size)
@@ -99,7 +104,13 @@ def test_padding_depends_on_the_condition_alone(task):
     assert torch.equal(condition_clip(task, CLIP), condition_clip(task, other))
 
 
-EDGES = {"OPC": ((2, 2), (3, 3)), "OPV": ((0, 0), (3, 3)), "OPH": ((2, 2), (0, 0)), "FP": None, "CFP": None}
+EDGES = {
+    "OPC": ((2, 2), (3, 3)),
+    "OPV": ((0, 0), (3, 3)),
+    "OPH": ((2, 2), (0, 0)),
+    "FP": None,
+    "CFP": None,
+}
 
 
 @pytest.mark.parametrize("task", EDGES)
@@ -109,14 +120,18 @@ def test_edges_are_continued_as_numpy_does(task):
         inner = CLIP[:, :, :, rows[0] : 8 - rows[1], columns[0] : 12 - columns[1]].numpy()
         expected = np.pad(inner, ((0, 0), (0, 0), (0, 0), rows, columns), mode="edge")
     else:
-        expected = np.pad(CLIP[:, :, :1].numpy(), ((0, 0), (0, 0), (0, 4), (0, 0), (0, 0)), mode="edge")
+        expected = np.pad(
+            CLIP[:, :, :1].numpy(), ((0, 0), (0, 0), (0, 4), (0, 0), (0, 0)), mode="edge"
+        )
     assert np.array_equal(condition_clip(task, CLIP).numpy(), expected)
 
 
 def test_interpolation_is_linear_between_the_two_frames():
     found = condition_clip("FI", CLIP)
     for i in range(5):
-        torch.testing.assert_close(found[:, :, i], CLIP[:, :, 0] * (4 - i) / 4 + CLIP[:, :, 4] * i / 4)
+        torch.testing.assert_close(
+            found[:, :, i], CLIP[:, :, 0] * (4 - i) / 4 + CLIP[:, :, 4] * i / 4
+        )
 
 
 @pytest.mark.parametrize("task", ["OPD", "IPC", "IPD", "CG"])
@@ -130,5 +145,7 @@ def test_what_does_not_fit_is_refused():
         task_mask("OP", (4, 8, 8))
     with pytest.raises(ValueError, match=r"expected a task of FP, FI, .*, got 'fp'"):
         condition_clip("fp", CLIP)
-    with pytest.raises(ValueError, match=r"expected a mask of cells of \(2, 4, 4\), got \(5, 8, 12\)"):
+    with pytest.raises(
+        ValueError, match=r"expected a mask of cells of \(2, 4, 4\), got \(5, 8, 12\)"
+    ):
         touched(task_mask("FP", (5, 8, 12)), (2, 4, 4))

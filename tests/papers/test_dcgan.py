@@ -12,7 +12,9 @@ def test_the_lsun_generator_has_the_feature_maps_of_figure_1():
     shapes = []
     for layer in gan.generator.layers:
         if isinstance(layer, nn.ConvTranspose2d):
-            layer.register_forward_hook(lambda module, args, out: shapes.append(tuple(out.shape[1:])))
+            layer.register_forward_hook(
+                lambda module, args, out: shapes.append(tuple(out.shape[1:]))
+            )
     gan.generator(torch.randn(2, 100))
     assert shapes == [(1024, 4, 4), (512, 8, 8), (256, 16, 16), (128, 32, 32), (3, 64, 64)]
 

@@ -47,7 +47,9 @@ def test_posterior_variance_as_a_share_of_beta():
 
 
 def test_the_weight_that_l_simple_leaves_out():
-    """Eq. 12, with sigma^2 = beta.  Between two means of Eq. 11 the KL is this weight times the squared error."""
+    """Eq. 12, with sigma^2 = beta.  Between two means of Eq. 11 the KL is this weight times the
+    squared error.
+    """
     weight = BETAS**2 / (2 * BETAS * (1 - BETAS) * (1 - ALPHAS_CUMPROD))
     for t, expected in {1: 0.50005, 2: 0.27269, 10: 0.07372, 100: 0.01008, 1000: 0.01020}.items():
         assert float(weight[t - 1]) == pytest.approx(expected, abs=5e-6)
@@ -71,7 +73,12 @@ def test_the_cifar_network():
     with torch.device("meta"):
         model = UNet(config)
     assert sum(p.numel() for p in model.parameters()) == 35_746_307
-    assert (config.dropout, config.timesteps, config.variance, config.schedule) == (0.1, 1000, "fixed_large", "linear")
+    assert (config.dropout, config.timesteps, config.variance, config.schedule) == (
+        0.1,
+        1000,
+        "fixed_large",
+        "linear",
+    )
 
 
 # ---------------------------------------------------------------- the network
@@ -104,10 +111,18 @@ def test_time_features():
 
 def test_the_time_and_the_class_matter():
     torch.manual_seed(0)
-    model = UNet(DDPMConfig(16, width=16, multipliers=(1, 2), blocks_per_level=1, norm_groups=8, num_classes=3)).eval()
+    model = UNet(
+        DDPMConfig(
+            16, width=16, multipliers=(1, 2), blocks_per_level=1, norm_groups=8, num_classes=3
+        )
+    ).eval()
     for p in model.parameters():
         torch.nn.init.normal_(p, std=0.1)
-    x, t, label = torch.randn(1, 3, 8, 8).repeat(4, 1, 1, 1), torch.tensor([1, 2, 1, 1]), torch.tensor([0, 0, 2, 0])
+    x, t, label = (
+        torch.randn(1, 3, 8, 8).repeat(4, 1, 1, 1),
+        torch.tensor([1, 2, 1, 1]),
+        torch.tensor([0, 0, 2, 0]),
+    )
     out = model(x, t, label)
     torch.testing.assert_close(out[0], out[3], rtol=1e-5, atol=1e-6)
     assert (out[0] - out[1]).abs().max() > 1e-4 and (out[0] - out[2]).abs().max() > 1e-4
@@ -125,7 +140,11 @@ def test_weights_survive_a_round_trip():
 def test_same_seed_same_network_and_same_dropout():
     def run():
         torch.manual_seed(3)
-        model = UNet(DDPMConfig(16, width=16, multipliers=(1, 2), blocks_per_level=1, norm_groups=8, dropout=0.5))
+        model = UNet(
+            DDPMConfig(
+                16, width=16, multipliers=(1, 2), blocks_per_level=1, norm_groups=8, dropout=0.5
+            )
+        )
         for p in model.parameters():
             torch.nn.init.normal_(p, std=0.1)
         return model(torch.ones(2, 3, 8, 8), torch.tensor([1, 2]))
@@ -163,12 +182,16 @@ def test_fixed_variances():
     large = GaussianDiffusion(BETAS, "fixed_large").read(x, x, t)[1][:, 0, 0, 0]
     posterior = ddpm.posterior_variance(BETAS)
     torch.testing.assert_close(small, posterior[[1, 1, 999]].log().float())
-    torch.testing.assert_close(large, torch.stack([posterior[1], BETAS[1], BETAS[999]]).log().float())
+    torch.testing.assert_close(
+        large, torch.stack([posterior[1], BETAS[1], BETAS[999]]).log().float()
+    )
 
 
 def test_the_network_is_told_times_in_units_of_a_thousand():
     process = GaussianDiffusion(ddpm.linear_betas(4000))
-    told = process.ask(lambda x, times: times[:, None], torch.zeros(3, 2), torch.tensor([0, 1, 3999]))
+    told = process.ask(
+        lambda x, times: times[:, None], torch.zeros(3, 2), torch.tensor([0, 1, 3999])
+    )
     assert told[:, 0].tolist() == [0, 0.25, 999.75]
 
 
@@ -185,7 +208,9 @@ def test_the_simple_loss_is_zero_for_the_right_noise_only():
     process = GaussianDiffusion(BETAS)
     x_start, t, noise = batch()
     assert process.loss(lambda x, times: noise, x_start, t, noise).tolist() == [0, 0, 0]
-    torch.testing.assert_close(process.loss(lambda x, times: noise + 0.5, x_start, t, noise), torch.full((3,), 0.25))
+    torch.testing.assert_close(
+        process.loss(lambda x, times: noise + 0.5, x_start, t, noise), torch.full((3,), 0.25)
+    )
 
 
 def test_a_perfect_network_leaves_the_bound_at_its_floor():
@@ -204,7 +229,9 @@ def test_sampling_is_determined_by_the_start_and_the_generator():
     x = torch.randn(2, 3, 4, 4)
 
     def run(seed):
-        return process.sample(lambda x, times: 0.1 * x, x, generator=torch.Generator().manual_seed(seed))
+        return process.sample(
+            lambda x, times: 0.1 * x, x, generator=torch.Generator().manual_seed(seed)
+        )
 
     assert torch.equal(run(1), run(1)) and not torch.equal(run(1), run(2))
     assert run(1).abs().max() <= 1  # the last step returns the clipped x_0
@@ -249,7 +276,9 @@ EQUATIONS = {
     "sample_step": lambda x, t, y: ddpm.sample_step(x, t, x, y, BETAS),
     "simple_loss": lambda x, t, y: ddpm.simple_loss(lambda x, t: x, x, t, y, ALPHAS_CUMPROD),
     "term_bits": lambda x, t, y: ddpm.term_bits(x, x, x, y, t, BETAS),
-    "p_mean_variance": lambda x, t, y: GaussianDiffusion(BETAS).p_mean_variance(lambda x, times: y, x, t),
+    "p_mean_variance": (
+        lambda x, t, y: GaussianDiffusion(BETAS).p_mean_variance(lambda x, times: y, x, t)
+    ),
     "loss": lambda x, t, y: GaussianDiffusion(BETAS).loss(lambda x, times: x, x, t, y),
 }
 
@@ -299,7 +328,9 @@ def test_names_that_are_not_known(untyped):
     with pytest.raises(ValueError, match="schedule must be one of linear, got 'cosine'"):
         GaussianDiffusion.from_config(DDPMConfig(schedule="cosine"))
     x, t, _ = batch()
-    with pytest.raises(ValueError, match="variance must be one of fixed_small, fixed_large, got 'learned_range'"):
+    with pytest.raises(
+        ValueError, match="variance must be one of fixed_small, fixed_large, got 'learned_range'"
+    ):
         GaussianDiffusion(BETAS, "learned_range").p_mean_variance(lambda x, times: x, x, t)
 
 
@@ -311,7 +342,11 @@ def test_pictures_that_cannot_be_halved():
 
 @pytest.mark.parametrize("classes", [None, 3])
 def test_labels_missing_or_unexpected(classes):
-    model = UNet(DDPMConfig(16, width=16, multipliers=(1, 2), blocks_per_level=1, norm_groups=8, num_classes=classes))
+    model = UNet(
+        DDPMConfig(
+            16, width=16, multipliers=(1, 2), blocks_per_level=1, norm_groups=8, num_classes=classes
+        )
+    )
     label = None if classes else torch.tensor([1])
     with pytest.raises(ValueError, match=f"labels expected: {bool(classes)}, given: {not classes}"):
         model(torch.zeros(1, 3, 8, 8), torch.tensor([0]), label)

@@ -1,4 +1,6 @@
-"""Improved DDPM: the published figures, learned variances, the samplers of t, fewer steps, and what is refused."""
+"""Improved DDPM: the published figures, learned variances, the samplers of t, fewer steps, and what
+is refused.
+"""
 
 import math
 from fractions import Fraction
@@ -35,7 +37,8 @@ def batch(process, n=4, seed=0):
 
 
 @pytest.mark.parametrize(
-    ("timesteps", "first", "last"), [(1000, 4.12842e-5, 2.42877e-9), (4000, 9.86582e-6, 1.51798e-10)]
+    ("timesteps", "first", "last"),
+    [(1000, 4.12842e-5, 2.42877e-9), (4000, 9.86582e-6, 1.51798e-10)],
 )
 def test_the_cosine_schedule(timesteps, first, last):
     betas = cosine_betas(timesteps)
@@ -53,7 +56,9 @@ def test_the_clip_touches_the_last_beta_alone(timesteps):
     assert torch.equal(betas[:-1], unclipped[:-1]) and float(unclipped[-1]) == pytest.approx(1)
     if timesteps == 4000:  # 1 - (k / (k + 1))^2, counted from the end
         expected = [1 - (k / (k + 1)) ** 2 for k in range(1, 5)]
-        torch.testing.assert_close(betas[-5:-1].flip(0), torch.tensor(expected).double(), rtol=0, atol=1e-5)
+        torch.testing.assert_close(
+            betas[-5:-1].flip(0), torch.tensor(expected).double(), rtol=0, atol=1e-5
+        )
 
 
 def test_the_first_noise_is_just_under_a_pixel():
@@ -67,7 +72,9 @@ def test_the_first_noise_is_just_under_a_pixel():
 @pytest.mark.parametrize(("timesteps", "expected"), [(1000, 4.38e-10), (4000, 2.7e-11)])
 def test_nothing_is_left_in_x_t(timesteps, expected):
     x = torch.full((1, 8), 0.5, dtype=torch.float64)
-    assert float(ImprovedDiffusion(cosine_betas(timesteps)).prior_bits(x)) == pytest.approx(expected, rel=0.02)
+    assert float(ImprovedDiffusion(cosine_betas(timesteps)).prior_bits(x)) == pytest.approx(
+        expected, rel=0.02
+    )
 
 
 def test_an_undecided_network_stands_in_the_geometric_middle():
@@ -83,7 +90,11 @@ def test_an_undecided_network_stands_in_the_geometric_middle():
 
 @pytest.mark.parametrize(
     ("name", "count"),
-    [("CIFAR-10", 52_546_438), ("CIFAR-10 fixed variance", 52_542_979), ("ImageNet-64", 121_063_942)],
+    [
+        ("CIFAR-10", 52_546_438),
+        ("CIFAR-10 fixed variance", 52_542_979),
+        ("ImageNet-64", 121_063_942),
+    ],
 )
 def test_sizes(name, count):
     with torch.device("meta"):
@@ -113,7 +124,9 @@ def test_the_time_scales_and_shifts_the_second_norm():
 # ---------------------------------------------------------------- the hybrid loss
 
 
-@pytest.mark.parametrize("betas", [ddpm.linear_betas(100), cosine_betas(4000)], ids=["linear 100", "cosine 4000"])
+@pytest.mark.parametrize(
+    "betas", [ddpm.linear_betas(100), cosine_betas(4000)], ids=["linear 100", "cosine 4000"]
+)
 def test_the_hybrid_loss_teaches_the_mean_by_l_simple_and_the_variance_by_l_vlb(betas):
     process = ImprovedDiffusion(betas, "learned_range")
     x_start, t, noise, x_t = batch(process)
@@ -177,13 +190,17 @@ def test_the_sampler_keeps_no_graph():
 
 
 def test_weighted_losses_are_unbiased_and_quieter():
-    """The mean of w_t L_t over drawn t is the mean of L_t, exactly in expectation; its spread is smaller."""
+    """The mean of w_t L_t over drawn t is the mean of L_t, exactly in expectation; its spread is
+    smaller.
+    """
     losses = torch.logspace(1, -4, 40).double()
     p, weights = improved_ddpm.importance_weights(losses[:, None].expand(-1, 10))
     assert float((p * weights * losses).sum()) == pytest.approx(float(losses.mean()), rel=1e-12)
     spread = (p * (weights * losses).square()).sum() - losses.mean() ** 2
     assert float(spread) < 0.01 * float(losses.var(correction=0))
-    drawn = torch.multinomial(p, 20_000, replacement=True, generator=torch.Generator().manual_seed(0))
+    drawn = torch.multinomial(
+        p, 20_000, replacement=True, generator=torch.Generator().manual_seed(0)
+    )
     assert float((weights * losses)[drawn].mean()) == pytest.approx(float(losses.mean()), rel=0.01)
 
 
@@ -219,19 +236,26 @@ def test_strided_steps_are_rounded_from_exact_fractions(timesteps):
             assert strided_steps(timesteps, count).tolist() == exact
 
 
-@pytest.mark.parametrize("betas", [ddpm.linear_betas(1000), cosine_betas(1000)], ids=["linear", "cosine"])
+@pytest.mark.parametrize(
+    "betas", [ddpm.linear_betas(1000), cosine_betas(1000)], ids=["linear", "cosine"]
+)
 def test_a_shorter_chain_has_the_same_noise_where_it_stops(betas):
     process = ImprovedDiffusion(betas, "learned_range")
     short = process.respaced(17)
     kept = strided_steps(1000, 17)
-    torch.testing.assert_close(short.alphas_cumprod, process.alphas_cumprod[kept], rtol=1e-9, atol=0)
-    assert short.steps == 17 and short.variance == "learned_range" and type(short) is ImprovedDiffusion
+    torch.testing.assert_close(
+        short.alphas_cumprod, process.alphas_cumprod[kept], rtol=1e-9, atol=0
+    )
+    assert (
+        short.steps == 17 and short.variance == "learned_range" and type(short) is ImprovedDiffusion
+    )
     assert short.times.tolist() == kept.tolist()
 
 
 def test_ddim_s_steps_start_at_the_first_and_leave_out_the_last():
     assert ddim_steps(1000, 50).tolist() == list(range(0, 1000, 20))
-    assert ddim_steps(1000, 300).tolist() == list(range(0, 900, 3))  # what does not divide is left at the end
+    # what does not divide is left at the end
+    assert ddim_steps(1000, 300).tolist() == list(range(0, 900, 3))
     process = ImprovedDiffusion(cosine_betas(4000)).respaced(100, ddim_steps)
     assert process.steps == 100 and process.times.tolist() == list(range(0, 1000, 10))
     for count in (1, 1001):
@@ -250,7 +274,9 @@ def test_respacing_twice_still_tells_the_original_times():
     process = ImprovedDiffusion(cosine_betas(4000))
     twice = process.respaced(9).respaced(3)
     assert twice.times.tolist() == [0, 500, 999.75]
-    torch.testing.assert_close(twice.alphas_cumprod, process.alphas_cumprod[[0, 2000, 3999]], rtol=1e-6, atol=0)
+    torch.testing.assert_close(
+        twice.alphas_cumprod, process.alphas_cumprod[[0, 2000, 3999]], rtol=1e-6, atol=0
+    )
 
 
 # ---------------------------------------------------------------- with the best possible network
@@ -262,7 +288,9 @@ def test_respacing_twice_still_tells_the_original_times():
 )
 def test_sampling_with_the_exact_noise_gives_the_distribution_back(schedule, count, eta):
     mixture = GaussianMixture(
-        torch.tensor([[-0.6, 0.2], [0.5, 0.5], [0.3, -0.6]]), torch.tensor([0.05, 0.1, 0.2]), torch.tensor([1, 2, 3.0])
+        torch.tensor([[-0.6, 0.2], [0.5, 0.5], [0.3, -0.6]]),
+        torch.tensor([0.05, 0.1, 0.2]),
+        torch.tensor([1, 2, 3.0]),
     )
     whole = ImprovedDiffusion(ImprovedDiffusion.schedules[schedule](1000), "fixed_small")
     process = whole.respaced(count)
@@ -292,7 +320,10 @@ def test_bad_steps_and_values_are_refused(untyped):
         learned_range_variance(noise, torch.tensor([0, 1, 2, 100]), process.betas)
     with pytest.raises(ValueError, match="v must be finite"):
         learned_range_variance(noise * math.nan, t, process.betas)
-    with pytest.raises(ValueError, match=r"noise must have the shape of x_start, \(4, 3, 4, 5\), got \(4, 1, 4, 5\)"):
+    with pytest.raises(
+        ValueError,
+        match=r"noise must have the shape of x_start, \(4, 3, 4, 5\), got \(4, 1, 4, 5\)",
+    ):
         improved_ddpm.hybrid_loss(output, x_start, x_t, t, noise[:, :1], process.betas)
     with pytest.raises(ValueError, match=r"t must lie in 0\.\.99, got -1\.\.99"):
         process.hybrid_loss(lambda x, times: output, x_start, torch.tensor([0, -1, 2, 99]), noise)

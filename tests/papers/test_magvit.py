@@ -1,4 +1,6 @@
-"""MAGVIT: published sizes, the tokenizer, its start from pictures, and COMMIT from masks to decoded clips."""
+"""MAGVIT: published sizes, the tokenizer, its start from pictures, and COMMIT from masks to decoded
+clips.
+"""
 
 import math
 from dataclasses import replace
@@ -14,10 +16,18 @@ from course_lib.papers import magvit
 from course_lib.papers.magvit import BertConfig, MaskedTransformer, Tokenizer, TokenizerConfig
 
 SMALL = TokenizerConfig(
-    filters=6, multipliers=(1, 2, 2), halve_time=(True, False), blocks=1, code_dim=5, num_codes=13, groups=3
+    filters=6,
+    multipliers=(1, 2, 2),
+    halve_time=(True, False),
+    blocks=1,
+    code_dim=5,
+    num_codes=13,
+    groups=3,
 )
 FLAT = replace(SMALL, kernel_frames=1, halve_time=(False, False))
-BERT = BertConfig((2, 3, 4), num_codes=13, num_classes=5, multi_task=True, width=12, depth=2, heads=3, mlp=20)
+BERT = BertConfig(
+    (2, 3, 4), num_codes=13, num_classes=5, multi_task=True, width=12, depth=2, heads=3, mlp=20
+)
 
 
 def rand(*shape, seed=0):
@@ -25,7 +35,9 @@ def rand(*shape, seed=0):
 
 
 def tokens(config, b=3, seed=0):
-    return torch.randint(config.num_codes, (b, *config.grid), generator=torch.Generator().manual_seed(seed))
+    return torch.randint(
+        config.num_codes, (b, *config.grid), generator=torch.Generator().manual_seed(seed)
+    )
 
 
 def awake(model, seed=0):
@@ -61,7 +73,9 @@ def test_a_tokenizer_has_the_published_number_of_parameters(name, count):
 
 
 def bert_size(vocabulary, length, d, depth, mlp):
-    """Embeddings and their norm; attention, MLP and two norms a layer; the head's layer and norm; a bias per token."""
+    """Embeddings and their norm; attention, MLP and two norms a layer; the head's layer and norm; a
+    bias per token.
+    """
     layer = 4 * (d * d + d) + (d * mlp + mlp) + (mlp * d + d) + 2 * 2 * d
     return vocabulary * d + length * d + 2 * d + depth * layer + (d * d + d + 2 * d) + vocabulary
 
@@ -98,7 +112,9 @@ def test_a_discriminator_takes_its_tokenizer_s_clips(name):
     with torch.device("meta"):
         model = magvit.DISCRIMINATORS[name]()
         assert model(torch.empty(2, 3, *model.size)).shape == (2,)
-    frames, *sides = (n // c for n, c in zip(model.size, magvit.TOKENIZER_CONFIGS[name].cell, strict=True))
+    frames, *sides = (
+        n // c for n, c in zip(model.size, magvit.TOKENIZER_CONFIGS[name].cell, strict=True)
+    )
     assert frames == 4 and sides in ([16, 16], [8, 8])
 
 
@@ -107,7 +123,10 @@ def test_the_tiny_pair_fits_together():
     grid = tuple(n // c for n, c in zip((16, 32, 32), config.cell, strict=True))
     bert = magvit.BERT_CONFIGS["BERT-tiny"]
     assert (bert.grid, bert.num_codes) == (grid, config.num_codes)
-    assert size_of(lambda: Tokenizer(config)) < 1.5e6 and size_of(lambda: MaskedTransformer(bert)) < 1.5e6
+    assert (
+        size_of(lambda: Tokenizer(config)) < 1.5e6
+        and size_of(lambda: MaskedTransformer(bert)) < 1.5e6
+    )
 
 
 @pytest.mark.parametrize(
@@ -133,7 +152,9 @@ def test_other_settings_that_do_not_fit_are_refused():
 # ---------------------------------------------------------------- the tokenizer
 
 
-@pytest.mark.parametrize("config", [SMALL, FLAT, replace(SMALL, padding="zeros")], ids=["3D", "2D", "zeros"])
+@pytest.mark.parametrize(
+    "config", [SMALL, FLAT, replace(SMALL, padding="zeros")], ids=["3D", "2D", "zeros"]
+)
 def test_a_clip_becomes_tokens_and_a_clip_again(config):
     torch.manual_seed(0)
     model = Tokenizer(config).eval()
@@ -160,7 +181,9 @@ def test_codes_start_as_spread_as_in_the_official_code():
 
 
 def test_clips_that_are_not_made_of_cells_are_refused():
-    with pytest.raises(ValueError, match=r"expected a clip of cells of \(2, 4, 4\), got \(4, 10, 16\)"):
+    with pytest.raises(
+        ValueError, match=r"expected a clip of cells of \(2, 4, 4\), got \(4, 10, 16\)"
+    ):
         Tokenizer(SMALL).encode(rand(2, 3, 4, 10, 16))
 
 
@@ -194,16 +217,24 @@ def test_time_is_halved_early_and_doubled_late():
 @pytest.mark.parametrize("frames", [1, 2, 3, 5])
 def test_kernels_are_inflated_at_the_centre_or_by_averages(frames):
     kernel = rand(2, 3, 4, 5)
-    central, average = magvit.inflate_central(kernel, frames), magvit.inflate_average(kernel, frames)
+    central, average = (
+        magvit.inflate_central(kernel, frames),
+        magvit.inflate_average(kernel, frames),
+    )
     for t in range(frames):
-        assert torch.equal(central[:, :, t], kernel if t == frames // 2 else torch.zeros_like(kernel))
+        assert torch.equal(
+            central[:, :, t], kernel if t == frames // 2 else torch.zeros_like(kernel)
+        )
         torch.testing.assert_close(average[:, :, t], kernel / frames)
 
 
 @pytest.mark.parametrize("padding", ["reflect", "zeros"])
 @pytest.mark.parametrize("kernel", [magvit.inflate_central, magvit.inflate_average])
 def test_an_inflated_tokenizer_treats_a_still_clip_as_its_picture(kernel, padding):
-    pictures, model = Tokenizer(replace(FLAT, padding=padding)), Tokenizer(replace(SMALL, padding=padding))
+    pictures, model = (
+        Tokenizer(replace(FLAT, padding=padding)),
+        Tokenizer(replace(SMALL, padding=padding)),
+    )
     awake(pictures)
     magvit.inflate(model.eval(), pictures, kernel)
     still = CLIP[:, :, :1].expand(-1, -1, 4, -1, -1)
@@ -227,9 +258,13 @@ def test_inflation_copies_rather_than_shares():
     assert torch.equal(model.encoder[0].weight, before) and model.encoder[0].weight.requires_grad
 
 
-@pytest.mark.parametrize("change", [{"filters": 12}, {"blocks": 2}, {"num_codes": 7}, {"multipliers": (1, 2, 3)}])
+@pytest.mark.parametrize(
+    "change", [{"filters": 12}, {"blocks": 2}, {"num_codes": 7}, {"multipliers": (1, 2, 3)}]
+)
 def test_tokenizers_of_other_shapes_are_not_inflated(change):
-    with pytest.raises(ValueError, match="expected tokenizers of the same widths and blocks, got other shapes of "):
+    with pytest.raises(
+        ValueError, match="expected tokenizers of the same widths and blocks, got other shapes of "
+    ):
         magvit.inflate(Tokenizer(SMALL), Tokenizer(replace(FLAT, **change)))
 
 
@@ -293,7 +328,9 @@ def test_what_is_shown_place_by_place():
     assert len(kinds) == 4 and shown.dtype == torch.int64
 
 
-@pytest.mark.parametrize(("gamma", "number"), [(0.0, 1), (0.05, 1), (0.3, 3), (0.999, 9), (1.0, 10)])
+@pytest.mark.parametrize(
+    ("gamma", "number"), [(0.0, 1), (0.05, 1), (0.3, 3), (0.999, 9), (1.0, 10)]
+)
 def test_as_many_places_are_masked_as_gamma_says_the_lowest_first(gamma, number):
     scores = torch.rand(4, 10, generator=torch.Generator().manual_seed(0))
     masked = magvit.masked_places(scores, torch.tensor(gamma))
@@ -312,14 +349,20 @@ def test_losses_are_smoothed_negative_log_likelihoods():
     log_p = logits.log_softmax(-1)
     for smoothing in (0.0, 1e-4, 0.3):
         target = F.one_hot(codes, 7) * (1 - smoothing) + smoothing / 7
-        torch.testing.assert_close(magvit.token_losses(logits, codes, smoothing), -(target * log_p).sum(-1))
-    torch.testing.assert_close(magvit.token_losses(logits, codes), magvit.token_losses(logits, codes, 1e-4))
+        torch.testing.assert_close(
+            magvit.token_losses(logits, codes, smoothing), -(target * log_p).sum(-1)
+        )
+    torch.testing.assert_close(
+        magvit.token_losses(logits, codes), magvit.token_losses(logits, codes, 1e-4)
+    )
 
 
 def test_the_three_parts_add_up_to_the_mean_over_all_tokens():
     losses = rand(2, 6).abs().requires_grad_()
     given = torch.tensor([True, True, True, False, False, False])
-    masked = torch.tensor([[True, False, True, True, False, False], [False, False, True, True, True, True]])
+    masked = torch.tensor(
+        [[True, False, True, True, False, False], [False, False, True, True, True, True]]
+    )
     total, parts = magvit.commit_loss(losses, given, masked)
     expected = {"refine": [0, 2, 8], "mask": [3, 9, 10, 11], "recons": [1, 4, 5, 6, 7]}
     for kind, places in expected.items():
@@ -351,13 +394,16 @@ def test_decoding_starts_from_the_condition_and_masks_and_refines_all():
         return plain(prefix, shown)
 
     model.code_logits = watch
-    found = magvit.decode(model, prefix, condition, given, generator=torch.Generator().manual_seed(0))
+    found = magvit.decode(
+        model, prefix, condition, given, generator=torch.Generator().manual_seed(0)
+    )
     assert len(seen) == 12
     assert torch.equal(seen[0].reshape(3, 2, 3, 4)[:, 0], condition[:, 0])
     assert (seen[0].reshape(3, 2, 3, 4)[:, 1] == BERT.mask_token).all()
     assert found.tokens.shape == (12, 3, 24) and found.tokens.max() < BERT.num_codes
     assert (found.tokens[-1].reshape(3, 2, 3, 4)[:, 0] != condition[:, 0]).any()  # refined
-    for step in range(1, 12):  # what is forgotten shows its condition or [MASK] again, never the forgotten guess
+    # what is forgotten shows its condition or [MASK] again, never the forgotten guess
+    for step in range(1, 12):
         assert torch.equal(seen[step][found.unknown[step - 1]], seen[0][found.unknown[step - 1]])
 
 
@@ -365,7 +411,9 @@ def test_the_same_seed_gives_the_same_tokens_and_another_does_not():
     model = awake(MaskedTransformer(BERT))
     args = (model.prefix("CG", torch.tensor([0, 1, 2])), tokens(BERT), task_mask("CG", BERT.grid))
     first, again, other = (
-        magvit.decode(model, *args, steps=3, generator=torch.Generator().manual_seed(seed)).tokens[-1]
+        magvit.decode(model, *args, steps=3, generator=torch.Generator().manual_seed(seed)).tokens[
+            -1
+        ]
         for seed in (0, 0, 1)
     )
     assert torch.equal(first, again) and not torch.equal(first, other)
@@ -378,7 +426,9 @@ def test_what_is_generated_depends_on_the_condition_alone(task):
     other = torch.where(given, CLIP, rand(*CLIP.shape, seed=7))
     label = torch.tensor([1, 3])
     first, second = (
-        magvit.generate(tokenizer, model, task, x, label, steps=4, generator=torch.Generator().manual_seed(0))
+        magvit.generate(
+            tokenizer, model, task, x, label, steps=4, generator=torch.Generator().manual_seed(0)
+        )
         for x in (CLIP, other)
     )
     assert first.shape == CLIP.shape and torch.equal(first, second)
@@ -394,7 +444,14 @@ def test_generation_is_its_steps_in_turn():
     )  # fmt: skip
     expected = tokenizer.decode_indices(decoding.tokens[-1].reshape(2, 2, 3, 4))
     found = magvit.generate(
-        tokenizer, model, "CFP", CLIP, label, steps=5, temperature=1.0, generator=torch.Generator().manual_seed(3)
+        tokenizer,
+        model,
+        "CFP",
+        CLIP,
+        label,
+        steps=5,
+        temperature=1.0,
+        generator=torch.Generator().manual_seed(3),
     )
     assert torch.equal(found, expected)
 
@@ -414,5 +471,7 @@ def test_a_small_transformer_learns_one_clip_by_heart():
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-    found = magvit.decode(model.eval(), prefix, codes, given, generator=torch.Generator().manual_seed(0)).tokens[-1]
+    found = magvit.decode(
+        model.eval(), prefix, codes, given, generator=torch.Generator().manual_seed(0)
+    ).tokens[-1]
     assert loss.item() < 0.1 and (found == codes.flatten(1)).float().mean() > 0.9

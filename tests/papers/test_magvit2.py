@@ -1,4 +1,6 @@
-"""MAGVIT-v2: sizes, what depends on what, the start from pictures, tokens in factors, and the models on them."""
+"""MAGVIT-v2: sizes, what depends on what, the start from pictures, tokens in factors, and the
+models on them.
+"""
 
 import itertools
 import math
@@ -32,7 +34,13 @@ from course_lib.papers.magvit2 import (
 from course_lib.quantize.lfq import join, token_index
 
 SMALL = TokenizerConfig(
-    filters=4, multipliers=(1, 2, 3), strides=((1, 2, 2), (2, 1, 2)), blocks=1, bits=5, groups=2, channels=2
+    filters=4,
+    multipliers=(1, 2, 3),
+    strides=((1, 2, 2), (2, 1, 2)),
+    blocks=1,
+    bits=5,
+    groups=2,
+    channels=2,
 )
 CONFIGS = {  # with frames, rows and columns of a clip
     "strides of 1 and 2": (SMALL, (9, 4, 8)),
@@ -80,7 +88,10 @@ def test_the_masked_model_has_the_published_number_of_parameters(name):
 @pytest.mark.parametrize("name", AR_CONFIGS)
 def test_the_autoregressive_model_is_as_large_as_the_masked_one(name):
     with torch.device("meta"):
-        sizes = [parameters(CausalLM(AR_CONFIGS[name])), parameters(MaskedLM(MLM_CONFIGS["MLM" + name[2:]]))]
+        sizes = [
+            parameters(CausalLM(AR_CONFIGS[name])),
+            parameters(MaskedLM(MLM_CONFIGS["MLM" + name[2:]])),
+        ]
     assert abs(sizes[0] / sizes[1] - 1) < 1e-3
 
 
@@ -106,7 +117,12 @@ def test_section_3_2_and_appendix_a():
     video, image = TOKENIZER_CONFIGS["video-128"], TOKENIZER_CONFIGS["image-128"]
     assert video.grid(17, 128, 128) == (5, 16, 16) == MLM_CONFIGS["MLM-UCF"].grid
     assert image.grid(1, 128, 128) == video.grid(1, 128, 128) == (1, 16, 16)
-    assert (video.filters, video.multipliers, video.blocks, video.bits) == (128, (1, 2, 2, 4), 4, 18)
+    assert (video.filters, video.multipliers, video.blocks, video.bits) == (
+        128,
+        (1, 2, 2, 4),
+        4,
+        18,
+    )
     assert [stride[0] for stride in video.strides] == [1, 2, 2]  # late, where MAGVIT's are early
     assert MagvitConfig().halve_time == (True, True, False)
     assert MLM_CONFIGS["MLM-UCF"].bits == (9, 9)
@@ -127,7 +143,10 @@ def test_the_weights_of_the_losses():
     ("change", "message"),
     [
         ({"strides": ((1, 2, 2),)}, r"expected 2 strides, got \(\(1, 2, 2\),\)"),
-        ({"kernel_frames": 1}, "a model of pictures has no stride over frames, got kernel_frames=1 and"),
+        (
+            {"kernel_frames": 1},
+            "a model of pictures has no stride over frames, got kernel_frames=1 and",
+        ),
         ({"groups": 8}, r"expected widths that 8 groups share evenly, got \[4, 12\]"),
     ],
 )
@@ -138,7 +157,9 @@ def test_a_configuration_that_does_not_fit_is_refused(change, message):
 
 @pytest.mark.parametrize("size", [(8, 4, 8), (0, 4, 8), (9, 3, 8), (9, 4, 6)])
 def test_a_clip_without_a_grid_is_refused(size):
-    message = r"expected 1 \+ 2 t frames of sides divisible by 2 and 4, got \(" + ", ".join(map(str, size))
+    message = r"expected 1 \+ 2 t frames of sides divisible by 2 and 4, got \(" + ", ".join(
+        map(str, size)
+    )
     with pytest.raises(ValueError, match=message):
         SMALL.grid(*size)
     with pytest.raises(ValueError, match=message):
@@ -230,7 +251,9 @@ def test_a_group_norm_over_frames_would_tell_the_first_of_later_ones():
 
 
 def test_the_latents_control_the_scales_and_shifts_of_their_own_frames():
-    """One level, by hand: the mean over places, and latent i for the frames that upsampling makes of it."""
+    """One level, by hand: the mean over places, and latent i for the frames that upsampling makes
+    of it.
+    """
     level = magvit2.DecoderLevel(replace(SMALL, blocks=0), nn.Identity(), 4, 3).double()
     x, control = rand(2, 4, 7, 4, 6).double(), rand(2, 3, 5, seed=1).double()
     close(level(x, control), level.norm(x), 1e-12)  # a new level does nothing yet
@@ -298,11 +321,19 @@ def test_an_inflated_tokenizer_does_to_the_frames_it_keeps_what_it_did_to_pictur
 
 @pytest.mark.parametrize(
     "change",
-    [{"filters": 8}, {"blocks": 2}, {"bits": 6}, {"multipliers": (1, 2, 6)}, {"multipliers": (1, 2, 4)}],
+    [
+        {"filters": 8},
+        {"blocks": 2},
+        {"bits": 6},
+        {"multipliers": (1, 2, 6)},
+        {"multipliers": (1, 2, 4)},
+    ],
     ids=str,
 )
 def test_only_time_may_differ(change):
-    with pytest.raises(ValueError, match="expected tokenizers that differ in time alone, got other weights in"):
+    with pytest.raises(
+        ValueError, match="expected tokenizers that differ in time alone, got other weights in"
+    ):
         inflate(Tokenizer(SMALL), Tokenizer(replace(PICTURES, **change)))
 
 
@@ -418,7 +449,8 @@ def test_a_prefix_of_two_tokens_fits_both_models():
 def test_cached_sampling_draws_the_same_codes():
     model, prefix = awake(CausalLM(LM)), integers(4, 3, 1) + 64
     drawn = [
-        decode_causal(model, prefix, cache=cache, generator=torch.Generator().manual_seed(0)) for cache in (True, False)
+        decode_causal(model, prefix, cache=cache, generator=torch.Generator().manual_seed(0))
+        for cache in (True, False)
     ]
     assert drawn[0].shape == (3, 12) and drawn[0].max() < 64
     assert torch.equal(*drawn) and len(drawn[0].unique()) > 5
@@ -441,7 +473,9 @@ def test_masked_codes_are_decoded_in_parallel_and_known_ones_stay():
     found = parallel_decode(lambda shown: model.code_logits(prefix, shown), canvas, unknown, 4)
     codes = found.tokens[-1]
     assert torch.equal(codes[~unknown], known[~unknown]) and codes.max() < 64
-    assert [int(each.sum()) for each in found.unknown] == sorted((int(e.sum()) for e in found.unknown), reverse=True)
+    assert [int(each.sum()) for each in found.unknown] == sorted(
+        (int(e.sum()) for e in found.unknown), reverse=True
+    )
     assert not found.unknown[-1].any()
 
 
@@ -453,10 +487,14 @@ def test_a_model_learns_what_its_class_says():
     optimizer = torch.optim.Adam([p for model in models.values() for p in model.parameters()], 2e-2)
     blank = torch.full_like(codes, LM.mask_token)
     for _ in range(60):
-        masked = factor_losses(models["masked"](models["masked"].prefix("CG", label), blank), codes, 1e-4).mean()
+        masked = factor_losses(
+            models["masked"](models["masked"].prefix("CG", label), blank), codes, 1e-4
+        ).mean()
         causal = models["causal"].losses(models["causal"].prefix("CG", label), codes).mean()
         optimizer.zero_grad()
         (masked + causal).backward()
         optimizer.step()
     assert masked < 0.1 and causal < 0.1
-    assert torch.equal(decode_causal(models["causal"].eval(), models["causal"].prefix("CG", label), top_k=1), codes)
+    assert torch.equal(
+        decode_causal(models["causal"].eval(), models["causal"].prefix("CG", label), top_k=1), codes
+    )

@@ -1,4 +1,6 @@
-"""ViT: the published sizes, the model against its equations, equations against loops, and what is refused."""
+"""ViT: the published sizes, the model against its equations, equations against loops, and what is
+refused.
+"""
 
 import math
 from dataclasses import replace
@@ -13,7 +15,9 @@ from torch.utils.flop_counter import FlopCounterMode
 from course_lib.papers import vit
 from course_lib.papers.vit import VIT_CONFIGS, ViT, ViTConfig
 
-SMALL = ViTConfig(image_size=(8, 12), patch_size=4, channels=2, width=12, depth=3, heads=3, mlp=20, num_classes=7)
+SMALL = ViTConfig(
+    image_size=(8, 12), patch_size=4, channels=2, width=12, depth=3, heads=3, mlp=20, num_classes=7
+)
 VARIANTS = {
     "as it is": SMALL,
     "average pooling": replace(SMALL, pool="average"),
@@ -67,7 +71,9 @@ def test_a_preset_has_the_published_number_of_parameters(name, published):
     assert sum(p.numel() for p in model.parameters()) == published
 
 
-@pytest.mark.parametrize("name", [name for name, config in VIT_CONFIGS.items() if not config.resnet])
+@pytest.mark.parametrize(
+    "name", [name for name, config in VIT_CONFIGS.items() if not config.resnet]
+)
 def test_the_closed_form_counts_every_preset(name):
     with torch.device("meta"):
         model = ViT(VIT_CONFIGS[name])
@@ -90,13 +96,15 @@ def test_the_closed_form_counts_every_parameter(config):
 def test_the_closed_form_counts_every_multiply_add(config):
     with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
         ViT(config)(pictures(config, 1))
-    unread = config.tokens - 1 if config.pool == "token" else 0  # the last layer does not compute these
+    # the last layer does not compute these
+    unread = config.tokens - 1 if config.pool == "token" else 0
     spared = unread * config.width * (2 * config.tokens + config.width + 2 * config.mlp)
     assert counter.get_total_flops() == 2 * (vit.count_macs(config) - spared)
 
 
 @pytest.mark.parametrize(
-    ("name", "billions"), [("ViT-B/16", 17.56), ("ViT-B/32", 4.41), ("ViT-L/16", 61.55), ("ViT-L/32", 15.38)]
+    ("name", "billions"),
+    [("ViT-B/16", 17.56), ("ViT-B/32", 4.41), ("ViT-L/16", 61.55), ("ViT-L/32", 15.38)],
 )
 def test_a_preset_costs_what_torchvision_says(name, billions):
     assert vit.count_macs(VIT_CONFIGS[name]) / 1e9 == pytest.approx(billions, abs=0.006)
@@ -160,7 +168,11 @@ def test_queries_keys_and_values_start_as_three_layers():
 def test_the_model_is_its_equations(config):
     """Eq. 1 to 4 written out once more, with a convolution for E and torch's own attention."""
     model, image = awake(config), pictures(config)
-    x = F.conv2d(image, model.patch_embed.weight, model.patch_embed.bias, stride=4).flatten(2).transpose(1, 2)
+    x = (
+        F.conv2d(image, model.patch_embed.weight, model.patch_embed.bias, stride=4)
+        .flatten(2)
+        .transpose(1, 2)
+    )
     if config.pool == "token":
         x = torch.cat([model.cls_token.repeat(3, 1, 1), x], dim=1)
     x = x + (model.positions() if model.positions else 0)
@@ -178,12 +190,18 @@ def test_the_model_is_its_equations(config):
         x = x + peer(h, h, h)[0]
         h = F.layer_norm(x, (12,), block.norm2.weight, block.norm2.bias, 1e-6)
         first, last = block.mlp[0], block.mlp[3]
-        x = x + F.gelu(h @ first.weight.T + first.bias, approximate="tanh") @ last.weight.T + last.bias
+        x = (
+            x
+            + F.gelu(h @ first.weight.T + first.bias, approximate="tanh") @ last.weight.T
+            + last.bias
+        )
     x = F.layer_norm(x, (12,), model.norm.weight, model.norm.bias, 1e-6)
     y = x[:, 0] if config.pool == "token" else x.mean(1)
     if config.representation:
         y = torch.tanh(y @ model.representation.weight.T + model.representation.bias)
-    torch.testing.assert_close(model(image), y @ model.head.weight.T + model.head.bias, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(
+        model(image), y @ model.head.weight.T + model.head.bias, rtol=1e-4, atol=1e-4
+    )
 
 
 def test_the_exact_gelu_is_exact():
@@ -211,13 +229,18 @@ def test_positions_2d_are_a_row_and_a_column(pool):
     assert len(table) == 6
     for row in range(2):
         for column in range(3):
-            assert torch.equal(table[row * 3 + column], torch.cat([positions.rows[row], positions.columns[column]]))
+            assert torch.equal(
+                table[row * 3 + column], torch.cat([positions.rows[row], positions.columns[column]])
+            )
 
 
 def swapped(image):
     """The picture with its first and its last patch exchanged."""
     image = image.clone()
-    image[..., :4, :4], image[..., -4:, -4:] = image[..., -4:, -4:].clone(), image[..., :4, :4].clone()
+    image[..., :4, :4], image[..., -4:, -4:] = (
+        image[..., -4:, -4:].clone(),
+        image[..., :4, :4].clone(),
+    )
     return image
 
 
@@ -297,7 +320,9 @@ def test_patches_are_embedded_one_by_one_in_reading_order():
 
 
 def test_patches_that_do_not_fit_are_refused():
-    with pytest.raises(ValueError, match="patch must divide the height and the width, got patch 4 for 8 x 6"):
+    with pytest.raises(
+        ValueError, match="patch must divide the height and the width, got patch 4 for 8 x 6"
+    ):
         vit.embed_patches(rand(1, 3, 8, 6), rand(5, 3, 4, 4), rand(5))
 
 
@@ -340,7 +365,10 @@ def test_attention_token_by_token(heads):
                 shares = torch.stack([(q[token] @ k[j] / math.sqrt(d)).exp() for j in range(n)])
                 shares = shares / shares.sum()
                 close(weights[i, head, token], shares)
-                close(out[i, token, head * d : (head + 1) * d], sum(shares[j] * v[j] for j in range(n)))
+                close(
+                    out[i, token, head * d : (head + 1) * d],
+                    sum(shares[j] * v[j] for j in range(n)),
+                )
 
 
 def test_attention_is_torchs():
@@ -368,7 +396,11 @@ def test_a_block_norms_first_and_adds_around():
         return act
 
     out = vit.encoder_block(
-        torch.ones(1, 1, 1), part("norm1", 2.0), part("attention", 3.0), part("norm2", 5.0), part("mlp", 7.0)
+        torch.ones(1, 1, 1),
+        part("norm1", 2.0),
+        part("attention", 3.0),
+        part("norm2", 5.0),
+        part("mlp", 7.0),
     )
     assert order == ["norm1", "attention", "norm2", "mlp"]
     assert out.item() == (1 + 2 * 3) + 5 * 7 * (1 + 2 * 3)
@@ -392,12 +424,16 @@ def bilinear(grid, new):
             y, x = i * (rows - 1) / max(new[0] - 1, 1), j * (columns - 1) / max(new[1] - 1, 1)
             for row in range(rows):
                 for column in range(columns):
-                    out[i, j] += max(0, 1 - abs(y - row)) * max(0, 1 - abs(x - column)) * grid[row, column]
+                    out[i, j] += (
+                        max(0, 1 - abs(y - row)) * max(0, 1 - abs(x - column)) * grid[row, column]
+                    )
     return out
 
 
 @pytest.mark.parametrize("token", [0, 1])
-@pytest.mark.parametrize(("old", "new"), [((2, 3), (5, 4)), ((4, 3), (2, 5)), ((3, 3), (7, 7)), ((1, 4), (3, 6))])
+@pytest.mark.parametrize(
+    ("old", "new"), [((2, 3), (5, 4)), ((4, 3), (2, 5)), ((3, 3), (7, 7)), ((1, 4), (3, 6))]
+)
 def test_positions_are_interpolated_on_the_grid_and_the_class_tokens_is_kept(old, new, token):
     positions = rand(1, token + old[0] * old[1], 6)
     found = vit.interpolate_positions(positions, old, new)
@@ -475,7 +511,8 @@ def test_attention_maps_are_probabilities_that_reproduce_the_model(pool):
     close(maps.sum(-1), torch.ones(3, 3, 3, n))
     x = model.embed(image)
     for block, weights in zip(model.blocks, maps, strict=True):
-        v = block.attention.qkv(block.norm1(x))[..., 24:].unflatten(-1, (3, 4)).transpose(1, 2)  # b heads n d_h
+        # b heads n d_h
+        v = block.attention.qkv(block.norm1(x))[..., 24:].unflatten(-1, (3, 4)).transpose(1, 2)
         x = x + block.attention.out((weights @ v).transpose(1, 2).flatten(2))
         x = x + block.mlp(block.norm2(x))
     torch.testing.assert_close(model.norm(x), model.encode(image), rtol=1e-4, atol=1e-4)
@@ -490,7 +527,9 @@ def test_rollout_sums_over_every_path():
         for i in range(5):
             for j in range(5):
                 paths = sum(
-                    mixed[2][b][i][k] * mixed[1][b][k][m] * mixed[0][b][m][j] for k in range(5) for m in range(5)
+                    mixed[2][b][i][k] * mixed[1][b][k][m] * mixed[0][b][m][j]
+                    for k in range(5)
+                    for m in range(5)
                 )
                 assert float(found[b, i, j]) == pytest.approx(paths, rel=1e-5)
     close(found.sum(-1), torch.ones(2, 5))
@@ -503,7 +542,9 @@ def test_rollout_reads_the_maps_of_a_model():
 
 
 def test_tokens_that_look_at_themselves_alone_stay_where_they_are():
-    assert torch.equal(vit.attention_rollout(torch.eye(5).expand(4, 2, 3, 5, 5)), torch.eye(5).expand(2, 5, 5))
+    assert torch.equal(
+        vit.attention_rollout(torch.eye(5).expand(4, 2, 3, 5, 5)), torch.eye(5).expand(2, 5, 5)
+    )
 
 
 @pytest.mark.parametrize("token", [0, 1])

@@ -1,4 +1,6 @@
-"""ViViT: the published figures, four models against brute force, their start from an image model, what is refused."""
+"""ViViT: the published figures, four models against brute force, their start from an image model,
+what is refused.
+"""
 
 import math
 from dataclasses import replace
@@ -16,9 +18,12 @@ from course_lib.papers.vit import ViT, ViTConfig, embed_patches
 from course_lib.papers.vivit import VIVIT_CONFIGS, ViViT, ViViTConfig
 
 # Times, places, clips, heads and channels all differ, and so do the three sides of a tubelet.
-WIDE = ViViTConfig(1, 6, (9, 10), (2, 3, 5), 1, 20, 2, 4, 11, 7, 3)  # 3 times, 3 x 2 places, 4 heads
-TALL = ViViTConfig(1, 20, (8, 6), (4, 2, 6), 3, 12, 3, 2, 10, 4, 1)  # 5 times, 4 x 1 places, 2 heads
-FLAT = ViViTConfig(1, 2, (4, 15), (1, 4, 3), 2, 24, 1, 6, 9, 3, 2)  # 2 times of a single frame, 1 x 5 places, 6 heads
+# 3 times, 3 x 2 places, 4 heads
+WIDE = ViViTConfig(1, 6, (9, 10), (2, 3, 5), 1, 20, 2, 4, 11, 7, 3)
+# 5 times, 4 x 1 places, 2 heads
+TALL = ViViTConfig(1, 20, (8, 6), (4, 2, 6), 3, 12, 3, 2, 10, 4, 1)
+# 2 times of a single frame, 1 x 5 places, 6 heads
+FLAT = ViViTConfig(1, 2, (4, 15), (1, 4, 3), 2, 24, 1, 6, 9, 3, 2)
 CLIPS = {WIDE: 2, TALL: 3, FLAT: 4}
 
 POOLED = [
@@ -35,7 +40,11 @@ POOLED = [
 
 def called(change):
     """An id for a change of a config."""
-    return ", ".join(f"{name} {value}" for name, value in change.items()) if isinstance(change, dict) else None
+    return (
+        ", ".join(f"{name} {value}" for name, value in change.items())
+        if isinstance(change, dict)
+        else None
+    )
 
 
 every_kind = pytest.mark.parametrize("kind", POOLED, ids=called)
@@ -81,11 +90,17 @@ def test_the_grid_and_the_class_token():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (dict(frames=31), r"tubelet must divide frames, height and width, got \(2, 16, 16\) for \(31, 224, 224\)"),
+        (
+            dict(frames=31),
+            r"tubelet must divide frames, height and width, got \(2, 16, 16\) for \(31, 224, 224\)",
+        ),
         (dict(image_size=(224, 230)), r"tubelet must divide .* for \(32, 224, 230\)"),
         (dict(tubelet=(2, 16, 15)), r"tubelet must divide .* got \(2, 16, 15\)"),
         (dict(heads=7), "heads must divide width, got 7 for 768"),
-        (dict(model=4, width=771, heads=3), r"heads must divide width and be even \(Model 4\), got 3 for 771"),
+        (
+            dict(model=4, width=771, heads=3),
+            r"heads must divide width and be even \(Model 4\), got 3 for 771",
+        ),
         (dict(model=5), "model must be 1, 2, 3 or 4, got 5"),
     ],
     ids=called,
@@ -103,7 +118,9 @@ def test_odd_heads_are_for_models_that_do_not_halve_them():
 @every_kind
 def test_a_clip_of_another_size_is_refused(kind):
     model = ViViT(replace(WIDE, **kind))
-    with pytest.raises(ValueError, match=r"expected clips \(t c h w\) of \(6, 1, 9, 10\), got \(6, 1, 10, 9\)"):
+    with pytest.raises(
+        ValueError, match=r"expected clips \(t c h w\) of \(6, 1, 9, 10\), got \(6, 1, 10, 9\)"
+    ):
         model(torch.zeros(2, 6, 1, 10, 9))
     with pytest.raises(ValueError, match=r"got \(4, 1, 9, 10\)"):
         model(torch.zeros(2, 4, 1, 9, 10))
@@ -118,7 +135,12 @@ PARAMETERS = {
     "ViViT-B/16x2 FSA": 117_319_312,
     "ViViT-B/16x2 FDP": 88_952_464,
 }
-GMACS = {"ViViT-B/16x2": 455.2, "ViViT-B/16x2 FE": 284.4, "ViViT-B/16x2 FSA": 372.3, "ViViT-B/16x2 FDP": 277.1}
+GMACS = {
+    "ViViT-B/16x2": 455.2,
+    "ViViT-B/16x2 FE": 284.4,
+    "ViViT-B/16x2 FSA": 372.3,
+    "ViViT-B/16x2 FDP": 277.1,
+}
 
 
 def parameters(config: ViViTConfig) -> int:
@@ -129,7 +151,11 @@ def parameters(config: ViViTConfig) -> int:
 @pytest.mark.parametrize("name", VIVIT_CONFIGS)
 def test_the_closed_form_counts_the_parameters_of_every_preset(name):
     config = VIVIT_CONFIGS[name]
-    assert vivit.count_parameters(config) == parameters(config) == PARAMETERS.get(name, parameters(config))
+    assert (
+        vivit.count_parameters(config)
+        == parameters(config)
+        == PARAMETERS.get(name, parameters(config))
+    )
 
 
 def test_the_average_pooling_baseline_of_table_2():
@@ -176,7 +202,10 @@ def test_multiply_adds_are_those_that_torch_counts(kind, size):
 
 def norm(layer, x):
     centred = x - x.mean(-1, keepdim=True)
-    return centred / (centred.square().mean(-1, keepdim=True) + layer.eps).sqrt() * layer.weight + layer.bias
+    return (
+        centred / (centred.square().mean(-1, keepdim=True) + layer.eps).sqrt() * layer.weight
+        + layer.bias
+    )
 
 
 def gelu(x):
@@ -217,17 +246,22 @@ def with_token(encoder, x):
 
 
 def brute_force(model: ViViT, video):
-    """One sequence of all tokens of the clip, class tokens included; masks say what the model may see."""
+    """One sequence of all tokens of the clip, class tokens included; masks say what the model may
+    see.
+    """
     config = model.config
     t, rows, columns = config.grid
     n, b, token = rows * columns, len(video), int(config.token)
     embed = model.tubelet_embed
-    x = F.conv3d(video.transpose(1, 2), embed.weight, embed.bias, embed.stride).flatten(2).mT  # b t*n d
+    # b t*n d
+    x = F.conv3d(video.transpose(1, 2), embed.weight, embed.bias, embed.stride).flatten(2).mT
     if config.model == 2:
         spatial, temporal = model.encoder.spatial, model.encoder.temporal
         sequences = [with_token(spatial, tokens) for tokens in x.split(n, dim=1)]
         time = torch.arange(t).repeat_interleave(token + n)
-        y = masked_blocks(spatial, torch.cat(sequences, dim=1), equal(time)).unflatten(1, (t, token + n))
+        y = masked_blocks(spatial, torch.cat(sequences, dim=1), equal(time)).unflatten(
+            1, (t, token + n)
+        )
         x = y[:, :, 0] if token else y.mean(2)
         if temporal is None:
             return model.head(x.mean(1))
@@ -380,13 +414,18 @@ def test_no_frames_are_refused(count):
 
 @every_size
 def test_tubelets_are_a_convolution_in_values_and_gradients(size):
-    embed, video = random_weights(vivit.TubeletEmbed(size)), random_clips(size, CLIPS[size]).requires_grad_()
+    embed, video = (
+        random_weights(vivit.TubeletEmbed(size)),
+        random_clips(size, CLIPS[size]).requires_grad_(),
+    )
     got = embed(video)
     expected = nn.Conv3d.forward(embed, video.transpose(1, 2)).flatten(3).permute(0, 2, 3, 1)
     assert got.shape == (CLIPS[size], size.grid[0], size.grid[1] * size.grid[2], size.width)
     same(got, expected)
     inputs, cotangent = [video, embed.weight, embed.bias], torch.randn_like(got)
-    for a, b in zip(*(torch.autograd.grad(y, inputs, cotangent) for y in (got, expected)), strict=True):
+    for a, b in zip(
+        *(torch.autograd.grad(y, inputs, cotangent) for y in (got, expected)), strict=True
+    ):
         same(a, b)
 
 
@@ -407,7 +446,9 @@ def test_a_tubelet_that_does_not_fit_is_refused(shape):
 
 
 def sequence_of(seed):
-    """A function of (... m d) in which every place of the sequence counts differently, and another one per seed."""
+    """A function of (... m d) in which every place of the sequence counts differently, and another
+    one per seed.
+    """
     weights = torch.randn(9, 9, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
     def mix(x):
@@ -442,7 +483,9 @@ def test_three_silent_branches_leave_the_tokens_as_they_are():
     assert torch.equal(vivit.factorised_self_attention(x, *[torch.zeros_like] * 3), x)
 
 
-@pytest.mark.parametrize(("b", "t", "n", "heads", "d"), [(2, 3, 5, 4, 2), (3, 4, 2, 6, 1), (1, 2, 7, 2, 5)])
+@pytest.mark.parametrize(
+    ("b", "t", "n", "heads", "d"), [(2, 3, 5, 4, 2), (3, 4, 2, 6, 1), (1, 2, 7, 2, 5)]
+)
 def test_factorised_dot_product_is_two_kinds_of_attention_side_by_side(b, t, n, heads, d):
     qkv = torch.randn(b, t, n, 3 * heads * d, dtype=torch.float64)
     got = vivit.factorised_dot_product(qkv, heads).unflatten(-1, (heads, d))
@@ -453,7 +496,10 @@ def test_factorised_dot_product_is_two_kinds_of_attention_side_by_side(b, t, n, 
                 at = (slice(None), time) if head < heads // 2 else (slice(None), slice(None), place)
                 keys, values = k[at][:, :, head], v[at][:, :, head]  # b m d
                 scores = torch.einsum("bd,bmd->bm", q[:, time, place, head], keys) / math.sqrt(d)
-                same(got[:, time, place, head], torch.einsum("bm,bmd->bd", scores.softmax(-1), values))
+                same(
+                    got[:, time, place, head],
+                    torch.einsum("bm,bmd->bd", scores.softmax(-1), values),
+                )
 
 
 # ---------------------------------------------------------------- starting from an image model
@@ -466,7 +512,9 @@ def test_inflated_filters_add_up_to_the_image_filter(t):
     assert inflated.shape == central.shape == (5, 3, t, 2, 4)
     for frame in range(t):
         assert torch.equal(inflated[:, :, frame], kernel / t)
-        assert torch.equal(central[:, :, frame], kernel if frame == t // 2 else torch.zeros_like(kernel))
+        assert torch.equal(
+            central[:, :, frame], kernel if frame == t // 2 else torch.zeros_like(kernel)
+        )
     torch.testing.assert_close(inflated.sum(2), kernel)
     torch.testing.assert_close(central.sum(2), kernel)
 
@@ -477,14 +525,18 @@ def test_the_middle_of_two_frames_is_the_second_and_of_four_the_third():
     assert vivit.central_frame_init(kernel, 4).flatten().tolist() == [0, 0, 1, 0]
 
 
-VIDEO = ViViTConfig(1, 12, (9, 6), (4, 3, 3), 2, 20, 2, 4, 11, 7, 2)  # 3 times of 4 frames, 3 x 2 places
+# 3 times of 4 frames, 3 x 2 places
+VIDEO = ViViTConfig(1, 12, (9, 6), (4, 3, 3), 2, 20, 2, 4, 11, 7, 2)
 PICTURE = ViTConfig((9, 6), 3, 2, 20, 2, 4, 11, 5)
 AVERAGE = replace(PICTURE, pool="average")
 
 
 def started(kind, picture=PICTURE, inflate=vivit.central_frame_init, **change):
     """A model of this kind that begins as an image model, and that image model."""
-    model, image_model = random_model(replace(VIDEO, **kind, **change)), random_weights(ViT(picture))
+    model, image_model = (
+        random_model(replace(VIDEO, **kind, **change)),
+        random_weights(ViT(picture)),
+    )
     vivit.start_from_image_model(model, image_model, inflate)
     return model, image_model
 
@@ -526,7 +578,9 @@ def test_model_2_begins_by_seeing_what_the_image_model_sees_in_the_middle_frames
     said = []
     model.encoder.spatial.register_forward_hook(lambda module, args, out: said.append(out))
     model(video)
-    expected = torch.stack([image_model.features(frame) for frame in middle_frames(video).unbind(1)], dim=1)
+    expected = torch.stack(
+        [image_model.features(frame) for frame in middle_frames(video).unbind(1)], dim=1
+    )
     same(said[0].unflatten(0, (2, 3)), expected)
 
 
@@ -603,10 +657,14 @@ def test_model_3_begins_with_an_attention_over_time_that_is_a_copy_without_a_voi
     model, image_model = started(dict(model=3))
     for block, source in zip(model.encoder.blocks, image_model.blocks, strict=True):
         for name in ("weight", "bias"):
-            assert torch.equal(getattr(block.attention_time.qkv, name), getattr(source.attention.qkv, name))
+            assert torch.equal(
+                getattr(block.attention_time.qkv, name), getattr(source.attention.qkv, name)
+            )
             assert torch.equal(getattr(block.norm_time, name), getattr(source.norm1, name))
             assert not getattr(block.attention_time.out, name).any()
-            assert torch.equal(getattr(block.attention.out, name), getattr(source.attention.out, name))
+            assert torch.equal(
+                getattr(block.attention.out, name), getattr(source.attention.out, name)
+            )
 
 
 def over_time(model):
@@ -628,15 +686,21 @@ def train(model, steps):
 
 
 def test_with_all_temporal_weights_at_zero_model_3_never_learns_to_look_over_time():
-    """Section 3.4 to the letter: the output does not depend on the weights before it, nor they on the output."""
+    """Section 3.4 to the letter: the output does not depend on the weights before it, nor they on
+    the output.
+    """
     model, _ = started(dict(model=3))
     for p in over_time(model).values():
         nn.init.zeros_(p)
     for steps in (0, 5):
         train(model, steps)
         found = gradients(model, random_clips(VIDEO, 2))
-        assert {name for name, g in found.items() if g} == {name for name in found if name.endswith("out.bias")}
-    assert {name for name, p in over_time(model).items() if p.any()} == {n for n in found if n.endswith("out.bias")}
+        assert {name for name, g in found.items() if g} == {
+            name for name in found if name.endswith("out.bias")
+        }
+    assert {name for name, p in over_time(model).items() if p.any()} == {
+        n for n in found if n.endswith("out.bias")
+    }
 
 
 def test_with_the_output_alone_at_zero_model_3_learns_to_look_over_time():
@@ -662,7 +726,10 @@ def test_with_the_output_alone_at_zero_model_3_learns_to_look_over_time():
         ({}, dict(positions="2d")),
         ({}, dict(positions="none")),
         ({}, dict(pool="average")),
-        (dict(image_size=32, tubelet=(4, 16, 16)), dict(image_size=32, patch_size=16, resnet=(1, 1, 1))),
+        (
+            dict(image_size=32, tubelet=(4, 16, 16)),
+            dict(image_size=32, patch_size=16, resnet=(1, 1, 1)),
+        ),
     ],
     ids=str,
 )
@@ -683,7 +750,9 @@ def recorder(seen):
     def model(clip):
         seen.append(clip)
         ramp = torch.linspace(-1, 1, clip[0].numel()).reshape(clip.shape[1:])
-        return torch.stack([(clip * ramp).flatten(1).sum(1), clip.flatten(1).square().sum(1)], dim=1)
+        return torch.stack(
+            [(clip * ramp).flatten(1).sum(1), clip.flatten(1).square().sum(1)], dim=1
+        )
 
     return model
 
@@ -697,7 +766,9 @@ def test_many_views_are_a_double_loop_over_windows_and_squares(shape, views, cro
     t, h, w = shape[1], shape[3], shape[4]
     frames, size = 4, 5
     got = vivit.multi_view(recorder(seen), video, frames, size, views, crops)
-    assert len(seen) == views * crops and {clip.shape[1:] for clip in seen} == {(frames, shape[2], size, size)}
+    assert len(seen) == views * crops and {clip.shape[1:] for clip in seen} == {
+        (frames, shape[2], size, size)
+    }
     total = torch.zeros(shape[0], 2)
     for i in range(views):
         start = i * (t - frames) // (views - 1) if views > 1 else (t - frames) // 2
@@ -718,7 +789,10 @@ def test_the_papers_views_are_four_by_three_and_reach_both_ends():
 
 
 def test_a_single_view_of_a_clip_that_fits_is_the_model_itself():
-    model, video = random_model(replace(VIDEO, image_size=(9, 9))), torch.randn(2, 12, 2, 9, 9, dtype=torch.float64)
+    model, video = (
+        random_model(replace(VIDEO, image_size=(9, 9))),
+        torch.randn(2, 12, 2, 9, 9, dtype=torch.float64),
+    )
     same(vivit.multi_view(model, video, 12, 9, views=1, crops=1), model(video))
     same(vivit.multi_view(model, video, 12, 9), model(video))
 
@@ -726,5 +800,7 @@ def test_a_single_view_of_a_clip_that_fits_is_the_model_itself():
 @pytest.mark.parametrize("shape", [(3, 1, 8, 8), (6, 1, 4, 8), (6, 1, 8, 4)])
 def test_a_clip_too_short_or_too_small_for_a_view_is_refused(shape):
     t, _, h, w = shape
-    with pytest.raises(ValueError, match=f"expected at least 4 frames of 5 x 5 pixels, got {t} of {h} x {w}"):
+    with pytest.raises(
+        ValueError, match=f"expected at least 4 frames of 5 x 5 pixels, got {t} of {h} x {w}"
+    ):
         vivit.multi_view(recorder([]), torch.zeros(2, *shape), frames=4, size=5)

@@ -1,4 +1,6 @@
-"""VQGAN: shapes, losses and sampling against their equations, loops and the official rules, and what is refused."""
+"""VQGAN: shapes, losses and sampling against their equations, loops and the official rules, and
+what is refused.
+"""
 
 import math
 from dataclasses import replace
@@ -51,14 +53,23 @@ def close(actual, expected):
 
 def test_f_is_a_power_of_two_of_the_levels():
     assert VQGANConfig().downsampling == 16 and SMALL.downsampling == 4
-    assert VQGANConfig().levels == [(128, False), (128, False), (256, False), (256, False), (512, True)]
+    assert VQGANConfig().levels == [
+        (128, False),
+        (128, False),
+        (256, False),
+        (256, False),
+        (512, True),
+    ]
     assert SMALL.levels == [(4, False), (12, True), (8, False)]
 
 
 def test_presets():
     found = {name: (c.downsampling, c.num_codes) for name, c in vqgan.VQGAN_CONFIGS.items()}
     assert found["imagenet-f16-1024"] == (16, 1024) and found["imagenet-f16-16384"] == (16, 16384)
-    found = {name: (c.depth, c.heads, c.width, c.vocabulary, c.length) for name, c in vqgan.TRANSFORMER_CONFIGS.items()}
+    found = {
+        name: (c.depth, c.heads, c.width, c.vocabulary, c.length)
+        for name, c in vqgan.TRANSFORMER_CONFIGS.items()
+    }
     assert found["transformer-cIN"] == (48, 16, 1536, 16384, 256)
     assert found["transformer-faceshq"] == (24, 16, 1024, 1024, 512)
 
@@ -84,7 +95,9 @@ def test_shapes_on_unequal_axes(size):
 def test_sides_that_f_does_not_divide_are_refused(size):
     model = VQGAN(SMALL)
     for work in (model, model.encode, model.features):
-        with pytest.raises(ValueError, match=rf"expected sides divisible by 4, got \({size[0]}, {size[1]}\)"):
+        with pytest.raises(
+            ValueError, match=rf"expected sides divisible by 4, got \({size[0]}, {size[1]}\)"
+        ):
             work(rand(1, 2, *size))
 
 
@@ -128,7 +141,11 @@ def test_attention_stands_where_the_config_says_and_in_the_middle():
         for level, resolution in zip(part.levels, levels, strict=True):
             attends = [isinstance(layer, SpatialAttention) for layer in level]
             assert attends == [False, resolution == 1] * blocks + [False]
-        assert [isinstance(layer, SpatialAttention) for layer in part.middle] == [False, True, False]
+        assert [isinstance(layer, SpatialAttention) for layer in part.middle] == [
+            False,
+            True,
+            False,
+        ]
 
 
 def test_sizes_inside_halve_on_the_way_in_and_double_on_the_way_out():
@@ -160,13 +177,17 @@ def test_the_config_reaches_the_quantizer(update):
 
 
 def test_the_decoder_s_gradient_goes_straight_through_to_the_encoder():
-    """What comes out of the encoder gets the gradient of the latents that the decoder saw, unchanged."""
+    """What comes out of the encoder gets the gradient of the latents that the decoder saw,
+    unchanged.
+    """
     model, image = awake(VQGAN(SMALL)), rand(2, 2, 8, 12)
     z = model.features(image)
     quantized = model.quantizer(z)
     assert not torch.allclose(z, quantized.latents)
     probe = rand(2, 2, 8, 12, seed=1)
-    (probe * model.decode(quantized.latents)).sum().backward(inputs=[z, *model.encoder.parameters()], retain_graph=True)
+    (probe * model.decode(quantized.latents)).sum().backward(
+        inputs=[z, *model.encoder.parameters()], retain_graph=True
+    )
     latents = quantized.latents.detach().requires_grad_()
     (expected,) = torch.autograd.grad((probe * model.decode(latents)).sum(), latents)
     close(z.grad, expected)
@@ -177,7 +198,9 @@ def test_the_reconstruction_does_not_move_the_codebook_and_the_codebook_loss_doe
     model, image = awake(VQGAN(SMALL)), rand(2, 2, 8, 12)
     rebuilt, quantized = model(image)
     codebook = model.quantizer.codebook
-    (moved,) = torch.autograd.grad(rebuilt.square().sum(), codebook, retain_graph=True, allow_unused=True)
+    (moved,) = torch.autograd.grad(
+        rebuilt.square().sum(), codebook, retain_graph=True, allow_unused=True
+    )
     assert moved is None or not moved.any()
     (moved,) = torch.autograd.grad(quantized.loss, codebook)
     used = torch.zeros(13, dtype=torch.bool).index_fill(0, quantized.indices.flatten(), True)
@@ -213,7 +236,10 @@ def test_the_parts_of_the_loss_add_up():
     close(s.parts["absolute"], (s.image - s.rebuilt).abs().mean())
     close(s.parts["perceptual"], 0.7 * s.perceptual)
     close(s.parts["codebook"], 2 * s.codebook)
-    close(s.total, s.parts["absolute"] + s.parts["perceptual"] + s.parts["codebook"] + s.parts["adversarial"])
+    close(
+        s.total,
+        s.parts["absolute"] + s.parts["perceptual"] + s.parts["codebook"] + s.parts["adversarial"],
+    )
 
 
 def test_the_default_weights_are_those_of_the_official_code():
@@ -263,7 +289,10 @@ def test_the_discriminator_s_loss_is_the_hinge_and_leaves_the_autoencoder_alone(
     s.judge.eval()  # batch norms with the same statistics in every call
     loss = VQGANLoss.discriminator(s.judge, s.image, s.rebuilt)
     real, fake = s.judge(s.image).flatten().tolist(), s.judge(s.rebuilt).flatten().tolist()
-    means = [sum(max(0.0, 1 - r) for r in real) / len(real), sum(max(0.0, 1 + f) for f in fake) / len(fake)]
+    means = [
+        sum(max(0.0, 1 - r) for r in real) / len(real),
+        sum(max(0.0, 1 + f) for f in fake) / len(fake),
+    ]
     assert loss.item() == pytest.approx(sum(means) / 2, rel=1e-5)
     moved = torch.autograd.grad(loss, [s.last, *s.judge.parameters()], allow_unused=True)
     assert moved[0] is None and all(grad is not None for grad in moved[1:])
@@ -308,7 +337,9 @@ def test_initial_weights():
         elif "norm" in name:
             assert bool((p == 1).all()), name
         else:
-            assert p.std().item() == pytest.approx(0.02, rel=0.05) and abs(p.mean().item()) < 1e-3, name
+            assert (
+                p.std().item() == pytest.approx(0.02, rel=0.05) and abs(p.mean().item()) < 1e-3
+            ), name
 
 
 def test_it_drops_in_training_alone():
@@ -351,7 +382,9 @@ def test_the_loss_of_every_code_one_at_a_time(m, gpt):
             logits = gpt(torch.tensor([so_far]))[0, -1].tolist()
             total = sum(math.exp(logit) for logit in logits)
             code = int(codes[b, i])
-            assert float(loss[b, i]) == pytest.approx(math.log(total) - logits[code], rel=1e-4, abs=1e-5)
+            assert float(loss[b, i]) == pytest.approx(
+                math.log(total) - logits[code], rel=1e-4, abs=1e-5
+            )
             so_far.append(code)
 
 
@@ -365,14 +398,17 @@ def test_the_last_code_needs_no_room_in_the_context(gpt):
 
 
 @pytest.mark.parametrize(
-    "settings", [{}, {"temperature": 0.6, "top_k": 3}, {"temperature": 2, "top_k": 11}, {"top_k": 1}]
+    "settings",
+    [{}, {"temperature": 0.6, "top_k": 3}, {"temperature": 2, "top_k": 11}, {"top_k": 1}],
 )
 @pytest.mark.parametrize(("m", "grid"), [(1, (4, 5)), (3, (2, 7))])
 def test_cached_sampling_equals_uncached_token_for_token(m, grid, settings, gpt):
     condition = tokens(5, m, seed=3)
     codes = vqgan.sample_codes(gpt, condition, grid, **settings, generator=seeded())
     assert codes.shape == (5, *grid) and codes.dtype == torch.int64
-    uncached = generate(gpt, condition, grid[0] * grid[1], **settings, generator=seeded(), cache=False)
+    uncached = generate(
+        gpt, condition, grid[0] * grid[1], **settings, generator=seeded(), cache=False
+    )
     assert torch.equal(codes, uncached.reshape(5, *grid))
 
 
@@ -412,8 +448,14 @@ def test_the_window_holds_the_code_and_stays_on_the_grid(window):
     for row in range(5):
         for column in range(9):
             top, left = vqgan.sliding_window(row, column, grid, window)
-            assert 0 <= top <= row < top + window[0] <= 5 and 0 <= left <= column < left + window[1] <= 9
-            for place, start, size, whole in ((row, top, window[0], 5), (column, left, window[1], 9)):
+            assert (
+                0 <= top <= row < top + window[0] <= 5
+                and 0 <= left <= column < left + window[1] <= 9
+            )
+            for place, start, size, whole in (
+                (row, top, window[0], 5),
+                (column, left, window[1], 9),
+            ):
                 if 0 < start < whole - size:
                     assert place - start == size // 2
 
@@ -423,13 +465,17 @@ def test_the_window_holds_the_code_and_stays_on_the_grid(window):
 def test_on_a_grid_of_one_window_large_sampling_is_plain_sampling(b, settings, gpt):
     condition = tokens(b, 1, seed=3)
     large = vqgan.sample_large(gpt, condition, (4, 5), (4, 5), **settings, generator=seeded())
-    assert torch.equal(large, vqgan.sample_codes(gpt, condition, (4, 5), **settings, generator=seeded()))
+    assert torch.equal(
+        large, vqgan.sample_codes(gpt, condition, (4, 5), **settings, generator=seeded())
+    )
     assert large.unique().numel() > 3
 
 
 @pytest.mark.parametrize(("grid", "window"), [((5, 8), (3, 4)), ((3, 9), (3, 2)), ((6, 3), (5, 3))])
 def test_every_code_is_drawn_as_in_the_official_code(grid, window, gpt):
-    """There the model sees the whole window, codes yet to be drawn included, and the logits of one place are read."""
+    """There the model sees the whole window, codes yet to be drawn included, and the logits of one
+    place are read.
+    """
     condition, noise = tokens(2, 2, seed=3), tokens(2, *grid, seed=9)
     codes = vqgan.sample_large(gpt, condition, grid, window, 0.9, 6, generator=seeded())
     assert codes.shape == (2, *grid)
@@ -462,13 +508,15 @@ def test_no_code_is_shown_before_it_is_drawn():
     assert bool((codes > 0).all()) and len(model.shown) == 40
     assert all(bool((shown > 0).all()) for shown in model.shown)
     assert all(torch.equal(shown[:, :1], condition) for shown in model.shown)
-    assert max(shown.shape[1] for shown in model.shown) == 3 * 4  # the condition, and all of a window but the last
+    # the condition, and all of a window but the last
+    assert max(shown.shape[1] for shown in model.shown) == 3 * 4
 
 
 @pytest.mark.parametrize("grid", [(3, 8), (5, 3)])
 def test_a_grid_smaller_than_the_window_is_refused(grid, gpt):
     with pytest.raises(
-        ValueError, match=rf"expected a grid of at least the window's \(4, 4\), got \({grid[0]}, {grid[1]}"
+        ValueError,
+        match=rf"expected a grid of at least the window's \(4, 4\), got \({grid[0]}, {grid[1]}",
     ):
         vqgan.sample_large(gpt, tokens(1, 1), grid, (4, 4))
 

@@ -1,7 +1,8 @@
-"""The U-Net of openai/improved-diffusion, told by the names in its checkpoints: nothing of our model is used.
+"""The U-Net of openai/improved-diffusion, told by the names in its checkpoints: nothing of our
+model is used.
 
-`shapes` lists what a checkpoint holds.  `run` computes the network from such a dict alone: which layer stands
-where is read off the keys.
+`shapes` lists what a checkpoint holds.  `run` computes the network from such a dict alone: which
+layer stands where is read off the keys.
 """
 
 import math
@@ -37,7 +38,10 @@ def shapes(config):
     if config.num_classes:
         found["label_emb.weight"] = (config.num_classes, d)
     widths = [config.width * multiplier for multiplier in config.multipliers]
-    attends = [config.image_size // 2**level in config.attention_resolutions for level in range(len(widths))]
+    attends = [
+        config.image_size // 2**level in config.attention_resolutions
+        for level in range(len(widths))
+    ]
     layer("input_blocks.0.0", config.width, config.channels, 3, 3)
     skips, entry, c = [config.width], 1, config.width
     for level, width in enumerate(widths):
@@ -78,7 +82,9 @@ def run(weights, x, t, label=None, heads=1, groups=32):
 
     def res(name, h):
         y = F.conv2d(F.silu(norm(f"{name}.in_layers.0", h)), *of(f"{name}.in_layers.2"), padding=1)
-        scale, shift = F.linear(F.silu(time), *of(f"{name}.emb_layers.1"))[:, :, None, None].chunk(2, dim=1)
+        scale, shift = F.linear(F.silu(time), *of(f"{name}.emb_layers.1"))[:, :, None, None].chunk(
+            2, dim=1
+        )
         y = norm(f"{name}.out_layers.0", y) * (1 + scale) + shift
         y = F.conv2d(F.silu(y), *of(f"{name}.out_layers.3"), padding=1)
         skip = f"{name}.skip_connection"
@@ -88,7 +94,8 @@ def run(weights, x, t, label=None, heads=1, groups=32):
         flat = h.flatten(2)
         qkv = F.conv1d(norm(f"{name}.norm", flat), *of(f"{name}.qkv"))
         mixed = []
-        for one_head in qkv.chunk(heads, dim=1):  # a head's queries, keys and values lie side by side
+        # a head's queries, keys and values lie side by side
+        for one_head in qkv.chunk(heads, dim=1):
             q, k, v = one_head.chunk(3, dim=1)  # b d n
             share = torch.softmax(q.transpose(1, 2) @ k / math.sqrt(q.shape[1]), dim=2)  # b n n
             mixed.append(v @ share.transpose(1, 2))
@@ -114,7 +121,9 @@ def run(weights, x, t, label=None, heads=1, groups=32):
         return h
 
     def entries(side):
-        return range(1 + max(int(key.split(".")[1]) for key in weights if key.startswith(f"{side}.")))
+        return range(
+            1 + max(int(key.split(".")[1]) for key in weights if key.startswith(f"{side}."))
+        )
 
     half = weights["time_embed.0.weight"].shape[1] // 2
     frequency = torch.exp(-math.log(10000) * torch.arange(half, dtype=torch.float32) / half)

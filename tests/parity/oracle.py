@@ -1,7 +1,7 @@
 """The equations of DDPM and Improved DDPM, number by number, in plain Python floats (float64).
 
-Steps are the papers', t = 1..T, and `betas[t - 1]` is beta_t.  Nothing here is vectorised, rearranged or shared
-with the library, so that a mistake there cannot be repeated here.
+Steps are the papers', t = 1..T, and `betas[t - 1]` is beta_t.  Nothing here is vectorised,
+rearranged or shared with the library, so that a mistake there cannot be repeated here.
 """
 
 import math
@@ -14,7 +14,9 @@ def linear_betas(T):
 
 
 def cosine_betas(T, s=0.008):
-    """Improved DDPM, Eq. 17 and the sentence after it: beta_t = 1 - alpha_bar_t / alpha_bar_{t-1}, at most 0.999."""
+    """Improved DDPM, Eq. 17 and the sentence after it: beta_t = 1 - alpha_bar_t / alpha_bar_{t-1},
+    at most 0.999.
+    """
 
     def f(t):
         return math.cos((t / T + s) / (1 + s) * math.pi / 2) ** 2
@@ -38,11 +40,15 @@ class Oracle:
         return math.sqrt(self.alpha_bar[t]) * x0 + math.sqrt(1 - self.alpha_bar[t]) * eps
 
     def posterior_mean(self, x0, xt, t):
-        """Eq. 7, by Bayes' rule: the product of two Gaussians in x_{t-1}, as precisions and weighted means."""
+        """Eq. 7, by Bayes' rule: the product of two Gaussians in x_{t-1}, as precisions and
+        weighted means.
+        """
         if t == 1:
             return x0
         prior, likelihood = 1 / (1 - self.alpha_bar[t - 1]), self.alpha[t] / self.beta[t]
-        weighted = prior * math.sqrt(self.alpha_bar[t - 1]) * x0 + likelihood * xt / math.sqrt(self.alpha[t])
+        weighted = prior * math.sqrt(self.alpha_bar[t - 1]) * x0 + likelihood * xt / math.sqrt(
+            self.alpha[t]
+        )
         return weighted / (prior + likelihood)
 
     def posterior_variance(self, t):
@@ -57,7 +63,9 @@ class Oracle:
 
     def mean_from_eps(self, xt, t, eps):
         """Eq. 11."""
-        return (xt - self.beta[t] / math.sqrt(1 - self.alpha_bar[t]) * eps) / math.sqrt(self.alpha[t])
+        return (xt - self.beta[t] / math.sqrt(1 - self.alpha_bar[t]) * eps) / math.sqrt(
+            self.alpha[t]
+        )
 
     def x0_from_eps(self, xt, t, eps):
         """Eq. 15."""
@@ -93,7 +101,9 @@ class Oracle:
 def kl(mean1, log_variance1, mean2, log_variance2):
     """KL between two normals, in nats."""
     difference = log_variance1 - log_variance2
-    return 0.5 * (math.expm1(difference) - difference + (mean1 - mean2) ** 2 / math.exp(log_variance2))
+    return 0.5 * (
+        math.expm1(difference) - difference + (mean1 - mean2) ** 2 / math.exp(log_variance2)
+    )
 
 
 def tail(z):
@@ -114,7 +124,9 @@ def nll(x, mean, sigma, floor=1e-12):
 
 
 def importance(history, uniform):
-    """Improved DDPM, Eq. 18, with a share `uniform` of the probability spread evenly: p_t and 1 / (T p_t)."""
+    """Improved DDPM, Eq. 18, with a share `uniform` of the probability spread evenly: p_t and 1 /
+    (T p_t).
+    """
     root = [math.sqrt(sum(loss**2 for loss in losses) / len(losses)) for losses in history]
     T = len(history)
     p = [(1 - uniform) * r / sum(root) + uniform / T for r in root]

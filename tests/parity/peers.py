@@ -23,7 +23,10 @@ from transformers import (  # noqa: E402
 def diffusers_unet(config):
     """The UNet2DModel that should equal our network of this config."""
     improved = isinstance(config, ImprovedDDPMConfig)
-    attends = [config.image_size >> level in config.attention_resolutions for level in range(len(config.multipliers))]
+    attends = [
+        config.image_size >> level in config.attention_resolutions
+        for level in range(len(config.multipliers))
+    ]
     peer = UNet2DModel(
         sample_size=config.image_size,
         in_channels=config.channels,
@@ -31,7 +34,9 @@ def diffusers_unet(config):
         block_out_channels=tuple(config.width * multiplier for multiplier in config.multipliers),
         layers_per_block=config.blocks_per_level,
         down_block_types=tuple("AttnDownBlock2D" if here else "DownBlock2D" for here in attends),
-        up_block_types=tuple("AttnUpBlock2D" if here else "UpBlock2D" for here in reversed(attends)),
+        up_block_types=tuple(
+            "AttnUpBlock2D" if here else "UpBlock2D" for here in reversed(attends)
+        ),
         dropout=config.dropout,
         norm_num_groups=config.norm_groups,
         attn_norm_num_groups=config.norm_groups,
@@ -78,8 +83,12 @@ def diffusers_vqmodel(config):
     peer = VQModel(
         in_channels=config.channels,
         out_channels=config.channels,
-        down_block_types=tuple("AttnDownEncoderBlock2D" if here else "DownEncoderBlock2D" for here in attends),
-        up_block_types=tuple("AttnUpDecoderBlock2D" if here else "UpDecoderBlock2D" for here in reversed(attends)),
+        down_block_types=tuple(
+            "AttnDownEncoderBlock2D" if here else "DownEncoderBlock2D" for here in attends
+        ),
+        up_block_types=tuple(
+            "AttnUpDecoderBlock2D" if here else "UpDecoderBlock2D" for here in reversed(attends)
+        ),
         block_out_channels=tuple(width for width, _ in config.levels),
         layers_per_block=config.blocks,
         latent_channels=config.latent,
@@ -191,9 +200,11 @@ def gradients(output, x, parameters, seed=2):
 
 
 def largest_difference(ours, theirs):
-    """The largest difference between two dicts of tensors, as a share of the largest value in its tensor.
+    """The largest difference between two dicts of tensors, as a share of the largest value in its
+    tensor.
 
-    A tensor that is zero in exact arithmetic (the gradient of a key's bias) is measured by the largest of all.
+    A tensor that is zero in exact arithmetic (the gradient of a key's bias) is measured by the
+    largest of all.
     """
     assert ours.keys() == theirs.keys()
     largest = max(value.abs().max() for value in theirs.values())

@@ -1,7 +1,9 @@
-"""VQGAN and its transformer told by the names in taming's checkpoints: nothing of our models is used.
+"""VQGAN and its transformer told by the names in taming's checkpoints: nothing of our models is
+used.
 
-`vqgan_shapes`, `loss_shapes` and `transformer_shapes` list what a checkpoint holds.  `run_vqgan` and `run_transformer`
-compute the networks from such a dict alone; what stands where is read off the keys and the shapes.
+`vqgan_shapes`, `loss_shapes` and `transformer_shapes` list what a checkpoint holds.  `run_vqgan`
+and `run_transformer` compute the networks from such a dict alone; what stands where is read off the
+keys and the shapes.
 """
 
 import math
@@ -73,7 +75,9 @@ def vqgan_shapes(config):
 
 
 def loss_weights():
-    """Some of what a checkpoint holds of the loss: trunk and heads of LPIPS, a discriminator with its counters."""
+    """Some of what a checkpoint holds of the loss: trunk and heads of LPIPS, a discriminator with
+    its counters.
+    """
     return {
         "loss.perceptual_loss.scaling_layer.shift": torch.zeros(1, 3, 1, 1),
         "loss.perceptual_loss.net.slice1.0.weight": torch.zeros(64, 3, 3, 3),
@@ -85,14 +89,18 @@ def loss_weights():
 
 
 def run_vqgan(weights, x, groups, beta=0.25):
-    """Reconstructions of pictures (b c h w), their codes (b h2 w2), and the released models' codebook loss."""
+    """Reconstructions of pictures (b c h w), their codes (b h2 w2), and the released models'
+    codebook loss.
+    """
     w = weights
 
     def conv(name, x, stride=1):
         side = w[f"{name}.weight"].shape[-1]
         if stride == 2:
             x = F.pad(x, (0, 1, 0, 1))
-        return F.conv2d(x, w[f"{name}.weight"], w[f"{name}.bias"], stride, 0 if stride == 2 else side // 2)
+        return F.conv2d(
+            x, w[f"{name}.weight"], w[f"{name}.bias"], stride, 0 if stride == 2 else side // 2
+        )
 
     def norm(name, x):
         grouped = x.reshape(len(x), groups, -1)
@@ -143,7 +151,9 @@ def run_vqgan(weights, x, groups, beta=0.25):
     for i in reversed(range(levels)):
         h = level(f"decoder.up.{i}", h)
         if i > 0:
-            h = conv(f"decoder.up.{i}.upsample.conv", h.repeat_interleave(2, 2).repeat_interleave(2, 3))
+            h = conv(
+                f"decoder.up.{i}.upsample.conv", h.repeat_interleave(2, 2).repeat_interleave(2, 3)
+            )
     return conv("decoder.conv_out", swish(norm("decoder.norm_out", h))), codes_of, loss
 
 
@@ -175,7 +185,9 @@ def masks(config, unmasked=0):
     """The mask in every layer; the first `unmasked` tokens see one another."""
     mask = torch.ones(config.length, config.length).tril()
     mask[:unmasked, :unmasked] = 1
-    return {f"transformer.blocks.{i}.attn.mask": mask[None, None].clone() for i in range(config.depth)}
+    return {
+        f"transformer.blocks.{i}.attn.mask": mask[None, None].clone() for i in range(config.depth)
+    }
 
 
 def run_transformer(weights, tokens, heads):
@@ -192,7 +204,8 @@ def run_transformer(weights, tokens, heads):
 
     def attention(name, x):
         q, k, v = (
-            dense(f"{name}.{part}", x).unflatten(-1, (heads, -1)).transpose(1, 2) for part in ("query", "key", "value")
+            dense(f"{name}.{part}", x).unflatten(-1, (heads, -1)).transpose(1, 2)
+            for part in ("query", "key", "value")
         )
         scores = q @ k.transpose(2, 3) / math.sqrt(q.shape[-1])  # b heads n n
         later = torch.ones(scores.shape[-2:], dtype=torch.bool).triu(1)
@@ -211,7 +224,9 @@ def run_transformer(weights, tokens, heads):
 
 
 def random_weights(shapes, seed=0):
-    """Tensors of these shapes: scales near 1, biases of 0.2, unit gain where there are inputs, nowhere zero."""
+    """Tensors of these shapes: scales near 1, biases of 0.2, unit gain where there are inputs,
+    nowhere zero.
+    """
     generator = torch.Generator().manual_seed(seed)
     weights = {}
     for name, shape in shapes.items():
@@ -229,4 +244,6 @@ def random_weights(shapes, seed=0):
 
 def numbered(weights, prefix):
     """How many numbers follow the prefix in the keys."""
-    return len({key.removeprefix(prefix).split(".")[0] for key in weights if key.startswith(prefix)})
+    return len(
+        {key.removeprefix(prefix).split(".")[0] for key in weights if key.startswith(prefix)}
+    )

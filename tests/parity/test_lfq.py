@@ -1,8 +1,10 @@
-"""Our look-up-free quantiser against vector-quantize-pytorch's: tokens, entropies, losses and gradients.
+"""Our look-up-free quantiser against vector-quantize-pytorch's: tokens, entropies, losses and
+gradients.
 
-It differs in four things.  Its first number is the highest bit.  Its temperature is given as the inverse.  Its
-logarithms stop at 1e-5, which is taken away here where probabilities fall below that.  And of several codebooks, which
-are our groups of bits, it means the entropies where we sum them: entropies of independent parts add up.
+It differs in four things.  Its first number is the highest bit.  Its temperature is given as the
+inverse.  Its logarithms stop at 1e-5, which is taken away here where probabilities fall below
+that.  And of several codebooks, which are our groups of bits, it means the entropies where we sum
+them: entropies of independent parts add up.
 """
 
 import pytest
@@ -42,7 +44,8 @@ def peer_of(bits, weight, **settings):
 
 
 def compare(bits, shape, temperature, weight, double=False):
-    """The largest differences of values, entropies and gradients; indices and quantised latents must be equal.
+    """The largest differences of values, entropies and gradients; indices and quantised latents
+    must be equal.
 
     double: theirs, not ours, in double precision.
     """
@@ -52,10 +55,14 @@ def compare(bits, shape, temperature, weight, double=False):
     if double:
         peer, x = peer.double(), x.detach().double().requires_grad_()
     got = ours(z)
-    (quantized, indices, loss), parts = peer(x, inv_temperature=1 / temperature, return_loss_breakdown=True)
-    assert torch.equal(got.indices, peer(x.flip(1), inv_temperature=1 / temperature).indices)  # the bits' order
+    (quantized, indices, loss), parts = peer(
+        x, inv_temperature=1 / temperature, return_loss_breakdown=True
+    )
+    # the bits' order
+    assert torch.equal(got.indices, peer(x.flip(1), inv_temperature=1 / temperature).indices)
     assert torch.equal(reversed_bits(got.indices, bits), indices)
-    torch.testing.assert_close(got.latents, quantized.float(), rtol=0, atol=1e-6)  # theirs is rounded twice
+    # theirs is rounded twice
+    torch.testing.assert_close(got.latents, quantized.float(), rtol=0, atol=1e-6)
     flat = z.movedim(1, -1).reshape(-1, bits)
     values = max(
         difference(got.loss, loss),
@@ -75,7 +82,9 @@ def difference(a, b):
 
 
 def reversed_bits(indices, bits):
-    return torch.tensor([int(f"{i:0{bits}b}"[::-1], 2) for i in indices.flatten().tolist()]).reshape(indices.shape)
+    return torch.tensor(
+        [int(f"{i:0{bits}b}"[::-1], 2) for i in indices.flatten().tolist()]
+    ).reshape(indices.shape)
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -92,13 +101,17 @@ def test_equals_it_as_it_is_where_no_probability_is_small(bits, temperature):
 
 @pytest.mark.parametrize("bits", [3, 6])
 def test_equals_it_at_a_temperature_as_low_as_in_use(bits, exact_logarithms):
-    """At 0.01 its softmax over codes, of numbers near 500, costs it digits of the gradient: there it is given more."""
+    """At 0.01 its softmax over codes, of numbers near 500, costs it digits of the gradient: there
+    it is given more.
+    """
     values, slopes = compare(bits, (5, 7, 11), 0.01, 0.1, double=True)
     assert values < 1e-5 and slopes < 1e-5
 
 
 def test_its_logarithms_do_matter_where_probabilities_are_small():
-    """Were they exact as they are, the patch above would hide nothing; they are not, and it is theirs that is off."""
+    """Were they exact as they are, the patch above would hide nothing; they are not, and it is
+    theirs that is off.
+    """
     values, _ = compare(9, (3, 5, 7), 0.37, 0.1)
     assert values > 1e-5
 

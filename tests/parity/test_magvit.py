@@ -1,6 +1,7 @@
-"""MAGVIT has no peer on PyPI and no released weights.  Its tokenizer and discriminator are checked against an executor
-of the official Flax modules' structure, channels last, written with loops over kernel offsets in double precision and
-with weights of its own; its transformer against transformers' BERT, which is what the official one simplifies.
+"""MAGVIT has no peer on PyPI and no released weights.  Its tokenizer and discriminator are checked
+against an executor of the official Flax modules' structure, channels last, written with loops over
+kernel offsets in double precision and with weights of its own; its transformer against
+transformers' BERT, which is what the official one simplifies.
 """
 
 import itertools
@@ -25,7 +26,9 @@ from transformers import BertForMaskedLM  # noqa: E402
 
 
 class Flax:
-    """Weights by the path of their module, made when they are first asked for; layers on (b t h w c)."""
+    """Weights by the path of their module, made when they are first asked for; layers on (b t h w
+    c).
+    """
 
     def __init__(self, padding="zeros", groups=32, seed=0):
         self.weights, self.padding, self.groups = {}, padding, groups
@@ -47,7 +50,10 @@ class Flax:
             x = extend(x, axis, k // 2, padding or self.padding)
         y = 0.0
         for dt, dh, dw in itertools.product(*map(range, kernel)):
-            y = y + x[:, dt : dt + size[0], dh : dh + size[1], dw : dw + size[2]] @ weight[dt, dh, dw]
+            y = (
+                y
+                + x[:, dt : dt + size[0], dh : dh + size[1], dw : dw + size[2]] @ weight[dt, dh, dw]
+            )
         return y + self.get(f"{name}/bias", (features,)) if bias else y
 
     def norm(self, name, x):
@@ -59,7 +65,9 @@ class Flax:
         return x * self.get(f"{name}/scale", (c,)) + self.get(f"{name}/bias", (c,))
 
     def dense(self, name, x, features):
-        return x @ self.get(f"{name}/kernel", (x.shape[-1], features)) + self.get(f"{name}/bias", (features,))
+        return x @ self.get(f"{name}/kernel", (x.shape[-1], features)) + self.get(
+            f"{name}/bias", (features,)
+        )
 
 
 def extend(x, axis, pad, padding):
@@ -87,7 +95,9 @@ def res_block(flax, name, x, filters, kernel):
         x = F.silu(flax.norm(f"{name}/GroupNorm_{part}", x))
         x = flax.conv(f"{name}/Conv_{next(numbers)}", x, filters, kernel, bias=False)
     if residual.shape[-1] != filters:
-        residual = flax.conv(f"{name}/Conv_{next(numbers)}", residual, filters, (1, 1, 1), bias=False)
+        residual = flax.conv(
+            f"{name}/Conv_{next(numbers)}", residual, filters, (1, 1, 1), bias=False
+        )
     return x + residual
 
 
@@ -96,7 +106,9 @@ def encoder(flax, config, x):
     x = flax.conv("encoder/Conv_0", x, config.filters, kernel, bias=False)
     for i, multiplier in enumerate(config.multipliers):
         for _ in range(config.blocks):
-            x = res_block(flax, f"encoder/ResBlock_{next(block)}", x, config.filters * multiplier, kernel)
+            x = res_block(
+                flax, f"encoder/ResBlock_{next(block)}", x, config.filters * multiplier, kernel
+            )
         if i < len(config.multipliers) - 1:
             x = halve(x, (1, 2, 3) if config.halve_time[i] else (2, 3))
     for _ in range(config.blocks):
@@ -132,7 +144,9 @@ def discriminator(flax, x, filters, multipliers):
     x = leaky(conv("Conv_0", x, filters))
     for i, multiplier in enumerate(multipliers):
         h = halve(leaky(conv(f"ResBlock_{i}/Conv_0", x, x.shape[-1])), (1, 2, 3))
-        residual = conv(f"ResBlock_{i}/Conv_1", halve(x, (1, 2, 3)), filters * multiplier, (1, 1, 1), bias=False)
+        residual = conv(
+            f"ResBlock_{i}/Conv_1", halve(x, (1, 2, 3)), filters * multiplier, (1, 1, 1), bias=False
+        )
         h = leaky(conv(f"ResBlock_{i}/Conv_2", h, filters * multiplier))
         x = (residual + h) / math.sqrt(2)
     x = leaky(conv("Conv_1", x, x.shape[-1]))
@@ -144,10 +158,14 @@ def discriminator(flax, x, filters, multipliers):
 
 
 def layers(part):
-    """Our layers in the order of the official calls: Conv_*, ResBlock_* and GroupNorm_* are numbered by kind."""
+    """Our layers in the order of the official calls: Conv_*, ResBlock_* and GroupNorm_* are
+    numbered by kind.
+    """
     counts = {}
     for name, module in part.named_children():
-        kind = {"Conv3d": "Conv", "ResBlock": "ResBlock", "GroupNorm": "GroupNorm"}.get(type(module).__name__)
+        kind = {"Conv3d": "Conv", "ResBlock": "ResBlock", "GroupNorm": "GroupNorm"}.get(
+            type(module).__name__
+        )
         if kind:
             yield name, f"{kind}_{counts.setdefault(kind, 0)}"
             counts[kind] += 1
@@ -165,7 +183,9 @@ def names(model):
                     "skip.": "Conv_2/",
                 }  # fmt: skip
             for a, b in inside.items():
-                found[f"{part}/{theirs}/{b}kernel"] = found[f"{part}/{theirs}/{b}scale"] = f"{part}.{ours}.{a}weight"
+                found[f"{part}/{theirs}/{b}kernel"] = found[f"{part}/{theirs}/{b}scale"] = (
+                    f"{part}.{ours}.{a}weight"
+                )
                 found[f"{part}/{theirs}/{b}bias"] = f"{part}.{ours}.{a}bias"
     return found
 
@@ -193,14 +213,19 @@ CASES = {
     "reflect": (tokenizer(), (4, 12, 16)),
     "zeros": (tokenizer(padding="zeros"), (4, 12, 16)),
     "time twice, one block": (tokenizer(halve_time=(True, True), blocks=1), (12, 8, 12)),
-    "one halving, no wider": (tokenizer(multipliers=(1, 1), halve_time=(True,), channels=2), (6, 4, 6)),
+    "one halving, no wider": (
+        tokenizer(multipliers=(1, 1), halve_time=(True,), channels=2),
+        (6, 4, 6),
+    ),
     "time late": (tokenizer(halve_time=(False, True), padding="zeros"), (2, 8, 8)),
 }
 
 
 def gradients(output, x, weights, seed=2):
     """Of a fixed random projection of the output, for x and for every weight by name."""
-    probe = torch.randn(output.shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    probe = torch.randn(
+        output.shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64
+    )
     grads = torch.autograd.grad((probe.to(output) * output).sum(), [x, *weights.values()])
     return dict(zip(["x", *weights], grads, strict=True))
 
@@ -225,51 +250,85 @@ def compare(run, model, executor, flax, name_of, x, back):
     return values, slopes
 
 
-@pytest.mark.parametrize(("name", "double"), [*((name, True) for name in CASES), ("reflect", False)])
+@pytest.mark.parametrize(
+    ("name", "double"), [*((name, True) for name in CASES), ("reflect", False)]
+)
 def test_the_encoder_equals_the_official_structure(name, double):
     config, size = CASES[name]
     model = Tokenizer(config).to(torch.float64 if double else torch.float32)
-    x = torch.randn(2, config.channels, *size, generator=torch.Generator().manual_seed(1)).to(next(model.parameters()))
+    x = torch.randn(2, config.channels, *size, generator=torch.Generator().manual_seed(1)).to(
+        next(model.parameters())
+    )
     flax = Flax(config.padding, config.groups)
     values, slopes = compare(
-        model.encoder, model, lambda f, x: encoder(f, config, x), flax, names(model), x, lambda y: y.movedim(-1, 1)
+        model.encoder,
+        model,
+        lambda f, x: encoder(f, config, x),
+        flax,
+        names(model),
+        x,
+        lambda y: y.movedim(-1, 1),
     )
     limit = 1e-10 if double else 1e-5
     assert values < limit and slopes < limit
 
 
-@pytest.mark.parametrize(("name", "double"), [*((name, True) for name in CASES), ("reflect", False)])
+@pytest.mark.parametrize(
+    ("name", "double"), [*((name, True) for name in CASES), ("reflect", False)]
+)
 def test_the_decoder_equals_the_official_structure(name, double):
     config, size = CASES[name]
     model = Tokenizer(config).to(torch.float64 if double else torch.float32)
     grid = [n // cell for n, cell in zip(size, config.cell, strict=True)]
-    x = torch.randn(2, config.code_dim, *grid, generator=torch.Generator().manual_seed(1)).to(next(model.parameters()))
+    x = torch.randn(2, config.code_dim, *grid, generator=torch.Generator().manual_seed(1)).to(
+        next(model.parameters())
+    )
     if config.padding == "reflect" and min(grid) < 2:
         x = torch.cat([x, x.flip(1)], dim=1 + 1 + grid.index(min(grid)))
     flax = Flax(config.padding, config.groups)
     values, slopes = compare(
-        model.decoder, model, lambda f, x: decoder(f, config, x), flax, names(model), x, lambda y: y.movedim(-1, 1)
+        model.decoder,
+        model,
+        lambda f, x: decoder(f, config, x),
+        flax,
+        names(model),
+        x,
+        lambda y: y.movedim(-1, 1),
     )
     limit = 1e-10 if double else 1e-5
     assert values < limit and slopes < limit
 
 
 def test_frames_of_a_2d_tokenizer_are_pictures_of_their_own():
-    """The official code maps its 2D modules over time: the executor sees one frame at a time, norms included."""
+    """The official code maps its 2D modules over time: the executor sees one frame at a time, norms
+    included.
+    """
     config = tokenizer(kernel_frames=1, halve_time=(False, False))
     model, flax = Tokenizer(config).double(), Flax(config.padding, config.groups)
-    clip = torch.randn(2, 3, 3, 8, 12, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
-    z = torch.cat([encoder(flax, config, clip[:, :, i : i + 1].movedim(1, -1)) for i in range(3)], dim=1)
+    clip = torch.randn(
+        2, 3, 3, 8, 12, generator=torch.Generator().manual_seed(1), dtype=torch.float64
+    )
+    z = torch.cat(
+        [encoder(flax, config, clip[:, :, i : i + 1].movedim(1, -1)) for i in range(3)], dim=1
+    )
     y = torch.cat([decoder(flax, config, z[:, i : i + 1]) for i in range(3)], dim=1)
-    model.load_state_dict({n: v.detach() for n, v in converted(flax.weights, names(model)).items()}, strict=False)
+    model.load_state_dict(
+        {n: v.detach() for n, v in converted(flax.weights, names(model)).items()}, strict=False
+    )
     torch.testing.assert_close(model.run(model.encoder, clip), z.movedim(-1, 1), rtol=0, atol=1e-10)
     torch.testing.assert_close(model.decode(z.movedim(-1, 1)), y.movedim(-1, 1), rtol=0, atol=1e-10)
 
 
-@pytest.mark.parametrize("size,multipliers", [((4, 8, 12), (2, 3)), ((5, 6, 7), (1, 2, 2)), ((1, 4, 4), (3,))])
+@pytest.mark.parametrize(
+    "size,multipliers", [((4, 8, 12), (2, 3)), ((5, 6, 7), (1, 2, 2)), ((1, 4, 4), (3,))]
+)
 def test_the_discriminator_equals_the_official_structure(size, multipliers):
     model = StyleGANDiscriminator(size, 4, multipliers, channels=3).double()
-    name_of = {"Dense_1/kernel": "logit.weight", "Dense_1/bias": "logit.bias", "Dense_0/bias": "hidden.bias"}
+    name_of = {
+        "Dense_1/kernel": "logit.weight",
+        "Dense_1/bias": "logit.bias",
+        "Dense_0/bias": "hidden.bias",
+    }
     for ours, theirs in (("conv_in", "Conv_0"), ("conv_out", "Conv_1")):
         name_of |= {f"{theirs}/kernel": f"{ours}.weight", f"{theirs}/bias": f"{ours}.bias"}
     for i in range(len(multipliers)):
@@ -282,27 +341,37 @@ def test_the_discriminator_equals_the_official_structure(size, multipliers):
     def run(x):  # theirs flattens cells before channels
         with torch.no_grad():
             weight = model.hidden.weight.clone()
-            model.hidden.weight.copy_(weight.reshape(channels, -1, channels).mT.reshape(channels, -1))
+            model.hidden.weight.copy_(
+                weight.reshape(channels, -1, channels).mT.reshape(channels, -1)
+            )
         return model(x)
 
     x = torch.randn(3, 3, *size, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
     flax = Flax()
     expected = discriminator(flax, x.movedim(1, -1), 4, multipliers)
-    model.load_state_dict({name: value.detach() for name, value in converted(flax.weights, name_of).items()})
+    model.load_state_dict(
+        {name: value.detach() for name, value in converted(flax.weights, name_of).items()}
+    )
     ours, theirs = x.clone().requires_grad_(), x.clone().requires_grad_()
     got = run(ours)
     torch.testing.assert_close(got, expected, rtol=0, atol=1e-10)
     (a,) = torch.autograd.grad(got.square().sum(), ours)
-    (b,) = torch.autograd.grad(discriminator(flax, theirs.movedim(1, -1), 4, multipliers).square().sum(), theirs)
+    (b,) = torch.autograd.grad(
+        discriminator(flax, theirs.movedim(1, -1), 4, multipliers).square().sum(), theirs
+    )
     torch.testing.assert_close(a, b, rtol=0, atol=1e-10)
 
 
 def test_a_tokenizer_s_loss_is_the_official_one():
-    """Commitment .25, codebook 1, entropy .1 at temperature .01 of softmax(-distance), as the official code adds up."""
+    """Commitment .25, codebook 1, entropy .1 at temperature .01 of softmax(-distance), as the
+    official code adds up.
+    """
     config = tokenizer()
     torch.manual_seed(0)
     model = Tokenizer(config).double().train()
-    clip = torch.randn(2, 3, 4, 12, 16, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    clip = torch.randn(
+        2, 3, 4, 12, 16, generator=torch.Generator().manual_seed(1), dtype=torch.float64
+    )
     z = model.encoder(clip).movedim(1, -1)  # b t h w d
     codebook = model.quantizer.codebook
     distances = (z[..., None, :] - codebook).square().sum(-1)
@@ -310,7 +379,11 @@ def test_a_tokenizer_s_loss_is_the_official_one():
     z_q = codebook[indices]
     p = torch.softmax(-distances.reshape(-1, 11) / 0.01, dim=1)
     entropies = torch.special.entr(p).sum(1).mean() - torch.special.entr(p.mean(0)).sum()
-    expected = 0.25 * (z - z_q.detach()).square().mean() + (z_q - z.detach()).square().mean() + 0.1 * entropies
+    expected = (
+        0.25 * (z - z_q.detach()).square().mean()
+        + (z_q - z.detach()).square().mean()
+        + 0.1 * entropies
+    )
     found = model.encode(clip)
     assert torch.equal(found.indices, indices) and len(indices.unique()) > 1
     torch.testing.assert_close(found.latents, z_q.movedim(-1, 1))
@@ -352,13 +425,20 @@ def from_peer(state, depth):
         ("bert.embeddings.LayerNorm", "bert.norm"),
         ("cls.predictions.transform.dense", "head.dense"),
         ("cls.predictions.transform.LayerNorm", "head.norm"),
-        *((f"bert.encoder.layer.{i}.{a}", f"bert.layers.{i}.{b}") for i in range(depth) for a, b in PIECES.items()),
+        *(
+            (f"bert.encoder.layer.{i}.{a}", f"bert.layers.{i}.{b}")
+            for i in range(depth)
+            for a, b in PIECES.items()
+        ),
     ):
         for part in ("weight", "bias"):
             ours[f"{name}.{part}"] = state[f"{theirs}.{part}"]
     for i in range(depth):
         for part in ("weight", "bias"):
-            three = [state[f"bert.encoder.layer.{i}.attention.self.{n}.{part}"] for n in ("query", "key", "value")]
+            three = [
+                state[f"bert.encoder.layer.{i}.attention.self.{n}.{part}"]
+                for n in ("query", "key", "value")
+            ]
             ours[f"bert.layers.{i}.qkv.{part}"] = torch.cat(three)
     return ours
 
@@ -367,7 +447,16 @@ def from_peer(state, depth):
     "config",
     [
         BertConfig((2, 3, 4), num_codes=13, num_classes=5, width=12, depth=3, heads=3, mlp=20),
-        BertConfig((1, 5, 3), num_codes=7, num_classes=2, multi_task=True, width=16, depth=1, heads=1, mlp=10),
+        BertConfig(
+            (1, 5, 3),
+            num_codes=7,
+            num_classes=2,
+            multi_task=True,
+            width=16,
+            depth=1,
+            heads=1,
+            mlp=10,
+        ),
     ],
     ids=["one task", "several tasks"],
 )
@@ -376,15 +465,21 @@ def test_the_transformer_equals_transformers_bert(config):
     with torch.no_grad():
         peer.bert.embeddings.token_type_embeddings.weight.zero_()
     model = MaskedTransformer(config).double().eval()
-    model.load_state_dict({n: v.detach() for n, v in from_peer(peer.state_dict(), config.depth).items()})
+    model.load_state_dict(
+        {n: v.detach() for n, v in from_peer(peer.state_dict(), config.depth).items()}
+    )
     length = config.prefix + math.prod(config.grid)
-    tokens = torch.randint(0, config.vocabulary, (3, length), generator=torch.Generator().manual_seed(1))
+    tokens = torch.randint(
+        0, config.vocabulary, (3, length), generator=torch.Generator().manual_seed(1)
+    )
     got, expected = model(tokens), peer(tokens).logits
     torch.testing.assert_close(got, expected, rtol=0, atol=1e-9)
     probe = torch.randn(got.shape, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
     (probe * got).sum().backward()
     (probe * expected).sum().backward()
-    theirs = from_peer({name: p.grad for name, p in peer.named_parameters() if p.grad is not None}, config.depth)
+    theirs = from_peer(
+        {name: p.grad for name, p in peer.named_parameters() if p.grad is not None}, config.depth
+    )
     assert largest_difference({name: p.grad for name, p in model.named_parameters()}, theirs) < 1e-9
 
 
@@ -427,4 +522,7 @@ def test_a_transformer_has_as_many_parameters_as_transformers_bert(name):
         model, peer = MaskedTransformer(config), peer_of(config)
     peer.tie_weights()
     segments = config.width
-    assert sum(p.numel() for p in model.parameters()) == sum(p.numel() for p in peer.parameters()) - segments
+    assert (
+        sum(p.numel() for p in model.parameters())
+        == sum(p.numel() for p in peer.parameters()) - segments
+    )

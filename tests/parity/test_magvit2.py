@@ -1,6 +1,7 @@
-"""MAGVIT-v2 has no official code.  Its tokenizer is checked against a second one that knows no third axis: a clip is a
-list of frames, a convolution a sum of two-dimensional ones over the frames there are.  Its layers are checked against
-those of diffusers that do the same, its transformer against transformers' BERT.  Values and gradients, in odd sizes.
+"""MAGVIT-v2 has no official code.  Its tokenizer is checked against a second one that knows no
+third axis: a clip is a list of frames, a convolution a sum of two-dimensional ones over the frames
+there are.  Its layers are checked against those of diffusers that do the same, its transformer
+against transformers' BERT.  Values and gradients, in odd sizes.
 """
 
 import itertools
@@ -17,7 +18,9 @@ from tests.parity.peers import gradients, largest_difference, randomise
 
 import_torchvision()  # before diffusers asks for it
 
-from diffusers.models.autoencoders.autoencoder_kl_cogvideox import CogVideoXCausalConv3d  # noqa: E402
+from diffusers.models.autoencoders.autoencoder_kl_cogvideox import (  # noqa: E402
+    CogVideoXCausalConv3d,
+)
 from diffusers.models.autoencoders.autoencoder_kl_ltx import LTXVideoUpsampler3d  # noqa: E402
 from diffusers.models.autoencoders.autoencoder_kl_wan import WanCausalConv3d  # noqa: E402
 from transformers import BertConfig, BertForMaskedLM  # noqa: E402
@@ -31,7 +34,9 @@ def rand(*shape, seed=1, dtype=torch.float64):
 
 
 class Frames:
-    """The tokenizer of a configuration on lists of frames (b c h w), with another tokenizer's weights."""
+    """The tokenizer of a configuration on lists of frames (b c h w), with another tokenizer's
+    weights.
+    """
 
     def __init__(self, config, weights):
         self.config, self.weights = config, weights
@@ -47,7 +52,9 @@ class Frames:
                 if frame < 0 and self.config.padding == "zeros":
                     continue
                 x = frames[max(frame, 0)]
-                total = total + F.conv2d(x, weight[:, :, offset], None, stride[1:], (kh // 2, kw // 2))
+                total = total + F.conv2d(
+                    x, weight[:, :, offset], None, stride[1:], (kh // 2, kw // 2)
+                )
             result.append(total if bias is None else total + bias[:, None, None])
         return result
 
@@ -56,9 +63,14 @@ class Frames:
         for x in frames:
             grouped = x.unflatten(1, (self.config.groups, -1))
             centred = grouped - grouped.mean((2, 3, 4), keepdim=True)
-            x = (centred / (centred.square().mean((2, 3, 4), keepdim=True) + 1e-6).sqrt()).flatten(1, 2)
+            x = (centred / (centred.square().mean((2, 3, 4), keepdim=True) + 1e-6).sqrt()).flatten(
+                1, 2
+            )
             if affine:
-                x = x * self.weights[f"{name}.weight"][:, None, None] + self.weights[f"{name}.bias"][:, None, None]
+                x = (
+                    x * self.weights[f"{name}.weight"][:, None, None]
+                    + self.weights[f"{name}.bias"][:, None, None]
+                )
             result.append(x)
         return result
 
@@ -84,7 +96,9 @@ class Frames:
         return self.conv(f"encoder.{next(layer) + 1}", frames)  # a swish has a number too
 
     def upsample(self, name, frames, factors):
-        """Every place of a frame becomes a box of places; of the first frame, only the box's last frame is kept."""
+        """Every place of a frame becomes a box of places; of the first frame, only the box's last
+        frame is kept.
+        """
         s, fh, fw = factors
         result = []
         for x in self.conv(f"{name}.conv", frames):
@@ -110,7 +124,9 @@ class Frames:
             frames = self.norm(f"{name}.norm", frames, affine=False)
             for number, x in enumerate(frames):
                 control = controls[(number + s - 1) // s] @ self.weights[f"{name}.control.weight"].T
-                scale, shift = (control + self.weights[f"{name}.control.bias"])[:, :, None, None].chunk(2, dim=1)
+                scale, shift = (control + self.weights[f"{name}.control.bias"])[
+                    :, :, None, None
+                ].chunk(2, dim=1)
                 frames[number] = x + scale * x + shift
             frames = self.residuals([f"{name}.blocks.{block}" for block in blocks], frames)
         return self.conv("decoder.conv_out", self.swish(self.norm("decoder.norm_out", frames)))
@@ -119,13 +135,21 @@ class Frames:
         """The reconstruction, the encoder's output, the commitment loss."""
         z = self.encode(list(clip.unbind(2)))
         signs = [(2.0 * (x > 0) - 1).to(x) for x in z]
-        reconstruction = self.decode([sign + x - x.detach() for sign, x in zip(signs, z, strict=True)])
+        reconstruction = self.decode(
+            [sign + x - x.detach() for sign, x in zip(signs, z, strict=True)]
+        )
         loss = torch.stack([(x - sign).square() for sign, x in zip(signs, z, strict=True)]).mean()
         return torch.stack(reconstruction, dim=2), torch.stack(z, dim=2), 0.25 * loss
 
 
 def config(**changes):
-    odd = {"filters": 4, "multipliers": (1, 3, 2), "strides": ((1, 2, 1), (2, 1, 3)), "blocks": 1, "bits": 5}
+    odd = {
+        "filters": 4,
+        "multipliers": (1, 3, 2),
+        "strides": ((1, 2, 1), (2, 1, 3)),
+        "blocks": 1,
+        "bits": 5,
+    }
     return TokenizerConfig(**{**odd, "groups": 2, "channels": 2, **changes})
 
 
@@ -133,7 +157,10 @@ TOKENIZERS = {  # with frames, rows and columns
     "late over time": (config(), (7, 6, 9)),
     "replicated frames": (config(padding="replicate"), (7, 6, 9)),
     "two blocks, three groups": (config(blocks=2, filters=6, groups=3), (5, 4, 3)),
-    "four resolutions": (config(multipliers=(1, 2, 1, 3), strides=((2, 2, 1), (1, 1, 2), (3, 1, 1))), (7, 4, 6)),
+    "four resolutions": (
+        config(multipliers=(1, 2, 1, 3), strides=((2, 2, 1), (1, 1, 2), (3, 1, 1))),
+        (7, 4, 6),
+    ),
     "kernels of two frames": (config(kernel_frames=2), (3, 2, 3)),
     "pictures": (config(kernel_frames=1, strides=((1, 2, 2), (1, 3, 1))), (2, 6, 4)),
     "one picture": (config(), (1, 6, 9)),
@@ -150,7 +177,11 @@ def test_the_tokenizer_equals_one_that_goes_frame_by_frame(config, size):
     peer = Frames(config, named)
     expected, z, loss = peer(theirs)
     values = largest_difference(
-        {"clip": reconstruction.detach(), "z": model.encoder(ours).detach(), "loss": quantized.loss.detach()},
+        {
+            "clip": reconstruction.detach(),
+            "z": model.encoder(ours).detach(),
+            "loss": quantized.loss.detach(),
+        },
         {"clip": expected.detach(), "z": z.detach(), "loss": loss.detach()},
     )
     found = gradients(reconstruction + quantized.loss, ours, named.items())
@@ -164,7 +195,9 @@ def test_the_tokenizer_equals_one_that_goes_frame_by_frame(config, size):
 # ---------------------------------------------------------------- layers of diffusers
 
 
-@pytest.mark.parametrize(("kernel", "stride"), [(3, 1), (3, (2, 1, 3)), ((5, 1, 3), 2), (1, (1, 2, 2))], ids=str)
+@pytest.mark.parametrize(
+    ("kernel", "stride"), [(3, 1), (3, (2, 1, 3)), ((5, 1, 3), 2), (1, (1, 2, 2))], ids=str
+)
 def test_zeros_in_front_are_as_in_wan(kernel, stride):
     ours = CausalConv3d(3, 4, kernel, stride).double()
     padding = [k // 2 for k in ours.kernel_size]
@@ -173,7 +206,9 @@ def test_zeros_in_front_are_as_in_wan(kernel, stride):
     compare(ours, theirs, (2, 3, 7, 5, 6))
 
 
-@pytest.mark.parametrize(("kernel", "stride"), [(3, 1), (3, 2), ((4, 3, 3), 1), ((2, 5, 5), 3), (1, 1)], ids=str)
+@pytest.mark.parametrize(
+    ("kernel", "stride"), [(3, 1), (3, 2), ((4, 3, 3), 1), ((2, 5, 5), 3), (1, 1)], ids=str
+)
 def test_first_frames_in_front_are_as_in_cogvideox(kernel, stride):
     ours = CausalConv3d(3, 4, kernel, (stride, 1, 1), "replicate").double()
     theirs = CogVideoXCausalConv3d(3, 4, kernel, stride).double()
@@ -187,7 +222,8 @@ def test_upsampling_is_as_in_ltx_video_but_for_the_order_of_channels(factors):
     ours = CausalUpsample(6, 6, factors, padding="replicate").double()
     theirs = LTXVideoUpsampler3d(6, factors).double()
     state = {}
-    for name, value in ours.conv.state_dict().items():  # there the places of a box are the fastest, here the slowest
+    # there the places of a box are the fastest, here the slowest
+    for name, value in ours.conv.state_dict().items():
         state[f"conv.{name}"] = value.unflatten(0, (volume, 6)).transpose(0, 1).flatten(0, 1)
     theirs.conv.load_state_dict(state)
     compare(ours, theirs, (2, 6, 4, 5, 3))
@@ -208,11 +244,18 @@ def compare(ours, theirs, shape):
 
 
 def test_the_masked_model_is_transformers_bert_on_sums_of_embeddings():
-    config = LMConfig((2, 3, 2), 2**6, num_classes=4, width=20, depth=3, heads=5, mlp=28, dropout=0.0)
+    config = LMConfig(
+        (2, 3, 2), 2**6, num_classes=4, width=20, depth=3, heads=5, mlp=28, dropout=0.0
+    )
     torch.manual_seed(0)
     ours = randomise(MaskedLM(config)).double().eval()
     with torch.no_grad():
-        for p in (*ours.tokens.tables, ours.tokens.others, *ours.tokens.biases, ours.bert.positions):
+        for p in (
+            *ours.tokens.tables,
+            ours.tokens.others,
+            *ours.tokens.biases,
+            ours.bert.positions,
+        ):
             p.copy_(rand(*p.shape, seed=p.numel()))
     heads = []
     for factor in range(2):  # two of theirs, whose bodies are the same
@@ -227,7 +270,9 @@ def test_the_masked_model_is_transformers_bert_on_sums_of_embeddings():
         heads.append(peer)
     prefix, shown = torch.tensor([[66], [68], [65]]), torch.randint(0, 70, (3, 12))
     tokens = torch.cat([prefix, shown], dim=1)
-    embedded = torch.stack([torch.stack([vector(ours, int(token)) for token in row]) for row in tokens])
+    embedded = torch.stack(
+        [torch.stack([vector(ours, int(token)) for token in row]) for row in tokens]
+    )
     for found, peer in zip(ours(prefix, shown), heads, strict=True):
         expected = peer(inputs_embeds=embedded).logits[:, 1:]
         torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-9)
@@ -251,10 +296,18 @@ def load(peer, ours, factor):
     pairs += [(head.transform.dense, ours.tokens.heads[factor].dense)]
     pairs += [(head.transform.LayerNorm, ours.tokens.heads[factor].norm)]
     for theirs, mine in zip(bert.encoder.layer, ours.bert.layers, strict=True):
-        attention, (weights, biases) = theirs.attention.self, (p.chunk(3) for p in (mine.qkv.weight, mine.qkv.bias))
-        for layer, weight, bias in zip((attention.query, attention.key, attention.value), weights, biases, strict=True):
+        attention, (weights, biases) = (
+            theirs.attention.self,
+            (p.chunk(3) for p in (mine.qkv.weight, mine.qkv.bias)),
+        )
+        for layer, weight, bias in zip(
+            (attention.query, attention.key, attention.value), weights, biases, strict=True
+        ):
             layer.load_state_dict({"weight": weight, "bias": bias})
-        pairs += [(theirs.attention.output.dense, mine.out), (theirs.attention.output.LayerNorm, mine.norm1)]
+        pairs += [
+            (theirs.attention.output.dense, mine.out),
+            (theirs.attention.output.LayerNorm, mine.norm1),
+        ]
         pairs += [(theirs.intermediate.dense, mine.mlp1), (theirs.output.dense, mine.mlp2)]
         pairs += [(theirs.output.LayerNorm, mine.norm2)]
     for theirs, mine in pairs:

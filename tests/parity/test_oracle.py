@@ -36,7 +36,12 @@ def picture(T, dtype, seed=0):
 def each(function, *tensors):
     """function(t, pixel values...) for every step and pixel, as a tensor of float64."""
     rows = zip(*(tensor.double().tolist() for tensor in tensors), strict=True)
-    return float64([[function(t, *values) for values in zip(*row, strict=True)] for t, row in enumerate(rows, start=1)])
+    return float64(
+        [
+            [function(t, *values) for values in zip(*row, strict=True)]
+            for t, row in enumerate(rows, start=1)
+        ]
+    )
 
 
 def agree(got, expected, dtype, **tolerance):
@@ -52,7 +57,9 @@ def test_schedules(name, T):
     betas, truth = chain(name, T)
     assert betas.dtype == torch.float64
     torch.testing.assert_close(betas, float64(truth.beta[1:]), rtol=1e-9, atol=0)
-    torch.testing.assert_close((1 - betas).cumprod(0), float64(truth.alpha_bar[1:]), rtol=1e-9, atol=0)
+    torch.testing.assert_close(
+        (1 - betas).cumprod(0), float64(truth.alpha_bar[1:]), rtol=1e-9, atol=0
+    )
     variances = float64([truth.posterior_variance(t) for t in range(1, T + 1)])
     torch.testing.assert_close(ddpm.posterior_variance(betas), variances, rtol=1e-8, atol=0)
     logs = float64([truth.posterior_log_variance(t) for t in range(1, T + 1)])
@@ -76,9 +83,11 @@ def test_equations_at_every_step(name, T, dtype):
     agree(
         ddpm.predict_mean(xt, t, eps, betas),
         each(lambda t, y, e: truth.mean_from_eps(y, t, e), xt, eps), dtype,
-        atol=1e-4 if dtype == torch.float32 else 1e-12,  # at the cosine's last step, x_t is divided by 0.03
+        # at the cosine's last step, x_t is divided by 0.03
+        atol=1e-4 if dtype == torch.float32 else 1e-12,
     )  # fmt: skip
-    # Divided by sqrt(alpha_bar), which is 1e-5 at a cosine's end: the rounding of x_t grows with it.
+    # Divided by sqrt(alpha_bar), which is 1e-5 at a cosine's end: the rounding of x_t grows with
+    # it.
     amplified = 1 + alphas_cumprod[:, None].rsqrt()
     x_start = ddpm.predict_x_start(xt, t, eps, alphas_cumprod)
     expected = each(lambda t, y, e: truth.x0_from_eps(y, t, e), xt, eps)
@@ -96,8 +105,12 @@ def test_eq_11_is_eq_7_with_eq_15_in_it(name, T):
     substituted, _ = ddpm.posterior_mean_variance(x_start, xt, t, betas)
     mean = ddpm.predict_mean(xt, t, eps, betas)
     torch.testing.assert_close(mean, substituted, rtol=1e-7, atol=1e-8)
-    torch.testing.assert_close(ddpm.predict_eps_from_mean(xt, t, mean, betas), eps, rtol=1e-6, atol=1e-6)
-    torch.testing.assert_close(ddpm.predict_eps(xt, t, x0, alphas_cumprod), eps, rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(
+        ddpm.predict_eps_from_mean(xt, t, mean, betas), eps, rtol=1e-6, atol=1e-6
+    )
+    torch.testing.assert_close(
+        ddpm.predict_eps(xt, t, x0, alphas_cumprod), eps, rtol=1e-6, atol=1e-6
+    )
 
 
 @pytest.mark.parametrize("T", [50, 1000])
@@ -127,13 +140,19 @@ def test_learned_variance(name, T, dtype):
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("sigma", [1e-3, 0.0064, 0.03, 0.3, 1.0, 30.0])
 def test_discretised_nll(sigma, dtype):
-    """Pixels at both ends and inside, means on them, just beside them, at the far side and out of range."""
+    """Pixels at both ends and inside, means on them, just beside them, at the far side and out of
+    range.
+    """
     offsets = [0, 1 / 255, -1 / 255, 0.0039, 0.02, -0.3, 1, -1.99, 2, 5.0]
     pairs = [(float(x), float(x) + offset) for x in PIXELS for offset in offsets]
     x, mean = (torch.tensor(column, dtype=dtype)[None] for column in zip(*pairs, strict=True))
     got = ddpm.discretised_nll(x, mean, torch.tensor(sigma, dtype=dtype).log().expand_as(x))
-    # In single precision the bin around a rounded pixel is the one to integrate over, except at the ends.
-    expected = [oracle.nll(a, b, sigma) for a, b in zip(*(c[0].double().tolist() for c in (x, mean)), strict=True)]
+    # In single precision the bin around a rounded pixel is the one to integrate over, except at the
+    # ends.
+    expected = [
+        oracle.nll(a, b, sigma)
+        for a, b in zip(*(c[0].double().tolist() for c in (x, mean)), strict=True)
+    ]
     slack = {"rtol": 2e-4, "atol": 2e-4} if dtype == torch.float32 else {}
     agree(got[0], float64(expected), dtype, **slack)
 
@@ -141,7 +160,9 @@ def test_discretised_nll(sigma, dtype):
 @pytest.mark.parametrize(("mean", "sigma"), [(0.0, 0.1), (0.9, 0.003), (-1.3, 0.5), (0.2, 4.0)])
 def test_the_256_bins_share_the_whole_mass(mean, sigma):
     x = (torch.arange(256).double() / 127.5 - 1)[None]
-    mass = torch.exp(-ddpm.discretised_nll(x, torch.full_like(x, mean), torch.full_like(x, math.log(sigma))))
+    mass = torch.exp(
+        -ddpm.discretised_nll(x, torch.full_like(x, mean), torch.full_like(x, math.log(sigma)))
+    )
     assert float(mass.sum()) == pytest.approx(1, abs=1e-9)
 
 
@@ -179,7 +200,11 @@ def test_every_term_of_the_bound(name, T, variance, clip, dtype):
         }[variance]
         return truth.term(x, y, t, mean, log_variance)
 
-    eps, v = output.chunk(2, dim=1) if variance == "learned_range" else (output, torch.zeros_like(output))
+    eps, v = (
+        output.chunk(2, dim=1)
+        if variance == "learned_range"
+        else (output, torch.zeros_like(output))
+    )
     expected = each(term, x0, x_t, eps, v).mean(1)
     tolerance = {"rtol": 2e-5 if dtype == torch.float32 else 1e-6}
     agree(got, expected, dtype, **tolerance)

@@ -1,14 +1,20 @@
-"""One step back and whole chains against diffusers' DDPMScheduler and DDIMScheduler, fed the same noise.
+"""One step back and whole chains against diffusers' DDPMScheduler and DDIMScheduler, fed the same
+noise.
 
-Their tables are float32; where 1 - alpha_bar is small that costs them three digits.  So the tables are compared
-as they are, and the steps with the oracle's float64 tables put in their place.
+Their tables are float32; where 1 - alpha_bar is small that costs them three digits.  So the tables
+are compared as they are, and the steps with the oracle's float64 tables put in their place.
 """
 
 import pytest
 import torch
 
 from course_lib.papers.ddpm import linear_betas
-from course_lib.papers.improved_ddpm import ImprovedDiffusion, cosine_betas, ddim_steps, strided_steps
+from course_lib.papers.improved_ddpm import (
+    ImprovedDiffusion,
+    cosine_betas,
+    ddim_steps,
+    strided_steps,
+)
 from tests.parity import oracle
 from tests.parity.peers import DDIMScheduler, DDPMScheduler
 
@@ -27,14 +33,18 @@ def scheduler(kind, name, T, **options):
     betas = {"linear": oracle.linear_betas, "cosine": oracle.cosine_betas}[name](T)
     exact = torch.tensor(betas, dtype=torch.float64)
     torch.testing.assert_close(made.betas, exact.float(), rtol=1e-5, atol=1e-9)
-    torch.testing.assert_close(made.alphas_cumprod, (1 - exact).cumprod(0).float(), rtol=1e-3, atol=1e-9)
+    torch.testing.assert_close(
+        made.alphas_cumprod, (1 - exact).cumprod(0).float(), rtol=1e-3, atol=1e-9
+    )
     made.betas, made.alphas = exact, 1 - exact
     made.alphas_cumprod = made.alphas.cumprod(0)
     return made
 
 
 def network(learned):
-    """A deterministic stand-in: nearly right, so that chains stay in range, with v beyond -1 and 1 too."""
+    """A deterministic stand-in: nearly right, so that chains stay in range, with v beyond -1 and 1
+    too.
+    """
 
     def model(x, times):
         times = times.reshape(-1, 1, 1, 1) / 1000
@@ -62,7 +72,9 @@ def chain(theirs, model, T, seed=1, **options):
 
 
 def our_chain(process, model, T, seed=1, **options):
-    for x, _ in process.denoise(model, start(T), generator=torch.Generator().manual_seed(seed), **options):
+    for x, _ in process.denoise(
+        model, start(T), generator=torch.Generator().manual_seed(seed), **options
+    ):
         yield x
 
 
@@ -72,7 +84,10 @@ def our_chain(process, model, T, seed=1, **options):
 @pytest.mark.parametrize("T", [50, 1000])
 def test_one_ancestral_step_from_every_t(T, name, variance, clip):
     theirs = scheduler(DDPMScheduler, name, T, variance_type=variance, clip_sample=clip)
-    process, model = ImprovedDiffusion(SCHEDULES[name](T), variance), network(variance == "learned_range")
+    process, model = (
+        ImprovedDiffusion(SCHEDULES[name](T), variance),
+        network(variance == "learned_range"),
+    )
     x, noise = start(T), torch.randn(start(T).shape, generator=torch.Generator().manual_seed(7))
     steps = sorted({0, 1, 2, T // 2, T - 2, T - 1})
     differences = []
@@ -80,20 +95,30 @@ def test_one_ancestral_step_from_every_t(T, name, variance, clip):
         t = torch.full((len(x),), step)
         p = process.p_mean_variance(model, x, t, clip)
         ours = p.mean + (torch.exp(0.5 * p.log_variance) * noise if step > 0 else 0)
-        out = theirs.step(process.ask(model, x, t), step, x, generator=torch.Generator().manual_seed(7))
-        scale = max(1, float(out.pred_original_sample.abs().max()))  # 1e5 and more, unclipped, at a cosine's end
-        differences += [(ours / scale, out.prev_sample / scale), (p.x_start / scale, out.pred_original_sample / scale)]
+        out = theirs.step(
+            process.ask(model, x, t), step, x, generator=torch.Generator().manual_seed(7)
+        )
+        # 1e5 and more, unclipped, at a cosine's end
+        scale = max(1, float(out.pred_original_sample.abs().max()))
+        differences += [
+            (ours / scale, out.prev_sample / scale),
+            (p.x_start / scale, out.pred_original_sample / scale),
+        ]
     print(f"T={T} {name} {variance} clip={clip}: {largest(differences):.1e}")
     assert largest(differences) < 1e-5
 
 
 @pytest.mark.parametrize("name", SCHEDULES)
 @pytest.mark.parametrize(
-    ("T", "variance"), [(50, "fixed_small"), (50, "fixed_large"), (50, "learned_range"), (1000, "learned_range")]
+    ("T", "variance"),
+    [(50, "fixed_small"), (50, "fixed_large"), (50, "learned_range"), (1000, "learned_range")],
 )
 def test_whole_ancestral_chain(T, variance, name):
     theirs = scheduler(DDPMScheduler, name, T, variance_type=variance)
-    process, model = ImprovedDiffusion(SCHEDULES[name](T), variance), network(variance == "learned_range")
+    process, model = (
+        ImprovedDiffusion(SCHEDULES[name](T), variance),
+        network(variance == "learned_range"),
+    )
     pairs = list(zip(our_chain(process, model, T), chain(theirs, model, T), strict=True))
     print(f"T={T} {name} {variance}: {largest(pairs):.1e}")
     assert len(pairs) == T and largest(pairs) < 1e-5
@@ -103,7 +128,9 @@ def test_whole_ancestral_chain_without_clipping():
     T = 100
     theirs = scheduler(DDPMScheduler, "linear", T, clip_sample=False)
     process, model = ImprovedDiffusion(linear_betas(T), "fixed_small"), network(False)
-    pairs = list(zip(our_chain(process, model, T, clip=False), chain(theirs, model, T), strict=True))
+    pairs = list(
+        zip(our_chain(process, model, T, clip=False), chain(theirs, model, T), strict=True)
+    )
     scale = max(1.0, float(pairs[-1][1].abs().max()))
     assert largest(pairs) / scale < 1e-5
 
@@ -130,14 +157,20 @@ def test_respaced_ancestral_chain(name, variance, count):
 @pytest.mark.parametrize("name", SCHEDULES)
 @pytest.mark.parametrize(("T", "count"), [(50, 50), (1000, 50), (1000, 20)])
 def test_whole_ddim_chain(T, count, name, eta, clip):
-    """Ours re-derives the noise from the clipped x_0, as OpenAI's code does: use_clipped_model_output there."""
+    """Ours re-derives the noise from the clipped x_0, as OpenAI's code does:
+    use_clipped_model_output there.
+    """
     theirs = scheduler(DDIMScheduler, name, T, clip_sample=clip)
     theirs.set_timesteps(count)  # their "leading" spacing: 0, T/count, 2 T/count, ...
     process = ImprovedDiffusion(SCHEDULES[name](T), "fixed_small").respaced(count, ddim_steps)
     assert torch.equal(process.times, theirs.timesteps.flip(0) * 1000 / T)
     model = network(False)
     ours = our_chain(process, model, T, eta=eta, clip=clip)
-    pairs = list(zip(ours, chain(theirs, model, T, eta=eta, use_clipped_model_output=True), strict=True))
+    pairs = list(
+        zip(ours, chain(theirs, model, T, eta=eta, use_clipped_model_output=True), strict=True)
+    )
     scale = max(1.0, *(float(theirs.abs().max()) for _, theirs in pairs))
-    print(f"T={T}/{count} {name} eta={eta} clip={clip}: {largest(pairs) / scale:.1e} of {scale:.1f}")
+    print(
+        f"T={T}/{count} {name} eta={eta} clip={clip}: {largest(pairs) / scale:.1e} of {scale:.1f}"
+    )
     assert len(pairs) == count and largest(pairs) / scale < 1e-5

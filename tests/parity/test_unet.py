@@ -49,8 +49,12 @@ def paper(config):
 
 
 def theirs_under_our_names(model, peer, grads):
-    """Gradients of a peer's parameters under our names: conversion is linear, so it carries gradients too."""
-    converted = load_official(paper(model.config), {k: g for k, g in grads.items() if k != "x"}, model.config)
+    """Gradients of a peer's parameters under our names: conversion is linear, so it carries
+    gradients too.
+    """
+    converted = load_official(
+        paper(model.config), {k: g for k, g in grads.items() if k != "x"}, model.config
+    )
     return {"x": grads["x"], **converted.state_dict()}
 
 
@@ -66,9 +70,14 @@ def test_equals_diffusers(name, float_times):
     assert got.shape == expected.shape == (shape[0], config.out_channels, *shape[1:])
     values = float((got - expected).detach().abs().max())
     grads = gradients(got, ours, model.named_parameters())
-    peer_grads = theirs_under_our_names(model, peer, gradients(expected, theirs, peer.named_parameters()))
+    peer_grads = theirs_under_our_names(
+        model, peer, gradients(expected, theirs, peer.named_parameters())
+    )
     slopes = largest_difference(grads, peer_grads)
-    print(f"{name}: values {values:.1e} of {float(expected.detach().abs().max()):.1f}, gradients {slopes:.1e}")
+    print(
+        f"{name}: values {values:.1e} of {float(expected.detach().abs().max()):.1f}, gradients"
+        f" {slopes:.1e}"
+    )
     assert values < 1e-5 and slopes < 1e-5
 
 
@@ -105,12 +114,19 @@ def test_equals_the_openai_layout(name):
 
 
 def test_the_two_networks_differ():
-    """With the same weights: were the layouts' quirks lost, the comparisons above would still have to fail."""
+    """With the same weights: were the layouts' quirks lost, the comparisons above would still have
+    to fail.
+    """
     config = ddpm(attention_resolutions=(8,))
     peer = randomise(diffusers_unet(config)).eval()
     x, t, _ = inputs(config, 2, 8, 8)
     expected = peer(x, t).sample
-    for quirk in ({"flip_sin_to_cos": True}, {"freq_shift": 0}, {"downsample_padding": 1}, {"norm_eps": 1e-2}):
+    for quirk in (
+        {"flip_sin_to_cos": True},
+        {"freq_shift": 0},
+        {"downsample_padding": 1},
+        {"norm_eps": 1e-2},
+    ):
         other = type(peer).from_config({**peer.config, **quirk}).eval()
         other.load_state_dict(peer.state_dict())
         assert (other(x, t).sample - expected).abs().max() > 1e-4, quirk
@@ -126,7 +142,9 @@ COUNTS = {  # PAPERS and the papers themselves
 }
 
 
-@pytest.mark.parametrize("name", [n for n in zoo.MODELS if n.startswith(("ddpm/", "improved_ddpm/"))])
+@pytest.mark.parametrize(
+    "name", [n for n in zoo.MODELS if n.startswith(("ddpm/", "improved_ddpm/"))]
+)
 def test_counts_equal_diffusers(name):
     with torch.device("meta"):
         model, peer = zoo.build(name), diffusers_unet(zoo.find(name).config)
@@ -140,7 +158,9 @@ def test_counts_equal_the_openai_layout(name):
     with torch.device("meta"):
         model = zoo.build(f"improved_ddpm/{name}")
     listed = openai_layout.shapes(IMPROVED_DDPM_CONFIGS[name]).values()
-    assert sum(p.numel() for p in model.parameters()) == sum(torch.Size(shape).numel() for shape in listed)
+    assert sum(p.numel() for p in model.parameters()) == sum(
+        torch.Size(shape).numel() for shape in listed
+    )
 
 
 def test_a_learned_variance_costs_one_output_more_per_value():

@@ -1,4 +1,6 @@
-"""Our ViT against transformers', and against Google's and timm's layouts: values and gradients, in odd shapes."""
+"""Our ViT against transformers', and against Google's and timm's layouts: values and gradients, in
+odd shapes.
+"""
 
 import numpy as np
 import pytest
@@ -14,14 +16,24 @@ from tests.parity.peers import gradients, largest_difference, randomise, transfo
 
 def vit(**changes):
     """A ViT with sides and widths of its own: 2 x 3 patches of 7 pixels."""
-    odd = {"image_size": (14, 21), "patch_size": 7, "width": 20, "depth": 2, "heads": 4, "mlp": 36, "num_classes": 5}
+    odd = {
+        "image_size": (14, 21),
+        "patch_size": 7,
+        "width": 20,
+        "depth": 2,
+        "heads": 4,
+        "mlp": 36,
+        "num_classes": 5,
+    }
     return ViTConfig(**{**odd, **changes})
 
 
 CASES = {
     "one layer, one head": vit(depth=1, heads=1),
     "three layers, exact GELU": vit(depth=3, gelu="exact", norm_eps=1e-12),
-    "five layers, one channel, wide": vit(depth=5, image_size=(9, 30), patch_size=3, channels=1, width=27, heads=3),
+    "five layers, one channel, wide": vit(
+        depth=5, image_size=(9, 30), patch_size=3, channels=1, width=27, heads=3
+    ),
     "patches of a pixel": vit(image_size=(3, 4), patch_size=1, channels=5),
     "one patch": vit(image_size=7, gelu="exact"),
     "coarse epsilon": vit(norm_eps=1e-2),
@@ -29,11 +41,15 @@ CASES = {
 
 
 def pictures(config, batch=3, seed=1):
-    return torch.randn(batch, config.channels, *config.size, generator=torch.Generator().manual_seed(seed))
+    return torch.randn(
+        batch, config.channels, *config.size, generator=torch.Generator().manual_seed(seed)
+    )
 
 
 def compare(model, image, peer, peer_parameters, layout):
-    """The largest difference of values and of gradients; theirs come under our names, as conversion is linear."""
+    """The largest difference of values and of gradients; theirs come under our names, as conversion
+    is linear.
+    """
     ours, theirs = image.clone().requires_grad_(), image.clone().requires_grad_()
     got, expected = model(ours), peer(theirs)
     assert got.shape == expected.shape
@@ -42,7 +58,9 @@ def compare(model, image, peer, peer_parameters, layout):
     x = theirs_by_name.pop("x")
     single = {name: grad.float() for name, grad in theirs_by_name.items()}
     converted = load_official("vit", single, model.config, layout=layout).state_dict()
-    slopes = largest_difference(gradients(got, ours, model.named_parameters()), {"x": x, **converted})
+    slopes = largest_difference(
+        gradients(got, ours, model.named_parameters()), {"x": x, **converted}
+    )
     print(f"{layout}: values {values:.1e}, gradients {slopes:.1e}")
     return values, slopes
 
@@ -55,7 +73,9 @@ def test_equals_transformers(name):
     config = CASES[name]
     peer = randomise(transformers_vit(config)).eval()
     model = load_official("vit", peer.state_dict(), config).eval()
-    values, slopes = compare(model, pictures(config), lambda x: peer(x).logits, peer.named_parameters(), "transformers")
+    values, slopes = compare(
+        model, pictures(config), lambda x: peer(x).logits, peer.named_parameters(), "transformers"
+    )
     assert values < 1e-5 and slopes < 1e-5
 
 
@@ -69,12 +89,18 @@ def test_equals_transformers_in_double_precision_to_a_billionth(name):
 
 
 def test_what_a_checkpoint_does_not_say_changes_the_output():
-    """GELU's form and epsilon leave no trace in the weights: were they lost, the comparisons would have to fail."""
+    """GELU's form and epsilon leave no trace in the weights: were they lost, the comparisons would
+    have to fail.
+    """
     config = vit(norm_eps=1e-12, gelu="exact")
     weights = randomise(transformers_vit(config)).state_dict()
     x = pictures(config)
     expected = load_official("vit", weights, config)(x)
-    for changed in (vit(norm_eps=1e-12, gelu="tanh"), vit(norm_eps=1e-3, gelu="exact"), vit(heads=2, gelu="exact")):
+    for changed in (
+        vit(norm_eps=1e-12, gelu="tanh"),
+        vit(norm_eps=1e-3, gelu="exact"),
+        vit(heads=2, gelu="exact"),
+    ):
         assert (load_official("vit", weights, changed)(x) - expected).abs().max() > 1e-4
 
 
@@ -98,13 +124,18 @@ GOOGLE_CASES = {
     "average pooling": vit(pool="average", image_size=(21, 7)),
     "no positions": vit(positions="none"),
     "hybrid": vit(**HYBRID),
-    "hybrid of three stages": vit(image_size=(32, 16), patch_size=16, resnet=(2, 1, 1), depth=1, channels=2),
+    "hybrid of three stages": vit(
+        image_size=(32, 16), patch_size=16, resnet=(2, 1, 1), depth=1, channels=2
+    ),
 }
 
 
 def write_npz(path, shapes, seed=0):
     """A file as the official ones are, of random numbers."""
-    np.savez(path, **{name: value.numpy() for name, value in vit_layouts.random_weights(shapes, seed).items()})
+    np.savez(
+        path,
+        **{name: value.numpy() for name, value in vit_layouts.random_weights(shapes, seed).items()},
+    )
     return path
 
 
@@ -118,8 +149,8 @@ def load_both(path, config, dtype):
 
 @pytest.mark.parametrize("name", GOOGLE_CASES)
 def test_equals_the_google_layout_read_from_a_file(name, tmp_path):
-    """Values in single precision.  Gradients too, but for hybrids: where the input of a ReLU is zero up to rounding,
-    its slope is 0 in one of the two and 1 in the other."""
+    """Values in single precision.  Gradients too, but for hybrids: where the input of a ReLU is
+    zero up to rounding, its slope is 0 in one of the two and 1 in the other."""
     config = GOOGLE_CASES[name]
     path = write_npz(tmp_path / "ViT.npz", vit_layouts.google_shapes(config))
     model, peer, parameters = load_both(path, config, torch.float32)
@@ -154,9 +185,15 @@ def back_to_google(model):
         attention = f"{theirs}/MultiHeadDotProductAttention_1"
         for n, part in enumerate(("query", "key", "value")):
             rows = slice(n * d, (n + 1) * d)
-            arrays[f"{attention}/{part}/kernel"] = found[f"{ours}.attention.qkv.weight"][rows].T.reshape(d, heads, -1)
-            arrays[f"{attention}/{part}/bias"] = found[f"{ours}.attention.qkv.bias"][rows].reshape(heads, -1)
-        arrays[f"{attention}/out/kernel"] = found[f"{ours}.attention.out.weight"].T.reshape(heads, -1, d)
+            arrays[f"{attention}/{part}/kernel"] = found[f"{ours}.attention.qkv.weight"][
+                rows
+            ].T.reshape(d, heads, -1)
+            arrays[f"{attention}/{part}/bias"] = found[f"{ours}.attention.qkv.bias"][rows].reshape(
+                heads, -1
+            )
+        arrays[f"{attention}/out/kernel"] = found[f"{ours}.attention.out.weight"].T.reshape(
+            heads, -1, d
+        )
         arrays[f"{attention}/out/bias"] = found[f"{ours}.attention.out.bias"]
         for norm, flax in (("norm1", "LayerNorm_0"), ("norm2", "LayerNorm_2")):
             arrays[f"{theirs}/{flax}/scale"] = found[f"{ours}.{norm}.weight"]
@@ -205,14 +242,24 @@ def test_equals_the_timm_layout(name):
 def as_the_official_code(table, old, new, tokens):
     """Google's resizing of positions at the start of fine-tuning: SciPy's linear zoom of the grid."""
     token, grid = table[:, :tokens], table[0, tokens:]
-    grid = scipy.ndimage.zoom(grid.reshape(*old, -1), (new[0] / old[0], new[1] / old[1], 1), order=1)
+    grid = scipy.ndimage.zoom(
+        grid.reshape(*old, -1), (new[0] / old[0], new[1] / old[1], 1), order=1
+    )
     return np.concatenate([token, grid.reshape(1, new[0] * new[1], -1)], axis=1)
 
 
 @pytest.mark.parametrize("tokens", [0, 1])
-@pytest.mark.parametrize("old,new", [((3, 5), (7, 4)), ((14, 14), (24, 24)), ((6, 2), (3, 9)), ((4, 4), (4, 4))])
+@pytest.mark.parametrize(
+    "old,new", [((3, 5), (7, 4)), ((14, 14), (24, 24)), ((6, 2), (3, 9)), ((4, 4), (4, 4))]
+)
 def test_positions_are_resized_as_in_the_official_code(old, new, tokens):
-    table = torch.randn(1, tokens + old[0] * old[1], 6, dtype=torch.float64, generator=torch.Generator().manual_seed(3))
+    table = torch.randn(
+        1,
+        tokens + old[0] * old[1],
+        6,
+        dtype=torch.float64,
+        generator=torch.Generator().manual_seed(3),
+    )
     got = interpolate_positions(table, old, new)
     expected = torch.from_numpy(as_the_official_code(table.numpy(), old, new, tokens))
     torch.testing.assert_close(got, expected, rtol=0, atol=1e-12)
@@ -243,7 +290,9 @@ def parameters(model):
     return sum(p.numel() for p in model.parameters())
 
 
-@pytest.mark.parametrize("name", [n.removeprefix("vit/") for n in zoo.MODELS if n.startswith("vit/ViT")])
+@pytest.mark.parametrize(
+    "name", [n.removeprefix("vit/") for n in zoo.MODELS if n.startswith("vit/ViT")]
+)
 def test_counts_equal_transformers(name):
     with torch.device("meta"):
         model, peer = zoo.build(f"vit/{name}"), transformers_vit(zoo.find(f"vit/{name}").config)

@@ -11,7 +11,15 @@ from tests.parity.peers import gradients, largest_difference, randomise, transfo
 
 def vivit(**changes):
     """Model 1 with sides and widths of its own: 2 x 2 x 3 tubelets of 3 frames of 5 x 4 pixels."""
-    odd = {"frames": 6, "image_size": (10, 12), "tubelet": (3, 5, 4), "width": 20, "depth": 2, "heads": 4, "mlp": 36}
+    odd = {
+        "frames": 6,
+        "image_size": (10, 12),
+        "tubelet": (3, 5, 4),
+        "width": 20,
+        "depth": 2,
+        "heads": 4,
+        "mlp": 36,
+    }
     return ViViTConfig(**{**odd, "num_classes": 7, **changes})
 
 
@@ -40,8 +48,11 @@ def test_equals_transformers(name):
     values = largest_difference({"y": got.detach()}, {"y": expected.detach()})
     peer_grads = gradients(expected, theirs, peer.named_parameters())
     of_x = peer_grads.pop("x")
-    converted = load_official("vivit", peer_grads, config).state_dict()  # conversion is linear: it carries gradients
-    slopes = largest_difference(gradients(got, ours, model.named_parameters()), {"x": of_x, **converted})
+    # conversion is linear: it carries gradients
+    converted = load_official("vivit", peer_grads, config).state_dict()
+    slopes = largest_difference(
+        gradients(got, ours, model.named_parameters()), {"x": of_x, **converted}
+    )
     print(f"{name}: values {values:.1e}, gradients {slopes:.1e}")
     assert values < 1e-5 and slopes < 1e-5
 
@@ -53,7 +64,8 @@ def test_equals_transformers_in_double_precision_to_a_billionth(name):
     model = load_official("vivit", peer.state_dict(), config).eval()
     x = clips(config).double()
     expected = peer.double()(x).logits
-    atol = 1e-7 if config.gelu == "tanh" else 1e-9  # "gelu_fast" writes sqrt(2 / pi) with ten digits
+    # "gelu_fast" writes sqrt(2 / pi) with ten digits
+    atol = 1e-7 if config.gelu == "tanh" else 1e-9
     torch.testing.assert_close(model.double()(x), expected, rtol=0, atol=atol)
 
 
@@ -69,6 +81,9 @@ def test_what_a_checkpoint_does_not_say_changes_the_output():
 @pytest.mark.parametrize("name", ["ViViT-B/16x2", "tiny"])
 def test_counts_equal_transformers(name):
     with torch.device("meta"):
-        model, peer = zoo.build(f"vivit/{name}"), transformers_vivit(zoo.find(f"vivit/{name}").config)
+        model, peer = (
+            zoo.build(f"vivit/{name}"),
+            transformers_vivit(zoo.find(f"vivit/{name}").config),
+        )
     ours, theirs = (sum(p.numel() for p in each.parameters()) for each in (model, peer))
     assert ours == theirs == {"ViViT-B/16x2": 88_954_000}.get(name, theirs)

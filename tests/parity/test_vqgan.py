@@ -1,4 +1,6 @@
-"""VQGAN against diffusers' VQModel and taming's layout, its transformer against GPT2: values, gradients, indices."""
+"""VQGAN against diffusers' VQModel and taming's layout, its transformer against GPT2: values,
+gradients, indices.
+"""
 
 import pytest
 import torch
@@ -40,7 +42,9 @@ CASES = {  # config, batch, height, width
 
 
 def pictures(config, batch, height, width, seed=1):
-    return torch.randn(batch, config.channels, height, width, generator=torch.Generator().manual_seed(seed))
+    return torch.randn(
+        batch, config.channels, height, width, generator=torch.Generator().manual_seed(seed)
+    )
 
 
 def run_diffusers(peer, x):
@@ -57,7 +61,8 @@ def probed(reconstruction, loss):
 
 
 def compare(model, x, peer, parameters, layout):
-    """The largest difference of values and of gradients; theirs come under our names, as conversion is linear.
+    """The largest difference of values and of gradients; theirs come under our names, as conversion
+    is linear.
 
     Theirs are computed in the precision of their parameters.
     """
@@ -68,7 +73,8 @@ def compare(model, x, peer, parameters, layout):
     assert got.shape == expected.shape == x.shape
     assert torch.equal(quantized.indices, codes) and codes.unique().numel() > 1
     values = largest_difference(
-        {"x": got.detach(), "loss": quantized.loss.detach()}, {"x": expected.detach(), "loss": loss.detach()}
+        {"x": got.detach(), "loss": quantized.loss.detach()},
+        {"x": expected.detach(), "loss": loss.detach()},
     )
     by_name = gradients(probed(expected, loss), theirs, parameters.items())
     slope = by_name.pop("x")
@@ -76,9 +82,13 @@ def compare(model, x, peer, parameters, layout):
     converted = load_official("vqgan", single, model.config, layout=layout).state_dict()
     wanted = {name: converted[name] for name, _ in model.named_parameters()}
     slopes = largest_difference(
-        gradients(probed(got, quantized.loss), ours, model.named_parameters()), {"x": slope, **wanted}
+        gradients(probed(got, quantized.loss), ours, model.named_parameters()),
+        {"x": slope, **wanted},
     )
-    print(f"{layout}: values {values:.1e}, gradients {slopes:.1e}, {codes.unique().numel()} codes in use")
+    print(
+        f"{layout}: values {values:.1e}, gradients {slopes:.1e}, {codes.unique().numel()} codes"
+        " in use"
+    )
     return values, slopes
 
 
@@ -92,7 +102,9 @@ def test_equals_diffusers(name):
     peer = randomise(diffusers_vqmodel(config)).eval()
     model = load_official("vqgan", peer.state_dict(), config).eval()
     peer, x = peer.double(), pictures(config, *shape)
-    values, slopes = compare(model, x, lambda x: run_diffusers(peer, x), peer.named_parameters(), "diffusers")
+    values, slopes = compare(
+        model, x, lambda x: run_diffusers(peer, x), peer.named_parameters(), "diffusers"
+    )
     assert values < 1e-5 and slopes < 1e-5
 
 
@@ -103,7 +115,9 @@ def test_equals_diffusers_in_double_precision(name):
     peer = randomise(diffusers_vqmodel(config)).eval()
     model = load_official("vqgan", peer.state_dict(), config).eval().double()
     peer, x = peer.double(), pictures(config, *shape).double()
-    values, slopes = compare(model, x, lambda x: run_diffusers(peer, x), peer.named_parameters(), "diffusers")
+    values, slopes = compare(
+        model, x, lambda x: run_diffusers(peer, x), peer.named_parameters(), "diffusers"
+    )
     assert values < 1e-9 and slopes < 1e-6
 
 
@@ -111,7 +125,9 @@ def test_codes_are_decoded_as_diffusers_does():
     config = vqgan()
     peer = randomise(diffusers_vqmodel(config)).eval()
     model = load_official("vqgan", peer.state_dict(), config).eval()
-    codes = torch.randint(0, config.num_codes, (2, 3, 5), generator=torch.Generator().manual_seed(3))
+    codes = torch.randint(
+        0, config.num_codes, (2, 3, 5), generator=torch.Generator().manual_seed(3)
+    )
     with torch.no_grad():
         looked_up = peer.quantize.get_codebook_entry(codes.flatten(), (2, 3, 5, config.code_dim))
         expected = peer.decode(looked_up, force_not_quantize=True).sample
@@ -119,7 +135,9 @@ def test_codes_are_decoded_as_diffusers_does():
 
 
 def test_what_a_checkpoint_does_not_say_changes_the_output():
-    """Groups and the side of beta leave no trace in the weights: were they lost, the comparisons would have to fail."""
+    """Groups and the side of beta leave no trace in the weights: were they lost, the comparisons
+    would have to fail.
+    """
     config = vqgan()
     weights = randomise(diffusers_vqmodel(config)).state_dict()
     x = pictures(config, 2, 24, 40)
@@ -132,7 +150,10 @@ def test_what_a_checkpoint_does_not_say_changes_the_output():
 
 # ---------------------------------------------------------------- taming
 
-TAMING_CASES = {**CASES, "a first level that is wider than its input": (vqgan(multipliers=(2, 3, 4)), 2, 8, 20)}
+TAMING_CASES = {
+    **CASES,
+    "a first level that is wider than its input": (vqgan(multipliers=(2, 3, 4)), 2, 8, 20),
+}
 
 
 @pytest.mark.parametrize("name", TAMING_CASES)
@@ -158,7 +179,9 @@ def test_the_two_layouts_tell_of_one_network():
     config = vqgan(multipliers=(1, 2, 3), attention=(16,))
     weights = taming_layouts.random_weights(taming_layouts.vqgan_shapes(config))
     model = load_official("vqgan", weights, config)
-    assert torch.equal(model.decoder.levels[0][0].conv1.weight, weights["decoder.up.2.block.0.conv1.weight"])
+    assert torch.equal(
+        model.decoder.levels[0][0].conv1.weight, weights["decoder.up.2.block.0.conv1.weight"]
+    )
     peer = diffusers_vqmodel(config).state_dict()
     assert torch.equal(
         load_official("vqgan", peer, config).decoder.levels[0][0].conv1.weight,
@@ -170,7 +193,9 @@ def test_the_two_layouts_tell_of_one_network():
 
 
 def transformer(**changes):
-    return TransformerConfig(**{**{"vocabulary": 23, "length": 13, "depth": 2, "heads": 4, "width": 20}, **changes})
+    return TransformerConfig(
+        **{**{"vocabulary": 23, "length": 13, "depth": 2, "heads": 4, "width": 20}, **changes}
+    )
 
 
 TRANSFORMERS = {  # config, batch, tokens
@@ -189,13 +214,17 @@ def compare_transformers(model, tokens, peer, parameters, rename):
     by_name = gradients(expected + nothing, nothing, parameters)
     slope = by_name.pop("x")
     converted = load_official("vqgan", rename(by_name), model.config).state_dict()
-    slopes = largest_difference(gradients(got + nothing, nothing, model.named_parameters()), {"x": slope, **converted})
+    slopes = largest_difference(
+        gradients(got + nothing, nothing, model.named_parameters()), {"x": slope, **converted}
+    )
     print(f"values {values:.1e}, gradients {slopes:.1e}")
     return values, slopes
 
 
 def tokens_of(config, batch, n):
-    return torch.randint(0, config.vocabulary, (batch, n), generator=torch.Generator().manual_seed(5))
+    return torch.randint(
+        0, config.vocabulary, (batch, n), generator=torch.Generator().manual_seed(5)
+    )
 
 
 @pytest.mark.parametrize("name", TRANSFORMERS)
@@ -204,7 +233,11 @@ def test_the_transformer_equals_gpt2(name):
     peer = randomise(transformers_gpt2(config)).eval()
     model = load_official("vqgan", gpt2_as_taming(peer.state_dict()), config).eval()
     values, slopes = compare_transformers(
-        model, tokens_of(config, *shape), lambda x: peer(x).logits, peer.named_parameters(), gpt2_as_taming
+        model,
+        tokens_of(config, *shape),
+        lambda x: peer(x).logits,
+        peer.named_parameters(),
+        gpt2_as_taming,
     )
     assert values < 1e-5 and slopes < 1e-5
 
@@ -214,7 +247,9 @@ def test_another_activation_changes_the_output():
     config = transformer()
     peer = randomise(transformers_gpt2(config)).eval()
     model = load_official("vqgan", gpt2_as_taming(peer.state_dict()), config).eval()
-    other = type(peer)(type(peer.config)(**{**peer.config.to_dict(), "activation_function": "gelu_new"})).eval()
+    other = type(peer)(
+        type(peer.config)(**{**peer.config.to_dict(), "activation_function": "gelu_new"})
+    ).eval()
     other.load_state_dict(peer.state_dict())
     tokens = tokens_of(config, 2, 9)
     assert (model(tokens) - other(tokens).logits).abs().max() > 1e-4
@@ -265,10 +300,20 @@ def test_counts_of_presets(name):
         model = zoo.build(name)
         is_vqgan = isinstance(config, VQGANConfig)
         peer = diffusers_vqmodel(config) if is_vqgan else transformers_gpt2(config)
-    shapes = (taming_layouts.vqgan_shapes if is_vqgan else taming_layouts.transformer_shapes)(config)
+    shapes = (taming_layouts.vqgan_shapes if is_vqgan else taming_layouts.transformer_shapes)(
+        config
+    )
     count = parameters(model)
-    averaged = 0 if "quantizer.codebook" not in dict(model.named_buffers()) else model.quantizer.codebook.numel()
-    assert count + averaged == parameters(peer) == sum(torch.Size(shape).numel() for shape in shapes.values())
+    averaged = (
+        0
+        if "quantizer.codebook" not in dict(model.named_buffers())
+        else model.quantizer.codebook.numel()
+    )
+    assert (
+        count + averaged
+        == parameters(peer)
+        == sum(torch.Size(shape).numel() for shape in shapes.values())
+    )
     assert count == COUNTS.get(name.removeprefix("vqgan/"), count)
 
 

@@ -1,7 +1,8 @@
 """ViT told by the names in its checkpoints, Google's and timm's: nothing of our model is used.
 
-`google_shapes` and `timm_shapes` list what a checkpoint of a config holds.  `run_google` and `run_timm` compute the
-network from such a dict alone; what stands where is read off the keys and the shapes.
+`google_shapes` and `timm_shapes` list what a checkpoint of a config holds.  `run_google` and
+`run_timm` compute the network from such a dict alone; what stands where is read off the keys and
+the shapes.
 """
 
 import math
@@ -27,7 +28,11 @@ def google_shapes(config):
             patch //= 2
             for unit in range(units):
                 name = f"block{stage + 1}/unit{unit + 1}"
-                sides = {"conv1": (1, channels, inner), "conv2": (3, inner, inner), "conv3": (1, inner, 4 * inner)}
+                sides = {
+                    "conv1": (1, channels, inner),
+                    "conv2": (3, inner, inner),
+                    "conv3": (1, inner, 4 * inner),
+                }
                 if unit == 0:
                     sides["conv_proj"] = (1, channels, 4 * inner)
                 for conv, (side, c_in, c_out) in sides.items():
@@ -54,7 +59,10 @@ def google_shapes(config):
             found |= {f"{name}/kernel": (rows, columns), f"{name}/bias": (columns,)}
     found |= {"Transformer/encoder_norm/scale": (d,), "Transformer/encoder_norm/bias": (d,)}
     if config.representation:
-        found |= {"pre_logits/kernel": (d, config.representation), "pre_logits/bias": (config.representation,)}
+        found |= {
+            "pre_logits/kernel": (d, config.representation),
+            "pre_logits/bias": (config.representation,),
+        }
     y = config.representation or d
     return found | {"head/kernel": (y, config.num_classes), "head/bias": (config.num_classes,)}
 
@@ -69,15 +77,19 @@ def run_google(weights, image):
     def norm(name, x):
         centred = x - x.mean(-1, keepdim=True)
         return (
-            centred / (centred.square().mean(-1, keepdim=True) + 1e-6).sqrt() * w[f"{name}/scale"] + w[f"{name}/bias"]
+            centred / (centred.square().mean(-1, keepdim=True) + 1e-6).sqrt() * w[f"{name}/scale"]
+            + w[f"{name}/bias"]
         )
 
     def attention(name, x):
         q, k, v = (
-            torch.einsum("bnd,dhe->bhne", x, w[f"{name}/{part}/kernel"]) + w[f"{name}/{part}/bias"][:, None]
+            torch.einsum("bnd,dhe->bhne", x, w[f"{name}/{part}/kernel"])
+            + w[f"{name}/{part}/bias"][:, None]
             for part in ("query", "key", "value")
         )
-        share = torch.softmax(torch.einsum("bhne,bhme->bhnm", q, k) / math.sqrt(q.shape[-1]), dim=-1)
+        share = torch.softmax(
+            torch.einsum("bhne,bhme->bhnm", q, k) / math.sqrt(q.shape[-1]), dim=-1
+        )
         mixed = torch.einsum("bhnm,bhme->bhne", share, v)
         return torch.einsum("bhne,hed->bnd", mixed, w[f"{name}/out/kernel"]) + w[f"{name}/out/bias"]
 
@@ -93,7 +105,9 @@ def run_google(weights, image):
         x = x + w["Transformer/posembed_input/pos_embedding"]
     for i in range(numbered(w, "Transformer/encoderblock_", "/")):
         block = f"Transformer/encoderblock_{i}"
-        x = x + attention(f"{block}/MultiHeadDotProductAttention_1", norm(f"{block}/LayerNorm_0", x))
+        x = x + attention(
+            f"{block}/MultiHeadDotProductAttention_1", norm(f"{block}/LayerNorm_0", x)
+        )
         h = dense(f"{block}/MlpBlock_3/Dense_0", norm(f"{block}/LayerNorm_2", x))
         h = 0.5 * h * (1 + torch.tanh(math.sqrt(2 / math.pi) * (h + 0.044715 * h**3)))
         x = x + dense(f"{block}/MlpBlock_3/Dense_1", h)
@@ -115,7 +129,9 @@ def google_resnet(w, x, groups=32):
     def norm(name, x):
         grouped = x.reshape(*x.shape[:3], groups, -1)
         centred = grouped - grouped.mean((1, 2, 4), keepdim=True)
-        normed = (centred / (centred.square().mean((1, 2, 4), keepdim=True) + 1e-6).sqrt()).reshape(x.shape)
+        normed = (centred / (centred.square().mean((1, 2, 4), keepdim=True) + 1e-6).sqrt()).reshape(
+            x.shape
+        )
         return normed * w[f"{name}/scale"] + w[f"{name}/bias"]
 
     x = norm("gn_root", std_conv("conv_root", x, 2)).relu()
@@ -138,7 +154,8 @@ def convolve(x, kernel, stride):
 
 
 def windows(x, side, stride, outside):
-    """What every place of a square window sees as it goes over x (b h w c): ceil(length / stride) steps each way.
+    """What every place of a square window sees as it goes over x (b h w c): ceil(length / stride)
+    steps each way.
 
     Half of what is missing for that is put before, the rest, which may be one more, behind.
     """
@@ -151,7 +168,11 @@ def windows(x, side, stride, outside):
         shape[axis] = missing - missing // 2
         x = torch.cat([before, x, x.new_full(shape, outside)], dim=axis)
     ends = [length - side + 1 for length in x.shape[1:3]]
-    return {(i, j): x[:, i : i + ends[0] : stride, j : j + ends[1] : stride] for i in range(side) for j in range(side)}
+    return {
+        (i, j): x[:, i : i + ends[0] : stride, j : j + ends[1] : stride]
+        for i in range(side)
+        for j in range(side)
+    }
 
 
 def numbered(weights, prefix, suffix, start=0):
@@ -199,7 +220,9 @@ def run_timm(weights, image, heads):
 
     def norm(name, x):
         variance, mean = torch.var_mean(x, dim=-1, correction=0, keepdim=True)
-        return (x - mean) * torch.rsqrt(variance + 1e-6) * weights[f"{name}.weight"] + weights[f"{name}.bias"]
+        return (x - mean) * torch.rsqrt(variance + 1e-6) * weights[f"{name}.weight"] + weights[
+            f"{name}.bias"
+        ]
 
     kernel = weights["patch_embed.proj.weight"]
     x = torch.conv2d(image, kernel, weights["patch_embed.proj.bias"], stride=kernel.shape[2:])
@@ -226,7 +249,9 @@ def run_timm(weights, image, heads):
 
 
 def random_weights(shapes, seed=0):
-    """Tensors of these shapes: scales near 1, biases of 0.2, unit gain where there are inputs, nowhere zero."""
+    """Tensors of these shapes: scales near 1, biases of 0.2, unit gain where there are inputs,
+    nowhere zero.
+    """
     generator = torch.Generator().manual_seed(seed)
     weights = {}
     for name, shape in shapes.items():
@@ -237,7 +262,11 @@ def random_weights(shapes, seed=0):
             weights[name] = 0.2 * noise
         elif name.endswith(("kernel", "weight")):
             in_out = shape[:-1] if name.endswith("kernel") else shape[1:]
-            fan_in = shape[0] if name.endswith(("query/kernel", "key/kernel", "value/kernel")) else math.prod(in_out)
+            fan_in = (
+                shape[0]
+                if name.endswith(("query/kernel", "key/kernel", "value/kernel"))
+                else math.prod(in_out)
+            )
             weights[name] = noise / fan_in**0.5
         else:
             weights[name] = noise

@@ -31,7 +31,9 @@ def test_the_worked_example_of_the_course():
     assert token_index(torch.tensor([-0.3, 0.1])).item() == 2
 
 
-@pytest.mark.parametrize("z,index", [([1, -1, -1], 1), ([-1, 1, -1], 2), ([-1, -1, 1], 4), ([1, 1, -1], 3)])
+@pytest.mark.parametrize(
+    "z,index", [([1, -1, -1], 1), ([-1, 1, -1], 2), ([-1, -1, 1], 4), ([1, 1, -1], 3)]
+)
 def test_the_first_number_is_the_lowest_bit(z, index):
     got = token_index(torch.tensor(z, dtype=torch.float32))
     assert got.item() == index and got.dtype == torch.int64
@@ -53,7 +55,10 @@ def test_signs_have_the_type_of_what_they_are_the_signs_of(dtype):
 def test_every_index_has_a_code_and_every_code_its_index(bits):
     indices = torch.arange(2**bits).reshape(2, -1)
     codes = token_code(indices, bits)
-    assert codes.shape == (2, 2 ** (bits - 1), bits) and set(codes.flatten().tolist()) == {-1.0, 1.0}
+    assert codes.shape == (2, 2 ** (bits - 1), bits) and set(codes.flatten().tolist()) == {
+        -1.0,
+        1.0,
+    }
     assert torch.equal(token_index(codes), indices)
     spelled = [[2 * int(bit) - 1 for bit in reversed(f"{i:0{bits}b}")] for i in range(2**bits)]
     assert codes.reshape(-1, bits).tolist() == spelled
@@ -102,7 +107,9 @@ def test_an_index_of_more_bits_than_its_factors_is_refused():
 def test_factors_that_do_not_fit_are_refused():
     with pytest.raises(ValueError, match="expected indices from 0 to 3, got some from 1 to 4"):
         join(torch.tensor([[4, 7], [1, 0]]), (2, 3))
-    with pytest.raises(ValueError, match=r"expected 3 factors in the last axis, for bits \(2, 3, 1\), got \(2, 2\)"):
+    with pytest.raises(
+        ValueError, match=r"expected 3 factors in the last axis, for bits \(2, 3, 1\), got \(2, 2\)"
+    ):
         join(torch.tensor([[1, 7], [1, 0]]), (2, 3, 1))
 
 
@@ -133,7 +140,11 @@ def test_entropies_are_those_of_sums_over_all_codes(bits, n, temperature):
     z = randn(n, bits)
     p = all_probabilities(z.double(), temperature)
     each, mean = entropy_by_definition(p).mean(), entropy_by_definition(p.mean(dim=0))
-    got = sample_entropy(z, temperature), batch_entropy(z, temperature), entropy_penalty(z, temperature)
+    got = (
+        sample_entropy(z, temperature),
+        batch_entropy(z, temperature),
+        entropy_penalty(z, temperature),
+    )
     for ours, expected in zip(got, (each, mean, each - mean), strict=True):
         torch.testing.assert_close(ours.double(), expected, rtol=0, atol=1e-5)
 
@@ -155,7 +166,9 @@ def test_at_the_vocabulary_of_the_paper_too():
     assert p.shape == (3, 2**18)
     expected = entropy_by_definition(p).mean() - entropy_by_definition(p.mean(dim=0))
     torch.testing.assert_close(entropy_penalty(z, temperature), expected, rtol=0, atol=1e-9)
-    torch.testing.assert_close(entropy_penalty(z.float(), temperature).double(), expected, rtol=0, atol=2e-5)
+    torch.testing.assert_close(
+        entropy_penalty(z.float(), temperature).double(), expected, rtol=0, atol=2e-5
+    )
 
 
 def test_the_penalty_is_least_when_vectors_are_sure_and_codes_all_in_use():
@@ -190,14 +203,18 @@ def test_groups_are_exact_where_they_are_independent():
 
 
 def test_the_weight_is_annealed():
-    assert [annealed_weight(step) for step in (0, 1000, 2000, 10**6)] == pytest.approx([0.3, 0.2, 0.1, 0.1])
+    assert [annealed_weight(step) for step in (0, 1000, 2000, 10**6)] == pytest.approx(
+        [0.3, 0.2, 0.1, 0.1]
+    )
     assert annealed_weight(1, weight=2, boost=5, steps=4) == pytest.approx(8)
 
 
 # ---------------------------------------------------------------- the module
 
 
-@pytest.mark.parametrize("grid", [(), (6,), (3, 5), (2, 3, 5)], ids=["vectors", "rows", "pictures", "clips"])
+@pytest.mark.parametrize(
+    "grid", [(), (6,), (3, 5), (2, 3, 5)], ids=["vectors", "rows", "pictures", "clips"]
+)
 def test_every_place_of_a_grid_gets_its_own_index(grid):
     quantizer, z = LFQ(4), randn(7, 4, *grid)
     q = quantizer(z)
@@ -241,7 +258,8 @@ def test_the_decoders_gradient_reaches_the_latents_and_the_loss_adds_its_own():
 def test_the_commitment_pulls_latents_to_their_signs():
     z = torch.tensor([[0.3, -0.2, 1.5, 0.0]]).requires_grad_()
     LFQ(4, beta=2, entropy_weight=0)(z).loss.backward()
-    torch.testing.assert_close(z.grad, torch.tensor([[-0.7, 0.8, 0.5, 1.0]]))  # 2 beta (z - sign) / 4
+    # 2 beta (z - sign) / 4
+    torch.testing.assert_close(z.grad, torch.tensor([[-0.7, 0.8, 0.5, 1.0]]))
 
 
 def test_it_has_nothing_to_learn_and_nothing_to_save():
@@ -288,7 +306,10 @@ def test_settings_that_do_not_fit_are_refused(settings, message):
     "z,message",
     [
         (torch.zeros(2, 5, 3), r"expected latents \(b c \*grid\) with c = 4, got \(2, 5, 3\)"),
-        (torch.zeros(2, 4, 3).long(), "expected latents of floating-point numbers, got torch.int64"),
+        (
+            torch.zeros(2, 4, 3).long(),
+            "expected latents of floating-point numbers, got torch.int64",
+        ),
     ],
     ids=["channels", "type"],
 )

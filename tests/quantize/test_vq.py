@@ -1,4 +1,6 @@
-"""Vector quantisation against brute force and the papers' formulas; its state, its revivals, several processes."""
+"""Vector quantisation against brute force and the papers' formulas; its state, its revivals,
+several processes.
+"""
 
 import math
 import subprocess
@@ -51,18 +53,24 @@ def test_the_nearest_code_is_that_of_brute_force(n, k, d, at_once, monkeypatch):
 def test_no_more_distances_are_held_at_a_time_than_said(at_once, largest, monkeypatch):
     sizes, addmm = [], torch.addmm
     monkeypatch.setattr(vq, "AT_ONCE", at_once)
-    monkeypatch.setattr(torch, "addmm", lambda *args, **kwargs: sizes.append(addmm(*args, **kwargs)) or sizes[-1])
+    monkeypatch.setattr(
+        torch, "addmm", lambda *args, **kwargs: sizes.append(addmm(*args, **kwargs)) or sizes[-1]
+    )
     nearest_code(randn(37, 3), randn(5, 3, seed=1))
     assert max(size.numel() for size in sizes) == largest
 
 
 def test_on_ties_the_lowest_index_wins():
     codebook = torch.tensor([[4.0, 4], [1, 0], [-1, 0], [1, 0], [0, 1]])
-    assert nearest_code(torch.tensor([[0.0, 0], [0, -3], [2, 0], [0.5, 0.5]]), codebook).tolist() == [1, 1, 1, 1]
+    assert nearest_code(
+        torch.tensor([[0.0, 0], [0, -3], [2, 0], [0.5, 0.5]]), codebook
+    ).tolist() == [1, 1, 1, 1]
 
 
 def test_the_length_of_a_code_counts():
-    """The code with the largest product is not the nearest: (9, 0) is farther from (1, 0) than (2, 0) is."""
+    """The code with the largest product is not the nearest: (9, 0) is farther from (1, 0) than (2,
+    0) is.
+    """
     assert nearest_code(torch.tensor([[1.0, 0]]), torch.tensor([[9.0, 0], [2, 0]])).tolist() == [1]
 
 
@@ -105,7 +113,9 @@ def test_legacy_puts_beta_on_the_codebook_term(legacy, on_codes, on_latents):
     torch.testing.assert_close(z.grad, 2 * on_latents * gap / z.numel())
     expected = torch.zeros(6, 4)
     for code in range(6):
-        expected[code] = -2 * on_codes * gap.movedim(1, -1)[q.indices == code].sum(dim=0) / z.numel()
+        expected[code] = (
+            -2 * on_codes * gap.movedim(1, -1)[q.indices == code].sum(dim=0) / z.numel()
+        )
     torch.testing.assert_close(quantizer.codebook.grad, expected)
 
 
@@ -134,20 +144,30 @@ def ema_by_hand(codebook, counts, sums, z, indices, decay, eps):
     for i in range(k):
         smooth = (counts[i] + eps) / (total + k * eps) * total
         rows.append([s / smooth for s in sums[i]] if counts[i] else codebook[i].tolist())
-    return torch.tensor(rows, dtype=codebook.dtype), torch.tensor(counts).to(codebook), torch.tensor(sums).to(codebook)
+    return (
+        torch.tensor(rows, dtype=codebook.dtype),
+        torch.tensor(counts).to(codebook),
+        torch.tensor(sums).to(codebook),
+    )
 
 
 @pytest.mark.parametrize("decay,eps", [(0.99, 1e-5), (0.7, 0.1), (0, 1e-3)])
 def test_the_averages_follow_the_formula_step_by_step(decay, eps):
     k, d = 5, 3
-    got = expected = (randn(k, d, dtype=torch.float64), torch.zeros(k).double(), torch.zeros(k, d).double())
+    got = expected = (
+        randn(k, d, dtype=torch.float64),
+        torch.zeros(k).double(),
+        torch.zeros(k, d).double(),
+    )
     for step in range(4):
         z = randn(11, d, seed=step, dtype=torch.float64)
-        indices = torch.randint(1, k, (11,), generator=torch.Generator().manual_seed(step))  # code 0 is never used
+        # code 0 is never used
+        indices = torch.randint(1, k, (11,), generator=torch.Generator().manual_seed(step))
         before = [tensor.clone() for tensor in (*got, z, indices)]
         arguments = (*got, z, indices)
         got = ema_update(*arguments, decay, eps)
-        assert all(torch.equal(a, b) for a, b in zip(before, arguments, strict=True))  # nothing is changed in place
+        # nothing is changed in place
+        assert all(torch.equal(a, b) for a, b in zip(before, arguments, strict=True))
         expected = ema_by_hand(*expected, z, indices, decay, eps)
         for a, b in zip(got, expected, strict=True):
             torch.testing.assert_close(a, b, rtol=0, atol=1e-6)
@@ -173,7 +193,9 @@ def test_the_module_moves_its_codes_as_the_function_does_after_it_has_used_them(
         assert torch.equal(q.latents.movedim(1, -1), old[0][q.indices])
         torch.testing.assert_close(q.loss, 0.25 * (z - q.latents).square().mean())
         new = ema_update(*old, flat, q.indices.flatten(), 0.8)
-        for buffer, value in zip((quantizer.codebook, quantizer.counts, quantizer.sums), new, strict=True):
+        for buffer, value in zip(
+            (quantizer.codebook, quantizer.counts, quantizer.sums), new, strict=True
+        ):
             assert torch.equal(buffer, value)
 
 
@@ -214,7 +236,10 @@ def test_probabilities_of_zero_leave_its_gradient_finite():
 
 
 def test_the_module_adds_the_entropy_with_its_weight_where_it_learns():
-    plain, weighted = VectorQuantizer(6, 4), VectorQuantizer(6, 4, entropy_weight=0.3, temperature=0.7)
+    plain, weighted = (
+        VectorQuantizer(6, 4),
+        VectorQuantizer(6, 4, entropy_weight=0.3, temperature=0.7),
+    )
     weighted.load_state_dict(plain.state_dict())
     z = randn(2, 4, 3, 5)
     expected = 0.3 * entropy_loss(z.movedim(1, -1).reshape(-1, 4), plain.codebook, 0.7)
@@ -234,18 +259,24 @@ def test_codes_that_moved_meanwhile_do_not_hinder_the_backward_pass(update):
     assert torch.isfinite(z.grad).all()
 
 
-@pytest.mark.parametrize("indices,k", [([[0, 1], [2, 3]], 4), ([[5, 5, 5]], 9), ([0, 0, 0, 1], 2), ([3], 5)])
+@pytest.mark.parametrize(
+    "indices,k", [([[0, 1], [2, 3]], 4), ([[5, 5, 5]], 9), ([0, 0, 0, 1], 2), ([3], 5)]
+)
 def test_perplexity_and_usage_are_those_of_the_counts(indices, k):
     indices = torch.tensor(indices)
     shares = [count / indices.numel() for count in Counter(indices.flatten().tolist()).values()]
-    assert perplexity(indices, k).item() == pytest.approx(math.exp(-sum(p * math.log(p) for p in shares)), rel=1e-5)
+    assert perplexity(indices, k).item() == pytest.approx(
+        math.exp(-sum(p * math.log(p) for p in shares)), rel=1e-5
+    )
     assert usage(indices, k).item() == pytest.approx(len(shares) / k)
 
 
 # ---------------------------------------------------------------- the module
 
 
-@pytest.mark.parametrize("grid", [(), (6,), (3, 5), (2, 3, 5)], ids=["vectors", "rows", "pictures", "clips"])
+@pytest.mark.parametrize(
+    "grid", [(), (6,), (3, 5), (2, 3, 5)], ids=["vectors", "rows", "pictures", "clips"]
+)
 @pytest.mark.parametrize("update", ["loss", "ema"])
 def test_every_place_of_a_grid_gets_its_own_nearest_code(grid, update):
     quantizer = VectorQuantizer(11, 4, update=update).eval()
@@ -280,7 +311,9 @@ def test_it_learns_in_training_mode_with_gradients_and_at_no_other_time(update):
     with torch.no_grad():
         quantizer(z)
     quantizer.eval()(z)
-    assert_equal_to_the_bit(before, {key: value.detach() for key, value in quantizer.state_dict().items()})
+    assert_equal_to_the_bit(
+        before, {key: value.detach() for key, value in quantizer.state_dict().items()}
+    )
     q = quantizer.train()(z)
     assert quantizer.unused.tolist() == [int(code not in q.indices) for code in range(6)]
     assert torch.equal(quantizer.codebook, before["codebook"]) == (update == "loss")
@@ -290,7 +323,12 @@ def test_steps_without_use_are_counted_and_forgotten_with_a_use():
     quantizer = VectorQuantizer(3, 1)
     with torch.no_grad():
         quantizer.codebook.copy_(torch.tensor([[0.0], [1], [2]]))
-    for z, expected in (([0.1, 0.2], [0, 1, 1]), ([1.1, 0], [0, 0, 2]), ([1.0, 1], [1, 0, 3]), ([2.0, 2], [2, 1, 0])):
+    for z, expected in (
+        ([0.1, 0.2], [0, 1, 1]),
+        ([1.1, 0], [0, 0, 2]),
+        ([1.0, 1], [1, 0, 3]),
+        ([2.0, 2], [2, 1, 0]),
+    ):
         quantizer(torch.tensor(z)[:, None])
         assert quantizer.unused.tolist() == expected
 
@@ -306,7 +344,9 @@ def test_autocast_changes_nothing(update):
     assert torch.equal(got.indices, expected.indices)
     assert torch.equal(got.latents, expected.latents) and got.latents.dtype == torch.float32
     assert torch.equal(got.loss, expected.loss)
-    assert_equal_to_the_bit({k: v.detach() for k, v in a.state_dict().items()}, dict(b.state_dict()))
+    assert_equal_to_the_bit(
+        {k: v.detach() for k, v in a.state_dict().items()}, dict(b.state_dict())
+    )
 
 
 def test_latents_of_half_precision_are_quantised_in_the_codebooks():
@@ -339,11 +379,15 @@ def test_dead_codes_are_put_on_the_vectors_with_the_largest_numbers(update):
         torch.testing.assert_close(quantizer.counts, torch.tensor([0, 0.1, 0, 0.1, 0]))
         torch.testing.assert_close(quantizer.sums[[1, 3]], 0.1 * vectors[:2])
     q = quantizer(z)
-    assert torch.equal(q.indices.flatten()[uniform.flatten().argsort(descending=True)][:2], torch.tensor([1, 3]))
+    assert torch.equal(
+        q.indices.flatten()[uniform.flatten().argsort(descending=True)][:2], torch.tensor([1, 3])
+    )
 
 
 def test_a_code_is_dead_when_it_was_unused_as_long_as_asked():
-    assert [dead("loss").revive(randn(9, 2), rand(9), after=after) for after in (1, 2, 3, 4, 9, 10)] == [
+    assert [
+        dead("loss").revive(randn(9, 2), rand(9), after=after) for after in (1, 2, 3, 4, 9, 10)
+    ] == [
         4,
         4,
         3,
@@ -377,7 +421,9 @@ def test_revival_cures_a_collapsed_codebook(update):
     for cure in (False, True):
         torch.manual_seed(0)
         quantizer = VectorQuantizer(32, 4, update=update, decay=0.9)
-        optimizer = torch.optim.SGD(quantizer.parameters() if update == "loss" else [torch.zeros(1)], lr=1.0)
+        optimizer = torch.optim.SGD(
+            quantizer.parameters() if update == "loss" else [torch.zeros(1)], lr=1.0
+        )
         for step in range(150):
             z = centres.repeat(4, 1) + 0.05 * randn(128, 4, seed=step)
             if cure:
@@ -423,8 +469,21 @@ def test_two_processes_quantise_as_one(tmp_path):
     """Counts, sums, revived codes, mean distributions and gradients are those of the whole batch."""
     one, two = tmp_path / "one", tmp_path / "two"
     train(CODING, "cpu", store=Store.under(one))
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m"]
-    arguments = ["course_lib.training", "tests.quantize.toy_recipes:CODING", "--device=cpu", "--folder", str(two)]
+    launcher = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        "--nproc-per-node=2",
+        "-m",
+    ]
+    arguments = [
+        "course_lib.training",
+        "tests.quantize.toy_recipes:CODING",
+        "--device=cpu",
+        "--folder",
+        str(two),
+    ]
     subprocess.run([*launcher, *arguments], cwd=ROOT, check=True, timeout=240)
     expected, got = state(one, CODING.name), state(two, CODING.name)
     assert expected.keys() == got.keys()
@@ -438,7 +497,10 @@ def test_two_processes_quantise_as_one(tmp_path):
 @pytest.mark.parametrize(
     "settings,message",
     [
-        ({"num_codes": 0}, "expected at least one code of at least one number, got num_codes=0, dim=4"),
+        (
+            {"num_codes": 0},
+            "expected at least one code of at least one number, got num_codes=0, dim=4",
+        ),
         ({"dim": 0}, "expected at least one code of at least one number, got num_codes=6, dim=0"),
         ({"update": "gradient"}, "expected update 'loss' or 'ema', got 'gradient'"),
         ({"update": "ema", "legacy": True}, "expected update='loss' with legacy=True"),
@@ -455,7 +517,10 @@ def test_settings_that_do_not_fit_are_refused(settings, message):
     [
         (torch.zeros(2, 5, 3), r"expected latents \(b c \*grid\) with c = 4, got \(2, 5, 3\)"),
         (torch.zeros(2, 3, 5, 4), r"with c = 4, got \(2, 3, 5, 4\)"),
-        (torch.zeros(2, 4, 3).long(), "expected latents of floating-point numbers, got torch.int64"),
+        (
+            torch.zeros(2, 4, 3).long(),
+            "expected latents of floating-point numbers, got torch.int64",
+        ),
     ],
     ids=["channels", "channels last", "type"],
 )
@@ -482,5 +547,7 @@ def test_indices_that_do_not_fit_are_refused(indices, message):
 
 
 def test_random_numbers_that_do_not_fit_are_refused():
-    with pytest.raises(ValueError, match=r"expected one random number per vector, \(2, 3\), got \(3, 2\)"):
+    with pytest.raises(
+        ValueError, match=r"expected one random number per vector, \(2, 3\), got \(3, 2\)"
+    ):
         VectorQuantizer(6, 4).revive(torch.zeros(2, 4, 3), torch.zeros(3, 2))

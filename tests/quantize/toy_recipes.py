@@ -1,4 +1,6 @@
-"""A small recipe with all three quantisers: codes moved by a loss and by averages, signs; revival and entropies."""
+"""A small recipe with all three quantisers: codes moved by a loss and by averages, signs; revival
+and entropies.
+"""
 
 from dataclasses import dataclass
 
@@ -39,7 +41,9 @@ class Coding(Trainable):
         model = self.model
         model.quantizers[2].entropy_weight = annealed_weight(int(self.step), steps=4)
         self.step += 1
-        for encode, quantize, decode in zip(model.encoders, model.quantizers, model.decoders, strict=True):
+        for encode, quantize, decode in zip(
+            model.encoders, model.quantizers, model.decoders, strict=True
+        ):
             z = encode(image)
             if isinstance(quantize, VectorQuantizer):
                 quantize.revive(z, draw.rand(len(z), *z.shape[2:]), after=2)

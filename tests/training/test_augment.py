@@ -1,4 +1,6 @@
-"""Random changes of clips: of one kind for all frames, another for every clip, from torch's generator alone."""
+"""Random changes of clips: of one kind for all frames, another for every clip, from torch's
+generator alone.
+"""
 
 import pytest
 import torch
@@ -8,7 +10,9 @@ from course_lib.training.augment import clip_transform, mixup
 
 def still_clips(b=3, t=4, h=8, w=12):
     """Clips whose frames are all the same picture."""
-    frame = torch.randint(0, 256, (b, 1, 3, h, w), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
+    frame = torch.randint(
+        0, 256, (b, 1, 3, h, w), generator=torch.Generator().manual_seed(0), dtype=torch.uint8
+    )
     return frame.repeat(1, t, 1, 1, 1)
 
 

@@ -9,7 +9,11 @@ from course_lib.training import Draw, find_recipe, load_checkpoint, results
 from course_lib.training.recipes.ddpm import LIVE, RECIPES, DiffusionRecipe, pictures
 
 OBJECTIVES = ("simple", "hybrid", "vlb")
-GRID = [f"ddpm-16-{schedule}-{objective}" for schedule in ("linear", "cosine") for objective in OBJECTIVES]
+GRID = [
+    f"ddpm-16-{schedule}-{objective}"
+    for schedule in ("linear", "cosine")
+    for objective in OBJECTIVES
+]
 
 
 def test_the_six_runs_differ_in_schedule_and_objective_alone():
@@ -18,13 +22,19 @@ def test_the_six_runs_differ_in_schedule_and_objective_alone():
     assert differing == {"name", "schedule", "objective"}
 
 
-@pytest.mark.parametrize("recipe", [r for r in RECIPES if isinstance(r, DiffusionRecipe)], ids=lambda r: r.name)
+@pytest.mark.parametrize(
+    "recipe", [r for r in RECIPES if isinstance(r, DiffusionRecipe)], ids=lambda r: r.name
+)
 def test_a_recipe_builds_what_its_objective_needs(recipe):
     trainable = recipe.build()
     assert trainable.model.config.out_channels == (3 if recipe.objective == "simple" else 6)
     assert (trainable.importance is not None) == (recipe.objective == "vlb")
     assert trainable.model.config.image_size in (16, 32)
-    assert recipe.lr_scale(0) < 0.02 and recipe.lr_scale(recipe.steps // 2) == 1 and recipe.lr_scale(recipe.steps) == 0
+    assert (
+        recipe.lr_scale(0) < 0.02
+        and recipe.lr_scale(recipe.steps // 2) == 1
+        and recipe.lr_scale(recipe.steps) == 0
+    )
 
 
 @pytest.mark.parametrize("objective", OBJECTIVES)
@@ -55,7 +65,9 @@ def test_train_and_test_pictures_never_meet_and_labels_fit():
 
 def test_the_gan_players_have_each_their_own_parameters_and_losses():
     trainable = find_recipe("dcgan-16").build()
-    players = {name: {id(p) for p in parameters} for name, parameters in trainable.players().items()}
+    players = {
+        name: {id(p) for p in parameters} for name, parameters in trainable.players().items()
+    }
     assert not players["generator"] & players["discriminator"]
     batch = {"pixels": pictures("train", 8, 16)["pixels"]}
     trainable.loss("discriminator", batch, Draw(0)).backward()
@@ -72,7 +84,9 @@ def test_every_recipe_ships_its_checkpoint_and_results(name):
 
 
 def test_measuring_again_gives_the_stored_bits():
-    """On few pictures and few steps, against the stored value of the whole test set: the same quantity."""
+    """On few pictures and few steps, against the stored value of the whole test set: the same
+    quantity.
+    """
     from course_lib.metrics import likelihood
 
     recipe = find_recipe("ddpm-16-cosine-hybrid")
@@ -80,5 +94,8 @@ def test_measuring_again_gives_the_stored_bits():
     test = pictures("test", 4, recipe.config.image_size)["pixels"]
     bits = likelihood(recipe.diffusion, model, test, torch.Generator().manual_seed(0)).total
     stored = torch.tensor(results(recipe)["details"]["totals"])
-    assert abs(float(bits.mean()) - provenance["metrics"]["bits_per_dim"]) < 4 * float(stored.std()) / 2
+    assert (
+        abs(float(bits.mean()) - provenance["metrics"]["bits_per_dim"])
+        < 4 * float(stored.std()) / 2
+    )
     assert replace(recipe, name="other").diffusion.steps == 1000

@@ -63,8 +63,16 @@ def uninterrupted(tmp_path_factory):
 def test_a_killed_and_an_interrupted_process_resume_to_the_bit(how, uninterrupted, tmp_path):
     if how == "interrupt" and os.name == "nt":
         pytest.skip("Windows cannot send Ctrl-C to one process")
-    arguments = ("tests.training.toy_recipes:LONG", "--device=cpu", "--folder", tmp_path, "--save-every=0")
-    with subprocess.Popen(command(*arguments), cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:
+    arguments = (
+        "tests.training.toy_recipes:LONG",
+        "--device=cpu",
+        "--folder",
+        tmp_path,
+        "--save-every=0",
+    )
+    with subprocess.Popen(
+        command(*arguments), cwd=ROOT, stdout=subprocess.PIPE, text=True
+    ) as process:
         line = next(line for line in process.stdout if line.startswith("step 40 "))
         process.kill() if how == "kill" else process.send_signal(signal.SIGINT)
         rest = process.stdout.read()
@@ -84,7 +92,12 @@ def test_two_processes_train_as_one(recipe, tmp_path):
     one, two = tmp_path / "one", tmp_path / "two"
     train(recipe, "cpu", store=Store.under(one))
     name = f"tests.training.toy_recipes:{recipe.name.upper()}"
-    subprocess.run(command(name, "--device=cpu", "--folder", two, torchrun=2), cwd=ROOT, check=True, timeout=240)
+    subprocess.run(
+        command(name, "--device=cpu", "--folder", two, torchrun=2),
+        cwd=ROOT,
+        check=True,
+        timeout=240,
+    )
     expected, got = state(one, recipe.name), state(two, recipe.name)
     assert expected.keys() == got.keys()
     for key in expected:
@@ -137,7 +150,9 @@ def test_the_gradient_is_clipped_to_the_recipes_norm():
     torch.manual_seed(recipe.seed)
     before = [p.detach() for p in recipe.build().model.parameters()]
     after = train(recipe, "cpu", store=None).model.parameters()
-    moved = math.sqrt(sum((b - a).square().sum().item() for a, b in zip(after, before, strict=True)))
+    moved = math.sqrt(
+        sum((b - a).square().sum().item() for a, b in zip(after, before, strict=True))
+    )
     assert moved == pytest.approx(0.01, rel=1e-3)
 
 
@@ -161,14 +176,17 @@ def test_a_loss_that_is_not_finite_stops_and_overwrites_nothing(tmp_path):
 def test_a_gradient_that_is_not_finite_stops_too():
     class Kink(Denoiser):
         def loss(self, player, batch, draw):
-            return (0 * self.model(batch["image"])).square().sum().sqrt()  # the slope of the root at 0
+            # the slope of the root at 0
+            return (0 * self.model(batch["image"])).square().sum().sqrt()
 
     @dataclass(frozen=True)
     class KinkRecipe(ToyRecipe):
         def build(self):
             return Kink(super().build().model)
 
-    with pytest.raises(FloatingPointError, match=r"step 1: the loss of 'model' is 0\.0 and its gradient norm nan"):
+    with pytest.raises(
+        FloatingPointError, match=r"step 1: the loss of 'model' is 0\.0 and its gradient norm nan"
+    ):
         train(KinkRecipe("kink", steps=2), "cpu", store=None)
 
 
@@ -181,7 +199,9 @@ def test_a_training_of_another_recipe_is_refused_with_what_differs(tmp_path):
     assert train(changed, "cpu", steps=1, resume=False, store=store).step == 1
 
 
-@pytest.mark.parametrize(("steps", "message"), [(0, "from 1 to the recipe's 30, got 0"), (31, "got 31")])
+@pytest.mark.parametrize(
+    ("steps", "message"), [(0, "from 1 to the recipe's 30, got 0"), (31, "got 31")]
+)
 def test_steps_outside_the_recipe_are_refused(steps, message):
     with pytest.raises(ValueError, match=message):
         train(TOY, "cpu", steps=steps, store=None)

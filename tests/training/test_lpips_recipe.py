@@ -63,7 +63,12 @@ def test_augmented_pictures_stay_pictures_and_say_which_of_their_labels_still_ho
     changed = augment(batch, Draw(0))
     x, photo = changed["pixels"], batch["photo"] >= 0
     assert x.shape == (400, 3, 32, 32) and float(x.min()) >= -1 and float(x.max()) <= 1
-    assert ((changed["turn"] >= 0) == photo).all() and set(changed["turn"][photo].tolist()) == {0, 1, 2, 3}
+    assert ((changed["turn"] >= 0) == photo).all() and set(changed["turn"][photo].tolist()) == {
+        0,
+        1,
+        2,
+        3,
+    }
     had, has = batch["colour"] >= 0, changed["colour"] >= 0
     assert not (has & ~had).any() and 0.3 < float(has.sum() / had.sum()) < 0.7
     assert (changed["colour"][has] == batch["colour"][has]).all()
@@ -72,13 +77,19 @@ def test_augmented_pictures_stay_pictures_and_say_which_of_their_labels_still_ho
 
 
 def test_a_turned_photograph_is_turned_as_its_label_says():
-    """A picture that is bright at its upper edge: flips keep that edge, quarter turns take it round."""
+    """A picture that is bright at its upper edge: flips keep that edge, quarter turns take it
+    round.
+    """
     bright = torch.zeros(64, 32, 32, 3, dtype=torch.uint8)
     bright[:, :8] = 255
-    labels = {name: torch.full((64,), -1) for name in HEADS} | {"photo": torch.zeros(64, dtype=torch.int64)}
+    labels = {name: torch.full((64,), -1) for name in HEADS} | {
+        "photo": torch.zeros(64, dtype=torch.int64)
+    }
     changed = augment({"pixels": bright} | labels, Draw(1))
     x = changed["pixels"].mean(1)  # b h w
-    sides = torch.stack([x[:, 0].mean(1), x[:, :, 0].mean(1), x[:, -1].mean(1), x[:, :, -1].mean(1)], dim=1)
+    sides = torch.stack(
+        [x[:, 0].mean(1), x[:, :, 0].mean(1), x[:, -1].mean(1), x[:, :, -1].mean(1)], dim=1
+    )
     assert (sides.argmax(1) == changed["turn"]).all()
 
 
@@ -107,7 +118,9 @@ def test_all_distortions_have_the_same_squared_error_and_each_is_what_its_name_s
     def edges(x):
         return x.diff(dim=-1).square().mean((1, 2, 3)) + x.diff(dim=-2).square().mean((1, 2, 3))
 
-    assert (edges(versions["blur"]) < edges(x)).all() and (edges(versions["noise"]) > edges(x)).all()
+    assert (edges(versions["blur"]) < edges(x)).all() and (
+        edges(versions["noise"]) > edges(x)
+    ).all()
 
 
 def test_choices_are_right_for_a_distance_that_knows_and_wrong_for_its_opposite():
@@ -115,9 +128,14 @@ def test_choices_are_right_for_a_distance_that_knows_and_wrong_for_its_opposite(
     versions = {name: version.clamp(-1, 1) for name, version in distortions(x, Draw(0)).items()}
 
     def knows(version, original):
-        return torch.full((len(original),), float(any(version.equal(versions[bad]) for bad in ("blur", "noise"))))
+        return torch.full(
+            (len(original),), float(any(version.equal(versions[bad]) for bad in ("blur", "noise")))
+        )
 
-    assert right_choices(knows, x) == {"all": 1.0, **{f"{near} before {far}": 1.0 for near, far in ANSWERS}}
+    assert right_choices(knows, x) == {
+        "all": 1.0,
+        **{f"{near} before {far}": 1.0 for near, far in ANSWERS},
+    }
     assert right_choices(lambda a, b: -knows(a, b), x)["all"] == 0
 
 
@@ -126,7 +144,9 @@ def test_the_reader_learns_a_few_pictures_and_trains_the_trunk_alone():
     reader, batch = RECIPE.build(), few(16)
     assert isinstance(reader, Reader) and isinstance(reader.model, LPIPS)
     trained = {name for name, p in reader.named_parameters() if p.requires_grad}
-    assert {name.split(".")[0] for name in trained} == {"model", "heads"} and not any(".weights." in n for n in trained)
+    assert {name.split(".")[0] for name in trained} == {"model", "heads"} and not any(
+        ".weights." in n for n in trained
+    )
     optimiser = torch.optim.Adam(reader.players()["model"], lr=2e-3)
     losses = []
     for step in range(40):
@@ -145,7 +165,11 @@ def test_a_batch_of_which_nothing_is_known_of_a_label_has_a_finite_loss():
 
 
 def test_the_recipe_warms_up_and_ends_at_zero():
-    assert RECIPE.lr_scale(0) < 0.1 and RECIPE.lr_scale(RECIPE.warmup) > 0.95 and RECIPE.lr_scale(RECIPE.steps) == 0
+    assert (
+        RECIPE.lr_scale(0) < 0.1
+        and RECIPE.lr_scale(RECIPE.warmup) > 0.95
+        and RECIPE.lr_scale(RECIPE.steps) == 0
+    )
 
 
 def test_it_ships_a_small_checkpoint_and_its_results():

@@ -10,7 +10,14 @@ from course_lib.nn.video_tasks import TASKS
 from course_lib.papers import magvit
 from course_lib.training import Draw, find_recipe, load_checkpoint, results
 from course_lib.training.recipes import magvit as chapter
-from course_lib.training.recipes.magvit import RECIPES, clip_fidelity, flicker, free_clips, rebuild, to_clip
+from course_lib.training.recipes.magvit import (
+    RECIPES,
+    clip_fidelity,
+    flicker,
+    free_clips,
+    rebuild,
+    to_clip,
+)
 from tests.training.test_vit_recipes import differing
 from tests.training.test_vqgan_recipes import turns
 
@@ -41,14 +48,21 @@ def test_runs_that_are_compared_differ_in_what_is_compared():
 
 @pytest.mark.parametrize("recipe", RECIPES, ids=lambda r: r.name)
 def test_a_recipe_warms_up_and_ends_at_zero(recipe):
-    assert recipe.lr_scale(0) < 0.1 and recipe.lr_scale(recipe.warmup) > 0.9 and recipe.lr_scale(recipe.steps) == 0
+    assert (
+        recipe.lr_scale(0) < 0.1
+        and recipe.lr_scale(recipe.warmup) > 0.9
+        and recipe.lr_scale(recipe.steps) == 0
+    )
 
 
 @pytest.mark.parametrize("name", ["magvit-init-scratch", "magvit2-tokenizer"])
 def test_a_tokenizer_learns_a_few_clips(name):
     torch.manual_seed(0)
     recipe = find_recipe(name)
-    trainable, pixels = recipe.build().train(), free_clips("test", 3)[:, : chapter.FRAMES[recipe.paper]]
+    trainable, pixels = (
+        recipe.build().train(),
+        free_clips("test", 3)[:, : chapter.FRAMES[recipe.paper]],
+    )
     clip = to_clip(pixels)
     first = (rebuild(trainable.model, pixels)[0] - clip).square().mean()
     turns(trainable, {"pixels": pixels}, 12)
@@ -58,10 +72,15 @@ def test_a_tokenizer_learns_a_few_clips(name):
 def test_a_tokenizer_of_clips_starts_as_the_one_of_pictures():
     pixels = free_clips("test", 2)[:, :16]
     still = pixels[:, :1].expand(-1, 16, -1, -1, -1)
-    flat, grown = load_checkpoint("magvit-2d")[0], find_recipe("magvit-init-average").build().model.eval()
+    flat, grown = (
+        load_checkpoint("magvit-2d")[0],
+        find_recipe("magvit-init-average").build().model.eval(),
+    )
     first = rebuild(flat, still)[0][:, :, :1]
     assert grown.state_dict()["quantizer.codebook"].equal(flat.state_dict()["quantizer.codebook"])
-    assert (rebuild(grown, still)[0][:, :, 8:9] - first).abs().mean() < (first - to_clip(still)[:, :, :1]).abs().mean()
+    assert (rebuild(grown, still)[0][:, :, 8:9] - first).abs().mean() < (
+        first - to_clip(still)[:, :, :1]
+    ).abs().mean()
 
 
 def test_dead_codes_are_revived_in_the_first_two_thirds_and_not_later():
@@ -94,26 +113,38 @@ def test_the_discriminator_joins_when_the_recipe_says_and_not_before(name):
     batch = {"pixels": free_clips("test", 2)[:, :frames]}
     before = [p.detach().clone() for p in trainable.discriminator.parameters()]
     assert turns(trainable, batch, 1)["discriminator"] == [0.0]
-    assert all(torch.equal(p, q) for p, q in zip(before, trainable.discriminator.parameters(), strict=True))
+    assert all(
+        torch.equal(p, q) for p, q in zip(before, trainable.discriminator.parameters(), strict=True)
+    )
     trainable.step.fill_(recipe.adversarial_from)
-    trainable.players = lambda: {"discriminator": trainable.discriminator.parameters()}  # the other one waits
+    # the other one waits
+    trainable.players = lambda: {"discriminator": trainable.discriminator.parameters()}
     judged = turns(trainable, batch, 6)["discriminator"]
     assert judged[-1] < judged[0] and judged[0] > 0.5
 
 
 def test_the_tokenizer_step_shares_no_parameter_with_the_discriminator_and_leaves_the_trunk_alone():
     players = find_recipe("magvit-3d").build().players()
-    tokenizer, discriminator = ({id(p) for p in players[name]} for name in ("tokenizer", "discriminator"))
+    tokenizer, discriminator = (
+        {id(p) for p in players[name]} for name in ("tokenizer", "discriminator")
+    )
     assert tokenizer and discriminator and not tokenizer & discriminator
     assert not tokenizer & {id(p) for p in load_checkpoint("lpips-trunk")[0].parameters()}
 
 
 def test_fidelity_is_best_for_the_clips_themselves():
     clip = to_clip(free_clips("test", 24)[:, :16])
-    noisy = (clip + 0.1 * torch.randn(clip.shape, generator=torch.Generator().manual_seed(0))).clamp(-1, 1)
+    noisy = (
+        clip + 0.1 * torch.randn(clip.shape, generator=torch.Generator().manual_seed(0))
+    ).clamp(-1, 1)
     same, worse = clip_fidelity(clip, clip), clip_fidelity(clip, noisy)
     assert same["lpips"] == 0 and same["ssim"] == pytest.approx(1) and same["frechet"] < 1e-3
-    assert worse["psnr"] < 35 and worse["lpips"] > 0 and worse["ssim"] < 1 and worse["frechet"] > same["frechet"]
+    assert (
+        worse["psnr"] < 35
+        and worse["lpips"] > 0
+        and worse["ssim"] < 1
+        and worse["frechet"] > same["frechet"]
+    )
 
 
 def test_flicker_counts_errors_that_come_and_go_and_no_others():
@@ -128,7 +159,10 @@ def test_the_multi_task_model_learns_a_few_clips_by_heart():
     torch.manual_seed(0)
     trainable = find_recipe("magvit-bert").build()
     losses = turns(trainable, random_codes((4, 8, 8)), 60)["model"]
-    assert losses[0] == pytest.approx(math.log(1024), abs=0.4) and sum(losses[-5:]) / 5 < 0.85 * losses[0]
+    assert (
+        losses[0] == pytest.approx(math.log(1024), abs=0.4)
+        and sum(losses[-5:]) / 5 < 0.85 * losses[0]
+    )
 
 
 @pytest.mark.parametrize("task", TASKS)
@@ -136,7 +170,9 @@ def test_the_three_kinds_of_tokens_add_up_to_the_loss_of_every_task(task):
     torch.manual_seed(0)
     trainable = find_recipe("magvit-bert").build().eval()
     with torch.no_grad():
-        whole, parts = trainable.task_loss(random_codes((4, 8, 8)), task, torch.tensor(0.6), Draw(0))
+        whole, parts = trainable.task_loss(
+            random_codes((4, 8, 8)), task, torch.tensor(0.6), Draw(0)
+        )
     assert float(sum(parts.values())) == pytest.approx(float(whole), rel=1e-5)
     assert (parts["refine"] > 0) == (task != "CG") and parts["mask"] > 0 and parts["recons"] > 0
 
@@ -145,7 +181,10 @@ def test_the_three_kinds_of_tokens_add_up_to_the_loss_of_every_task(task):
 def test_a_language_model_learns_a_few_clips_by_heart(name):
     torch.manual_seed(0)
     losses = turns(find_recipe(name).build(), random_codes((5, 8, 8)), 25)["model"]
-    assert losses[0] == pytest.approx(math.log(1024), abs=0.4) and sum(losses[-5:]) / 5 < 0.85 * losses[0]
+    assert (
+        losses[0] == pytest.approx(math.log(1024), abs=0.4)
+        and sum(losses[-5:]) / 5 < 0.85 * losses[0]
+    )
 
 
 @pytest.mark.parametrize("name", ["magvit2-mlm", "magvit2-ar", "sweep-vq-6-mlm", "sweep-lfq-6-mlm"])
@@ -153,9 +192,14 @@ def test_drawn_codes_fill_the_grid_and_follow_from_the_seed(name):
     torch.manual_seed(0)
     model = find_recipe(name).build().model.eval()
     first, again, other = (
-        chapter.draw_codes(model, torch.tensor([1, 2]), torch.Generator().manual_seed(seed)) for seed in (0, 0, 1)
+        chapter.draw_codes(model, torch.tensor([1, 2]), torch.Generator().manual_seed(seed))
+        for seed in (0, 0, 1)
     )
-    assert first.shape == (2, *model.config.grid) and first.min() >= 0 and first.max() < model.config.num_codes
+    assert (
+        first.shape == (2, *model.config.grid)
+        and first.min() >= 0
+        and first.max() < model.config.num_codes
+    )
     assert torch.equal(first, again) and not torch.equal(first, other)
 
 
@@ -203,7 +247,13 @@ def test_completed_clips_keep_what_was_given():
     found = chapter.tokenised("magvit-3d", "test", 16)
     clip = to_clip(found["pixels"])
     made = magvit.generate(
-        tokenizer, bert, "FP", clip, found["label"], steps=12, generator=torch.Generator().manual_seed(0)
+        tokenizer,
+        bert,
+        "FP",
+        clip,
+        found["label"],
+        steps=12,
+        generator=torch.Generator().manual_seed(0),
     )
     near = (made[:, :, 0] - clip[:, :, 0]).abs().mean()
     assert near < 0.5 * (made[:, :, 0] - clip.roll(1, 0)[:, :, 0]).abs().mean()

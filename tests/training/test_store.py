@@ -52,7 +52,9 @@ def test_half_precision_is_measured_as_it_is_stored(tmp_path):
     train(recipe, "cpu", store=store)
     model, provenance = load_checkpoint(recipe, store=store)
     assert next(model.parameters()).dtype == torch.float32
-    assert provenance["metrics"]["weight"] == pytest.approx(recipe.measure(model)["weight"], rel=1e-7)
+    assert provenance["metrics"]["weight"] == pytest.approx(
+        recipe.measure(model)["weight"], rel=1e-7
+    )
     assert "F16" in checkpoint(store).read_bytes()[:2000].decode("latin-1")
 
 
@@ -104,7 +106,9 @@ def test_wrong_keys_are_refused(store):
 def test_a_crash_while_writing_leaves_the_old_file(store, monkeypatch):
     paths = [checkpoint(store), store.results / "toy.json", store.training / "toy.safetensors"]
     before = [path.read_bytes() for path in paths]
-    monkeypatch.setattr("pathlib.Path.replace", lambda *_: (_ for _ in ()).throw(OSError("the disk is gone")))
+    monkeypatch.setattr(
+        "pathlib.Path.replace", lambda *_: (_ for _ in ()).throw(OSError("the disk is gone"))
+    )
     with pytest.raises(OSError, match="gone"):
         train(replace(TOY, seed=1), "cpu", resume=False, store=store)
     assert [path.read_bytes() for path in paths] == before

@@ -5,7 +5,15 @@ import torch
 
 from course_lib.papers.vit import count_macs
 from course_lib.training import Draw, find_recipe, load_checkpoint, results
-from course_lib.training.recipes.vit import RECIPES, SIZES, Classifier, ConvNet, digits, judged, pictures
+from course_lib.training.recipes.vit import (
+    RECIPES,
+    SIZES,
+    Classifier,
+    ConvNet,
+    digits,
+    judged,
+    pictures,
+)
 from course_lib.world import to_model
 
 
@@ -24,7 +32,9 @@ def descend(trainable, batch, steps):
 
 def differing(names):
     fields = [find_recipe(name).fields() for name in names]
-    return {key for key in {k for f in fields for k in f} if len({str(f.get(key)) for f in fields}) > 1} - {"name"}
+    return {
+        key for key in {k for f in fields for k in f} if len({str(f.get(key)) for f in fields}) > 1
+    } - {"name"}
 
 
 def test_runs_that_are_compared_differ_in_what_is_compared():
@@ -40,12 +50,18 @@ def test_the_two_networks_cost_about_the_same():
 
     with FlopCounterMode(display=False) as counter:
         ConvNet()(torch.zeros(1, 3, 32, 32))
-    assert counter.get_total_flops() / 2 == pytest.approx(count_macs(find_recipe("vit-data-500").config), rel=0.1)
+    assert counter.get_total_flops() / 2 == pytest.approx(
+        count_macs(find_recipe("vit-data-500").config), rel=0.1
+    )
 
 
 @pytest.mark.parametrize("recipe", RECIPES, ids=lambda r: r.name)
 def test_a_recipe_warms_up_and_ends_at_zero(recipe):
-    assert recipe.lr_scale(0) < 0.1 and recipe.lr_scale(recipe.warmup) > 0.95 and recipe.lr_scale(recipe.steps) == 0
+    assert (
+        recipe.lr_scale(0) < 0.1
+        and recipe.lr_scale(recipe.warmup) > 0.95
+        and recipe.lr_scale(recipe.steps) == 0
+    )
 
 
 @pytest.mark.parametrize("name", ["vit-data-500", "resnet-data-500", "vit-judge"])
@@ -105,7 +121,9 @@ def test_a_label_that_is_always_right_keeps_its_temperature():
     from course_lib.training.recipes.vit import calibrate
 
     class Reads(nn.Module):
-        """Reads two labels off two pixels: the first is always right, the second too sure of itself."""
+        """Reads two labels off two pixels: the first is always right, the second too sure of
+        itself.
+        """
 
         def forward(self, x):
             first, second = x[:, 0, 0, 0], x[:, 0, 0, 1]

@@ -1,4 +1,6 @@
-"""The recipes of the ViViT chapter: what they compare differs in what they say, and they start where they say."""
+"""The recipes of the ViViT chapter: what they compare differs in what they say, and they start
+where they say.
+"""
 
 import itertools
 
@@ -16,7 +18,9 @@ def test_runs_that_are_compared_differ_in_what_is_compared():
     assert differing(["vivit-model-2", "vivit-model-2-average"]) == {"temporal_depth"}
     assert differing([f"vivit-init-{name}" for name in TOKENS]) == {"uniform", "inflate"}
     assert differing(["vivit-init-central", "vivit-init-nothing"]) == {"source"}
-    assert differing(["vivit-model-1", "vivit-init-central", "vivit-tubelet-8"]) == {"tubelet_frames"}
+    assert differing(["vivit-model-1", "vivit-init-central", "vivit-tubelet-8"]) == {
+        "tubelet_frames"
+    }
 
 
 def test_each_rung_of_the_ladder_adds_one_thing():
@@ -29,7 +33,11 @@ def test_the_classes_are_the_first_eight_motions():
     assert VOCABULARY["motion"][: len(MOTIONS)] == MOTIONS
     found = clips("test", 60)
     assert found["pixels"].shape == (60, 16, 32, 32, 3)
-    assert int(found["motion"].max()) < 8 and (found["count"] == 0).all() and (found["camera"] == 0).all()
+    assert (
+        int(found["motion"].max()) < 8
+        and (found["count"] == 0).all()
+        and (found["camera"] == 0).all()
+    )
 
 
 def test_ways_to_make_tokens_all_make_as_many():
@@ -37,7 +45,9 @@ def test_ways_to_make_tokens_all_make_as_many():
     assert set(tokens.values()) == {(4, 4, 4)}
 
 
-@pytest.mark.parametrize("name", ["vivit-init-central", "vivit-init-inflation", "vivit-init-uniform"])
+@pytest.mark.parametrize(
+    "name", ["vivit-init-central", "vivit-init-inflation", "vivit-init-uniform"]
+)
 def test_a_model_starts_from_the_image_models_weights(name):
     image, _ = load_checkpoint("vit-patch-8")
     model = find_recipe(name).build().model
@@ -49,8 +59,12 @@ def test_a_model_starts_from_the_image_models_weights(name):
 def test_random_filters_are_not_the_image_models():
     image, _ = load_checkpoint("vit-patch-8")
     model = find_recipe("vivit-init-random").build().model
-    assert not torch.allclose(model.tubelet_embed.weight.sum(2), image.patch_embed.weight, atol=1e-2)
-    assert torch.equal(model.encoder.blocks[0].attention.qkv.weight, image.blocks[0].attention.qkv.weight)
+    assert not torch.allclose(
+        model.tubelet_embed.weight.sum(2), image.patch_embed.weight, atol=1e-2
+    )
+    assert torch.equal(
+        model.encoder.blocks[0].attention.qkv.weight, image.blocks[0].attention.qkv.weight
+    )
 
 
 @pytest.mark.parametrize("name", ["vivit-regular-mixup", "vivit-model-4", "vivit-init-uniform"])

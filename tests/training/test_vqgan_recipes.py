@@ -6,7 +6,13 @@ import torch
 from course_lib.papers.vqgan import next_code_loss
 from course_lib.training import Draw, find_recipe, load_checkpoint, results
 from course_lib.training.recipes.vit import pictures
-from course_lib.training.recipes.vqgan import RECIPES, TOKENIZER, class_token, fidelity, find_palette
+from course_lib.training.recipes.vqgan import (
+    RECIPES,
+    TOKENIZER,
+    class_token,
+    fidelity,
+    find_palette,
+)
 from course_lib.world import to_model
 from tests.training.test_vit_recipes import differing
 
@@ -39,7 +45,11 @@ def test_runs_that_are_compared_differ_in_what_is_compared():
 
 @pytest.mark.parametrize("recipe", RECIPES, ids=lambda r: r.name)
 def test_a_recipe_warms_up_and_ends_at_zero(recipe):
-    assert recipe.lr_scale(0) < 0.1 and recipe.lr_scale(recipe.warmup) > 0.9 and recipe.lr_scale(recipe.steps) == 0
+    assert (
+        recipe.lr_scale(0) < 0.1
+        and recipe.lr_scale(recipe.warmup) > 0.9
+        and recipe.lr_scale(recipe.steps) == 0
+    )
 
 
 def test_a_tokenizer_learns_a_few_pictures():
@@ -55,25 +65,38 @@ def test_the_discriminator_joins_when_the_recipe_says_and_not_before():
     batch = {"pixels": pictures("train", 4)["pixels"]}
     before = [p.detach().clone() for p in trainable.discriminator.parameters()]
     assert turns(trainable, batch, 2)["discriminator"] == [0.0, 0.0]
-    assert all(torch.equal(p, q) for p, q in zip(before, trainable.discriminator.parameters(), strict=True))
+    assert all(
+        torch.equal(p, q) for p, q in zip(before, trainable.discriminator.parameters(), strict=True)
+    )
     trainable.step.fill_(find_recipe("vqgan-gan").adversarial_from)
-    trainable.players = lambda: {"discriminator": trainable.discriminator.parameters()}  # the other one waits
+    # the other one waits
+    trainable.players = lambda: {"discriminator": trainable.discriminator.parameters()}
     judged = turns(trainable, batch, 8)["discriminator"]
     assert judged[0] > 0.5 and judged[-1] < 0.7 * judged[0]
 
 
 def test_the_players_share_no_parameter_and_leave_the_trunk_alone():
     players = find_recipe("vqgan-gan").build().players()
-    autoencoder, discriminator = ({id(p) for p in players[name]} for name in ("autoencoder", "discriminator"))
+    autoencoder, discriminator = (
+        {id(p) for p in players[name]} for name in ("autoencoder", "discriminator")
+    )
     assert autoencoder and discriminator and not autoencoder & discriminator
     assert not autoencoder & {id(p) for p in load_checkpoint("lpips-trunk")[0].parameters()}
 
 
 def test_fidelity_is_best_for_the_pictures_themselves():
     image = to_model(pictures("test", 30)["pixels"])
-    same, noisy = fidelity(image, image), fidelity(image, (image + 0.1 * torch.randn(image.shape)).clamp(-1, 1))
+    same, noisy = (
+        fidelity(image, image),
+        fidelity(image, (image + 0.1 * torch.randn(image.shape)).clamp(-1, 1)),
+    )
     assert same["lpips"] == 0 and same["ssim"] == pytest.approx(1) and same["frechet"] < 1e-3
-    assert noisy["psnr"] < 35 and noisy["lpips"] > 0 and noisy["ssim"] < 1 and noisy["frechet"] > same["frechet"]
+    assert (
+        noisy["psnr"] < 35
+        and noisy["lpips"] > 0
+        and noisy["ssim"] < 1
+        and noisy["frechet"] > same["frechet"]
+    )
 
 
 def test_the_palette_rounds_a_picture_to_its_colours():
@@ -92,7 +115,10 @@ def test_a_prior_learns_a_few_sequences_by_heart(name):
     assert codes["codes"].shape == (4, {"vqgan-prior": 64, "vqgan-pixels": 1024}[name])
     short = {"codes": codes["codes"][:, :64], "kind": codes["kind"]}
     losses = turns(trainable, short, 20)["model"]
-    assert losses[0] == pytest.approx(torch.tensor(256.0).log().item(), abs=0.3) and losses[-1] < 0.6 * losses[0]
+    assert (
+        losses[0] == pytest.approx(torch.tensor(256.0).log().item(), abs=0.3)
+        and losses[-1] < 0.6 * losses[0]
+    )
 
 
 def test_what_is_drawn_is_a_picture_of_the_tokenizers_size():
@@ -120,6 +146,8 @@ def test_measuring_again_gives_the_stored_fidelity_and_likelihood():
     with torch.no_grad():
         found = fidelity(image, model(image)[0].clamp(-1, 1))
         codes = find_recipe("vqgan-prior").codes("test", 100)
-        nats = next_code_loss(load_checkpoint("vqgan-prior")[0], class_token(codes["kind"]), codes["codes"].long())
+        nats = next_code_loss(
+            load_checkpoint("vqgan-prior")[0], class_token(codes["kind"]), codes["codes"].long()
+        )
     assert abs(found["psnr"] - provenance["metrics"]["psnr"]) < 0.6
     assert abs(float(nats.mean()) - results("vqgan-prior")["metrics"]["nats_per_token"]) < 0.2

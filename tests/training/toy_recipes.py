@@ -1,4 +1,6 @@
-"""Small recipes that use everything the loop offers: two players, buffers, noise, dropout, convolutions."""
+"""Small recipes that use everything the loop offers: two players, buffers, noise, dropout,
+convolutions.
+"""
 
 from dataclasses import dataclass
 
@@ -9,7 +11,9 @@ from course_lib.training import Recipe, Tensors, Trainable, all_gather
 
 
 class Denoiser(Trainable):
-    """Guesses noise; keeps the last losses by noise level and draws the levels in proportion to them."""
+    """Guesses noise; keeps the last losses by noise level and draws the levels in proportion to
+    them.
+    """
 
     def __init__(self, model):
         super().__init__()
@@ -35,7 +39,9 @@ class Gan(Trainable):
 
     def __init__(self):
         super().__init__()
-        self.model = nn.Sequential(nn.Linear(3, 108), nn.SiLU(), nn.Linear(108, 108), nn.Unflatten(1, (3, 6, 6)))
+        self.model = nn.Sequential(
+            nn.Linear(3, 108), nn.SiLU(), nn.Linear(108, 108), nn.Unflatten(1, (3, 6, 6))
+        )
         self.critic = nn.Sequential(nn.Conv2d(3, 8, 3), nn.SiLU(), nn.Flatten(), nn.Linear(128, 1))
 
     def players(self):
@@ -60,7 +66,12 @@ class ToyRecipe(Recipe):
     def build(self):
         if self.players == 2:
             return Gan()
-        layers = nn.Conv2d(3, 8, 3, padding=1), nn.BatchNorm2d(8), nn.SiLU(), nn.Dropout(self.dropout)
+        layers = (
+            nn.Conv2d(3, 8, 3, padding=1),
+            nn.BatchNorm2d(8),
+            nn.SiLU(),
+            nn.Dropout(self.dropout),
+        )
         plain = [layer for layer in layers if self.dropout or not isinstance(layer, nn.BatchNorm2d)]
         return Denoiser(nn.Sequential(*plain, nn.Conv2d(8, 3, 3, padding=1)))
 
@@ -68,7 +79,10 @@ class ToyRecipe(Recipe):
         return Tensors(image=torch.rand(50, 3, 6, 6, generator=torch.Generator().manual_seed(7)))
 
     def measure(self, model):
-        return {"weight": sum(p.abs().mean().item() for p in model.parameters()), "list": [1.0, 2.0]}
+        return {
+            "weight": sum(p.abs().mean().item() for p in model.parameters()),
+            "list": [1.0, 2.0],
+        }
 
 
 TOY = ToyRecipe("toy", steps=30, batch_size=8, learning_rate=1e-2, warmup=5, dropout=0.2)

@@ -1,4 +1,6 @@
-"""Depth, normal, segmentation and flow against a slow scalar oracle that marches instead of solving."""
+"""Depth, normal, segmentation and flow against a slow scalar oracle that marches instead of
+solving.
+"""
 
 import math
 
@@ -38,7 +40,9 @@ def march(scene, time, row, column):
     camera, now = view(scene.camera, time), poses(scene, time)
     pixels = camera.focal * min(SIZE)
     a, b = (column + 0.5 - SIZE[1] / 2) / pixels, (SIZE[0] / 2 - row - 0.5) / pixels
-    ray = [f + a * r + b * u for f, r, u in zip(camera.forward, camera.right, camera.up, strict=True)]
+    ray = [
+        f + a * r + b * u for f, r, u in zip(camera.forward, camera.right, camera.up, strict=True)
+    ]
 
     def where(depth):
         point = [e + depth * d for e, d in zip(camera.eye, ray, strict=True)]
@@ -60,7 +64,9 @@ def march(scene, time, row, column):
 @pytest.mark.parametrize("seed", range(4))
 def test_depth_and_segmentation_agree_with_a_marching_oracle(seed):
     motion = ("fall", "bounce", "orbit", "collide")[seed]
-    scene = sample_scene(seed, motion=motion, count=2, camera=("orbit", "still", "zoom", "orbit")[seed])
+    scene = sample_scene(
+        seed, motion=motion, count=2, camera=("orbit", "still", "zoom", "orbit")[seed]
+    )
     clip = render(scene, SIZE, FRAMES)
     wrong = 0
     for frame in (0, 3):
@@ -76,7 +82,9 @@ def test_depth_and_segmentation_agree_with_a_marching_oracle(seed):
 
 
 def points_in_camera(clip, focal, size):
-    """Every pixel's surface point in the camera's frame (x right, y up, z towards the viewer): t h w 3."""
+    """Every pixel's surface point in the camera's frame (x right, y up, z towards the viewer): t h
+    w 3.
+    """
     height, width = size
     pixels = focal * min(size)
     x = (torch.arange(width, dtype=torch.float64) + 0.5 - width / 2) / pixels
@@ -99,7 +107,8 @@ def test_normals_are_the_gradient_of_the_depth(shape):
     for number in (0, 1, 2, 3):
         of_number = clip.segmentation[0, 1:-1, 1:-1] == number
         assert of_number.sum() > 50
-        assert agree[of_number].double().mean() > (0.9 if number < 2 else 0.7)  # the rest: creases and edges
+        # the rest: creases and edges
+        assert agree[of_number].double().mean() > (0.9 if number < 2 else 0.7)
     assert (analytic * -p[1:-1, 1:-1]).sum(-1).min() > -1e-4  # every surface faces the camera
 
 
@@ -115,9 +124,17 @@ def sampled(image, flow):
 
 @pytest.mark.parametrize(("motion", "camera"), CASES)
 def test_the_next_frame_sampled_at_the_flow_is_this_frame(motion, camera):
-    """On what moves, and can be seen in both frames; a flow of the wrong sign, axis or length is worse."""
+    """On what moves, and can be seen in both frames; a flow of the wrong sign, axis or length is
+    worse.
+    """
     scene = sample_scene(
-        11, motion=motion, camera=camera, material="matte", shape="cube", scale="large", floor="checker"
+        11,
+        motion=motion,
+        camera=camera,
+        material="matte",
+        shape="cube",
+        scale="large",
+        floor="checker",
     )
     clip = render(scene, SIZE, 9)
     rgb, depth, flow = clip.rgb.float() / 255, clip.depth[..., None], clip.flow[:-1]
@@ -127,7 +144,8 @@ def test_the_next_frame_sampled_at_the_flow_is_this_frame(motion, camera):
         ..., 0
     ] < 0.7  # not another part of the same thing
     number = clip.segmentation[:-1, None].double()
-    whole = (F.max_pool2d(number, 3, 1, 1) == -F.max_pool2d(-number, 3, 1, 1))[:, 0]  # no edge passes here
+    # no edge passes here
+    whole = (F.max_pool2d(number, 3, 1, 1) == -F.max_pool2d(-number, 3, 1, 1))[:, 0]
     visible = in_view & same_thing & near & whole
     assert visible.double().mean() > 0.5
     assert clip.flow[-1].abs().max() == 0
@@ -160,12 +178,16 @@ def test_flow_agrees_with_the_poses(motion, camera):
             number = clip.segmentation[frame, row, column].item()
             pixels = cameras[0].focal * min(SIZE)
             a, b = (column + 0.5 - SIZE[1] / 2) / pixels, (SIZE[0] / 2 - row - 0.5) / pixels
-            axes = zip(cameras[0].eye, cameras[0].forward, cameras[0].right, cameras[0].up, strict=True)
+            axes = zip(
+                cameras[0].eye, cameras[0].forward, cameras[0].right, cameras[0].up, strict=True
+            )
             x, y, z = (e + depth * (f + a * r + b * u) for e, f, r, u in axes)
             if number >= 2:
                 old, new = (each[number - 2] for each in places)
                 turn, grow = new.yaw - old.yaw, new.scale / old.scale
-                dx, dy, dz = ((p - q) * grow for p, q in zip((x, y, z), (old.x, old.y, old.z), strict=True))
+                dx, dy, dz = (
+                    (p - q) * grow for p, q in zip((x, y, z), (old.x, old.y, old.z), strict=True)
+                )
                 x = new.x + dx * math.cos(turn) - dy * math.sin(turn)
                 y = new.y + dx * math.sin(turn) + dy * math.cos(turn)
                 z = new.z + dz
@@ -175,5 +197,8 @@ def test_flow_agrees_with_the_poses(motion, camera):
                 for axis in (cameras[1].right, cameras[1].up, cameras[1].forward)
             )
             pixels = cameras[1].focal * min(SIZE) / forward
-            expected = (SIZE[1] / 2 + right * pixels - column - 0.5, SIZE[0] / 2 - up * pixels - row - 0.5)
+            expected = (
+                SIZE[1] / 2 + right * pixels - column - 0.5,
+                SIZE[0] / 2 - up * pixels - row - 0.5,
+            )
             assert clip.flow[frame, row, column].tolist() == pytest.approx(expected, abs=2e-3)

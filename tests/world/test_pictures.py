@@ -66,7 +66,9 @@ def test_chunks_and_threads_change_nothing(monkeypatch):
 
 
 def test_the_bytes_never_change():
-    """Made on x86-64 with AVX-512 and checked with the plain kernels: see the docstring of pictures.py."""
+    """Made on x86-64 with AVX-512 and checked with the plain kernels: see the docstring of
+    pictures.py.
+    """
     assert {
         "images 16": digest(images(16, 16, 0, count=1)),
         "images 32": digest(images(16, 32, 1)),
@@ -88,7 +90,9 @@ DIGESTS = {
 
 
 def test_a_picture_shows_its_colours():
-    """Things stand out of the floor, in their own colour: the mean over a thing is nearest to its name."""
+    """Things stand out of the floor, in their own colour: the mean over a thing is nearest to its
+    name.
+    """
     right = 0
     for seed in range(64):
         scene = sample_scene(seed, count=1, motion="rest", camera="still")
@@ -96,7 +100,10 @@ def test_a_picture_shows_its_colours():
         pixels = clip.rgb[0][clip.segmentation[0] == 2].double() / 255
         hue = pixels.mean(0) - pixels.mean()
         wanted = {name: torch.tensor(rgb, dtype=torch.float64) for name, rgb in COLOURS.items()}
-        near = {name: torch.cosine_similarity(hue, rgb - rgb.mean(), dim=0) for name, rgb in wanted.items()}
+        near = {
+            name: torch.cosine_similarity(hue, rgb - rgb.mean(), dim=0)
+            for name, rgb in wanted.items()
+        }
         right += max(near, key=near.get) == scene.things[0].colour
     assert right >= 48  # orange and yellow, red and pink are of much the same hue
 
@@ -104,7 +111,11 @@ def test_a_picture_shows_its_colours():
 @pytest.mark.parametrize("shape", SHAPES)
 def test_edges_are_smooth(shape):
     """Between the red of the thing and the floor there are tones in between."""
-    rgb = render(sample_scene(1, shape=shape, colour="red", count=1, motion="rest"), 16, 1).rgb[0].int()
+    rgb = (
+        render(sample_scene(1, shape=shape, colour="red", count=1, motion="rest"), 16, 1)
+        .rgb[0]
+        .int()
+    )
     redness = rgb[..., 0] - rgb[..., 2]
     between = ((redness > 30) & (redness < 110)).sum()
     assert between >= 5

@@ -23,7 +23,8 @@ from course_lib.world.scene import MOTIONS, SCALES
 
 
 def test_a_seed_is_a_scene():
-    assert sample_scene(2) != sample_scene(2**32 + 2)  # Random(2) and Random(2**32 + 2) are the same
+    # Random(2) and Random(2**32 + 2) are the same
+    assert sample_scene(2) != sample_scene(2**32 + 2)
     assert sample_scene(7) == sample_scene(7)
     assert len({sample_scene(seed) for seed in range(50)}) == 50
 
@@ -98,7 +99,8 @@ def test_a_collision_touches_at_its_contact_and_passes_the_momentum_on():
         assert speed(1, before, at) == 0
         direction = math.cos(scene.things[0].yaw), math.sin(scene.things[0].yaw)
         along = [
-            (after[i].x - at[i].x) * direction[0] + (after[i].y - at[i].y) * direction[1] for i in (0, 1)
+            (after[i].x - at[i].x) * direction[0] + (after[i].y - at[i].y) * direction[1]
+            for i in (0, 1)
         ]
         momentum = sum(m * v / 1e-3 for m, v in zip(mass, along, strict=True))
         assert momentum == pytest.approx(mass[0] * speed(0, before, at), rel=0.02)
@@ -145,13 +147,19 @@ def test_captions():
     )
     assert caption(scene).startswith("a small red cube bounces ")
     scene = sample_scene(
-        0, shape="cone", colour="orange", material="shiny", motion="collide", count=3, camera="orbit"
+        0,
+        shape="cone",
+        colour="orange",
+        material="shiny",
+        motion="collide",
+        count=3,
+        camera="orbit",
     )
     other, third = scene.things[1:]
     words = caption(scene)
     assert (
-        f"shiny orange cone hits a{'n' if other.colour == 'orange' else ''} {other.colour} {other.shape} "
-        in words
+        f"shiny orange cone hits a{'n' if other.colour == 'orange' else ''} {other.colour}"
+        f" {other.shape} " in words
     )
     assert f"{third.colour} {third.shape} as the camera orbits" in words
     assert " a orange" not in " ".join(caption(scene) for scene in scenes(200))
@@ -168,7 +176,8 @@ def test_relations_are_true_from_the_first_camera():
             """Where a thing stands from left to right in the picture."""
             away = [p - e for p, e in zip((pose.x, pose.y, pose.z), camera.eye, strict=True)]
             side, depth = (
-                sum(p * q for p, q in zip(away, axis, strict=True)) for axis in (camera.right, camera.forward)
+                sum(p * q for p, q in zip(away, axis, strict=True))
+                for axis in (camera.right, camera.forward)
             )
             return side / depth
 

@@ -1,6 +1,7 @@
 """The drawings on the pages, as SVG.
 
-Positions and lengths are per cent of a drawing that is as wide as its place, so that its letters never shrink.
+Positions and lengths are per cent of a drawing that is as wide as its place, so that its letters
+never shrink.
 """
 
 from collections import Counter
@@ -29,18 +30,26 @@ def rect(x: int | float, width: float, kind: str) -> str:
     return f'<rect class="{css_class(kind)}" x="{x:.5g}%" width="{width:.5g}%" height="100%"/>'
 
 
-def lettering(x: int | float, y: int | float, said: str, kind: str, dx: int = 0, dy: int = 0) -> str:
+def lettering(
+    x: int | float, y: int | float, said: str, kind: str, dx: int = 0, dy: int = 0
+) -> str:
     """A word in a drawing, at a place in per cent, moved by pixels."""
     return f'<text class="{kind}" x="{x:.5g}%" y="{y:.5g}%" dx="{dx}" dy="{dy}">{said}</text>'
 
 
 def stacked(title: str, counts: Sequence[tuple[str, str, int]]) -> str:
-    """One bar of segments (what it counts, its status, count), each with its count where there is room."""
+    """One bar of segments (what it counts, its status, count), each with its count where there is
+    room.
+    """
     x, shapes = 0.0, []
     for what, status, n in (count for count in counts if count[2]):
         width = 100 * n / sum(n for _, _, n in counts)
         fits = width > 1.5 + 2 * len(str(n))
-        label = lettering(x + width / 2, 50, str(n), f"mid on-{css_class(status)}", dy=4) if fits else ""
+        label = (
+            lettering(x + width / 2, 50, str(n), f"mid on-{css_class(status)}", dy=4)
+            if fits
+            else ""
+        )
         shapes.append(titled(f"{n} {what}", rect(x, width, status) + label))
         x += width
     said = ", ".join(f"{n} {what}" for what, _, n in counts if n)
@@ -52,7 +61,10 @@ def spark(grade: Grade) -> str:
     shapes = []
     for i, mark in enumerate(grade.exercises):
         height = max(2, round(18 * mark.earned / max(mark.points, 1)))
-        column = f'<rect class="{css_class(mark.status)}" x="{8 * i}" y="{18 - height}" width="6" height="{height}"/>'
+        column = (
+            f'<rect class="{css_class(mark.status)}" x="{8 * i}" y="{18 - height}" width="6"'
+            f' height="{height}"/>'
+        )
         shapes.append(titled(f"{mark.id}: {mark.status}", column))
     counts = Counter(mark.status for mark in grade.exercises)
     said = ", ".join(f"{counts[status]} {status}" for status in STATUSES if counts[status])
@@ -61,11 +73,18 @@ def spark(grade: Grade) -> str:
 
 def sign(status: str) -> str:
     """The small round sign of a result, told apart by its form as well as by its colour."""
-    disc, ring = '<circle cx="7" cy="7" r="6" class="{}"/>', '<circle cx="7" cy="7" r="5.5" class="{}"/>'
+    disc, ring = (
+        '<circle cx="7" cy="7" r="6" class="{}"/>',
+        '<circle cx="7" cy="7" r="5.5" class="{}"/>',
+    )
     forms = {
         "passed": disc.format("passed") + '<path class="stroke" d="M4 7.2 6.2 9.4 10 5"/>',
-        "partly right": ring.format("ring") + '<path class="passed" d="M7 1.5a5.5 5.5 0 0 1 0 11z"/>',
-        "wrong": disc.format("wrong") + '<path class="stroke" d="M4.8 4.8 9.2 9.2M9.2 4.8 4.8 9.2"/>',
+        "partly right": (
+            ring.format("ring") + '<path class="passed" d="M7 1.5a5.5 5.5 0 0 1 0 11z"/>'
+        ),
+        "wrong": (
+            disc.format("wrong") + '<path class="stroke" d="M4.8 4.8 9.2 9.2M9.2 4.8 4.8 9.2"/>'
+        ),
         "not attempted": disc.format("not-attempted"),
         "missing": ring.format("ring dashed"),
     }

@@ -44,10 +44,14 @@ def class_page(grades: Sequence[Grade]) -> str:
 
     Students of whom no file could be read are listed, but count in no figure.
     """
-    students = sorted(grades, key=lambda grade: (grade.student.casefold(), grade.student, grade.digest))
+    students = sorted(
+        grades, key=lambda grade: (grade.student.casefold(), grade.student, grade.digest)
+    )
     marked = [grade for grade in students if grade.files]
     marks, quizzes = _by_exercise(marked), [quiz for grade in marked for quiz in grade.quizzes]
-    misconceptions = Counter((m.id, m.misconception) for g in marked for m in g.exercises if m.misconception)
+    misconceptions = Counter(
+        (m.id, m.misconception) for g in marked for m in g.exercises if m.misconception
+    )
     over = f"Class report on {topics_of(students)}" if students else "Class report"
     parts = [
         heading(over, counted(len(students), "student")),
@@ -55,12 +59,21 @@ def class_page(grades: Sequence[Grade]) -> str:
         _key_figures(marked, len(students)) if marked else "",
         section("Totals", _histogram([_share(grade) for grade in marked])) if marked else "",
         section("Exercises, the hardest first", _hardest(marks)) if marks else "",
-        section("What was misunderstood", _misunderstood(misconceptions, marks, len(marked))) if marks else "",
-        section("Quiz questions most often answered wrong", _hard_questions(quizzes)) if quizzes else "",
+        (
+            section("What was misunderstood", _misunderstood(misconceptions, marks, len(marked)))
+            if marks
+            else ""
+        ),
+        (
+            section("Quiz questions most often answered wrong", _hard_questions(quizzes))
+            if quizzes
+            else ""
+        ),
         section("Submissions with notes", _noted(students)) if students else "",
         section("Students", _students(students)) if students else "",
     ]
     return document(over, "wide", parts)
+
 
 Marks = dict[str, list[ExerciseMark]]  # of the students, by exercise
 
@@ -96,10 +109,14 @@ def _summary(marks: Marks, misconceptions: Counter, marked: int, students: int) 
             said.append("No point of any exercise was earned.")
         else:
             share = percent(shares[hardest])
-            said.append(f"The hardest exercise is {code(hardest)}: {share} of its points were earned.")
+            said.append(
+                f"The hardest exercise is {code(hardest)}: {share} of its points were earned."
+            )
     if misconceptions:
         (id, name), n = _ranked(misconceptions, marks)[0]
-        said.append(f"The commonest misconception is {code(name)} in {code(id)}, shown by {n} of {marked}.")
+        said.append(
+            f"The commonest misconception is {code(name)} in {code(id)}, shown by {n} of {marked}."
+        )
     if marked < students:
         out = counted(students - marked, "student")
         said.append(f"The figures leave out {out} who handed in nothing that could be read.")
@@ -115,12 +132,16 @@ def _key_figures(grades: Sequence[Grade], students: int) -> str:
         ("Lowest to highest", f"{number(min(earned))} to {number(max(earned))}", points),
         ("Marked", str(len(grades)), f"of {counted(students, 'student')}"),
     ]
-    shown = "".join(f"<div><dt>{name}</dt><dd><b>{value}</b> {of}</dd></div>" for name, value, of in tiles)
+    shown = "".join(
+        f"<div><dt>{name}</dt><dd><b>{value}</b> {of}</dd></div>" for name, value, of in tiles
+    )
     return f'<dl class="tiles">{shown}</dl>'
 
 
 def _histogram(shares: Sequence[float]) -> str:
-    """How many students earned which share of the points, in BINS bars; the median as a line behind them."""
+    """How many students earned which share of the points, in BINS bars; the median as a line behind
+    them.
+    """
     counts = Counter(min(BINS - 1, int(BINS * share + 1e-9)) for share in shares)
     most = max(counts.values())
     step = next(s * 10**k for k in range(9) for s in (1, 2, 5) if most <= 4 * s * 10**k)
@@ -133,20 +154,30 @@ def _histogram(shares: Sequence[float]) -> str:
     x = 100 * median(shares)
     shapes.append(f'<line class="median" x1="{x:.5g}%" x2="{x:.5g}%" y1="-32" y2="100%"/>')
     side, dx = ("end", -6) if x > 50 else ("start", 6)
-    shapes.append(lettering(x, 0, f"median {percent(median(shares))}", f"{side} strong", dx=dx, dy=-22))
+    shapes.append(
+        lettering(x, 0, f"median {percent(median(shares))}", f"{side} strong", dx=dx, dy=-22)
+    )
     width = 100 / BINS
     for i in range(BINS):
         x, height = i * width, 100 * counts[i] / top
         said.append(f"{x:.0f} to {x + width:.0f} %: {counts[i]}")
         shapes.append(lettering(x, 100, f"{x:.0f}", "mid", dy=18))
         if counts[i]:
-            at = f'x="{x + 0.5:.5g}%" width="{width - 1:.5g}%" y="{100 - height:.5g}%" height="{height:.5g}%"'
+            at = (
+                f'x="{x + 0.5:.5g}%" width="{width - 1:.5g}%" y="{100 - height:.5g}%"'
+                f' height="{height:.5g}%"'
+            )
             count = lettering(x + width / 2, 100 - height, str(counts[i]), "mid strong", dy=-5)
             shapes.append(titled(said[-1], f'<rect class="passed" {at}/>{count}'))
     shapes.append(lettering(100, 100, "100", "mid", dy=18))
     shapes.append(lettering(50, 100, "points earned, % of all", "mid", dy=42))
     shapes.append('<text class="mid" transform="translate(-38 90) rotate(-90)">students</text>')
-    return svg("histogram", "Distribution of the totals", shapes, f"Students by points earned. {', '.join(said)}.")
+    return svg(
+        "histogram",
+        "Distribution of the totals",
+        shapes,
+        f"Students by points earned. {', '.join(said)}.",
+    )
 
 
 def _hardest(marks: Marks) -> str:
@@ -163,7 +194,9 @@ def _hardest(marks: Marks) -> str:
 def _ranked(misconceptions: Counter, marks: Marks) -> list[tuple[tuple[str, str], int]]:
     """The commonest first; equally common ones in the order of the exercises."""
     order = {id: i for i, id in enumerate(marks)}
-    return sorted(misconceptions.items(), key=lambda item: (-item[1], order[item[0][0]], item[0][1]))
+    return sorted(
+        misconceptions.items(), key=lambda item: (-item[1], order[item[0][0]], item[0][1])
+    )
 
 
 def _misunderstood(misconceptions: Counter, marks: Marks, students: int) -> str:
@@ -171,8 +204,12 @@ def _misunderstood(misconceptions: Counter, marks: Marks, students: int) -> str:
         return '<p class="calm">No answer showed a misconception that the course knows.</p>'
     rows = []
     for (id, name), n in _ranked(misconceptions, marks):
-        said = _declared_sentence(id, name) or next(m.sentence for m in marks[id] if m.misconception == name)
-        bar = svg("thin", f"{n} of {counted(students, 'student')}", [rect(0, 100 * n / students, "wrong")])
+        said = _declared_sentence(id, name) or next(
+            m.sentence for m in marks[id] if m.misconception == name
+        )
+        bar = svg(
+            "thin", f"{n} of {counted(students, 'student')}", [rect(0, 100 * n / students, "wrong")]
+        )
         head = f'{exercise_name(id)} <span class="calm">{text(name)}</span>'
         rows.append(ranked(head, str(n), f"of {students}", f"{bar}<p>{prose(said)}</p>"))
     rest = rows[LISTED:]
@@ -181,7 +218,8 @@ def _misunderstood(misconceptions: Counter, marks: Marks, students: int) -> str:
 
 def _declared_sentence(id: str, name: str) -> str:
     """The sentence of a misconception, "" when the course does not declare it (any more)."""
-    from course_lib.exercises import find  # here, because it brings torch along, and a student's page needs none
+    # here, because it brings torch along, and a student's page needs none
+    from course_lib.exercises import find
 
     try:
         return find(id).misconceptions[name].sentence
@@ -193,9 +231,15 @@ def _hard_questions(quizzes: Sequence[QuizMark]) -> str:
     answers: dict[tuple[str, str, str], Counter] = {}
     for quiz in quizzes:
         for question in quiz.questions:
-            answers.setdefault((quiz.topic, question.id, question.prompt), Counter())[question.status] += 1
-    hard = sorted((item for item in answers.items() if item[1]["wrong"]), key=lambda item: -item[1]["wrong"])
-    silent = sum(all(question.status == "not answered" for question in quiz.questions) for quiz in quizzes)
+            answers.setdefault((quiz.topic, question.id, question.prompt), Counter())[
+                question.status
+            ] += 1
+    hard = sorted(
+        (item for item in answers.items() if item[1]["wrong"]), key=lambda item: -item[1]["wrong"]
+    )
+    silent = sum(
+        all(question.status == "not answered" for question in quiz.questions) for quiz in quizzes
+    )
     note = f'<p class="calm">{silent} of {len(quizzes)} handed in no answers.</p>' if silent else ""
     if not hard:
         return f'{note}<p class="calm">No question was answered wrong.</p>'
@@ -224,7 +268,10 @@ def _students(grades: Sequence[Grade]) -> str:
         f"<td>{number(grade.earned)}</td><td>{percent(_share(grade))}</td></tr>"
         for grade in grades
     ]
-    note = "A column for each exercise, in the notebook's order, as high as the share of its points earned."
+    note = (
+        "A column for each exercise, in the notebook's order, as high as the share of its points"
+        " earned."
+    )
     return f'<p class="calm">{note}</p>{table(("Student", "Exercises", "Points", "Share"), rows, figures=2)}'
 
 

@@ -1,7 +1,7 @@
 """What both pages are made of: text that is safe to show, and the parts of a page.
 
-Names, messages, printed text and file names come from students and are never trusted: `text` writes them so that
-they can only be read.
+Names, messages, printed text and file names come from students and are never trusted: `text` writes
+them so that they can only be read.
 """
 
 import re
@@ -11,13 +11,16 @@ from html import escape
 
 from course_lib.grading.records import Grade
 
-HIDDEN = {"Cc", "Cf", "Cs", "Co", "Zl", "Zp"}  # Unicode categories: controls, overrides of direction, private use
+# Unicode categories: controls, overrides of direction, private use
+HIDDEN = {"Cc", "Cf", "Cs", "Co", "Zl", "Zp"}
 KEPT = "\n\t\u200c\u200d"  # the two joiners belong to words of several scripts, and to emoji
-MARKS = 4  # combining marks on one letter; no script needs more, and a pile of them covers the lines around it
+# combining marks on one letter; no script needs more, and a pile of them covers the lines around it
+MARKS = 4
 
 
 def visible(raw: str) -> str:
-    """`raw` with all that would not show, or would scramble what stands near it, written out: "\\x1b", "\\u202e".
+    """`raw` with all that would not show, or would scramble what stands near it, written out:
+    "\\x1b", "\\u202e".
 
     Line breaks and tabs stay; of the combining marks on one letter the first four do.
     """
@@ -73,14 +76,21 @@ def code(raw: str) -> str:
 def exercise_name(id: str) -> str:
     """An exercise's id, its topic in grey; it may break after a dot and an underscore."""
     topic, dot, name = text(id).rpartition(".")
-    return f'<code class="id"><span class="calm">{topic}{dot}</span><wbr>{name.replace("_", "_<wbr>")}</code>'
+    return (
+        '<code class="id"><span'
+        f' class="calm">{topic}{dot}</span><wbr>{name.replace("_", "_<wbr>")}</code>'
+    )
 
 
 def topics_of(grades: Sequence[Grade]) -> str:
     """The topics of an assignment, in order: "ddpm and vit"."""
     exercises = [mark.id.partition(".")[0] for grade in grades for mark in grade.exercises]
     quizzes = [quiz.topic for grade in grades for quiz in grade.quizzes]
-    return listed(map(text, dict.fromkeys(exercises + quizzes))) if exercises or quizzes else "no topic"
+    return (
+        listed(map(text, dict.fromkeys(exercises + quizzes)))
+        if exercises or quizzes
+        else "no topic"
+    )
 
 
 def heading(over: str, title: str) -> str:
@@ -101,7 +111,10 @@ def fold(summary: str, inner: str, unfolded: str = "") -> str:
 def table(heads: tuple[str, ...], rows: Sequence[str], figures: int) -> str:
     """A table whose last `figures` columns are numbers."""
     head = "".join(f"<th scope=col>{head}</th>" for head in heads)
-    return f'<table class="figures-{figures}"><thead><tr>{head}</tr></thead><tbody>{"".join(rows)}</tbody></table>'
+    return (
+        "<table"
+        f' class="figures-{figures}"><thead><tr>{head}</tr></thead><tbody>{"".join(rows)}</tbody></table>'
+    )
 
 
 def ranked(name: str, value: str, of: str, below: str) -> str:

@@ -1,8 +1,8 @@
 """Notebook 01: diffusion models of the little world, a GAN to compare with, and their judge.
 
-The six runs `ddpm-16-SCHEDULE-OBJECTIVE` share data, seed, steps and network, but for the variance, which `simple`
-fixes and the others learn.  `ddpm-16-width-*` show scaling, `ddpm-32` opens the chapter, and `ddpm-live` is what the
-notebook trains while you watch.
+The six runs `ddpm-16-SCHEDULE-OBJECTIVE` share data, seed, steps and network, but for the variance,
+which `simple` fixes and the others learn.  `ddpm-16-width-*` show scaling, `ddpm-32` opens the
+chapter, and `ddpm-live` is what the notebook trains while you watch.
 """
 
 from dataclasses import dataclass, replace
@@ -11,7 +11,10 @@ import torch
 from torch import Tensor, nn
 
 from course_lib import zoo
-from course_lib.losses.adversarial import non_saturating_discriminator_loss, non_saturating_generator_loss
+from course_lib.losses.adversarial import (
+    non_saturating_discriminator_loss,
+    non_saturating_generator_loss,
+)
 from course_lib.metrics import Judge, JudgeConfig, frechet_distance, likelihood, precision_recall
 from course_lib.papers.dcgan import DCGAN
 from course_lib.papers.improved_ddpm import (
@@ -32,7 +35,9 @@ JUDGE = "judge-16"
 
 
 def pictures(split: str, n: int, size: int) -> dict[str, Tensor]:
-    """n pictures of one large object each: `pixels` (n 3 h w) in [-1, 1], and the number of each label (n,)."""
+    """n pictures of one large object each: `pixels` (n 3 h w) in [-1, 1], and the number of each
+    label (n,).
+    """
     world = LittleWorld(split, size, length=n, count=1, scale="large").batch(range(n))
     return {"pixels": world["pixels"], **world["labels"]}
 
@@ -53,7 +58,9 @@ class Denoiser(Trainable):
             "vlb": self.diffusion.vlb_loss,
         }[config.objective]
         # The paper samples t by importance for L_vlb alone (section 3.3).
-        self.importance = ImportanceSampler(self.diffusion.steps) if config.objective == "vlb" else None
+        self.importance = (
+            ImportanceSampler(self.diffusion.steps) if config.objective == "vlb" else None
+        )
 
     def loss(self, player: str, batch: dict[str, Tensor], draw: Draw) -> Tensor:
         x_start = batch["pixels"]
@@ -70,21 +77,30 @@ class Denoiser(Trainable):
 
 @dataclass(frozen=True)
 class DiffusionRecipe(Recipe):
-    """A preset of Improved DDPM with another schedule and objective, trained on `pictures` pictures."""
+    """A preset of Improved DDPM with another schedule and objective, trained on `pictures`
+    pictures.
+    """
 
     preset: str = "improved_ddpm/tiny"
     width: int = 16
     schedule: str = "cosine"
     objective: str = "hybrid"
     pictures: int = 30_000
-    sampled_steps: tuple[int, ...] = (5, 10, 25, 50, 100)  # lengths of the chains whose samples are judged
+    # lengths of the chains whose samples are judged
+    sampled_steps: tuple[int, ...] = (5, 10, 25, 50, 100)
 
     @property
     def config(self) -> ImprovedDDPMConfig:
         """The network and process of this recipe."""
         variance = "fixed_large" if self.objective == "simple" else "learned_range"
         base = zoo.find(self.preset).config
-        return replace(base, width=self.width, schedule=self.schedule, objective=self.objective, variance=variance)
+        return replace(
+            base,
+            width=self.width,
+            schedule=self.schedule,
+            objective=self.objective,
+            variance=variance,
+        )
 
     @property
     def diffusion(self) -> ImprovedDiffusion:
@@ -119,13 +135,17 @@ class DiffusionRecipe(Recipe):
         }
 
     def sample_quality(self, model: nn.Module, test: Tensor) -> dict:
-        """Samples against test pictures: the longest chain's scores, and every length's, ancestral and DDIM."""
+        """Samples against test pictures: the longest chain's scores, and every length's, ancestral
+        and DDIM.
+        """
         curves: dict[str, list] = {"steps": list(self.sampled_steps), "ddpm": [], "ddim": []}
         for name, eta, choose in (("ddpm", None, strided_steps), ("ddim", 0.0, ddim_steps)):
             for steps in self.sampled_steps:
                 generator = torch.Generator().manual_seed(steps)
                 noise = torch.randn(test.shape, generator=generator).to(test)
-                x = self.diffusion.respaced(steps, choose).sample(model, noise, eta=eta, generator=generator)
+                x = self.diffusion.respaced(steps, choose).sample(
+                    model, noise, eta=eta, generator=generator
+                )
                 curves[name].append(compare(test, x))
         return {**curves["ddpm"][-1], "curves": curves}
 
@@ -155,7 +175,10 @@ class Adversaries(Trainable):
         self.model = DCGAN(zoo.find("dcgan/tiny").config)
 
     def players(self):
-        return {"discriminator": self.model.discriminator.parameters(), "generator": self.model.generator.parameters()}
+        return {
+            "discriminator": self.model.discriminator.parameters(),
+            "generator": self.model.generator.parameters(),
+        }
 
     def loss(self, player: str, batch: dict[str, Tensor], draw: Draw) -> Tensor:
         fake = self.model(draw.randn(len(batch["pixels"]), self.model.config.latent))
@@ -233,15 +256,29 @@ LIVE = DiffusionRecipe(
 RECIPES = [
     LIVE,
     JudgeRecipe(JUDGE, steps=3000, batch_size=64, learning_rate=1e-3, warmup=100, ema=0.99),
-    GANRecipe("dcgan-16", steps=8000, batch_size=64, learning_rate=2e-4, betas=(0.5, 0.999), clip=None, ema=0.99),
+    GANRecipe(
+        "dcgan-16",
+        steps=8000,
+        batch_size=64,
+        learning_rate=2e-4,
+        betas=(0.5, 0.999),
+        clip=None,
+        ema=0.99,
+    ),
     *(
-        DiffusionRecipe(f"ddpm-16-{schedule}-{objective}", schedule=schedule, objective=objective, **TRAINED)
+        DiffusionRecipe(
+            f"ddpm-16-{schedule}-{objective}", schedule=schedule, objective=objective, **TRAINED
+        )
         for schedule in ("linear", "cosine")
         for objective in ("simple", "hybrid", "vlb")
     ),
     *(
-        DiffusionRecipe(f"ddpm-16-width-{width}", width=width, sampled_steps=(50,), **TRAINED | {"steps": 1500})
+        DiffusionRecipe(
+            f"ddpm-16-width-{width}", width=width, sampled_steps=(50,), **TRAINED | {"steps": 1500}
+        )
         for width in (8, 16, 24)
     ),
-    DiffusionRecipe("ddpm-32", preset="improved_ddpm/tiny-32", sampled_steps=(), **TRAINED | {"steps": 3500}),
+    DiffusionRecipe(
+        "ddpm-32", preset="improved_ddpm/tiny-32", sampled_steps=(), **TRAINED | {"steps": 3500}
+    ),
 ]

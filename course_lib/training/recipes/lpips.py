@@ -1,12 +1,15 @@
-"""The small trunk of LPIPS: what a network must see to read the little world, and to tell photographs apart.
+"""The small trunk of LPIPS: what a network must see to read the little world, and to tell
+photographs apart.
 
-Half of the pictures are the little world's, with its labels; the other half are patches of scikit-image's photographs
-at several scales, to be told which photograph they are of and which way they are turned, so that the trunk is not
-blind to natural texture.  Half of all pictures have their colours mixed, so that it has to look at shapes as well.
+Half of the pictures are the little world's, with its labels; the other half are patches of
+scikit-image's photographs at several scales, to be told which photograph they are of and which way
+they are turned, so that the trunk is not blind to natural texture.  Half of all pictures have their
+colours mixed, so that it has to look at shapes as well.
 
-`measure` asks what LPIPS is for (arXiv 1801.03924, Figure 1): of two distortions with exactly equal mean squared
-error, which looks closer to the original?  L2 cannot say, by construction.  The right answers are ours, by design,
-and no human's: that a picture moved or lit a little looks closer than one blurred or strewn with noise.
+`measure` asks what LPIPS is for (arXiv 1801.03924, Figure 1): of two distortions with exactly equal
+mean squared error, which looks closer to the original?  L2 cannot say, by construction.  The right
+answers are ours, by design, and no human's: that a picture moved or lit a little looks closer than
+one blurred or strewn with noise.
 """
 
 from collections.abc import Callable
@@ -24,7 +27,8 @@ from course_lib.training.recipe import Recipe, Tensors, Trainable
 from course_lib.training.recipes.vit import pictures
 from course_lib.world import to_model
 
-LABELS = {"shape": 4, "colour": 8, "scale": 2, "material": 2, "count": 3, "floor": 4}  # of the little world
+# of the little world
+LABELS = {"shape": 4, "colour": 8, "scale": 2, "material": 2, "count": 3, "floor": 4}
 TRAIN_PHOTOS = (
     "astronaut", "brick", "cell", "chelsea", "clock", "coins", "colorwheel", "grass", "hubble_deep_field",
     "immunohistochemistry", "page", "retina",
@@ -34,22 +38,33 @@ TURNS = 4
 HEADS = LABELS | {"photo": len(TRAIN_PHOTOS), "turn": TURNS}
 
 
-def photo_patches(names: tuple[str, ...], n: int, size: int = 32, seed: int = 0) -> dict[str, Tensor]:
-    """n square patches of scikit-image photographs: `pixels` (n h w 3) uint8 and `photo` (n,), which it is of.
+def photo_patches(
+    names: tuple[str, ...], n: int, size: int = 32, seed: int = 0
+) -> dict[str, Tensor]:
+    """n square patches of scikit-image photographs: `pixels` (n h w 3) uint8 and `photo` (n,),
+    which it is of.
 
-    The photographs take turns; each patch is of a random place at a random scale, 1 to 6 pixels of the original to one.
+    The photographs take turns; each patch is of a random place at a random scale, 1 to 6 pixels of
+    the original to one.
     """
     from skimage import data
 
     generator = torch.Generator().manual_seed(seed)
     photos = [torch.from_numpy(getattr(data, name)()) for name in names]
-    photos = [(x[..., None].expand(-1, -1, 3) if x.ndim == 2 else x[..., :3]).movedim(-1, 0) for x in photos]  # c h w
+    # c h w
+    photos = [
+        (x[..., None].expand(-1, -1, 3) if x.ndim == 2 else x[..., :3]).movedim(-1, 0)
+        for x in photos
+    ]
     patches = []
     for i in range(n):
         photo = photos[i % len(photos)]
         zoom = 6 ** torch.rand((), generator=generator)
         side = min(int(zoom * size), *photo.shape[1:])
-        top, left = (int(torch.randint(extent - side + 1, (), generator=generator)) for extent in photo.shape[1:])
+        top, left = (
+            int(torch.randint(extent - side + 1, (), generator=generator))
+            for extent in photo.shape[1:]
+        )
         patch = photo[None, :, top : top + side, left : left + side].float()
         patches.append(F.interpolate(patch, (size, size), mode="bilinear", antialias=True)[0])
     pixels = torch.stack(patches).clamp(0, 255).round().byte().movedim(1, -1)
@@ -64,14 +79,17 @@ class Reader(Trainable):
         self.model = model
         model.stages.requires_grad_(True)
         width = len(model.weights[-1])
-        self.heads = nn.ModuleDict({name: nn.Linear(2 * width, values) for name, values in HEADS.items()})
+        self.heads = nn.ModuleDict(
+            {name: nn.Linear(2 * width, values) for name, values in HEADS.items()}
+        )
 
     def loss(self, player: str, batch: dict[str, Tensor], draw: Draw) -> Tensor:
         batch = augment(batch, draw)
         last = self.model.features(batch["pixels"])[-1]  # b c h w
         seen = torch.cat([last.mean((2, 3)), last.amax((2, 3))], dim=1)  # b 2*c
         losses = [
-            F.cross_entropy(head(seen), batch[k], ignore_index=-1, reduction="sum") for k, head in self.heads.items()
+            F.cross_entropy(head(seen), batch[k], ignore_index=-1, reduction="sum")
+            for k, head in self.heads.items()
         ]
         return sum(losses) / len(seen)
 
@@ -79,18 +97,23 @@ class Reader(Trainable):
 def augment(batch: dict[str, Tensor], draw: Draw) -> dict[str, Tensor]:
     """The batch as floats (b c h w) in [-1, 1], changed at random; a label of -1 does not count.
 
-    Photographs turn by quarters (`turn` says how often), all pictures flip, move by up to 3 pixels, and change
-    brightness and contrast; half of them have their colour channels mixed and lose the label colour.
+    Photographs turn by quarters (`turn` says how often), all pictures flip, move by up to 3 pixels,
+    and change brightness and contrast; half of them have their colour channels mixed and lose the
+    label colour.
     """
     x, b = to_model(batch["pixels"]), len(batch["pixels"])
     is_photo = batch["photo"] >= 0
     flip = draw.rand(b) < 0.5
     x = torch.where(flip.view(-1, 1, 1, 1), x.flip(-1), x)
     turn = draw.randint(0, TURNS, b).where(is_photo, torch.zeros_like(batch["photo"]))
-    x = torch.stack([picture.rot90(int(times), (1, 2)) for picture, times in zip(x, turn, strict=True)])
+    x = torch.stack(
+        [picture.rot90(int(times), (1, 2)) for picture, times in zip(x, turn, strict=True)]
+    )
     size, padded = x.shape[-1], F.pad(x, (3, 3, 3, 3), mode="reflect")
     moves = draw.randint(0, 7, b, 2).tolist()
-    x = torch.stack([p[:, i : i + size, j : j + size] for p, (i, j) in zip(padded, moves, strict=True)])
+    x = torch.stack(
+        [p[:, i : i + size, j : j + size] for p, (i, j) in zip(padded, moves, strict=True)]
+    )
     mixed = draw.rand(b) < 0.5
     mixing = draw.rand(b, 3, 3)
     mixing = mixing / mixing.sum(2, keepdim=True)  # grey stays as it is
@@ -110,8 +133,8 @@ def augment(batch: dict[str, Tensor], draw: Draw) -> dict[str, Tensor]:
 def distortions(x: Tensor, draw: Draw) -> dict[str, Tensor]:
     """Four versions of pictures (b c h w), each at the same mean squared error from its original.
 
-    shift: by one pixel, sideways or down.  light: everything brighter, or darker.  blur: Gaussian.  noise: white.
-    The mean squared error is the shift's; x should leave room to the ends of [-1, 1].
+    shift: by one pixel, sideways or down. light: everything brighter, or darker. blur: Gaussian.
+    noise: white. The mean squared error is the shift's; x should leave room to the ends of [-1, 1].
     """
     b = len(x)
     sideways = (draw.rand(b) < 0.5).view(-1, 1, 1, 1)
@@ -127,7 +150,10 @@ def distortions(x: Tensor, draw: Draw) -> dict[str, Tensor]:
         too_much = (blurred(x, width) - x).square().mean((1, 2, 3)) > error.flatten()
         low, high = torch.where(too_much, low, width), torch.where(too_much, width, high)
     change = blurred(x, (low + high) / 2) - x
-    change = change * (error / change.square().mean((1, 2, 3), keepdim=True).clamp_min(1e-12)).sqrt()  # the rest
+    # the rest
+    change = (
+        change * (error / change.square().mean((1, 2, 3), keepdim=True).clamp_min(1e-12)).sqrt()
+    )
     return {"shift": shifted, "light": x + light, "blur": x + change, "noise": x + noise}
 
 
@@ -149,10 +175,15 @@ ANSWERS = (("shift", "blur"), ("shift", "noise"), ("light", "blur"), ("light", "
 
 @torch.no_grad()
 def right_choices(distance: Callable[[Tensor, Tensor], Tensor], x: Tensor) -> dict[str, float]:
-    """The share of pictures (b c h w) for which `distance` is right about each pair of distortions, and the mean."""
+    """The share of pictures (b c h w) for which `distance` is right about each pair of distortions,
+    and the mean.
+    """
     versions = distortions(x, Draw(0, x.device))
     far = {name: distance(version.clamp(-1, 1), x) for name, version in versions.items()}
-    shares = {f"{near} before {other}": float((far[near] < far[other]).float().mean()) for near, other in ANSWERS}
+    shares = {
+        f"{near} before {other}": float((far[near] < far[other]).float().mean())
+        for near, other in ANSWERS
+    }
     return {"all": sum(shares.values()) / len(shares), **shares}
 
 
@@ -170,9 +201,12 @@ class TrunkRecipe(Recipe):
         alone, several = pictures("train", n // 2), pictures("train", n - n // 2, count=(2, 3))
         world = {name: torch.cat([alone[name], several[name]]) for name in alone}
         photos = photo_patches(TRAIN_PHOTOS, n)
-        crowded = world["count"] > 0  # nothing says which one shape, colour, scale and material are of
+        # nothing says which one shape, colour, scale and material are of
+        crowded = world["count"] > 0
         about_one = ("shape", "colour", "scale", "material")
-        labels = {k: world[k].masked_fill(crowded, -1) if k in about_one else world[k] for k in LABELS}
+        labels = {
+            k: world[k].masked_fill(crowded, -1) if k in about_one else world[k] for k in LABELS
+        }
         labels = {k: torch.cat([x, torch.full((n,), -1)]) for k, x in labels.items()}
         photo = torch.cat([torch.full((n,), -1), photos["photo"]])
         return Tensors(pixels=torch.cat([world["pixels"], photos["pixels"]]), photo=photo, **labels)
@@ -182,7 +216,8 @@ class TrunkRecipe(Recipe):
         return min(super().lr_scale(step), (self.steps - step) / max(self.steps - self.warmup, 1))
 
     def measure(self, model: LPIPS) -> dict:
-        """Right choices between distortions of equal squared error: the trunk's, five untrained trunks' and SSIM's.
+        """Right choices between distortions of equal squared error: the trunk's, five untrained
+        trunks' and SSIM's.
 
         L2's share is a half, whatever the pictures.
         """
@@ -194,10 +229,17 @@ class TrunkRecipe(Recipe):
             ("photographs", photo_patches(TEST_PHOTOS, 300, seed=1)["pixels"]),
         ):
             x = 0.6 * to_model(pixels).to(device)  # room for noise and light
-            shares = {"small trunk": right_choices(model, x), "SSIM": right_choices(lambda a, b: -ssim(a, b), x)}
-            shares |= {f"untrained {i}": right_choices(other, x) for i, other in enumerate(untrained)}
+            shares = {
+                "small trunk": right_choices(model, x),
+                "SSIM": right_choices(lambda a, b: -ssim(a, b), x),
+            }
+            shares |= {
+                f"untrained {i}": right_choices(other, x) for i, other in enumerate(untrained)
+            }
             found[f"{kind}: right choices"] = shares["small trunk"]["all"]
-            found[f"{kind}: right choices, untrained"] = fmean(shares[f"untrained {i}"]["all"] for i in range(5))
+            found[f"{kind}: right choices, untrained"] = fmean(
+                shares[f"untrained {i}"]["all"] for i in range(5)
+            )
             found[f"{kind}: right choices, SSIM"] = shares["SSIM"]["all"]
             found[kind] = shares
         return found

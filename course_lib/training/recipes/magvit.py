@@ -1,10 +1,11 @@
 """Notebook 05: MAGVIT and MAGVIT-v2 on clips of the little world.
 
-`magvit-2d` is a tokenizer of single frames; `magvit-init-*` start a 3D one from it, or from nothing, and `magvit-zero`
-pads with zeros; `magvit-3d` is the chapter's tokenizer, `magvit-bert` its masked transformer for all ten tasks.
-`magvit2-tokenizer` is MAGVIT-v2's, `magvit2-mlm` and `magvit2-ar` a masked and an autoregressive language model of its
-tokens.  `sweep-vq-B` and `sweep-lfq-B` are tokenizers of pictures with 2^B codes, `sweep-vq-B-mlm` and
-`sweep-lfq-B-mlm` the masked language models of their tokens.
+`magvit-2d` is a tokenizer of single frames; `magvit-init-*` start a 3D one from it, or from
+nothing, and `magvit-zero` pads with zeros; `magvit-3d` is the chapter's tokenizer, `magvit-bert`
+its masked transformer for all ten tasks. `magvit2-tokenizer` is MAGVIT-v2's, `magvit2-mlm` and
+`magvit2-ar` a masked and an autoregressive language model of its tokens.  `sweep-vq-B` and
+`sweep-lfq-B` are tokenizers of pictures with 2^B codes, `sweep-vq-B-mlm` and `sweep-lfq-B-mlm` the
+masked language models of their tokens.
 """
 
 import functools
@@ -33,7 +34,10 @@ from course_lib.training.store import load_checkpoint
 from course_lib.world import to_model
 
 FRAMES = {"magvit": 16, "magvit2": 17}
-DISCRIMINATORS = {"magvit": magvit.DISCRIMINATORS["tiny"], "magvit2": magvit2.DISCRIMINATORS["tiny"]}
+DISCRIMINATORS = {
+    "magvit": magvit.DISCRIMINATORS["tiny"],
+    "magvit2": magvit2.DISCRIMINATORS["tiny"],
+}
 
 
 def to_clip(pixels: Tensor) -> Tensor:
@@ -75,24 +79,34 @@ class ClipTokenizer(Trainable):
 
     def players(self):
         players = {"tokenizer": list(self.model.parameters())}
-        return players if self.discriminator is None else players | {"discriminator": self.discriminator.parameters()}
+        return (
+            players
+            if self.discriminator is None
+            else players | {"discriminator": self.discriminator.parameters()}
+        )
 
     def loss(self, player: str, batch: dict[str, Tensor], draw: Draw) -> Tensor:
         clip = to_clip(batch["pixels"])
         playing = self.discriminator is not None and bool(self.step >= self.recipe.adversarial_from)
         if player == "tokenizer":
             if isinstance(self.model.quantizer, LFQ):
-                self.model.quantizer.entropy_weight = annealed_weight(int(self.step), steps=self.recipe.steps // 3)
+                self.model.quantizer.entropy_weight = annealed_weight(
+                    int(self.step), steps=self.recipe.steps // 3
+                )
             rebuilt, quantized = self.rebuild(clip, draw)
             self.rebuilt = rebuilt.detach()
             self.step += 1
-            return self.losses.tokenizer(clip, rebuilt, quantized.loss, self.discriminator if playing else None)[0]
+            return self.losses.tokenizer(
+                clip, rebuilt, quantized.loss, self.discriminator if playing else None
+            )[0]
         if not playing:
             return 0 * sum(p.sum() for p in self.discriminator.parameters())
         return self.losses.discriminator(self.discriminator, clip, self.rebuilt, self.lecam)[0]
 
     def rebuild(self, clip: Tensor, draw: Draw):
-        """The reconstruction, and what the quantiser found; dead codes of a codebook are revived at first."""
+        """The reconstruction, and what the quantiser found; dead codes of a codebook are revived at
+        first.
+        """
         quantizer = self.model.quantizer
         if isinstance(quantizer, VectorQuantizer) and self.step < 2 / 3 * self.recipe.steps:
             z = self.model.features(clip)
@@ -124,7 +138,9 @@ class ClipTokenizerRecipe(Recipe):
         entry = zoo.find(self.preset)
         model = entry.model(replace(entry.config, padding=self.padding))
         if self.source:
-            kernel = {"central": magvit.inflate_central, "average": magvit.inflate_average}[self.inflate]
+            kernel = {"central": magvit.inflate_central, "average": magvit.inflate_average}[
+                self.inflate
+            ]
             magvit.inflate(model, load_checkpoint(self.source)[0], kernel)
         return ClipTokenizer(model, self)
 
@@ -136,7 +152,9 @@ class ClipTokenizerRecipe(Recipe):
         return min(super().lr_scale(step), 3 * (self.steps - step) / self.steps)
 
     def measure(self, model: nn.Module) -> dict:
-        """Fidelity of rebuilt test clips frame by frame, their distance as clips, flicker, and use of the codes."""
+        """Fidelity of rebuilt test clips frame by frame, their distance as clips, flicker, and use
+        of the codes.
+        """
         pixels = free_clips("test", 256)[:, : FRAMES[self.paper]]
         rebuilt, indices = rebuild(model, pixels)
         codes = model.quantizer.num_codes
@@ -151,15 +169,21 @@ class ClipTokenizerRecipe(Recipe):
 
 @torch.no_grad()
 def rebuild(model: nn.Module, pixels: Tensor) -> tuple[Tensor, Tensor]:
-    """Clips (n t h w 3) uint8 through a tokenizer: rebuilt (n c t h w) in [-1, 1], and tokens (n t h w)."""
+    """Clips (n t h w 3) uint8 through a tokenizer: rebuilt (n c t h w) in [-1, 1], and tokens (n t
+    h w).
+    """
     device = next(model.parameters()).device
     parts = [model(to_clip(part.to(device))) for part in pixels.split(16)]
-    return torch.cat([x.clamp(-1, 1).cpu() for x, _ in parts]), torch.cat([q.indices.cpu() for _, q in parts])
+    return torch.cat([x.clamp(-1, 1).cpu() for x, _ in parts]), torch.cat(
+        [q.indices.cpu() for _, q in parts]
+    )
 
 
 @torch.no_grad()
 def clip_fidelity(clip: Tensor, rebuilt: Tensor) -> dict[str, float]:
-    """How near rebuilt clips (n c t h w) in [-1, 1] are to the originals: frames one by one, and clips as a set."""
+    """How near rebuilt clips (n c t h w) in [-1, 1] are to the originals: frames one by one, and
+    clips as a set.
+    """
     trunk = load_checkpoint(TRUNK)[0]
     pairs = list(zip(to_frames(clip).split(256), to_frames(rebuilt).split(256), strict=True))
     return {
@@ -172,14 +196,19 @@ def clip_fidelity(clip: Tensor, rebuilt: Tensor) -> dict[str, float]:
 
 @torch.no_grad()
 def clip_distance(real: Tensor, fake: Tensor) -> float:
-    """Fréchet distance of two sets of clips (n c t h w), in the clip judge's features of their first 16 frames."""
+    """Fréchet distance of two sets of clips (n c t h w), in the clip judge's features of their
+    first 16 frames.
+    """
     judge = load_checkpoint(JUDGE)[0]
     sides = [rearrange(x[:, :, :16], "b c t h w -> b t c h w") for x in (real, fake)]
-    return frechet_distance(*(torch.cat([judge.features(part) for part in side.split(64)]) for side in sides))
+    return frechet_distance(
+        *(torch.cat([judge.features(part) for part in side.split(64)]) for side in sides)
+    )
 
 
 def flicker(clip: Tensor, rebuilt: Tensor) -> float:
-    """How much the error itself changes from frame to frame: the mean of |d(rebuilt - clip)|, pixels in [-1, 1].
+    """How much the error itself changes from frame to frame: the mean of |d(rebuilt - clip)|,
+    pixels in [-1, 1].
 
     An error that stays where it is, such as a blurred floor, does not flicker.
     """
@@ -195,7 +224,8 @@ def same_token(model: nn.Module, frames: int) -> float:
     step = model.config.cell[2]
     wide = pictures("test", 64, size=32 + step, count=(1, 2, 3))["pixels"][:, :32]
     left, right = (
-        rebuild(model, view[:, None].expand(-1, frames, -1, -1, -1))[1] for view in (wide[:, :, :32], wide[:, :, step:])
+        rebuild(model, view[:, None].expand(-1, frames, -1, -1, -1))[1]
+        for view in (wide[:, :, :32], wide[:, :, step:])
     )
     return float((left[..., 1:] == right[..., :-1]).float().mean())
 
@@ -207,9 +237,11 @@ BY_CONDITION = ("FP", "FI", "OPC", "OPV", "OPH", "OPD", "IPC", "IPD")  # CG has 
 
 @functools.lru_cache(maxsize=4)
 def tokenised(tokenizer: str, split: str, n: int, tasks: tuple[str, ...] = ()) -> dict[str, Tensor]:
-    """n clips of one object under a still camera, as tokens: `codes` (n t h w), and `conditions` (n tasks t h w).
+    """n clips of one object under a still camera, as tokens: `codes` (n t h w), and `conditions` (n
+    tasks t h w).
 
-    The conditions are the codes of each task's padded clip.  Besides, `label` (n,), the motion, and `pixels`.
+    The conditions are the codes of each task's padded clip.  Besides, `label` (n,), the motion, and
+    `pixels`.
     """
     model, made = load_checkpoint(tokenizer)
     frames = FRAMES[made["recipe"]["preset"].partition("/")[0]]
@@ -241,17 +273,23 @@ class MultiTask(Trainable):
         self.model = model
 
     def loss(self, player: str, batch: dict[str, Tensor], draw: Draw) -> Tensor:
-        task = TASKS[int(torch.randint(len(TASKS), (), generator=draw.generator, device=draw.device))]
+        task = TASKS[
+            int(torch.randint(len(TASKS), (), generator=draw.generator, device=draw.device))
+        ]
         gamma = torch.rand((), generator=draw.generator, device=draw.device).mul(torch.pi / 2).cos()
         return self.task_loss(batch, task, gamma, draw)[0]
 
-    def task_loss(self, batch: dict[str, Tensor], task: str, gamma: Tensor, draw: Draw) -> tuple[Tensor, dict]:
+    def task_loss(
+        self, batch: dict[str, Tensor], task: str, gamma: Tensor, draw: Draw
+    ) -> tuple[Tensor, dict]:
         """COMMIT's loss of one task, and its three parts."""
         codes, condition = batch["codes"].long(), condition_of(batch, task)
         given = task_mask(task, codes.shape[1:]).to(codes.device)
         flat = codes.flatten(1)
         masked = magvit.masked_places(draw.rand(*flat.shape), gamma)
-        shown = magvit.commit_tokens(flat, condition.flatten(1), given.flatten(), masked, self.model.config.mask_token)
+        shown = magvit.commit_tokens(
+            flat, condition.flatten(1), given.flatten(), masked, self.model.config.mask_token
+        )
         logits = self.model.code_logits(self.model.prefix(task, batch["label"]), shown)
         return magvit.commit_loss(magvit.token_losses(logits, flat), given.flatten(), masked)
 
@@ -276,16 +314,27 @@ class BertRecipe(Recipe):
         return min(super().lr_scale(step), (self.steps - step) / max(self.steps - self.warmup, 1))
 
     def measure(self, model: nn.Module) -> dict:
-        """Each task's Fréchet distance of completed test clips, and of the tokenizer's own reconstructions."""
+        """Each task's Fréchet distance of completed test clips, and of the tokenizer's own
+        reconstructions.
+        """
         tokenizer = load_checkpoint(self.tokenizer)[0]
         found = tokenised(self.tokenizer, "test", 128, BY_CONDITION)
         real = to_clip(found["pixels"])
         scores = {}
         for task in TASKS:
             made = magvit.generate(
-                tokenizer, model, task, real, found["label"], steps=12, generator=torch.Generator().manual_seed(0)
+                tokenizer,
+                model,
+                task,
+                real,
+                found["label"],
+                steps=12,
+                generator=torch.Generator().manual_seed(0),
             ).clamp(-1, 1)
-            scores[task] = {"frechet": clip_distance(real, made), **motion_as_asked(made, found["label"])}
+            scores[task] = {
+                "frechet": clip_distance(real, made),
+                **motion_as_asked(made, found["label"]),
+            }
         rebuilt, _ = rebuild(tokenizer, found["pixels"])
         return {
             "frechet": sum(each["frechet"] for each in scores.values()) / len(TASKS),
@@ -298,12 +347,17 @@ class BertRecipe(Recipe):
 def motion_as_asked(made: Tensor, label: Tensor) -> dict[str, float]:
     """The share of clips (n c t h w) in which the clip judge reads this motion (n,)."""
     judge = load_checkpoint(JUDGE)[0]
-    read = [judge.read(rearrange(part[:, :, :16], "b c t h w -> b t c h w"))["motion"] for part in made.split(64)]
+    read = [
+        judge.read(rearrange(part[:, :, :16], "b c t h w -> b t c h w"))["motion"]
+        for part in made.split(64)
+    ]
     return {"motion as asked": float((torch.cat(read) == label).float().mean())}
 
 
 class MaskedPrior(Trainable):
-    """A masked language model of one task, class-conditional generation: whatever is masked shows [MASK]."""
+    """A masked language model of one task, class-conditional generation: whatever is masked shows
+    [MASK].
+    """
 
     def __init__(self, model: magvit2.MaskedLM):
         super().__init__()
@@ -331,15 +385,21 @@ class CausalPrior(Trainable):
 
 
 def draw_codes(model: nn.Module, label: Tensor, generator: torch.Generator, **options) -> Tensor:
-    """Grids of codes (b t h w) of these classes (b,), in parallel or one by one, as the model wants it."""
+    """Grids of codes (b t h w) of these classes (b,), in parallel or one by one, as the model wants
+    it.
+    """
     prefix, grid = model.prefix("CG", label), model.config.grid
     if isinstance(model, magvit2.CausalLM):
         codes = magvit2.decode_causal(model, prefix, generator=generator, **options)
     else:
-        canvas = torch.full((len(label), grid[0] * grid[1] * grid[2]), model.config.mask_token, device=label.device)
+        canvas = torch.full(
+            (len(label), grid[0] * grid[1] * grid[2]), model.config.mask_token, device=label.device
+        )
         unknown = torch.ones_like(canvas, dtype=torch.bool)
         predict = functools.partial(model.code_logits, prefix)
-        codes = parallel_decode(predict, canvas, unknown, generator=generator, **{"steps": 12} | options).tokens[-1]
+        codes = parallel_decode(
+            predict, canvas, unknown, generator=generator, **{"steps": 12} | options
+        ).tokens[-1]
     return codes.view(len(label), *grid)
 
 
@@ -364,7 +424,9 @@ class LanguageModelRecipe(BertRecipe):
         found = tokenised(self.tokenizer, "test", 128)
         codes = draw_codes(model, found["label"], torch.Generator().manual_seed(0))
         with torch.no_grad():
-            made = torch.cat([tokenizer.decode_indices(part).clamp(-1, 1) for part in codes.split(16)])
+            made = torch.cat(
+                [tokenizer.decode_indices(part).clamp(-1, 1) for part in codes.split(16)]
+            )
         real = to_clip(found["pixels"])
         return {"frechet": clip_distance(real, made), **motion_as_asked(made, found["label"])}
 
@@ -377,7 +439,9 @@ BITS = (6, 8, 10, 12, 14)
 
 @dataclass(frozen=True)
 class SweepRecipe(ClipTokenizerRecipe):
-    """MAGVIT-v2's tokenizer on single pictures, with its own quantiser or with a codebook of as many codes."""
+    """MAGVIT-v2's tokenizer on single pictures, with its own quantiser or with a codebook of as
+    many codes.
+    """
 
     preset: str = "magvit2/tiny-image"
     padding: str = "zeros"
@@ -389,7 +453,8 @@ class SweepRecipe(ClipTokenizerRecipe):
         config = replace(zoo.find(self.preset).config, strides=PICTURE_STRIDES)
         if self.quantizer == "lfq":
             return ClipTokenizer(magvit2.Tokenizer(replace(config, bits=self.bits)), self)
-        model = magvit2.Tokenizer(replace(config, bits=32))  # a vector of 32 numbers in a bit's place
+        # a vector of 32 numbers in a bit's place
+        model = magvit2.Tokenizer(replace(config, bits=32))
         model.quantizer = VectorQuantizer(2**self.bits, 32, update="ema")
         return ClipTokenizer(model, self)
 
@@ -434,7 +499,9 @@ class SweepPriorRecipe(BertRecipe):
         kind = torch.arange(512) % 32
         codes = draw_codes(model, kind, torch.Generator().manual_seed(0), steps=8)
         with torch.no_grad():
-            drawn = torch.cat([tokenizer.decode_indices(part).clamp(-1, 1) for part in codes.split(64)])
+            drawn = torch.cat(
+                [tokenizer.decode_indices(part).clamp(-1, 1) for part in codes.split(64)]
+            )
         return sample_scores(drawn[:, :, 0], kind)
 
 

@@ -1,8 +1,10 @@
-"""Notebook 02: Vision Transformers that read the little world, a ResNet beside them, and the world's picture judge.
+"""Notebook 02: Vision Transformers that read the little world, a ResNet beside them, and the
+world's picture judge.
 
-All but the judge name shape and colour at once, 32 classes, of the one object in a picture.  `vit-data-N` and
-`resnet-data-N` differ in the number of training pictures, and see equally many batches; `vit-positions-*` and
-`vit-patch-*` change one thing about `vit-data-8000`; `vit-48-*` are tuned at 48 pixels from `vit-data-32000`.
+All but the judge name shape and colour at once, 32 classes, of the one object in a picture.
+`vit-data-N` and `resnet-data-N` differ in the number of training pictures, and see equally many
+batches; `vit-positions-*` and `vit-patch-*` change one thing about `vit-data-8000`; `vit-48-*` are
+tuned at 48 pixels from `vit-data-32000`.
 """
 
 from collections.abc import Callable
@@ -13,7 +15,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from course_lib import zoo
-from course_lib.metrics import PICTURE_LABELS, LabelJudge, calibration_error, few_shot_accuracy, fit_temperature
+from course_lib.metrics import (
+    PICTURE_LABELS,
+    LabelJudge,
+    calibration_error,
+    few_shot_accuracy,
+    fit_temperature,
+)
 from course_lib.nn.std_resnet import ResNet
 from course_lib.papers.vit import ViT, ViTConfig, for_fine_tuning
 from course_lib.training.randomness import Draw
@@ -26,25 +34,36 @@ JUDGE = "vit-judge"
 
 
 def pictures(split: str, n: int, size: int = 32, seed: int = 0, **constraints) -> dict[str, Tensor]:
-    """n pictures: `pixels` (n h w 3) uint8, the number of each label (n,), and `kind`, shape and colour in one.
+    """n pictures: `pixels` (n h w 3) uint8, the number of each label (n,), and `kind`, shape and
+    colour in one.
 
     One object each, unless the constraints say otherwise.
     """
     world = LittleWorld(split, size, length=n, seed=seed, **{"count": 1} | constraints)
     parts = [world.batch(range(start, min(start + 1000, n))) for start in range(0, n, 1000)]
-    labels = {name: torch.cat([part["labels"][name] for part in parts]) for name in parts[0]["labels"]}
+    labels = {
+        name: torch.cat([part["labels"][name] for part in parts]) for name in parts[0]["labels"]
+    }
     kind = labels["shape"] * COLOURS + labels["colour"]
-    return {"pixels": torch.cat([to_pixels(part["pixels"]) for part in parts]), "kind": kind, **labels}
+    return {
+        "pixels": torch.cat([to_pixels(part["pixels"]) for part in parts]),
+        "kind": kind,
+        **labels,
+    }
 
 
 @torch.no_grad()
-def in_batches(function: Callable[[Tensor], Tensor], pixels: Tensor, device: torch.device | str = "cpu") -> Tensor:
+def in_batches(
+    function: Callable[[Tensor], Tensor], pixels: Tensor, device: torch.device | str = "cpu"
+) -> Tensor:
     """`function` of pictures or clips (n ... h w 3) uint8, a few at a time; the results on the CPU."""
     return torch.cat([function(to_model(part.to(device))).cpu() for part in pixels.split(100)])
 
 
 class ConvNet(nn.Module):
-    """The ResNet that ViT is compared with: BiT's, with a root that does not halve, of the tiny ViT's cost."""
+    """The ResNet that ViT is compared with: BiT's, with a root that does not halve, of the tiny
+    ViT's cost.
+    """
 
     def __init__(self, num_classes: int = 32):
         super().__init__()
@@ -74,7 +93,9 @@ class Classifier(Trainable):
 
 @dataclass(frozen=True)
 class ClassifierRecipe(Recipe):
-    """Adam with decoupled weight decay, linear warm-up and linear decay (the paper's section 4.1, in miniature)."""
+    """Adam with decoupled weight decay, linear warm-up and linear decay (the paper's section 4.1,
+    in miniature).
+    """
 
     pictures: int = 8000
     weight_decay: float = 0.05
@@ -88,7 +109,9 @@ class ClassifierRecipe(Recipe):
         return Tensors(pixels=train["pixels"], label=train["kind"])
 
     def measure(self, model: nn.Module) -> dict:
-        """Accuracy on test pictures, whole and by label, and of linear probes on two tasks it was not trained for."""
+        """Accuracy on test pictures, whole and by label, and of linear probes on two tasks it was
+        not trained for.
+        """
         device = next(model.parameters()).device
         test = pictures("test", 2000)
         answers = in_batches(model, test["pixels"], device).argmax(1)
@@ -101,7 +124,8 @@ class ClassifierRecipe(Recipe):
 
 
 def few_shots(model: nn.Module, device: torch.device) -> dict[str, dict[str, list[float]]]:
-    """Accuracies of ridge regression on the model's features, by task and number of examples of each class.
+    """Accuracies of ridge regression on the model's features, by task and number of examples of
+    each class.
 
     The floor's pattern (4 classes) and scikit-learn's digits (10).
     """
@@ -113,13 +137,19 @@ def few_shots(model: nn.Module, device: torch.device) -> dict[str, dict[str, lis
     }
     scores: dict[str, dict[str, list[float]]] = {}
     for task, sets in tasks.items():
-        train, test = ((in_batches(model.features, pixels, device), label) for pixels, label in sets)
-        scores[task] = {str(shots): few_shot_accuracy(train, test, shots) for shots in (1, 5, 10, 25)}
+        train, test = (
+            (in_batches(model.features, pixels, device), label) for pixels, label in sets
+        )
+        scores[task] = {
+            str(shots): few_shot_accuracy(train, test, shots) for shots in (1, 5, 10, 25)
+        }
     return scores
 
 
 def digits(size: int = 32) -> tuple[Tensor, Tensor]:
-    """scikit-learn's 1,797 handwritten digits as pictures (n h w 3) uint8, and what they are (n,), in a fixed order."""
+    """scikit-learn's 1,797 handwritten digits as pictures (n h w 3) uint8, and what they are (n,),
+    in a fixed order.
+    """
     from sklearn.datasets import load_digits
 
     found = load_digits()
@@ -140,7 +170,9 @@ class ViTRecipe(ClassifierRecipe):
     @property
     def config(self) -> ViTConfig:
         """The network of this recipe."""
-        return replace(zoo.find("vit/tiny").config, patch_size=self.patch_size, positions=self.positions)
+        return replace(
+            zoo.find("vit/tiny").config, patch_size=self.patch_size, positions=self.positions
+        )
 
     def build(self) -> Classifier:
         return Classifier(ViT(self.config))
@@ -185,7 +217,9 @@ class DigitsRecipe(ClassifierRecipe):
     """A ViT of 2 x 2 pixel patches on the first 1,400 digits, at their own 8 pixels."""
 
     def build(self) -> Classifier:
-        return Classifier(ViT(replace(zoo.find("vit/tiny").config, image_size=8, patch_size=2, num_classes=10)))
+        return Classifier(
+            ViT(replace(zoo.find("vit/tiny").config, image_size=8, patch_size=2, num_classes=10))
+        )
 
     def data(self) -> Tensors:
         ink, digit = digits(8)
@@ -215,7 +249,9 @@ class Reader(Trainable):
 
 @dataclass(frozen=True)
 class PictureJudgeRecipe(ClassifierRecipe):
-    """A larger ViT that reads shape, colour and scale of a lone object, and how many objects there are."""
+    """A larger ViT that reads shape, colour and scale of a lone object, and how many objects there
+    are.
+    """
 
     width: int = 96
     depth: int = 6
@@ -223,7 +259,11 @@ class PictureJudgeRecipe(ClassifierRecipe):
     def build(self) -> Reader:
         tiny = zoo.find("vit/tiny").config
         size = dict(width=self.width, depth=self.depth, mlp=2 * self.width)
-        return Reader(LabelJudge(ViT(replace(tiny, **size, num_classes=sum(PICTURE_LABELS.values()))), PICTURE_LABELS))
+        return Reader(
+            LabelJudge(
+                ViT(replace(tiny, **size, num_classes=sum(PICTURE_LABELS.values()))), PICTURE_LABELS
+            )
+        )
 
     def data(self) -> Tensors:
         return Tensors(**judged("train", self.pictures))
@@ -240,11 +280,14 @@ class PictureJudgeRecipe(ClassifierRecipe):
 def judged(split: str, n: int, seed: int = 0) -> dict[str, Tensor]:
     """n pictures of one to three objects: `pixels` (n h w 3) and the judge's labels.
 
-    Where there are several objects nothing says which one shape, colour and scale are of: they are -1.
+    Where there are several objects nothing says which one shape, colour and scale are of: they are
+    -1.
     """
     found = pictures(split, n, seed=seed, count=(1, 2, 3))
     several = found["count"] > 0
-    about_one = {name: found[name].masked_fill(several, -1) for name in ("shape", "colour", "scale")}
+    about_one = {
+        name: found[name].masked_fill(several, -1) for name in ("shape", "colour", "scale")
+    }
     return {"pixels": found["pixels"], "count": found["count"], **about_one}
 
 
@@ -256,12 +299,15 @@ def answers_of(judge: LabelJudge, pixels: Tensor) -> dict[str, Tensor]:
 
 
 def calibrate(judge: LabelJudge, held_out: dict[str, Tensor]) -> None:
-    """Set each label's temperature to the one most likely on labelled pictures or clips; 1 where no answer is wrong."""
+    """Set each label's temperature to the one most likely on labelled pictures or clips; 1 where no
+    answer is wrong.
+    """
     judge.temperature.fill_(1.0)
     for i, (name, all_logits) in enumerate(answers_of(judge, held_out["pixels"]).items()):
         known = held_out[name] >= 0
         logits, label = all_logits[known], held_out[name][known]
-        if bool((logits.argmax(1) != label).any()):  # without a mistake the likeliest temperature is 0
+        # without a mistake the likeliest temperature is 0
+        if bool((logits.argmax(1) != label).any()):
             judge.temperature[i] = fit_temperature(logits, label)
 
 
@@ -275,7 +321,9 @@ def reading_scores(judge: LabelJudge, test: dict[str, Tensor]) -> dict[str, floa
     return scores
 
 
-TRAINED = dict(steps=2000, batch_size=64, learning_rate=1e-3, warmup=200, ema=0.99, checkpoint_dtype="float16")
+TRAINED = dict(
+    steps=2000, batch_size=64, learning_rate=1e-3, warmup=200, ema=0.99, checkpoint_dtype="float16"
+)
 SIZES = (500, 2000, 8000, 32_000)
 
 RECIPES = [

@@ -1,8 +1,10 @@
-"""Notebook 03: Video Vision Transformers that read motion in the little world, and the world's clip judge.
+"""Notebook 03: Video Vision Transformers that read motion in the little world, and the world's clip
+judge.
 
-A clip shows one object under a still camera; the class is one of the eight motions that a lone object can have.  Runs
-that are compared differ in one thing: `vivit-model-*` in the encoder, `vivit-init-*` in how tokens are made from frames
-and where they start (Table 1), `vivit-tubelet-*` in its length, `vivit-regular-*` in the regularisers (Table 3).
+A clip shows one object under a still camera; the class is one of the eight motions that a lone
+object can have.  Runs that are compared differ in one thing: `vivit-model-*` in the encoder,
+`vivit-init-*` in how tokens are made from frames and where they start (Table 1), `vivit-tubelet-*`
+in its length, `vivit-regular-*` in the regularisers (Table 3).
 """
 
 import functools
@@ -27,21 +29,34 @@ from course_lib.papers.vivit import (
 from course_lib.training.augment import clip_transform, mixup
 from course_lib.training.randomness import Draw
 from course_lib.training.recipe import Tensors, Trainable
-from course_lib.training.recipes.vit import ClassifierRecipe, Reader, calibrate, in_batches, reading_scores
+from course_lib.training.recipes.vit import (
+    ClassifierRecipe,
+    Reader,
+    calibrate,
+    in_batches,
+    reading_scores,
+)
 from course_lib.training.store import load_checkpoint
 from course_lib.world import LittleWorld, to_model, to_pixels
 
-MOTIONS = ("rest", "slide", "bounce", "spin", "orbit", "rise", "fall", "grow")  # all but collide, which takes two
+# all but collide, which takes two
+MOTIONS = ("rest", "slide", "bounce", "spin", "orbit", "rise", "fall", "grow")
 JUDGE = "vivit-judge"
 SINGLE = (("count", 1), ("camera", "still"), ("motion", MOTIONS))
 
 
 @functools.lru_cache(maxsize=2)
-def clips(split: str, n: int, frames: int = 16, seed: int = 0, constraints: tuple = SINGLE) -> dict[str, Tensor]:
-    """n clips of 32 pixels: `pixels` (n t h w 3) uint8 and the number of each label (n,).  Rendered once a session."""
+def clips(
+    split: str, n: int, frames: int = 16, seed: int = 0, constraints: tuple = SINGLE
+) -> dict[str, Tensor]:
+    """n clips of 32 pixels: `pixels` (n t h w 3) uint8 and the number of each label (n,).  Rendered
+    once a session.
+    """
     world = LittleWorld(split, 32, frames=frames, length=n, seed=seed, **dict(constraints))
     parts = [world.batch(range(start, min(start + 250, n))) for start in range(0, n, 250)]
-    labels = {name: torch.cat([part["labels"][name] for part in parts]) for name in parts[0]["labels"]}
+    labels = {
+        name: torch.cat([part["labels"][name] for part in parts]) for name in parts[0]["labels"]
+    }
     return {"pixels": torch.cat([to_pixels(part["pixels"]) for part in parts]), **labels}
 
 
@@ -67,7 +82,9 @@ class MotionClassifier(Trainable):
     def __init__(self, model: nn.Module, recipe: "ViViTRecipe"):
         super().__init__()
         self.model, self.recipe = model, recipe
-        self.change = clip_transform((32, 32), recipe.rand_augment) if recipe.crop_flip_jitter else None
+        self.change = (
+            clip_transform((32, 32), recipe.rand_augment) if recipe.crop_flip_jitter else None
+        )
 
     def loss(self, player: str, batch: dict[str, Tensor], draw: Draw) -> Tensor:
         pixels, target = batch["pixels"], batch["label"]
@@ -77,7 +94,9 @@ class MotionClassifier(Trainable):
         video = to_model(pixels)
         if self.recipe.mixup:
             video, target = mixup(video, target, len(MOTIONS), self.recipe.mixup)
-        return F.cross_entropy(self.model(video), target, label_smoothing=self.recipe.label_smoothing)
+        return F.cross_entropy(
+            self.model(video), target, label_smoothing=self.recipe.label_smoothing
+        )
 
 
 @dataclass(frozen=True)
@@ -125,7 +144,9 @@ class ViViTRecipe(ClassifierRecipe):
         return Tensors(pixels=train["pixels"], label=train["motion"])
 
     def measure(self, model: nn.Module) -> dict:
-        """Accuracy on test clips as they are, with frames shuffled, reversed, or all equal to the middle one."""
+        """Accuracy on test clips as they are, with frames shuffled, reversed, or all equal to the
+        middle one.
+        """
         device = next(model.parameters()).device
         test = clips("test", 1000)
         each = torch.arange(1000)[:, None]  # an order of its own for each clip
@@ -136,7 +157,8 @@ class ViViTRecipe(ClassifierRecipe):
             "one frame": torch.full((16,), 8),
         }
         answers = {
-            name: in_batches(model, test["pixels"][each, order], device).argmax(1) for name, order in orders.items()
+            name: in_batches(model, test["pixels"][each, order], device).argmax(1)
+            for name, order in orders.items()
         }
         right = {name: float((x == test["motion"]).float().mean()) for name, x in answers.items()}
         pairs = test["motion"] * len(MOTIONS) + answers["accuracy"]
@@ -149,14 +171,18 @@ class ViViTRecipe(ClassifierRecipe):
 
 @dataclass(frozen=True)
 class ClipJudgeRecipe(ClassifierRecipe):
-    """A tiny factorised encoder that reads motion and camera of any clip, started from an image model."""
+    """A tiny factorised encoder that reads motion and camera of any clip, started from an image
+    model.
+    """
 
     clips: int = 24_000
     source: str = "vit-patch-8"
 
     def build(self) -> Reader:
         image_model, _ = load_checkpoint(self.source)
-        model = ViViT(replace(zoo.find("vivit/tiny FE").config, num_classes=sum(CLIP_LABELS.values())))
+        model = ViViT(
+            replace(zoo.find("vivit/tiny FE").config, num_classes=sum(CLIP_LABELS.values()))
+        )
         start_from_image_model(model, image_model)
         return Reader(LabelJudge(model, CLIP_LABELS))
 
@@ -178,7 +204,9 @@ def judged(split: str, n: int, seed: int = 0) -> dict[str, Tensor]:
     return {name: found[name] for name in ("pixels", *CLIP_LABELS)}
 
 
-TRAINED = dict(steps=1200, batch_size=32, learning_rate=1e-3, warmup=150, ema=0.99, checkpoint_dtype="float16")
+TRAINED = dict(
+    steps=1200, batch_size=32, learning_rate=1e-3, warmup=150, ema=0.99, checkpoint_dtype="float16"
+)
 TOKENS = {
     "uniform": dict(uniform=True),
     "random": dict(inflate="random"),
@@ -199,15 +227,31 @@ def _rungs() -> list[ViViTRecipe]:
     rungs, so_far = [], {}
     for name, more in LADDER.items():
         so_far |= more
-        rungs.append(ViViTRecipe(f"vivit-regular-{name}", clips=500, model=2, **TRAINED | {"steps": 500} | so_far))
+        rungs.append(
+            ViViTRecipe(
+                f"vivit-regular-{name}", clips=500, model=2, **TRAINED | {"steps": 500} | so_far
+            )
+        )
     return rungs
 
 
 RECIPES = [
-    ViViTRecipe("vivit-live", steps=700, learning_rate=1e-3, warmup=70, ema=0.98, clips=1500, model=2, batch_size=32),
+    ViViTRecipe(
+        "vivit-live",
+        steps=700,
+        learning_rate=1e-3,
+        warmup=70,
+        ema=0.98,
+        clips=1500,
+        model=2,
+        batch_size=32,
+    ),
     *(ViViTRecipe(f"vivit-model-{model}", model=model, **TRAINED) for model in (1, 2, 3, 4)),
     ViViTRecipe("vivit-model-2-average", model=2, **TRAINED | {"temporal_depth": 0}),
-    *(ViViTRecipe(f"vivit-init-{name}", **TRAINED, **{"tubelet_frames": 4} | how) for name, how in TOKENS.items()),
+    *(
+        ViViTRecipe(f"vivit-init-{name}", **TRAINED, **{"tubelet_frames": 4} | how)
+        for name, how in TOKENS.items()
+    ),
     ViViTRecipe("vivit-init-nothing", source=None, tubelet_frames=4, **TRAINED),
     ViViTRecipe("vivit-tubelet-8", tubelet_frames=8, **TRAINED),
     *_rungs(),

@@ -1,9 +1,10 @@
 """Notebook 04: VQ-VAE, VQGAN and the transformer on their codes, on pictures of the little world.
 
-`vqgan-l1`, `vqgan-lpips` and `vqgan-gan` have the same network, data, seed and steps, and one more term of the loss
-each; the last is the chapter's tokenizer.  `vqgan-collapse-*` differ in how the codebook is kept alive, `vqgan-f*` and
-`vqgan-k*` in the size of the grid and of the codebook.  `vqgan-prior` learns the tokenizer's codes, `vqgan-pixels` the
-pixels themselves, with the same transformer.
+`vqgan-l1`, `vqgan-lpips` and `vqgan-gan` have the same network, data, seed and steps, and one more
+term of the loss each; the last is the chapter's tokenizer.  `vqgan-collapse-*` differ in how the
+codebook is kept alive, `vqgan-f*` and `vqgan-k*` in the size of the grid and of the codebook.
+`vqgan-prior` learns the tokenizer's codes, `vqgan-pixels` the pixels themselves, with the same
+transformer.
 """
 
 from dataclasses import dataclass, replace
@@ -15,7 +16,14 @@ from torch import Tensor, nn
 from course_lib import zoo
 from course_lib.metrics import frechet_distance, psnr, ssim
 from course_lib.nn.patchgan import PatchGAN
-from course_lib.papers.vqgan import VQGAN, Transformer, VQGANConfig, VQGANLoss, next_code_loss, sample_codes
+from course_lib.papers.vqgan import (
+    VQGAN,
+    Transformer,
+    VQGANConfig,
+    VQGANLoss,
+    next_code_loss,
+    sample_codes,
+)
 from course_lib.quantize.vq import nearest_code, perplexity, usage
 from course_lib.training.randomness import Draw
 from course_lib.training.recipe import Recipe, Tensors, Trainable
@@ -38,13 +46,19 @@ class Tokenizer(Trainable):
         self.perceptual = load_checkpoint(TRUNK)[0] if recipe.perceptual else None
         distance = self.perceptual and (lambda image, rebuilt: self.perceptual.loss(rebuilt, image))
         self.losses = VQGANLoss(distance, discriminator_weight=recipe.discriminator_weight)
-        self.discriminator = None if recipe.adversarial_from is None else PatchGAN(width=32, halvings=2)
+        self.discriminator = (
+            None if recipe.adversarial_from is None else PatchGAN(width=32, halvings=2)
+        )
         self.register_buffer("step", torch.tensor(0))
         self.rebuilt = None  # by the autoencoder in this step
 
     def players(self):
         players = {"autoencoder": list(self.model.parameters())}
-        return players if self.discriminator is None else players | {"discriminator": self.discriminator.parameters()}
+        return (
+            players
+            if self.discriminator is None
+            else players | {"discriminator": self.discriminator.parameters()}
+        )
 
     def loss(self, player: str, batch: dict[str, Tensor], draw: Draw) -> Tensor:
         image = to_model(batch["pixels"])
@@ -60,7 +74,9 @@ class Tokenizer(Trainable):
         """Rebuild the pictures, dead codes revived first."""
         z = self.model.features(image)
         if self.recipe.revive_after:
-            self.model.quantizer.revive(z, draw.rand(len(z), *z.shape[2:]), self.recipe.revive_after)
+            self.model.quantizer.revive(
+                z, draw.rand(len(z), *z.shape[2:]), self.recipe.revive_after
+            )
         quantized = self.model.quantizer(z)
         rebuilt = self.model.decode(quantized.latents)
         self.rebuilt = rebuilt.detach()
@@ -85,7 +101,9 @@ class TokenizerRecipe(Recipe):
     def config(self) -> VQGANConfig:
         """The network of this recipe."""
         tiny = zoo.find("vqgan/tiny").config
-        return replace(tiny, multipliers=self.multipliers, num_codes=self.num_codes, update=self.update)
+        return replace(
+            tiny, multipliers=self.multipliers, num_codes=self.num_codes, update=self.update
+        )
 
     def build(self) -> Tokenizer:
         return Tokenizer(VQGAN(self.config), self)
@@ -98,11 +116,18 @@ class TokenizerRecipe(Recipe):
         return min(super().lr_scale(step), 3 * (self.steps - step) / self.steps)
 
     def measure(self, model: VQGAN) -> dict:
-        """Fidelity of rebuilt test pictures, Fréchet distance in the judge's features, and use of the codebook."""
+        """Fidelity of rebuilt test pictures, Fréchet distance in the judge's features, and use of
+        the codebook.
+        """
         device = next(model.parameters()).device
         pixels = pictures("test", 1000, count=(1, 2, 3))["pixels"]
         indices = in_batches(lambda x: model.encode(x).indices, pixels, device)
-        rebuilt = torch.cat([model.decode_indices(part.to(device)).clamp(-1, 1).cpu() for part in indices.split(100)])
+        rebuilt = torch.cat(
+            [
+                model.decode_indices(part.to(device)).clamp(-1, 1).cpu()
+                for part in indices.split(100)
+            ]
+        )
         counts = torch.bincount(indices.flatten(), minlength=self.num_codes)
         return {
             **fidelity(to_model(pixels), rebuilt),
@@ -116,8 +141,12 @@ class TokenizerRecipe(Recipe):
 def fidelity(image: Tensor, rebuilt: Tensor) -> dict[str, float]:
     """How near rebuilt pictures (n 3 h w) in [-1, 1] are to the originals, one by one and as a set."""
     trunk, judge = load_checkpoint(TRUNK)[0], load_checkpoint(JUDGE)[0]
-    distance = torch.cat([trunk(x, y) for x, y in zip(image.split(100), rebuilt.split(100), strict=True)])
-    real, fake = (torch.cat([judge.features(part) for part in x.split(100)]) for x in (image, rebuilt))
+    distance = torch.cat(
+        [trunk(x, y) for x, y in zip(image.split(100), rebuilt.split(100), strict=True)]
+    )
+    real, fake = (
+        torch.cat([judge.features(part) for part in x.split(100)]) for x in (image, rebuilt)
+    )
     return {
         "psnr": float(psnr(rebuilt, image).mean()),
         "ssim": float(ssim(rebuilt, image).mean()),
@@ -144,7 +173,9 @@ class Prior(Trainable):
 
 
 def class_token(kind: Tensor) -> Tensor:
-    """The condition (b 1) of classes (b,): class c shares its token with code c, as in the official code."""
+    """The condition (b 1) of classes (b,): class c shares its token with code c, as in the official
+    code.
+    """
     return kind[:, None]
 
 
@@ -175,10 +206,14 @@ class PriorRecipe(Recipe):
     def draw(self, model: nn.Module, kind: Tensor, generator: torch.Generator, **how) -> Tensor:
         """Pictures (n 3 h w) of these classes (n,), in [-1, 1]."""
         tokenizer = load_checkpoint(TOKENIZER, kind.device)[0]
-        return tokenizer.decode_indices(sample_codes(model, class_token(kind), (8, 8), generator=generator, **how))
+        return tokenizer.decode_indices(
+            sample_codes(model, class_token(kind), (8, 8), generator=generator, **how)
+        )
 
     def measure(self, model: nn.Module) -> dict:
-        """Nats per token and bits per pixel on test pictures, and what the judge makes of samples of every class."""
+        """Nats per token and bits per pixel on test pictures, and what the judge makes of samples
+        of every class.
+        """
         device = next(model.parameters()).device
         test = self.codes("test", 500)
         nats = torch.cat([
@@ -197,7 +232,9 @@ class PriorRecipe(Recipe):
 
 @torch.no_grad()
 def sample_scores(drawn: Tensor, kind: Tensor) -> dict[str, float]:
-    """The judge on drawn pictures (n 3 h w) of classes (n,): the share it reads as asked, and the Fréchet distance."""
+    """The judge on drawn pictures (n 3 h w) of classes (n,): the share it reads as asked, and the
+    Fréchet distance.
+    """
     judge = load_checkpoint(JUDGE)[0]
     drawn, kind = drawn.cpu(), kind.cpu()
     read = [judge.read(part) for part in drawn.split(100)]
@@ -220,7 +257,9 @@ class PixelTransformer(Transformer):
 
     def tokens_of(self, image: Tensor) -> Tensor:
         """(b 3 h w) in [-1, 1] -> (b h*w)"""
-        return nearest_code(rearrange(image, "b c h w -> (b h w) c"), self.palette).view(len(image), -1)
+        return nearest_code(rearrange(image, "b c h w -> (b h w) c"), self.palette).view(
+            len(image), -1
+        )
 
     def picture(self, tokens: Tensor) -> Tensor:
         """(b h w) -> (b 3 h w)"""
@@ -232,7 +271,11 @@ def find_palette(pixels: Tensor, colours: int = 256) -> Tensor:
     from sklearn.cluster import MiniBatchKMeans
 
     seen = rearrange(to_model(pixels), "n c h w -> (n h w) c")
-    means = MiniBatchKMeans(colours, random_state=0, batch_size=4096, n_init=1).fit(seen.numpy()).cluster_centers_
+    means = (
+        MiniBatchKMeans(colours, random_state=0, batch_size=4096, n_init=1)
+        .fit(seen.numpy())
+        .cluster_centers_
+    )
     return torch.from_numpy(means).float()
 
 
@@ -248,16 +291,29 @@ class PixelPriorRecipe(PriorRecipe):
     def codes(self, split: str, n: int) -> dict[str, Tensor]:
         """The colours (n 1024) of n pictures."""
         model, found = self.build().model, pictures(split, n)
-        return {"codes": in_batches(lambda x: model.tokens_of(x).short(), found["pixels"]), "kind": found["kind"]}
+        return {
+            "codes": in_batches(lambda x: model.tokens_of(x).short(), found["pixels"]),
+            "kind": found["kind"],
+        }
 
     def draw(self, model: nn.Module, kind: Tensor, generator: torch.Generator, **how) -> Tensor:
         """Pictures (n 3 h w) of these classes (n,), in [-1, 1], pixel by pixel."""
-        return model.picture(sample_codes(model, class_token(kind), (32, 32), generator=generator, **how))
+        return model.picture(
+            sample_codes(model, class_token(kind), (32, 32), generator=generator, **how)
+        )
 
 
-STAGE_ONE = dict(batch_size=16, learning_rate=5e-4, betas=(0.5, 0.9), warmup=100, ema=0.99, checkpoint_dtype="float16")
+STAGE_ONE = dict(
+    batch_size=16,
+    learning_rate=5e-4,
+    betas=(0.5, 0.9),
+    warmup=100,
+    ema=0.99,
+    checkpoint_dtype="float16",
+)
 FULL, SHORT = STAGE_ONE | {"steps": 5000}, STAGE_ONE | {"steps": 1200}
-MULTIPLIERS = {2: (1, 2), 4: (1, 1, 2), 8: (1, 1, 1, 2)}  # by the number of pixels per code along a side
+# by the number of pixels per code along a side
+MULTIPLIERS = {2: (1, 2), 4: (1, 1, 2), 8: (1, 1, 1, 2)}
 STAGE_TWO = dict(learning_rate=1e-3, warmup=100, ema=0.99, checkpoint_dtype="float16")
 
 RECIPES = [
