@@ -581,7 +581,7 @@ def in_steps(task, picture, steps=12):
     rng, place = torch.Generator().manual_seed(0), slice(picture, picture + 1)
     condition = tokenizer.encode(condition_clip(task, clip[place])).indices.flatten(1)
     canvas = torch.where(task_masks(task, (4, 8, 8)).flatten(), condition, bert.config.mask_token)
-    prefix = bert.prefix(task, test["label"][place])
+    prefix = bert.prefix_tokens(task, test["label"][place])
     tokens, unknown = canvas, torch.ones_like(canvas, dtype=torch.bool)
     history = []
     for step, number in enumerate(mask_schedule(steps, unknown.sum(1))):
@@ -919,10 +919,10 @@ explore(flip, place=room.patches(film[0, :, 8], 8, 8, value=(4, 4)), time=slider
 # ## 11 A vocabulary in two parts
 #
 # With $2^{18}$ codes, an embedding table for a transformer of width 1,024 has 268 million numbers, and so has the layer
-# that predicts the next code. So the code is *factorised*: its 18 bits are cut into two halves of 9, each with a table of
+# that predicts the next code. So the code is *factorized*: its 18 bits are cut into two halves of 9, each with a table of
 # 512 rows. A token's embedding is the sum of two rows, and two heads predict the two halves.
 #
-# ### Exercise: factorise
+# ### Exercise: factorize
 #
 # `bits` says how many bits each part has, the part with the lowest bits first: with (9,
 # 9), token $2^{18} - 2$ is (510, 511). Widths may differ, and there may be one part or three. The parts stand on a
@@ -936,9 +936,9 @@ explore(flip, place=room.patches(film[0, :, 8], 8, 8, value=(4, 4)), time=slider
 # </details>
 
 
-# %% exercise: factorise
+# %% exercise: factorize
 @exercise("magvit2.factorise")
-def factorise(indices, bits):
+def factorize(indices, bits):
     """Section 3.2: indices (...) of codes with sum(bits) bits -> parts (... len(bits)), low bits first"""
     # SOLUTION
     parts = []
@@ -951,7 +951,7 @@ def factorise(indices, bits):
 
 # %%
 code = torch.tensor([200_000])
-low, high = factorise(code, (9, 9))[0].tolist()
+low, high = factorize(code, (9, 9))[0].tolist()
 print(f"200,000 = {low} + 512 x {high}; tables: {2 * 512 * 1024:,} numbers in place of {2**18 * 1024:,}")
 
 # %% [markdown]
@@ -1050,8 +1050,8 @@ room.scorecard([
     dict(what="% of pixels not given, FP to CFP", paper="94, 87, 75, 50, 50, 50, 25, 25, 100, 94",
          code=missing((16, 128, 128)), note="FI: 87.5"),
     dict(what="% of tokens not given", paper="75, 50, 75, 50, 50, 50, 25, 25, 100, 75", code=missing((4, 16, 16))),
-    dict(what="Tokens of 17 x 128 x 128 pixels, v2", paper="1,280", code=math.prod(clips_of.grid(17, 128, 128))),
-    dict(what="Rows of the factorised tables", paper="2 x 512", code=f"{lm.factors} x {2 ** lm.bits[0]}"),
+    dict(what="Tokens of 17 x 128 x 128 pixels, v2", paper="1,280", code=math.prod(clips_of.token_grid(17, 128, 128))),
+    dict(what="Rows of the factorized tables", paper="2 x 512", code=f"{lm.factors} x {2 ** lm.factor_bits[0]}"),
 ], title="Exact")
 
 # %%
@@ -1121,7 +1121,7 @@ room.scorecard([dict(zip(("what", "paper", "measured", "shown"), fact, strict=Tr
 # in section 10 and judge). A codebook promises no such thing: the numbers 7 and 8 may stand for anything.
 # </details>
 #
-# <details><summary>Two heads predict the halves of a factorised token, each without seeing the other's draw. What can go
+# <details><summary>Two heads predict the halves of a factorized token, each without seeing the other's draw. What can go
 # wrong, and what heals it?</summary>
 # The two halves may not fit each other: a low half of one token with the high half of another. The model cannot tell
 # such a pair from a fitting one: to it the probability of a pair is the product of its halves'. But where it doubts

@@ -434,7 +434,7 @@ CAUSAL_CONV = Exercise(
 )
 
 
-# ---------------------------------------------------------------- factorise
+# ---------------------------------------------------------------- factorize
 
 
 def _factor_cases(rng):
@@ -449,7 +449,7 @@ def _factor_cases(rng):
 
 
 def _split(cut, arrange=lambda parts: torch.stack(parts, dim=-1)):
-    """factorise with another step: cut(what is left, bits of the factor) is (the factor, what is
+    """factorize with another step: cut(what is left, bits of the factor) is (the factor, what is
     left).
     """
 
@@ -468,12 +468,12 @@ def _cut(indices, count):
 
 
 def _highest_first(indices, bits):
-    return lfq.factorise(indices, bits[::-1]).flip(-1)
+    return lfq.factorize(indices, bits[::-1]).flip(-1)
 
 
 FACTORISE = Exercise(
     id="magvit2.factorise",
-    reference=lfq.factorise,
+    reference=lfq.factorize,
     cases=_factor_cases,
     equation="MAGVIT-v2, section 3.2 (token factorization)",
     points=2,
@@ -486,12 +486,12 @@ FACTORISE = Exercise(
             " (9, 9) token 2^18 - 2 is (510, 511).",
         ),
         "order_turned": Misconception(
-            lambda indices, bits: lfq.factorise(indices, bits).flip(-1),
+            lambda indices, bits: lfq.factorize(indices, bits).flip(-1),
             "The factors are right and stand in the wrong order: the one with the lowest bits comes"
             " first.",
         ),
         "widths_turned": Misconception(
-            lambda indices, bits: lfq.factorise(indices, bits[::-1]),
+            lambda indices, bits: lfq.factorize(indices, bits[::-1]),
             "The widths are turned round: bits[0] is how many of the lowest bits the first factor"
             " takes.",
         ),
@@ -523,7 +523,7 @@ FACTORISE = Exercise(
             " be 2^b - 1.)",
         ),
         "factors_first": Misconception(
-            lambda indices, bits: lfq.factorise(indices, bits).movedim(-1, 0),
+            lambda indices, bits: lfq.factorize(indices, bits).movedim(-1, 0),
             "The factors stand in the first axis. They belong in the last one: (..., factors).",
         ),
         "codes": Misconception(

@@ -37,7 +37,7 @@ class TokenizerLoss:
     r1_weight: float = 10.0
     lecam_weight: float = 0.001
 
-    def tokenizer(
+    def generator_loss(
         self,
         clip: Clip,
         reconstruction: Clip,
@@ -59,7 +59,7 @@ class TokenizerLoss:
             parts["adversarial"] = self.adversarial_weight * fooling
         return sum(parts.values()), parts
 
-    def discriminator(
+    def discriminator_loss(
         self, discriminator: nn.Module, clip: Clip, reconstruction: Clip, lecam: LeCam
     ) -> tuple[Scalar, dict[str, Scalar]]:
         """What the discriminator minimises, and its parts; `lecam` takes the batch into its

@@ -13,7 +13,7 @@ from torch import nn
 from course_lib.shapes import Float, Tensor
 
 
-class Conv3d(nn.Conv3d):
+class SameConv3d(nn.Conv3d):
     """A convolution of stride 1 with odd kernel (t, h, w), or one number for all three, that keeps
     the clip's size.
 

@@ -56,7 +56,7 @@ class StyleGANDiscriminator(nn.Module):
         widths = [filters, *(filters * m for m in multipliers)]
         self.conv_in = nn.Conv3d(channels, filters, 3, padding=1)
         self.blocks = nn.ModuleList(
-            ResBlock(c_in, c_out, halve) for c_in, c_out in pairwise(widths)
+            DiscriminatorBlock(c_in, c_out, halve) for c_in, c_out in pairwise(widths)
         )
         self.conv_out = nn.Conv3d(widths[-1], widths[-1], 3, padding=1)
         cells = math.prod(-(-n // 2 ** len(multipliers)) for n in self.size)
@@ -80,7 +80,7 @@ class StyleGANDiscriminator(nn.Module):
         return self.logit(activate(self.hidden(x))).squeeze(1)
 
 
-class ResBlock(nn.Module):
+class DiscriminatorBlock(nn.Module):
     """Two convolutions with a halving between them, around a halved identity; the sum keeps its
     variance.
     """

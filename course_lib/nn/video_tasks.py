@@ -4,7 +4,7 @@ given, and what stands in for the rest.
 Clips are (b c t h w) in [-1, 1].  A task's rule is the same on every grid, of pixels or of tokens,
 in halves and quarters rounded down.  So a window that moves does so on the grid of tokens too, each
 rounded for itself, as in the official code.  That gives Table 12's percentages; by the letter of
-Eq. 2 (`touched`) a window that moves while a token's frames pass touches more tokens, and its
+Eq. 2 (`cells_with_given_pixels`) a window that moves while a token's frames pass touches more tokens, and its
 inpainting counterpart leaves fewer as padding.
 """
 
@@ -43,7 +43,9 @@ def task_mask(task: str, grid: Sequence[int]) -> Bool[Tensor, "t h w"]:
     return mask.expand(t, h, w).clone()
 
 
-def touched(pixels: Bool[Tensor, "t h w"], cell: Sequence[int]) -> Bool[Tensor, "t2 h2 w2"]:
+def cells_with_given_pixels(
+    pixels: Bool[Tensor, "t h w"], cell: Sequence[int]
+) -> Bool[Tensor, "t2 h2 w2"]:
     """The tokens whose cell of (frames, rows, columns) holds a pixel of the mask: Eq. 2 calls the
     others padding.
 

@@ -27,9 +27,9 @@ from einops import rearrange, repeat
 from torch import nn
 
 from course_lib.lm.maskgit import Decoding, parallel_decode, remask
-from course_lib.nn.bert import Bert, BertHead, truncated_normal_
-from course_lib.nn.conv3d import Conv3d
+from course_lib.nn.conv3d import SameConv3d
 from course_lib.nn.stylegan_discriminator import StyleGANDiscriminator
+from course_lib.nn.transformer import Bert, BertHead, truncated_normal_
 from course_lib.nn.video_tasks import TASKS, condition_clip, task_mask
 from course_lib.quantize.vq import Quantized, VectorQuantizer
 from course_lib.shapes import Bool, Float, Int, Tensor
@@ -67,9 +67,11 @@ class TokenizerConfig:
             raise ValueError(
                 "a tokenizer of single frames cannot halve time, got kernel_frames=1 and halve_time"
             )
-        odd = [self.filters * m for m in self.multipliers if self.filters * m % self.groups]
-        if odd:
-            raise ValueError(f"expected widths that {self.groups} groups share evenly, got {odd}")
+        misfits = [self.filters * m for m in self.multipliers if self.filters * m % self.groups]
+        if misfits:
+            raise ValueError(
+                f"expected widths that {self.groups} groups share evenly, got {misfits}"
+            )
 
     @property
     def cell(self) -> tuple[int, int, int]:
@@ -133,7 +135,7 @@ class BertConfig:
         return self.vocabulary - 1
 
     @property
-    def prefix(self) -> int:
+    def prefix_length(self) -> int:
         """Tokens before the grid's: the task's, where there are several, and the class's."""
         return 2 if self.multi_task else 1
 
@@ -218,7 +220,7 @@ class Encoder(nn.Sequential):
                 layers.append(nn.AvgPool3d((2 if config.halve_time[level] else 1, 2, 2)))
         layers += residuals(config, widths[-1], widths[-1])
         super().__init__(
-            *layers, norm(config, widths[-1]), nn.SiLU(), Conv3d(widths[-1], config.code_dim, 1)
+            *layers, norm(config, widths[-1]), nn.SiLU(), SameConv3d(widths[-1], config.code_dim, 1)
         )
 
 
@@ -246,23 +248,23 @@ class Decoder(nn.Sequential):
         )
 
 
-class ResBlock(nn.Module):
+class ClipResBlock(nn.Module):
     """Norm, swish and convolution, twice, around the identity; no biases."""
 
     def __init__(self, config: TokenizerConfig, c_in: int, c_out: int):
         super().__init__()
         self.norm1, self.conv1 = norm(config, c_in), conv(config, c_in, c_out, bias=False)
         self.norm2, self.conv2 = norm(config, c_out), conv(config, c_out, c_out, bias=False)
-        self.skip = Conv3d(c_in, c_out, 1, bias=False) if c_in != c_out else nn.Identity()
+        self.skip = SameConv3d(c_in, c_out, 1, bias=False) if c_in != c_out else nn.Identity()
 
     def forward(self, x: Float[Tensor, "b c t h w"]) -> Float[Tensor, "b d t h w"]:
         h = self.conv1(F.silu(self.norm1(x)))  # b d t h w
         return self.skip(x) + self.conv2(F.silu(self.norm2(h)))
 
 
-def conv(config: TokenizerConfig, c_in: int, c_out: int, bias: bool = True) -> Conv3d:
+def conv(config: TokenizerConfig, c_in: int, c_out: int, bias: bool = True) -> SameConv3d:
     """The tokenizer's convolution: 3 x 3 pixels of `kernel_frames` frames."""
-    return Conv3d(c_in, c_out, (config.kernel_frames, 3, 3), config.padding, bias)
+    return SameConv3d(c_in, c_out, (config.kernel_frames, 3, 3), config.padding, bias)
 
 
 def norm(config: TokenizerConfig, channels: int) -> nn.GroupNorm:
@@ -270,10 +272,10 @@ def norm(config: TokenizerConfig, channels: int) -> nn.GroupNorm:
     return nn.GroupNorm(config.groups, channels, 1e-6)
 
 
-def residuals(config: TokenizerConfig, c_in: int, c_out: int) -> list[ResBlock]:
+def residuals(config: TokenizerConfig, c_in: int, c_out: int) -> list[ClipResBlock]:
     """The blocks of one resolution."""
     return [
-        ResBlock(config, c_in if block == 0 else c_out, c_out) for block in range(config.blocks)
+        ClipResBlock(config, c_in if block == 0 else c_out, c_out) for block in range(config.blocks)
     ]
 
 
@@ -307,10 +309,10 @@ def inflate(model: Tokenizer, pictures: Tokenizer, kernel: Callable = inflate_ce
             theirs[name] = kernel(theirs[name].squeeze(2), ours[name].shape[2])
     ours, found = ({name: value.shape for name, value in state.items()} for state in (ours, theirs))
     if ours != found:
-        odd = sorted(name for name in ours | found if ours.get(name) != found.get(name))
+        misfits = sorted(name for name in ours | found if ours.get(name) != found.get(name))
         raise ValueError(
             "expected tokenizers of the same widths and blocks, got other shapes of"
-            f" {', '.join(odd)}"
+            f" {', '.join(misfits)}"
         )
     model.load_state_dict(theirs)
 
@@ -327,7 +329,7 @@ class MaskedTransformer(nn.Module):
         super().__init__()
         self.config = config
         self.tokens = nn.Embedding(config.vocabulary, config.width)
-        length = config.prefix + math.prod(config.grid)
+        length = config.prefix_length + math.prod(config.grid)
         self.bert = Bert(
             length, config.width, config.depth, config.heads, config.mlp, config.dropout
         )
@@ -349,7 +351,7 @@ class MaskedTransformer(nn.Module):
             self.head(x[:, prefix.shape[1] :]), self.tokens.weight[:codes], self.bias[:codes]
         )
 
-    def prefix(self, task: str, label: Int[Tensor, " b"]) -> Int[Tensor, "b m"]:
+    def prefix_tokens(self, task: str, label: Int[Tensor, " b"]) -> Int[Tensor, "b m"]:
         """The task's token, where there are several, and the class's: `label` in CG and CFP, "none"
         in the others.
         """
@@ -441,5 +443,7 @@ def generate(
     """What a task leaves of a clip, completed; options as of `decode`.  Models in evaluation mode."""
     condition = tokenizer.encode(condition_clip(task, clip)).indices  # b t h w
     given = task_mask(task, condition.shape[1:]).to(clip.device)
-    tokens = decode(model, model.prefix(task, label), condition, given, **options).tokens[-1]  # b n
+    tokens = decode(model, model.prefix_tokens(task, label), condition, given, **options).tokens[
+        -1
+    ]  # b n
     return tokenizer.decode_indices(tokens.view_as(condition))

@@ -36,12 +36,12 @@ from torch import nn
 from course_lib.lm.kv_cache import KVCache
 from course_lib.lm.sampling import generate
 from course_lib.losses.video_tokenizer import TokenizerLoss
-from course_lib.nn.bert import Bert, BertHead, truncated_normal_
 from course_lib.nn.causal_conv import CausalConv3d, CausalUpsample, FrameNorm
 from course_lib.nn.stylegan_discriminator import StyleGANDiscriminator, blur_pool
+from course_lib.nn.transformer import Bert, BertHead, truncated_normal_
 from course_lib.papers.magvit import BertConfig, MaskedTransformer
 from course_lib.papers.vqgan import Transformer, TransformerConfig
-from course_lib.quantize.lfq import LFQ, factorise
+from course_lib.quantize.lfq import LFQ, factorize
 from course_lib.quantize.vq import Quantized, check_indices
 from course_lib.shapes import Float, Int, Tensor
 
@@ -75,9 +75,11 @@ class TokenizerConfig:
                 "a model of pictures has no stride over frames, got kernel_frames=1 and"
                 f" {self.strides}"
             )
-        odd = [width for width in self.widths if width % self.groups]
-        if odd:
-            raise ValueError(f"expected widths that {self.groups} groups share evenly, got {odd}")
+        misfits = [width for width in self.widths if width % self.groups]
+        if misfits:
+            raise ValueError(
+                f"expected widths that {self.groups} groups share evenly, got {misfits}"
+            )
 
     @property
     def widths(self) -> list[int]:
@@ -91,7 +93,7 @@ class TokenizerConfig:
         """
         return tuple(math.prod(axis) for axis in zip(*self.strides, strict=True))
 
-    def grid(self, frames: int, height: int, width: int) -> tuple[int, int, int]:
+    def token_grid(self, frames: int, height: int, width: int) -> tuple[int, int, int]:
         """Times, rows and columns of a clip's tokens.  ValueError: it has not 1 + s t frames, or
         not whole cells.
         """
@@ -126,7 +128,7 @@ LOSS = partial(TokenizerLoss, squared_weight=5.0)
 
 @dataclass(frozen=True)
 class LMConfig(BertConfig):
-    """A language model on factorised tokens; its vocabulary is MAGVIT's.  Defaults: UCF-101 (4.1)."""
+    """A language model on factorized tokens; its vocabulary is MAGVIT's.  Defaults: UCF-101 (4.1)."""
 
     grid: tuple[int, int, int] = (5, 16, 16)
     num_codes: int = 2**18
@@ -137,14 +139,14 @@ class LMConfig(BertConfig):
     factors: int = 2
 
     def __post_init__(self):
-        if self.num_codes != 2 ** sum(self.bits):
+        if self.num_codes != 2 ** sum(self.factor_bits):
             raise ValueError(
                 f"{self.factors} equal factors need 2^({self.factors} m) codes, got"
                 f" {self.num_codes}"
             )
 
     @property
-    def bits(self) -> tuple[int, ...]:
+    def factor_bits(self) -> tuple[int, ...]:
         """Of each factor of a code, the lowest bits first."""
         return ((self.num_codes.bit_length() - 1) // self.factors,) * self.factors
 
@@ -187,7 +189,7 @@ class Tokenizer(nn.Module):
         """The encoder's output, before it is quantised.  Raises ValueError for clips that have no
         grid.
         """
-        self.config.grid(*clip.shape[2:])
+        self.config.token_grid(*clip.shape[2:])
         # as CPUs convolve fastest
         return self.encoder(clip.contiguous(memory_format=torch.channels_last_3d))
 
@@ -265,7 +267,7 @@ class DecoderLevel(nn.Module):
         return self.blocks(self.norm(x) * (1 + scale) + shift)
 
 
-class ResBlock(nn.Module):
+class CausalResBlock(nn.Module):
     """Norm, swish and convolution, twice, around the identity; no biases."""
 
     def __init__(self, config: TokenizerConfig, width: int):
@@ -285,9 +287,9 @@ def conv(config: TokenizerConfig, c_in: int, c_out: int, **options) -> CausalCon
     )
 
 
-def residuals(config: TokenizerConfig, width: int) -> list[ResBlock]:
+def residuals(config: TokenizerConfig, width: int) -> list[CausalResBlock]:
     """The blocks of one resolution."""
-    return [ResBlock(config, width) for _ in range(config.blocks)]
+    return [CausalResBlock(config, width) for _ in range(config.blocks)]
 
 
 # ---------------------------------------------------------------- 3.2 a start from pictures
@@ -315,14 +317,14 @@ def inflate(model: Tokenizer, pictures: Tokenizer) -> None:
         # that depth-to-space makes of one
         frames = ours[name].shape[0] // value.shape[0] if name in ours else 1
         theirs[name] = value.repeat(frames, *[1] * (value.ndim - 1))
-    odd = [
+    misfits = [
         name
         for name in ours | theirs
         if name not in theirs or theirs[name].shape != ours.get(name, value).shape
     ]
-    if odd:
+    if misfits:
         raise ValueError(
-            f"expected tokenizers that differ in time alone, got other weights in {odd}"
+            f"expected tokenizers that differ in time alone, got other weights in {misfits}"
         )
     model.load_state_dict(theirs)
 
@@ -330,7 +332,7 @@ def inflate(model: Tokenizer, pictures: Tokenizer) -> None:
 # ---------------------------------------------------------------- 3.2 tokens in two factors
 
 
-class FactorisedTokens(nn.Module):
+class FactorizedTokens(nn.Module):
     """Tokens to vectors and back to logits: for each factor a table, used both ways (weight tying),
     and a head.
     """
@@ -338,10 +340,12 @@ class FactorisedTokens(nn.Module):
     def __init__(self, config: LMConfig):
         super().__init__()
         self.config = config
-        self.tables = nn.ParameterList(torch.empty(2**bits, config.width) for bits in config.bits)
+        self.tables = nn.ParameterList(
+            torch.empty(2**bits, config.width) for bits in config.factor_bits
+        )
         self.others = nn.Parameter(torch.empty(config.vocabulary - config.num_codes, config.width))
-        self.heads = nn.ModuleList(BertHead(config.width) for _ in config.bits)
-        self.biases = nn.ParameterList(torch.zeros(2**bits) for bits in config.bits)
+        self.heads = nn.ModuleList(BertHead(config.width) for _ in config.factor_bits)
+        self.biases = nn.ParameterList(torch.zeros(2**bits) for bits in config.factor_bits)
         for table in (*self.tables, self.others):
             truncated_normal_(table)
 
@@ -352,7 +356,7 @@ class FactorisedTokens(nn.Module):
         check_indices(tokens, self.config.vocabulary)
         is_code = tokens < self.config.num_codes
         # b n, for each factor
-        parts = factorise(tokens.where(is_code, 0), self.config.bits).unbind(-1)
+        parts = factorize(tokens.where(is_code, 0), self.config.factor_bits).unbind(-1)
         codes = sum(
             F.embedding(part, table) for part, table in zip(parts, self.tables, strict=True)
         )
@@ -369,7 +373,7 @@ def factor_losses(
     logits: list[Float[Tensor, "b n _"]], codes: Int[Tensor, "b n"], smoothing: float = 0.0
 ) -> Float[Tensor, "b n"]:
     """-ln p of every code, in nats: the sum over its factors, each under label smoothing."""
-    parts = factorise(codes, tuple(each.shape[-1].bit_length() - 1 for each in logits)).unbind(-1)
+    parts = factorize(codes, tuple(each.shape[-1].bit_length() - 1 for each in logits)).unbind(-1)
     pairs = zip(logits, parts, strict=True)
     return sum(
         F.cross_entropy(a.mT, b, reduction="none", label_smoothing=smoothing) for a, b in pairs
@@ -390,15 +394,15 @@ def joint_logits(logits: list[Float[Tensor, "b n _"]]) -> Float[Tensor, "b n k"]
 
 
 class MaskedLM(nn.Module):
-    """MAGVIT's transformer on factorised tokens: a prefix, and what is shown in the codes' places."""
+    """MAGVIT's transformer on factorized tokens: a prefix, and what is shown in the codes' places."""
 
-    prefix = MaskedTransformer.prefix
+    prefix_tokens = MaskedTransformer.prefix_tokens
 
     def __init__(self, config: LMConfig):
         super().__init__()
         self.config = config
-        self.tokens = FactorisedTokens(config)
-        length = config.prefix + math.prod(config.grid)
+        self.tokens = FactorizedTokens(config)
+        length = config.prefix_length + math.prod(config.grid)
         self.bert = Bert(
             length, config.width, config.depth, config.heads, config.mlp, config.dropout
         )
@@ -420,19 +424,21 @@ class MaskedLM(nn.Module):
 
 
 class CausalLM(nn.Module):
-    """VQGAN's transformer on factorised tokens: a prefix, and the codes one after another."""
+    """VQGAN's transformer on factorized tokens: a prefix, and the codes one after another."""
 
-    prefix = MaskedTransformer.prefix
+    prefix_tokens = MaskedTransformer.prefix_tokens
 
     def __init__(self, config: LMConfig):
         super().__init__()
         self.config = config
-        length = config.prefix + math.prod(config.grid) - 1  # nothing comes after the last code
+        length = (
+            config.prefix_length + math.prod(config.grid) - 1
+        )  # nothing comes after the last code
         layers = TransformerConfig(
             1, length, config.depth, config.heads, config.width, config.dropout
         )
         self.transformer = Transformer(layers)
-        self.transformer.tokens, self.transformer.head = FactorisedTokens(config), nn.Identity()
+        self.transformer.tokens, self.transformer.head = FactorizedTokens(config), nn.Identity()
 
     def factor_logits(
         self, tokens: Int[Tensor, "b n"], cache: KVCache | None = None

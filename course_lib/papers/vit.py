@@ -25,7 +25,7 @@ from torch import nn
 
 from course_lib.nn.patches import patchify
 from course_lib.nn.std_resnet import ResNet
-from course_lib.nn.transformer_cost import encoder_macs, encoder_parameters
+from course_lib.nn.transformer import encoder_macs, encoder_parameters
 from course_lib.shapes import Float, Tensor
 
 # ---------------------------------------------------------------- configurations

@@ -27,7 +27,7 @@ from einops import rearrange, repeat
 from torch import nn
 
 from course_lib.nn.stochastic_depth import StochasticDepth
-from course_lib.nn.transformer_cost import encoder_macs, encoder_parameters
+from course_lib.nn.transformer import encoder_macs, encoder_parameters
 from course_lib.papers.vit import (
     MLP,
     Attention,

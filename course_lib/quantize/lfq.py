@@ -57,7 +57,7 @@ def token_code(indices: Int[Tensor, "..."], bits: int) -> Float[Tensor, "... bit
     return 2.0 * set_bits - 1
 
 
-def factorise(indices: Int[Tensor, "..."], bits: tuple[int, ...]) -> Int[Tensor, "... factors"]:
+def factorize(indices: Int[Tensor, "..."], bits: tuple[int, ...]) -> Int[Tensor, "... factors"]:
     """One index of sum(bits) bits as several of so many bits each, the lowest bits first (section
     3.2).
 
@@ -72,7 +72,7 @@ def factorise(indices: Int[Tensor, "..."], bits: tuple[int, ...]) -> Int[Tensor,
 
 
 def join(parts: Int[Tensor, "... factors"], bits: tuple[int, ...]) -> Int[Tensor, "..."]:
-    """The index whose factors these are: the inverse of factorise.
+    """The index whose factors these are: the inverse of factorize.
 
     ValueError: a factor needs more bits, or there are not as many factors as entries of bits.
     """

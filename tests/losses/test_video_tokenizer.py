@@ -41,7 +41,7 @@ def distance(x, y):
 def test_what_the_tokenizer_minimises_part_by_part():
     model = Curved()
     loss = TokenizerLoss(distance)
-    total, parts = loss.tokenizer(
+    total, parts = loss.generator_loss(
         CLIP, RECONSTRUCTION, torch.tensor(0.3, dtype=torch.float64), model
     )
     unit, rebuilt = (CLIP + 1) / 2, (RECONSTRUCTION + 1) / 2
@@ -64,21 +64,21 @@ def test_frames_are_judged_one_by_one():
         seen.append((x, y))
         return distance(x, y)
 
-    TokenizerLoss(watch).tokenizer(CLIP, RECONSTRUCTION, torch.tensor(0.0), None)
+    TokenizerLoss(watch).generator_loss(CLIP, RECONSTRUCTION, torch.tensor(0.0), None)
     ((x, y),) = seen
     assert x.shape == y.shape == (8, 3, 5, 6)
     assert torch.equal(x[5], CLIP[1, :, 1]) and torch.equal(y[2], RECONSTRUCTION[0, :, 2])
 
 
 def test_without_a_discriminator_or_a_perceptual_distance_they_have_no_part():
-    parts = TokenizerLoss(None).tokenizer(CLIP, RECONSTRUCTION, torch.tensor(0.0), None)[1]
+    parts = TokenizerLoss(None).generator_loss(CLIP, RECONSTRUCTION, torch.tensor(0.0), None)[1]
     assert parts.keys() == {"squared", "quantizer"}
 
 
 def test_what_the_discriminator_minimises_part_by_part():
     model, lecam = Curved(), LeCam().double()
     reconstruction = RECONSTRUCTION.clone().requires_grad_()
-    total, parts = TokenizerLoss(None).discriminator(model, CLIP, reconstruction, lecam)
+    total, parts = TokenizerLoss(None).discriminator_loss(model, CLIP, reconstruction, lecam)
     real, fake = model(CLIP), model(RECONSTRUCTION)
     unit = ((CLIP + 1) / 2).requires_grad_()
     (slope,) = torch.autograd.grad(model(2 * unit - 1).sum(), unit, create_graph=True)
@@ -100,8 +100,8 @@ def test_every_weight_multiplies_its_own_part(weight):
     for value in (1.0, 3.0):
         loss = TokenizerLoss(distance, **{f"{weight}_weight": value})
         results.append(
-            loss.tokenizer(CLIP, RECONSTRUCTION, torch.tensor(0.3), Curved())[1]
-            | loss.discriminator(Curved(), CLIP, RECONSTRUCTION, LeCam().double())[1]
+            loss.generator_loss(CLIP, RECONSTRUCTION, torch.tensor(0.3), Curved())[1]
+            | loss.discriminator_loss(Curved(), CLIP, RECONSTRUCTION, LeCam().double())[1]
         )
     for name in results[0]:
         assert float((results[1][name] / results[0][name]).detach()) == pytest.approx(
@@ -117,7 +117,7 @@ def test_the_discriminator_learns_in_full_precision_also_under_autocast():
     for enabled in (False, True):
         with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
             rebuilt = (clip / 2).bfloat16() if enabled else (clip / 2).bfloat16().float()
-            total = TokenizerLoss(None).discriminator(model, clip, rebuilt, LeCam())[0]
+            total = TokenizerLoss(None).discriminator_loss(model, clip, rebuilt, LeCam())[0]
         gradients.append(torch.autograd.grad(total, list(model.parameters())))
     for ours, wanted in zip(*gradients, strict=True):
         assert ours.dtype == torch.float32 and torch.equal(ours, wanted)

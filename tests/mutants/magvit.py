@@ -115,7 +115,9 @@ def tasks_flat(task, grid):
 def tasks_of_pixels(task, grid):
     """Masks of 4 x 8 x 8 pixels each, touched anywhere."""
     t, h, w = grid
-    return video_tasks.touched(video_tasks.task_mask(task, (4 * t, 8 * h, 8 * w)), (4, 8, 8))
+    return video_tasks.cells_with_given_pixels(
+        video_tasks.task_mask(task, (4 * t, 8 * h, 8 * w)), (4, 8, 8)
+    )
 
 
 def tasks_last_frame(task, grid):

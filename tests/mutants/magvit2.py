@@ -140,11 +140,11 @@ def conv_bias_twice(x, weight, bias, stride):
     return causal_conv.causal_conv3d(x, weight, 2 * bias, stride)
 
 
-def factorise_tuple(indices, bits):
-    return tuple(lfq.factorise(indices, bits).unbind(-1))
+def factorize_tuple(indices, bits):
+    return tuple(lfq.factorize(indices, bits).unbind(-1))
 
 
-def factorise_floats(indices, bits):
+def factorize_floats(indices, bits):
     parts, rest = [], indices.float()
     for count in bits:
         parts.append(rest % 2**count)
@@ -152,7 +152,7 @@ def factorise_floats(indices, bits):
     return torch.stack(parts, -1)
 
 
-def factorise_interleaved(indices, bits):
+def factorize_interleaved(indices, bits):
     """The bits dealt out one by one."""
     set_bits = indices[..., None] >> torch.arange(sum(bits)) & 1
     dealt = [set_bits[..., i :: len(bits)][..., :count] for i, count in enumerate(bits)]
@@ -160,7 +160,7 @@ def factorise_interleaved(indices, bits):
 
 
 def factorise_last_keeps_all(indices, bits):
-    parts = lfq.factorise(indices, bits)
+    parts = lfq.factorize(indices, bits)
     return torch.cat([parts[..., :-1], indices[..., None]], dim=-1)
 
 
@@ -174,7 +174,7 @@ def factorise_unshifted_high(indices, bits):
 
 
 def factorise_in_place(indices, bits):
-    parts = lfq.factorise(indices, bits)
+    parts = lfq.factorize(indices, bits)
     indices >>= sum(bits[:-1])
     return parts
 
@@ -214,9 +214,9 @@ WRONG = {
         "bias_twice": conv_bias_twice,
     },
     "magvit2.factorise": {
-        "tuple": factorise_tuple,
-        "floats": factorise_floats,
-        "interleaved": factorise_interleaved,
+        "tuple": factorize_tuple,
+        "floats": factorize_floats,
+        "interleaved": factorize_interleaved,
         "last_keeps_all": factorise_last_keeps_all,
         "unshifted_high": factorise_unshifted_high,
         "in_place": factorise_in_place,

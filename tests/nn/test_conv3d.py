@@ -8,7 +8,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from course_lib.nn.conv3d import Conv3d, lecun_normal_, reflect_pad
+from course_lib.nn.conv3d import SameConv3d, lecun_normal_, reflect_pad
 
 CLIP = torch.randn(2, 3, 4, 6, 5, generator=torch.Generator().manual_seed(0))
 
@@ -52,7 +52,7 @@ def test_a_mirror_needs_more_than_its_pad(pad):
 @pytest.mark.parametrize("kernel", [(3, 3, 3), (1, 3, 3), (3, 5, 1), (1, 1, 1)])
 @pytest.mark.parametrize("padding", ["reflect", "zeros"])
 def test_a_convolution_is_that_of_the_padded_clip(padding, kernel):
-    conv = Conv3d(3, 4, kernel, padding)
+    conv = SameConv3d(3, 4, kernel, padding)
     torch.nn.init.normal_(conv.bias)
     t, h, w = (k // 2 for k in kernel)
     padded = F.pad(CLIP, (w, w, h, h, t, t), mode="reflect" if padding == "reflect" else "constant")
@@ -62,23 +62,26 @@ def test_a_convolution_is_that_of_the_padded_clip(padding, kernel):
 
 def test_a_constant_stays_constant_under_reflection_and_fades_under_zeros():
     for padding, same in (("reflect", True), ("zeros", False)):
-        y = Conv3d(3, 4, 3, padding)(torch.ones(1, 3, 4, 6, 5))
+        y = SameConv3d(3, 4, 3, padding)(torch.ones(1, 3, 4, 6, 5))
         assert torch.allclose(y, y[:, :, 1:2, 1:2, 1:2].expand_as(y), atol=1e-5) is same
 
 
 def test_one_number_is_the_kernel_of_all_three_axes():
-    assert Conv3d(3, 4, 5).kernel_size == (5, 5, 5) and Conv3d(3, 4, 5, bias=False).bias is None
+    assert (
+        SameConv3d(3, 4, 5).kernel_size == (5, 5, 5)
+        and SameConv3d(3, 4, 5, bias=False).bias is None
+    )
 
 
 @pytest.mark.parametrize("kernel", [2, (3, 4, 3)])
 def test_a_kernel_without_a_middle_is_refused(kernel):
     with pytest.raises(ValueError, match="expected odd kernels, which have a middle"):
-        Conv3d(3, 4, kernel)
+        SameConv3d(3, 4, kernel)
 
 
 def test_another_padding_is_refused():
     with pytest.raises(ValueError, match="expected padding 'reflect' or 'zeros', got 'replicate'"):
-        Conv3d(3, 4, 3, "replicate")
+        SameConv3d(3, 4, 3, "replicate")
 
 
 def test_weights_start_with_variance_one_over_fan_in_and_no_outliers():
@@ -87,7 +90,7 @@ def test_weights_start_with_variance_one_over_fan_in_and_no_outliers():
     lecun_normal_(weight)
     assert float(weight.std()) == pytest.approx(1 / math.sqrt(50 * 27), rel=0.01)
     assert float(weight.abs().max()) <= 2 / math.sqrt(50 * 27) / 0.8796
-    conv = Conv3d(50, 64, 3)
+    conv = SameConv3d(50, 64, 3)
     assert (
         float(conv.weight.detach().std()) == pytest.approx(1 / math.sqrt(50 * 27), rel=0.01)
         and not conv.bias.any()

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 
 from course_lib.losses.adversarial import r1_penalty
 from course_lib.nn.stylegan_discriminator import (
-    ResBlock,
+    DiscriminatorBlock,
     StyleGANDiscriminator,
     average_pool,
     blur_pool,
@@ -50,7 +50,7 @@ def test_a_blur_moves_less_than_an_average_when_the_clip_moves_by_a_pixel():
 @pytest.mark.parametrize("halve", [average_pool, blur_pool])
 def test_a_block_keeps_the_skip_and_the_scale(halve):
     torch.manual_seed(0)
-    block = ResBlock(3, 4, halve)
+    block = DiscriminatorBlock(3, 4, halve)
     h = F.leaky_relu(F.conv3d(CLIP, block.conv1.weight, block.conv1.bias, padding=1), 0.2)
     h = F.leaky_relu(F.conv3d(halve(h), block.conv2.weight, block.conv2.bias, padding=1), 0.2)
     skip = torch.einsum("oi,bithw->bothw", block.skip.weight[:, :, 0, 0, 0], halve(CLIP))

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from course_lib.nn.video_tasks import TASKS, condition_clip, task_mask, touched
+from course_lib.nn.video_tasks import TASKS, cells_with_given_pixels, condition_clip, task_mask
 
 # Table 12, masked %
 PIXELS = dict(zip(TASKS, (94, 87, 75, 50, 50, 50, 25, 25, 100, 94), strict=True))
@@ -35,7 +35,7 @@ def test_the_masked_tokens_of_table_12(task, grid):
 @pytest.mark.parametrize("task", TASKS)
 def test_a_token_of_the_condition_is_one_that_touches_it_unless_the_window_moves(task, size, cell):
     grid = tuple(n // c for n, c in zip(size, cell, strict=True))
-    found, rule = touched(task_mask(task, size), cell), task_mask(task, grid)
+    found, rule = cells_with_given_pixels(task_mask(task, size), cell), task_mask(task, grid)
     if task in ("OPD", "IPD"):
         assert masked(found) < masked(rule)
     else:
@@ -148,4 +148,4 @@ def test_what_does_not_fit_is_refused():
     with pytest.raises(
         ValueError, match=r"expected a mask of cells of \(2, 4, 4\), got \(5, 8, 12\)"
     ):
-        touched(task_mask("FP", (5, 8, 12)), (2, 4, 4))
+        cells_with_given_pixels(task_mask("FP", (5, 8, 12)), (2, 4, 4))

@@ -91,7 +91,9 @@ def bert_size(vocabulary, length, d, depth, mlp):
 )
 def test_a_transformer_has_the_size_of_the_closed_form(name, vocabulary, length, shape):
     config = magvit.BERT_CONFIGS[name]
-    assert config.vocabulary == vocabulary and config.prefix + math.prod(config.grid) == length
+    assert (
+        config.vocabulary == vocabulary and config.prefix_length + math.prod(config.grid) == length
+    )
     assert size_of(lambda: MaskedTransformer(config)) == bert_size(vocabulary, length, *shape)
 
 
@@ -280,7 +282,7 @@ def test_special_tokens_stand_at_the_end_and_no_two_are_the_same():
     model = MaskedTransformer(BERT)
     label = torch.tensor([4, 0])
     assert (BERT.vocabulary, BERT.mask_token) == (13 + 6 + 16, 34)
-    found = {task: model.prefix(task, label) for task in TASKS}
+    found = {task: model.prefix_tokens(task, label) for task in TASKS}
     assert all(prefix.shape == (2, 2) for prefix in found.values())
     assert len({int(prefix[0, 0]) for prefix in found.values()} | {BERT.mask_token}) == 11
     assert all(13 + 6 <= int(prefix[0, 0]) < BERT.mask_token for prefix in found.values())
@@ -290,13 +292,16 @@ def test_special_tokens_stand_at_the_end_and_no_two_are_the_same():
 
 def test_one_task_needs_no_token_of_its_own():
     config = replace(BERT, multi_task=False)
-    assert (config.vocabulary, config.mask_token, config.prefix) == (20, 19, 1)
-    assert MaskedTransformer(config).prefix("CG", torch.tensor([4, 0])).tolist() == [[17], [13]]
+    assert (config.vocabulary, config.mask_token, config.prefix_length) == (20, 19, 1)
+    assert MaskedTransformer(config).prefix_tokens("CG", torch.tensor([4, 0])).tolist() == [
+        [17],
+        [13],
+    ]
 
 
 def test_logits_of_codes_are_those_of_the_whole_vocabulary():
     model = awake(MaskedTransformer(BERT))
-    prefix, shown = model.prefix("CG", torch.tensor([1, 2, 3])), tokens(BERT).flatten(1)
+    prefix, shown = model.prefix_tokens("CG", torch.tensor([1, 2, 3])), tokens(BERT).flatten(1)
     whole = model(torch.cat([prefix, shown], dim=1))
     assert whole.shape == (3, 26, 35)
     torch.testing.assert_close(model.code_logits(prefix, shown), whole[:, 2:, :13])
@@ -386,7 +391,7 @@ def test_maskgit_s_loss_is_the_mean_of_each_clip_s_masked_tokens():
 def test_decoding_starts_from_the_condition_and_masks_and_refines_all():
     model = awake(MaskedTransformer(BERT))
     condition, given = tokens(BERT), task_mask("FP", BERT.grid)
-    prefix = model.prefix("FP", torch.zeros(3, dtype=torch.long))
+    prefix = model.prefix_tokens("FP", torch.zeros(3, dtype=torch.long))
     seen, plain = [], model.code_logits
 
     def watch(prefix, shown):
@@ -409,7 +414,11 @@ def test_decoding_starts_from_the_condition_and_masks_and_refines_all():
 
 def test_the_same_seed_gives_the_same_tokens_and_another_does_not():
     model = awake(MaskedTransformer(BERT))
-    args = (model.prefix("CG", torch.tensor([0, 1, 2])), tokens(BERT), task_mask("CG", BERT.grid))
+    args = (
+        model.prefix_tokens("CG", torch.tensor([0, 1, 2])),
+        tokens(BERT),
+        task_mask("CG", BERT.grid),
+    )
     first, again, other = (
         magvit.decode(model, *args, steps=3, generator=torch.Generator().manual_seed(seed)).tokens[
             -1
@@ -439,7 +448,7 @@ def test_generation_is_its_steps_in_turn():
     label = torch.tensor([1, 3])
     codes = tokenizer.encode(condition_clip("CFP", CLIP)).indices
     decoding = magvit.decode(
-        model, model.prefix("CFP", label), codes, task_mask("CFP", BERT.grid), 5, temperature=1.0,
+        model, model.prefix_tokens("CFP", label), codes, task_mask("CFP", BERT.grid), 5, temperature=1.0,
         generator=torch.Generator().manual_seed(3),
     )  # fmt: skip
     expected = tokenizer.decode_indices(decoding.tokens[-1].reshape(2, 2, 3, 4))
@@ -462,7 +471,7 @@ def test_a_small_transformer_learns_one_clip_by_heart():
     config = replace(BERT, width=24, dropout=0.0)
     model, codes = MaskedTransformer(config), tokens(config, b=1)
     optimizer = torch.optim.Adam(model.parameters(), 1e-2)
-    given, prefix = task_mask("FP", config.grid), model.prefix("CFP", torch.tensor([2]))
+    given, prefix = task_mask("FP", config.grid), model.prefix_tokens("CFP", torch.tensor([2]))
     for _ in range(60):
         masked = magvit.masked_places(torch.rand(1, 24), mask_ratio(torch.rand(())))
         shown = magvit.commit_tokens(codes, codes, given, masked.view_as(codes), config.mask_token)

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from course_lib.lm.maskgit import parallel_decode
-from course_lib.nn.bert import Bert
+from course_lib.nn.transformer import Bert
 from course_lib.papers import magvit2
 from course_lib.papers.magvit import TokenizerConfig as MagvitConfig
 from course_lib.papers.magvit2 import (
@@ -115,8 +115,8 @@ def test_the_convolutions_hold_what_the_configuration_says(name):
 
 def test_section_3_2_and_appendix_a():
     video, image = TOKENIZER_CONFIGS["video-128"], TOKENIZER_CONFIGS["image-128"]
-    assert video.grid(17, 128, 128) == (5, 16, 16) == MLM_CONFIGS["MLM-UCF"].grid
-    assert image.grid(1, 128, 128) == video.grid(1, 128, 128) == (1, 16, 16)
+    assert video.token_grid(17, 128, 128) == (5, 16, 16) == MLM_CONFIGS["MLM-UCF"].grid
+    assert image.token_grid(1, 128, 128) == video.token_grid(1, 128, 128) == (1, 16, 16)
     assert (video.filters, video.multipliers, video.blocks, video.bits) == (
         128,
         (1, 2, 2, 4),
@@ -125,10 +125,14 @@ def test_section_3_2_and_appendix_a():
     )
     assert [stride[0] for stride in video.strides] == [1, 2, 2]  # late, where MAGVIT's are early
     assert MagvitConfig().halve_time == (True, True, False)
-    assert MLM_CONFIGS["MLM-UCF"].bits == (9, 9)
-    assert TOKENIZER_CONFIGS["tiny"].grid(17, 32, 32) == MLM_CONFIGS["MLM-tiny"].grid == (5, 8, 8)
-    assert TOKENIZER_CONFIGS["tiny"].bits == sum(MLM_CONFIGS["MLM-tiny"].bits) == 10
-    assert TOKENIZER_CONFIGS["tiny-image"].grid(1, 32, 32) == (1, 8, 8)
+    assert MLM_CONFIGS["MLM-UCF"].factor_bits == (9, 9)
+    assert (
+        TOKENIZER_CONFIGS["tiny"].token_grid(17, 32, 32)
+        == MLM_CONFIGS["MLM-tiny"].grid
+        == (5, 8, 8)
+    )
+    assert TOKENIZER_CONFIGS["tiny"].bits == sum(MLM_CONFIGS["MLM-tiny"].factor_bits) == 10
+    assert TOKENIZER_CONFIGS["tiny-image"].token_grid(1, 32, 32) == (1, 8, 8)
 
 
 def test_the_weights_of_the_losses():
@@ -161,13 +165,15 @@ def test_a_clip_without_a_grid_is_refused(size):
         map(str, size)
     )
     with pytest.raises(ValueError, match=message):
-        SMALL.grid(*size)
+        SMALL.token_grid(*size)
     with pytest.raises(ValueError, match=message):
         Tokenizer(SMALL).encode(torch.zeros(1, 2, *size))
 
 
 def test_factors_are_equal():
-    assert replace(LM, factors=3).bits == (2, 2, 2) and replace(LM, factors=1).bits == (6,)
+    assert replace(LM, factors=3).factor_bits == (2, 2, 2) and replace(
+        LM, factors=1
+    ).factor_bits == (6,)
     for change in ({"factors": 4}, {"num_codes": 2**7}, {"num_codes": 60}):
         with pytest.raises(ValueError, match=r"equal factors need 2\^"):
             replace(LM, **change)
@@ -184,7 +190,7 @@ def test_pictures_and_clips_of_any_length_come_back_in_their_size(config, size):
         clip = rand(3, 2, 1 + s * t, *size[1:])
         reconstruction, quantized = model(clip)
         assert reconstruction.shape == clip.shape
-        assert quantized.indices.shape == (3, *config.grid(*clip.shape[2:]))
+        assert quantized.indices.shape == (3, *config.token_grid(*clip.shape[2:]))
         assert quantized.indices.unique().numel() > 1
         assert torch.equal(quantized.latents.abs(), torch.ones_like(quantized.latents))
         assert torch.equal(token_index(quantized.latents.movedim(1, -1)), quantized.indices)
@@ -211,7 +217,7 @@ def test_a_latent_depends_on_no_frame_after_its_own(config, size):
 @pytest.mark.parametrize(("config", "size"), CONFIGS.values(), ids=CONFIGS)
 def test_a_frame_is_decoded_from_the_tokens_up_to_its_own(config, size):
     model, s = awake(Tokenizer(config)), config.cell[0]
-    indices = integers(2**config.bits, 2, *config.grid(*size))
+    indices = integers(2**config.bits, 2, *config.token_grid(*size))
     clip = model.decode_indices(indices)
     for changed in range(indices.shape[1]):
         other = indices.clone()
@@ -245,7 +251,7 @@ def test_a_group_norm_over_frames_would_tell_the_first_of_later_ones():
     """What the frame norm is for; and that the tests above can fail."""
     model, clip = awake(Tokenizer(SMALL)), rand(2, 2, 9, 4, 8)
     other = torch.cat([clip[:, :, :1], rand(2, 2, 8, 4, 8, seed=1)], dim=2)
-    block = next(layer for layer in model.encoder if isinstance(layer, magvit2.ResBlock))
+    block = next(layer for layer in model.encoder if isinstance(layer, magvit2.CausalResBlock))
     block.norm1 = nn.GroupNorm(2, 4)
     assert (model.encoder(clip)[:, :, 0] - model.encoder(other)[:, :, 0]).abs().max() > 1e-3
 
@@ -273,7 +279,7 @@ def test_every_parameter_learns():
     for _ in range(2):  # what the latents control starts at zero
         optimizer.zero_grad()
         reconstruction, quantized = model(clip)
-        loss, _ = LOSS(None).tokenizer(clip, reconstruction, quantized.loss, None)
+        loss, _ = LOSS(None).generator_loss(clip, reconstruction, quantized.loss, None)
         loss.backward()
         optimizer.step()
     assert all(p.grad.any() for p in model.parameters())
@@ -285,7 +291,7 @@ def test_a_discriminator_reads_the_clips_of_its_preset(name):
         discriminator = DISCRIMINATORS[name]()
         clip = torch.zeros(2, 3, *discriminator.size)
     config = TOKENIZER_CONFIGS[name]
-    assert config.grid(*discriminator.size)
+    assert config.token_grid(*discriminator.size)
     if name == "tiny":
         found = DISCRIMINATORS[name]()(rand(2, 3, *discriminator.size))
         assert found.shape == (2,) and found[0] != found[1]
@@ -343,7 +349,7 @@ def test_only_time_may_differ(change):
 @pytest.mark.parametrize("factors", [1, 2, 3])
 def test_a_code_is_embedded_as_the_sum_of_its_factors(factors):
     config = replace(LM, factors=factors)
-    tokens = awake(magvit2.FactorisedTokens(config))
+    tokens = awake(magvit2.FactorizedTokens(config))
     table = tokens(torch.arange(config.vocabulary)[None])[0]
     size = 2 ** (6 // factors)
     for code in range(64):
@@ -375,7 +381,7 @@ def test_the_loss_is_that_of_whole_codes():
 
 
 def test_tables_are_used_both_ways():
-    tokens = awake(magvit2.FactorisedTokens(LM))
+    tokens = awake(magvit2.FactorizedTokens(LM))
     x = rand(2, 5, 12)
     for factor, logits in enumerate(tokens.logits(x)):
         close(logits, tokens.heads[factor](x) @ tokens.tables[factor].T + tokens.biases[factor])
@@ -386,9 +392,9 @@ def test_tables_are_used_both_ways():
 
 def test_the_masked_model_sees_all_tokens_and_speaks_of_the_codes():
     model = awake(MaskedLM(LM))
-    prefix, shown = model.prefix("CG", torch.tensor([3, 1])), integers(LM.vocabulary, 2, 12)
+    prefix, shown = model.prefix_tokens("CG", torch.tensor([3, 1])), integers(LM.vocabulary, 2, 12)
     assert torch.equal(prefix, torch.tensor([[67], [65]]))
-    assert torch.equal(model.prefix("FP", torch.tensor([3, 1])), torch.tensor([[68], [68]]))
+    assert torch.equal(model.prefix_tokens("FP", torch.tensor([3, 1])), torch.tensor([[68], [68]]))
     logits = model(prefix, shown)
     assert [tuple(each.shape) for each in logits] == [(2, 12, 8)] * 2
     for place in range(12):
@@ -427,7 +433,7 @@ def test_the_causal_loss_is_the_chain_rule(multi_task):
     """With a prefix of one token, the class's, and of two, the task's before it."""
     config = replace(LM, multi_task=multi_task)
     model, codes = awake(CausalLM(config)), integers(64, 2, 12)
-    prefix = model.prefix("CG", torch.tensor([3, 1]))
+    prefix = model.prefix_tokens("CG", torch.tensor([3, 1]))
     assert prefix.shape[1] == 1 + multi_task
     losses = model.losses(prefix, codes)
     for place in range(12):
@@ -488,13 +494,16 @@ def test_a_model_learns_what_its_class_says():
     blank = torch.full_like(codes, LM.mask_token)
     for _ in range(60):
         masked = factor_losses(
-            models["masked"](models["masked"].prefix("CG", label), blank), codes, 1e-4
+            models["masked"](models["masked"].prefix_tokens("CG", label), blank), codes, 1e-4
         ).mean()
-        causal = models["causal"].losses(models["causal"].prefix("CG", label), codes).mean()
+        causal = models["causal"].losses(models["causal"].prefix_tokens("CG", label), codes).mean()
         optimizer.zero_grad()
         (masked + causal).backward()
         optimizer.step()
     assert masked < 0.1 and causal < 0.1
     assert torch.equal(
-        decode_causal(models["causal"].eval(), models["causal"].prefix("CG", label), top_k=1), codes
+        decode_causal(
+            models["causal"].eval(), models["causal"].prefix_tokens("CG", label), top_k=1
+        ),
+        codes,
     )

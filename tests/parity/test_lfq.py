@@ -12,7 +12,7 @@ import torch
 from vector_quantize_pytorch import LFQ as PeerLFQ
 from vector_quantize_pytorch import lookup_free_quantization
 
-from course_lib.quantize.lfq import LFQ, batch_entropy, factorise, sample_entropy
+from course_lib.quantize.lfq import LFQ, batch_entropy, factorize, sample_entropy
 
 CASES = {  # bits, shape of the batch and its grid, temperature, weight of the penalty
     "one bit": (1, (3, 5, 7), 1.0, 0.1),
@@ -140,5 +140,5 @@ def test_our_groups_are_its_codebooks(bits, codebooks, exact_logarithms):
     (each - mean).backward()
     (codebooks * (parts.per_sample_entropy - parts.batch_entropy)).backward()
     torch.testing.assert_close(z.grad, x.grad, rtol=0, atol=1e-5 * x.grad.abs().max().item())
-    factors = factorise(LFQ(bits * codebooks)(z).indices, (bits,) * codebooks)
+    factors = factorize(LFQ(bits * codebooks)(z).indices, (bits,) * codebooks)
     assert torch.equal(reversed_bits(factors, bits), peer(x).indices)

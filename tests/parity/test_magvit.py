@@ -163,7 +163,7 @@ def layers(part):
     """
     counts = {}
     for name, module in part.named_children():
-        kind = {"Conv3d": "Conv", "ResBlock": "ResBlock", "GroupNorm": "GroupNorm"}.get(
+        kind = {"SameConv3d": "Conv", "ClipResBlock": "ResBlock", "GroupNorm": "GroupNorm"}.get(
             type(module).__name__
         )
         if kind:
@@ -403,8 +403,8 @@ def peer_of(config):
         PeerConfig(
             vocab_size=config.vocabulary, hidden_size=config.width, num_hidden_layers=config.depth,
             num_attention_heads=config.heads, intermediate_size=config.mlp, hidden_act="gelu_pytorch_tanh",
-            max_position_embeddings=config.prefix + math.prod(config.grid), type_vocab_size=1, layer_norm_eps=1e-12,
-            pad_token_id=None, tie_word_embeddings=True,
+            max_position_embeddings=config.prefix_length + math.prod(config.grid), type_vocab_size=1,
+            layer_norm_eps=1e-12, pad_token_id=None, tie_word_embeddings=True,
         )
     )  # fmt: skip
     return peer
@@ -468,7 +468,7 @@ def test_the_transformer_equals_transformers_bert(config):
     model.load_state_dict(
         {n: v.detach() for n, v in from_peer(peer.state_dict(), config.depth).items()}
     )
-    length = config.prefix + math.prod(config.grid)
+    length = config.prefix_length + math.prod(config.grid)
     tokens = torch.randint(
         0, config.vocabulary, (3, length), generator=torch.Generator().manual_seed(1)
     )

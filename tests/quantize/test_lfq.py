@@ -10,7 +10,7 @@ from course_lib.quantize.lfq import (
     annealed_weight,
     batch_entropy,
     entropy_penalty,
-    factorise,
+    factorize,
     join,
     lfq,
     lfq_sign,
@@ -83,14 +83,14 @@ def test_the_gradient_goes_straight_through_the_signs():
 def test_a_token_of_18_bits_as_two_of_9_the_low_bits_first():
     indices = torch.tensor([0, 1, 511, 512, 2**18 - 2, 2**18 - 1])
     expected = [[0, 0], [1, 0], [511, 0], [0, 1], [510, 511], [511, 511]]
-    assert factorise(indices, (9, 9)).tolist() == expected
+    assert factorize(indices, (9, 9)).tolist() == expected
     assert join(torch.tensor(expected), (9, 9)).tolist() == indices.tolist()
 
 
 @pytest.mark.parametrize("bits", [(7,), (2, 5), (1, 3, 2), (4, 1, 1, 1)])
 def test_factors_are_the_tokens_of_neighbouring_numbers(bits):
     z = randn(3, 5, sum(bits))
-    parts = factorise(token_index(z), bits)
+    parts = factorize(token_index(z), bits)
     assert parts.shape == (3, 5, len(bits)) and parts.dtype == torch.int64
     expected = [token_index(part) for part in z.split(list(bits), dim=-1)]
     assert torch.equal(parts, torch.stack(expected, dim=-1))
@@ -99,9 +99,9 @@ def test_factors_are_the_tokens_of_neighbouring_numbers(bits):
 
 def test_an_index_of_more_bits_than_its_factors_is_refused():
     with pytest.raises(ValueError, match="expected indices from 0 to 31, got some from 3 to 32"):
-        factorise(torch.tensor([3, 32]), (2, 3))
+        factorize(torch.tensor([3, 32]), (2, 3))
     with pytest.raises(ValueError, match="expected indices from 0 to 31, got some from -1 to 3"):
-        factorise(torch.tensor([3, -1]), (2, 3))
+        factorize(torch.tensor([3, -1]), (2, 3))
 
 
 def test_factors_that_do_not_fit_are_refused():

@@ -96,12 +96,12 @@ class ClipTokenizer(Trainable):
             rebuilt, quantized = self.rebuild(clip, draw)
             self.rebuilt = rebuilt.detach()
             self.step += 1
-            return self.losses.tokenizer(
+            return self.losses.generator_loss(
                 clip, rebuilt, quantized.loss, self.discriminator if playing else None
             )[0]
         if not playing:
             return 0 * sum(p.sum() for p in self.discriminator.parameters())
-        return self.losses.discriminator(self.discriminator, clip, self.rebuilt, self.lecam)[0]
+        return self.losses.discriminator_loss(self.discriminator, clip, self.rebuilt, self.lecam)[0]
 
     def rebuild(self, clip: Tensor, draw: Draw):
         """The reconstruction, and what the quantiser found; dead codes of a codebook are revived at
@@ -290,7 +290,7 @@ class MultiTask(Trainable):
         shown = magvit.commit_tokens(
             flat, condition.flatten(1), given.flatten(), masked, self.model.config.mask_token
         )
-        logits = self.model.code_logits(self.model.prefix(task, batch["label"]), shown)
+        logits = self.model.code_logits(self.model.prefix_tokens(task, batch["label"]), shown)
         return magvit.commit_loss(magvit.token_losses(logits, flat), given.flatten(), masked)
 
 
@@ -368,7 +368,7 @@ class MaskedPrior(Trainable):
         gamma = torch.rand((), generator=draw.generator, device=draw.device).mul(torch.pi / 2).cos()
         masked = magvit.masked_places(draw.rand(*codes.shape), gamma)
         shown = codes.masked_fill(masked, self.model.config.mask_token)
-        logits = self.model(self.model.prefix("CG", batch["label"]), shown)
+        logits = self.model(self.model.prefix_tokens("CG", batch["label"]), shown)
         return magvit.masked_loss(magvit2.factor_losses(logits, codes, smoothing=1e-4), masked)
 
 
@@ -381,14 +381,14 @@ class CausalPrior(Trainable):
 
     def loss(self, player: str, batch: dict[str, Tensor], draw: Draw) -> Tensor:
         codes = batch["codes"].long().flatten(1)
-        return self.model.losses(self.model.prefix("CG", batch["label"]), codes).mean()
+        return self.model.losses(self.model.prefix_tokens("CG", batch["label"]), codes).mean()
 
 
 def draw_codes(model: nn.Module, label: Tensor, generator: torch.Generator, **options) -> Tensor:
     """Grids of codes (b t h w) of these classes (b,), in parallel or one by one, as the model wants
     it.
     """
-    prefix, grid = model.prefix("CG", label), model.config.grid
+    prefix, grid = model.prefix_tokens("CG", label), model.config.grid
     if isinstance(model, magvit2.CausalLM):
         codes = magvit2.decode_causal(model, prefix, generator=generator, **options)
     else:

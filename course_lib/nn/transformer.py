@@ -1,9 +1,11 @@
-"""The bidirectional transformer of BERT (Devlin et al., arXiv 1810.04805), whose norms come after
-the residual sums.
+"""The transformer that several papers share, and what a transformer costs.
 
-What MAGVIT and MAGVIT-v2 share; how tokens become vectors and vectors become logits is each paper's
-own.  In the manner of their official code: GELU is its tanh form, LayerNorm's epsilon 1e-12, and
-all weights start as normal numbers of deviation 0.02, cut off at two deviations.
+A paper that brings its own keeps it in its file: ViT's pre-norm `Block` is in `papers/vit.py`,
+ViViT's in `papers/vivit.py`, the causal one of VQGAN in `papers/vqgan.py`.  MAGVIT and MAGVIT-v2
+share `Bert`, the bidirectional transformer of BERT (Devlin et al., arXiv 1810.04805), whose norms
+come after the residual sums.  How tokens become vectors and vectors become logits is each paper's
+own.  Following their official code, GELU is its tanh form, LayerNorm's epsilon is 1e-12, and all
+weights start as normal numbers of deviation 0.02, cut off at two deviations.
 """
 
 import torch
@@ -52,7 +54,7 @@ class BertLayer(nn.Module):
         self.mlp1, self.mlp2 = nn.Linear(width, mlp), nn.Linear(mlp, width)
         self.norm2 = nn.LayerNorm(width, 1e-12)
         self.dropout = nn.Dropout(dropout)
-        initialise(self)
+        initialize(self)
 
     def forward(self, x: Float[Tensor, "b n d"]) -> Float[Tensor, "b n d"]:
         x = self.norm1(x + self.dropout(self.attend(x)))
@@ -78,13 +80,13 @@ class BertHead(nn.Module):
         super().__init__()
         self.dense = nn.Linear(width, width)
         self.norm = nn.LayerNorm(width, 1e-12)
-        initialise(self)
+        initialize(self)
 
     def forward(self, x: Float[Tensor, "b n d"]) -> Float[Tensor, "b n d"]:
         return self.norm(F.gelu(self.dense(x), approximate="tanh"))
 
 
-def initialise(model: nn.Module) -> None:
+def initialize(model: nn.Module) -> None:
     """Linear layers: weights from `truncated_normal_`, biases zero."""
     for module in model.modules():
         if isinstance(module, nn.Linear):
@@ -95,3 +97,23 @@ def initialise(model: nn.Module) -> None:
 def truncated_normal_(weight: Tensor) -> None:
     """Fill in place with normal numbers of deviation 0.02, none beyond 0.04."""
     nn.init.trunc_normal_(weight, std=0.02, a=-0.04, b=0.04)
+
+
+# ---------------------------------------------------------------- what an encoder costs
+
+
+def encoder_parameters(width: int, mlp: int, depth: int) -> int:
+    """Weights and biases of `depth` layers of attention and MLP, each behind a norm, and the norm
+    after them.
+    """
+    attention = 4 * (width * width + width)
+    return depth * (attention + 2 * width * mlp + mlp + width + 2 * 2 * width) + 2 * width
+
+
+def encoder_macs(tokens: int, attended: int | float, width: int, mlp: int, depth: int) -> int:
+    """Multiply-adds of `depth` layers on `tokens` tokens, each of which attends to `attended`
+    tokens.
+
+    Matrix products alone, as papers count: four projections, q k^T and A v, two layers of the MLP.
+    """
+    return int(depth * tokens * (4 * width * width + 2 * width * attended + 2 * width * mlp))
