@@ -14,12 +14,12 @@ from course_lib.metrics.gradient_noise import (
     step_losses,
 )
 from course_lib.metrics.judge import Judge, JudgeConfig
-from course_lib.metrics.label_judge import CLIP_LABELS, PICTURE_LABELS, LabelJudge
+from course_lib.metrics.label_judge import CLIP_LABELS, IMAGE_LABELS, LabelJudge
 from course_lib.metrics.perceptual import perceptual
 
 __all__ = [
     "CLIP_LABELS",
-    "PICTURE_LABELS",
+    "IMAGE_LABELS",
     "GradientNoise",
     "Judge",
     "JudgeConfig",

@@ -12,7 +12,7 @@ from torch import nn
 
 from course_lib.shapes import Float, Int, Shaped, Tensor
 
-PICTURE_LABELS = {"shape": 4, "colour": 8, "scale": 2, "count": 3}
+IMAGE_LABELS = {"shape": 4, "colour": 8, "scale": 2, "count": 3}
 CLIP_LABELS = {"motion": 9, "camera": 3}
 
 

@@ -131,7 +131,7 @@ class ViT(nn.Module):
             nn.Linear(config.width, config.representation) if config.representation else None
         )
         self.head = nn.Linear(config.representation or config.width, config.num_classes)
-        initialise(self)
+        initialize(self)
 
     def forward(self, image: Float[Tensor, "b c h w"]) -> Float[Tensor, "b classes"]:
         """Class scores (logits)."""
@@ -176,13 +176,15 @@ class ViT(nn.Module):
         return torch.stack(maps)
 
 
-def initialise(model: nn.Module) -> None:
+def initialize(model: nn.Module) -> None:
     """As the official code: Glorot-uniform layers without biases, and a head of zeros."""
+    qkv_layers = {module.qkv for module in model.modules() if isinstance(module, Attention)}
     for module in model.modules():
         if isinstance(module, nn.Linear):
-            # queries, keys, values: three layers, not one
-            three = module.out_features == 3 * module.in_features
-            nn.init.xavier_uniform_(module.weight, gain=math.sqrt(2) if three else 1.0)
+            # Queries, keys and values are three layers of (d d) in one of (3*d d): Glorot's bound of
+            # each is sqrt(2) times that of the whole.
+            gain = math.sqrt(2) if module in qkv_layers else 1.0
+            nn.init.xavier_uniform_(module.weight, gain=gain)
             nn.init.zeros_(module.bias)
     nn.init.zeros_(model.head.weight)
 

@@ -33,7 +33,7 @@ from course_lib.papers.vit import (
     Attention,
     ViT,
     encoder_block,
-    initialise,
+    initialize,
     tokens_and_positions,
 )
 from course_lib.shapes import Float, Tensor
@@ -90,7 +90,7 @@ class ViViTConfig:
         return self.frames // t, self.size[0] // h, self.size[1] // w
 
     @property
-    def token(self) -> bool:
+    def has_token(self) -> bool:
         """Whether there is a class token."""
         return self.pool == "token" and self.model in (1, 2)
 
@@ -130,7 +130,7 @@ class ViViT(nn.Module):
         )
         self.encoder = whole or FactorisedEncoder(config)
         self.head = nn.Linear(config.width, config.num_classes)
-        initialise(self)
+        initialize(self)
 
     def forward(self, video: Float[Tensor, "b t c h w"]) -> Float[Tensor, "b classes"]:
         """Class scores (logits)."""
@@ -166,8 +166,10 @@ class Encoder(nn.Module):
 
     def __init__(self, config: ViViTConfig, tokens: int, depth: int, block: type["Block"]):
         super().__init__()
-        self.cls_token = nn.Parameter(torch.zeros(1, 1, config.width)) if config.token else None
-        self.positions = nn.Parameter(torch.randn(1, tokens + config.token, config.width) * 0.02)
+        self.cls_token = nn.Parameter(torch.zeros(1, 1, config.width)) if config.has_token else None
+        self.positions = nn.Parameter(
+            torch.randn(1, tokens + config.has_token, config.width) * 0.02
+        )
         rates = [config.stochastic_depth * layer / max(depth - 1, 1) for layer in range(depth)]
         self.blocks = nn.ModuleList(block(config, rate) for rate in rates)
         self.norm = nn.LayerNorm(config.width, config.norm_eps)
@@ -363,7 +365,7 @@ def start_from_image_model(
         and theirs.grid == ours.grid[1:]
         and theirs.positions == "1d"
     )
-    fits = fits and ours.token <= (image_model.cls_token is not None)
+    fits = fits and ours.has_token <= (image_model.cls_token is not None)
     if not fits or any(
         getattr(ours, key) != getattr(theirs, key) for key in ("width", "depth", "heads", "mlp")
     ):
@@ -374,10 +376,10 @@ def start_from_image_model(
     model.tubelet_embed.bias.copy_(image_model.patch_embed.bias)
     encoder = model.encoder.spatial if ours.model == 2 else model.encoder
     positions = image_model.positions.table[:, -ours.grid[1] * ours.grid[2] :]
-    token = image_model.positions.table[:, : ours.token]
+    token = image_model.positions.table[:, : ours.has_token]
     times = 1 if ours.model == 2 else ours.grid[0]
     encoder.positions.copy_(torch.cat([token, positions.repeat(1, times, 1)], dim=1))
-    if ours.token:
+    if ours.has_token:
         encoder.cls_token.copy_(image_model.cls_token)
     encoder.norm.load_state_dict(image_model.norm.state_dict())
     for block, source in zip(encoder.blocks, image_model.blocks, strict=True):
@@ -437,7 +439,7 @@ def count_parameters(config: ViViTConfig) -> int:
     }
     encoders = sum(
         # positions, class token, layers
-        (length + 2 * config.token) * d + encoder_parameters(d, config.mlp, depth)
+        (length + 2 * config.has_token) * d + encoder_parameters(d, config.mlp, depth)
         for length, depth in sequences.get(config.model, [(t * n, config.depth)])
     )
     over_time = config.depth * (4 * (d * d + d) + 2 * d) if config.model == 3 else 0
@@ -454,7 +456,7 @@ def count_macs(config: ViViTConfig) -> int:
     these.
     """
     t, n, d = config.grid[0], config.grid[1] * config.grid[2], config.width
-    mlp, token = config.mlp, int(config.token)
+    mlp, token = config.mlp, int(config.has_token)
     encoder = {
         1: encoder_macs(t * n + token, t * n + token, d, mlp, config.depth),
         2: (

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from course_lib.metrics import CLIP_LABELS, PICTURE_LABELS, LabelJudge
+from course_lib.metrics import CLIP_LABELS, IMAGE_LABELS, LabelJudge
 from course_lib.training import load_checkpoint, results
 from course_lib.training.recipes import vit as vit_recipes
 from course_lib.training.recipes import vivit as vivit_recipes
@@ -34,7 +34,7 @@ def test_the_logits_are_split_in_order_and_divided_by_each_temperature():
 
 
 def test_labels_have_as_many_values_as_the_world():
-    for name, n in {**PICTURE_LABELS, **CLIP_LABELS}.items():
+    for name, n in {**IMAGE_LABELS, **CLIP_LABELS}.items():
         assert n == len(VOCABULARY[name])
 
 

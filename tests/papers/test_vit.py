@@ -164,6 +164,16 @@ def test_queries_keys_and_values_start_as_three_layers():
     assert not model.cls_token.any()
 
 
+def test_an_mlp_of_ratio_3_starts_within_its_glorot_bound():
+    """Its first layer has the shape of the layer of queries, keys and values, but is one layer."""
+    torch.manual_seed(0)
+    model = ViT(replace(SMALL, width=96, mlp=3 * 96))
+    bound = math.sqrt(6 / (96 + 3 * 96))
+    for block in model.blocks:
+        assert 0.99 * bound < float(block.mlp[0].weight.detach().abs().max()) <= bound
+        assert float(block.attention.qkv.weight.detach().abs().max()) > 1.4 * bound
+
+
 @pytest.mark.parametrize("config", VARIANTS.values(), ids=VARIANTS)
 def test_the_model_is_its_equations(config):
     """Eq. 1 to 4 written out once more, with a convolution for E and torch's own attention."""

@@ -83,8 +83,8 @@ def test_the_grid_and_the_class_token():
     config = ViViTConfig()
     assert (config.size, config.grid) == ((224, 224), (16, 14, 14))
     assert (WIDE.size, WIDE.grid) == ((9, 10), (3, 3, 2))
-    assert [ViViTConfig(model).token for model in (1, 2, 3, 4)] == [True, True, False, False]
-    assert not ViViTConfig(2, pool="average").token
+    assert [ViViTConfig(model).has_token for model in (1, 2, 3, 4)] == [True, True, False, False]
+    assert not ViViTConfig(2, pool="average").has_token
 
 
 @pytest.mark.parametrize(
@@ -251,7 +251,7 @@ def brute_force(model: ViViT, video):
     """
     config = model.config
     t, rows, columns = config.grid
-    n, b, token = rows * columns, len(video), int(config.token)
+    n, b, token = rows * columns, len(video), int(config.has_token)
     embed = model.tubelet_embed
     # b t*n d
     x = F.conv3d(video.transpose(1, 2), embed.weight, embed.bias, embed.stride).flatten(2).mT
@@ -330,6 +330,20 @@ def test_fresh_positions_are_small_and_the_fresh_token_is_zero():
     encoder = ViViT(VIVIT_CONFIGS["tiny"]).encoder
     assert encoder.positions.shape == (1, 129, 64) and not encoder.cls_token.any()
     assert float(encoder.positions.detach().std()) == pytest.approx(0.02, rel=0.05)
+
+
+@pytest.mark.parametrize("kind", [1, 2, 3, 4])
+def test_an_mlp_of_ratio_3_starts_within_its_glorot_bound(kind):
+    torch.manual_seed(0)
+    model = ViViT(replace(WIDE, model=kind, width=96, heads=4, mlp=3 * 96))
+    bound = math.sqrt(6 / (96 + 3 * 96))
+    blocks = [module for module in model.modules() if isinstance(module, vivit.Block)]
+    assert len(blocks) >= WIDE.depth
+    for block in blocks:
+        assert 0.99 * bound < float(block.mlp[0].weight.detach().abs().max()) <= bound
+        assert float(block.attention.qkv.weight.detach().abs().max()) > 1.4 * bound
+        if kind == 3:
+            assert float(block.attention_time.qkv.weight.detach().abs().max()) > 1.4 * bound
 
 
 @every_kind
@@ -632,7 +646,7 @@ def test_model_1_on_a_single_tubelet_begins_as_the_image_model(pool):
 def test_positions_are_those_of_the_image_at_every_time_and_the_token_keeps_its_own(kind):
     model, image_model = started(kind)
     encoder = model.encoder.spatial if model.config.model == 2 else model.encoder
-    token = int(model.config.token)
+    token = int(model.config.has_token)
     table = image_model.positions.table
     for places in encoder.positions[:, token:].split(6, dim=1):
         assert torch.equal(places, table[:, 1:])

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from course_lib import zoo
 from course_lib.metrics import (
-    PICTURE_LABELS,
+    IMAGE_LABELS,
     LabelJudge,
     calibration_error,
     few_shot_accuracy,
@@ -261,7 +261,7 @@ class PictureJudgeRecipe(ClassifierRecipe):
         size = dict(width=self.width, depth=self.depth, mlp=2 * self.width)
         return Reader(
             LabelJudge(
-                ViT(replace(tiny, **size, num_classes=sum(PICTURE_LABELS.values()))), PICTURE_LABELS
+                ViT(replace(tiny, **size, num_classes=sum(IMAGE_LABELS.values()))), IMAGE_LABELS
             )
         )
 
