@@ -66,7 +66,7 @@ show_images(rgb, columns=5, alt="Five pictures of the little world, each with co
 
 # %% exercise: from pixels to model
 @exercise("start_here.to_model")
-def pixels_to_model(rgb):
+def pixels_to_float(rgb):
     """Pixels uint8 (b h w c), 0..255 -> float (b c h w) in [-1, 1]"""
     # SOLUTION
     return rgb.permute(0, 3, 1, 2).float() / 127.5 - 1
@@ -78,7 +78,7 @@ def pixels_to_model(rgb):
 # course's own version. So you can always run everything, skip an exercise, and come back.
 
 # %%
-x = pixels_to_model(rgb)
+x = pixels_to_float(rgb)
 print(tuple(x.shape), x.dtype, f"from {x.min():.2f} to {x.max():.2f}")
 
 # %% [markdown]

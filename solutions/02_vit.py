@@ -16,13 +16,13 @@ from course_lib.classroom import exercise, explore, show, show_images, show_line
 from course_lib.papers import vit
 from course_lib.training import find_recipe, load_checkpoint, results
 from course_lib.training.recipes.vit import digits, pictures
-from course_lib.world import VOCABULARY, to_model, to_pixels
+from course_lib.world import VOCABULARY, float_to_pixels, pixels_to_float
 from course_lib.zoo import build
 
 # %%
 judge, made = load_checkpoint("vit-judge")
 shown = pictures("test", 8, seed=3)
-images = to_model(shown["pixels"])  # b c h w, in [-1, 1]
+images = pixels_to_float(shown["pixels"])  # b c h w, in [-1, 1]
 looked = vit.attention_rollout(judge.network.attention_maps(images))[:, 0, 1:].unflatten(1, (8, 8))
 words = [[VOCABULARY[label][i] for i in judge.read(images)[label]] for label in ("colour", "shape")]
 names, everywhere = [" ".join(pair) for pair in zip(*words, strict=True)], torch.ones(8, 1, 1)
@@ -404,7 +404,7 @@ trained = room.train_live("vit-live", seconds=45)
 
 # %%
 test = pictures("test", 500)
-x_test = to_model(test["pixels"])
+x_test = pixels_to_float(test["pixels"])
 with torch.no_grad():
     answer = trained.model(x_test).argmax(1)
 colours, shapes = (answer % 8 == test["colour"]).float().mean(), (answer // 8 == test["shape"]).float().mean()
@@ -428,7 +428,7 @@ show_images(test["pixels"][:8], in_words(answer[:8]), columns=8, title="What you
 digit_reader = room.train_live("vit-digits-live", seconds=20)
 ink, digit = digits(8)
 with torch.no_grad():
-    answer = digit_reader.model(to_model(ink[1400:])).argmax(1)
+    answer = digit_reader.model(pixels_to_float(ink[1400:])).argmax(1)
 print(f"{(answer == digit[1400:]).float().mean():.1%} of 397 digits it has never seen")
 
 # %% [markdown]
@@ -462,7 +462,7 @@ def read_your_photo(photo):
     with torch.no_grad():
         chances = {label: logits.softmax(1)[0] for label, logits in judge(x).items() if label != "count"}
     named = {label: dict(zip(VOCABULARY[label], p, strict=True)) for label, p in chances.items()}
-    return room.reading(to_pixels(x)[0], named)
+    return room.reading(float_to_pixels(x)[0], named)
 
 
 explore(read_your_photo, photo=room.upload(partial(room.read_photo, size=224), room.example_photo(224)))
@@ -532,7 +532,7 @@ print("minutes of training: " + ", ".join(f"{name} {min(m):.0f} to {max(m):.0f}"
 # %%
 with torch.no_grad():
     floor_train, floor_test = pictures("train", 400, seed=1), pictures("test", 400, seed=1)
-    features = [longer.features(to_model(part["pixels"])) for part in (floor_train, floor_test)]
+    features = [longer.features(pixels_to_float(part["pixels"])) for part in (floor_train, floor_test)]
 x = features[0]  # your own probe in three lines
 targets = 2 * F.one_hot(floor_train["floor"], 4).float() - 1
 weights = torch.linalg.solve(x.T @ x + torch.eye(64), x.T @ targets)
@@ -547,8 +547,8 @@ print(f"floor pattern from 400 examples: {right.float().mean():.1%} (chance 25%)
 # %%
 from course_lib.metrics import few_shot_accuracy
 
-coarse = [F.avg_pool2d(to_model(part["pixels"]), 2).flatten(1) for part in (floor_train, floor_test)]  # n 768
-ink64 = to_model(ink)[:, 0].flatten(1)  # n 64
+coarse = [F.avg_pool2d(pixels_to_float(part["pixels"]), 2).flatten(1) for part in (floor_train, floor_test)]  # n 768
+ink64 = pixels_to_float(ink)[:, 0].flatten(1)  # n 64
 sets = {
     "floor": [(x, part["floor"]) for x, part in zip(coarse, (floor_train, floor_test), strict=True)],
     "digits": [(ink64[:1000], digit[:1000]), (ink64[1000:], digit[1000:])],
@@ -688,7 +688,7 @@ def interpolate_positions(positions, old, new):
 
 # %%
 found = pictures("test", 300, size=48)
-large, kind = to_model(found["pixels"]), found["kind"]
+large, kind = pixels_to_float(found["pixels"]), found["kind"]
 
 
 def at_48_pixels(positions):
@@ -854,7 +854,7 @@ from course_lib.world import clips as world_clips
 
 known = world_clips(100, 32, frames=1, seed=0, count=1, motion="rest", camera="still")
 there = F.avg_pool2d((known.segmentation[:, 0] >= 2).float()[:, None], 4)[:, 0].flatten(1)  # b n: share of object
-looks = judge.network.attention_maps(to_model(known.rgb[:, 0]))
+looks = judge.network.attention_maps(pixels_to_float(known.rgb[:, 0]))
 
 
 def share_on_object(mixed):

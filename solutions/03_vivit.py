@@ -18,13 +18,13 @@ from course_lib.classroom import exercise, explore, show, show_clip, show_images
 from course_lib.papers import vivit
 from course_lib.training import find_recipe, load_checkpoint, results
 from course_lib.training.recipes.vivit import MOTIONS, clips
-from course_lib.world import VOCABULARY, to_model, to_pixels, videos
+from course_lib.world import VOCABULARY, float_to_pixels, pixels_to_float, videos
 from course_lib.zoo import build
 
 # %%
 judge, made = load_checkpoint("vivit-judge")
 shown = clips("test", 4, seed=2, constraints=())
-read = judge.read(to_model(shown["pixels"]))
+read = judge.read(pixels_to_float(shown["pixels"]))
 words = [[VOCABULARY[label][i] for i in read[label]] for label in ("motion", "camera")]
 labels = [f"{motion}, camera {camera}" for motion, camera in zip(*words, strict=True)]
 show_clip(list(shown["pixels"]), labels=labels, frames=8,
@@ -254,7 +254,7 @@ def central_frame_init(kernel, t):
 # %%
 image_model, _ = load_checkpoint("vit-patch-8")  # chapter 02's, patches of 8
 kernel = image_model.patch_embed.weight.detach()
-moving = to_model(clips("test", 64)["pixels"])[:, 4:8]  # b 4 c h w: four frames of moving objects
+moving = pixels_to_float(clips("test", 64)["pixels"])[:, 4:8]  # b 4 c h w: four frames of moving objects
 tokens = {how: tubelet_embed(moving, init(kernel, 4), image_model.patch_embed.bias)
           for how, init in (("filter inflation", filter_inflation_init), ("central frame", central_frame_init))}
 seen = image_model.patch_embed(moving[:, 2])  # what the image model makes of the middle frame
@@ -350,7 +350,7 @@ def factorised_encoder(x, spatial, temporal):
 # %%
 start = vivit.ViViT(replace(vivit.VIVIT_CONFIGS["tiny FE"], temporal_depth=0))
 vivit.start_from_image_model(start, image_model)  # positions, filters and blocks, as in section 3
-few = to_model(clips("test", 64)["pixels"][:4])
+few = pixels_to_float(clips("test", 64)["pixels"][:4])
 with torch.no_grad():
     boxes = tubelet_embed(few, central_frame_init(kernel, 2), image_model.patch_embed.bias)
     yours = factorised_encoder(boxes, start.encoder.spatial, lambda said: said.mean(1))
@@ -504,7 +504,7 @@ def gradients(zeroed):
     for name, p in extra.named_parameters():
         if name.startswith(zeroed):
             torch.nn.init.zeros_(p)
-    model(to_model(clips("test", 64)["pixels"][:4])).square().mean().backward()
+    model(pixels_to_float(clips("test", 64)["pixels"][:4])).square().mean().backward()
     return {name: float(p.grad.norm()) for name, p in extra.named_parameters()}
 
 
@@ -533,7 +533,7 @@ trained = room.train_live("vivit-live", seconds=40)
 
 # %%
 test = clips("test", 400)
-video, motion = to_model(test["pixels"]), test["motion"]
+video, motion = pixels_to_float(test["pixels"]), test["motion"]
 
 
 def score(model, x, batch=100):
@@ -828,7 +828,7 @@ def multi_view(model, video, frames, size, views=4, crops=3):
 from course_lib.world import scenes, stack_labels
 
 lone = dict(seed=5, motion=MOTIONS, count=1, camera="still")
-wide, truth = to_model(videos(200, (32, 36), 22, **lone)), stack_labels(scenes(200, **lone))["motion"]
+wide, truth = pixels_to_float(videos(200, (32, 36), 22, **lone)), stack_labels(scenes(200, **lone))["motion"]
 by_views = {}
 for views, crops in ((1, 1), (4, 1), (1, 3), (4, 3)):
     with torch.no_grad():
@@ -854,11 +854,11 @@ def read_your_clip(clip):
     with torch.no_grad():
         chances = {label: logits.softmax(1)[0] for label, logits in judge(clip[None]).items()}
     named = {label: dict(zip(VOCABULARY[label], p, strict=True)) for label, p in chances.items()}
-    strip = rearrange(to_pixels(clip[::4]), "(a b) h w c -> (a h) (b w) c", a=2)  # four of its frames
+    strip = rearrange(float_to_pixels(clip[::4]), "(a b) h w c -> (a h) (b w) c", a=2)  # four of its frames
     return room.reading(strip, named)
 
 
-reader, example = partial(room.read_clip, frames=16, size=32), to_model(shown["pixels"][0])
+reader, example = partial(room.read_clip, frames=16, size=32), pixels_to_float(shown["pixels"][0])
 explore(read_your_clip, clip=room.upload(reader, example, label="your clip", accept="video/*"))
 
 # %% [markdown]

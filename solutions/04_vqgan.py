@@ -18,7 +18,7 @@ from course_lib.papers import vqgan
 from course_lib.training import find_recipe, load_checkpoint, results
 from course_lib.training.recipes.vit import pictures
 from course_lib.training.recipes.vqgan import class_token
-from course_lib.world import VOCABULARY, to_model, to_pixels
+from course_lib.world import VOCABULARY, float_to_pixels, pixels_to_float
 from course_lib.zoo import build
 
 # %%
@@ -86,11 +86,11 @@ room.table(rows, "One layer of 1,536 channels on a picture of 256 x 256 pixels")
 raw, written = 32 * 32 * 3 * 8, 64 * 8
 print(f"{raw:,} bits of bytes, {written} bits of codes: {raw / written:.0f} times fewer")
 found = pictures("test", 6, seed=5, count=(1, 2, 3))
-images = to_model(found["pixels"])  # b c h w, in [-1, 1]
+images = pixels_to_float(found["pixels"])  # b c h w, in [-1, 1]
 with torch.no_grad():
     rebuilt, quantized = tokenizer(images)
 colour_of_code = quantized.indices[:, None].expand(-1, 3, -1, -1) * torch.tensor([37, 91, 151])[:, None, None] % 256
-show_images([*found["pixels"], *F.interpolate(colour_of_code.float(), 32).byte().movedim(1, -1), *to_pixels(rebuilt)],
+show_images([*found["pixels"], *F.interpolate(colour_of_code.float(), 32).byte().movedim(1, -1), *float_to_pixels(rebuilt)],
             columns=6, title="Pictures; their codes, a colour each; rebuilt",
             alt="Six pictures, a mosaic of 8 x 8 coloured squares for each, and the pictures rebuilt, not quite alike.")
 
@@ -386,7 +386,7 @@ from course_lib.training.randomness import Draw
 from course_lib.training.recipes.lpips import distortions
 
 lpips = load_checkpoint("lpips-trunk")[0]
-x = 0.6 * to_model(pictures("test", 1, seed=11)["pixels"])
+x = 0.6 * pixels_to_float(pictures("test", 1, seed=11)["pixels"])
 versions = {"original": x, **{name: v.clamp(-1, 1) for name, v in distortions(x, Draw(0)).items()}}
 with torch.no_grad():
     far = {name: float(lpips(v, x)) for name, v in versions.items()}
@@ -514,7 +514,7 @@ def adaptive_weight(reconstruction_loss, generator_loss, last_layer, delta):
 # %%
 three = {"pixels": "vqgan-l1", "+ LPIPS": "vqgan-lpips", "+ adversary": "vqgan-gan"}
 models = {name: load_checkpoint(recipe)[0] for name, recipe in three.items()}
-others = to_model(pictures("test", 24, seed=7, count=(1, 2, 3))["pixels"])
+others = pixels_to_float(pictures("test", 24, seed=7, count=(1, 2, 3))["pixels"])
 with torch.no_grad():
     versions = {name: model(others)[0].clamp(-1, 1) for name, model in models.items()}
 steps = ["pixels", "+ LPIPS", "+ adversary"]

@@ -28,7 +28,7 @@ from course_lib.training.recipes.magvit import (
     tokenised,
 )
 from course_lib.training.recipes.vivit import MOTIONS, SINGLE, clips
-from course_lib.world import to_pixels
+from course_lib.world import float_to_pixels
 from course_lib.zoo import build
 
 # %%
@@ -40,7 +40,7 @@ clip = to_clip(test["pixels"])  # b c t h w, in [-1, 1]
 
 def frames(x):
     """(c t h w) as a film (t h w 3) uint8"""
-    return to_pixels(rearrange(x.clamp(-1, 1), "c t h w -> t c h w"))
+    return float_to_pixels(rearrange(x.clamp(-1, 1), "c t h w -> t c h w"))
 
 
 one = slice(3, 4)

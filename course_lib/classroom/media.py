@@ -53,7 +53,7 @@ def read_photo(data: bytes, size: Size) -> Float[Tensor, "3 h w"]:
         raise ValueError(
             f"expected a whole picture file; this one is damaged or cut off ({error})"
         ) from error
-    return _to_model(picture[None])[0]
+    return _pixels_to_float(picture[None])[0]
 
 
 def example_photo(size: Size) -> Float[Tensor, "3 h w"]:
@@ -84,7 +84,7 @@ def read_clip(data: bytes, frames: int, size: Size) -> Float[Tensor, "t 3 h w"]:
         chosen = np.linspace(0, count - 1, frames).round().astype(int).tolist()
         kept, decoded = _decode(data, set(chosen), sides)
         if decoded == count:
-            return _to_model(np.stack([kept[i] for i in chosen]))
+            return _pixels_to_float(np.stack([kept[i] for i in chosen]))
         count = decoded
     raise ValueError("expected a whole video file; this one is damaged")
 
@@ -132,7 +132,7 @@ def _sides(size: Size) -> tuple[int, int]:
     return height, width
 
 
-def _to_model(pictures: np.ndarray) -> Float[Tensor, "n 3 h w"]:
+def _pixels_to_float(pictures: np.ndarray) -> Float[Tensor, "n 3 h w"]:
     return (
         rearrange(torch.from_numpy(pictures), "n h w c -> n c h w").contiguous().float() / 127.5 - 1
     )

@@ -5,7 +5,7 @@ from einops import rearrange
 
 from course_lib.exercises.base import Exercise, Misconception
 from course_lib.nn.patches import patchify
-from course_lib.world import to_model
+from course_lib.world import pixels_to_float
 
 
 def _pictures(rng):
@@ -38,7 +38,7 @@ def _tokens(target):
 EXERCISES = [
     Exercise(
         id="start_here.to_model",
-        reference=to_model,
+        reference=pixels_to_float,
         cases=_pictures,
         points=1,
         stars=1,

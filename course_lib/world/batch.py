@@ -8,11 +8,11 @@ from torch import Tensor
 
 from course_lib.shapes import UInt8
 from course_lib.world.caption import caption, stack_labels
-from course_lib.world.clip import Clip, play
-from course_lib.world.pictures import render_rgb
+from course_lib.world.clip import Clip, render_scenes
 from course_lib.world.rays import check_size, tabulate
 from course_lib.world.sample import sample_scene
 from course_lib.world.scene import Scene
+from course_lib.world.shading import render_rgb
 
 STREAMS = {"free": 0, "train": 1, "test": 2}
 
@@ -33,14 +33,14 @@ def scenes(n: int, seed: int = 0, **constraints) -> list[Scene]:
     return [sample_scene(scene_seed(seed, index), **constraints) for index in range(n)]
 
 
-def stills(n: int, seed: int = 0, **constraints) -> list[Scene]:
+def image_scenes(n: int, seed: int = 0, **constraints) -> list[Scene]:
     """The scenes that `images` draws: at rest before a still camera, unless the constraints say
     otherwise.
     """
-    return scenes(n, seed, **still(constraints))
+    return scenes(n, seed, **still_constraints(constraints))
 
 
-def still(constraints: dict) -> dict:
+def still_constraints(constraints: dict) -> dict:
     """The constraints, completed for a picture."""
     return {"motion": "rest", "camera": "still"} | constraints
 
@@ -49,18 +49,18 @@ Images = UInt8[Tensor, "n h w 3"]
 
 
 def images(n: int, size: int | tuple[int, int] = 32, seed: int = 0, **constraints) -> Images:
-    """n pictures of n scenes: the first frames of ``stills(n, seed, **constraints)``."""
-    return render_rgb(tabulate(stills(n, seed, **constraints), frames=1), *check_size(size))
+    """n pictures of n scenes: the first frames of ``image_scenes(n, seed, **constraints)``."""
+    return render_rgb(tabulate(image_scenes(n, seed, **constraints), frames=1), *check_size(size))
 
 
 def image_labels(n: int, seed: int = 0, **constraints) -> dict[str, Tensor]:
     """The labels of ``images(n, size, seed, **constraints)``: one int64 tensor (n) per attribute."""
-    return stack_labels(stills(n, seed, **constraints))
+    return stack_labels(image_scenes(n, seed, **constraints))
 
 
 def image_captions(n: int, seed: int = 0, **constraints) -> list[str]:
     """The captions of ``images(n, size, seed, **constraints)``."""
-    return [caption(scene) for scene in stills(n, seed, **constraints)]
+    return [caption(scene) for scene in image_scenes(n, seed, **constraints)]
 
 
 def videos(
@@ -77,4 +77,4 @@ def clips(
     n: int, size: int | tuple[int, int] = 32, frames: int = 17, seed: int = 0, **constraints
 ) -> Clip:
     """n clips with everything that is known about them, as one batch."""
-    return play(scenes(n, seed, **constraints), size, frames)
+    return render_scenes(scenes(n, seed, **constraints), size, frames)

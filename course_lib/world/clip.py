@@ -9,9 +9,9 @@ from course_lib.shapes import Float, Int, Tensor, UInt8
 from course_lib.world.audio import sound
 from course_lib.world.caption import caption, labels, stack_labels
 from course_lib.world.geometry import render_geometry
-from course_lib.world.pictures import render_rgb
 from course_lib.world.rays import check_size, tabulate
 from course_lib.world.scene import Scene
+from course_lib.world.shading import render_rgb
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,7 +36,7 @@ def render(scene: Scene, size: int | tuple[int, int] = 32, frames: int = 17) -> 
     """Play a scene: `frames` pictures of `size` (or (height, width)), from its first moment to its
     last.
     """
-    batch = play([scene], size, frames)
+    batch = render_scenes([scene], size, frames)
     tensors = {
         name: getattr(batch, name)[0]
         for name in ("rgb", "depth", "normal", "segmentation", "flow", "audio")
@@ -44,7 +44,7 @@ def render(scene: Scene, size: int | tuple[int, int] = 32, frames: int = 17) -> 
     return Clip(**tensors, caption=caption(scene), labels=labels(scene))
 
 
-def play(scenes: list[Scene], size: int | tuple[int, int], frames: int) -> Clip:
+def render_scenes(scenes: list[Scene], size: int | tuple[int, int], frames: int) -> Clip:
     """Play several scenes, as one batch."""
     height, width = check_size(size)
     table = tabulate(scenes, frames)

@@ -4,12 +4,12 @@ from collections.abc import Sequence
 
 from torch.utils.data import Dataset
 
-from course_lib.world.batch import scene_seed, still
+from course_lib.world.batch import scene_seed, still_constraints
 from course_lib.world.caption import caption, labels, stack_labels
-from course_lib.world.pictures import render_rgb
-from course_lib.world.pixels import to_model
+from course_lib.world.pixels import pixels_to_float
 from course_lib.world.rays import check_size, tabulate
 from course_lib.world.sample import sample_scene
+from course_lib.world.shading import render_rgb
 
 
 class LittleWorld(Dataset):
@@ -37,7 +37,7 @@ class LittleWorld(Dataset):
             raise ValueError(f"frames: expected None or at least 1, got {frames}")
         self.split, self.size, self.frames = split, check_size(size), frames
         self.length, self.seed = length, seed
-        self.constraints = still(constraints) if frames is None else constraints
+        self.constraints = still_constraints(constraints) if frames is None else constraints
         # complains about impossible constraints now, not in a worker
         sample_scene(0, **self.constraints)
 
@@ -68,5 +68,5 @@ class LittleWorld(Dataset):
         return self.__getitems__([index])[0]
 
     def _pixels(self, scenes):
-        pixels = to_model(render_rgb(tabulate(scenes, self.frames or 1), *self.size))
+        pixels = pixels_to_float(render_rgb(tabulate(scenes, self.frames or 1), *self.size))
         return pixels if self.frames is None else pixels.unflatten(0, (len(scenes), self.frames))

@@ -145,18 +145,19 @@ class Things:
     def to_local(self, vectors: Point, things: Tensor | slice = slice(None)) -> Point:
         """Directions of the world, one or more per thing, in the frames of these things."""
         x, y, z = vectors
-        c, s, inverse = (beside(each[things], x) for each in (*self.turn, self.inverse))
+        c, s, inverse = (expand_to(each[things], x) for each in (*self.turn, self.inverse))
         return (x * c + y * s) * inverse, (y * c - x * s) * inverse, z * inverse
 
     def points_to_local(self, points: Point, things: Tensor | slice = slice(None)) -> Point:
         """Points of the world in the frames of these things."""
         return self.to_local(
-            tuple(p - beside(f[things], p) for p, f in zip(points, self.foot, strict=True)), things
+            tuple(p - expand_to(f[things], p) for p, f in zip(points, self.foot, strict=True)),
+            things,
         )
 
     def to_world(self, vectors: Point, things: Tensor | slice = slice(None)) -> Point:
         """Unit vectors of the things' frames in the world."""
-        (x, y, z), (c, s) = vectors, (beside(each[things], vectors[0]) for each in self.turn)
+        (x, y, z), (c, s) = vectors, (expand_to(each[things], vectors[0]) for each in self.turn)
         return x * c - y * s, x * s + y * c, z
 
 
@@ -203,13 +204,13 @@ def trace(table: Frames, things: Things, height: int, width: int, offsets=CENTRE
     axes = [vectors.unbind(-1) for vectors in (table.right, table.up, table.forward)]
     direction = _directions(axes, across, up)
     eye = table.eye.unbind(-1)
-    depth = _depth_of_stage([beside(each, direction[0]) for each in eye], direction)
+    depth = _depth_of_stage([expand_to(each, direction[0]) for each in eye], direction)
     frame = things.frame
     local_eye = things.points_to_local([each[frame] for each in eye])
     local_axes = [things.to_local([each[frame] for each in axis]) for axis in axes]
     enters = []
     for shape, part in things.shapes.items():
-        origin = [beside(each[part], depth) for each in local_eye]
+        origin = [expand_to(each[part], depth) for each in local_eye]
         rays = _directions(
             [[each[part] for each in axis] for axis in local_axes],
             across[frame[part]],
@@ -222,10 +223,10 @@ def trace(table: Frames, things: Things, height: int, width: int, offsets=CENTRE
     for frames, numbers in things.places():
         enter, before = enters.index_select(0, numbers), depth.index_select(0, frames)
         nearer = torch.where(
-            enter < before, beside(numbers.int(), depth), thing.index_select(0, frames)
+            enter < before, expand_to(numbers.int(), depth), thing.index_select(0, frames)
         )
         thing[frames], depth[frames] = nearer, torch.minimum(enter, before)
-    point = tuple(beside(o, depth) + depth * d for o, d in zip(eye, direction, strict=True))
+    point = tuple(expand_to(o, depth) + depth * d for o, d in zip(eye, direction, strict=True))
     return Hits(depth, thing, point, direction)
 
 
@@ -241,7 +242,7 @@ def pixel_grid(table: Frames, height: int, width: int, offsets) -> tuple[Tensor,
 def _directions(axes, across: Tensor, up: Tensor) -> Point:
     """forward + across * right + up * upwards, coordinate by coordinate."""
     return tuple(
-        (across * beside(r, across) + beside(f, across)) + up * beside(u, up)
+        (across * expand_to(r, across) + expand_to(f, across)) + up * expand_to(u, up)
         for r, u, f in zip(*axes, strict=True)
     )
 
@@ -259,7 +260,7 @@ def _depth_of_stage(eye, direction: Point) -> Tensor:
     return torch.where((dz < 0) & (floor < dome), floor, dome)
 
 
-def beside(vector: Tensor, other: Tensor) -> Tensor:
+def expand_to(vector: Tensor, other: Tensor) -> Tensor:
     """f -> f 1 ..., with as many axes as the other tensor."""
     return vector.view(-1, *[1] * (other.ndim - 1))
 

@@ -26,7 +26,7 @@ explore(plot, power=slider(1, 20, 2), side=["below", "above"])
 
 EXERCISE = """
 @exercise("start_here.to_model")
-def to_model(rgb):
+def pixels_to_float(rgb):
     return rgb.permute(0, 3, 1, 2).float() / 127.5 - 1
 """.strip()
 

@@ -73,10 +73,10 @@ def test_a_wrong_answer_is_told_why_and_replaced_by_the_reference(capsys):
 
 def test_a_stub_is_not_attempted(capsys):
     @exercise("start_here.to_model")
-    def to_model(rgb):
+    def pixels_to_float(rgb):
         raise NotImplementedError  # your turn
 
-    assert to_model is find("start_here.to_model").reference
+    assert pixels_to_float is find("start_here.to_model").reference
     expected = "start_here.to_model: not attempted yet  The chapter goes on with the reference.\n"
     assert capsys.readouterr().out == expected
 

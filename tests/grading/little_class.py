@@ -16,7 +16,7 @@ from tests.grading.handed_in import notebook
 IMPORTS = "import torch\nfrom einops import rearrange\nfrom course_lib.classroom import exercise"
 TO_MODEL = """
 @exercise("start_here.to_model")
-def to_model(rgb):
+def pixels_to_float(rgb):
     return rearrange(rgb, "b h w c -> b c h w").float() / 127.5 - 1"""
 PATCHIFY = """
 @exercise("start_here.patchify")

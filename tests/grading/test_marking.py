@@ -34,7 +34,7 @@ def simple_loss(model, x_start, t, noise, alphas_cumprod):
     return (noise - model(x_t, t)).square().flatten(1).mean(1)
 """
 MADE = "return rgb.permute(0, 3, 1, 2) / 127.5 - ({})"
-TO_MODEL = '@exercise("start_here.to_model")\ndef to_model(rgb):\n    '
+TO_MODEL = '@exercise("start_here.to_model")\ndef pixels_to_float(rgb):\n    '
 
 
 @pytest.fixture(scope="module")
@@ -341,7 +341,7 @@ import os, random, time
 import numpy as np
 
 @exercise("start_here.to_model")
-def to_model(rgb):
+def pixels_to_float(rgb):
     class Thing: pass
     names = {f"name {n}" for n in range(50)}
     print(random.random(), np.random.rand(), torch.rand(2), names, Thing(), [n for n in {object() for _ in range(0)}])

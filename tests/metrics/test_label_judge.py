@@ -57,6 +57,6 @@ def test_a_shipped_judge_reads_what_it_has_not_seen_as_well_as_its_results_say(n
 
 def test_the_picture_judge_is_surer_of_pictures_than_of_noise():
     judge, _ = load_checkpoint("vit-judge")
-    seen = vit_recipes.to_model(vit_recipes.judged("test", 100)["pixels"])
+    seen = vit_recipes.pixels_to_float(vit_recipes.judged("test", 100)["pixels"])
     noise = torch.randn(seen.shape, generator=torch.Generator().manual_seed(0)).clamp(-1, 1)
     assert judge.confidence(seen).mean() > judge.confidence(noise).mean() + 0.2

@@ -13,7 +13,7 @@ import torch
 from course_lib.losses.perceptual import LPIPS
 from course_lib.metrics import perceptual, psnr
 from course_lib.training.recipes.lpips import TEST_PHOTOS, blurred, photo_patches
-from course_lib.world import to_model
+from course_lib.world import pixels_to_float
 
 # the package has the function under this name
 MODULE = importlib.import_module("course_lib.metrics.perceptual")
@@ -168,7 +168,7 @@ def test_the_small_trunk_orders_what_blur_and_noise_do_to_a_picture():
 
 
 def test_following_its_gradient_takes_blur_away():
-    x = 0.6 * to_model(photo_patches(TEST_PHOTOS, 6, seed=5)["pixels"])
+    x = 0.6 * pixels_to_float(photo_patches(TEST_PHOTOS, 6, seed=5)["pixels"])
     y = blurred(x, torch.full((6,), 2.0)).requires_grad_()
     before, lpips, optimiser = (
         psnr(y.detach(), x),

@@ -17,7 +17,7 @@ from course_lib.training.recipes.lpips import (
     photo_patches,
     right_choices,
 )
-from course_lib.world import to_model
+from course_lib.world import pixels_to_float
 
 RECIPE = find_recipe("lpips-trunk")
 
@@ -30,7 +30,7 @@ def few(n=24):
 
 
 def photographs(n=40):
-    return 0.6 * to_model(photo_patches(TEST_PHOTOS, n, seed=3)["pixels"])
+    return 0.6 * pixels_to_float(photo_patches(TEST_PHOTOS, n, seed=3)["pixels"])
 
 
 def test_no_photograph_of_the_training_measures_it():

@@ -14,7 +14,7 @@ from course_lib.training.recipes.vit import (
     judged,
     pictures,
 )
-from course_lib.world import to_model
+from course_lib.world import pixels_to_float
 
 
 def descend(trainable, batch, steps):
@@ -110,7 +110,7 @@ def test_measuring_again_gives_the_stored_accuracy():
     model, provenance = load_checkpoint("vit-data-8000")
     test = pictures("test", 300)
     with torch.no_grad():
-        right = (model(to_model(test["pixels"])).argmax(1) == test["kind"]).float().mean()
+        right = (model(pixels_to_float(test["pixels"])).argmax(1) == test["kind"]).float().mean()
     assert abs(float(right) - provenance["metrics"]["accuracy"]) < 0.06
 
 

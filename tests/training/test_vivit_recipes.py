@@ -9,7 +9,7 @@ import torch
 
 from course_lib.training import find_recipe, load_checkpoint, results
 from course_lib.training.recipes.vivit import LADDER, MOTIONS, RECIPES, TOKENS, clips
-from course_lib.world import VOCABULARY, to_model
+from course_lib.world import VOCABULARY, pixels_to_float
 from tests.training.test_vit_recipes import descend, differing
 
 
@@ -88,5 +88,5 @@ def test_measuring_again_gives_the_stored_accuracy():
     model, provenance = load_checkpoint("vivit-model-2")
     test = clips("test", 60)
     with torch.no_grad():
-        right = (model(to_model(test["pixels"])).argmax(1) == test["motion"]).float().mean()
+        right = (model(pixels_to_float(test["pixels"])).argmax(1) == test["motion"]).float().mean()
     assert abs(float(right) - provenance["metrics"]["accuracy"]) < 0.2

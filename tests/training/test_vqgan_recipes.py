@@ -13,7 +13,7 @@ from course_lib.training.recipes.vqgan import (
     fidelity,
     find_palette,
 )
-from course_lib.world import to_model
+from course_lib.world import pixels_to_float
 from tests.training.test_vit_recipes import differing
 
 SHIPPED = ("vqgan-l1", "vqgan-lpips", TOKENIZER, "vqgan-prior", "vqgan-pixels")
@@ -85,7 +85,7 @@ def test_the_players_share_no_parameter_and_leave_the_trunk_alone():
 
 
 def test_fidelity_is_best_for_the_pictures_themselves():
-    image = to_model(pictures("test", 30)["pixels"])
+    image = pixels_to_float(pictures("test", 30)["pixels"])
     same, noisy = (
         fidelity(image, image),
         fidelity(image, (image + 0.1 * torch.randn(image.shape)).clamp(-1, 1)),
@@ -103,7 +103,7 @@ def test_the_palette_rounds_a_picture_to_its_colours():
     pixels = pictures("train", 20)["pixels"]
     palette = find_palette(pixels, colours=32)
     assert palette.shape == (32, 3) and palette.abs().max() <= 1
-    near = torch.cdist(to_model(pixels).movedim(1, -1).reshape(-1, 3), palette).amin(1)
+    near = torch.cdist(pixels_to_float(pixels).movedim(1, -1).reshape(-1, 3), palette).amin(1)
     assert near.mean() < 0.1
 
 
@@ -142,7 +142,7 @@ def test_what_the_notebook_loads_is_shipped(name):
 
 def test_measuring_again_gives_the_stored_fidelity_and_likelihood():
     model, provenance = load_checkpoint(TOKENIZER)
-    image = to_model(pictures("test", 100, count=(1, 2, 3))["pixels"])
+    image = pixels_to_float(pictures("test", 100, count=(1, 2, 3))["pixels"])
     with torch.no_grad():
         found = fidelity(image, model(image)[0].clamp(-1, 1))
         codes = find_recipe("vqgan-prior").codes("test", 100)

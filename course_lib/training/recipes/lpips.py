@@ -25,7 +25,7 @@ from course_lib.metrics.fidelity import ssim
 from course_lib.training.randomness import Draw
 from course_lib.training.recipe import Recipe, Tensors, Trainable
 from course_lib.training.recipes.vit import pictures
-from course_lib.world import to_model
+from course_lib.world import pixels_to_float
 
 # of the little world
 LABELS = {"shape": 4, "colour": 8, "scale": 2, "material": 2, "count": 3, "floor": 4}
@@ -101,7 +101,7 @@ def augment(batch: dict[str, Tensor], draw: Draw) -> dict[str, Tensor]:
     and change brightness and contrast; half of them have their colour channels mixed and lose the
     label colour.
     """
-    x, b = to_model(batch["pixels"]), len(batch["pixels"])
+    x, b = pixels_to_float(batch["pixels"]), len(batch["pixels"])
     is_photo = batch["photo"] >= 0
     flip = draw.rand(b) < 0.5
     x = torch.where(flip.view(-1, 1, 1, 1), x.flip(-1), x)
@@ -228,7 +228,7 @@ class TrunkRecipe(Recipe):
             ("world", pictures("test", 300, count=(1, 2, 3))["pixels"]),
             ("photographs", photo_patches(TEST_PHOTOS, 300, seed=1)["pixels"]),
         ):
-            x = 0.6 * to_model(pixels).to(device)  # room for noise and light
+            x = 0.6 * pixels_to_float(pixels).to(device)  # room for noise and light
             shares = {
                 "small trunk": right_choices(model, x),
                 "SSIM": right_choices(lambda a, b: -ssim(a, b), x),

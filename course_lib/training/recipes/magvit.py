@@ -31,7 +31,7 @@ from course_lib.training.recipes.vit import in_batches, pictures
 from course_lib.training.recipes.vivit import JUDGE, SINGLE, clips
 from course_lib.training.recipes.vqgan import TRUNK, fidelity, sample_scores
 from course_lib.training.store import load_checkpoint
-from course_lib.world import to_model
+from course_lib.world import pixels_to_float
 
 FRAMES = {"magvit": 16, "magvit2": 17}
 DISCRIMINATORS = {
@@ -42,7 +42,7 @@ DISCRIMINATORS = {
 
 def to_clip(pixels: Tensor) -> Tensor:
     """Clips (b t h w 3) uint8 as the tokenizers take them, (b 3 t h w) in [-1, 1]."""
-    return rearrange(to_model(pixels), "b t c h w -> b c t h w")
+    return rearrange(pixels_to_float(pixels), "b t c h w -> b c t h w")
 
 
 def to_frames(clip: Tensor) -> Tensor:

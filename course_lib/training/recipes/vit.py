@@ -27,7 +27,7 @@ from course_lib.papers.vit import ViT, ViTConfig, for_fine_tuning
 from course_lib.training.randomness import Draw
 from course_lib.training.recipe import Recipe, Tensors, Trainable
 from course_lib.training.store import load_checkpoint
-from course_lib.world import LittleWorld, to_model, to_pixels
+from course_lib.world import LittleWorld, float_to_pixels, pixels_to_float
 
 COLOURS = 8
 JUDGE = "vit-judge"
@@ -46,7 +46,7 @@ def pictures(split: str, n: int, size: int = 32, seed: int = 0, **constraints) -
     }
     kind = labels["shape"] * COLOURS + labels["colour"]
     return {
-        "pixels": torch.cat([to_pixels(part["pixels"]) for part in parts]),
+        "pixels": torch.cat([float_to_pixels(part["pixels"]) for part in parts]),
         "kind": kind,
         **labels,
     }
@@ -57,7 +57,9 @@ def in_batches(
     function: Callable[[Tensor], Tensor], pixels: Tensor, device: torch.device | str = "cpu"
 ) -> Tensor:
     """`function` of pictures or clips (n ... h w 3) uint8, a few at a time; the results on the CPU."""
-    return torch.cat([function(to_model(part.to(device))).cpu() for part in pixels.split(100)])
+    return torch.cat(
+        [function(pixels_to_float(part.to(device))).cpu() for part in pixels.split(100)]
+    )
 
 
 class ConvNet(nn.Module):
@@ -88,7 +90,7 @@ class Classifier(Trainable):
         self.model = model
 
     def loss(self, player: str, batch: dict[str, Tensor], draw: Draw) -> Tensor:
-        return F.cross_entropy(self.model(to_model(batch["pixels"])), batch["label"])
+        return F.cross_entropy(self.model(pixels_to_float(batch["pixels"])), batch["label"])
 
 
 @dataclass(frozen=True)
@@ -243,7 +245,7 @@ class Reader(Trainable):
         self.model = model
 
     def loss(self, player: str, batch: dict[str, Tensor], draw: Draw) -> Tensor:
-        logits = self.model(to_model(batch["pixels"]))
+        logits = self.model(pixels_to_float(batch["pixels"]))
         return sum(F.cross_entropy(logits[name], batch[name], ignore_index=-1) for name in logits)
 
 

@@ -37,7 +37,7 @@ from course_lib.training.recipes.vit import (
     reading_scores,
 )
 from course_lib.training.store import load_checkpoint
-from course_lib.world import LittleWorld, to_model, to_pixels
+from course_lib.world import LittleWorld, float_to_pixels, pixels_to_float
 
 # all but collide, which takes two
 MOTIONS = ("rest", "slide", "bounce", "spin", "orbit", "rise", "fall", "grow")
@@ -57,7 +57,7 @@ def clips(
     labels = {
         name: torch.cat([part["labels"][name] for part in parts]) for name in parts[0]["labels"]
     }
-    return {"pixels": torch.cat([to_pixels(part["pixels"]) for part in parts]), **labels}
+    return {"pixels": torch.cat([float_to_pixels(part["pixels"]) for part in parts]), **labels}
 
 
 class UniformFrames(nn.Module):
@@ -91,7 +91,7 @@ class MotionClassifier(Trainable):
         if self.change:
             changed = self.change(rearrange(pixels, "b t h w c -> b t c h w"))
             pixels = rearrange(changed, "b t c h w -> b t h w c")
-        video = to_model(pixels)
+        video = pixels_to_float(pixels)
         if self.recipe.mixup:
             video, target = mixup(video, target, len(MOTIONS), self.recipe.mixup)
         return F.cross_entropy(

@@ -29,7 +29,7 @@ from course_lib.training.randomness import Draw
 from course_lib.training.recipe import Recipe, Tensors, Trainable
 from course_lib.training.recipes.vit import JUDGE, in_batches, pictures
 from course_lib.training.store import load_checkpoint
-from course_lib.world import to_model
+from course_lib.world import pixels_to_float
 
 TOKENIZER, TRUNK = "vqgan-gan", "lpips-trunk"
 
@@ -61,7 +61,7 @@ class Tokenizer(Trainable):
         )
 
     def loss(self, player: str, batch: dict[str, Tensor], draw: Draw) -> Tensor:
-        image = to_model(batch["pixels"])
+        image = pixels_to_float(batch["pixels"])
         playing = self.discriminator is not None and bool(self.step >= self.recipe.adversarial_from)
         if player == "autoencoder":
             return self.autoencoder_loss(image, playing, draw)
@@ -130,7 +130,7 @@ class TokenizerRecipe(Recipe):
         )
         counts = torch.bincount(indices.flatten(), minlength=self.num_codes)
         return {
-            **fidelity(to_model(pixels), rebuilt),
+            **fidelity(pixels_to_float(pixels), rebuilt),
             "perplexity": float(perplexity(indices, self.num_codes)),
             "usage": float(usage(indices, self.num_codes)),
             "counts": counts.sort(descending=True).values.tolist(),
@@ -270,7 +270,7 @@ def find_palette(pixels: Tensor, colours: int = 256) -> Tensor:
     """The colours (colours 3) in [-1, 1] that k-means finds in pictures (n h w 3) uint8."""
     from sklearn.cluster import MiniBatchKMeans
 
-    seen = rearrange(to_model(pixels), "n c h w -> (n h w) c")
+    seen = rearrange(pixels_to_float(pixels), "n c h w -> (n h w) c")
     means = (
         MiniBatchKMeans(colours, random_state=0, batch_size=4096, n_init=1)
         .fit(seen.numpy())

@@ -21,7 +21,7 @@ from course_lib.world.rays import (
     Frames,
     Hits,
     Things,
-    beside,
+    expand_to,
     gather_things,
     normals,
     thing_hits,
@@ -82,7 +82,7 @@ def _light(table: Frames, things: Things, hits: Hits, offsets) -> tuple[Tensor, 
         origin = things.points_to_local(points, part)
         enter, leave = INTERVALS[shape](origin, [each[part] for each in towards])
         number = torch.arange(count, dtype=torch.int32)[part]
-        other = hits.thing.index_select(0, frame[part]) != beside(number, hits.thing)
+        other = hits.thing.index_select(0, frame[part]) != expand_to(number, hits.thing)
         seen.append(1 - ((enter < leave) & (leave > 0) & other).float())
         # A body above a point hides a part of its sky: the soft dark spot under everything.
         x, y, z = origin
@@ -101,7 +101,7 @@ def _shade_stage(table: Frames, hits: Hits, light: tuple[Tensor, Tensor]) -> lis
     sees_lamp, openness = light
     x, y, z = hits.point
     pattern = torch.empty_like(x)
-    tile = [beside(each, x) for each in table.tiling.unbind(-1)]
+    tile = [expand_to(each, x) for each in table.tiling.unbind(-1)]
     u, v = x * tile[0] - y * tile[1] + tile[2], x * tile[1] + y * tile[0] + tile[3]
     for number, name in enumerate(FLOORS):
         rows = (table.pattern == number).nonzero()[:, 0]
@@ -115,8 +115,8 @@ def _shade_stage(table: Frames, hits: Hits, light: tuple[Tensor, Tensor]) -> lis
     lit = (0.62 * sees_lamp + 0.38 * openness) * (1.06 - 0.5 * distance)
     channels = []
     for channel in range(3):
-        dark, bright = (beside(table.tones[:, tone, channel], x) for tone in (1, 0))
-        horizon, top = (beside(table.sky[:, end, channel], x) for end in (0, 1))
+        dark, bright = (expand_to(table.tones[:, tone, channel], x) for tone in (1, 0))
+        horizon, top = (expand_to(table.sky[:, end, channel], x) for end in (0, 1))
         ground = (dark + pattern * (bright - dark)) * lit
         back = horizon + height * (top - horizon)
         channels.append(ground + fog * (back - ground))

@@ -8,15 +8,15 @@ import torch
 from course_lib.world import (
     LittleWorld,
     clips,
+    float_to_pixels,
     image_captions,
     image_labels,
+    image_scenes,
     images,
+    pixels_to_float,
     render,
     sample_scene,
     scenes,
-    stills,
-    to_model,
-    to_pixels,
     videos,
 )
 from course_lib.world.scene import COLOURS, SHAPES
@@ -32,7 +32,7 @@ def test_images_are_the_first_frames_of_stills():
     batch = images(5, (18, 26), 3, count=2)
     assert batch.shape == (5, 18, 26, 3)
     assert batch.dtype == torch.uint8
-    for picture, scene in zip(batch, stills(5, 3, count=2), strict=True):
+    for picture, scene in zip(batch, image_scenes(5, 3, count=2), strict=True):
         assert scene.motion.kind == "rest"
         assert torch.equal(picture, render(scene, (18, 26), 1).rgb[0])
 
@@ -57,7 +57,7 @@ def test_chunks_and_threads_change_nothing(monkeypatch):
         other = clips(3, 24, 4, seed=2)
     finally:
         torch.set_num_threads(threads)
-    monkeypatch.setattr("course_lib.world.pictures.RAYS_PER_CHUNK", 24 * 24 * 4 * 5)
+    monkeypatch.setattr("course_lib.world.shading.RAYS_PER_CHUNK", 24 * 24 * 4 * 5)
     monkeypatch.setattr("course_lib.world.geometry.PIXELS_PER_CHUNK", 24 * 24 * 5)
     chunked = clips(3, 24, 4, seed=2)
     for field in FIELDS:
@@ -67,7 +67,7 @@ def test_chunks_and_threads_change_nothing(monkeypatch):
 
 def test_the_bytes_never_change():
     """Made on x86-64 with AVX-512 and checked with the plain kernels: see the docstring of
-    pictures.py.
+    shading.py.
     """
     assert {
         "images 16": digest(images(16, 16, 0, count=1)),
@@ -142,15 +142,15 @@ def test_labels_and_captions_of_images():
 
 def test_to_model_and_back():
     rgb = images(3, (10, 14), 0)
-    x = to_model(rgb)
+    x = pixels_to_float(rgb)
     assert x.shape == (3, 3, 10, 14)
     assert x.min() >= -1
     assert x.max() <= 1
-    assert torch.equal(to_pixels(x), rgb)
+    assert torch.equal(float_to_pixels(x), rgb)
     every = torch.arange(256, dtype=torch.uint8).reshape(1, 16, 16, 1)
-    assert torch.equal(to_pixels(to_model(every)), every)
-    assert to_model(torch.zeros(2, 5, 4, 6, 3, dtype=torch.uint8)).shape == (2, 5, 3, 4, 6)
-    assert to_pixels(torch.full((1, 3, 2, 2), 7.0)).min() == 255
+    assert torch.equal(float_to_pixels(pixels_to_float(every)), every)
+    assert pixels_to_float(torch.zeros(2, 5, 4, 6, 3, dtype=torch.uint8)).shape == (2, 5, 3, 4, 6)
+    assert float_to_pixels(torch.full((1, 3, 2, 2), 7.0)).min() == 255
 
 
 def test_dataset_of_images():
@@ -178,7 +178,7 @@ def test_train_and_test_never_meet():
     train, test = (LittleWorld(split, length=200, seed=0) for split in ("train", "test"))
     seen = {train.scene(index) for index in range(200)}
     assert not seen & {test.scene(index) for index in range(200)}
-    assert not seen & set(stills(200, 0))
+    assert not seen & set(image_scenes(200, 0))
 
 
 @pytest.mark.parametrize(
