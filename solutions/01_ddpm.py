@@ -13,6 +13,7 @@ from torch import nn
 import course_lib.classroom as room
 from course_lib import metrics
 from course_lib.classroom import exercise, explore, show, show_images, show_lines, slider
+from course_lib.diffusion import cosine_betas, linear_betas
 from course_lib.papers import ddpm, improved_ddpm
 from course_lib.training import find_recipe, load_checkpoint, results
 from course_lib.training.recipes.ddpm import pictures
@@ -84,7 +85,7 @@ show_images(
 
 # %%
 T = 1000
-betas = ddpm.linear_betas(T).float()  # from 1e-4 to 0.02
+betas = linear_betas(T).float()  # from 1e-4 to 0.02
 alphas_cumprod = torch.cumprod(1 - betas, dim=0)  # alpha-bar
 print(
     f"alpha-bar: first {alphas_cumprod[0]:.4f}, middle {alphas_cumprod[T // 2 - 1]:.4f}, last {alphas_cumprod[-1]:.2e}"
@@ -125,7 +126,7 @@ def q_sample(x_start, t, noise, alphas_cumprod):
 # schedule is explained in section 10; for now, find the step at which each schedule has destroyed the object.
 
 # %%
-schedules = {"linear": ddpm.linear_betas(T), "cosine": improved_ddpm.cosine_betas(T)}
+schedules = {"linear": linear_betas(T), "cosine": cosine_betas(T)}
 
 
 def noise_level(t, schedule):
@@ -394,7 +395,7 @@ from course_lib.diffusion import GaussianMixture
 from course_lib.nn.embeddings import timestep_embedding
 
 blobs = GaussianMixture.ring(components=8, radius=0.75, std=0.1)
-short = ddpm.linear_betas(100).float()  # T = 100 is enough in the plane
+short = linear_betas(100).float()  # T = 100 is enough in the plane
 short_cumprod = torch.cumprod(1 - short, dim=0)
 
 
@@ -513,7 +514,7 @@ show_lines(range(1, 101), {"your network": lost}, f"{lost[:5].sum() / lost.sum()
 # %%
 def gap(n, tilde):
     """The bound of the perfect denoiser in n cosine steps, minus the truth."""
-    chain = improved_ddpm.cosine_betas(n).float()
+    chain = cosine_betas(n).float()
     a = torch.cumprod(1 - chain, dim=0)
     variances = ddpm.posterior_log_variance(chain).exp() if tilde else chain
     return float(bound(lambda x, t: blobs.best_eps(x, float(a[t[0]])), points, chain, variances).sum()) - exact
@@ -611,7 +612,7 @@ show_images(
 
 # %% exercise: the discretised normal
 @exercise("ddpm.discretised_nll")
-def discretised_nll(x, mean, log_scale):
+def discretized_nll(x, mean, log_scale):
     """Eq. 13 in nats.  x: pixel values k / 127.5 - 1; log_scale: log of the standard deviation; all of one shape"""
     # SOLUTION
     above = torch.special.ndtr((x + 1 / 255 - mean) / log_scale.exp())
@@ -624,7 +625,7 @@ def discretised_nll(x, mean, log_scale):
 
 # %%
 values = torch.arange(256) / 127.5 - 1
-mass = torch.exp(-discretised_nll(values, torch.full((256,), 0.97), torch.full((256,), -3.0)))
+mass = torch.exp(-discretized_nll(values, torch.full((256,), 0.97), torch.full((256,), -3.0)))
 print(
     f"probabilities of the 256 pixel values add up to {mass.sum():.6f}; white alone has {mass[-1]:.3f}"
 )
@@ -786,7 +787,7 @@ for step in chosen_steps:
     t = torch.full((16,), step)
     x_t = cosine.q_sample(photos, t, torch.randn_like(photos))
     with torch.no_grad():
-        _, v = cosine.ask(hybrid, x_t, t).chunk(2, dim=1)
+        _, v = cosine.call_network(hybrid, x_t, t).chunk(2, dim=1)
     chosen_shares.append(float((v.mean() + 1) / 2))
 show_lines(
     chosen_steps,
@@ -864,8 +865,8 @@ show_images(
 # %%
 for n in (50, 100, 1000, 4000):
     print(
-        f"T = {n:4d}: {int((improved_ddpm.cosine_betas(n) >= 0.999).sum())} beta clipped;"
-        f" the last four are {[round(float(b), 4) for b in improved_ddpm.cosine_betas(n)[-4:]]}"
+        f"T = {n:4d}: {int((cosine_betas(n) >= 0.999).sum())} beta clipped;"
+        f" the last four are {[round(float(b), 4) for b in cosine_betas(n)[-4:]]}"
     )
 
 # %% [markdown]

@@ -39,7 +39,7 @@ class Source:
         return cls(keys, tuple(parts.shape[1:]), axes=axes)
 
 
-def nothing(key: str, value: Tensor) -> bool:
+def ignore_none(key: str, value: Tensor) -> bool:
     """What most layouts set aside."""
     return False
 
@@ -58,7 +58,7 @@ class Layout:
     sources: Callable[[nn.Module], dict[str, Source]]
     modern: Callable[[str], str] = str
     model: type[nn.Module] = nn.Module
-    set_aside: Callable[[str, Tensor], bool] = nothing
+    set_aside: Callable[[str, Tensor], bool] = ignore_none
 
 
 def torch_sources(model: nn.Module, names: Mapping[str, str]) -> dict[str, Source]:

@@ -53,13 +53,13 @@ def load_official(
             f"expected weights of a {ours}, got the layout {layout}, which is of a {theirs}"
         )
     weights = {key: value for key, value in weights.items() if not chosen.set_aside(key, value)}
-    _expect(weights, lambda value: value.dtype in PRECISIONS)
+    _require(weights, lambda value: value.dtype in PRECISIONS)
     weights = _modern(weights, chosen)
     sources = chosen.sources(model)
     unknown = [ours for ours in model.state_dict() if ours not in sources]
     if unknown:
         raise ValueError(
-            f"the layout {layout} of {paper} does not know these tensors of ours: {_some(unknown)}"
+            f"the layout {layout} of {paper} does not know these tensors of ours: {_first_few(unknown)}"
         )
     _check(name, weights, sources)
     model.load_state_dict(
@@ -126,11 +126,11 @@ def _read(source: Mapping | str | Path) -> dict[str, Tensor]:
     if not isinstance(source, Mapping):
         raise ValueError(f"expected a dict of tensors by name, got {type(source).__name__}")
     weights = {key: _tensor(value) for key, value in source.items()}
-    _expect(weights, lambda value: isinstance(value, Tensor))
+    _require(weights, lambda value: isinstance(value, Tensor))
     return weights
 
 
-def _expect(weights: Mapping, fits: Callable[[Any], bool]) -> None:
+def _require(weights: Mapping, fits: Callable[[Any], bool]) -> None:
     """Refuse values that do not fit."""
     others = [
         f"{key} ({getattr(value, 'dtype', type(value).__name__)})"
@@ -139,7 +139,7 @@ def _expect(weights: Mapping, fits: Callable[[Any], bool]) -> None:
     ]
     if others:
         raise ValueError(
-            f"expected float32, float16 or bfloat16 tensors by name; these are not: {_some(others)}"
+            f"expected float32, float16 or bfloat16 tensors by name; these are not: {_first_few(others)}"
         )
 
 
@@ -161,7 +161,7 @@ def _layout(paper: str, weights: dict[str, Tensor], name: str | None) -> str:
         known = "; ".join(f"{name} by {layout.marker!r}" for name, layout in layouts.items())
         found = f"recognised {' and '.join(recognised)}" if recognised else "recognised none"
         raise ValueError(
-            f"expected the keys of one layout ({known}), {found} among {_some(sorted(weights))}"
+            f"expected the keys of one layout ({known}), {found} among {_first_few(sorted(weights))}"
         )
     return name or recognised[0]
 
@@ -173,7 +173,7 @@ def _modern(weights: dict[str, Tensor], layout: Layout) -> dict[str, Tensor]:
         twice = [
             key for key in weights if layout.modern(key) != key and layout.modern(key) in weights
         ]
-        raise ValueError(f"these keys are there in a newer spelling too: {_some(twice)}")
+        raise ValueError(f"these keys are there in a newer spelling too: {_first_few(twice)}")
     return renamed
 
 
@@ -209,7 +209,7 @@ def _assemble(weights: dict[str, Tensor], source: Source, like: Tensor) -> Tenso
     return rows.reshape(like.shape)
 
 
-def _some(items: list[str], most: int = 8) -> str:
+def _first_few(items: list[str], most: int = 8) -> str:
     """The first few of a list, and how many more there are."""
     more = f" and {len(items) - most} more" if len(items) > most else ""
     return (", ".join(items[:most]) or "no keys") + more

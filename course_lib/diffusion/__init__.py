@@ -1,18 +1,27 @@
-"""Diffusion maths that several papers share: step tables, samplers, a mixture with known answers."""
+"""Diffusion maths that several papers share: schedules, samplers, a mixture with known answers."""
 
-from course_lib.diffusion.likelihood import bits, normal_kl
+from course_lib.diffusion.likelihood import bits_per_dim, normal_kl
 from course_lib.diffusion.mixture import GaussianMixture
 from course_lib.diffusion.samplers import ddim_step
-from course_lib.diffusion.steps import at, check, check_betas, pick, shifted
+from course_lib.diffusion.schedules import (
+    cosine_alphas_cumprod,
+    cosine_betas,
+    linear_betas,
+    validate_betas,
+)
+from course_lib.diffusion.steps import choose, gather_at, previous, validate_steps
 
 __all__ = [
     "GaussianMixture",
-    "at",
-    "bits",
-    "check",
-    "check_betas",
+    "bits_per_dim",
+    "choose",
+    "cosine_alphas_cumprod",
+    "cosine_betas",
     "ddim_step",
+    "gather_at",
+    "linear_betas",
     "normal_kl",
-    "pick",
-    "shifted",
+    "previous",
+    "validate_betas",
+    "validate_steps",
 ]

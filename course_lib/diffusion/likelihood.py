@@ -13,6 +13,6 @@ def normal_kl(mean1: Tensor, log_variance1: Tensor, mean2: Tensor, log_variance2
     return 0.5 * (spread - 1 + (mean1 - mean2).square() * torch.exp(-log_variance2))
 
 
-def bits(nats: Batch) -> PerSample:
+def bits_per_dim(nats: Batch) -> PerSample:
     """Nats per value to bits per dimension: the mean over each sample's values, over log 2."""
     return nats.flatten(1).mean(1) / math.log(2)

@@ -6,7 +6,7 @@ import math
 
 import torch
 
-from course_lib.diffusion import at, normal_kl, shifted
+from course_lib.diffusion import gather_at, normal_kl, previous, schedules
 from course_lib.exercises.base import Exercise, Misconception
 from course_lib.papers import ddpm, improved_ddpm
 
@@ -60,14 +60,14 @@ def _mixed(signal, sigma):
     """q_sample with other weights, each a function of alpha-bar."""
 
     def answer(x_start, t, noise, alphas_cumprod):
-        a = at(alphas_cumprod, t, x_start)
+        a = gather_at(alphas_cumprod, t, x_start)
         return signal(a) * x_start + sigma(a) * noise
 
     return answer
 
 
 def _one_step_early(x_start, t, noise, alphas_cumprod):
-    return ddpm.q_sample(x_start, t, noise, shifted(alphas_cumprod))
+    return ddpm.q_sample(x_start, t, noise, previous(alphas_cumprod))
 
 
 Q_SAMPLE = Exercise(
@@ -138,7 +138,7 @@ def _predict_cases(rng):
 
 def _solved(solution):
     """predict_x_start by another formula of (x_t, eps, alpha-bar)."""
-    return lambda x_t, t, eps, alphas_cumprod: solution(x_t, eps, at(alphas_cumprod, t, x_t))
+    return lambda x_t, t, eps, alphas_cumprod: solution(x_t, eps, gather_at(alphas_cumprod, t, x_t))
 
 
 PREDICT_X_START = Exercise(
@@ -209,8 +209,8 @@ def _posterior(of_x_start, of_x_t, variance):
 
     def answer(x_start, x_t, t, betas):
         a = _alphas_cumprod(betas)
-        tables = [formula(betas, a, shifted(a)) for formula in (of_x_start, of_x_t, variance)]
-        w_start, w_t, v = (at(table, t, x_t) for table in tables)
+        tables = [formula(betas, a, previous(a)) for formula in (of_x_start, of_x_t, variance)]
+        w_start, w_t, v = (gather_at(table, t, x_t) for table in tables)
         return w_start * x_start + w_t * x_t, v
 
     return answer
@@ -231,7 +231,7 @@ def _tilde(beta, a, previous):
 def _rolled(x_start, x_t, t, betas):
     a = _alphas_cumprod(betas)
     w_start, w_t, v = (formula(betas, a, a.roll(1)) for formula in (_of_x_start, _of_x_t, _tilde))
-    return at(w_start, t, x_t) * x_start + at(w_t, t, x_t) * x_t, at(v, t, x_t)
+    return gather_at(w_start, t, x_t) * x_start + gather_at(w_t, t, x_t) * x_t, gather_at(v, t, x_t)
 
 
 POSTERIOR = Exercise(
@@ -464,7 +464,9 @@ def _step_back(scale, pull, sigma):
 
     def answer(x_t, t, eps, noise, betas):
         a = _alphas_cumprod(betas)
-        scale_t, pull_t, sigma_t = (at(table(betas, a), t, x_t) for table in (scale, pull, sigma))
+        scale_t, pull_t, sigma_t = (
+            gather_at(table(betas, a), t, x_t) for table in (scale, pull, sigma)
+        )
         return scale_t * (x_t - pull_t * eps) + sigma_t * noise
 
     return answer
@@ -502,7 +504,7 @@ SAMPLE_STEP = Exercise(
             "The noise is scaled by beta, a variance. Scale it by sigma, its square root.",
         ),
         "beta_tilde": Misconception(
-            _step_back(_scale, _pull, lambda beta, a: _tilde(beta, a, shifted(a)).sqrt()),
+            _step_back(_scale, _pull, lambda beta, a: _tilde(beta, a, previous(a)).sqrt()),
             "You chose sigma squared = beta-tilde, which the paper allows. Here the choice is sigma"
             " squared = beta.",
         ),
@@ -524,7 +526,7 @@ SAMPLE_STEP = Exercise(
         "first_of_the_batch": Misconception(
             lambda x_t, t, eps, noise, betas: (
                 ddpm.predict_mean(x_t, t, eps, betas)
-                + at(betas.sqrt(), t, x_t) * noise * float(t[0] > 0)
+                + gather_at(betas.sqrt(), t, x_t) * noise * float(t[0] > 0)
             ),
             "`t` differs from sample to sample. Decide about the noise for each entry, not by"
             " `t[0]`.",
@@ -580,7 +582,7 @@ def _density(x, mean, log_scale):
 
 DISCRETISED_NLL = Exercise(
     id="ddpm.discretised_nll",
-    reference=ddpm.discretised_nll,
+    reference=ddpm.discretized_nll,
     cases=_nll_cases,
     equation="DDPM, Eq. 13",
     points=3,
@@ -649,7 +651,9 @@ def _between(interpolate):
     """The log variance by another rule of (v, log beta, log beta-tilde)."""
 
     def answer(v, t, betas):
-        return interpolate(v, at(betas.log(), t, v), at(ddpm.posterior_log_variance(betas), t, v))
+        return interpolate(
+            v, gather_at(betas.log(), t, v), gather_at(ddpm.posterior_log_variance(betas), t, v)
+        )
 
     return answer
 
@@ -833,13 +837,13 @@ def _single_precision(timesteps, s):
 
 def _one_too_many(timesteps, s):
     return torch.cat(
-        [torch.ones(1, dtype=torch.float64), improved_ddpm.cosine_alphas_cumprod(timesteps, s)]
+        [torch.ones(1, dtype=torch.float64), schedules.cosine_alphas_cumprod(timesteps, s)]
     )
 
 
 COSINE = Exercise(
     id="ddpm.cosine_alphas_cumprod",
-    reference=improved_ddpm.cosine_alphas_cumprod,
+    reference=schedules.cosine_alphas_cumprod,
     cases=_cosine_cases,
     equation="Improved DDPM, Eq. 17",
     points=2,

@@ -4,9 +4,9 @@ judges.
 
 from course_lib.metrics.bits_per_dim import Likelihood, likelihood
 from course_lib.metrics.calibration import calibration_error, fit_temperature
-from course_lib.metrics.distance import frechet_distance, precision_recall
 from course_lib.metrics.few_shot import few_shot_accuracy, ridge
 from course_lib.metrics.fidelity import psnr, ssim
+from course_lib.metrics.frechet import frechet_distance
 from course_lib.metrics.gradient_noise import (
     GradientNoise,
     gradient_noise,
@@ -16,6 +16,7 @@ from course_lib.metrics.gradient_noise import (
 from course_lib.metrics.judge import Judge, JudgeConfig
 from course_lib.metrics.label_judge import CLIP_LABELS, IMAGE_LABELS, LabelJudge
 from course_lib.metrics.perceptual import perceptual
+from course_lib.metrics.precision_recall import precision_recall
 
 __all__ = [
     "CLIP_LABELS",

@@ -1,7 +1,7 @@
 """The world's judge: a small network that reads what is in a picture of the little world.
 
 Because it knows the world's shapes and colours, its features are a space in which samples can be
-compared (`course_lib.metrics.distance`), and its confidence says whether a generated object is one.
+compared (`course_lib.metrics.frechet`), and its confidence says whether a generated object is one.
 """
 
 from dataclasses import dataclass

@@ -25,7 +25,17 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from course_lib.diffusion import at, bits, check, check_betas, ddim_step, normal_kl, pick, shifted
+from course_lib.diffusion import (
+    bits_per_dim,
+    choose,
+    ddim_step,
+    gather_at,
+    linear_betas,
+    normal_kl,
+    previous,
+    validate_betas,
+    validate_steps,
+)
 from course_lib.nn.resnet import Downsample, ResBlock, SpatialAttention, Upsample
 from course_lib.shapes import Batch, Float, Int, PerSample, Shaped, Steps, Table, Tensor
 
@@ -214,39 +224,31 @@ class TimeEmbedding(nn.Module):
 # ---------------------------------------------------------------- the equations (bad input is a ValueError)
 
 
-def linear_betas(timesteps: int) -> Table:
-    """beta from 1e-4 to 0.02 (section 4), times 1000 / timesteps so that any T ends in the same
-    noise.
-    """
-    scale = 1000 / timesteps
-    return torch.linspace(scale * 1e-4, scale * 0.02, timesteps, dtype=torch.float64)
-
-
 def q_sample(x_start: Batch, t: Steps, noise: Batch, alphas_cumprod: Table) -> Batch:
     """Eq. 4: draw x_t from q(x_t | x_0) in one jump."""
-    check(len(alphas_cumprod), t, x_start=x_start, noise=noise)
+    validate_steps(len(alphas_cumprod), t, x_start=x_start, noise=noise)
     signal, sigma = alphas_cumprod.sqrt(), (1 - alphas_cumprod).sqrt()
-    return at(signal, t, x_start) * x_start + at(sigma, t, x_start) * noise
+    return gather_at(signal, t, x_start) * x_start + gather_at(sigma, t, x_start) * noise
 
 
 def predict_x_start(x_t: Batch, t: Steps, eps: Batch, alphas_cumprod: Table) -> Batch:
     """Eq. 15: Eq. 4 solved for x_0."""
-    check(len(alphas_cumprod), t, x_t=x_t, eps=eps)
+    validate_steps(len(alphas_cumprod), t, x_t=x_t, eps=eps)
     scale, pull = (1 / alphas_cumprod).sqrt(), (1 / alphas_cumprod - 1).sqrt()
-    return at(scale, t, x_t) * x_t - at(pull, t, x_t) * eps
+    return gather_at(scale, t, x_t) * x_t - gather_at(pull, t, x_t) * eps
 
 
 def predict_eps(x_t: Batch, t: Steps, x_start: Batch, alphas_cumprod: Table) -> Batch:
     """Eq. 4 solved for the noise."""
-    check(len(alphas_cumprod), t, x_t=x_t, x_start=x_start)
+    validate_steps(len(alphas_cumprod), t, x_t=x_t, x_start=x_start)
     signal, sigma = alphas_cumprod.sqrt(), (1 - alphas_cumprod).sqrt()
-    return (x_t - at(signal, t, x_t) * x_start) / at(sigma, t, x_t)
+    return (x_t - gather_at(signal, t, x_t) * x_start) / gather_at(sigma, t, x_t)
 
 
 def posterior_variance(betas: Table) -> Table:
     """Eq. 7: beta-tilde, the variance of q(x_{t-1} | x_t, x_0), of every step.  The first is 0."""
     alphas_cumprod = (1 - betas).cumprod(0)
-    return betas * (1 - shifted(alphas_cumprod)) / (1 - alphas_cumprod)
+    return betas * (1 - previous(alphas_cumprod)) / (1 - alphas_cumprod)
 
 
 def posterior_log_variance(betas: Table) -> Table:
@@ -259,13 +261,13 @@ def posterior_mean_variance(
     x_start: Batch, x_t: Batch, t: Steps, betas: Table
 ) -> tuple[Batch, Batch]:
     """Eq. 6 and 7: the mean of q(x_{t-1} | x_t, x_0), shaped as x_t, and its variance (b, 1, ...)."""
-    check(len(betas), t, x_start=x_start, x_t=x_t)
+    validate_steps(len(betas), t, x_start=x_start, x_t=x_t)
     alphas_cumprod = (1 - betas).cumprod(0)
-    previous = shifted(alphas_cumprod)
-    of_x_start = previous.sqrt() * betas / (1 - alphas_cumprod)
-    of_x_t = (1 - betas).sqrt() * (1 - previous) / (1 - alphas_cumprod)
-    mean = at(of_x_start, t, x_t) * x_start + at(of_x_t, t, x_t) * x_t
-    return mean, at(posterior_variance(betas), t, x_t)
+    alphas_cumprod_prev = previous(alphas_cumprod)
+    of_x_start = alphas_cumprod_prev.sqrt() * betas / (1 - alphas_cumprod)
+    of_x_t = (1 - betas).sqrt() * (1 - alphas_cumprod_prev) / (1 - alphas_cumprod)
+    mean = gather_at(of_x_start, t, x_t) * x_start + gather_at(of_x_t, t, x_t) * x_t
+    return mean, gather_at(posterior_variance(betas), t, x_t)
 
 
 def simple_loss(
@@ -280,26 +282,26 @@ def simple_loss(
 
 def predict_mean(x_t: Batch, t: Steps, eps: Batch, betas: Table) -> Batch:
     """Eq. 11: the mean of p(x_{t-1} | x_t), Eq. 7 with Eq. 15 put in for x_0."""
-    check(len(betas), t, x_t=x_t, eps=eps)
+    validate_steps(len(betas), t, x_t=x_t, eps=eps)
     pull = betas / (1 - (1 - betas).cumprod(0)).sqrt()
-    return at((1 - betas).rsqrt(), t, x_t) * (x_t - at(pull, t, x_t) * eps)
+    return gather_at((1 - betas).rsqrt(), t, x_t) * (x_t - gather_at(pull, t, x_t) * eps)
 
 
 def predict_eps_from_mean(x_t: Batch, t: Steps, mean: Batch, betas: Table) -> Batch:
     """Eq. 11 solved for the noise, for networks that predict the mean (Table 2)."""
-    check(len(betas), t, x_t=x_t, mean=mean)
+    validate_steps(len(betas), t, x_t=x_t, mean=mean)
     push = (1 - (1 - betas).cumprod(0)).sqrt() / betas
-    return at(push, t, x_t) * (x_t - at((1 - betas).sqrt(), t, x_t) * mean)
+    return gather_at(push, t, x_t) * (x_t - gather_at((1 - betas).sqrt(), t, x_t) * mean)
 
 
 def sample_step(x_t: Batch, t: Steps, eps: Batch, noise: Batch, betas: Table) -> Batch:
     """Algorithm 2, line 4, with sigma_t^2 = beta_t: one step back.  The last, t = 0, adds no noise."""
-    check(len(betas), t, x_t=x_t, eps=eps, noise=noise)
+    validate_steps(len(betas), t, x_t=x_t, eps=eps, noise=noise)
     sigma = torch.cat([torch.zeros_like(betas[:1]), betas[1:]]).sqrt()
-    return predict_mean(x_t, t, eps, betas) + at(sigma, t, x_t) * noise
+    return predict_mean(x_t, t, eps, betas) + gather_at(sigma, t, x_t) * noise
 
 
-def discretised_nll(x: Batch, mean: Batch, log_scale: Batch) -> Batch:
+def discretized_nll(x: Batch, mean: Batch, log_scale: Batch) -> Batch:
     """Eq. 13: -log of a normal's mass in the bin of width 2/255 around x, in nats; the two end bins
     are open.
 
@@ -319,9 +321,9 @@ def term_bits(
 ) -> PerSample:
     """Eq. 5 in bits per dimension: L_{t-1}, a KL between Gaussians, or L_0 (Eq. 13) where t = 0."""
     true_mean, _ = posterior_mean_variance(x_start, x_t, t, betas)
-    kl = normal_kl(true_mean, at(posterior_log_variance(betas), t, x_t), mean, log_variance)
-    nll = discretised_nll(x_start, mean, 0.5 * log_variance)
-    return torch.where(t == 0, bits(nll), bits(kl))
+    kl = normal_kl(true_mean, gather_at(posterior_log_variance(betas), t, x_t), mean, log_variance)
+    nll = discretized_nll(x_start, mean, 0.5 * log_variance)
+    return torch.where(t == 0, bits_per_dim(nll), bits_per_dim(kl))
 
 
 # ---------------------------------------------------------------- the process
@@ -345,7 +347,7 @@ class GaussianDiffusion:
     schedules: ClassVar = {"linear": linear_betas}
 
     def __init__(self, betas: Table, variance: str = "fixed_large", times: Table | None = None):
-        check_betas(betas)
+        validate_betas(betas)
         self.betas = betas.double()
         self.alphas_cumprod = (1 - self.betas).cumprod(0)
         self.steps = len(betas)
@@ -356,25 +358,25 @@ class GaussianDiffusion:
     def from_config(cls, config: DDPMConfig) -> "GaussianDiffusion":
         """The process a config names."""
         return cls(
-            pick(cls.schedules, config.schedule, "schedule")(config.timesteps), config.variance
+            choose(cls.schedules, config.schedule, "schedule")(config.timesteps), config.variance
         )
 
     def q_sample(self, x_start: Batch, t: Steps, noise: Batch) -> Batch:
         """Eq. 4 on this schedule."""
         return q_sample(x_start, t, noise, self.alphas_cumprod)
 
-    def ask(self, model: Callable, x_t: Batch, t: Steps) -> Batch:
+    def call_network(self, model: Callable, x_t: Batch, t: Steps) -> Batch:
         """Call the network at the times of these steps."""
         return model(x_t, self.times[t.to(self.times.device)].to(x_t))
 
-    def read(self, output: Batch, x_t: Batch, t: Steps) -> tuple[Batch, Batch]:
+    def eps_and_log_variance(self, output: Batch, x_t: Batch, t: Steps) -> tuple[Batch, Batch]:
         """The noise in the network's output, and the log variance of p(x_{t-1} | x_t) at these
         steps.
         """
         small = posterior_log_variance(self.betas)
         large = torch.cat([small[:1], self.betas[1:].log()])
-        table = pick({"fixed_small": small, "fixed_large": large}, self.variance, "variance")
-        return output, at(table, t, x_t).expand_as(x_t)
+        table = choose({"fixed_small": small, "fixed_large": large}, self.variance, "variance")
+        return output, gather_at(table, t, x_t).expand_as(x_t)
 
     def p_mean_variance(
         self, model: Callable, x_t: Batch, t: Steps, clip: bool = True
@@ -382,8 +384,8 @@ class GaussianDiffusion:
         """p(x_{t-1} | x_t): the posterior of Eq. 7 at the x_0 the network has in mind, clipped to
         [-1, 1].
         """
-        check(self.steps, t, x_t=x_t)
-        eps, log_variance = self.read(self.ask(model, x_t, t), x_t, t)
+        validate_steps(self.steps, t, x_t=x_t)
+        eps, log_variance = self.eps_and_log_variance(self.call_network(model, x_t, t), x_t, t)
         x_start = predict_x_start(x_t, t, eps, self.alphas_cumprod)
         if clip:
             x_start = x_start.clamp(-1, 1)
@@ -394,7 +396,7 @@ class GaussianDiffusion:
     def loss(self, model: Callable, x_start: Batch, t: Steps, noise: Batch) -> PerSample:
         """L_simple (Eq. 14) of each sample."""
         return simple_loss(
-            lambda x_t, t: self.read(self.ask(model, x_t, t), x_t, t)[0],
+            lambda x_t, t: self.eps_and_log_variance(self.call_network(model, x_t, t), x_t, t)[0],
             x_start,
             t,
             noise,
@@ -405,7 +407,7 @@ class GaussianDiffusion:
         """L_T of Eq. 5 in bits per dimension: what is left of the picture in x_T."""
         last = self.alphas_cumprod[-1].to(x_start)
         zero = torch.zeros_like(last)
-        return bits(normal_kl(last.sqrt() * x_start, (1 - last).log(), zero, zero))
+        return bits_per_dim(normal_kl(last.sqrt() * x_start, (1 - last).log(), zero, zero))
 
     def denoise(
         self, model: Callable, x: Batch, eta: float | None = None, generator=None, clip: bool = True
@@ -414,7 +416,7 @@ class GaussianDiffusion:
 
         eta None is Algorithm 2; a number is DDIM with that share of its noise, 0 none.
         """
-        previous = shifted(self.alphas_cumprod)
+        alphas_cumprod_prev = previous(self.alphas_cumprod)
         for step in reversed(range(self.steps)):
             with torch.no_grad():
                 t = torch.full((len(x),), step, device=x.device)
@@ -428,7 +430,12 @@ class GaussianDiffusion:
                     x = p.mean + torch.exp(0.5 * p.log_variance) * noise
                 else:
                     x = ddim_step(
-                        x, p.eps, at(self.alphas_cumprod, t, x), at(previous, t, x), eta, noise
+                        x,
+                        p.eps,
+                        gather_at(self.alphas_cumprod, t, x),
+                        gather_at(alphas_cumprod_prev, t, x),
+                        eta,
+                        noise,
                     )
             yield x, p
 

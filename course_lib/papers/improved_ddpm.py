@@ -11,7 +11,6 @@ Steps count from 0, as in `ddpm`.  Differs from the paper in the manner of the o
 Differs from the official code: L_0 uses the exact normal distribution, not its tanh approximation.
 """
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar, Literal
@@ -20,7 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from course_lib.diffusion import at, check, shifted
+from course_lib.diffusion import cosine_betas, gather_at, previous, validate_steps
 from course_lib.nn.embeddings import timestep_embedding
 from course_lib.nn.resnet import Downsample, ResBlock
 from course_lib.papers import ddpm
@@ -115,9 +114,9 @@ def learned_range_variance(v: Batch, t: Steps, betas: Table) -> Batch:
     The code shifts the output by (v + 1) / 2, so that a network that says 0 stands in the geometric
     middle.
     """
-    check(len(betas), t, v=v)
+    validate_steps(len(betas), t, v=v)
     share = (v + 1) / 2
-    return share * at(betas.log(), t, v) + (1 - share) * at(
+    return share * gather_at(betas.log(), t, v) + (1 - share) * gather_at(
         ddpm.posterior_log_variance(betas), t, v
     )
 
@@ -129,7 +128,7 @@ def hybrid_loss(
 
     L_vlb teaches the variance alone: the mean inside it is cut off from the gradient.
     """
-    check(len(betas), t, x_start=x_start, x_t=x_t, noise=noise)
+    validate_steps(len(betas), t, x_start=x_start, x_t=x_t, noise=noise)
     eps, v = output.chunk(2, dim=1)
     simple = (noise - eps).square().flatten(1).mean(1)
     return simple + 0.001 * len(betas) * vlb_term(eps.detach(), v, x_start, x_t, t, betas)
@@ -139,24 +138,6 @@ def vlb_term(eps: Batch, v: Batch, x_start: Batch, x_t: Batch, t: Steps, betas: 
     """One term of the bound, L_{t-1} or L_0, in bits per dimension, from the network's noise and v."""
     mean = ddpm.predict_mean(x_t, t, eps, betas)
     return ddpm.term_bits(mean, learned_range_variance(v, t, betas), x_start, x_t, t, betas)
-
-
-# ---------------------------------------------------------------- 3.2 the cosine schedule
-
-
-def cosine_alphas_cumprod(timesteps: int, s: float = 0.008) -> Table:
-    """Eq. 17: alpha_bar_t = f(t) / f(0) with f(t) = cos^2((t/T + s) / (1 + s) * pi/2), for t =
-    1..T.
-    """
-    t = torch.arange(timesteps + 1, dtype=torch.float64) / timesteps
-    f = torch.cos((t + s) / (1 + s) * math.pi / 2).square()
-    return f[1:] / f[0]
-
-
-def cosine_betas(timesteps: int) -> Table:
-    """The betas behind Eq. 17, at most 0.999: the last would be 1."""
-    alphas_cumprod = cosine_alphas_cumprod(timesteps)
-    return (1 - alphas_cumprod / shifted(alphas_cumprod)).clamp(max=0.999)
 
 
 # ---------------------------------------------------------------- 3.3 importance sampling of t
@@ -226,7 +207,7 @@ def respace(betas: Table, kept: Int[Tensor, " kept"]) -> Float[Tensor, " kept"]:
     if not (kept.diff() > 0).all() or not 0 <= int(kept[0]) <= int(kept[-1]) < len(betas):
         raise ValueError(f"kept must rise within 0..{len(betas) - 1}, got {kept.tolist()}")
     alphas_cumprod = (1 - betas).cumprod(0)[kept]
-    return 1 - alphas_cumprod / shifted(alphas_cumprod)
+    return 1 - alphas_cumprod / previous(alphas_cumprod)
 
 
 # ---------------------------------------------------------------- the process
@@ -237,17 +218,17 @@ class ImprovedDiffusion(GaussianDiffusion):
 
     schedules: ClassVar = {**GaussianDiffusion.schedules, "cosine": cosine_betas}
 
-    def read(self, output: Batch, x_t: Batch, t: Steps) -> tuple[Batch, Batch]:
+    def eps_and_log_variance(self, output: Batch, x_t: Batch, t: Steps) -> tuple[Batch, Batch]:
         """The noise in the network's output, and the log variance: learned, where it is."""
         if self.variance != "learned_range":
-            return super().read(output, x_t, t)
+            return super().eps_and_log_variance(output, x_t, t)
         eps, v = output.chunk(2, dim=1)
         return eps, learned_range_variance(v, t, self.betas)
 
     def hybrid_loss(self, model: Callable, x_start: Batch, t: Steps, noise: Batch) -> PerSample:
         """L_hybrid (Eq. 16) of each sample."""
         x_t = self.q_sample(x_start, t, noise)
-        return hybrid_loss(self.ask(model, x_t, t), x_start, x_t, t, noise, self.betas)
+        return hybrid_loss(self.call_network(model, x_t, t), x_start, x_t, t, noise, self.betas)
 
     def vlb_loss(self, model: Callable, x_start: Batch, t: Steps, noise: Batch) -> PerSample:
         """T times the term of L_vlb at t: over evenly drawn t its mean is the bound, in bits per

@@ -5,71 +5,75 @@ import math
 import pytest
 import torch
 
-from course_lib.diffusion import at, bits, check, check_betas, ddim_step, normal_kl, pick, shifted
+from course_lib.diffusion import (
+    bits_per_dim,
+    choose,
+    ddim_step,
+    gather_at,
+    normal_kl,
+    previous,
+    validate_steps,
+)
 
 TABLE = torch.tensor([0.1, 0.2, 0.3], dtype=torch.float64)
 
 
-def test_at_reads_each_sample_s_own_step_in_the_dtype_of_x():
+def test_gather_at_reads_each_sample_s_own_step_in_the_dtype_of_x():
     x = torch.zeros(2, 3, 4, 5)
-    got = at(TABLE, torch.tensor([2, 0]), x)
+    got = gather_at(TABLE, torch.tensor([2, 0]), x)
     assert got.shape == (2, 1, 1, 1) and got.dtype == torch.float32
     assert got.flatten().tolist() == pytest.approx([0.3, 0.1])
-    assert at(TABLE, torch.tensor([1]), torch.zeros(1, dtype=torch.float64)).tolist() == [0.2]
+    assert gather_at(TABLE, torch.tensor([1]), torch.zeros(1, dtype=torch.float64)).tolist() == [
+        0.2
+    ]
 
 
-def test_shifted_begins_without_noise():
-    assert shifted(TABLE).tolist() == [1, 0.1, 0.2]
+def test_previous_begins_without_noise():
+    assert previous(TABLE).tolist() == [1, 0.1, 0.2]
 
 
-def test_check_passes_what_is_right():
+def test_right_steps_pass():
     x = torch.zeros(2, 3)
-    check(10, torch.tensor([0, 9]), x=x, y=x)
-    check(10, torch.zeros(0, dtype=torch.long), x=x[:0])
+    validate_steps(10, torch.tensor([0, 9]), x=x, y=x)
+    validate_steps(10, torch.zeros(0, dtype=torch.long), x=x[:0])
 
 
 @pytest.mark.parametrize(
     ("t", "y", "message"),
     [
-        (torch.tensor([0, 10]), torch.zeros(2, 3), r"t must lie in 0\.\.9, got 0\.\.10"),
-        (torch.tensor([-2, 3]), torch.zeros(2, 3), r"t must lie in 0\.\.9, got -2\.\.3"),
+        (torch.tensor([0, 10]), torch.zeros(2, 3), r"t: expected 0\.\.9, got 0\.\.10"),
+        (torch.tensor([-2, 3]), torch.zeros(2, 3), r"t: expected 0\.\.9, got -2\.\.3"),
         (
             torch.tensor([0.0, 1.0]),
             torch.zeros(2, 3),
-            r"expected 2 integers, got torch\.float32 \(2,\)",
+            r"t: expected one step per sample, 2 integers, got torch\.float32 \(2,\)",
         ),
-        (torch.tensor([0]), torch.zeros(2, 3), r"expected 2 integers, got torch\.int64 \(1,\)"),
+        (
+            torch.tensor([0]),
+            torch.zeros(2, 3),
+            r"t: expected one step per sample, 2 integers, got torch\.int64 \(1,\)",
+        ),
         (
             torch.tensor([0, 1]),
             torch.zeros(2, 1),
-            r"y must have the shape of x, \(2, 3\), got \(2, 1\)",
+            r"y: expected the shape of x, \(2, 3\), got \(2, 1\)",
         ),
         (
             torch.tensor([0, 1]),
             torch.full((2, 3), math.nan),
-            "y must be finite, got NaN or infinity",
+            "y: expected finite values, got NaN or infinity",
         ),
     ],
 )
-def test_check_says_what_was_expected_and_what_came(t, y, message, untyped):
+def test_wrong_steps_are_refused_with_what_was_expected_and_what_came(t, y, message, untyped):
     with pytest.raises(ValueError, match=message):
-        check(10, t, x=torch.zeros(2, 3), y=y)
+        validate_steps(10, t, x=torch.zeros(2, 3), y=y)
 
 
-def test_check_betas(untyped):
-    check_betas(TABLE)
-    for betas in (torch.tensor([0.1, 1]), torch.tensor([0, 0.1]), torch.tensor([0.1, math.nan])):
-        with pytest.raises(ValueError, match="strictly between 0 and 1"):
-            check_betas(betas)
-    for betas in (torch.tensor([0.1]), torch.tensor(0.1), torch.ones(2, 2)):
-        with pytest.raises(ValueError, match="at least two steps"):
-            check_betas(betas)
-
-
-def test_pick_names_the_options():
-    assert pick({"a": 1}, "a", "letter") == 1
-    with pytest.raises(ValueError, match="letter must be one of a, b, got 'c'"):
-        pick({"a": 1, "b": 2}, "c", "letter")
+def test_choose_names_the_options():
+    assert choose({"a": 1}, "a", "letter") == 1
+    with pytest.raises(ValueError, match="letter: expected one of a, b, got 'c'"):
+        choose({"a": 1, "b": 2}, "c", "letter")
 
 
 def test_normal_kl():
@@ -83,8 +87,8 @@ def test_normal_kl():
     assert (got > 0).all() and not normal_kl(mean1, log1, mean1, log1).any()
 
 
-def test_bits():
-    torch.testing.assert_close(bits(torch.full((2, 3, 4), math.log(2))), torch.ones(2))
+def test_bits_per_dim():
+    torch.testing.assert_close(bits_per_dim(torch.full((2, 3, 4), math.log(2))), torch.ones(2))
 
 
 # ---------------------------------------------------------------- one DDIM step

@@ -3,13 +3,14 @@
 import pytest
 import torch
 
+from course_lib.diffusion import cosine_betas
 from course_lib.metrics import likelihood
 from course_lib.papers import ddpm, improved_ddpm
 
 
 @pytest.fixture
 def process():
-    return improved_ddpm.ImprovedDiffusion(improved_ddpm.cosine_betas(12), "fixed_small")
+    return improved_ddpm.ImprovedDiffusion(cosine_betas(12), "fixed_small")
 
 
 def test_the_terms_add_up_and_have_the_shapes_promised(process):

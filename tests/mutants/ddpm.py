@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch.distributions import Normal, kl_divergence
 
+from course_lib.diffusion import schedules
 from course_lib.papers import ddpm, improved_ddpm
 
 
@@ -65,7 +66,7 @@ def nll_one_open_end(x, mean, log_scale):
 
 
 def nll_in_bits(x, mean, log_scale):
-    return ddpm.discretised_nll(x, mean, log_scale) / math.log(2)
+    return ddpm.discretized_nll(x, mean, log_scale) / math.log(2)
 
 
 def range_one_variance_for_all(v, t, betas):
@@ -92,7 +93,7 @@ def hybrid_in_nats(output, x_start, x_t, t, noise, betas):
 
 
 def cosine_single(timesteps, s):
-    return improved_ddpm.cosine_alphas_cumprod(timesteps, s).float()
+    return schedules.cosine_alphas_cumprod(timesteps, s).float()
 
 
 def cosine_offset_not_renormalised(timesteps, s):

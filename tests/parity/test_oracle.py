@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 
+from course_lib.diffusion import cosine_betas, linear_betas
 from course_lib.papers import ddpm, improved_ddpm
 from course_lib.papers.improved_ddpm import ImprovedDiffusion
 from tests.parity import oracle
@@ -21,7 +22,7 @@ def float64(values):
 
 def chain(name, T):
     """Our betas, and the oracle of its own."""
-    ours = {"linear": ddpm.linear_betas, "cosine": improved_ddpm.cosine_betas}[name](T)
+    ours = {"linear": linear_betas, "cosine": cosine_betas}[name](T)
     theirs = {"linear": oracle.linear_betas, "cosine": oracle.cosine_betas}[name](T)
     return ours, Oracle(theirs)
 
@@ -139,14 +140,14 @@ def test_learned_variance(name, T, dtype):
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("sigma", [1e-3, 0.0064, 0.03, 0.3, 1.0, 30.0])
-def test_discretised_nll(sigma, dtype):
+def test_discretized_nll(sigma, dtype):
     """Pixels at both ends and inside, means on them, just beside them, at the far side and out of
     range.
     """
     offsets = [0, 1 / 255, -1 / 255, 0.0039, 0.02, -0.3, 1, -1.99, 2, 5.0]
     pairs = [(float(x), float(x) + offset) for x in PIXELS for offset in offsets]
     x, mean = (torch.tensor(column, dtype=dtype)[None] for column in zip(*pairs, strict=True))
-    got = ddpm.discretised_nll(x, mean, torch.tensor(sigma, dtype=dtype).log().expand_as(x))
+    got = ddpm.discretized_nll(x, mean, torch.tensor(sigma, dtype=dtype).log().expand_as(x))
     # In single precision the bin around a rounded pixel is the one to integrate over, except at the
     # ends.
     expected = [
@@ -161,7 +162,7 @@ def test_discretised_nll(sigma, dtype):
 def test_the_256_bins_share_the_whole_mass(mean, sigma):
     x = (torch.arange(256).double() / 127.5 - 1)[None]
     mass = torch.exp(
-        -ddpm.discretised_nll(x, torch.full_like(x, mean), torch.full_like(x, math.log(sigma)))
+        -ddpm.discretized_nll(x, torch.full_like(x, mean), torch.full_like(x, math.log(sigma)))
     )
     assert float(mass.sum()) == pytest.approx(1, abs=1e-9)
 

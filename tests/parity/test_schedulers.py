@@ -8,13 +8,8 @@ are compared as they are, and the steps with the oracle's float64 tables put in 
 import pytest
 import torch
 
-from course_lib.papers.ddpm import linear_betas
-from course_lib.papers.improved_ddpm import (
-    ImprovedDiffusion,
-    cosine_betas,
-    ddim_steps,
-    strided_steps,
-)
+from course_lib.diffusion import cosine_betas, linear_betas
+from course_lib.papers.improved_ddpm import ImprovedDiffusion, ddim_steps, strided_steps
 from tests.parity import oracle
 from tests.parity.peers import DDIMScheduler, DDPMScheduler
 
@@ -96,7 +91,7 @@ def test_one_ancestral_step_from_every_t(T, name, variance, clip):
         p = process.p_mean_variance(model, x, t, clip)
         ours = p.mean + (torch.exp(0.5 * p.log_variance) * noise if step > 0 else 0)
         out = theirs.step(
-            process.ask(model, x, t), step, x, generator=torch.Generator().manual_seed(7)
+            process.call_network(model, x, t), step, x, generator=torch.Generator().manual_seed(7)
         )
         # 1e5 and more, unclipped, at a cosine's end
         scale = max(1, float(out.pred_original_sample.abs().max()))

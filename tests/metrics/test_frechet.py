@@ -1,9 +1,9 @@
-"""Distances between sets of features, against cases whose answer is known."""
+"""The Fréchet distance, against cases whose answer is known."""
 
 import pytest
 import torch
 
-from course_lib.metrics import frechet_distance, precision_recall
+from course_lib.metrics import frechet_distance
 
 
 def whitened(n: int, d: int) -> torch.Tensor:
@@ -37,23 +37,6 @@ def test_frechet_distance_with_correlated_axes_agrees_with_a_matrix_square_root(
     assert frechet_distance(a, b) == pytest.approx(frechet_distance(b, a), rel=1e-6)
 
 
-def test_precision_and_recall_tell_missing_kinds_from_wrong_samples():
-    rng = torch.Generator().manual_seed(0)
-    left, right = torch.randn(2, 200, 2, generator=rng) + torch.tensor([[[-20.0, 0]], [[20.0, 0]]])
-    real = torch.cat([left, right])
-    mode_dropped = left + 0.01
-    assert precision_recall(real, real) == (1, 1)
-    precision, recall = precision_recall(real, mode_dropped)
-    assert precision > 0.95 and 0.4 < recall < 0.55
-    nowhere = torch.randn(200, 2, generator=rng) + torch.tensor([0.0, 100.0])
-    assert precision_recall(real, nowhere) == (0, 0)
-    half_wrong = torch.cat([real, nowhere, nowhere + 1])
-    precision, recall = precision_recall(real, half_wrong)
-    assert precision == pytest.approx(0.5, abs=0.05) and recall == 1
-
-
 def test_too_few_samples_are_refused():
     with pytest.raises(ValueError, match="at least two samples a side are needed, got 1 and 5"):
         frechet_distance(torch.zeros(1, 2), torch.zeros(5, 2))
-    with pytest.raises(ValueError, match="more than k = 3 samples a side are needed, got 9 and 3"):
-        precision_recall(torch.zeros(9, 2), torch.zeros(3, 2))

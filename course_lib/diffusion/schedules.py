@@ -1,0 +1,49 @@
+"""Noise schedules: how much noise each of T steps adds.  A later paper adds its own here.
+
+A schedule is a table of betas, float64, with betas[0] the variance of the first step.
+"""
+
+import math
+
+import torch
+
+from course_lib.diffusion.steps import previous
+from course_lib.shapes import Table
+
+
+def linear_betas(timesteps: int) -> Table:
+    """DDPM, section 4: beta from 1e-4 to 0.02, times 1000 / timesteps.
+
+    The factor lets any T end in the same noise.
+    """
+    scale = 1000 / timesteps
+    return torch.linspace(scale * 1e-4, scale * 0.02, timesteps, dtype=torch.float64)
+
+
+def cosine_alphas_cumprod(timesteps: int, s: float = 0.008) -> Table:
+    """Improved DDPM, Eq. 17: alpha_bar_t = f(t) / f(0) for t = 1..T.
+
+    f(t) = cos^2((t/T + s) / (1 + s) * pi/2).
+    """
+    t = torch.arange(timesteps + 1, dtype=torch.float64) / timesteps
+    f = torch.cos((t + s) / (1 + s) * math.pi / 2).square()
+    return f[1:] / f[0]
+
+
+def cosine_betas(timesteps: int) -> Table:
+    """Return the betas that give Eq. 17, at most 0.999: the last would be 1."""
+    alphas_cumprod = cosine_alphas_cumprod(timesteps)
+    return (1 - alphas_cumprod / previous(alphas_cumprod)).clamp(max=0.999)
+
+
+def validate_betas(betas: Table) -> None:
+    """Refuse a schedule that is not at least two variances strictly between 0 and 1 (ValueError)."""
+    if betas.ndim != 1 or len(betas) < 2:
+        raise ValueError(
+            f"betas: expected a vector of at least two steps, got shape {tuple(betas.shape)}"
+        )
+    if not ((betas > 0) & (betas < 1)).all():
+        raise ValueError(
+            "betas: expected values strictly between 0 and 1, got"
+            f" {float(betas.min()):.4g}..{float(betas.max()):.4g}"
+        )
