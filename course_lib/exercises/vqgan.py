@@ -5,8 +5,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from course_lib.exercises.base import Exercise, Misconception, call
-from course_lib.lm import kv_cache, sampling
+from course_lib.lm import sampling
 from course_lib.losses import adversarial
+from course_lib.nn import attention
 from course_lib.papers import vqgan
 from course_lib.quantize import vq
 
@@ -643,7 +644,7 @@ def _masked(cut):
 
 CAUSAL_MASK = Exercise(
     id="vqgan.causal_mask",
-    reference=kv_cache.causal_mask,
+    reference=attention.causal_mask,
     cases=_mask_cases,
     equation="VQGAN, section 3.2 and Eq. 8",
     points=1,

@@ -1,9 +1,6 @@
 """What a causal transformer need not compute twice when it samples token by token: keys and values."""
 
-import torch
-import torch.nn.functional as F
-
-from course_lib.shapes import Bool, Float, Tensor
+from course_lib.shapes import Float, Tensor
 
 
 class KVCache:
@@ -58,29 +55,3 @@ class KVCache:
         keys[:, :, start:end], values[:, :, start:end] = k, v
         self.held[layer] = end
         return keys[:, :, :end], values[:, :, :end]
-
-
-def causal_mask(m: int, n: int) -> Bool[Tensor, "m n"]:
-    """True where one of the last m of n tokens (row) may look at a token (column): at itself and at
-    all before it.
-    """
-    return torch.ones(m, n, dtype=torch.bool).tril(n - m)  # query i is token n - m + i
-
-
-def causal_attention(
-    q: Float[Tensor, "b heads m d"],
-    k: Float[Tensor, "b heads n d"],
-    v: Float[Tensor, "b heads n d_v"],
-) -> Float[Tensor, "b heads m d_v"]:
-    """Attention of the last m of n tokens, each to itself and all before it.  Raises ValueError
-    when m > n.
-
-    torch's `is_causal` counts from the first key, so that with a past (m < n) query i would see i +
-    1 keys only; it is right for m = n alone.  One query sees all there is and needs no mask.
-    """
-    m, n = q.shape[2], k.shape[2]
-    if m > n:
-        raise ValueError(f"expected at least as many keys as queries, got {n} keys for {m} queries")
-    if m in (1, n):
-        return F.scaled_dot_product_attention(q, k, v, is_causal=m > 1)
-    return F.scaled_dot_product_attention(q, k, v, attn_mask=causal_mask(m, n).to(q.device))

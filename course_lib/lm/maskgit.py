@@ -18,7 +18,7 @@ from typing import NamedTuple
 import torch
 from einops import rearrange
 
-from course_lib.lm.sampling import draw
+from course_lib.lm.sampling import draw_tokens
 from course_lib.shapes import Bool, Float, Int, Tensor
 
 # gamma(r) for r in [0, 1] and n tokens: concave, linear and convex ones (MaskGIT, section 3.3)
@@ -121,9 +121,9 @@ def decode_step(
     A guess is the first code whose cumulative probability exceeds `uniform`.  Forgotten are the
     guesses of the lowest ln p + noise; known tokens are kept for good.
     """
-    guess = draw(rearrange(logits.softmax(-1), "b n v -> (b n) v"), uniform.flatten()).view_as(
-        tokens
-    )
+    guess = draw_tokens(
+        rearrange(logits.softmax(-1), "b n v -> (b n) v"), uniform.flatten()
+    ).view_as(tokens)
     log_p = logits.log_softmax(-1).gather(2, guess[..., None])[..., 0]  # b n
     confidence = (log_p + noise).masked_fill(~unknown, torch.inf)
     return torch.where(unknown, guess, tokens), remask(confidence, number)

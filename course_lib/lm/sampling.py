@@ -64,7 +64,7 @@ def next_token_probabilities(
     return logits.softmax(-1)
 
 
-def draw(probabilities: Float[Tensor, "b v"], uniform: PerSample) -> Int[Tensor, " b"]:
+def draw_tokens(probabilities: Float[Tensor, "b v"], uniform: PerSample) -> Int[Tensor, " b"]:
     """The first token whose cumulative probability exceeds `uniform`, in the order of the
     vocabulary: int64.
 
@@ -86,9 +86,9 @@ def top_k_sample(
     logits: Float[Tensor, "b v"], k: int, temperature: int | float, uniform: PerSample
 ) -> Int[Tensor, " b"]:
     """Draw the next token from the k most probable ones.  Errors as in `top_k_filter`, temperature
-    and `draw`.
+    and `draw_tokens`.
     """
-    return draw(next_token_probabilities(logits, temperature, k), uniform)
+    return draw_tokens(next_token_probabilities(logits, temperature, k), uniform)
 
 
 @torch.no_grad()
@@ -120,6 +120,8 @@ def generate(
     for uniform in uniforms:
         logits = model(new if cache else tokens, cache=held)[:, -1]  # b v
         # b 1
-        new = draw(next_token_probabilities(logits, temperature, top_k, top_p), uniform)[:, None]
+        new = draw_tokens(next_token_probabilities(logits, temperature, top_k, top_p), uniform)[
+            :, None
+        ]
         tokens = torch.cat([tokens, new], dim=1)
     return tokens[:, prompt.shape[1] :]

@@ -88,12 +88,12 @@ class LPIPS(nn.Module):
     def _distance(self, ours: list[Tensor], theirs: list[Tensor]) -> PerSample:
         taps = []
         for a, b, w in zip(ours, theirs, self.weights, strict=True):
-            difference = (unit(a) - unit(b)).square()  # b c h w
+            difference = (normalize_channels(a) - normalize_channels(b)).square()  # b c h w
             taps.append(torch.einsum("bchw,c->b", difference, w) / (a.shape[2] * a.shape[3]))
         return torch.stack(taps).sum(0)
 
 
-def unit(x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
+def normalize_channels(x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
     """x / (|x| + 1e-10), the norm taken over the channels.
 
     Where all channels are 0, as after a ReLU they may be, the root has no gradient; the clamp gives
@@ -116,48 +116,48 @@ def check_range(image: Tensor, name: str) -> None:
 # ---------------------------------------------------------------- trunks: lists of stages, a tap after each
 
 
-def conv(
+def conv_relu(
     c_in: int, c_out: int, kernel: int = 3, stride: int = 1, padding: int = 1
 ) -> list[nn.Module]:
     """A convolution and its ReLU (not in place: the tap before it is still needed)."""
     return [nn.Conv2d(c_in, c_out, kernel, stride, padding), nn.ReLU()]
 
 
-def alex() -> list[nn.Sequential]:
+def alex_trunk() -> list[nn.Sequential]:
     """AlexNet as torchvision has it, to its fifth ReLU."""
     pool = nn.MaxPool2d(3, 2)
     return [
-        nn.Sequential(*conv(3, 64, kernel=11, stride=4, padding=2)),
-        nn.Sequential(pool, *conv(64, 192, kernel=5, padding=2)),
-        nn.Sequential(pool, *conv(192, 384)),
-        nn.Sequential(*conv(384, 256)),
-        nn.Sequential(*conv(256, 256)),
+        nn.Sequential(*conv_relu(3, 64, kernel=11, stride=4, padding=2)),
+        nn.Sequential(pool, *conv_relu(64, 192, kernel=5, padding=2)),
+        nn.Sequential(pool, *conv_relu(192, 384)),
+        nn.Sequential(*conv_relu(384, 256)),
+        nn.Sequential(*conv_relu(256, 256)),
     ]
 
 
-def vgg() -> list[nn.Sequential]:
+def vgg_trunk() -> list[nn.Sequential]:
     """VGG16 to relu5_3; the taps are relu1_2, relu2_2, relu3_3, relu4_3 and relu5_3."""
     pool = nn.MaxPool2d(2)
     return [
-        nn.Sequential(*conv(3, 64), *conv(64, 64)),
-        nn.Sequential(pool, *conv(64, 128), *conv(128, 128)),
-        nn.Sequential(pool, *conv(128, 256), *conv(256, 256), *conv(256, 256)),
-        nn.Sequential(pool, *conv(256, 512), *conv(512, 512), *conv(512, 512)),
-        nn.Sequential(pool, *conv(512, 512), *conv(512, 512), *conv(512, 512)),
+        nn.Sequential(*conv_relu(3, 64), *conv_relu(64, 64)),
+        nn.Sequential(pool, *conv_relu(64, 128), *conv_relu(128, 128)),
+        nn.Sequential(pool, *conv_relu(128, 256), *conv_relu(256, 256), *conv_relu(256, 256)),
+        nn.Sequential(pool, *conv_relu(256, 512), *conv_relu(512, 512), *conv_relu(512, 512)),
+        nn.Sequential(pool, *conv_relu(512, 512), *conv_relu(512, 512), *conv_relu(512, 512)),
     ]
 
 
-def small() -> list[nn.Sequential]:
+def small_trunk() -> list[nn.Sequential]:
     """Four convolutions, 97,440 parameters: at 32 pixels a loss of 16 pictures and its gradient
     take some 10 ms.
     """
     pool = nn.MaxPool2d(2)
     return [
-        nn.Sequential(*conv(3, 16)),
-        nn.Sequential(pool, *conv(16, 32)),
-        nn.Sequential(pool, *conv(32, 64)),
-        nn.Sequential(pool, *conv(64, 128)),
+        nn.Sequential(*conv_relu(3, 16)),
+        nn.Sequential(pool, *conv_relu(16, 32)),
+        nn.Sequential(pool, *conv_relu(32, 64)),
+        nn.Sequential(pool, *conv_relu(64, 128)),
     ]
 
 
-TRUNKS = {"alex": alex, "vgg": vgg, "small": small}
+TRUNKS = {"alex": alex_trunk, "vgg": vgg_trunk, "small": small_trunk}

@@ -1,12 +1,10 @@
-"""The convolutional parts of a U-Net: residual block, self-attention over a picture, halving,
-doubling.
+"""The convolutional parts of a U-Net: residual block, halving, doubling.
 
 DDPM (arXiv 2006.11239, appendix B) put them together, and the autoencoders and latent diffusion
 models that followed kept them.
 """
 
 import torch.nn.functional as F
-from einops import rearrange
 from torch import nn
 
 from course_lib.shapes import Float, Tensor
@@ -37,32 +35,6 @@ class ResBlock(nn.Module):
             h = h + self.time(F.silu(time))[:, :, None, None]
         h = self.conv2(self.dropout(F.silu(self.norm2(h))))
         return self.skip(x) + h
-
-
-class SpatialAttention(nn.Module):
-    """Self-attention over all positions of a feature map, around the identity."""
-
-    def __init__(self, channels: int, heads: int, groups: int, eps: float):
-        super().__init__()
-        if channels % heads:
-            raise ValueError(f"{channels} channels cannot be shared evenly by {heads} heads")
-        self.heads = heads
-        self.norm = nn.GroupNorm(groups, channels, eps)
-        self.qkv = nn.Conv2d(channels, 3 * channels, 1)
-        self.out = nn.Conv2d(channels, channels, 1)
-
-    def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
-        tokens = rearrange(self.norm(x), "b c h w -> b (h w) c")
-        qkv = _pointwise(self.qkv, tokens)  # b h*w 3*c
-        qkv = rearrange(qkv, "b n (three heads d) -> three b heads n d", three=3, heads=self.heads)
-        h = F.scaled_dot_product_attention(*qkv)  # b heads h*w d
-        h = _pointwise(self.out, rearrange(h, "b heads n d -> b n (heads d)"))  # b h*w c
-        return x + rearrange(h, "b (h w) c -> b c h w", h=x.shape[2])
-
-
-def _pointwise(conv: nn.Conv2d, tokens: Float[Tensor, "b n c_in"]) -> Float[Tensor, "b n c"]:
-    """A 1x1 convolution of tokens: the same product as a linear layer, which CPUs compute faster."""
-    return F.linear(tokens, conv.weight.flatten(1), conv.bias)
 
 
 class Downsample(nn.Module):

@@ -36,7 +36,8 @@ from course_lib.diffusion import (
     validate_betas,
     validate_steps,
 )
-from course_lib.nn.resnet import Downsample, ResBlock, SpatialAttention, Upsample
+from course_lib.nn.attention import SpatialAttention
+from course_lib.nn.resnet import Downsample, ResBlock, Upsample
 from course_lib.shapes import Batch, Float, Int, PerSample, Shaped, Steps, Table, Tensor
 
 # ---------------------------------------------------------------- configurations

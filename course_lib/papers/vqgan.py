@@ -26,14 +26,15 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import nn
 
-from course_lib.lm.kv_cache import KVCache, causal_attention
-from course_lib.lm.sampling import draw, generate, next_token_probabilities
+from course_lib.lm.kv_cache import KVCache
+from course_lib.lm.sampling import draw_tokens, generate, next_token_probabilities
 from course_lib.losses.adversarial import (
     adaptive_weight,
     hinge_discriminator_loss,
     hinge_generator_loss,
 )
-from course_lib.nn.resnet import Downsample, ResBlock, SpatialAttention, Upsample
+from course_lib.nn.attention import SpatialAttention, causal_attention
+from course_lib.nn.resnet import Downsample, ResBlock, Upsample
 from course_lib.quantize.vq import Quantized, VectorQuantizer
 from course_lib.shapes import Float, Int, PerSample, Tensor
 
@@ -66,9 +67,11 @@ class VQGANConfig:
             raise ValueError(
                 f"expected an image_size divisible by {self.downsampling}, got {self.image_size}"
             )
-        odd = [self.width * m for m in self.multipliers if self.width * m % self.groups]
-        if odd:
-            raise ValueError(f"expected widths that {self.groups} groups share evenly, got {odd}")
+        misfits = [self.width * m for m in self.multipliers if self.width * m % self.groups]
+        if misfits:
+            raise ValueError(
+                f"expected widths that {self.groups} groups share evenly, got {misfits}"
+            )
 
     @property
     def downsampling(self) -> int:
@@ -265,7 +268,7 @@ class VQGANLoss:
     discriminator_weight: float = 0.8
     codebook_weight: float = 1.0
 
-    def autoencoder(
+    def generator_loss(
         self,
         image: Float[Tensor, "b c h w"],
         reconstruction: Float[Tensor, "b c h w"],
@@ -293,7 +296,7 @@ class VQGANLoss:
         return sum(parts.values()), parts
 
     @staticmethod
-    def discriminator(
+    def discriminator_loss(
         discriminator: nn.Module,
         image: Float[Tensor, "b c h w"],
         reconstruction: Float[Tensor, "b c h w"],
@@ -308,22 +311,39 @@ class VQGANLoss:
 
 
 class Transformer(nn.Module):
-    """Section 3.2: from tokens so far to the logits of the next one, at every place."""
+    """Section 3.2: from the tokens so far to the logits of the next one, at every place.
 
-    def __init__(self, config: TransformerConfig):
+    tokens (b n -> b n d) and head (b n d -> b n v), where they are given, take the place of the
+    embedding and of the linear layer after the last norm, and keep their own initial weights.
+    """
+
+    def __init__(
+        self,
+        config: TransformerConfig,
+        tokens: nn.Module | None = None,
+        head: nn.Module | None = None,
+    ):
         super().__init__()
         self.config = config
-        self.tokens = nn.Embedding(config.vocabulary, config.width)
+
+        if tokens is None:
+            self.tokens = nn.Embedding(config.vocabulary, config.width)
+        else:
+            self.tokens = tokens
         self.positions = nn.Parameter(torch.zeros(1, config.length, config.width))
         self.dropout = nn.Dropout(config.dropout)
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.depth))
         self.norm = nn.LayerNorm(config.width)
-        self.head = nn.Linear(config.width, config.vocabulary, bias=False)
-        for module in self.modules():
-            if isinstance(module, nn.Linear | nn.Embedding):
-                nn.init.normal_(module.weight, 0.0, 0.02)
-            if isinstance(module, nn.Linear) and module.bias is not None:
-                nn.init.zeros_(module.bias)
+        if head is None:
+            self.head = nn.Linear(config.width, config.vocabulary, bias=False)
+        else:
+            self.head = head
+
+        if tokens is None:
+            initialize(self.tokens)
+        initialize(self.blocks)
+        if head is None:
+            initialize(self.head)
 
     def forward(
         self, tokens: Int[Tensor, "b n"], cache: KVCache | None = None
@@ -377,6 +397,15 @@ class Block(nn.Module):
         h = rearrange(causal_attention(q, k, v), "b heads n d -> b n (heads d)")
         x = x + self.dropout(self.out(h))
         return x + self.dropout(self.mlp(self.norm2(x)))
+
+
+def initialize(layers: nn.Module) -> None:
+    """Draw weights from a normal distribution of standard deviation 0.02; biases start at zero."""
+    for module in layers.modules():
+        if isinstance(module, nn.Linear | nn.Embedding):
+            nn.init.normal_(module.weight, 0.0, 0.02)
+        if isinstance(module, nn.Linear) and module.bias is not None:
+            nn.init.zeros_(module.bias)
 
 
 def next_code_loss(
@@ -447,7 +476,7 @@ def sample_large(
             before = (row - top) * window[1] + column - left
             logits = model(torch.cat([condition, seen[:, :before]], dim=1))[:, -1]  # b v
             uniform = torch.rand(len(codes), generator=generator).to(logits.device)
-            codes[:, row, column] = draw(
+            codes[:, row, column] = draw_tokens(
                 next_token_probabilities(logits, temperature, top_k), uniform
             )
     return codes

@@ -8,7 +8,7 @@ import torch
 from einops import rearrange
 from torch import nn
 
-from course_lib.lm.kv_cache import causal_attention
+from course_lib.nn.attention import causal_attention
 
 
 class GPT(nn.Module):

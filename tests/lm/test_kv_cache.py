@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from course_lib.lm.kv_cache import KVCache, causal_attention, causal_mask
+from course_lib.lm.kv_cache import KVCache
 from tests.lm.gpt import GPT
 
 
@@ -66,44 +66,6 @@ def test_a_layer_out_of_turn_is_refused():
         ValueError, match="the last of 3 last: layer 0 has 1 tokens, the last one 0"
     ):
         short.extend(0, k, k)
-
-
-@pytest.mark.parametrize("m, n", [(1, 1), (1, 4), (3, 5), (4, 4)])
-def test_the_mask_shows_a_token_itself_and_all_before_it(m, n):
-    assert causal_mask(m, n).tolist() == [
-        [key <= n - m + row for key in range(n)] for row in range(m)
-    ]
-
-
-def by_definition(q, k, v):
-    """One query at a time, over the keys that it may see."""
-    past = k.shape[2] - q.shape[2]
-    rows = []
-    for i in range(q.shape[2]):
-        seen = k[:, :, : past + i + 1]
-        weights = (q[:, :, i : i + 1] @ seen.mT / q.shape[-1] ** 0.5).softmax(-1)
-        rows.append(weights @ v[:, :, : past + i + 1])
-    return torch.cat(rows, dim=2)
-
-
-@pytest.mark.parametrize("m, n", [(1, 1), (1, 6), (2, 6), (5, 6), (6, 6)])
-def test_causal_attention_is_right_with_and_without_a_past(m, n):
-    q, k, v = (
-        x.double().requires_grad_()
-        for x in (random(2, 3, m, 5), random(2, 3, n, 5), random(2, 3, n, 7))
-    )
-    got, expected = causal_attention(q, k, v), by_definition(q, k, v)
-    torch.testing.assert_close(got, expected)
-    weights = random(*got.shape).double()
-    for a, b in zip(
-        *(torch.autograd.grad((x * weights).sum(), (q, k, v)) for x in (got, expected)), strict=True
-    ):
-        torch.testing.assert_close(a, b)
-
-
-def test_more_queries_than_keys_are_refused():
-    with pytest.raises(ValueError, match="2 keys for 3 queries"):
-        causal_attention(random(1, 1, 3, 4), random(1, 1, 2, 4), random(1, 1, 2, 4))
 
 
 @torch.no_grad()

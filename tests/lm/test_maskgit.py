@@ -19,7 +19,7 @@ from course_lib.lm.maskgit import (
     remask,
     unknown_after,
 )
-from course_lib.lm.sampling import draw
+from course_lib.lm.sampling import draw_tokens
 
 V, MASK, N = 5, 5, 9  # codes, the mask token, places
 
@@ -208,7 +208,7 @@ def test_one_step_is_a_plain_draw_of_every_place():
     got = parallel_decode(model, canvas, unknown, 1, generator=seeded(4)).tokens[0]
     uniform = torch.rand(2, 4, N, generator=seeded(4))[0]
     for b in range(4):
-        expected = draw(model(canvas)[b].softmax(-1), uniform[b])
+        expected = draw_tokens(model(canvas)[b].softmax(-1), uniform[b])
         assert torch.equal(got[b], torch.where(unknown[b], expected, canvas[b]))
 
 

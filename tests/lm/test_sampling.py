@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from course_lib.lm.sampling import (
-    draw,
+    draw_tokens,
     generate,
     next_token_probabilities,
     top_k_filter,
@@ -118,7 +118,7 @@ def test_half_precision_is_summed_in_single():
 def test_draw_inverts_the_cumulative_distribution():
     probabilities = torch.tensor([[0.125, 0.0, 0.5, 0.375, 0.0]])
     for uniform, token in {0.0: 0, 0.124: 0, 0.125: 2, 0.6249: 2, 0.625: 3, 0.999: 3}.items():
-        got = draw(probabilities * 8, torch.tensor([uniform]))  # the sum need not be 1
+        got = draw_tokens(probabilities * 8, torch.tensor([uniform]))  # the sum need not be 1
         assert got.dtype == torch.int64 and got.tolist() == [token]
 
 
@@ -130,12 +130,12 @@ def test_a_token_of_probability_0_is_never_drawn(dtype):
     gone[:, 5] = False  # at least one token stays
     probabilities = logits.masked_fill(gone, -torch.inf).softmax(-1)
     for uniform in (0.0, torch.finfo(dtype).tiny, 0.5, below):
-        tokens = draw(probabilities, torch.full((999,), uniform, dtype=dtype))
+        tokens = draw_tokens(probabilities, torch.full((999,), uniform, dtype=dtype))
         assert not gone.gather(1, tokens[:, None]).any()
     last = 16 - (~gone).int().flip(1).argmax(1)
-    assert torch.equal(draw((~gone).float(), torch.full((999,), below, dtype=dtype)), last)
+    assert torch.equal(draw_tokens((~gone).float(), torch.full((999,), below, dtype=dtype)), last)
     assert torch.equal(
-        draw((~gone).float(), torch.zeros(999, dtype=dtype)), (~gone).int().argmax(1)
+        draw_tokens((~gone).float(), torch.zeros(999, dtype=dtype)), (~gone).int().argmax(1)
     )
 
 
@@ -160,7 +160,7 @@ def test_nor_is_it_when_sums_are_rounded_out_of_order(monkeypatch):
 )
 def test_what_cannot_be_drawn_from_is_refused(row, uniform):
     with pytest.raises(ValueError, match=r"positive sums and 0 <= uniform < 1"):
-        draw(torch.tensor([[0.5, 0.5], row]), torch.tensor([0.5, uniform]))
+        draw_tokens(torch.tensor([[0.5, 0.5], row]), torch.tensor([0.5, uniform]))
 
 
 def chi_square(tokens, probabilities):
@@ -207,7 +207,7 @@ def test_each_token_is_drawn_given_all_before_it():
     for uniform in torch.rand(7, 5, generator=seeded(5)):
         with torch.no_grad():
             probabilities = next_token_probabilities(model(tokens)[:, -1], 2, 6, 0.7)
-        tokens = torch.cat([tokens, draw(probabilities, uniform)[:, None]], dim=1)
+        tokens = torch.cat([tokens, draw_tokens(probabilities, uniform)[:, None]], dim=1)
     assert torch.equal(got, tokens[:, 3:])
     for other in (
         {"top_k": 6, "temperature": 2},

@@ -159,12 +159,12 @@ def factorize_interleaved(indices, bits):
     return torch.stack([(part << torch.arange(part.shape[-1])).sum(-1) for part in dealt], dim=-1)
 
 
-def factorise_last_keeps_all(indices, bits):
+def factorize_last_keeps_all(indices, bits):
     parts = lfq.factorize(indices, bits)
     return torch.cat([parts[..., :-1], indices[..., None]], dim=-1)
 
 
-def factorise_unshifted_high(indices, bits):
+def factorize_unshifted_high(indices, bits):
     """The later factors keep their place value."""
     parts, done = [], 0
     for count in bits:
@@ -173,7 +173,7 @@ def factorise_unshifted_high(indices, bits):
     return torch.stack(parts, -1)
 
 
-def factorise_in_place(indices, bits):
+def factorize_in_place(indices, bits):
     parts = lfq.factorize(indices, bits)
     indices >>= sum(bits[:-1])
     return parts
@@ -217,9 +217,9 @@ WRONG = {
         "tuple": factorize_tuple,
         "floats": factorize_floats,
         "interleaved": factorize_interleaved,
-        "last_keeps_all": factorise_last_keeps_all,
-        "unshifted_high": factorise_unshifted_high,
-        "in_place": factorise_in_place,
+        "last_keeps_all": factorize_last_keeps_all,
+        "unshifted_high": factorize_unshifted_high,
+        "in_place": factorize_in_place,
     },
 }
 
@@ -328,7 +328,7 @@ def conv_frame_by_frame(x, weight, bias, stride):
     return torch.stack(frames, dim=2)
 
 
-def factorise_by_remainder(indices, bits):
+def factorize_by_remainder(indices, bits):
     parts = []
     for count in bits:
         parts.append(indices % 2**count)
@@ -336,13 +336,13 @@ def factorise_by_remainder(indices, bits):
     return torch.stack(parts, dim=-1)
 
 
-def factorise_by_codes(indices, bits):
+def factorize_by_codes(indices, bits):
     set_bits = (indices.unsqueeze(-1) >> torch.arange(sum(bits))) % 2
     parts = set_bits.split(list(bits), dim=-1)
     return torch.stack([part @ 2 ** torch.arange(part.shape[-1]) for part in parts], -1)
 
 
-def factorise_by_unravel(indices, bits):
+def factorize_by_unravel(indices, bits):
     """Places in a table whose last axis is the first factor."""
     return torch.stack(
         torch.unravel_index(indices, [2**count for count in reversed(bits)])[::-1], dim=-1
@@ -372,8 +372,8 @@ RIGHT = {
         "frame_by_frame": conv_frame_by_frame,
     },
     "magvit2.factorise": {
-        "by_remainder": factorise_by_remainder,
-        "by_codes": factorise_by_codes,
-        "by_unravel": factorise_by_unravel,
+        "by_remainder": factorize_by_remainder,
+        "by_codes": factorize_by_codes,
+        "by_unravel": factorize_by_unravel,
     },
 }

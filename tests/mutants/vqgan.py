@@ -6,8 +6,9 @@ import torch
 import torch.nn.functional as F
 from einops import einsum
 
-from course_lib.lm import kv_cache, sampling
+from course_lib.lm import sampling
 from course_lib.losses import adversarial
+from course_lib.nn import attention
 from course_lib.papers import vqgan
 from course_lib.quantize import vq
 
@@ -166,16 +167,16 @@ def mask_one_step_ahead(m, n):
 
 
 def mask_turned(m, n):
-    return kv_cache.causal_mask(m, n).flip(0)
+    return attention.causal_mask(m, n).flip(0)
 
 
 def mask_with_heads(m, n):
-    return kv_cache.causal_mask(m, n)[None, None]
+    return attention.causal_mask(m, n)[None, None]
 
 
 def mask_local(m, n):
     """The token itself and the one before it."""
-    mask = kv_cache.causal_mask(m, n)
+    mask = attention.causal_mask(m, n)
     return mask & ~mask.tril(n - m - 2)
 
 
@@ -195,7 +196,7 @@ def top_k_of_the_batch(logits, k, temperature, uniform):
 def top_k_zeros(logits, k, temperature, uniform):
     """Zero is a logit like any other."""
     kept = logits * (logits >= logits.topk(k).values[:, -1:])
-    return sampling.draw((kept / temperature).softmax(-1), uniform)
+    return sampling.draw_tokens((kept / temperature).softmax(-1), uniform)
 
 
 def top_k_column(logits, k, temperature, uniform):
@@ -209,7 +210,7 @@ def top_k_argmax_without_sum(logits, k, temperature, uniform):
 
 
 def top_k_evenly(logits, k, temperature, uniform):
-    return sampling.draw((logits >= logits.topk(k).values[:, -1:]).float(), uniform)
+    return sampling.draw_tokens((logits >= logits.topk(k).values[:, -1:]).float(), uniform)
 
 
 def window_as_floats(row, column, grid, window):

@@ -4,35 +4,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from course_lib.nn.resnet import Downsample, ResBlock, SpatialAttention, Upsample
+from course_lib.nn.resnet import Downsample, ResBlock, Upsample
 from course_lib.papers.improved_ddpm import SymmetricDownsample
 
 X = torch.randn(3, 8, 6, 10, generator=torch.Generator().manual_seed(0))
-
-
-@pytest.mark.parametrize("heads", [1, 2, 4])
-def test_attention_position_by_position(heads):
-    layer = SpatialAttention(8, heads, groups=4, eps=1e-6)
-    q, k, v = (part.flatten(2) for part in layer.qkv(layer.norm(X)).chunk(3, dim=1))  # b c n
-    mixed = []
-    for head in range(heads):
-        own = slice(head * 8 // heads, (head + 1) * 8 // heads)
-        # b n n
-        share = torch.softmax(q[:, own].transpose(1, 2) @ k[:, own] / (8 // heads) ** 0.5, dim=2)
-        mixed.append(v[:, own] @ share.transpose(1, 2))
-    expected = X + layer.out(torch.cat(mixed, dim=1).reshape(X.shape))
-    torch.testing.assert_close(layer(X), expected, rtol=1e-5, atol=1e-5)
-
-
-def test_attention_moves_with_its_positions():
-    """Nothing in it knows where a position is."""
-    layer = SpatialAttention(8, 2, groups=4, eps=1e-6)
-    torch.testing.assert_close(layer(X.flip(3)), layer(X).flip(3), rtol=1e-5, atol=1e-5)
-
-
-def test_heads_that_do_not_share_the_channels():
-    with pytest.raises(ValueError, match="8 channels cannot be shared evenly by 3 heads"):
-        SpatialAttention(8, 3, groups=4, eps=1e-6)
 
 
 @pytest.mark.parametrize("c_out", [8, 12])

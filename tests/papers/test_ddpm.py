@@ -343,5 +343,5 @@ def test_widths_without_sines_and_cosines(width):
 
 
 def test_heads_that_do_not_share_the_channels():
-    with pytest.raises(ValueError, match="20 channels cannot be shared evenly by 3 heads"):
+    with pytest.raises(ValueError, match="heads: expected a divisor of the 20 channels, got 3"):
         UNet(DDPMConfig(width=20, multipliers=(1,), norm_groups=4, heads=3))

@@ -12,8 +12,8 @@ from torch import nn
 
 from course_lib.lm.kv_cache import KVCache
 from course_lib.lm.sampling import generate, top_k_sample
+from course_lib.nn.attention import SpatialAttention
 from course_lib.nn.patchgan import PatchGAN
-from course_lib.nn.resnet import SpatialAttention
 from course_lib.papers import vqgan
 from course_lib.papers.vqgan import VQGAN, Transformer, TransformerConfig, VQGANConfig, VQGANLoss
 
@@ -223,7 +223,7 @@ def setting(perceptual=True, discriminator=True, **weights):
     judge = PatchGAN(3, 4, halvings=2) if discriminator else None
     losses = VQGANLoss(distance if perceptual else None, **weights)
     last = model.decoder.conv_out.weight
-    total, parts = losses.autoencoder(image, rebuilt, quantized.loss, judge, last)
+    total, parts = losses.generator_loss(image, rebuilt, quantized.loss, judge, last)
     return SimpleNamespace(
         image=image, rebuilt=rebuilt, codebook=quantized.loss, judge=judge, last=last, model=model, total=total,
         parts=parts, perceptual=5 * (image - rebuilt).square().mean(),
@@ -287,7 +287,7 @@ def test_the_game_moves_encoder_and_decoder():
 def test_the_discriminator_s_loss_is_the_hinge_and_leaves_the_autoencoder_alone():
     s = setting()
     s.judge.eval()  # batch norms with the same statistics in every call
-    loss = VQGANLoss.discriminator(s.judge, s.image, s.rebuilt)
+    loss = VQGANLoss.discriminator_loss(s.judge, s.image, s.rebuilt)
     real, fake = s.judge(s.image).flatten().tolist(), s.judge(s.rebuilt).flatten().tolist()
     means = [
         sum(max(0.0, 1 - r) for r in real) / len(real),
@@ -306,6 +306,26 @@ def gpt():
     model = awake(Transformer(GPT))
     model.norm.reset_parameters()  # with a large bias there, all contexts would be much alike
     return model
+
+
+def test_parts_that_are_given_are_used_as_they_are():
+    tokens_layer = nn.Embedding(7, 12)
+    head = nn.Linear(12, 5)
+    before = {
+        name: p.clone() for name, p in [*tokens_layer.named_parameters(), *head.named_parameters()]
+    }
+
+    torch.manual_seed(0)
+    model = Transformer(GPT, tokens=tokens_layer, head=head)
+    assert model.tokens is tokens_layer and model.head is head
+    assert torch.equal(head.bias, before["bias"])
+    assert model(tokens(3, 6) % 7).shape == (3, 6, 5)
+    assert list(model.state_dict()) == [*Transformer(GPT).state_dict(), "head.bias"]
+
+    torch.manual_seed(0)  # the rest starts like a model whose parts draw nothing
+    bare = Transformer(GPT, tokens=nn.Identity(), head=nn.Identity())
+    for name, value in bare.state_dict().items():
+        assert torch.equal(value, model.state_dict()[name]), name
 
 
 @pytest.mark.parametrize("n", [1, 7, 20])

@@ -68,7 +68,7 @@ class Tokenizer(Trainable):
         self.step += 1
         if not playing:
             return 0 * sum(p.sum() for p in self.discriminator.parameters())
-        return self.losses.discriminator(self.discriminator, image, self.rebuilt)
+        return self.losses.discriminator_loss(self.discriminator, image, self.rebuilt)
 
     def autoencoder_loss(self, image: Tensor, playing: bool, draw: Draw) -> Tensor:
         """Rebuild the pictures, dead codes revived first."""
@@ -81,7 +81,7 @@ class Tokenizer(Trainable):
         rebuilt = self.model.decode(quantized.latents)
         self.rebuilt = rebuilt.detach()
         judge, last = self.discriminator if playing else None, self.model.decoder.conv_out.weight
-        return self.losses.autoencoder(image, rebuilt, quantized.loss, judge, last)[0]
+        return self.losses.generator_loss(image, rebuilt, quantized.loss, judge, last)[0]
 
 
 @dataclass(frozen=True)
