@@ -11,12 +11,12 @@ import torch
 from torch import nn
 
 import course_lib.classroom as room
-from course_lib import metrics
+from course_lib import data, metrics
 from course_lib.classroom import exercise, explore, show, show_images, show_lines, slider
 from course_lib.diffusion import cosine_betas, linear_betas
 from course_lib.papers import ddpm, improved_ddpm
 from course_lib.training import find_recipe, load_checkpoint, results
-from course_lib.training.recipes.ddpm import pictures
+from course_lib.world import pixels_to_float
 from course_lib.zoo import build
 
 # %%
@@ -46,7 +46,7 @@ print(f"after {made['steps']:,} steps, {made['seconds'] / 60:.0f} minutes on {ma
 # **Predict first:** at which of these would you give up guessing the colour of the object?
 
 # %%
-photos = pictures("test", 16, 16)["pixels"]  # b c h w, in [-1, 1]
+photos = pixels_to_float(data.images("test", 16, 16, scale="large")["pixels"])  # b c h w, in [-1, 1]
 photo, hiss = photos[:1], torch.randn(1, 3, 16, 16, generator=torch.Generator().manual_seed(0))
 levels = [0.0, 0.1, 0.3, 0.5, 0.7, 0.9, 0.97, 1.0]
 noisy = torch.cat([(1 - level) ** 0.5 * photo + level**0.5 * hiss for level in levels])
@@ -877,7 +877,7 @@ for n in (50, 100, 1000, 4000):
 
 # %%
 vlb_model, _ = load_checkpoint("ddpm-16-cosine-vlb")
-many = pictures("test", 512, 16)["pixels"]
+many = pixels_to_float(data.images("test", 512, 16, scale="large")["pixels"])
 rng = torch.Generator().manual_seed(0)
 t = torch.randint(0, T, (512,), generator=rng)
 with torch.no_grad():

@@ -12,16 +12,16 @@ import torch.nn.functional as F
 from einops import rearrange
 
 import course_lib.classroom as room
+from course_lib import data
 from course_lib.classroom import exercise, explore, show, show_images, show_lines, slider
 from course_lib.papers import vit
 from course_lib.training import find_recipe, load_checkpoint, results
-from course_lib.training.recipes.vit import digits, pictures
 from course_lib.world import VOCABULARY, float_to_pixels, pixels_to_float
 from course_lib.zoo import build
 
 # %%
 judge, made = load_checkpoint("vit-judge")
-shown = pictures("test", 8, seed=3)
+shown = data.images("test", 8, seed=3)
 images = pixels_to_float(shown["pixels"])  # b c h w, in [-1, 1]
 looked = vit.attention_rollout(judge.network.attention_maps(images))[:, 0, 1:].unflatten(1, (8, 8))
 words = [[VOCABULARY[label][i] for i in judge.read(images)[label]] for label in ("colour", "shape")]
@@ -403,7 +403,7 @@ explore(cost_of_patches, patch=[16, 4, 8, 14, 32, 56], pixels=[224, 384, 512])
 trained = room.train_live("vit-live", seconds=45)
 
 # %%
-test = pictures("test", 500)
+test = data.images("test", 500)
 x_test = pixels_to_float(test["pixels"])
 with torch.no_grad():
     answer = trained.model(x_test).argmax(1)
@@ -426,7 +426,7 @@ show_images(test["pixels"][:8], in_words(answer[:8]), columns=8, title="What you
 
 # %%
 digit_reader = room.train_live("vit-digits-live", seconds=20)
-ink, digit = digits(8)
+ink, digit = data.digits(8)
 with torch.no_grad():
     answer = digit_reader.model(pixels_to_float(ink[1400:])).argmax(1)
 print(f"{(answer == digit[1400:]).float().mean():.1%} of 397 digits it has never seen")
@@ -531,7 +531,7 @@ print("minutes of training: " + ", ".join(f"{name} {min(m):.0f} to {max(m):.0f}"
 
 # %%
 with torch.no_grad():
-    floor_train, floor_test = pictures("train", 400, seed=1), pictures("test", 400, seed=1)
+    floor_train, floor_test = data.images("train", 400, seed=1), data.images("test", 400, seed=1)
     features = [longer.features(pixels_to_float(part["pixels"])) for part in (floor_train, floor_test)]
 x = features[0]  # your own probe in three lines
 targets = 2 * F.one_hot(floor_train["floor"], 4).float() - 1
@@ -687,7 +687,7 @@ def interpolate_positions(positions, old, new):
 # **Predict first:** how much of its accuracy is left in each case? Section 10 gives a hint.
 
 # %%
-found = pictures("test", 300, size=48)
+found = data.images("test", 300, size=48)
 large, kind = pixels_to_float(found["pixels"]), found["kind"]
 
 
@@ -932,7 +932,7 @@ room.table(rows, "The picture judge on 4,000 test pictures, a third of them with
 # %%
 from course_lib.training.recipes.vit import answers_of
 
-fresh = pictures("test", 1000, seed=2)  # one object each
+fresh = data.images("test", 1000, seed=2)  # one object each
 logits = answers_of(judge, fresh["pixels"])["shape"]
 show(room.reliability(logits, fresh["shape"], "Shape: is the judge right as often as it thinks?"),
      "Share of right answers against confidence, a dot for each tenth: the dots lie near the diagonal.")

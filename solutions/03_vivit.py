@@ -14,16 +14,16 @@ import torch.nn.functional as F
 from einops import rearrange
 
 import course_lib.classroom as room
+from course_lib import data
 from course_lib.classroom import exercise, explore, show, show_clip, show_images, slider
 from course_lib.papers import vivit
 from course_lib.training import find_recipe, load_checkpoint, results
-from course_lib.training.recipes.vivit import MOTIONS, clips
 from course_lib.world import VOCABULARY, float_to_pixels, pixels_to_float, videos
 from course_lib.zoo import build
 
 # %%
 judge, made = load_checkpoint("vivit-judge")
-shown = clips("test", 4, seed=2, constraints=())
+shown = data.free_clips("test", 4, frames=16, seed=2)
 read = judge.read(pixels_to_float(shown["pixels"]))
 words = [[VOCABULARY[label][i] for i in read[label]] for label in ("motion", "camera")]
 labels = [f"{motion}, camera {camera}" for motion, camera in zip(*words, strict=True)]
@@ -254,7 +254,7 @@ def central_frame_init(kernel, t):
 # %%
 image_model, _ = load_checkpoint("vit-patch-8")  # chapter 02's, patches of 8
 kernel = image_model.patch_embed.weight.detach()
-moving = pixels_to_float(clips("test", 64)["pixels"])[:, 4:8]  # b 4 c h w: four frames of moving objects
+moving = pixels_to_float(data.clips("test", 64)["pixels"])[:, 4:8]  # b 4 c h w: four frames of moving objects
 tokens = {how: tubelet_embed(moving, init(kernel, 4), image_model.patch_embed.bias)
           for how, init in (("filter inflation", filter_inflation_init), ("central frame", central_frame_init))}
 seen = image_model.patch_embed(moving[:, 2])  # what the image model makes of the middle frame
@@ -350,7 +350,7 @@ def factorised_encoder(x, spatial, temporal):
 # %%
 start = vivit.ViViT(replace(vivit.VIVIT_CONFIGS["tiny FE"], temporal_depth=0))
 vivit.start_from_image_model(start, image_model)  # positions, filters and blocks, as in section 3
-few = pixels_to_float(clips("test", 64)["pixels"][:4])
+few = pixels_to_float(data.clips("test", 64)["pixels"][:4])
 with torch.no_grad():
     boxes = tubelet_embed(few, central_frame_init(kernel, 2), image_model.patch_embed.bias)
     yours = factorised_encoder(boxes, start.encoder.spatial, lambda said: said.mean(1))
@@ -504,7 +504,7 @@ def gradients(zeroed):
     for name, p in extra.named_parameters():
         if name.startswith(zeroed):
             torch.nn.init.zeros_(p)
-    model(pixels_to_float(clips("test", 64)["pixels"][:4])).square().mean().backward()
+    model(pixels_to_float(data.clips("test", 64)["pixels"][:4])).square().mean().backward()
     return {name: float(p.grad.norm()) for name, p in extra.named_parameters()}
 
 
@@ -532,7 +532,7 @@ for name in dead:
 trained = room.train_live("vivit-live", seconds=40)
 
 # %%
-test = clips("test", 400)
+test = data.clips("test", 400)
 video, motion = pixels_to_float(test["pixels"]), test["motion"]
 
 
@@ -543,7 +543,7 @@ def score(model, x, batch=100):
 
 
 right = score(trained.model, video)
-print(f"after {trained.step} steps: {right:.1%} of 400 clips it has never seen (chance {1 / len(MOTIONS):.1%})")
+print(f"after {trained.step} steps: {right:.1%} of 400 clips it has never seen (chance {1 / len(data.MOTIONS):.1%})")
 
 # %% [markdown]
 # Does it read motion, or does it guess from single frames? Take its sense of time away and see.
@@ -578,7 +578,7 @@ def told(kept):
     return (motion * 8 + answers).bincount(minlength=64).reshape(8, 8)
 
 
-show(room.confusion({name: told(changes[name]) for name in ("in order", "reversed")}, MOTIONS),
+show(room.confusion({name: told(changes[name]) for name in ("in order", "reversed")}, data.MOTIONS),
      "Two confusion matrices: in order most is on the diagonal; reversed, rise and fall change places, grow is lost.")
 
 # %% [markdown]
@@ -827,7 +827,7 @@ def multi_view(model, video, frames, size, views=4, crops=3):
 # %%
 from course_lib.world import scenes, stack_labels
 
-lone = dict(seed=5, motion=MOTIONS, count=1, camera="still")
+lone = dict(seed=5, motion=data.MOTIONS, count=1, camera="still")
 wide, truth = pixels_to_float(videos(200, (32, 36), 22, **lone)), stack_labels(scenes(200, **lone))["motion"]
 by_views = {}
 for views, crops in ((1, 1), (4, 1), (1, 3), (4, 3)):

@@ -11,12 +11,12 @@ import torch
 import torch.nn.functional as F
 
 import course_lib.classroom as room
+from course_lib import data
 from course_lib.classroom import exercise, explore, show, show_images, slider
 from course_lib.lm.sampling import generate
 from course_lib.metrics import psnr
 from course_lib.papers import vqgan
 from course_lib.training import find_recipe, load_checkpoint, results
-from course_lib.training.recipes.vit import pictures
 from course_lib.training.recipes.vqgan import class_token
 from course_lib.world import VOCABULARY, float_to_pixels, pixels_to_float
 from course_lib.zoo import build
@@ -85,7 +85,7 @@ room.table(rows, "One layer of 1,536 channels on a picture of 256 x 256 pixels")
 # %%
 raw, written = 32 * 32 * 3 * 8, 64 * 8
 print(f"{raw:,} bits of bytes, {written} bits of codes: {raw / written:.0f} times fewer")
-found = pictures("test", 6, seed=5, count=(1, 2, 3))
+found = data.images("test", 6, seed=5, count=(1, 2, 3))
 images = pixels_to_float(found["pixels"])  # b c h w, in [-1, 1]
 with torch.no_grad():
     rebuilt, quantized = tokenizer(images)
@@ -386,7 +386,7 @@ from course_lib.training.randomness import Draw
 from course_lib.training.recipes.lpips import distortions
 
 lpips = load_checkpoint("lpips-trunk")[0]
-x = 0.6 * pixels_to_float(pictures("test", 1, seed=11)["pixels"])
+x = 0.6 * pixels_to_float(data.images("test", 1, seed=11)["pixels"])
 versions = {"original": x, **{name: v.clamp(-1, 1) for name, v in distortions(x, Draw(0)).items()}}
 with torch.no_grad():
     far = {name: float(lpips(v, x)) for name, v in versions.items()}
@@ -514,7 +514,7 @@ def adaptive_weight(reconstruction_loss, generator_loss, last_layer, delta):
 # %%
 three = {"pixels": "vqgan-l1", "+ LPIPS": "vqgan-lpips", "+ adversary": "vqgan-gan"}
 models = {name: load_checkpoint(recipe)[0] for name, recipe in three.items()}
-others = pixels_to_float(pictures("test", 24, seed=7, count=(1, 2, 3))["pixels"])
+others = pixels_to_float(data.images("test", 24, seed=7, count=(1, 2, 3))["pixels"])
 with torch.no_grad():
     versions = {name: model(others)[0].clamp(-1, 1) for name, model in models.items()}
 steps = ["pixels", "+ LPIPS", "+ adversary"]

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from einops import rearrange, repeat
 
 import course_lib.classroom as room
+from course_lib import data
 from course_lib.classroom import exercise, explore, show, show_clip, show_images, show_lines, slider
 from course_lib.lm.maskgit import gumbel_noise
 from course_lib.metrics import psnr
@@ -27,7 +28,6 @@ from course_lib.training.recipes.magvit import (
     to_clip,
     tokenised,
 )
-from course_lib.training.recipes.vivit import MOTIONS, SINGLE, clips
 from course_lib.world import float_to_pixels
 from course_lib.zoo import build
 
@@ -618,7 +618,7 @@ explore(look, step=slider(1, 12, 4), task=["OPC", "FP", "FI", "OPV", "OPH", "OPD
 
 # %%
 run = results("magvit-bert")
-real, others = (clips("test", 128, constraints=SINGLE, seed=seed) for seed in (0, 9))
+real, others = (data.clips("test", 128, seed=seed) for seed in (0, 9))
 pixels = to_clip(real["pixels"])
 rows = [{"task": "real clips", "tokens not given": "-",
          "Fréchet": f"{clip_distance(pixels, to_clip(others['pixels'])):.2f}",
@@ -991,7 +991,7 @@ room.table(rows, "Class-conditional generation, 320 tokens a clip")
 
 # %%
 for name, made_ in films.items():
-    show_clip([frames(x) for x in made_[[1, 2, 5]]], labels=[MOTIONS[i] for i in (1, 2, 5)], frames=9, title=name,
+    show_clip([frames(x) for x in made_[[1, 2, 5]]], labels=[data.MOTIONS[i] for i in (1, 2, 5)], frames=9, title=name,
               alt=f"Three clips made by the language model, {name}.")
 
 # %% [markdown]

@@ -2,9 +2,11 @@
 
 import torch
 
+from course_lib.data import images
 from course_lib.metrics import Judge, JudgeConfig
 from course_lib.training import load_checkpoint
-from course_lib.training.recipes.ddpm import compare, pictures
+from course_lib.training.recipes.ddpm import compare, large_objects
+from course_lib.world import pixels_to_float
 
 
 def test_shapes_and_confidence_of_any_size():
@@ -20,18 +22,19 @@ def test_shapes_and_confidence_of_any_size():
 
 def test_the_shipped_judge_reads_pictures_it_has_not_seen_and_is_unsure_of_noise():
     judge, provenance = load_checkpoint("judge-16")
-    test = pictures("test", 200, 16)
-    logits = judge(test["pixels"])
+    test = images("test", 200, 16, scale="large")
+    pixels = pixels_to_float(test["pixels"])
+    logits = judge(pixels)
     for name in ("shape", "colour"):
         accuracy = (logits[name].argmax(1) == test[name]).float().mean()
         assert accuracy > 0.97
         assert abs(float(accuracy) - provenance["metrics"][f"{name} accuracy"]) < 0.03
     noise = torch.randn(200, 3, 16, 16, generator=torch.Generator().manual_seed(0)).clamp(-1, 1)
-    assert judge.confidence(test["pixels"]).mean() > judge.confidence(noise).mean() + 0.2
+    assert judge.confidence(pixels).mean() > judge.confidence(noise).mean() + 0.2
 
 
 def test_comparing_pictures_with_pictures_and_with_noise():
-    one, two = pictures("test", 300, 16)["pixels"].split(150)
+    one, two = large_objects("test", 300, 16).split(150)
     noise = torch.randn(150, 3, 16, 16, generator=torch.Generator().manual_seed(0)).clamp(-1, 1)
     alike, far = compare(one, two), compare(one, noise)
     assert alike["frechet"] * 5 < far["frechet"]

@@ -8,7 +8,7 @@ from course_lib.metrics import CLIP_LABELS, IMAGE_LABELS, LabelJudge
 from course_lib.training import load_checkpoint, results
 from course_lib.training.recipes import vit as vit_recipes
 from course_lib.training.recipes import vivit as vivit_recipes
-from course_lib.world import VOCABULARY
+from course_lib.world import VOCABULARY, pixels_to_float
 
 
 class Flat(nn.Module):
@@ -57,6 +57,6 @@ def test_a_shipped_judge_reads_what_it_has_not_seen_as_well_as_its_results_say(n
 
 def test_the_picture_judge_is_surer_of_pictures_than_of_noise():
     judge, _ = load_checkpoint("vit-judge")
-    seen = vit_recipes.pixels_to_float(vit_recipes.judged("test", 100)["pixels"])
+    seen = pixels_to_float(vit_recipes.judged("test", 100)["pixels"])
     noise = torch.randn(seen.shape, generator=torch.Generator().manual_seed(0)).clamp(-1, 1)
     assert judge.confidence(seen).mean() > judge.confidence(noise).mean() + 0.2

@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 import torch
 
+from course_lib.data import TEST_PHOTOS, photo_patches
 from course_lib.losses.perceptual import LPIPS
 from course_lib.metrics import perceptual, psnr
-from course_lib.training.recipes.lpips import TEST_PHOTOS, blurred, photo_patches
+from course_lib.training.recipes.lpips import blurred
 from course_lib.world import pixels_to_float
 
 # the package has the function under this name

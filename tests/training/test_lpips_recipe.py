@@ -3,18 +3,16 @@
 import pytest
 import torch
 
+from course_lib.data import TEST_PHOTOS, photo_patches
 from course_lib.losses.perceptual import LPIPS
 from course_lib.paths import CHECKPOINTS
 from course_lib.training import Draw, Tensors, find_recipe, load_checkpoint, results
 from course_lib.training.recipes.lpips import (
     ANSWERS,
     HEADS,
-    TEST_PHOTOS,
-    TRAIN_PHOTOS,
     Reader,
     augment,
     distortions,
-    photo_patches,
     right_choices,
 )
 from course_lib.world import pixels_to_float
@@ -31,18 +29,6 @@ def few(n=24):
 
 def photographs(n=40):
     return 0.6 * pixels_to_float(photo_patches(TEST_PHOTOS, n, seed=3)["pixels"])
-
-
-def test_no_photograph_of_the_training_measures_it():
-    assert not set(TRAIN_PHOTOS) & set(TEST_PHOTOS)
-
-
-def test_patches_take_turns_and_are_the_same_every_time():
-    found, again = (photo_patches(TRAIN_PHOTOS, 15, size=20) for _ in range(2))
-    assert found["pixels"].shape == (15, 20, 20, 3) and found["pixels"].dtype == torch.uint8
-    assert found["photo"].tolist() == [*range(12), 0, 1, 2]
-    assert (found["pixels"] == again["pixels"]).all()
-    assert (found["pixels"][0] != found["pixels"][12]).any()
 
 
 def test_each_picture_has_the_labels_that_can_be_known_of_it():

@@ -6,6 +6,7 @@ from dataclasses import replace
 import pytest
 import torch
 
+from course_lib.data import free_clips
 from course_lib.nn.video_tasks import TASKS
 from course_lib.papers import magvit
 from course_lib.training import Draw, find_recipe, load_checkpoint, results
@@ -14,7 +15,6 @@ from course_lib.training.recipes.magvit import (
     RECIPES,
     clip_fidelity,
     flicker,
-    free_clips,
     rebuild,
     to_clip,
 )
@@ -61,7 +61,7 @@ def test_a_tokenizer_learns_a_few_clips(name):
     recipe = find_recipe(name)
     trainable, pixels = (
         recipe.build().train(),
-        free_clips("test", 3)[:, : chapter.FRAMES[recipe.paper]],
+        free_clips("test", 3)["pixels"][:, : chapter.FRAMES[recipe.paper]],
     )
     clip = to_clip(pixels)
     first = (rebuild(trainable.model, pixels)[0] - clip).square().mean()
@@ -70,7 +70,7 @@ def test_a_tokenizer_learns_a_few_clips(name):
 
 
 def test_a_tokenizer_of_clips_starts_as_the_one_of_pictures():
-    pixels = free_clips("test", 2)[:, :16]
+    pixels = free_clips("test", 2)["pixels"][:, :16]
     still = pixels[:, :1].expand(-1, 16, -1, -1, -1)
     flat, grown = (
         load_checkpoint("magvit-2d")[0],
@@ -85,7 +85,7 @@ def test_a_tokenizer_of_clips_starts_as_the_one_of_pictures():
 
 def test_dead_codes_are_revived_in_the_first_two_thirds_and_not_later():
     trainable = find_recipe("magvit-init-scratch").build().train()
-    clip = to_clip(free_clips("test", 1)[:, :16])
+    clip = to_clip(free_clips("test", 1)["pixels"][:, :16])
     quantizer = trainable.model.quantizer
     for step, revived in ((0, True), (trainable.recipe.steps - 1, False)):
         trainable.step.fill_(step)
@@ -97,7 +97,7 @@ def test_dead_codes_are_revived_in_the_first_two_thirds_and_not_later():
 
 def test_the_entropy_weight_of_lookup_free_quantisation_is_annealed():
     trainable = find_recipe("magvit2-tokenizer").build().train()
-    batch, found = {"pixels": free_clips("test", 1)}, []
+    batch, found = {"pixels": free_clips("test", 1)["pixels"]}, []
     for step in (0, trainable.recipe.steps // 3, trainable.recipe.steps - 1):
         trainable.step.fill_(step)
         trainable.loss("tokenizer", batch, Draw(0))
@@ -110,7 +110,7 @@ def test_the_discriminator_joins_when_the_recipe_says_and_not_before(name):
     torch.manual_seed(0)
     recipe = replace(find_recipe(name), adversarial_from=40)
     trainable, frames = recipe.build().train(), chapter.FRAMES[recipe.paper]
-    batch = {"pixels": free_clips("test", 2)[:, :frames]}
+    batch = {"pixels": free_clips("test", 2)["pixels"][:, :frames]}
     before = [p.detach().clone() for p in trainable.discriminator.parameters()]
     assert turns(trainable, batch, 1)["discriminator"] == [0.0]
     assert all(
@@ -133,7 +133,7 @@ def test_the_tokenizer_step_shares_no_parameter_with_the_discriminator_and_leave
 
 
 def test_fidelity_is_best_for_the_clips_themselves():
-    clip = to_clip(free_clips("test", 24)[:, :16])
+    clip = to_clip(free_clips("test", 24)["pixels"][:, :16])
     noisy = (
         clip + 0.1 * torch.randn(clip.shape, generator=torch.Generator().manual_seed(0))
     ).clamp(-1, 1)
@@ -148,7 +148,7 @@ def test_fidelity_is_best_for_the_clips_themselves():
 
 
 def test_flicker_counts_errors_that_come_and_go_and_no_others():
-    clip = to_clip(free_clips("test", 2))
+    clip = to_clip(free_clips("test", 2)["pixels"])
     stays = clip + torch.rand(2, 3, 1, 32, 32)
     comes_and_goes = clip + 0.5 * (torch.arange(17) % 2)[:, None, None]
     assert flicker(clip, clip) == 0 and flicker(clip, stays) < 1e-6
@@ -236,7 +236,7 @@ def test_what_the_notebook_loads_is_shipped(name):
 @pytest.mark.parametrize("name", ["magvit-2d", "magvit-3d", "magvit2-tokenizer"])
 def test_measuring_again_gives_the_stored_fidelity(name):
     model, provenance = load_checkpoint(name)
-    pixels = free_clips("test", 48)[:, : chapter.FRAMES[find_recipe(name).paper]]
+    pixels = free_clips("test", 48)["pixels"][:, : chapter.FRAMES[find_recipe(name).paper]]
     clip, (rebuilt, _) = to_clip(pixels), rebuild(model, pixels)
     assert abs(clip_fidelity(clip, rebuilt)["psnr"] - provenance["metrics"]["psnr"]) < 0.7
     assert flicker(clip, rebuilt) == pytest.approx(provenance["metrics"]["flicker"], rel=0.2)

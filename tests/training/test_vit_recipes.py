@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from course_lib.data import images
 from course_lib.papers.vit import count_macs
 from course_lib.training import Draw, find_recipe, load_checkpoint, results
 from course_lib.training.recipes.vit import (
@@ -10,9 +11,7 @@ from course_lib.training.recipes.vit import (
     SIZES,
     Classifier,
     ConvNet,
-    digits,
     judged,
-    pictures,
 )
 from course_lib.world import pixels_to_float
 
@@ -68,7 +67,7 @@ def test_a_recipe_warms_up_and_ends_at_zero(recipe):
 def test_a_network_learns_a_few_pictures_by_heart(name):
     torch.manual_seed(0)
     trainable = find_recipe(name).build()
-    batch = judged("train", 24) if name == "vit-judge" else pictures("train", 24)
+    batch = judged("train", 24) if name == "vit-judge" else images("train", 24)
     batch = batch if name == "vit-judge" else {"pixels": batch["pixels"], "label": batch["kind"]}
     head = (trainable.model if isinstance(trainable, Classifier) else trainable.model.network).head
     guess = head.bias.detach().clone()  # all that a head whose weights are zero can say
@@ -79,24 +78,10 @@ def test_a_network_learns_a_few_pictures_by_heart(name):
         assert losses[0] == pytest.approx(float(expected), abs=1e-4)
 
 
-def test_labels_belong_to_their_pictures():
-    found = pictures("test", 30, seed=4)
-    assert found["pixels"].shape == (30, 32, 32, 3) and found["pixels"].dtype == torch.uint8
-    assert (found["kind"] == 8 * found["shape"] + found["colour"]).all()
-    red = [i for i in range(30) if found["colour"][i] == 0]
-    assert red and all((found["pixels"][i].float().amax((0, 1))[0] > 100) for i in red)
-
-
 def test_only_pictures_of_one_object_have_a_shape():
     found = judged("test", 60)
     assert ((found["shape"] >= 0) == (found["count"] == 0)).all()
     assert set(found["count"].tolist()) == {0, 1, 2}
-
-
-def test_digits_come_in_the_same_order_at_any_size():
-    (small, one), (large, two) = digits(8), digits(32)
-    assert (one == two).all() and len(one) == 1797
-    assert small.shape == (1797, 8, 8, 3) and large.shape == (1797, 32, 32, 3)
 
 
 @pytest.mark.parametrize("name", [r.name for r in RECIPES if "live" not in r.name])
@@ -108,7 +93,7 @@ def test_every_recipe_ships_its_checkpoint_and_results(name):
 
 def test_measuring_again_gives_the_stored_accuracy():
     model, provenance = load_checkpoint("vit-data-8000")
-    test = pictures("test", 300)
+    test = images("test", 300)
     with torch.no_grad():
         right = (model(pixels_to_float(test["pixels"])).argmax(1) == test["kind"]).float().mean()
     assert abs(float(right) - provenance["metrics"]["accuracy"]) < 0.06

@@ -7,9 +7,10 @@ import itertools
 import pytest
 import torch
 
+from course_lib.data import clips
 from course_lib.training import find_recipe, load_checkpoint, results
-from course_lib.training.recipes.vivit import LADDER, MOTIONS, RECIPES, TOKENS, clips
-from course_lib.world import VOCABULARY, pixels_to_float
+from course_lib.training.recipes.vivit import LADDER, RECIPES, TOKENS
+from course_lib.world import pixels_to_float
 from tests.training.test_vit_recipes import descend, differing
 
 
@@ -27,17 +28,6 @@ def test_each_rung_of_the_ladder_adds_one_thing():
     rungs = [f"vivit-regular-{name}" for name in LADDER]
     for lower, upper in itertools.pairwise(rungs):
         assert len(differing([lower, upper])) == 1
-
-
-def test_the_classes_are_the_first_eight_motions():
-    assert VOCABULARY["motion"][: len(MOTIONS)] == MOTIONS
-    found = clips("test", 60)
-    assert found["pixels"].shape == (60, 16, 32, 32, 3)
-    assert (
-        int(found["motion"].max()) < 8
-        and (found["count"] == 0).all()
-        and (found["camera"] == 0).all()
-    )
 
 
 def test_ways_to_make_tokens_all_make_as_many():

@@ -3,9 +3,9 @@
 import pytest
 import torch
 
+from course_lib.data import images
 from course_lib.papers.vqgan import next_code_loss
 from course_lib.training import Draw, find_recipe, load_checkpoint, results
-from course_lib.training.recipes.vit import pictures
 from course_lib.training.recipes.vqgan import (
     RECIPES,
     TOKENIZER,
@@ -54,7 +54,7 @@ def test_a_recipe_warms_up_and_ends_at_zero(recipe):
 
 def test_a_tokenizer_learns_a_few_pictures():
     torch.manual_seed(0)
-    batch = {"pixels": pictures("train", 8)["pixels"]}
+    batch = {"pixels": images("train", 8)["pixels"]}
     losses = turns(find_recipe("vqgan-lpips").build().train(), batch, 25)["autoencoder"]
     assert losses[-1] < 0.7 * losses[0]
 
@@ -62,7 +62,7 @@ def test_a_tokenizer_learns_a_few_pictures():
 def test_the_discriminator_joins_when_the_recipe_says_and_not_before():
     torch.manual_seed(0)
     trainable = find_recipe("vqgan-gan").build().train()
-    batch = {"pixels": pictures("train", 4)["pixels"]}
+    batch = {"pixels": images("train", 4)["pixels"]}
     before = [p.detach().clone() for p in trainable.discriminator.parameters()]
     assert turns(trainable, batch, 2)["discriminator"] == [0.0, 0.0]
     assert all(
@@ -85,7 +85,7 @@ def test_the_players_share_no_parameter_and_leave_the_trunk_alone():
 
 
 def test_fidelity_is_best_for_the_pictures_themselves():
-    image = pixels_to_float(pictures("test", 30)["pixels"])
+    image = pixels_to_float(images("test", 30)["pixels"])
     same, noisy = (
         fidelity(image, image),
         fidelity(image, (image + 0.1 * torch.randn(image.shape)).clamp(-1, 1)),
@@ -100,7 +100,7 @@ def test_fidelity_is_best_for_the_pictures_themselves():
 
 
 def test_the_palette_rounds_a_picture_to_its_colours():
-    pixels = pictures("train", 20)["pixels"]
+    pixels = images("train", 20)["pixels"]
     palette = find_palette(pixels, colours=32)
     assert palette.shape == (32, 3) and palette.abs().max() <= 1
     near = torch.cdist(pixels_to_float(pixels).movedim(1, -1).reshape(-1, 3), palette).amin(1)
@@ -142,7 +142,7 @@ def test_what_the_notebook_loads_is_shipped(name):
 
 def test_measuring_again_gives_the_stored_fidelity_and_likelihood():
     model, provenance = load_checkpoint(TOKENIZER)
-    image = pixels_to_float(pictures("test", 100, count=(1, 2, 3))["pixels"])
+    image = pixels_to_float(images("test", 100, count=(1, 2, 3))["pixels"])
     with torch.no_grad():
         found = fidelity(image, model(image)[0].clamp(-1, 1))
         codes = find_recipe("vqgan-prior").codes("test", 100)

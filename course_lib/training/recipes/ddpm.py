@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from course_lib import zoo
+from course_lib.data import SMALL_IMAGE_JUDGE, images
 from course_lib.losses.adversarial import (
     non_saturating_discriminator_loss,
     non_saturating_generator_loss,
@@ -29,17 +30,12 @@ from course_lib.training.distributed import all_gather
 from course_lib.training.randomness import Draw
 from course_lib.training.recipe import Recipe, Tensors, Trainable
 from course_lib.training.store import load_checkpoint
-from course_lib.world import LittleWorld
-
-JUDGE = "judge-16"
+from course_lib.world import pixels_to_float
 
 
-def pictures(split: str, n: int, size: int) -> dict[str, Tensor]:
-    """n pictures of one large object each: `pixels` (n 3 h w) in [-1, 1], and the number of each
-    label (n,).
-    """
-    world = LittleWorld(split, size, length=n, count=1, scale="large").batch(range(n))
-    return {"pixels": world["pixels"], **world["labels"]}
+def large_objects(split: str, n: int, size: int) -> Tensor:
+    """Return n images of one large object each, as floats (n 3 h w) in [-1, 1]."""
+    return pixels_to_float(images(split, n, size, scale="large")["pixels"])
 
 
 # ---------------------------------------------------------------- diffusion
@@ -111,7 +107,7 @@ class DiffusionRecipe(Recipe):
         return Denoiser(self.config)
 
     def data(self) -> Tensors:
-        return Tensors(pixels=pictures("train", self.pictures, self.config.image_size)["pixels"])
+        return Tensors(pixels=large_objects("train", self.pictures, self.config.image_size))
 
     def lr_scale(self, step: int) -> float:
         """Warm-up, a plateau, and a straight line to zero over the last third."""
@@ -120,7 +116,7 @@ class DiffusionRecipe(Recipe):
     def measure(self, model: nn.Module) -> dict:
         """Bits per dimension on test pictures, and how samples of 50 steps compare with them."""
         size = self.config.image_size
-        test = pictures("test", 512, size)["pixels"].to(next(model.parameters()).device)
+        test = large_objects("test", 512, size).to(next(model.parameters()).device)
         generator = torch.Generator().manual_seed(0)
         bits = likelihood(self.diffusion, model, test[:128], generator)
         return {
@@ -152,7 +148,7 @@ class DiffusionRecipe(Recipe):
 
 def compare(real: Tensor, fake: Tensor) -> dict[str, float]:
     """Fréchet distance, precision and recall in the judge's features, and the share it is sure of."""
-    judge, _ = load_checkpoint(JUDGE, real.device)
+    judge, _ = load_checkpoint(SMALL_IMAGE_JUDGE, real.device)
     with torch.no_grad():
         real_features, fake_features = judge.features(real), judge.features(fake)
     precision, recall = precision_recall(real_features, fake_features)
@@ -198,10 +194,10 @@ class GANRecipe(Recipe):
         return Adversaries()
 
     def data(self) -> Tensors:
-        return Tensors(pixels=pictures("train", self.pictures, 16)["pixels"])
+        return Tensors(pixels=large_objects("train", self.pictures, 16))
 
     def measure(self, model: nn.Module) -> dict:
-        test = pictures("test", 512, 16)["pixels"].to(next(model.parameters()).device)
+        test = large_objects("test", 512, 16).to(next(model.parameters()).device)
         return compare(test, model.sample(len(test), torch.Generator().manual_seed(0)))
 
 
@@ -230,12 +226,15 @@ class JudgeRecipe(Recipe):
         return Examiner()
 
     def data(self) -> Tensors:
-        return Tensors(**pictures("train", self.pictures, 16))
+        train = images("train", self.pictures, 16, scale="large")
+        return Tensors(
+            pixels=pixels_to_float(train["pixels"]), shape=train["shape"], colour=train["colour"]
+        )
 
     def measure(self, model: nn.Module) -> dict:
         """Accuracy of each label on test pictures."""
-        test = pictures("test", 2000, 16)
-        logits = model(test["pixels"].to(next(model.parameters()).device))
+        test = images("test", 2000, 16, scale="large")
+        logits = model(pixels_to_float(test["pixels"]).to(next(model.parameters()).device))
         right = {name: x.argmax(1).cpu() == test[name] for name, x in logits.items()}
         return {f"{name} accuracy": float(x.float().mean()) for name, x in right.items()}
 
@@ -255,7 +254,9 @@ LIVE = DiffusionRecipe(
 
 RECIPES = [
     LIVE,
-    JudgeRecipe(JUDGE, steps=3000, batch_size=64, learning_rate=1e-3, warmup=100, ema=0.99),
+    JudgeRecipe(
+        SMALL_IMAGE_JUDGE, steps=3000, batch_size=64, learning_rate=1e-3, warmup=100, ema=0.99
+    ),
     GANRecipe(
         "dcgan-16",
         steps=8000,

@@ -20,55 +20,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from course_lib.data import LPIPS_TRUNK, TEST_PHOTOS, TRAIN_PHOTOS, images, photo_patches
 from course_lib.losses.perceptual import LPIPS
 from course_lib.metrics.fidelity import ssim
 from course_lib.training.randomness import Draw
 from course_lib.training.recipe import Recipe, Tensors, Trainable
-from course_lib.training.recipes.vit import pictures
 from course_lib.world import pixels_to_float
 
 # of the little world
 LABELS = {"shape": 4, "colour": 8, "scale": 2, "material": 2, "count": 3, "floor": 4}
-TRAIN_PHOTOS = (
-    "astronaut", "brick", "cell", "chelsea", "clock", "coins", "colorwheel", "grass", "hubble_deep_field",
-    "immunohistochemistry", "page", "retina",
-)  # fmt: skip
-TEST_PHOTOS = ("camera", "coffee", "gravel", "moon", "rocket", "text")
 TURNS = 4
 HEADS = LABELS | {"photo": len(TRAIN_PHOTOS), "turn": TURNS}
-
-
-def photo_patches(
-    names: tuple[str, ...], n: int, size: int = 32, seed: int = 0
-) -> dict[str, Tensor]:
-    """n square patches of scikit-image photographs: `pixels` (n h w 3) uint8 and `photo` (n,),
-    which it is of.
-
-    The photographs take turns; each patch is of a random place at a random scale, 1 to 6 pixels of
-    the original to one.
-    """
-    from skimage import data
-
-    generator = torch.Generator().manual_seed(seed)
-    photos = [torch.from_numpy(getattr(data, name)()) for name in names]
-    # c h w
-    photos = [
-        (x[..., None].expand(-1, -1, 3) if x.ndim == 2 else x[..., :3]).movedim(-1, 0)
-        for x in photos
-    ]
-    patches = []
-    for i in range(n):
-        photo = photos[i % len(photos)]
-        zoom = 6 ** torch.rand((), generator=generator)
-        side = min(int(zoom * size), *photo.shape[1:])
-        top, left = (
-            int(torch.randint(extent - side + 1, (), generator=generator))
-            for extent in photo.shape[1:]
-        )
-        patch = photo[None, :, top : top + side, left : left + side].float()
-        patches.append(F.interpolate(patch, (size, size), mode="bilinear", antialias=True)[0])
-    pixels = torch.stack(patches).clamp(0, 255).round().byte().movedim(1, -1)
-    return {"pixels": pixels, "photo": torch.arange(n) % len(photos)}
 
 
 class Reader(Trainable):
@@ -198,7 +160,7 @@ class TrunkRecipe(Recipe):
 
     def data(self) -> Tensors:
         n = self.pictures
-        alone, several = pictures("train", n // 2), pictures("train", n - n // 2, count=(2, 3))
+        alone, several = images("train", n // 2), images("train", n - n // 2, count=(2, 3))
         world = {name: torch.cat([alone[name], several[name]]) for name in alone}
         photos = photo_patches(TRAIN_PHOTOS, n)
         # nothing says which one shape, colour, scale and material are of
@@ -225,7 +187,7 @@ class TrunkRecipe(Recipe):
         untrained = [LPIPS("small").to(device) for _ in range(5)]
         found: dict = {}
         for kind, pixels in (
-            ("world", pictures("test", 300, count=(1, 2, 3))["pixels"]),
+            ("world", images("test", 300, count=(1, 2, 3))["pixels"]),
             ("photographs", photo_patches(TEST_PHOTOS, 300, seed=1)["pixels"]),
         ):
             x = 0.6 * pixels_to_float(pixels).to(device)  # room for noise and light
@@ -247,7 +209,7 @@ class TrunkRecipe(Recipe):
 
 RECIPES = [
     TrunkRecipe(
-        "lpips-trunk", steps=6000, batch_size=64, learning_rate=2e-3, warmup=200, ema=0.99, weight_decay=0.01,
+        LPIPS_TRUNK, steps=6000, batch_size=64, learning_rate=2e-3, warmup=200, ema=0.99, weight_decay=0.01,
         checkpoint_dtype="float16",
     )
 ]  # fmt: skip

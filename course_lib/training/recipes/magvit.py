@@ -17,6 +17,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from course_lib import zoo
+from course_lib.data import CLIP_JUDGE, LPIPS_TRUNK, clips, free_clips, images, in_batches
 from course_lib.lm.maskgit import parallel_decode
 from course_lib.losses.adversarial import LeCam
 from course_lib.losses.video_tokenizer import TokenizerLoss
@@ -27,9 +28,7 @@ from course_lib.quantize.lfq import LFQ, annealed_weight
 from course_lib.quantize.vq import VectorQuantizer, perplexity, usage
 from course_lib.training.randomness import Draw
 from course_lib.training.recipe import Recipe, Tensors, Trainable
-from course_lib.training.recipes.vit import in_batches, pictures
-from course_lib.training.recipes.vivit import JUDGE, SINGLE, clips
-from course_lib.training.recipes.vqgan import TRUNK, fidelity, sample_scores
+from course_lib.training.recipes.vqgan import fidelity, sample_scores
 from course_lib.training.store import load_checkpoint
 from course_lib.world import pixels_to_float
 
@@ -50,12 +49,6 @@ def to_frames(clip: Tensor) -> Tensor:
     return rearrange(clip, "b c t h w -> (b t) c h w")
 
 
-@functools.lru_cache(maxsize=2)
-def free_clips(split: str, n: int) -> Tensor:
-    """n clips of anything the world can do, (n 17 32 32 3) uint8."""
-    return clips(split, n, frames=17, constraints=())["pixels"]
-
-
 # ---------------------------------------------------------------- tokenizers
 
 
@@ -65,7 +58,7 @@ class ClipTokenizer(Trainable):
     def __init__(self, model: nn.Module, recipe: "ClipTokenizerRecipe"):
         super().__init__()
         self.model, self.recipe = model, recipe
-        self.perceptual = load_checkpoint(TRUNK)[0]
+        self.perceptual = load_checkpoint(LPIPS_TRUNK)[0]
         self.losses = TokenizerLoss(
             lambda clip, rebuilt: self.perceptual.loss(rebuilt, clip),
             squared_weight=recipe.squared_weight,
@@ -145,7 +138,7 @@ class ClipTokenizerRecipe(Recipe):
         return ClipTokenizer(model, self)
 
     def data(self) -> Tensors:
-        return Tensors(pixels=free_clips("train", self.clips)[:, : FRAMES[self.paper]])
+        return Tensors(pixels=free_clips("train", self.clips)["pixels"][:, : FRAMES[self.paper]])
 
     def lr_scale(self, step: int) -> float:
         """Warm-up, a plateau, and a straight line to zero over the last third."""
@@ -155,7 +148,7 @@ class ClipTokenizerRecipe(Recipe):
         """Fidelity of rebuilt test clips frame by frame, their distance as clips, flicker, and use
         of the codes.
         """
-        pixels = free_clips("test", 256)[:, : FRAMES[self.paper]]
+        pixels = free_clips("test", 256)["pixels"][:, : FRAMES[self.paper]]
         rebuilt, indices = rebuild(model, pixels)
         codes = model.quantizer.num_codes
         return {
@@ -184,7 +177,7 @@ def clip_fidelity(clip: Tensor, rebuilt: Tensor) -> dict[str, float]:
     """How near rebuilt clips (n c t h w) in [-1, 1] are to the originals: frames one by one, and
     clips as a set.
     """
-    trunk = load_checkpoint(TRUNK)[0]
+    trunk = load_checkpoint(LPIPS_TRUNK)[0]
     pairs = list(zip(to_frames(clip).split(256), to_frames(rebuilt).split(256), strict=True))
     return {
         "psnr": float(torch.cat([psnr(y, x) for x, y in pairs]).mean()),
@@ -199,7 +192,7 @@ def clip_distance(real: Tensor, fake: Tensor) -> float:
     """Fréchet distance of two sets of clips (n c t h w), in the clip judge's features of their
     first 16 frames.
     """
-    judge = load_checkpoint(JUDGE)[0]
+    judge = load_checkpoint(CLIP_JUDGE)[0]
     sides = [rearrange(x[:, :, :16], "b c t h w -> b t c h w") for x in (real, fake)]
     return frechet_distance(
         *(torch.cat([judge.features(part) for part in side.split(64)]) for side in sides)
@@ -222,7 +215,7 @@ def same_token(model: nn.Module, frames: int) -> float:
     Where both views show the same pixels, in still clips.
     """
     step = model.config.cell[2]
-    wide = pictures("test", 64, size=32 + step, count=(1, 2, 3))["pixels"][:, :32]
+    wide = images("test", 64, size=32 + step, count=(1, 2, 3))["pixels"][:, :32]
     left, right = (
         rebuild(model, view[:, None].expand(-1, frames, -1, -1, -1))[1]
         for view in (wide[:, :, :32], wide[:, :, step:])
@@ -245,7 +238,7 @@ def tokenised(tokenizer: str, split: str, n: int, tasks: tuple[str, ...] = ()) -
     """
     model, made = load_checkpoint(tokenizer)
     frames = FRAMES[made["recipe"]["preset"].partition("/")[0]]
-    found = clips(split, n, frames=frames, constraints=SINGLE)
+    found = clips(split, n, frames)
     codes, conditions = [], []
     with torch.no_grad():
         for pixels in found["pixels"].split(32):
@@ -346,7 +339,7 @@ class BertRecipe(Recipe):
 @torch.no_grad()
 def motion_as_asked(made: Tensor, label: Tensor) -> dict[str, float]:
     """The share of clips (n c t h w) in which the clip judge reads this motion (n,)."""
-    judge = load_checkpoint(JUDGE)[0]
+    judge = load_checkpoint(CLIP_JUDGE)[0]
     read = [
         judge.read(rearrange(part[:, :, :16], "b c t h w -> b t c h w"))["motion"]
         for part in made.split(64)
@@ -459,11 +452,11 @@ class SweepRecipe(ClipTokenizerRecipe):
         return ClipTokenizer(model, self)
 
     def data(self) -> Tensors:
-        return Tensors(pixels=pictures("train", self.pictures)["pixels"][:, None])
+        return Tensors(pixels=images("train", self.pictures)["pixels"][:, None])
 
     def measure(self, model: nn.Module) -> dict:
         """Fidelity of rebuilt test pictures, and use of the codes."""
-        pixels = pictures("test", 1000)["pixels"][:, None]
+        pixels = images("test", 1000)["pixels"][:, None]
         rebuilt, indices = rebuild(model, pixels)
         return {
             **fidelity(to_clip(pixels)[:, :, 0], rebuilt[:, :, 0]),
@@ -489,7 +482,7 @@ class SweepPriorRecipe(BertRecipe):
         return MaskedPrior(magvit2.MaskedLM(config))
 
     def data(self) -> Tensors:
-        model, found = load_checkpoint(self.tokenizer)[0], pictures("train", self.pictures)
+        model, found = load_checkpoint(self.tokenizer)[0], images("train", self.pictures)
         codes = in_batches(lambda x: model.encode(x[:, :, None]).indices.int(), found["pixels"])
         return Tensors(codes=codes, label=found["kind"])
 

@@ -7,7 +7,6 @@ batches; `vit-positions-*` and `vit-patch-*` change one thing about `vit-data-80
 tuned at 48 pixels from `vit-data-32000`.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import torch
@@ -15,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from course_lib import zoo
+from course_lib.data import COLOURS, IMAGE_JUDGE, digits, images, in_batches
 from course_lib.metrics import (
     IMAGE_LABELS,
     LabelJudge,
@@ -27,39 +27,7 @@ from course_lib.papers.vit import ViT, ViTConfig, for_fine_tuning
 from course_lib.training.randomness import Draw
 from course_lib.training.recipe import Recipe, Tensors, Trainable
 from course_lib.training.store import load_checkpoint
-from course_lib.world import LittleWorld, float_to_pixels, pixels_to_float
-
-COLOURS = 8
-JUDGE = "vit-judge"
-
-
-def pictures(split: str, n: int, size: int = 32, seed: int = 0, **constraints) -> dict[str, Tensor]:
-    """n pictures: `pixels` (n h w 3) uint8, the number of each label (n,), and `kind`, shape and
-    colour in one.
-
-    One object each, unless the constraints say otherwise.
-    """
-    world = LittleWorld(split, size, length=n, seed=seed, **{"count": 1} | constraints)
-    parts = [world.batch(range(start, min(start + 1000, n))) for start in range(0, n, 1000)]
-    labels = {
-        name: torch.cat([part["labels"][name] for part in parts]) for name in parts[0]["labels"]
-    }
-    kind = labels["shape"] * COLOURS + labels["colour"]
-    return {
-        "pixels": torch.cat([float_to_pixels(part["pixels"]) for part in parts]),
-        "kind": kind,
-        **labels,
-    }
-
-
-@torch.no_grad()
-def in_batches(
-    function: Callable[[Tensor], Tensor], pixels: Tensor, device: torch.device | str = "cpu"
-) -> Tensor:
-    """`function` of pictures or clips (n ... h w 3) uint8, a few at a time; the results on the CPU."""
-    return torch.cat(
-        [function(pixels_to_float(part.to(device))).cpu() for part in pixels.split(100)]
-    )
+from course_lib.world import pixels_to_float
 
 
 class ConvNet(nn.Module):
@@ -107,7 +75,7 @@ class ClassifierRecipe(Recipe):
         return min(super().lr_scale(step), (self.steps - step) / max(self.steps - self.warmup, 1))
 
     def data(self) -> Tensors:
-        train = pictures("train", self.pictures)
+        train = images("train", self.pictures)
         return Tensors(pixels=train["pixels"], label=train["kind"])
 
     def measure(self, model: nn.Module) -> dict:
@@ -115,7 +83,7 @@ class ClassifierRecipe(Recipe):
         not trained for.
         """
         device = next(model.parameters()).device
-        test = pictures("test", 2000)
+        test = images("test", 2000)
         answers = in_batches(model, test["pixels"], device).argmax(1)
         return {
             "accuracy": float((answers == test["kind"]).float().mean()),
@@ -131,7 +99,7 @@ def few_shots(model: nn.Module, device: torch.device) -> dict[str, dict[str, lis
 
     The floor's pattern (4 classes) and scikit-learn's digits (10).
     """
-    floors = [pictures(split, 1000, seed=1) for split in ("train", "test")]
+    floors = [images(split, 1000, seed=1) for split in ("train", "test")]
     ink, digit = digits()
     tasks = {
         "floor": [(picture["pixels"], picture["floor"]) for picture in floors],
@@ -146,20 +114,6 @@ def few_shots(model: nn.Module, device: torch.device) -> dict[str, dict[str, lis
             str(shots): few_shot_accuracy(train, test, shots) for shots in (1, 5, 10, 25)
         }
     return scores
-
-
-def digits(size: int = 32) -> tuple[Tensor, Tensor]:
-    """scikit-learn's 1,797 handwritten digits as pictures (n h w 3) uint8, and what they are (n,),
-    in a fixed order.
-    """
-    from sklearn.datasets import load_digits
-
-    found = load_digits()
-    ink = torch.from_numpy(found.images).float()[:, None] / 16  # n 1 8 8
-    ink = F.interpolate(ink, (size, size), mode="bilinear", align_corners=False).clamp(0, 1)
-    order = torch.randperm(len(ink), generator=torch.Generator().manual_seed(0))
-    pixels = (255 * ink).round().byte().movedim(1, -1).expand(-1, -1, -1, 3)
-    return pixels[order], torch.from_numpy(found.target)[order]
 
 
 @dataclass(frozen=True)
@@ -204,12 +158,12 @@ class FineTuneRecipe(ViTRecipe):
         return Classifier(model.requires_grad_(True))
 
     def data(self) -> Tensors:
-        train = pictures("train", self.pictures, self.image_size)
+        train = images("train", self.pictures, self.image_size)
         return Tensors(pixels=train["pixels"], label=train["kind"])
 
     def measure(self, model: nn.Module) -> dict:
         """Accuracy on test pictures of the new size."""
-        test = pictures("test", 2000, self.image_size)
+        test = images("test", 2000, self.image_size)
         answers = in_batches(model, test["pixels"], next(model.parameters()).device).argmax(1)
         return {"accuracy": float((answers == test["kind"]).float().mean())}
 
@@ -285,7 +239,7 @@ def judged(split: str, n: int, seed: int = 0) -> dict[str, Tensor]:
     Where there are several objects nothing says which one shape, colour and scale are of: they are
     -1.
     """
-    found = pictures(split, n, seed=seed, count=(1, 2, 3))
+    found = images(split, n, seed=seed, count=(1, 2, 3))
     several = found["count"] > 0
     about_one = {
         name: found[name].masked_fill(several, -1) for name in ("shape", "colour", "scale")
@@ -340,7 +294,7 @@ RECIPES = [
         for name, fresh in (("interpolated", False), ("fresh", True))
     ),
     PictureJudgeRecipe(
-        JUDGE, pictures=30_000, steps=4000, batch_size=64, learning_rate=1e-3, warmup=300, ema=0.995,
+        IMAGE_JUDGE, pictures=30_000, steps=4000, batch_size=64, learning_rate=1e-3, warmup=300, ema=0.995,
         checkpoint_dtype="float16",
     ),
 ]  # fmt: skip

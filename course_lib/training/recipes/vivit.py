@@ -7,7 +7,6 @@ object can have.  Runs that are compared differ in one thing: `vivit-model-*` in
 in its length, `vivit-regular-*` in the regularisers (Table 3).
 """
 
-import functools
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -17,6 +16,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from course_lib import zoo
+from course_lib.data import CLIP_JUDGE, MOTIONS, clips, free_clips, in_batches
 from course_lib.metrics import CLIP_LABELS, LabelJudge
 from course_lib.papers.vivit import (
     ViViT,
@@ -33,31 +33,10 @@ from course_lib.training.recipes.vit import (
     ClassifierRecipe,
     Reader,
     calibrate,
-    in_batches,
     reading_scores,
 )
 from course_lib.training.store import load_checkpoint
-from course_lib.world import LittleWorld, float_to_pixels, pixels_to_float
-
-# all but collide, which takes two
-MOTIONS = ("rest", "slide", "bounce", "spin", "orbit", "rise", "fall", "grow")
-JUDGE = "vivit-judge"
-SINGLE = (("count", 1), ("camera", "still"), ("motion", MOTIONS))
-
-
-@functools.lru_cache(maxsize=2)
-def clips(
-    split: str, n: int, frames: int = 16, seed: int = 0, constraints: tuple = SINGLE
-) -> dict[str, Tensor]:
-    """n clips of 32 pixels: `pixels` (n t h w 3) uint8 and the number of each label (n,).  Rendered
-    once a session.
-    """
-    world = LittleWorld(split, 32, frames=frames, length=n, seed=seed, **dict(constraints))
-    parts = [world.batch(range(start, min(start + 250, n))) for start in range(0, n, 250)]
-    labels = {
-        name: torch.cat([part["labels"][name] for part in parts]) for name in parts[0]["labels"]
-    }
-    return {"pixels": torch.cat([float_to_pixels(part["pixels"]) for part in parts]), **labels}
+from course_lib.world import pixels_to_float
 
 
 class UniformFrames(nn.Module):
@@ -200,7 +179,7 @@ class ClipJudgeRecipe(ClassifierRecipe):
 
 def judged(split: str, n: int, seed: int = 0) -> dict[str, Tensor]:
     """n clips of anything the world can do: `pixels` (n t h w 3) and the judge's labels."""
-    found = clips(split, n, seed=seed, constraints=())
+    found = free_clips(split, n, frames=16, seed=seed)
     return {name: found[name] for name in ("pixels", *CLIP_LABELS)}
 
 
@@ -255,5 +234,5 @@ RECIPES = [
     ViViTRecipe("vivit-init-nothing", source=None, tubelet_frames=4, **TRAINED),
     ViViTRecipe("vivit-tubelet-8", tubelet_frames=8, **TRAINED),
     *_rungs(),
-    ClipJudgeRecipe(JUDGE, **TRAINED | {"steps": 6000, "warmup": 300, "ema": 0.995}),
+    ClipJudgeRecipe(CLIP_JUDGE, **TRAINED | {"steps": 6000, "warmup": 300, "ema": 0.995}),
 ]

@@ -14,6 +14,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from course_lib import zoo
+from course_lib.data import IMAGE_JUDGE, KINDS, LPIPS_TRUNK, images, in_batches
 from course_lib.metrics import frechet_distance, psnr, ssim
 from course_lib.nn.patchgan import PatchGAN
 from course_lib.papers.vqgan import (
@@ -27,11 +28,10 @@ from course_lib.papers.vqgan import (
 from course_lib.quantize.vq import nearest_code, perplexity, usage
 from course_lib.training.randomness import Draw
 from course_lib.training.recipe import Recipe, Tensors, Trainable
-from course_lib.training.recipes.vit import JUDGE, in_batches, pictures
 from course_lib.training.store import load_checkpoint
 from course_lib.world import pixels_to_float
 
-TOKENIZER, TRUNK = "vqgan-gan", "lpips-trunk"
+TOKENIZER = "vqgan-gan"
 
 
 # ---------------------------------------------------------------- stage one
@@ -43,7 +43,7 @@ class Tokenizer(Trainable):
     def __init__(self, model: VQGAN, recipe: "TokenizerRecipe"):
         super().__init__()
         self.model, self.recipe = model, recipe
-        self.perceptual = load_checkpoint(TRUNK)[0] if recipe.perceptual else None
+        self.perceptual = load_checkpoint(LPIPS_TRUNK)[0] if recipe.perceptual else None
         distance = self.perceptual and (lambda image, rebuilt: self.perceptual.loss(rebuilt, image))
         self.losses = VQGANLoss(distance, discriminator_weight=recipe.discriminator_weight)
         self.discriminator = (
@@ -109,7 +109,7 @@ class TokenizerRecipe(Recipe):
         return Tokenizer(VQGAN(self.config), self)
 
     def data(self) -> Tensors:
-        return Tensors(pixels=pictures("train", self.pictures, count=(1, 2, 3))["pixels"])
+        return Tensors(pixels=images("train", self.pictures, count=(1, 2, 3))["pixels"])
 
     def lr_scale(self, step: int) -> float:
         """Warm-up, a plateau, and a straight line to zero over the last third."""
@@ -120,7 +120,7 @@ class TokenizerRecipe(Recipe):
         the codebook.
         """
         device = next(model.parameters()).device
-        pixels = pictures("test", 1000, count=(1, 2, 3))["pixels"]
+        pixels = images("test", 1000, count=(1, 2, 3))["pixels"]
         indices = in_batches(lambda x: model.encode(x).indices, pixels, device)
         rebuilt = torch.cat(
             [
@@ -140,7 +140,7 @@ class TokenizerRecipe(Recipe):
 @torch.no_grad()
 def fidelity(image: Tensor, rebuilt: Tensor) -> dict[str, float]:
     """How near rebuilt pictures (n 3 h w) in [-1, 1] are to the originals, one by one and as a set."""
-    trunk, judge = load_checkpoint(TRUNK)[0], load_checkpoint(JUDGE)[0]
+    trunk, judge = load_checkpoint(LPIPS_TRUNK)[0], load_checkpoint(IMAGE_JUDGE)[0]
     distance = torch.cat(
         [trunk(x, y) for x, y in zip(image.split(100), rebuilt.split(100), strict=True)]
     )
@@ -156,8 +156,6 @@ def fidelity(image: Tensor, rebuilt: Tensor) -> dict[str, float]:
 
 
 # ---------------------------------------------------------------- stage two
-
-CLASSES = 32  # shape and colour of the one object
 
 
 class Prior(Trainable):
@@ -192,7 +190,7 @@ class PriorRecipe(Recipe):
 
     def codes(self, split: str, n: int) -> dict[str, Tensor]:
         """Codes (n 64) and classes (n,) of n pictures."""
-        tokenizer, found = load_checkpoint(TOKENIZER)[0], pictures(split, n)
+        tokenizer, found = load_checkpoint(TOKENIZER)[0], images(split, n)
         indices = in_batches(lambda x: tokenizer.encode(x).indices.short(), found["pixels"])
         return {"codes": rearrange(indices, "n h w -> n (h w)"), "kind": found["kind"]}
 
@@ -220,7 +218,7 @@ class PriorRecipe(Recipe):
             next_code_loss(model, class_token(kind.to(device)), codes.long().to(device)).cpu()
             for codes, kind in zip(test["codes"].split(50), test["kind"].split(50), strict=True)
         ])  # fmt: skip
-        kind = (torch.arange(self.samples) % CLASSES).to(device)
+        kind = (torch.arange(self.samples) % KINDS).to(device)
         drawn = self.draw(model, kind, torch.Generator().manual_seed(0)).clamp(-1, 1)
         return {
             "nats_per_token": float(nats.mean()),
@@ -235,11 +233,11 @@ def sample_scores(drawn: Tensor, kind: Tensor) -> dict[str, float]:
     """The judge on drawn pictures (n 3 h w) of classes (n,): the share it reads as asked, and the
     Fréchet distance.
     """
-    judge = load_checkpoint(JUDGE)[0]
+    judge = load_checkpoint(IMAGE_JUDGE)[0]
     drawn, kind = drawn.cpu(), kind.cpu()
     read = [judge.read(part) for part in drawn.split(100)]
     shape, colour = (torch.cat([part[name] for part in read]) for name in ("shape", "colour"))
-    real = pictures("test", 1000)["pixels"]
+    real = images("test", 1000)["pixels"]
     fake = torch.cat([judge.features(part) for part in drawn.split(100)])
     return {
         "shape as asked": float((shape == kind // 8).float().mean()),
@@ -285,12 +283,12 @@ class PixelPriorRecipe(PriorRecipe):
 
     def build(self) -> Prior:
         model = PixelTransformer()
-        model.palette.copy_(find_palette(pictures("train", 500)["pixels"]))
+        model.palette.copy_(find_palette(images("train", 500)["pixels"]))
         return Prior(model)
 
     def codes(self, split: str, n: int) -> dict[str, Tensor]:
         """The colours (n 1024) of n pictures."""
-        model, found = self.build().model, pictures(split, n)
+        model, found = self.build().model, images(split, n)
         return {
             "codes": in_batches(lambda x: model.tokens_of(x).short(), found["pixels"]),
             "kind": found["kind"],

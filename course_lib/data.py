@@ -1,0 +1,133 @@
+"""What recipes train on and notebooks look at: images and clips of the little world, digits, photographs.
+
+Pixels are bytes with the channels last, (n h w 3) for images and (n t h w 3) for clips;
+`course_lib.world.pixels_to_float` makes of them what models take.  The same arguments give the same
+bytes on every machine.  The last section names the networks that judge what a model generates.
+"""
+
+import functools
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+
+from course_lib.shapes import Tensor, UInt8
+from course_lib.world import VOCABULARY, LittleWorld, float_to_pixels, pixels_to_float
+
+# ---------------------------------------------------------------- the little world
+
+COLOURS = len(VOCABULARY["colour"])
+KINDS = len(VOCABULARY["shape"]) * COLOURS  # shape and colour of one object
+# What one object can do: every motion but "collide", which takes two.
+MOTIONS = ("rest", "slide", "bounce", "spin", "orbit", "rise", "fall", "grow")
+
+
+def images(split: str, n: int, size: int = 32, seed: int = 0, **constraints) -> dict[str, Tensor]:
+    """Return n images of one object each, unless the constraints say otherwise.
+
+    `pixels` (n h w 3) uint8; the number of each label (n,), such as `shape` and `colour`; and
+    `kind` (n,), shape and colour as one of 32 classes.
+    """
+    world = LittleWorld(split, size, length=n, seed=seed, **{"count": 1} | constraints)
+    found = _render(world, at_once=1000)
+    return {"pixels": found["pixels"], "kind": found["shape"] * COLOURS + found["colour"], **found}
+
+
+@functools.lru_cache(maxsize=2)
+def clips(split: str, n: int, frames: int = 16, seed: int = 0) -> dict[str, Tensor]:
+    """Return n clips of one object in one of MOTIONS under a still camera, 32 pixels wide.
+
+    `pixels` (n t h w 3) uint8, and the number of each label (n,).  Clips are rendered once in a
+    session and then kept.
+    """
+    single = {"count": 1, "camera": "still", "motion": MOTIONS}
+    return _render(LittleWorld(split, 32, frames, length=n, seed=seed, **single), at_once=250)
+
+
+@functools.lru_cache(maxsize=2)
+def free_clips(split: str, n: int, frames: int = 17, seed: int = 0) -> dict[str, Tensor]:
+    """Return n clips of anything the world can do; otherwise like `clips`."""
+    return _render(LittleWorld(split, 32, frames, length=n, seed=seed), at_once=250)
+
+
+def _render(world: LittleWorld, at_once: int) -> dict[str, Tensor]:
+    """Return the world's pixels as bytes, with its labels; render `at_once` items at a time."""
+    n = len(world)
+    parts = [world.batch(range(start, min(start + at_once, n))) for start in range(0, n, at_once)]
+    labels = {
+        name: torch.cat([part["labels"][name] for part in parts]) for name in parts[0]["labels"]
+    }
+    return {"pixels": torch.cat([float_to_pixels(part["pixels"]) for part in parts]), **labels}
+
+
+@torch.no_grad()
+def in_batches(
+    function: Callable[[Tensor], Tensor],
+    pixels: UInt8[Tensor, "n ..."],
+    device: torch.device | str = "cpu",
+) -> Tensor:
+    """Apply a function of floats in [-1, 1] to images or clips, 100 at a time; return the results on the CPU."""
+    parts = [function(pixels_to_float(part.to(device))).cpu() for part in pixels.split(100)]
+    return torch.cat(parts)
+
+
+# ---------------------------------------------------------------- real images
+
+TRAIN_PHOTOS = (
+    "astronaut", "brick", "cell", "chelsea", "clock", "coins", "colorwheel", "grass", "hubble_deep_field",
+    "immunohistochemistry", "page", "retina",
+)  # fmt: skip
+TEST_PHOTOS = ("camera", "coffee", "gravel", "moon", "rocket", "text")
+
+
+def digits(size: int = 32) -> tuple[UInt8[Tensor, "n h w 3"], Tensor]:
+    """Return scikit-learn's 1,797 handwritten digits as images, and what they are (n,), in a fixed order."""
+    from sklearn.datasets import load_digits
+
+    found = load_digits()
+    ink = torch.from_numpy(found.images).float()[:, None] / 16  # n 1 8 8
+    ink = F.interpolate(ink, (size, size), mode="bilinear", align_corners=False).clamp(0, 1)
+    order = torch.randperm(len(ink), generator=torch.Generator().manual_seed(0))
+    pixels = (255 * ink).round().byte().movedim(1, -1).expand(-1, -1, -1, 3)
+    return pixels[order], torch.from_numpy(found.target)[order]
+
+
+def photo_patches(
+    names: tuple[str, ...], n: int, size: int = 32, seed: int = 0
+) -> dict[str, Tensor]:
+    """Cut n square patches out of scikit-image's photographs of these names.
+
+    `pixels` (n h w 3) uint8, and `photo` (n,), the number of the photograph.  The photographs take
+    turns; each patch is of a random place at a random scale, 1 to 6 pixels of the original to one.
+    """
+    from skimage import data
+
+    generator = torch.Generator().manual_seed(seed)
+    photos = [_colour_channels_first(torch.from_numpy(getattr(data, name)())) for name in names]
+    patches = []
+    for i in range(n):
+        photo = photos[i % len(photos)]
+        zoom = 6 ** torch.rand((), generator=generator)
+        side = min(int(zoom * size), *photo.shape[1:])
+        top, left = (
+            int(torch.randint(extent - side + 1, (), generator=generator))
+            for extent in photo.shape[1:]
+        )
+        patch = photo[None, :, top : top + side, left : left + side].float()
+        patches.append(F.interpolate(patch, (size, size), mode="bilinear", antialias=True)[0])
+    pixels = torch.stack(patches).clamp(0, 255).round().byte().movedim(1, -1)
+    return {"pixels": pixels, "photo": torch.arange(n) % len(photos)}
+
+
+def _colour_channels_first(photo: Tensor) -> Tensor:
+    """Return a photograph (h w), (h w 3) or (h w 4) as (3 h w)."""
+    colour = photo[..., None].expand(-1, -1, 3) if photo.ndim == 2 else photo[..., :3]
+    return colour.movedim(-1, 0)
+
+
+# ---------------------------------------------------------------- recipes of the networks that measure others
+
+SMALL_IMAGE_JUDGE = "judge-16"  # reads shape and colour in images of 16 pixels
+IMAGE_JUDGE = "vit-judge"  # reads shape, colour, scale and count in images of 32 pixels
+CLIP_JUDGE = "vivit-judge"  # reads motion and camera in clips of 16 frames
+LPIPS_TRUNK = "lpips-trunk"  # the features of the course's own LPIPS
