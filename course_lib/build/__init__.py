@@ -19,6 +19,7 @@ from course_lib.build.source import (
     solution_edition,
     student_edition,
 )
+from course_lib.checking import exercises, topics
 
 __all__ = [
     "ExecutionError",
@@ -104,8 +105,6 @@ def _declared(source: Path) -> list[str]:
     """The ids of all exercises of the topics that a chapter teaches: its own, and any that it asks
     from.
     """
-    from course_lib.exercises import exercises, topics
-
     asked = {name.partition(".")[0] for name in exercise_ids(solution_edition(source))}
     own = source.stem.partition("_")[2]
     return [

@@ -2,7 +2,7 @@
 
 import html
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from itertools import zip_longest
 from pathlib import Path
 
@@ -18,17 +18,15 @@ _MACHINE_PATH = re.compile(r"(?<![\w.])/(?:home|root|Users|tmp|private|work)/[\w
 _WIDGETS = "application/vnd.jupyter.widget-state+json"
 
 
-def check(
-    source: Path, committed: Path, declared: Iterable[str], find: Callable | None = None
-) -> list[str]:
+def check(source: Path, committed: Path, declared: Iterable[str]) -> list[str]:
     """Every reason why `committed` is not the notebook that `source` makes; empty when it is.
 
-    declared: the ids of the exercises that the chapter must hold.  find: as in student_edition.
+    declared: the ids of the exercises that the chapter must hold.
     """
     if not committed.is_file():
         return ["is missing"]
     notebook = nbformat.read(committed, as_version=4)
-    found = list(_drift(student_edition(source, find), notebook, source.name))
+    found = list(_drift(student_edition(source), notebook, source.name))
     found += _outputs(notebook)
     found += _leaks(secrets(source), notebook)
     found += _exercises(set(declared), exercise_ids(notebook))

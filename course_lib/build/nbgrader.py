@@ -11,7 +11,7 @@ written here (nbgrader 0.9.6, metadata schema 3); nbgrader is never imported, an
 not need it.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from pathlib import Path
 from secrets import randbelow
 
@@ -20,6 +20,7 @@ from nbformat.v4 import new_code_cell
 
 from course_lib.build import exercise_ids, solution_edition, write
 from course_lib.build.source import CLOSE, OPEN, STUB
+from course_lib.checking import Exercise, find_exercise
 
 __all__ = ["assignment", "write_course_folder"]
 
@@ -71,27 +72,26 @@ def write_course_folder(folder: Path, chapters: Iterable[Path]) -> list[Path]:
     return [config, seed, *written]
 
 
-def assignment(path: Path, seed: int, find: Callable | None = None) -> NotebookNode:
+def assignment(path: Path, seed: int) -> NotebookNode:
     """The solution edition with nbgrader's cells in it; `nbgrader generate_assignment` makes the
     student's from it.
 
     path: the percent script.  seed: of the cases that marks are taken on, removed from what
-    students get. find: looks an exercise up by its id (the course's own unless given).  Raises
-    SourceError.
+    students get.  Raises SourceError.
     """
-    notebook = solution_edition(path, find)
+    notebook = solution_edition(path)
     cells = []
     for cell in notebook.cells:
         cells.append(cell)
         for name in exercise_ids(NotebookNode(cells=[cell])):  # an exercise cell holds one
             cell.source = "\n".join(_marker(line) for line in cell.source.splitlines())
             cell.metadata["nbgrader"] = _metadata(name.replace(".", "-"), solution=True)
-            cells.append(_test_cell((find or _find)(name), seed, f"{cell.id}-mark"))
+            cells.append(_test_cell(find_exercise(name), seed, f"{cell.id}-mark"))
     notebook.cells = cells
     return notebook
 
 
-def _test_cell(exercise, seed: int, id: str) -> NotebookNode:
+def _test_cell(exercise: Exercise, seed: int, id: str) -> NotebookNode:
     """Its value is the points that the answer earns.  Without the hidden lines the seed is the
     decorator's own.
     """
@@ -125,9 +125,3 @@ def _write_once(path: Path, text: str) -> Path:
     if not path.exists():
         path.write_text(text, encoding="utf-8", newline="\n")
     return path
-
-
-def _find(name: str):
-    from course_lib.exercises.base import find
-
-    return find(name)

@@ -23,12 +23,13 @@ import hashlib
 import keyword
 import re
 from collections import Counter
-from collections.abc import Callable
 from pathlib import Path
 
 import jupytext
 from nbformat import NotebookNode, from_dict
 from nbformat.v4 import new_notebook
+
+from course_lib.checking import find_exercise
 
 __all__ = [
     "METADATA",
@@ -53,11 +54,11 @@ class SourceError(ValueError):
     """A source that no notebook can be made from; the message begins with file and line."""
 
 
-def solution_edition(path: Path, find: Callable | None = None) -> NotebookNode:
+def solution_edition(path: Path) -> NotebookNode:
     """The notebook with every answer in it, not executed.
 
-    path: the percent script.  find: looks an exercise up by its id (the course's own unless given).
-    Raises SourceError where markers, decorators and headings do not fit together.
+    path: the percent script.  Raises SourceError where markers, decorators and headings do not fit
+    together.
     """
     text = path.read_text(encoding="utf-8")
     _check_cells(text, path.name)
@@ -65,7 +66,7 @@ def solution_edition(path: Path, find: Callable | None = None) -> NotebookNode:
     seen = Counter()
     for before, cell in zip([None, *cells], cells, strict=False):
         if cell.cell_type == "code" and _DECORATOR.search(cell.source):
-            _announce(before, cell, find or _find)
+            _announce(before, cell)
         tags = cell.metadata.get("tags")
         cell.metadata = NotebookNode({"tags": tags} if tags else {})
         digest = hashlib.sha256(cell.source.encode()).hexdigest()[:12]
@@ -74,9 +75,9 @@ def solution_edition(path: Path, find: Callable | None = None) -> NotebookNode:
     return new_notebook(cells=cells, metadata=from_dict(METADATA))
 
 
-def student_edition(path: Path, find: Callable | None = None) -> NotebookNode:
+def student_edition(path: Path) -> NotebookNode:
     """The solution edition with a stub in the place of every answer; cells keep their ids."""
-    notebook = solution_edition(path, find)
+    notebook = solution_edition(path)
     for cell in notebook.cells:
         if cell.cell_type == "code":
             cell.source = _without_answers(cell.source)
@@ -177,9 +178,9 @@ def _without_answers(source: str) -> str:
     return "\n".join(shown)
 
 
-def _announce(markdown: NotebookNode, cell: NotebookNode, find: Callable) -> None:
+def _announce(markdown: NotebookNode, cell: NotebookNode) -> None:
     """Write difficulty, minutes, points, equation and id under the last heading above an exercise."""
-    declared = find(_DECORATOR.search(cell.source)[1])
+    declared = find_exercise(_DECORATOR.search(cell.source)[1])
     facts = [
         "★" * declared.stars + "☆" * (5 - declared.stars),
         f"about {declared.minutes} minute{'s' * (declared.minutes != 1)}",
@@ -192,9 +193,3 @@ def _announce(markdown: NotebookNode, cell: NotebookNode, find: Callable) -> Non
     markdown.source = (
         f"{markdown.source[: heading.end()]}\n\n{line}{markdown.source[heading.end() :]}"
     )
-
-
-def _find(name: str):
-    from course_lib.exercises.base import find
-
-    return find(name)

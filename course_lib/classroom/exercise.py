@@ -14,11 +14,9 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 from weakref import WeakKeyDictionary
 
-from course_lib.classroom.markup import card, escape, prose, show_report
-from course_lib.classroom.progress import record_exercise
-from course_lib.exercises.base import Exercise, UnknownExercise, find
-from course_lib.exercises.judging import Verdict, describe, judge
-from course_lib.exercises.running import (
+from course_lib.checking.diagnose import Verdict, assess
+from course_lib.checking.exercise import Exercise, UnknownExercise, find_exercise
+from course_lib.checking.observe import (
     STOPPED,
     Failure,
     Outcome,
@@ -27,6 +25,9 @@ from course_lib.exercises.running import (
     preserved,
     run,
 )
+from course_lib.checking.wording import describe
+from course_lib.classroom.markup import card, escape, prose, show_report
+from course_lib.classroom.progress import record_exercise
 
 T = TypeVar("T")
 # of the checks; characters kept of what an answer prints; seconds to stop in
@@ -54,7 +55,7 @@ def exercise(id: Any) -> Any:
 
     def decorate(answer: T) -> T:
         try:
-            declared = find(str(id))
+            declared = find_exercise(str(id))
         except Exception as error:
             said = (
                 str(error)
@@ -96,7 +97,7 @@ def mark(id: str, seed: int = SEED) -> float:
     Shows the report and records nothing.  An answer whose cell has not been run earns 0.  Raises
     UnknownExercise.
     """
-    declared = find(id)
+    declared = find_exercise(id)
     if id in _answers:
         report, verdict = examine(_answers[id], declared, seed)
         earned = round(declared.points * verdict.fraction, 2)
@@ -117,7 +118,7 @@ def examine(answer: Any, declared: Exercise, seed: int) -> tuple["Report", Verdi
     with preserved():
         outcomes, printed = run_limited(answer, declared, seed)
         with redirect_stderr(io.StringIO()):
-            verdict = judge(declared, outcomes, seed)
+            verdict = assess(declared, outcomes, seed)
             return make_report(declared, verdict, printed, seed), verdict
 
 
@@ -296,7 +297,7 @@ def make_report(declared: Exercise, verdict: Verdict, printed: str, seed: int) -
         return Report(
             "calm", f"{declared.id}: not attempted yet", "The chapter goes on with the reference."
         )
-    case = describe(declared.draw(seed)[verdict.first])
+    case = describe(declared.make_cases(seed)[verdict.first])
     right = f"{sum(f is None for f in verdict.faults)} of {len(verdict.faults)} cases right"
     details = f"{right}. Shown: case {verdict.first + 1}, with {case}. {GOES_ON}"
     lines = verdict.error.lines if verdict.error else ()

@@ -11,9 +11,9 @@ from html import escape
 
 from filelock import FileLock, Timeout
 
+from course_lib.checking.exercise import exercises, topics
 from course_lib.classroom.markup import STYLE
 from course_lib.classroom.state import course_home, save_state
-from course_lib.exercises.base import exercises, topics
 from course_lib.paths import NOTEBOOKS, QUIZZES, SOLUTIONS
 
 Record = dict[str, dict[str, dict]]

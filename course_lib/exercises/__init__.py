@@ -1,23 +1,4 @@
-"""Every exercise of the course: reference, cases and misconceptions, one module per topic."""
+"""Every exercise of the course: reference, cases and misconceptions, one module per paper."""
 
-from .base import (
-    Exercise,
-    Misconception,
-    UnknownExercise,
-    call,
-    exercises,
-    find,
-    topics,
-    with_weights,
-)
-
-__all__ = [
-    "Exercise",
-    "Misconception",
-    "UnknownExercise",
-    "call",
-    "exercises",
-    "find",
-    "topics",
-    "with_weights",
-]
+# A module that is not listed here is a topic of its own.
+TOPIC_OF = {"magvit2": "magvit"}

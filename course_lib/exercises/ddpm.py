@@ -6,8 +6,8 @@ import math
 
 import torch
 
+from course_lib.checking import Exercise, Misconception
 from course_lib.diffusion import gather_at, normal_kl, previous, schedules
-from course_lib.exercises.base import Exercise, Misconception
 from course_lib.papers import ddpm, improved_ddpm
 
 # pictures with every axis of another length; points in a plane

@@ -3,7 +3,7 @@
 import torch
 from einops import rearrange
 
-from course_lib.exercises.base import Exercise, Misconception
+from course_lib.checking import Exercise, Misconception
 from course_lib.nn.patches import patchify
 from course_lib.world import pixels_to_float
 

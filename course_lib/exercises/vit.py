@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 from einops import rearrange
 
-from course_lib.exercises.base import Exercise, Misconception
+from course_lib.checking import Exercise, Misconception
 from course_lib.papers import vit
 
 # ---------------------------------------------------------------- embed_patches

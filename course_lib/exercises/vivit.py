@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from einops import rearrange, repeat
 
-from course_lib.exercises.base import Exercise, Misconception
+from course_lib.checking import Exercise, Misconception
 from course_lib.papers import vivit
 
 

@@ -32,8 +32,8 @@ from filelock import FileLock, Timeout
 from pydantic import ValidationError
 from tqdm import tqdm
 
-from course_lib.exercises import exercises
-from course_lib.exercises import topics as every_topic
+from course_lib.checking import exercises
+from course_lib.checking import topics as every_topic
 from course_lib.grading.exports import grades_csv, gradescope
 from course_lib.grading.isolation import Jail, JailError, libraries
 from course_lib.grading.marking import digest, mark

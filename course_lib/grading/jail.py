@@ -33,9 +33,9 @@ import numpy as np
 import psutil
 import torch
 
-from course_lib.exercises import exercises, find, topics
-from course_lib.exercises.base import call
-from course_lib.exercises.running import Failure, Outcome, failure, run
+from course_lib.checking import exercises, find_exercise, topics
+from course_lib.checking.exercise import call_by_name
+from course_lib.checking.observe import Failure, Outcome, failure, run
 from course_lib.grading.isolation import PATIENCE, kill_descendants
 from course_lib.grading.program import NoAnswer, Notebook, Program
 from course_lib.grading.records import Cell, Ending, Found
@@ -242,7 +242,7 @@ def observe(request: dict, emit: Callable[[bytes], None]) -> None:
 
     request: exercise (its id), seed, cells (list of {name, source}), passed (ids), seconds.
     """
-    exercise = find(request["exercise"])
+    exercise = find_exercise(request["exercise"])
     random.seed(request["seed"])
     np.random.seed(request["seed"])  # noqa: NPY002  for code that draws from it
     try:
@@ -254,9 +254,11 @@ def observe(request: dict, emit: Callable[[bytes], None]) -> None:
     except NoAnswer as error:
         return emit(Found(missing=str(error)).model_dump_json().encode())
     emit(_described(program).model_dump_json().encode())
-    left = len(exercise.draw(request["seed"]))  # drawn before anything of the student's has run
+    left = len(
+        exercise.make_cases(request["seed"])
+    )  # drawn before anything of the student's has run
     try:
-        answer = program.execute(lambda id: find(id).reference)
+        answer = program.execute(lambda id: find_exercise(id).reference)
         guard(
             exercise.reference, {statement.cell for statement in (*program.needed, program.answer)}
         )
@@ -322,7 +324,9 @@ def guard(reference: Any, cells: set[str]) -> None:
     def checked(*args: Any, **kwargs: Any) -> Any:
         frame, theirs = sys._getframe(), threading.current_thread() is not threading.main_thread()
         while frame := frame.f_back:
-            theirs = theirs or frame.f_code is call.__code__ or frame.f_code.co_filename in cells
+            theirs = (
+                theirs or frame.f_code is call_by_name.__code__ or frame.f_code.co_filename in cells
+            )
         if theirs:
             raise CoursesOwnSolution("your answer calls the course's own solution of this exercise")
         return original(*args, **kwargs)

@@ -10,9 +10,10 @@ from collections.abc import Collection, Sequence
 
 from pydantic import ValidationError
 
-from course_lib.exercises import Exercise, exercises
-from course_lib.exercises.judging import Verdict, describe, judge
-from course_lib.exercises.running import STOPPED, Failure, Outcome
+from course_lib.checking import Exercise, exercises
+from course_lib.checking.diagnose import Verdict, assess
+from course_lib.checking.observe import STOPPED, Failure, Outcome
+from course_lib.checking.wording import describe
 from course_lib.grading.isolation import Jail, libraries
 from course_lib.grading.quizzes import mark_quiz
 from course_lib.grading.records import Assignment, Cell, ExerciseMark, Found, Grade, Work
@@ -75,7 +76,7 @@ def _course() -> str:
 def _mark_exercise(
     exercise: Exercise, cells: Sequence[Cell], seed: int, passed: Collection[str], jail: Jail
 ) -> ExerciseMark:
-    cases = len(exercise.draw(seed))
+    cases = len(exercise.make_cases(seed))
     empty = ExerciseMark(
         id=exercise.id, status="missing", points=exercise.points, earned=0.0, right=0, cases=cases
     )
@@ -112,7 +113,9 @@ def _mark_exercise(
         cases=cases,
         sentence=_tidy(verdict.sentence)[:SENTENCE] if wrong else "",
         misconception=verdict.misconception,
-        shown=f"case {first + 1}, with {describe(exercise.draw(seed)[first])}" if wrong else "",
+        shown=f"case {first + 1}, with {describe(exercise.make_cases(seed)[first])}"
+        if wrong
+        else "",
         lines=(
             tuple((where, number, _tidy(code)) for where, number, code in error.lines)
             if wrong and error
@@ -149,10 +152,10 @@ def _outcomes(frames: Sequence[bytes], cases: int, stopped: str) -> list[Outcome
 def _judge(exercise: Exercise, outcomes: Sequence[Outcome], seed: int) -> Verdict:
     with _judging:
         try:
-            return judge(exercise, outcomes, seed)
+            return assess(exercise, outcomes, seed)
         except Exception as error:  # whatever a jail can make up must cost its own exercise alone
             why = Failure(type(error).__name__, "what your code returned could not be compared")
-            return judge(exercise, [Outcome(error=why)], seed)
+            return assess(exercise, [Outcome(error=why)], seed)
 
 
 def _notes(found: Found, verdict: Verdict | None) -> list[str]:

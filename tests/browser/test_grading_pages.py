@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from course_lib.checking import exercises
+from course_lib.checking.wording import describe
 from course_lib.classroom.bank import load_bank, plain
-from course_lib.exercises import exercises
-from course_lib.exercises.judging import describe
 from course_lib.grading.pages import class_page, feedback_page
 from course_lib.grading.records import ExerciseMark, Grade, QuestionMark, QuizMark
 
@@ -50,9 +50,9 @@ def make_class(n=24, seed=1):
 @cache
 def make_assignment():
     """The exercises of chapter 01, each with its cases in words, and the questions of its quiz."""
-    return [(e, [describe(case) for case in e.draw(0)]) for e in exercises("ddpm")], load_bank(
-        "ddpm"
-    ).questions
+    return [
+        (e, [describe(case) for case in e.make_cases(0)]) for e in exercises("ddpm")
+    ], load_bank("ddpm").questions
 
 
 def make_grade(name, skill, draw):

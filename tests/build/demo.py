@@ -1,6 +1,6 @@
 """A small chapter, and the declarations of its exercises."""
 
-from types import SimpleNamespace
+from course_lib.checking import Exercise
 
 SOURCE = '''# ---
 # jupyter:
@@ -63,5 +63,11 @@ print("again")
 '''
 
 
-def find(name):
-    return SimpleNamespace(id=name, stars=2, minutes=5, points=1, equation="Eq. 4")
+def declare(monkeypatch):
+    """Let the build find the exercises of the chapter above."""
+    for module in ("course_lib.build.source", "course_lib.build.nbgrader"):
+        monkeypatch.setattr(f"{module}.find_exercise", _find)
+
+
+def _find(name):
+    return Exercise(name, abs, lambda rng: [], equation="Eq. 4", points=1, stars=2, minutes=5)

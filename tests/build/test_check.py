@@ -2,17 +2,19 @@ import pytest
 from nbformat.v4 import new_code_cell, new_output
 
 from course_lib import build
-from tests.build.demo import SOURCE, find
+from tests.build import demo
+from tests.build.demo import SOURCE
 
 DECLARED = ["demo.double", "demo.box"]
 
 
 @pytest.fixture
-def chapter(tmp_path):
+def chapter(tmp_path, monkeypatch):
     """A source and its notebook as if it had been executed; the test may change the notebook."""
+    demo.declare(monkeypatch)
     source = tmp_path / "01_demo.py"
     source.write_text(SOURCE, encoding="utf-8")
-    notebook = build.student_edition(source, find)
+    notebook = build.student_edition(source)
     code = [cell for cell in notebook.cells if cell.cell_type == "code"]
     for count, cell in enumerate(code, start=1):
         cell.execution_count = count
@@ -21,7 +23,7 @@ def chapter(tmp_path):
 
     def problems(declared=DECLARED):
         build.write(notebook, committed)
-        return build.check(source, committed, declared, find)
+        return build.check(source, committed, declared)
 
     return notebook, code, problems
 

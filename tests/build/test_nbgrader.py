@@ -16,11 +16,11 @@ from nbgrader.nbgraderformat import MetadataValidator
 
 from course_lib import build, paths
 from course_lib.build.nbgrader import assignment, write_course_folder
+from course_lib.checking import Misconception, UnknownExercise, find_exercise
+from course_lib.checking.diagnose import assess
+from course_lib.checking.observe import run
 from course_lib.classroom import exercise, mark, progress
 from course_lib.classroom.exercise import examine
-from course_lib.exercises import Misconception, UnknownExercise, find
-from course_lib.exercises.judging import judge
-from course_lib.exercises.running import run
 from tests.browser import driver
 from tests.build import demo
 
@@ -28,7 +28,7 @@ SEED = 90210
 STUB = "raise NotImplementedError  # your turn"
 TO_MODEL, PATCHIFY = "start_here.to_model", "start_here.patchify"
 # the pictures that students are checked on
-SEEN = [int(case["rgb"].sum()) for case in find(TO_MODEL).draw(0)]
+SEEN = [int(case["rgb"].sum()) for case in find_exercise(TO_MODEL).make_cases(0)]
 
 # What each student writes in the place of the stub.  None: the exercise's cell is gone.  Ben's
 # answers are right for some of the cases, dee's for the pictures that she was checked on, and eve
@@ -193,10 +193,13 @@ def test_a_seed_that_is_no_number_is_refused_by_name(tmp_path):
         write_course_folder(tmp_path, [])
 
 
-def test_a_locked_test_cell_follows_each_exercise_and_no_other_cell_is_marked(tmp_path):
+def test_a_locked_test_cell_follows_each_exercise_and_no_other_cell_is_marked(
+    tmp_path, monkeypatch
+):
+    demo.declare(monkeypatch)
     path = tmp_path / "01_demo.py"
     path.write_text(demo.SOURCE, encoding="utf-8")
-    notebook = assignment(path, SEED, demo.find)
+    notebook = assignment(path, SEED)
     MetadataValidator().validate_nb(notebook)
     nbformat.validate(notebook)
     marked = [
@@ -215,9 +218,7 @@ def test_a_locked_test_cell_follows_each_exercise_and_no_other_cell_is_marked(tm
     box = next(cell for cell in notebook.cells if grade_id(cell) == "demo-box")
     assert box.source.count("### BEGIN SOLUTION") == box.source.count("### END SOLUTION") == 2
     others = [cell for cell in notebook.cells if not is_test(cell)]
-    assert [cell.id for cell in others] == [
-        cell.id for cell in build.student_edition(path, demo.find).cells
-    ]
+    assert [cell.id for cell in others] == [cell.id for cell in build.student_edition(path).cells]
     assert next(cell for cell in others if "print(double" in cell.source).metadata == {
         "tags": ["nbval-check-output"]
     }
@@ -245,7 +246,9 @@ def test_students_get_the_student_edition_with_test_cells(release, chapter):
         grade_id(cell): cell.metadata.nbgrader.points for cell in notebook.cells if is_test(cell)
     }
     names = build.exercise_ids(student)
-    assert points == {name.replace(".", "-") + "-mark": find(name).points for name in names}
+    assert points == {
+        name.replace(".", "-") + "-mark": find_exercise(name).points for name in names
+    }
 
 
 @pytest.mark.parametrize("chapter", ["00_start_here", "01_ddpm"])
@@ -296,8 +299,10 @@ def earned(name, line):
     space = {"rearrange": rearrange}
     exec(f"def answer({parameters}):\n    {line}", space)
     with warnings.catch_warnings(action="ignore"):
-        verdict = judge(find(name), list(run(space["answer"], find(name), SEED)), SEED)
-    return round(verdict.fraction * find(name).points, 2)
+        verdict = assess(
+            find_exercise(name), list(run(space["answer"], find_exercise(name), SEED)), SEED
+        )
+    return round(verdict.fraction * find_exercise(name).points, 2)
 
 
 def test_marking_is_short_and_starts_with_an_empty_home_for_each_student(graded):
@@ -408,7 +413,7 @@ def test_an_answer_that_never_ran_earns_nothing_and_says_so(monkeypatch, capsys)
 
 
 def test_mark_records_nothing_and_an_unknown_exercise_is_an_error():
-    answer_with(find(PATCHIFY).reference)
+    answer_with(find_exercise(PATCHIFY).reference)
     before = repr(progress())
     mark(PATCHIFY, seed=SEED)
     assert repr(progress()) == before
@@ -422,7 +427,8 @@ def test_nothing_reaches_the_error_stream_which_nbgrader_takes_for_a_failure(cap
         return image
 
     grumbling = replace(
-        find(PATCHIFY), misconceptions={"kept": Misconception(grumble, "You kept the picture.")}
+        find_exercise(PATCHIFY),
+        misconceptions={"kept": Misconception(grumble, "You kept the picture.")},
     )
     report, verdict = examine(grumble, grumbling, SEED)
     assert verdict.misconception == "kept" and report.printed.startswith("a word")

@@ -3,11 +3,13 @@ import re
 import pytest
 
 from course_lib.build import SourceError, exercise_ids, secrets, solution_edition, student_edition
-from tests.build.demo import SOURCE, find
+from tests.build import demo
+from tests.build.demo import SOURCE
 
 
 @pytest.fixture
-def source(tmp_path):
+def source(tmp_path, monkeypatch):
+    demo.declare(monkeypatch)
     path = tmp_path / "01_demo.py"
     path.write_text(SOURCE, encoding="utf-8")
     return path
@@ -19,14 +21,14 @@ def cell(notebook, text):
 
 def test_the_answer_becomes_a_stub_and_the_docstring_stays(source):
     assert (
-        cell(student_edition(source, find), "def double").source
+        cell(student_edition(source), "def double").source
         == '@exercise("demo.double")\ndef double(amount, factor=2, shift=0):\n    """Twice the'
         ' amount."""\n    raise NotImplementedError  # your turn'
     )
 
 
 def test_each_answer_of_a_cell_gets_its_own_stub_at_its_own_indentation(source):
-    lines = cell(student_edition(source, find), "class Box").source.splitlines()
+    lines = cell(student_edition(source), "class Box").source.splitlines()
     stubs = [line for line in lines if "your turn" in line]
     assert stubs == [
         " " * 8 + "raise NotImplementedError  # your turn",
@@ -36,23 +38,20 @@ def test_each_answer_of_a_cell_gets_its_own_stub_at_its_own_indentation(source):
 
 
 def test_the_solution_edition_keeps_the_answer(source):
-    assert (
-        "return amount * factor + shift"
-        in cell(solution_edition(source, find), "def double").source
-    )
+    assert "return amount * factor + shift" in cell(solution_edition(source), "def double").source
 
 
 def test_the_facts_of_an_exercise_stand_under_its_heading(source):
-    text = cell(student_edition(source, find), "## Double it").source
+    text = cell(student_edition(source), "## Double it").source
     assert text.startswith(
         "## Double it\n\n★★☆☆☆ · about 5 minutes · 1 point · Eq. 4 · `demo.double`\nMultiply by"
         " two."
     )
-    assert "★" not in cell(student_edition(source, find), "# A chapter").source
+    assert "★" not in cell(student_edition(source), "# A chapter").source
 
 
 def test_tags_survive_and_nothing_else_of_the_source_s_metadata(source):
-    notebook = student_edition(source, find)
+    notebook = student_edition(source)
     assert notebook.metadata.kernelspec.name == "python3"
     assert cell(notebook, "print(double").metadata == {"tags": ["nbval-check-output"]}
     assert all(
@@ -61,16 +60,16 @@ def test_tags_survive_and_nothing_else_of_the_source_s_metadata(source):
 
 
 def test_ids_are_stable_unique_valid_and_shared_by_the_editions(source):
-    ids = [cell.id for cell in student_edition(source, find).cells]
-    assert ids == [cell.id for cell in solution_edition(source, find).cells]
+    ids = [cell.id for cell in student_edition(source).cells]
+    assert ids == [cell.id for cell in solution_edition(source).cells]
     assert len(set(ids)) == len(ids) and all(re.fullmatch(r"[\w-]{1,64}", name) for name in ids)
     source.write_text(SOURCE.replace("# Words.", "# Other words."), encoding="utf-8")
-    changed = [cell.id for cell in student_edition(source, find).cells]
+    changed = [cell.id for cell in student_edition(source).cells]
     assert [a == b for a, b in zip(ids, changed, strict=True)].count(False) == 1
 
 
 def test_exercise_ids_come_in_order(source):
-    assert exercise_ids(student_edition(source, find)) == ["demo.double", "demo.box"]
+    assert exercise_ids(student_edition(source)) == ["demo.double", "demo.box"]
 
 
 def test_secrets_are_the_lines_that_say_something(source):
@@ -113,4 +112,4 @@ def test_a_careless_source_is_refused_with_file_and_line(source, old, new, messa
     assert old in SOURCE
     source.write_text(SOURCE.replace(old, new, 1), encoding="utf-8")
     with pytest.raises(SourceError, match=message):
-        student_edition(source, find)
+        student_edition(source)

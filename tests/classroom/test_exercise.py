@@ -12,9 +12,9 @@ from IPython.core.interactiveshell import InteractiveShell
 from IPython.utils.capture import capture_output
 from torch import nn
 
+from course_lib.checking import Exercise, Misconception, find_exercise, with_weights
 from course_lib.classroom import exercise, progress
 from course_lib.classroom.exercise import Report, check
-from course_lib.exercises import Exercise, Misconception, find, with_weights
 from course_lib.paths import ROOT
 
 
@@ -54,7 +54,7 @@ def test_a_right_answer_comes_back_unchanged_and_is_recorded(capsys):
         return rearrange(image, "b c (h x) (w y) -> b (h w) (x y c)", x=patch, y=patch)
 
     assert patchify.__name__ == "patchify" and patchify.__doc__ == "My own words."
-    assert patchify is not find("start_here.patchify").reference
+    assert patchify is not find_exercise("start_here.patchify").reference
     assert capsys.readouterr().out == "start_here.patchify: passed  (2 points)\n"
     assert "passed" in repr(progress())
 
@@ -64,7 +64,7 @@ def test_a_wrong_answer_is_told_why_and_replaced_by_the_reference(capsys):
     def patchify(image, patch):
         return rearrange(image, "b c (h x) (w y) -> b (h w) (c x y)", x=patch, y=patch)
 
-    declared = find("start_here.patchify")
+    declared = find_exercise("start_here.patchify")
     assert patchify is declared.reference
     text = capsys.readouterr().out
     assert declared.misconceptions["channels_first"].sentence in text
@@ -76,7 +76,7 @@ def test_a_stub_is_not_attempted(capsys):
     def pixels_to_float(rgb):
         raise NotImplementedError  # your turn
 
-    assert pixels_to_float is find("start_here.to_model").reference
+    assert pixels_to_float is find_exercise("start_here.to_model").reference
     expected = "start_here.to_model: not attempted yet  The chapter goes on with the reference.\n"
     assert capsys.readouterr().out == expected
 
@@ -194,7 +194,7 @@ def test_a_session_with_abandoned_answers_ends_cleanly(tmp_path):
     script = """
 import torch
 from course_lib.classroom.exercise import check
-from course_lib.exercises import Exercise
+from course_lib.checking import Exercise
 def scale(x, w):
     return x * w
 EXERCISE = Exercise("a.scale", scale, lambda rng: [{"x": torch.ones(2), "w": torch.ones(2)}], seconds=0.5)

@@ -4,7 +4,7 @@ import json
 from textwrap import dedent, indent
 
 from course_lib.build import solution_edition
-from course_lib.exercises import find
+from course_lib.checking import find_exercise
 from course_lib.grading.records import Cell, Work
 from course_lib.paths import SOLUTIONS
 
@@ -32,7 +32,7 @@ def notebook(*cells: str) -> bytes:
 
 def answer(id: str, body: str, mark: str = "@exercise") -> str:
     """A cell that answers an exercise: the stub's decorator and parameters, with this body."""
-    parameters = ", ".join(find(id).draw(0)[0])
+    parameters = ", ".join(find_exercise(id).make_cases(0)[0])
     name = id.partition(".")[2]
     return f'{mark}("{id}")\ndef {name}({parameters}):\n{indent(dedent(body).strip(), "    ")}\n'
 

@@ -468,9 +468,9 @@ WRITING = {
     "changes the library": wrong(
         "ValueError: changed nothing",
         """
-        import os, sys, torch, course_lib.exercises.judging as judging
+        import os, sys, torch, course_lib.checking.diagnose as diagnose
         changed = []
-        for file in (torch.__file__, judging.__file__, os.__file__, sys.executable, "/proc/sys/kernel/hostname",
+        for file in (torch.__file__, diagnose.__file__, os.__file__, sys.executable, "/proc/sys/kernel/hostname",
                      f"/proc/{os.getppid()}/oom_score_adj", "/proc/sysrq-trigger", "/etc/ld.so.cache"):
             for change in (lambda: open(file, "r+"), lambda: os.truncate(file, 0), lambda: os.unlink(file),
                            lambda: os.chmod(file, 0o777), lambda: os.rename(file, file + "x")):
@@ -556,7 +556,7 @@ WRITING = {
 
 FORGE = """
     import json, os, stat, struct
-    from course_lib.exercises.running import Leaf, Outcome
+    from course_lib.checking.observe import Leaf, Outcome
     from course_lib.grading.records import Found
     from course_lib.grading.wire import pack
 
@@ -632,7 +632,7 @@ FORGERY = {
     "outcomes that call themselves not attempted": wrong(
         "",
         """
-        from course_lib.exercises.running import Failure
+        from course_lib.checking.observe import Failure
         tell(3 * message(pack(Outcome(error=Failure("NotImplementedError", "")))), everywhere=False)
         os._exit(0)
     """,
@@ -656,7 +656,7 @@ FORGERY = {
     "an error in an endless line": wrong(
         "Error: x",
         """
-        from course_lib.exercises.running import Failure
+        from course_lib.checking.observe import Failure
         error = Failure("Error", "x", (("f", 10**4000, "x"), ("f", -1, "x")))
         tell(3 * message(pack(Outcome(error=error))), everywhere=False)
         os._exit(0)
@@ -743,11 +743,11 @@ PATCHES = {
     "patches the comparison": wrong(
         WRONG_VALUES,
         f"""
-        import course_lib.exercises.judging as judging
+        import course_lib.checking.compare as compare, course_lib.checking.diagnose as diagnose
         torch.allclose = torch.equal = torch.isclose = torch.testing.assert_close = lambda *a, **k: True
-        judging.close = judging._look_at_values = lambda *a, **k: True
-        judging.compare = judging._compare_outputs = lambda *a, **k: None
-        judging.judge = lambda exercise, *_: judging.Verdict("passed", (None,) * 3)
+        compare.close = diagnose.close = compare._look_at_values = lambda *a, **k: True
+        compare.compare = diagnose.compare = compare._compare_outputs = lambda *a, **k: None
+        diagnose.assess = lambda exercise, *_: diagnose.Verdict("passed", (None,) * 3)
         {ZEROS}
     """,
     ),
@@ -755,10 +755,10 @@ PATCHES = {
         WRONG_VALUES,
         ZEROS,
         """
-        import course_lib.exercises.judging as judging
+        import course_lib.checking.diagnose as diagnose
         torch.allclose = lambda *a, **k: True
         torch.equal = lambda *a, **k: True
-        judging.compare = lambda *a, **k: None
+        diagnose.compare = lambda *a, **k: None
     """,
     ),
     "patches torch for all": wrong(
@@ -784,11 +784,11 @@ PATCHES = {
     "patches the reference": wrong(
         WRONG_VALUES,
         f"""
-        from course_lib.exercises import find
+        from course_lib.checking import find_exercise
         def zeros(x_t, t, eps, alphas_cumprod):
             {ZEROS}
         ddpm.predict_x_start = zeros
-        object.__setattr__(find("{TARGET}"), "reference", zeros)
+        object.__setattr__(find_exercise("{TARGET}"), "reference", zeros)
         return zeros(x_t, t, eps, alphas_cumprod)
     """,
     ),
@@ -802,18 +802,18 @@ PATCHES = {
     "patches the cases": wrong(
         ".",
         f"""
-        from course_lib.exercises import find
-        object.__setattr__(find("{TARGET}"), "cases", lambda rng: [])
-        object.__setattr__(find("{TARGET}"), "tolerance", 1e9)
-        object.__setattr__(find("{TARGET}"), "points", 1000)
+        from course_lib.checking import find_exercise
+        object.__setattr__(find_exercise("{TARGET}"), "cases", lambda rng: [])
+        object.__setattr__(find_exercise("{TARGET}"), "tolerance", 1e9)
+        object.__setattr__(find_exercise("{TARGET}"), "points", 1000)
         {ZEROS}
     """,
     ),
     "patches what observes it": wrong(
         ".",
         f"""
-        import course_lib.exercises.running as running, course_lib.grading.jail as jail
-        running.Outcome.error = running.flatten = running._observe = running.failure = None
+        import course_lib.checking.observe as observe, course_lib.grading.jail as jail
+        observe.Outcome.error = observe.flatten = observe._observe = observe.failure = None
         jail.run = jail.pack = jail.send = jail.observe = jail._frame = None
         {ZEROS}
     """,
@@ -1130,8 +1130,8 @@ REFERENCE = {
     "the reference of the exercise": wrong(
         OWN,
         f"""
-        from course_lib.exercises import find
-        return find("{TARGET}").reference{CALL}
+        from course_lib.checking import find_exercise
+        return find_exercise("{TARGET}").reference{CALL}
     """,
     ),
     "the reference in a helper": wrong(

@@ -19,11 +19,11 @@ import pytest
 from filelock import FileLock
 
 from course_lib import cli
+from course_lib.checking import find_exercise, topics
+from course_lib.checking.diagnose import assess
+from course_lib.checking.observe import preserved, run
 from course_lib.classroom.bank import digest as question_digest
 from course_lib.classroom.bank import load_bank
-from course_lib.exercises import find, topics
-from course_lib.exercises.judging import judge
-from course_lib.exercises.running import preserved, run
 from course_lib.grading import batch, marking
 from course_lib.grading.batch import grade
 from course_lib.grading.isolation import Jail, JailError, Reply
@@ -561,9 +561,13 @@ def test_invented_answers_show_the_misconceptions_that_they_are_named_after(id):
         ).program(id)
         with preserved():
             outcomes = list(
-                run(program.execute(lambda other: find(other).reference), find(id), seed=1)
+                run(
+                    program.execute(lambda other: find_exercise(other).reference),
+                    find_exercise(id),
+                    seed=1,
+                )
             )
-            verdict = judge(find(id), outcomes, seed=1)
+            verdict = assess(find_exercise(id), outcomes, seed=1)
         right = sum(fault is None for fault in verdict.faults)
         if name in (made.RIGHT, made.HALF):
             assert right == (2 if name == made.HALF else len(verdict.faults))

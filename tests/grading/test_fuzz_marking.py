@@ -1,6 +1,6 @@
 """Damaged notebooks all the way: read, run in a jail, marked, and written as feedback."""
 
-from course_lib.exercises import find
+from course_lib.checking import find_exercise
 from course_lib.grading import marking
 from course_lib.grading.isolation import Jail
 from course_lib.grading.pages import feedback_page
@@ -12,7 +12,7 @@ ASSIGNMENT = Assignment(topics=("start_here",), quizzes=True, seed=3)
 
 
 def test_a_thousand_mutants_are_marked_without_a_traceback(tmp_path, monkeypatch):
-    monkeypatch.setattr(marking, "exercises", lambda topic: [find("start_here.to_model")])
+    monkeypatch.setattr(marking, "exercises", lambda topic: [find_exercise("start_here.to_model")])
     seen = set()
     with Jail() as jail:
         for data in mutated_notebooks(seed=2, count=1000):

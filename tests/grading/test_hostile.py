@@ -13,8 +13,8 @@ import psutil
 import pytest
 import torch
 
-from course_lib.exercises import exercises, find, topics
-from course_lib.exercises.running import Leaf, Outcome, preserved, run
+from course_lib.checking import exercises, find_exercise, topics
+from course_lib.checking.observe import Leaf, Outcome, preserved, run
 from course_lib.grading import batch, isolation, marking
 from course_lib.grading.isolation import Jail, Reply
 from course_lib.grading.marking import mark
@@ -105,7 +105,7 @@ def known_by_heart() -> dict:
     with preserved():
         values = [
             outcome.outputs[""].value
-            for outcome in run(find(TARGET).reference, find(TARGET), seed=0)
+            for outcome in run(find_exercise(TARGET).reference, find_exercise(TARGET), seed=0)
         ]
     return {tuple(value.shape): value.tolist() for value in values}
 
@@ -114,7 +114,11 @@ def shorten(patch, seconds):
     """Three exercises are marked; what never ends in the middle one has `seconds`, and half a
     second for reading.
     """
-    three = [find(BEFORE), dataclasses.replace(find(TARGET), seconds=seconds), find(AFTER)]
+    three = [
+        find_exercise(BEFORE),
+        dataclasses.replace(find_exercise(TARGET), seconds=seconds),
+        find_exercise(AFTER),
+    ]
     patch.setattr(marking, "exercises", lambda topic: three)
     patch.setattr(marking, "READING", 0.5)
     patch.setattr(isolation, "ALL_MEMORY", 2**30)
@@ -246,8 +250,8 @@ def test_limits_alone_keep_an_attack_to_its_own_exercise(name, places, limits, c
     "exercise", [one for topic in topics() for one in exercises(topic)], ids=lambda one: one.id
 )
 def test_no_reference_can_be_called_in_an_answer(exercise, jail):
-    call = answer(exercise.id, f"return find({exercise.id!r}).reference(**locals())")
-    cells = work("from course_lib.exercises import find", call).cells
+    call = answer(exercise.id, f"return find_exercise({exercise.id!r}).reference(**locals())")
+    cells = work("from course_lib.checking import find_exercise", call).cells
     marked = marking._mark_exercise(exercise, cells, 5, (), jail)
     assert marked.earned == 0 and OWN in marked.sentence
 
@@ -258,7 +262,7 @@ def test_no_reference_can_be_called_in_an_answer(exercise, jail):
 def test_a_jail_that_tells_nonsense_costs_the_exercise_alone(told, monkeypatch):
     taken = Jail()
     monkeypatch.setattr(taken, "run", lambda request: Reply(told))
-    marked = marking._mark_exercise(find(TARGET), work(*ALL_RIGHT).cells, 5, (), taken)
+    marked = marking._mark_exercise(find_exercise(TARGET), work(*ALL_RIGHT).cells, 5, (), taken)
     assert (marked.status, marked.earned) == ("wrong", 0)
 
 

@@ -13,7 +13,7 @@ from textwrap import indent
 import psutil
 import pytest
 
-from course_lib.exercises import find
+from course_lib.checking import find_exercise
 from course_lib.grading import isolation, marking
 from course_lib.grading.isolation import PRINTS, Jail, JailError, Reply, frames, libraries
 from course_lib.grading.records import Cell
@@ -43,7 +43,7 @@ def told(jail, expression):
 
 
 def is_right(reply):
-    verdict = marking._judge(find(ID), [unpack(frame) for frame in reply.frames[1:]], 0)
+    verdict = marking._judge(find_exercise(ID), [unpack(frame) for frame in reply.frames[1:]], 0)
     return verdict.passed and not reply.stopped and not reply.lost
 
 
@@ -294,7 +294,9 @@ def test_a_jail_that_was_taken_down_says_so_and_starts_again():
         assert reply.lost and reply.stopped == "it took down the process that watches it"
         assert is_right(jail.run(request(RIGHT))) and server(jail) != first
         server(jail).kill()
-        mark = marking._mark_exercise(find(ID), [Cell(**request(RIGHT)["cells"][0])], 0, [], jail)
+        mark = marking._mark_exercise(
+            find_exercise(ID), [Cell(**request(RIGHT)["cells"][0])], 0, [], jail
+        )
         assert mark.status == "passed"  # at the second try
 
 
@@ -310,7 +312,9 @@ class Doomed(Jail):
 
 def test_an_answer_that_takes_the_jail_down_twice_is_given_up():
     doomed = Doomed()
-    mark = marking._mark_exercise(find(ID), [Cell(name="cell 1", source="x")], 0, [], doomed)
+    mark = marking._mark_exercise(
+        find_exercise(ID), [Cell(name="cell 1", source="x")], 0, [], doomed
+    )
     assert doomed.asked == 2
     assert mark.status == "wrong" and mark.earned == 0
     assert mark.sentence == "Your code was stopped: it took down the process that watches it"

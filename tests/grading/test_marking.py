@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from course_lib.build import solution_edition, sources
-from course_lib.exercises import exercises, find
-from course_lib.exercises.running import Leaf, Outcome, flatten, preserved, run
+from course_lib.checking import exercises, find_exercise
+from course_lib.checking.observe import Leaf, Outcome, flatten, preserved, run
 from course_lib.grading import marking
 from course_lib.grading.isolation import Jail, Reply
 from course_lib.grading.marking import digest, mark
@@ -50,7 +50,9 @@ def work(*cells, **more):
 
 def one(id, jail, *cells, seed=5, passed=()):
     """The mark of one exercise in a notebook of these cells."""
-    return marking._mark_exercise(find(id), work(IMPORTS, *cells).cells, seed, list(passed), jail)
+    return marking._mark_exercise(
+        find_exercise(id), work(IMPORTS, *cells).cells, seed, list(passed), jail
+    )
 
 
 # ------------------------------------------------------------------------------------------------ whole notebooks
@@ -152,27 +154,27 @@ def test_where_there_is_no_answer_the_sentence_says_what_was_looked_for(jail):
 def test_points_are_given_for_each_case(jail, id, answer, right, cases, earned):
     found = one(id, jail, answer)
     assert (found.right, found.cases, found.earned) == (right, cases, earned)
-    assert found.earned == round(find(id).points * right / cases, 2)
+    assert found.earned == round(find_exercise(id).points * right / cases, 2)
     assert found.status == {0: "wrong", cases: "passed"}.get(right, "partly right")
 
 
 def test_a_misconception_is_named_with_its_sentence(jail):
     found = one("ddpm.q_sample", jail, Q_SAMPLE.format("a * x_start + (1 - a) * noise"))
     assert found.status == "wrong" and found.misconception == "no_sqrt"
-    assert found.sentence == find("ddpm.q_sample").misconceptions["no_sqrt"].sentence
+    assert found.sentence == find_exercise("ddpm.q_sample").misconceptions["no_sqrt"].sentence
 
 
 def test_the_first_wrong_case_is_shown_as_it_was_drawn(jail):
     answer = RIGHT.replace("return", "if x_start.ndim == 2:\n        return x_start\n    return")
     found = one("ddpm.q_sample", jail, answer, seed=11)
-    t = find("ddpm.q_sample").draw(11)[2]["t"].tolist()
+    t = find_exercise("ddpm.q_sample").make_cases(11)[2]["t"].tolist()
     drawn = f"x_start (5, 2) float32, t {t}, noise (5, 2) float32, alphas_cumprod (7,) float32"
     assert found.shown == f"case 3, with {drawn}"
     assert one("ddpm.q_sample", jail, RIGHT, seed=11).shown == ""
 
 
 def test_the_seed_draws_the_cases(jail):
-    case = find("start_here.to_model").draw(5)[0]["rgb"]
+    case = find_exercise("start_here.to_model").make_cases(5)[0]["rgb"]
     learnt = (
         f"import torch\nanswers = torch.tensor({(case.permute(0, 3, 1, 2) / 127.5 - 1).tolist()})\n"
     )
@@ -448,7 +450,7 @@ def made_up(*frames, id="start_here.to_model", **more):
 
 def honest(id="start_here.to_model"):
     with preserved():
-        return [pack(outcome) for outcome in run(find(id).reference, find(id), 5)]
+        return [pack(outcome) for outcome in run(find_exercise(id).reference, find_exercise(id), 5)]
 
 
 def test_honest_frames_pass():

@@ -4,8 +4,8 @@ the feedback.
 
 import pytest
 
+from course_lib.checking import exercises, topics
 from course_lib.classroom.markup import prose
-from course_lib.exercises import exercises, topics
 from course_lib.grading.isolation import Jail
 from course_lib.grading.marking import mark
 from course_lib.grading.pages import feedback_page
@@ -19,16 +19,16 @@ MOST = max(len(exercise.misconceptions) for exercise in DECLARED)
 CELL = """\
 import sys, types
 from course_lib.classroom import exercise
-from course_lib.exercises import find
+from course_lib.checking import find_exercise
 
 def wrong_answer(id, name):
-    original = find(id).reference
+    original = find_exercise(id).reference
     twin = types.FunctionType(original.__code__, original.__globals__, original.__name__, original.__defaults__)
     twin.__kwdefaults__ = original.__kwdefaults__
     for module in [module for path, module in sys.modules.items() if path.startswith("course_lib.")]:
         for key in [key for key, value in vars(module).items() if value is original]:
             setattr(module, key, twin)
-    return find(id).misconceptions[name].answer
+    return find_exercise(id).misconceptions[name].answer
 
 wrong = wrong_answer("{id}", "{name}")
 
@@ -42,7 +42,7 @@ def notebook(k):
     """The k-th misconception of every exercise that has so many, one cell each."""
     for exercise in DECLARED:
         if k < len(exercise.misconceptions):
-            parameters = ", ".join(exercise.draw(0)[0])
+            parameters = ", ".join(exercise.make_cases(0)[0])
             source = CELL.format(
                 id=exercise.id, name=list(exercise.misconceptions)[k], parameters=parameters
             )

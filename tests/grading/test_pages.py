@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from course_lib.exercises import exercises, find
+from course_lib.checking import exercises, find_exercise
 from course_lib.grading.pages import class_page, feedback_page, overview
 from course_lib.grading.pages.page import STYLE, number, prose, text, visible
 from course_lib.grading.records import ExerciseMark, Grade, QuestionMark, QuizMark
@@ -405,7 +405,9 @@ def test_misconceptions_are_counted_and_told_in_the_courses_own_words():
     ]
     page = class_page(students)
     said = words(section(page, "What was misunderstood"))
-    first, second = (find(id).misconceptions[name].sentence for id, name in (wrong[-1], wrong[0]))
+    first, second = (
+        find_exercise(id).misconceptions[name].sentence for id, name in (wrong[-1], wrong[0])
+    )
     assert said.index(first) < said.index(second)
     assert "3 of 5" in said and "2 of 5" in said
     assert "The commonest misconception is reversed in ddpm.normal_kl, shown by 3 of 5." in words(

@@ -19,12 +19,12 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from course_lib.exercises import exercises, find, judging, topics
-from course_lib.exercises.running import LEAVES, Failure, Leaf, Outcome, flatten, preserved, run
+from course_lib.checking import diagnose, exercises, find_exercise, topics
+from course_lib.checking.observe import LEAVES, Failure, Leaf, Outcome, flatten, preserved, run
 from course_lib.grading import marking
 from course_lib.grading.wire import RECORD, pack, unpack
 
-EXERCISE = find("ddpm.q_sample")
+EXERCISE = find_exercise("ddpm.q_sample")
 WHOLE = ["bool", "uint8", "uint16", "uint32", "uint64", "int8", "int16", "int32", "int64"]
 REAL = ["float16", "bfloat16", "float32", "float64", "float8_e4m3fn", "float8_e5m2"]
 Pair = namedtuple("Pair", "mean variance")
@@ -130,7 +130,7 @@ def test_errors_arrive_with_their_lines(error):
 def test_right_outcomes_arrive_and_pass(exercise):
     with preserved():
         outcomes = [sent(outcome) for outcome in run(exercise.reference, exercise, seed=3)]
-    assert judging.judge(exercise, outcomes, seed=3).passed
+    assert diagnose.assess(exercise, outcomes, seed=3).passed
 
 
 @pytest.mark.parametrize(
@@ -274,7 +274,7 @@ def the_course_answers_once():
     """The reference and the misconceptions answer the same each time: one run of each will do."""
     with pytest.MonkeyPatch.context() as patch:
         once = functools.cache(lambda answer, seed: list(run(answer, EXERCISE, seed)))
-        patch.setattr(judging, "run", lambda answer, exercise, seed: once(answer, seed))
+        patch.setattr(diagnose, "run", lambda answer, exercise, seed: once(answer, seed))
         yield
 
 

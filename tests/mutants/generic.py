@@ -8,8 +8,8 @@ from dataclasses import dataclass, is_dataclass, replace
 import torch
 from torch import Tensor
 
-from course_lib.exercises import Exercise
-from course_lib.exercises.running import Outcome, preserved, run
+from course_lib.checking import Exercise
+from course_lib.checking.observe import Outcome, preserved, run
 
 OTHER_DTYPE = {torch.float32: torch.float64, torch.float64: torch.float32, torch.int64: torch.int32}
 

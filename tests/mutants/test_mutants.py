@@ -12,9 +12,10 @@ from types import ModuleType
 
 import pytest
 
-from course_lib.exercises import Exercise, exercises, topics
-from course_lib.exercises.judging import Verdict, compare, judge
-from course_lib.exercises.running import Outcome, flatten, preserved, run
+from course_lib.checking import Exercise, exercises, topics
+from course_lib.checking.compare import compare
+from course_lib.checking.diagnose import Verdict, assess
+from course_lib.checking.observe import Outcome, flatten, preserved, run
 from tests.mutants.generic import applicable
 
 SEEDS = (0, 1)
@@ -42,7 +43,7 @@ def wrong(exercise: Exercise) -> dict:
 
 def verdict(exercise: Exercise, answer, seed: int, changed: Exercise | None = None) -> Verdict:
     with preserved():
-        return judge(exercise, list(run(answer, changed or exercise, seed)), seed)
+        return assess(exercise, list(run(answer, changed or exercise, seed)), seed)
 
 
 def test_the_reference_passes_on_every_seed(exercise):
@@ -51,10 +52,12 @@ def test_the_reference_passes_on_every_seed(exercise):
 
 
 def test_cases_are_drawn_from_the_seed_alone(exercise):
-    first, again = ([Outcome(inputs=flatten(case)) for case in exercise.draw(0)] for _ in range(2))
+    first, again = (
+        [Outcome(inputs=flatten(case)) for case in exercise.make_cases(0)] for _ in range(2)
+    )
     assert len(first) >= 2, f"{exercise.id}: at least two cases, please"
     assert all(compare(a, b) is None for a, b in zip(first, again, strict=True))
-    assert any(set(exercise.gradients) <= case.keys() for case in exercise.draw(0))
+    assert any(set(exercise.gradients) <= case.keys() for case in exercise.make_cases(0))
 
 
 def test_wrong_answers_are_refused(exercise, record_property):

@@ -26,7 +26,7 @@ def test_code_cells_are_short(source):
 
 
 def test_every_declared_exercise_is_in_a_notebook():
-    from course_lib.exercises import exercises, topics
+    from course_lib.checking import exercises, topics
 
     asked = {
         name for source in CHAPTERS for name in build.exercise_ids(build.solution_edition(source))

@@ -219,10 +219,10 @@ def _misunderstood(misconceptions: Counter, marks: Marks, students: int) -> str:
 def _declared_sentence(id: str, name: str) -> str:
     """The sentence of a misconception, "" when the course does not declare it (any more)."""
     # here, because it brings torch along, and a student's page needs none
-    from course_lib.exercises import find
+    from course_lib.checking import find_exercise
 
     try:
-        return find(id).misconceptions[name].sentence
+        return find_exercise(id).misconceptions[name].sentence
     except LookupError:
         return ""
 

@@ -1,5 +1,5 @@
 """Run an answer on the cases of its exercise and observe: what it returned, what became of its
-inputs, which gradients flow, how it failed.  Nothing is decided here (see judging.py), displayed or
+inputs, which gradients flow, how it failed.  Nothing is decided here (see diagnose.py), displayed or
 limited in time.
 
 A grader can `run` in a jail and carry the outcomes out: they hold plain tensors and text alone.
@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from course_lib.exercises.base import Case, Exercise
+from course_lib.checking.exercise import Case, Exercise
 
 # most parts of an answer, numbers in a tensor, characters of a message
 LEAVES, NUMBERS, TEXT = 1000, 2**27, 500
@@ -60,7 +60,7 @@ class Outcome:
     error: Failure | None = None
 
     @property
-    def fell(self) -> bool:
+    def raised(self) -> bool:
         """Whether the plain run raised; an error beside outputs came from the run for gradients."""
         return self.error is not None and not self.outputs
 
@@ -158,7 +158,7 @@ def run(answer: Any, exercise: Exercise, seed: int = 0) -> Iterator[Outcome]:
     An exception of the answer, SystemExit included, is part of the outcome.  The random state and
     default dtype are set for each case and not put back: wrap the call in `preserved`.
     """
-    for index in range(len(exercise.draw(seed))):
+    for index in range(len(exercise.make_cases(seed))):
         outcome = Outcome()
         try:
             _observe(answer, exercise, seed, index, outcome)
@@ -190,7 +190,7 @@ def _observe(answer: Any, exercise: Exercise, seed: int, index: int, outcome: Ou
 def _prepare(exercise: Exercise, seed: int, index: int) -> Case:
     torch.set_default_dtype(torch.float32)
     torch.default_generator.manual_seed(seed)
-    return exercise.draw(seed)[index]
+    return exercise.make_cases(seed)[index]
 
 
 def _differentiate(

@@ -6,9 +6,11 @@ import numpy as np
 import pytest
 import torch
 
-from course_lib.exercises import Exercise, Misconception
-from course_lib.exercises.judging import compare, describe, judge
-from course_lib.exercises.running import Failure, Outcome, failure, flatten, preserved, run
+from course_lib.checking import Exercise, Misconception
+from course_lib.checking.compare import compare
+from course_lib.checking.diagnose import assess
+from course_lib.checking.observe import Failure, Outcome, failure, flatten, preserved, run
+from course_lib.checking.wording import describe
 
 
 def scale(x, w):
@@ -27,7 +29,7 @@ EXERCISE = Exercise("a.scale", scale, cases, gradients=("x", "w"))
 
 def verdict(answer, exercise=EXERCISE, seed=0):
     with preserved():
-        return judge(exercise, list(run(answer, exercise, seed)), seed)
+        return assess(exercise, list(run(answer, exercise, seed)), seed)
 
 
 def returning(reference, **more):
@@ -408,17 +410,17 @@ def test_outcomes_are_plain_data_that_can_leave_a_jail():
 
 def test_missing_and_surplus_outcomes():
     outcomes = list(run(scale, EXERCISE))
-    assert judge(EXERCISE, outcomes * 2).passed
-    assert judge(EXERCISE, outcomes[:1]).fraction == 0.5
-    assert judge(EXERCISE, []).status == "failed"
+    assert assess(EXERCISE, outcomes * 2).passed
+    assert assess(EXERCISE, outcomes[:1]).fraction == 0.5
+    assert assess(EXERCISE, []).status == "failed"
     stopped = Outcome(error=Failure("Stopped", "it ran for more than 1 s"))
-    assert "stopped" in judge(EXERCISE, [outcomes[0], stopped]).sentence
+    assert "stopped" in assess(EXERCISE, [outcomes[0], stopped]).sentence
 
 
 def test_judging_is_by_seed():
     outcomes = list(run(scale, EXERCISE, seed=1))
-    assert judge(EXERCISE, outcomes, seed=1).passed
-    assert not judge(EXERCISE, outcomes, seed=2).passed
+    assert assess(EXERCISE, outcomes, seed=1).passed
+    assert not assess(EXERCISE, outcomes, seed=2).passed
 
 
 def test_modes_of_the_session_do_not_matter_and_stay():

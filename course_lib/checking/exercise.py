@@ -1,9 +1,10 @@
 """What an exercise is, and where to find it.
 
-An exercise is declared once, in ``course_lib/exercises/<topic>.py``, in the list ``EXERCISES``.
-Its id is ``"<topic>.<name>"``.  A notebook on two papers has two modules: ``magvit2.lfq`` is
-declared in ``magvit2.py`` and belongs to the topic ``magvit``.  The notebook, the mutant tests and
-the grader all read this one declaration.
+An exercise is declared once, in ``course_lib/exercises/<module>.py``, in the list ``EXERCISES``.
+Its id is ``"<module>.<name>"``.  A module is a topic of its own unless ``TOPIC_OF`` in
+``course_lib/exercises/__init__.py`` says which topic it belongs to: a notebook on two papers has two
+modules, and ``magvit2.lfq`` belongs to the topic ``magvit``.  The notebook, the mutant tests and the
+grader all read this one declaration.
 """
 
 import difflib
@@ -11,7 +12,6 @@ import functools
 import importlib
 import inspect
 import pkgutil
-import string
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -20,10 +20,10 @@ import torch
 from torch import nn
 
 Case = dict[str, Any]
-_NOT_TOPICS = {"base", "running", "judging"}
+_PACKAGE = "course_lib.exercises"  # found by name: the chapters import this module
 
 
-def call(answer: Any, case: Case) -> Any:
+def call_by_name(answer: Any, case: Case) -> Any:
     """The usual way to exercise an answer: call it with the case's arguments by name.
 
     The notebook goes on with the student's function, so its parameters must keep the names and the
@@ -77,7 +77,7 @@ class Exercise:
     points: int = 1
     stars: int = 1
     minutes: int = 5
-    probe: Callable[[Any, Case], Any] = call
+    probe: Callable[[Any, Case], Any] = call_by_name
     seconds: int | float = 10
     tolerance: float = 1e-4
 
@@ -102,7 +102,7 @@ class Exercise:
     def name(self) -> str:
         return self.id.partition(".")[2]
 
-    def draw(self, seed: int) -> list[Case]:
+    def make_cases(self, seed: int) -> list[Case]:
         """Fresh cases of a seed, arguments in the order of the reference's parameters."""
         order = _parameters_of(self.reference)
         cases = self.cases(torch.Generator().manual_seed(seed))
@@ -134,16 +134,12 @@ def topics() -> list[str]:
 
 def _modules() -> list[str]:
     """The modules that declare exercises, those of a topic in the order of their numbers."""
-    package = importlib.import_module(__package__)
-    return sorted(
-        module.name
-        for module in pkgutil.iter_modules(package.__path__)
-        if module.name not in _NOT_TOPICS
-    )
+    package = importlib.import_module(_PACKAGE)
+    return sorted(module.name for module in pkgutil.iter_modules(package.__path__))
 
 
 def _topic(module: str) -> str:
-    return module.rstrip(string.digits)
+    return importlib.import_module(_PACKAGE).TOPIC_OF.get(module, module)
 
 
 def exercises(topic: str) -> list[Exercise]:
@@ -166,7 +162,7 @@ def _declared(module: str) -> list[Exercise]:
     """The exercises of one module.  Raises ValueError for ids that are not its own or declared
     twice.
     """
-    declared = list(importlib.import_module(f"{__package__}.{module}").EXERCISES)
+    declared = list(importlib.import_module(f"{_PACKAGE}.{module}").EXERCISES)
     ids = [exercise.id for exercise in declared]
     strangers = [id for id in ids if not id.startswith(f"{module}.")] + sorted(
         {i for i in ids if ids.count(i) > 1}
@@ -179,7 +175,7 @@ def _declared(module: str) -> list[Exercise]:
     return declared
 
 
-def find(id: str) -> Exercise:
+def find_exercise(id: str) -> Exercise:
     """The exercise with this id.  Raises UnknownExercise, which names near ids."""
     topic = _topic(str(id).partition(".")[0])
     known = topics()
