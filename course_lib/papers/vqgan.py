@@ -2,18 +2,18 @@
 arXiv 2012.09841.
 
 Reading order: the configurations; stage one (section 3.1), the autoencoder and its loss (Eq. 4 to
-7), to which belongs the discriminator `course_lib.nn.patchgan`; stage two (3.2), the transformer on
-codes, its loss and sampling (Eq. 8 to 10); pictures larger than its context (Figure 3).
+7), whose discriminator is `course_lib.nn.patchgan`; stage two (3.2), the transformer on codes, its
+loss and sampling (Eq. 8 to 10); images larger than its context (Figure 3).
 
-Differs from the paper, in the manner of the official code:
-- The reconstruction loss is the absolute difference plus LPIPS (Eq. 4 has the squared one, section
-  3.1 LPIPS alone).
-- delta of Eq. 7 is 1e-4 (paper: 1e-6), lambda is clamped to 1e4 and multiplied with 0.8.
+Differs from the paper, following the official code:
+- The reconstruction loss is the absolute difference plus LPIPS (Eq. 4 has the squared difference,
+  section 3.1 only LPIPS).
+- delta of Eq. 7 is 1e-4 (paper: 1e-6), and lambda is clamped to 1e4 and multiplied by 0.8.
 - The published models were trained with beta on the codebook's term of Eq. 4:
   `VectorQuantizer(legacy=True)`.
-- The class of a picture is a token like any other, so that class c and code c share their
+- The class of an image is a token like any other, so that class c and code c share their
   embedding.
-- Nothing is dropped from the attention's weights (the code drops as much there as elsewhere).
+- There is no dropout on the attention's weights (the code has as much there as elsewhere).
 """
 
 from collections.abc import Callable
@@ -38,6 +38,8 @@ from course_lib.nn.resnet import Downsample, ResBlock, Upsample
 from course_lib.quantize.vq import Quantized, VectorQuantizer
 from course_lib.shapes import Float, Int, PerSample, Tensor
 
+NORM_EPS = 1e-6  # of every group norm
+
 # ---------------------------------------------------------------- configurations
 
 
@@ -45,11 +47,11 @@ from course_lib.shapes import Float, Int, PerSample, Tensor
 class VQGANConfig:
     """The autoencoder and its codebook.  Defaults: ImageNet at f = 16, as released."""
 
-    # pixels of a side in training; it fixes where attention stands, other sizes work too
+    # The side of a training image in pixels.  It fixes which levels attend; other sizes work too.
     image_size: int = 256
     channels: int = 3
     width: int = 128
-    # of the width, per resolution; each but the last is halved after
+    # How many times the width each resolution has; the encoder halves between two of them.
     multipliers: tuple[int, ...] = (1, 1, 2, 2, 4)
     blocks: int = 2  # residual blocks per resolution
     attention: tuple[int, ...] = (16,)  # sides of the feature maps that attend to themselves
@@ -67,7 +69,7 @@ class VQGANConfig:
             raise ValueError(
                 f"expected an image_size divisible by {self.downsampling}, got {self.image_size}"
             )
-        misfits = [self.width * m for m in self.multipliers if self.width * m % self.groups]
+        misfits = [width for width in self.widths if width % self.groups]
         if misfits:
             raise ValueError(
                 f"expected widths that {self.groups} groups share evenly, got {misfits}"
@@ -79,23 +81,33 @@ class VQGANConfig:
         return 2 ** (len(self.multipliers) - 1)
 
     @property
-    def levels(self) -> list[tuple[int, bool]]:
-        """Width of every resolution from fine to coarse, and whether it attends to itself."""
+    def widths(self) -> list[int]:
+        """Channels at every resolution, from fine to coarse."""
+        return [self.width * multiplier for multiplier in self.multipliers]
+
+    @property
+    def attends(self) -> list[bool]:
+        """Whether each resolution attends to itself, from fine to coarse."""
         sides = [self.image_size >> level for level in range(len(self.multipliers))]
-        return [
-            (self.width * m, side in self.attention)
-            for m, side in zip(self.multipliers, sides, strict=True)
-        ]
+        return [side in self.attention for side in sides]
 
 
 VQGAN_CONFIGS = {
     "imagenet-f16-1024": VQGANConfig(),
     "imagenet-f16-16384": VQGANConfig(num_codes=16384),
     "tiny": VQGANConfig(
-        image_size=32, width=24, multipliers=(1, 1, 2), blocks=1, attention=(), latent=32, code_dim=32,
-        num_codes=256, groups=8, update="ema",
+        image_size=32,
+        width=24,
+        multipliers=(1, 1, 2),
+        blocks=1,
+        attention=(),
+        latent=32,
+        code_dim=32,
+        num_codes=256,
+        update="ema",
+        groups=8,
     ),
-}  # fmt: skip
+}
 
 
 @dataclass(frozen=True)
@@ -103,7 +115,7 @@ class TransformerConfig:
     """The transformer on codes.  Defaults: class-conditional ImageNet, as released."""
 
     vocabulary: int = 16384
-    length: int = 256  # of its context: the condition's tokens and all codes but the last
+    length: int = 256  # of the context: the condition's tokens and all codes but the last
     depth: int = 48
     heads: int = 16
     width: int = 1536
@@ -111,7 +123,7 @@ class TransformerConfig:
 
     def __post_init__(self):
         if self.width % self.heads:
-            raise ValueError(f"heads must divide width, got {self.heads} for {self.width}")
+            raise ValueError(f"heads: expected a divisor of width {self.width}, got {self.heads}")
 
 
 TRANSFORMER_CONFIGS = {
@@ -125,7 +137,7 @@ TRANSFORMER_CONFIGS = {
 
 
 class VQGAN(nn.Module):
-    """Pictures (b c h w) in [-1, 1] to a grid of codes (b h/f w/f), and back."""
+    """Images (b c h w) in [-1, 1] to a grid of codes (b h/f w/f), and back."""
 
     def __init__(self, config: VQGANConfig):
         super().__init__()
@@ -145,27 +157,27 @@ class VQGAN(nn.Module):
     def forward(
         self, image: Float[Tensor, "b c h w"]
     ) -> tuple[Float[Tensor, "b c h w"], Quantized]:
-        """The reconstruction, and what the quantiser found."""
+        """Return the reconstruction and what the quantizer made of the image."""
         quantized = self.encode(image)
         return self.decode(quantized.latents), quantized
 
     def encode(self, image: Float[Tensor, "b c h w"]) -> Quantized:
-        """Eq. 2: the nearest code at every place of the encoder's output."""
+        """Eq. 2: find the nearest code at every place of the encoder's output."""
         return self.quantizer(self.features(image))
 
     def features(self, image: Float[Tensor, "b c h w"]) -> Float[Tensor, "b d h2 w2"]:
-        """z^ = E(x), before it is quantised.  Raises ValueError for sides that f does not divide."""
+        """Return z^ = E(x), not yet quantized.  Raises ValueError for sides f does not divide."""
         f = self.config.downsampling
         if image.shape[2] % f or image.shape[3] % f:
             raise ValueError(f"expected sides divisible by {f}, got {tuple(image.shape[2:])}")
         return self.to_codes(self.encoder(image))
 
     def decode(self, latents: Float[Tensor, "b d h2 w2"]) -> Float[Tensor, "b c h w"]:
-        """x^ = G(z_q)."""
+        """Return x^ = G(z_q)."""
         return self.decoder(self.from_codes(latents))
 
     def decode_indices(self, indices: Int[Tensor, "b h2 w2"]) -> Float[Tensor, "b c h w"]:
-        """The picture of a grid of codes."""
+        """Return the image of a grid of codes."""
         return self.decode(self.quantizer.embed(indices))
 
 
@@ -174,20 +186,18 @@ class Encoder(nn.Module):
 
     def __init__(self, config: VQGANConfig):
         super().__init__()
-        widths = [width for width, _ in config.levels]
+        widths = config.widths
         self.conv_in = nn.Conv2d(config.channels, config.width, 3, padding=1)
-        self.levels = nn.ModuleList()
-        for (c_in, c_out), (_, attends) in zip(
-            pairwise([config.width, *widths]), config.levels, strict=True
-        ):
+
+        self.levels = nn.ModuleList()  # from fine to coarse
+        steps = zip(pairwise([config.width, *widths]), config.attends, strict=True)
+        for (c_in, c_out), attends in steps:
             last = len(self.levels) == len(widths) - 1
-            self.levels.append(
-                Level(
-                    config, c_in, c_out, config.blocks, attends, None if last else Downsample(c_out)
-                )
-            )
+            resize = nn.Identity() if last else Downsample(c_out)
+            self.levels.append(Level(config, c_in, c_out, config.blocks, attends, resize))
+
         self.middle = middle(config, widths[-1])
-        self.norm_out = nn.GroupNorm(config.groups, widths[-1], 1e-6)
+        self.norm_out = nn.GroupNorm(config.groups, widths[-1], NORM_EPS)
         self.conv_out = nn.Conv2d(widths[-1], config.latent, 3, padding=1)
 
     def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b d h2 w2"]:
@@ -195,7 +205,8 @@ class Encoder(nn.Module):
         for level in self.levels:
             x = level(x)
         x = self.middle(x)  # b width h/f w/f
-        return self.conv_out(F.silu(self.norm_out(x)))
+        x = F.silu(self.norm_out(x))
+        return self.conv_out(x)  # b latent h/f w/f
 
 
 class Decoder(nn.Module):
@@ -203,29 +214,31 @@ class Decoder(nn.Module):
 
     def __init__(self, config: VQGANConfig):
         super().__init__()
-        levels = config.levels[::-1]
-        widths = [width for width, _ in levels]
+        widths = config.widths[::-1]
         self.conv_in = nn.Conv2d(config.latent, widths[0], 3, padding=1)
         self.middle = middle(config, widths[0])
+
         self.levels = nn.ModuleList()  # from coarse to fine
-        for (c_in, c_out), (_, attends) in zip(pairwise([widths[0], *widths]), levels, strict=True):
+        steps = zip(pairwise([widths[0], *widths]), config.attends[::-1], strict=True)
+        for (c_in, c_out), attends in steps:
             last = len(self.levels) == len(widths) - 1
-            doubled = None if last else Upsample(c_out)
-            self.levels.append(Level(config, c_in, c_out, config.blocks + 1, attends, doubled))
-        self.norm_out = nn.GroupNorm(config.groups, widths[-1], 1e-6)
+            resize = nn.Identity() if last else Upsample(c_out)
+            self.levels.append(Level(config, c_in, c_out, config.blocks + 1, attends, resize))
+
+        self.norm_out = nn.GroupNorm(config.groups, widths[-1], NORM_EPS)
         self.conv_out = nn.Conv2d(widths[-1], config.channels, 3, padding=1)
 
     def forward(self, latents: Float[Tensor, "b d h2 w2"]) -> Float[Tensor, "b c h w"]:
-        x = self.middle(self.conv_in(latents))  # b width h/f w/f
+        x = self.conv_in(latents)  # b width h/f w/f
+        x = self.middle(x)
         for level in self.levels:
             x = level(x)
-        return self.conv_out(F.silu(self.norm_out(x)))
+        x = F.silu(self.norm_out(x))  # b width h w
+        return self.conv_out(x)  # b c h w
 
 
 class Level(nn.Sequential):
-    """One resolution: residual blocks, each followed by attention where the level attends, then the
-    change of size.
-    """
+    """One resolution: residual blocks, each followed by attention where it attends; then `resize`."""
 
     def __init__(
         self,
@@ -234,26 +247,38 @@ class Level(nn.Sequential):
         c_out: int,
         blocks: int,
         attends: bool,
-        resize: nn.Module | None,
+        resize: nn.Module,
     ):
-        layers = []
+        layers: list[nn.Module] = []
         for block in range(blocks):
             layers.append(residual(config, c_in if block == 0 else c_out, c_out))
-            layers.append(
-                SpatialAttention(c_out, 1, config.groups, 1e-6) if attends else nn.Identity()
-            )
-        super().__init__(*layers, resize or nn.Identity())
+            layers.append(attention(config, c_out) if attends else nn.Identity())
+        super().__init__(*layers, resize)
 
 
 def residual(config: VQGANConfig, c_in: int, c_out: int) -> ResBlock:
-    """A residual block without time."""
-    return ResBlock(c_in, c_out, None, config.groups, 1e-6, config.dropout)
+    """Make a residual block without time."""
+    return ResBlock(
+        c_in,
+        c_out,
+        time_width=None,
+        groups=config.groups,
+        eps=NORM_EPS,
+        dropout=config.dropout,
+    )
+
+
+def attention(config: VQGANConfig, width: int) -> SpatialAttention:
+    """Make self-attention over a feature map, with one head."""
+    return SpatialAttention(width, heads=1, groups=config.groups, eps=NORM_EPS)
 
 
 def middle(config: VQGANConfig, width: int) -> nn.Sequential:
-    """The coarsest resolution's end: block, attention, block."""
-    attention = SpatialAttention(width, 1, config.groups, 1e-6)
-    return nn.Sequential(residual(config, width, width), attention, residual(config, width, width))
+    """Make the layers next to the codes, at the coarsest resolution: block, attention, block."""
+    attends = attention(config, width)
+    before = residual(config, width, width)
+    after = residual(config, width, width)
+    return nn.Sequential(before, attends, after)
 
 
 # ---------------------------------------------------------------- 3.1 the loss
@@ -261,7 +286,7 @@ def middle(config: VQGANConfig, width: int) -> nn.Sequential:
 
 @dataclass(frozen=True)
 class VQGANLoss:
-    """Eq. 4 to 7 with their weights.  `perceptual(x, y)` gives one distance per picture (b,)."""
+    """Eq. 4 to 7 with their weights.  `perceptual(x, y)` gives one distance per image (b,)."""
 
     perceptual: Callable[[Tensor, Tensor], PerSample] | None
     perceptual_weight: float = 1.0
@@ -276,24 +301,28 @@ class VQGANLoss:
         discriminator: nn.Module | None,
         last_layer: Float[Tensor, "..."],
     ) -> tuple[Float[Tensor, ""], dict[str, Float[Tensor, ""]]]:
-        """What encoder, decoder and codebook minimise, and its parts; without a discriminator there
-        is no game yet.
+        """Return what encoder, decoder and codebook minimize, and its parts by name.
 
-        `last_layer` is the weight of the decoder's last convolution, on which Eq. 7 compares the
-        two gradients.
+        Without a discriminator there is no adversarial part yet.  `last_layer` is the weight of the
+        decoder's last convolution, on which Eq. 7 compares the two gradients.
         """
         parts = {"absolute": (image - reconstruction).abs().mean()}
-        if self.perceptual:
-            parts["perceptual"] = (
-                self.perceptual_weight * self.perceptual(image, reconstruction).mean()
-            )
-        rebuilding = sum(parts.values())
+        rebuilding = parts["absolute"]
+        if self.perceptual is not None:
+            distance = self.perceptual(image, reconstruction).mean()
+            parts["perceptual"] = self.perceptual_weight * distance
+            rebuilding = rebuilding + parts["perceptual"]
+
         parts["codebook"] = self.codebook_weight * codebook_loss
+        total = rebuilding + parts["codebook"]
+
         if discriminator is not None:
             fooling = hinge_generator_loss(discriminator(reconstruction))
             weight = self.discriminator_weight * adaptive_weight(rebuilding, fooling, last_layer)
             parts["adversarial"] = weight * fooling
-        return sum(parts.values()), parts
+            total = total + parts["adversarial"]
+
+        return total, parts
 
     @staticmethod
     def discriminator_loss(
@@ -301,10 +330,10 @@ class VQGANLoss:
         image: Float[Tensor, "b c h w"],
         reconstruction: Float[Tensor, "b c h w"],
     ) -> Float[Tensor, ""]:
-        """The hinge form of Eq. 5, for the discriminator."""
-        return hinge_discriminator_loss(
-            discriminator(image), discriminator(reconstruction.detach())
-        )
+        """Return what the discriminator minimizes: the hinge form of Eq. 5."""
+        real = discriminator(image)
+        fake = discriminator(reconstruction.detach())
+        return hinge_discriminator_loss(real, fake)
 
 
 # ---------------------------------------------------------------- 3.2 the transformer
@@ -326,18 +355,12 @@ class Transformer(nn.Module):
         super().__init__()
         self.config = config
 
-        if tokens is None:
-            self.tokens = nn.Embedding(config.vocabulary, config.width)
-        else:
-            self.tokens = tokens
+        self.tokens = nn.Embedding(config.vocabulary, config.width) if tokens is None else tokens
         self.positions = nn.Parameter(torch.zeros(1, config.length, config.width))
         self.dropout = nn.Dropout(config.dropout)
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.depth))
         self.norm = nn.LayerNorm(config.width)
-        if head is None:
-            self.head = nn.Linear(config.width, config.vocabulary, bias=False)
-        else:
-            self.head = head
+        self.head = nn.Linear(config.width, config.vocabulary, bias=False) if head is None else head
 
         if tokens is None:
             initialize(self.tokens)
@@ -348,26 +371,24 @@ class Transformer(nn.Module):
     def forward(
         self, tokens: Int[Tensor, "b n"], cache: KVCache | None = None
     ) -> Float[Tensor, "b n v"]:
-        """Logits of the token after each; with a cache, `tokens` go on where the last call ended.
+        """Return the logits of the token after each; a cache holds the tokens of earlier calls.
 
         Raises ValueError for more tokens than the context holds.
         """
-        past = len(cache) if cache is not None else 0
-        if past + tokens.shape[1] > self.config.length:
-            raise ValueError(
-                f"expected at most {self.config.length} tokens, got {past + tokens.shape[1]}"
-            )
-        # b n d
-        x = self.dropout(self.tokens(tokens) + self.positions[:, past : past + tokens.shape[1]])
+        past = 0 if cache is None else len(cache)
+        end = past + tokens.shape[1]
+        if end > self.config.length:
+            raise ValueError(f"expected at most {self.config.length} tokens, got {end}")
+
+        x = self.tokens(tokens) + self.positions[:, past:end]  # b n d
+        x = self.dropout(x)
         for layer, block in enumerate(self.blocks):
             x = block(x, layer, cache)
         return self.head(self.norm(x))  # b n v
 
 
 class Block(nn.Module):
-    """One layer, norms first: causal self-attention, then two linear layers with a GELU between
-    them.
-    """
+    """One layer, norms first: causal self-attention, then two linear layers with a GELU between."""
 
     def __init__(self, config: TransformerConfig):
         super().__init__()
@@ -386,17 +407,16 @@ class Block(nn.Module):
     def forward(
         self, x: Float[Tensor, "b n d"], layer: int, cache: KVCache | None
     ) -> Float[Tensor, "b n d"]:
+        qkv = self.qkv(self.norm1(x))  # b n 3*d
         q, k, v = rearrange(
-            self.qkv(self.norm1(x)),
-            "b n (three heads d) -> three b heads n d",
-            three=3,
-            heads=self.heads,
+            qkv, "b n (three heads d) -> three b heads n d", three=3, heads=self.heads
         )
         if cache is not None:
             k, v = cache.extend(layer, k, v)
-        h = rearrange(causal_attention(q, k, v), "b heads n d -> b n (heads d)")
-        x = x + self.dropout(self.out(h))
-        return x + self.dropout(self.mlp(self.norm2(x)))
+        h = causal_attention(q, k, v)  # b heads n d
+        h = self.out(rearrange(h, "b heads n d -> b n (heads d)"))
+        x = x + self.dropout(h)
+        return x + self.dropout(self.mlp(self.norm2(x)))  # b n d
 
 
 def initialize(layers: nn.Module) -> None:
@@ -411,11 +431,12 @@ def initialize(layers: nn.Module) -> None:
 def next_code_loss(
     model: Transformer, condition: Int[Tensor, "b m"], codes: Int[Tensor, "b n"]
 ) -> Float[Tensor, "b n"]:
-    """Eq. 9 and 10: -ln p of every code given the condition (one token at least) and all codes
-    before it, in nats.
+    """Eq. 9 and 10: return -ln p of every code given the condition and all codes before it, in nats.
+
+    The condition has at least one token.
     """
-    # b n v
-    logits = model(torch.cat([condition, codes[:, :-1]], dim=1))[:, condition.shape[1] - 1 :]
+    tokens = torch.cat([condition, codes[:, :-1]], dim=1)  # b m+n-1
+    logits = model(tokens)[:, condition.shape[1] - 1 :]  # b n v
     return F.cross_entropy(logits.mT, codes, reduction="none")
 
 
@@ -428,29 +449,36 @@ def sample_codes(
     top_k: int | None = None,
     generator: torch.Generator | None = None,
 ) -> Int[Tensor, "b h w"]:
-    """Grids of codes of the size the model was trained on, code by code in reading order."""
-    steps = grid[0] * grid[1]
-    # b h*w
+    """Draw grids of codes of the size the model was trained on, code by code in reading order."""
     codes = generate(
-        model, condition, steps, temperature=temperature, top_k=top_k, generator=generator
-    )
+        model,
+        condition,
+        steps=grid[0] * grid[1],
+        temperature=temperature,
+        top_k=top_k,
+        generator=generator,
+    )  # b h*w
     return rearrange(codes, "b (h w) -> b h w", h=grid[0])
 
 
-# ---------------------------------------------------------------- 3.2 pictures larger than the context
+# ---------------------------------------------------------------- 3.2 images larger than the context
 
 
 def sliding_window(
     row: int, column: int, grid: tuple[int, int], window: tuple[int, int]
 ) -> tuple[int, int]:
-    """Figure 3: top and left of the window a code is drawn in, the code in its middle as far as the
-    grid allows.
+    """Figure 3: return top and left of the window that a code is drawn in.
+
+    The code is in its middle as far as the grid allows.
     """
-    top, left = (
-        min(max(place - size // 2, 0), whole - size)
-        for place, size, whole in zip((row, column), window, grid, strict=True)
-    )
+    top = window_start(row, grid[0], window[0])
+    left = window_start(column, grid[1], window[1])
     return top, left
+
+
+def window_start(place: int, whole: int, size: int) -> int:
+    """Return where a window of this size around `place` starts on an axis of length `whole`."""
+    return min(max(place - size // 2, 0), whole - size)
 
 
 @torch.no_grad()
@@ -463,20 +491,22 @@ def sample_large(
     top_k: int | None = None,
     generator: torch.Generator | None = None,
 ) -> Int[Tensor, "b h w"]:
-    """Grids of codes larger than the window the model was trained on; each code sees its window
-    alone.
+    """Draw grids of codes larger than the window the model was trained on.
+
+    Each code sees only its own window.  Raises ValueError for a grid smaller than the window.
     """
     if grid[0] < window[0] or grid[1] < window[1]:
         raise ValueError(f"expected a grid of at least the window's {window}, got {grid}")
+
     codes = torch.zeros(len(condition), *grid, dtype=torch.long, device=condition.device)
     for row in range(grid[0]):
         for column in range(grid[1]):
             top, left = sliding_window(row, column, grid, window)
-            seen = codes[:, top : top + window[0], left : left + window[1]].flatten(1)  # b n
-            before = (row - top) * window[1] + column - left
-            logits = model(torch.cat([condition, seen[:, :before]], dim=1))[:, -1]  # b v
+            inside = codes[:, top : top + window[0], left : left + window[1]].flatten(1)  # b n
+            drawn = (row - top) * window[1] + column - left  # the window's codes before this one
+            logits = model(torch.cat([condition, inside[:, :drawn]], dim=1))[:, -1]  # b v
+
+            probabilities = next_token_probabilities(logits, temperature, top_k)
             uniform = torch.rand(len(codes), generator=generator).to(logits.device)
-            codes[:, row, column] = draw_tokens(
-                next_token_probabilities(logits, temperature, top_k), uniform
-            )
+            codes[:, row, column] = draw_tokens(probabilities, uniform)
     return codes

@@ -53,14 +53,10 @@ def close(actual, expected):
 
 def test_f_is_a_power_of_two_of_the_levels():
     assert VQGANConfig().downsampling == 16 and SMALL.downsampling == 4
-    assert VQGANConfig().levels == [
-        (128, False),
-        (128, False),
-        (256, False),
-        (256, False),
-        (512, True),
-    ]
-    assert SMALL.levels == [(4, False), (12, True), (8, False)]
+    assert VQGANConfig().widths == [128, 128, 256, 256, 512]
+    assert VQGANConfig().attends == [False, False, False, False, True]
+    assert SMALL.widths == [4, 12, 8]
+    assert SMALL.attends == [False, True, False]
 
 
 def test_presets():
@@ -380,7 +376,7 @@ def test_more_tokens_than_the_context_are_refused(gpt):
 
 
 def test_heads_that_do_not_share_the_width():
-    with pytest.raises(ValueError, match="heads must divide width, got 5 for 12"):
+    with pytest.raises(ValueError, match="heads: expected a divisor of width 12, got 5"):
         replace(GPT, heads=5)
 
 

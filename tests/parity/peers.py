@@ -79,7 +79,7 @@ def transformers_vivit(config):
 
 def diffusers_vqmodel(config):
     """The VQModel that should equal our VQGAN of this config."""
-    attends = [attends for _, attends in config.levels]
+    attends = config.attends
     peer = VQModel(
         in_channels=config.channels,
         out_channels=config.channels,
@@ -89,7 +89,7 @@ def diffusers_vqmodel(config):
         up_block_types=tuple(
             "AttnUpDecoderBlock2D" if here else "UpDecoderBlock2D" for here in reversed(attends)
         ),
-        block_out_channels=tuple(width for width, _ in config.levels),
+        block_out_channels=tuple(config.widths),
         layers_per_block=config.blocks,
         latent_channels=config.latent,
         num_vq_embeddings=config.num_codes,
