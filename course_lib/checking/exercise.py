@@ -19,6 +19,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from course_lib.checking.edits import Edit
+
 Case = dict[str, Any]
 _PACKAGE = "course_lib.exercises"  # found by name: the chapters import this module
 
@@ -50,10 +52,24 @@ def call_by_name(answer: Any, case: Case) -> Any:
 
 @dataclass(frozen=True)
 class Misconception:
-    """A wrong answer that students really give, and the sentence that puts them right."""
+    """A wrong answer that students really give, and the sentence that puts them right.
 
-    answer: Callable
+    slip: a function, or an edit of the reference
+    """
+
+    slip: Callable | Edit
     sentence: str
+    reference: Callable
+
+    @functools.cached_property
+    def answer(self) -> Callable:
+        """The wrong answer; an edit is compiled on first use.  Raises ValueError (see edits.py)."""
+        return self.slip.answer(self.reference) if isinstance(self.slip, Edit) else self.slip
+
+    @property
+    def diff(self) -> str:
+        """What an edit changes in the reference's text, for instructors; empty for a function."""
+        return self.slip.diff(self.reference) if isinstance(self.slip, Edit) else ""
 
 
 @dataclass(frozen=True)
@@ -65,13 +81,14 @@ class Exercise:
     probe         (answer, case) -> what is compared; a class is built and used here
     seconds       time limit of one check, all cases together
     tolerance     relative to each value; a tenth of it, relative to the largest value of the tensor, is added
+    misconceptions  name -> (wrong answer, sentence); each becomes a Misconception
     A case on which the reference raises asks for an error of the same type.
     """
 
     id: str
     reference: Callable
     cases: Callable[[torch.Generator], list[Case]]
-    misconceptions: Mapping[str, Misconception] = field(default_factory=dict)
+    misconceptions: Mapping[str, Any] = field(default_factory=dict)
     gradients: tuple[str, ...] = ()
     equation: str = ""
     points: int = 1
@@ -86,7 +103,12 @@ class Exercise:
             raise ValueError(f'an exercise id is "topic.name", got {self.id!r}')
         if not 1 <= self.stars <= 5 or self.points < 1 or self.minutes <= 0 or self.seconds <= 0:
             raise ValueError(f"{self.id}: stars are 1 to 5, points, minutes and seconds positive")
-        silent = [name for name, m in self.misconceptions.items() if not m.sentence.strip()]
+        declared = {
+            name: m if isinstance(m, Misconception) else Misconception(*m, self.reference)
+            for name, m in self.misconceptions.items()
+        }
+        object.__setattr__(self, "misconceptions", declared)
+        silent = [name for name, m in declared.items() if not m.sentence.strip()]
         if silent:
             raise ValueError(f"{self.id}: misconceptions without a sentence: {', '.join(silent)}")
 

@@ -6,7 +6,7 @@ import math
 
 import torch
 
-from course_lib.checking import Exercise, Misconception
+from course_lib.checking import Exercise
 from course_lib.diffusion import gather_at, normal_kl, previous, schedules
 from course_lib.papers import ddpm, improved_ddpm
 
@@ -80,39 +80,39 @@ Q_SAMPLE = Exercise(
     stars=1,
     minutes=5,
     misconceptions={
-        "no_sqrt": Misconception(
+        "no_sqrt": (
             _mixed(lambda a: a, lambda a: 1 - a),
             "You scaled by alpha-bar itself. It is a variance; Eq. 4 wants its square root, and the"
             " square root of 1 - alpha-bar for the noise.",
         ),
-        "swapped": Misconception(
+        "swapped": (
             _mixed(lambda a: (1 - a).sqrt(), lambda a: a.sqrt()),
             "The two weights have changed places. At t = 0 almost everything must be picture:"
             " alpha-bar is near 1.",
         ),
-        "noise_variance": Misconception(
+        "noise_variance": (
             _mixed(lambda a: a.sqrt(), lambda a: 1 - a),
             "The picture's weight is right. The noise's is still a variance: take the square root"
             " of 1 - alpha-bar.",
         ),
-        "one_minus_root": Misconception(
+        "one_minus_root": (
             _mixed(lambda a: a.sqrt(), lambda a: 1 - a.sqrt()),
             "You subtracted the square root from 1. The variances add up to 1, not the standard"
             " deviations: sqrt(1 - alpha-bar), not 1 - sqrt(alpha-bar).",
         ),
-        "one_step_early": Misconception(
+        "one_step_early": (
             _one_step_early,
             "You read alpha-bar one step too early. Steps count from 0 here: t = 0 is the paper's t"
             " = 1, so alphas_cumprod[t] is the entry you want.",
         ),
-        "t_minus_1": Misconception(
+        "t_minus_1": (
             lambda x_start, t, noise, alphas_cumprod: ddpm.q_sample(
                 x_start, t, noise, alphas_cumprod.roll(1)
             ),
             "You looked up t - 1. Code counts from 0: `alphas_cumprod[t]` already belongs to"
             " step t.",
         ),
-        "noise_not_scaled": Misconception(
+        "noise_not_scaled": (
             _mixed(lambda a: a.sqrt(), torch.ones_like),
             "You added the noise unscaled. Then the variance would exceed 1; weigh it by sqrt(1 -"
             " alpha-bar).",
@@ -151,35 +151,35 @@ PREDICT_X_START = Exercise(
     stars=1,
     minutes=4,
     misconceptions={
-        "not_divided": Misconception(
+        "not_divided": (
             _solved(lambda x, eps, a: x - (1 - a).sqrt() * eps),
             "The noise is gone, but the picture is still shrunk. Divide by sqrt(alpha-bar).",
         ),
-        "divided_by_variance": Misconception(
+        "divided_by_variance": (
             _solved(lambda x, eps, a: (x - (1 - a).sqrt() * eps) / a),
             "You divided by alpha-bar. The picture was multiplied by its square root; divide by"
             " that.",
         ),
-        "only_x_divided": Misconception(
+        "only_x_divided": (
             _solved(lambda x, eps, a: x / a.sqrt() - (1 - a).sqrt() * eps),
             "You divided x_t before you took the noise away. The whole difference is divided by"
             " sqrt(alpha-bar).",
         ),
-        "wrong_sign": Misconception(
+        "wrong_sign": (
             _solved(lambda x, eps, a: (x + (1 - a).sqrt() * eps) / a.sqrt()),
             "You added the noise a second time. Solving Eq. 4 for x_0 subtracts it.",
         ),
-        "noise_variance": Misconception(
+        "noise_variance": (
             _solved(lambda x, eps, a: (x - (1 - a) * eps) / a.sqrt()),
             "The noise was added with weight sqrt(1 - alpha-bar); you removed it with weight 1 -"
             " alpha-bar.",
         ),
-        "clamped": Misconception(
+        "clamped": (
             _solved(lambda x, eps, a: ((x - (1 - a).sqrt() * eps) / a.sqrt()).clamp(-1, 1)),
             "Do not clamp here: the function solves Eq. 4 exactly. Clipping is the sampler's"
             " business.",
         ),
-        "unweighted_noise": Misconception(
+        "unweighted_noise": (
             _solved(lambda x, eps, a: (x - eps) / a.sqrt()),
             "You subtracted the noise in full. Only sqrt(1 - alpha-bar) of it is in x_t.",
         ),
@@ -244,16 +244,16 @@ POSTERIOR = Exercise(
     stars=2,
     minutes=10,
     misconceptions={
-        "swapped": Misconception(
+        "swapped": (
             _posterior(_of_x_t, _of_x_start, _tilde),
             "The weights of x_0 and x_t have changed places. At t = 0 the mean must be x_0 itself.",
         ),
-        "variance_is_beta": Misconception(
+        "variance_is_beta": (
             _posterior(_of_x_start, _of_x_t, lambda beta, a, previous: beta),
             "The mean is right. The variance you return is beta, that of q(x_t | x_{t-1}); knowing"
             " x_0 as well makes it smaller: beta-tilde.",
         ),
-        "same_alpha_bar": Misconception(
+        "same_alpha_bar": (
             _posterior(
                 lambda beta, a, previous: a.sqrt() * beta / (1 - a),
                 _of_x_t,
@@ -262,31 +262,31 @@ POSTERIOR = Exercise(
             "In the weight of x_0 you used alpha-bar of step t. Eq. 7 has alpha-bar of step t - 1"
             " under the root.",
         ),
-        "no_root_previous": Misconception(
+        "no_root_previous": (
             _posterior(lambda beta, a, previous: previous * beta / (1 - a), _of_x_t, _tilde),
             "The weight of x_0 misses a square root: sqrt(alpha-bar of t - 1) times beta over 1 -"
             " alpha-bar.",
         ),
-        "no_root_alpha": Misconception(
+        "no_root_alpha": (
             _posterior(
                 _of_x_start, lambda beta, a, previous: (1 - beta) * (1 - previous) / (1 - a), _tilde
             ),
             "The weight of x_t misses a square root: it is sqrt(alpha_t), not alpha_t.",
         ),
-        "alpha_bar_for_alpha": Misconception(
+        "alpha_bar_for_alpha": (
             _posterior(
                 _of_x_start, lambda beta, a, previous: a.sqrt() * (1 - previous) / (1 - a), _tilde
             ),
             "In the weight of x_t you used alpha-bar. Eq. 7 has the single step's alpha_t = 1 -"
             " beta_t there.",
         ),
-        "deviation": Misconception(
+        "deviation": (
             _posterior(
                 _of_x_start, _of_x_t, lambda beta, a, previous: _tilde(beta, a, previous).sqrt()
             ),
             "The second output is the standard deviation. Return the variance.",
         ),
-        "rolled": Misconception(
+        "rolled": (
             _rolled,
             "All is right but t = 0: before the first step there is no noise, so alpha-bar is 1"
             " there. `roll` brings the last entry round instead.",
@@ -332,27 +332,27 @@ NORMAL_KL = Exercise(
     stars=2,
     minutes=8,
     misconceptions={
-        "reversed": Misconception(
+        "reversed": (
             lambda mean1, log_variance1, mean2, log_variance2: normal_kl(
                 mean2, log_variance2, mean1, log_variance1
             ),
             "That is KL(N2 || N1). The KL is not symmetric: the mean difference is divided by the"
             " variance of the second normal.",
         ),
-        "no_half": Misconception(
+        "no_half": (
             _kl(lambda d, m, v: d - 1 + torch.exp(-d) + m.square() * torch.exp(-v)),
             "Twice too large: the factor 1/2 is missing.",
         ),
-        "no_minus_one": Misconception(
+        "no_minus_one": (
             _kl(lambda d, m, v: 0.5 * (d + torch.exp(-d) + m.square() * torch.exp(-v))),
             "The KL of a normal with itself must be 0; yours is 1/2. The -1 is missing.",
         ),
-        "log_std": Misconception(
+        "log_std": (
             _from_log_stds,
             "You treated the logarithms as those of standard deviations. They are log variances:"
             " exp(log_variance) is sigma squared already.",
         ),
-        "bits": Misconception(
+        "bits": (
             _kl(
                 lambda d, m, v: (
                     0.5 * (d - 1 + torch.exp(-d) + m.square() * torch.exp(-v)) / math.log(2)
@@ -361,15 +361,15 @@ NORMAL_KL = Exercise(
             "Your answer is in bits. Nats are wanted: the natural logarithm, nothing divided by"
             " log 2.",
         ),
-        "mean_not_squared": Misconception(
+        "mean_not_squared": (
             _kl(lambda d, m, v: 0.5 * (d - 1 + torch.exp(-d) + m.abs() * torch.exp(-v))),
             "The distance between the means enters squared.",
         ),
-        "wrong_sign_of_logs": Misconception(
+        "wrong_sign_of_logs": (
             _kl(lambda d, m, v: 0.5 * (-d - 1 + torch.exp(-d) + m.square() * torch.exp(-v))),
             "The logarithms have the wrong sign: it is log variance 2 minus log variance 1.",
         ),
-        "mean_unscaled": Misconception(
+        "mean_unscaled": (
             _kl(lambda d, m, v: 0.5 * (d - 1 + torch.exp(-d) + m.square())),
             "Divide the squared distance of the means by the second variance: a unit matters more"
             " to a narrow normal.",
@@ -409,31 +409,31 @@ SIMPLE_LOSS = Exercise(
     stars=1,
     minutes=5,
     misconceptions={
-        "target_is_picture": Misconception(
+        "target_is_picture": (
             _loss(lambda model, x, t, noise, x_t: _per_sample((x - model(x_t, t)).square())),
             "You compared the network's output with the picture. In Eq. 14 it predicts the noise.",
         ),
-        "clean_input": Misconception(
+        "clean_input": (
             _loss(lambda model, x, t, noise, x_t: _per_sample((noise - model(x, t)).square())),
             "You showed the network the clean picture. It must find the noise in x_t.",
         ),
-        "summed": Misconception(
+        "summed": (
             _loss(
                 lambda model, x, t, noise, x_t: (noise - model(x_t, t)).square().flatten(1).sum(1)
             ),
             "You summed over each sample's values; take their mean, so that the loss does not grow"
             " with the picture.",
         ),
-        "one_number": Misconception(
+        "one_number": (
             _loss(lambda model, x, t, noise, x_t: (noise - model(x_t, t)).square().mean()),
             "You averaged over the batch too. Return one loss per sample, shape (b,): importance"
             " sampling will need them apart.",
         ),
-        "absolute": Misconception(
+        "absolute": (
             _loss(lambda model, x, t, noise, x_t: _per_sample((noise - model(x_t, t)).abs())),
             "You took the absolute error. The squared one comes from the KL between Gaussians.",
         ),
-        "rooted": Misconception(
+        "rooted": (
             _loss(
                 lambda model, x, t, noise, x_t: _per_sample((noise - model(x_t, t)).square()).sqrt()
             ),
@@ -494,36 +494,36 @@ SAMPLE_STEP = Exercise(
     stars=2,
     minutes=8,
     misconceptions={
-        "noise_at_the_end": Misconception(
+        "noise_at_the_end": (
             _step_back(_scale, _pull, lambda beta, a: beta.sqrt()),
             "You add noise in the last step too. At t = 0 the result is the picture: leave the"
             " noise out there.",
         ),
-        "variance_for_std": Misconception(
+        "variance_for_std": (
             _step_back(_scale, _pull, lambda beta, a: beta * (torch.arange(len(beta)) > 0)),
             "The noise is scaled by beta, a variance. Scale it by sigma, its square root.",
         ),
-        "beta_tilde": Misconception(
+        "beta_tilde": (
             _step_back(_scale, _pull, lambda beta, a: _tilde(beta, a, previous(a)).sqrt()),
             "You chose sigma squared = beta-tilde, which the paper allows. Here the choice is sigma"
             " squared = beta.",
         ),
-        "alpha_bar_scale": Misconception(
+        "alpha_bar_scale": (
             _step_back(lambda beta, a: a.rsqrt(), _pull, _sigma),
             "You divided by sqrt(alpha-bar), which leaps to x_0. One step back divides by"
             " sqrt(alpha_t) = sqrt(1 - beta_t).",
         ),
-        "no_root_in_pull": Misconception(
+        "no_root_in_pull": (
             _step_back(_scale, lambda beta, a: beta / (1 - a), _sigma),
             "The predicted noise is weighed by beta over the square root of 1 - alpha-bar; your"
             " root is missing.",
         ),
-        "no_scale": Misconception(
+        "no_scale": (
             _step_back(lambda beta, a: torch.ones_like(beta), _pull, _sigma),
             "The mean is not scaled back: every forward step shrank the picture by sqrt(alpha_t),"
             " so divide by it.",
         ),
-        "first_of_the_batch": Misconception(
+        "first_of_the_batch": (
             lambda x_t, t, eps, noise, betas: (
                 ddpm.predict_mean(x_t, t, eps, betas)
                 + gather_at(betas.sqrt(), t, x_t) * noise * float(t[0] > 0)
@@ -531,11 +531,11 @@ SAMPLE_STEP = Exercise(
             "`t` differs from sample to sample. Decide about the noise for each entry, not by"
             " `t[0]`.",
         ),
-        "root_of_beta": Misconception(
+        "root_of_beta": (
             _step_back(_scale, lambda beta, a: (beta / (1 - a)).sqrt(), _sigma),
             "The weight of eps is beta over sqrt(1 - alpha-bar); you took the root of beta too.",
         ),
-        "all_noise_removed": Misconception(
+        "all_noise_removed": (
             _step_back(_scale, lambda beta, a: (1 - a).sqrt(), _sigma),
             "You removed all of the predicted noise at once. One step removes beta / sqrt(1 -"
             " alpha-bar) of it.",
@@ -590,49 +590,47 @@ DISCRETISED_NLL = Exercise(
     minutes=12,
     tolerance=1e-3,  # a difference of two float32 cdfs near 1 is right as well
     misconceptions={
-        "density": Misconception(
+        "density": (
             _density,
             "You returned the density at x. A pixel is one of 256 values: its probability is the"
             " normal's mass in the bin around it, a difference of two values of the distribution"
             " function.",
         ),
-        "density_times_width": Misconception(
+        "density_times_width": (
             lambda x, mean, log_scale: _density(x, mean, log_scale) - math.log(2 / 255),
             "Density times the bin's width is an approximation that fails when the normal is"
             " narrower than a bin. Eq. 13 takes the integral, and leaves the two end bins open.",
         ),
-        "closed_ends": Misconception(
+        "closed_ends": (
             _mass(open_ends=False),
             "Inside you are right. The bins at -1 and 1 are open: black reaches to minus infinity,"
             " white to infinity, so that all 256 probabilities add up to 1.",
         ),
-        "double_width": Misconception(
+        "double_width": (
             _mass(half=2 / 255),
             "Your bins are twice as wide as they are: pixel values lie 2/255 apart, so a bin"
             " reaches 1/255 to each side.",
         ),
-        "half_width": Misconception(
+        "half_width": (
             _mass(half=0.5 / 255),
             "Your bins are half as wide as they are: on [-1, 1] pixel values lie 2/255 apart, so a"
             " bin reaches 1/255 to each side.",
         ),
-        "log_variance": Misconception(
+        "log_variance": (
             _mass(scale=lambda log_scale: torch.exp(0.5 * log_scale)),
             "log_scale is the logarithm of the standard deviation, not of the variance: do not"
             " halve it.",
         ),
-        "bits": Misconception(
+        "bits": (
             lambda x, mean, log_scale: _mass()(x, mean, log_scale) / math.log(2),
             "Your answer is in bits. Nats are wanted: the natural logarithm.",
         ),
-        "ends_swapped": Misconception(
+        "ends_swapped": (
             _swapped_ends,
             "Black and white have changed places: at x = -1 the lower value is 0, at x = 1 the"
             " upper one is 1.",
         ),
-        "positive": Misconception(
-            _mass(sign=1), "That is the log probability. Its negative is asked for."
-        ),
+        "positive": (_mass(sign=1), "That is the log probability. Its negative is asked for."),
     },
 )
 
@@ -672,33 +670,33 @@ LEARNED_RANGE = Exercise(
     stars=1,
     minutes=5,
     misconceptions={
-        "not_shifted": Misconception(
+        "not_shifted": (
             _between(_mix),
             "You used v as it comes. The network's output is around 0 where it does not know; (v +"
             " 1) / 2 puts that in the middle of the two variances.",
         ),
-        "swapped": Misconception(
+        "swapped": (
             _between(lambda v, upper, lower: _mix((v + 1) / 2, lower, upper)),
             "The ends have changed places: v = 1 is log beta, the larger variance, v = -1 is log"
             " beta-tilde.",
         ),
-        "variances_mixed": Misconception(
+        "variances_mixed": (
             _between(
                 lambda v, upper, lower: _mix((v + 1) / 2, upper.exp(), lower.exp()).abs().log()
             ),
             "You mixed the variances and then took the logarithm. Mix the logarithms: the two ends"
             " lie orders of magnitude apart near t = 0.",
         ),
-        "exponentiated": Misconception(
+        "exponentiated": (
             _between(lambda v, upper, lower: _mix((v + 1) / 2, upper, lower).exp()),
             "That is the variance. Return its logarithm, which is what the KL wants.",
         ),
-        "clamped": Misconception(
+        "clamped": (
             _between(lambda v, upper, lower: _mix(((v + 1) / 2).clamp(0, 1), upper, lower)),
             "You clamped the share to [0, 1]. The paper leaves it free, and finds that the network"
             " stays inside by itself.",
         ),
-        "squashed": Misconception(
+        "squashed": (
             _between(lambda v, upper, lower: _mix(v.sigmoid(), upper, lower)),
             "You put a sigmoid on v. The paper interpolates with the plain output, shifted by (v +"
             " 1) / 2.",
@@ -760,38 +758,35 @@ HYBRID_LOSS = Exercise(
     stars=3,
     minutes=10,
     misconceptions={
-        "no_stop_gradient": Misconception(
+        "no_stop_gradient": (
             _hybrid(detach=lambda eps: eps),
             "The value is right and the gradient is not: L_vlb also pulls at the predicted noise."
             " Detach eps inside `vlb_term`, so that the bound teaches the variance alone.",
         ),
-        "all_detached": Misconception(
+        "all_detached": (
             _hybrid(last=torch.Tensor.detach),
             "You detached the whole bound, so nothing teaches the variance. Only eps is cut off"
             " inside it; v is not.",
         ),
-        "no_steps": Misconception(
+        "no_steps": (
             _hybrid(weight=lambda betas: 0.001),
             "L_vlb is the sum over all T steps, and you have one term of it: weigh the term by"
             " 0.001 times T.",
         ),
-        "global_T": Misconception(
+        "global_T": (
             _hybrid(weight=lambda betas: 0.001 * 1000),
             "You used the notebook's T = 1000. This chain has len(betas) steps.",
         ),
-        "summed": Misconception(
-            _summed_hybrid,
-            "L_simple is the mean over a sample's values, not the sum.",
-        ),
-        "no_lambda": Misconception(
+        "summed": (_summed_hybrid, "L_simple is the mean over a sample's values, not the sum."),
+        "no_lambda": (
             _hybrid(weight=len),
             "The 0.001 is missing: without it the bound overwhelms L_simple.",
         ),
-        "halves_swapped": Misconception(
+        "halves_swapped": (
             _hybrid(order=-1),
             "The halves of the output have changed places: the noise comes first, v second.",
         ),
-        "vlb_alone": Misconception(
+        "vlb_alone": (
             lambda output, x_start, x_t, t, noise, betas: (
                 0.001
                 * len(betas)
@@ -851,38 +846,38 @@ COSINE = Exercise(
     minutes=6,
     tolerance=1e-8,
     misconceptions={
-        "not_normalised": Misconception(
+        "not_normalised": (
             _cosine(normalise=False),
             "Divide by f(0): without it alpha-bar does not start from 1.",
         ),
-        "not_squared": Misconception(
+        "not_squared": (
             _cosine(f=torch.cos),
             "f is the square of the cosine: yours is sqrt(alpha-bar), near enough.",
         ),
-        "from_zero": Misconception(
+        "from_zero": (
             _cosine(first=0),
             "You started at t = 0. The first entry belongs to the paper's t = 1: evaluate f at 1/T,"
             " 2/T, ..., 1.",
         ),
-        "single_precision": Misconception(
+        "single_precision": (
             _single_precision,
             "The values differ after the seventh digit: t was made in float32. Make it float64 from"
             " the start.",
         ),
-        "one_too_many": Misconception(
+        "one_too_many": (
             _one_too_many,
             "One value too many: drop f(0) / f(0) = 1, which belongs to t = 0.",
         ),
-        "no_offset": Misconception(
+        "no_offset": (
             _cosine(offset=False),
             "The offset s is missing. Without it the first steps add almost no noise, less than one"
             " pixel value.",
         ),
-        "sine": Misconception(
+        "sine": (
             _cosine(f=lambda angle: 1 - angle.cos().square(), normalise=False),
             "That grows with t: it is 1 - alpha-bar. alpha-bar falls from 1 to 0.",
         ),
-        "degrees": Misconception(
+        "degrees": (
             _cosine(f=lambda angle: (2 * angle).cos().square()),
             "The angle runs to pi/2, a quarter turn; yours runs to pi, and alpha-bar rises again"
             " after the middle.",
@@ -941,44 +936,44 @@ IMPORTANCE = Exercise(
     stars=2,
     minutes=8,
     misconceptions={
-        "mean_loss": Misconception(
+        "mean_loss": (
             _weighted(lambda history: history.mean(1)),
             "You used the mean loss. Eq. 18 wants the root of the mean square, which also counts"
             " how much it varies.",
         ),
-        "not_rooted": Misconception(
+        "not_rooted": (
             _weighted(lambda history: history.square().mean(1)),
             "The square root is missing: p is proportional to sqrt(E[L^2]).",
         ),
-        "no_T": Misconception(
+        "no_T": (
             _weighted(_root_mean_square, weight=lambda p: 1 / p),
             "Your weights are T times too large. An evenly drawn step has p = 1/T and must weigh 1:"
             " use 1 / (T p).",
         ),
-        "no_uniform": Misconception(
+        "no_uniform": (
             _weighted(_root_mean_square, mix=False),
             "You left out the even share. Without it a step whose recorded losses are tiny is never"
             " visited again.",
         ),
-        "added_not_mixed": Misconception(
+        "added_not_mixed": (
             _added_not_mixed,
             "Mix, do not add: (1 - uniform) * p + uniform / T keeps the sum at 1 and the share at"
             " `uniform`.",
         ),
-        "weights_before_mixing": Misconception(
+        "weights_before_mixing": (
             _weights_before_mixing,
             "The weights must come from the probabilities you return, after mixing.",
         ),
-        "global_T": Misconception(
+        "global_T": (
             _weighted(_root_mean_square, weight=lambda p: 1 / (1000 * p)),
             "You used the notebook's T = 1000. Here T is the number of rows, len(history).",
         ),
-        "deviation": Misconception(
+        "deviation": (
             _weighted(lambda history: history.std(1)),
             "You used the standard deviation. A large but steady loss matters too: E[L^2], not the"
             " variance.",
         ),
-        "not_inverted": Misconception(
+        "not_inverted": (
             _weighted(_root_mean_square, weight=lambda p: len(p) * p),
             "You weigh often-drawn steps more, so they count twice. The weight undoes the"
             " probability: 1 / (T p).",
@@ -1010,39 +1005,39 @@ RESPACE = Exercise(
     stars=2,
     minutes=8,
     misconceptions={
-        "picked": Misconception(
+        "picked": (
             lambda betas, kept: betas[kept],
             "You kept the betas of the kept steps. They are too small: each must now do the work of"
             " the steps skipped before it. What stays the same is alpha-bar.",
         ),
-        "rooted": Misconception(
+        "rooted": (
             lambda betas, kept: 1 - (1 - improved_ddpm.respace(betas, kept)).sqrt(),
             "You took a square root. alpha-bar is a product of alphas as it stands; the root"
             " belongs to Eq. 4.",
         ),
-        "summed": Misconception(
+        "summed": (
             lambda betas, kept: betas.cumsum(0)[kept].diff(prepend=torch.zeros(1)),
             "You added up the betas that are skipped. Variances of a chain that also shrinks do not"
             " add; the alphas multiply.",
         ),
-        "rolled": Misconception(
+        "rolled": (
             _respace_rolled,
             "`roll` brings the last entry round to the front; before the first kept step alpha-bar"
             " is 1.",
         ),
-        "not_relative": Misconception(
+        "not_relative": (
             lambda betas, kept: 1 - _alphas_cumprod(betas)[kept],
             "That is 1 - alpha-bar, all the noise since the start. A step's beta is 1 - alpha-bar"
             " over the alpha-bar of the kept step before.",
         ),
-        "first_picked": Misconception(
+        "first_picked": (
             lambda betas, kept: torch.cat(
                 [betas[kept[:1]], improved_ddpm.respace(betas, kept)[1:]]
             ),
             "All right but the first: if the chain starts later than step 0, its first beta covers"
             " the skipped steps too. Before it alpha-bar is 1.",
         ),
-        "alphas": Misconception(
+        "alphas": (
             lambda betas, kept: 1 - improved_ddpm.respace(betas, kept),
             "Those are the alphas; the betas are 1 minus them.",
         ),

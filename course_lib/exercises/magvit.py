@@ -7,7 +7,7 @@ import math
 import torch
 import torch.nn.functional as F
 
-from course_lib.checking import Exercise, Misconception
+from course_lib.checking import Exercise
 from course_lib.lm import maskgit
 from course_lib.losses import adversarial
 from course_lib.nn import conv3d, video_tasks
@@ -48,52 +48,52 @@ INFLATE = Exercise(
     stars=1,
     minutes=4,
     misconceptions={
-        "first_frame": Misconception(
+        "first_frame": (
             _one_frame(lambda frames: 0),
             "The kernel lies at the first frame, so every frame of the result shows one that came"
             " before it. Central inflation puts it in the middle, at frames // 2.",
         ),
-        "last_frame": Misconception(
+        "last_frame": (
             _one_frame(lambda frames: frames - 1),
             "The kernel lies at the last frame. That is MAGVIT-v2's inflation, whose convolutions"
             " look back; here the middle of the kernel meets the frame itself: frames // 2.",
         ),
-        "earlier_middle": Misconception(
+        "earlier_middle": (
             _one_frame(lambda frames: (frames - 1) // 2),
             "Right for odd numbers of frames. Of the two in the middle of an even number take the"
             " later one: frames // 2.",
         ),
-        "everywhere": Misconception(
+        "everywhere": (
             _shared(lambda frames: [1.0] * frames),
             "The kernel lies at every frame, undivided, so what stands still comes out `frames`"
             " times too strong. Section 3.1 fills the middle frame alone.",
         ),
-        "average": Misconception(
+        "average": (
             _shared(lambda frames: [1 / frames] * frames),
             "That is average inflation, the other row of Table 7: it blurs what moves. Central"
             " inflation fills the middle frame alone, undivided.",
         ),
-        "divided": Misconception(
+        "divided": (
             _one_frame(lambda frames: frames // 2, share=lambda frames: 1 / frames),
             "The place is right, but you divided by the number of frames. Nothing else adds to the"
             " sum here, so the kernel stays as it was.",
         ),
-        "frames_last": Misconception(
+        "frames_last": (
             lambda kernel, frames: magvit.inflate_central(kernel, frames).movedim(2, -1),
             "The numbers are right, the axis of frames stands last. A kernel of `conv3d` is (o i t"
             " h w).",
         ),
-        "frames_first": Misconception(
+        "frames_first": (
             lambda kernel, frames: magvit.inflate_central(kernel, frames).movedim(2, 0),
             "The numbers are right, the axis of frames stands first. A kernel of `conv3d` is (o i t"
             " h w).",
         ),
-        "no_frames": Misconception(
+        "no_frames": (
             lambda kernel, frames: kernel[:, :, None],
             "Your kernel has a single frame. It needs `frames` of them: zeros, and the kernel in"
             " the middle one.",
         ),
-        "middle_column": Misconception(
+        "middle_column": (
             _middle_column,
             "You kept the middle column of the width and filled every frame. It is the axis of"
             " frames that has one filled place. (ViViT's published code had the same slip.)",
@@ -169,17 +169,17 @@ REFLECT_PADDING = Exercise(
     stars=2,
     minutes=8,
     misconceptions={
-        "border_twice": Misconception(
+        "border_twice": (
             _bordered(_with_border),
             "You repeat the border: 0 1 2 became 0 0 1 for a pad of 1. The border is the mirror"
             " itself, so the image begins with its neighbour: 1 0 1.",
         ),
-        "replicated": Misconception(
+        "replicated": (
             _bordered(_border_repeated),
             "You went on with the border's value, p times. MAGVIT pads conditions of outpainting"
             " that way; its layers reflect: 2 1 0 1 2 for a pad of 2.",
         ),
-        "zeros": Misconception(
+        "zeros": (
             _bordered(
                 lambda x, axis, p: tuple(torch.zeros_like(end) for end in _mirrored(x, axis, p))
             ),
@@ -187,36 +187,36 @@ REFLECT_PADDING = Exercise(
             " gets other tokens there. (MAGVIT's published code does so by default.) Section 3.1"
             " reflects.",
         ),
-        "circular": Misconception(
+        "circular": (
             _bordered(_other_end),
             "You went on with what lies at the other end. A mirror shows what lies at the same"
             " end.",
         ),
-        "not_flipped": Misconception(
+        "not_flipped": (
             _bordered(_not_flipped),
             "You took the right pieces and did not turn them round: next to the border stands its"
             " neighbour, then the one after that. `flip` them along their axis.",
         ),
-        "front_alone": Misconception(
+        "front_alone": (
             _bordered(lambda x, axis, p: (_mirrored(x, axis, p)[0], _nothing(x, axis, p))),
             "You padded in front alone. A kernel with its middle on the last place hangs over"
             " behind, too.",
         ),
-        "behind_alone": Misconception(
+        "behind_alone": (
             _bordered(lambda x, axis, p: (_nothing(x, axis, p), _mirrored(x, axis, p)[1])),
             "You padded behind alone. A kernel with its middle on the first place hangs over in"
             " front, too.",
         ),
-        "space_alone": Misconception(
+        "space_alone": (
             _bordered(_mirrored, axes=(3, 4)),
             "You padded rows and columns alone. The first number of `pad` is for the frames.",
         ),
-        "ends_swapped": Misconception(
+        "ends_swapped": (
             _bordered(lambda x, axis, p: _mirrored(x, axis, p)[::-1]),
             "Each end got the image of the other one. What stands in front of the first place is"
             " near the first place.",
         ),
-        "axes_reversed": Misconception(
+        "axes_reversed": (
             lambda x, pad: F.pad(x, [p for p in pad for _ in range(2)], mode="reflect"),
             "The pads of frames and columns have changed places. `F.pad` counts from the last axis,"
             " `pad` is (frames, rows, columns).",
@@ -275,57 +275,57 @@ LECAM = Exercise(
     stars=1,
     minutes=6,
     misconceptions={
-        "own_side": Misconception(
+        "own_side": (
             _anchored(lambda real, ema_real, ema_fake: F.relu(real - ema_real).square()),
             "Each logit is measured against the average of its own side. Eq. 8 crosses them: real"
             " ones against ema_fake, fakes against ema_real, so that the discriminator pays for"
             " telling them apart too well.",
         ),
-        "turned_round": Misconception(
+        "turned_round": (
             _anchored(lambda real, ema_real, ema_fake: F.relu(ema_fake - real).square()),
             "The differences are the wrong way round, so you punish the logits that are on the"
             " wrong side already. Real ones are pulled down: D(x) - ema_fake; fakes up: ema_real -"
             " D(x^).",
         ),
-        "not_cut": Misconception(
+        "not_cut": (
             _anchored(lambda real, ema_real, ema_fake: (real - ema_fake).square()),
             "That is Eq. 8 as it stands in the paper. Its code, and this exercise, cut the"
             " differences off at 0 before squaring: a logit that has passed the other side's"
             " average is left alone.",
         ),
-        "not_squared": Misconception(
+        "not_squared": (
             _anchored(lambda real, ema_real, ema_fake: F.relu(real - ema_fake)),
             "The square is missing: Eq. 8 punishes large distances more than in proportion.",
         ),
-        "real_alone": Misconception(
+        "real_alone": (
             lambda real, fake, ema_real, ema_fake: (
                 _pull(real, ema_real, ema_fake).mean() + 0 * fake.mean()
             ),
             "That is the term of the real logits. Eq. 8 has a second one for the fakes.",
         ),
-        "fakes_with_the_same_sign": Misconception(
+        "fakes_with_the_same_sign": (
             _anchored(_pull, lambda fake, ema_real, ema_fake: F.relu(fake - ema_real).square()),
             "The real logits are right. The fakes lie below the average of the real ones, and their"
             " distance to it is ema_real - D(x^).",
         ),
-        "half": Misconception(
+        "half": (
             lambda real, fake, ema_real, ema_fake: (
                 adversarial.lecam_penalty(real, fake, ema_real, ema_fake) / 2
             ),
             "You halved the sum. The hinge loss of VQGAN has a half, Eq. 8 has none.",
         ),
-        "one_mean": Misconception(
+        "one_mean": (
             _lecam_together,
             "You threw real and fake logits together. Eq. 8 has two means, and adds them up.",
         ),
-        "mean_first": Misconception(
+        "mean_first": (
             lambda real, fake, ema_real, ema_fake: (
                 F.relu(real.mean() - ema_fake).square() + F.relu(ema_real - fake.mean()).square()
             ),
             "You averaged the logits first. Every logit has a distance of its own: cut, square,"
             " then the mean.",
         ),
-        "averages_of_the_batch": Misconception(
+        "averages_of_the_batch": (
             lambda real, fake, ema_real, ema_fake: (
                 F.relu(real - fake.mean()).square().mean()
                 + F.relu(real.mean() - fake).square().mean()
@@ -430,96 +430,96 @@ TASK_MASKS = Exercise(
     stars=3,
     minutes=15,
     misconceptions={
-        "true_is_generated": Misconception(
+        "true_is_generated": (
             lambda task, grid: ~video_tasks.task_mask(task, grid),
             "Your masks are True where something is to be generated. True is what is given:"
             " appendix B.1 says where the condition lies.",
         ),
-        "vertical_and_horizontal_swapped": Misconception(
+        "vertical_and_horizontal_swapped": (
             _other_task({"OPV": "OPH", "OPH": "OPV"}),
             "OPV and OPH have changed places. A vertical strip stands upright: it has all rows and"
             " the middle half of the columns.",
         ),
-        "inpainting_not_inverted": Misconception(
+        "inpainting_not_inverted": (
             _other_task({"IPC": "~IPC", "IPD": "~IPD"}),
             "Inpainting is given the inside of its box in your masks. It has to fill the box: given"
             " is all but it.",
         ),
-        "outpainting_inverted": Misconception(
+        "outpainting_inverted": (
             _other_task({"OPC": "~OPC", "OPV": "~OPV", "OPH": "~OPH", "OPD": "~OPD"}),
             "Outpainting is given the outside in your masks. It has to continue outwards: given is"
             " the window.",
         ),
-        "all_windows_inverted": Misconception(
+        "all_windows_inverted": (
             _other_task({name: f"~{name}" for name in ("OPC", "OPV", "OPH", "OPD", "IPC", "IPD")}),
             "Outpainting and inpainting have changed places: outpainting (OP) is given the window"
             " and makes the rest, inpainting (IP) is given the rest and fills the window.",
         ),
-        "interpolation_without_the_last": Misconception(
+        "interpolation_without_the_last": (
             _other_task({"FI": "FP"}),
             "Frame interpolation (FI) is given the last frame as well as the first: something to"
             " arrive at.",
         ),
-        "prediction_with_the_last": Misconception(
+        "prediction_with_the_last": (
             _other_task({"FP": "FI", "CFP": "FI"}),
             "Frame prediction (FP, CFP) is given the first frame alone. With the last one it would"
             " be interpolation.",
         ),
-        "quarter_window": Misconception(
+        "quarter_window": (
             _window(rows=(3 / 8, 5 / 8), columns=(3 / 8, 5 / 8)),
             "Your window is a quarter as high and wide as the clip. It is half as high and half as"
             " wide: from h // 4 to h * 3 // 4, which for OPC is a quarter of the places (Table"
             " 12).",
         ),
-        "window_in_the_corner": Misconception(
+        "window_in_the_corner": (
             _window(rows=(0, 1 / 2), columns=(0, 1 / 2)),
             "Your window has the right size and begins at 0. It lies in the middle: from h // 4 to"
             " h * 3 // 4.",
         ),
-        "up_to_the_border": Misconception(
+        "up_to_the_border": (
             _tasked(("OPC", "OPV", "OPH", "IPC"), _up_to_the_border),
             "Right where the sides have whole quarters. Elsewhere the window ends before h * 3 //"
             " 4, which is not h - h // 4 once both are rounded down.",
         ),
-        "right_to_left": Misconception(
+        "right_to_left": (
             _moving(lambda i, t, w: w // 2 - round(w // 2 * i / (t - 1))),
             "Your window moves from right to left. In appendix B.1 it starts at column 0.",
         ),
-        "leaves_the_clip": Misconception(
+        "leaves_the_clip": (
             _moving(lambda i, t, w: round(w * i / (t - 1))),
             "Your window moves out of the clip. Its left edge goes from 0 to w // 2, then its right"
             " edge is at the border and half of every frame is given (Table 12).",
         ),
-        "stops_early": Misconception(
+        "stops_early": (
             _moving(lambda i, t, w: round(w // 2 * i / t)),
             "Your window does not arrive: in the last frame its left edge is to be at w // 2. From"
             " the first frame to the last there are t - 1 steps.",
         ),
-        "rounded_down": Misconception(
+        "rounded_down": (
             _moving(lambda i, t, w: w // 2 * i // (t - 1)),
             "The left edge is rounded down. It goes to the nearest column: `round`.",
         ),
-        "stands_still": Misconception(
+        "stands_still": (
             _other_task({"OPD": "OPV", "IPD": "IPC"}),
             "Your dynamic windows (OPD, IPD) stand still. They move from the left border to the"
             " right one.",
         ),
-        "dynamic_outpainting_of_a_box": Misconception(
+        "dynamic_outpainting_of_a_box": (
             _tasked(("OPD",), _box_outpainted),
             "OPD is given a box that moves. It is a strip as high as the clip, half of every frame"
             " (Table 12); the box is IPD's.",
         ),
-        "dynamic_inpainting_of_a_strip": Misconception(
+        "dynamic_inpainting_of_a_strip": (
             _tasked(("IPD",), _strip_inpainted),
             "IPD has to fill a strip as high as the clip. It is a box of half the rows, those of"
             " OPH, and half the columns.",
         ),
-        "class_task_given_all": Misconception(
+        "class_task_given_all": (
             _tasked(("CG",), _filled(True)),
             "In class-conditional generation (CG) the whole clip is given in your mask. Nothing of"
             " it is: the class comes as a token in front.",
         ),
-        "class_prediction_given_nothing": Misconception(
+        "class_prediction_given_nothing": (
             _tasked(("CFP",), _filled(False)),
             "CFP is frame prediction with a class: its first frame is given, as in FP.",
         ),
@@ -551,56 +551,56 @@ COMMIT_TOKENS = Exercise(
     stars=1,
     minutes=5,
     misconceptions={
-        "two_ways": Misconception(
+        "two_ways": (
             lambda codes, condition, given, masked, mask_token: torch.where(
                 masked, mask_token, codes
             ),
             "That is MaskGIT's masking, which knows no condition. In Eq. 2 a masked token that"
             " holds some of the condition shows the condition's code instead of [MASK].",
         ),
-        "given_stays_clean": Misconception(
+        "given_stays_clean": (
             lambda codes, condition, given, masked, mask_token: torch.where(
                 masked & ~given, mask_token, codes
             ),
             "Where the condition lies you show the clip's own codes. They know pixels that are not"
             " given, so the answer leaks: Eq. 2 shows the code of the padded condition there.",
         ),
-        "condition_where_unmasked": Misconception(
+        "condition_where_unmasked": (
             lambda codes, condition, given, masked, mask_token: torch.where(
                 given, condition, torch.where(masked, mask_token, codes)
             ),
             "You show the condition's code wherever something is given. Eq. 2 asks first whether a"
             " token is masked: one that is not shows itself.",
         ),
-        "no_mask_token": Misconception(
+        "no_mask_token": (
             lambda codes, condition, given, masked, mask_token: torch.where(
                 masked, condition, codes
             ),
             "Every masked token shows the condition's code, also where the condition clip is"
             " nothing but padding. There Eq. 2 has [MASK].",
         ),
-        "given_turned_round": Misconception(
+        "given_turned_round": (
             lambda codes, condition, given, masked, mask_token: magvit.commit_tokens(
                 codes, condition, ~given, masked, mask_token
             ),
             "`given` is the wrong way round: True is where a token holds some of the condition."
             " There its code is shown, and [MASK] elsewhere.",
         ),
-        "masked_turned_round": Misconception(
+        "masked_turned_round": (
             lambda codes, condition, given, masked, mask_token: magvit.commit_tokens(
                 codes, condition, given, ~masked, mask_token
             ),
             "`masked` is the wrong way round: what is masked is what the transformer must not see,"
             " and what is not masked shows its own code.",
         ),
-        "nothing_of_the_clip": Misconception(
+        "nothing_of_the_clip": (
             lambda codes, condition, given, masked, mask_token: torch.where(
                 given, condition, mask_token
             ).expand(codes.shape),
             "The clip's own codes appear nowhere. That is how decoding starts; in training a token"
             " that is not masked shows its own code, the third line of Eq. 2.",
         ),
-        "masked_as_condition": Misconception(
+        "masked_as_condition": (
             lambda codes, condition, given, masked, mask_token: torch.where(
                 masked, mask_token, torch.where(given, condition, codes)
             ),
@@ -653,51 +653,51 @@ MASK_SCHEDULE = Exercise(
     stars=2,
     minutes=10,
     misconceptions={
-        "linear": Misconception(
+        "linear": (
             _counted(lambda r: 1 - r),
             "Your counts fall in equal steps. The cosine is slow at first, when next to nothing is"
             " known, and decodes most tokens at the end: gamma(r) = cos(pi / 2 r).",
         ),
-        "sine": Misconception(
+        "sine": (
             _counted(lambda r: math.sin(math.pi / 2 * r)),
             "Your share grows. r is the share of steps that is done, not what is left of them, and"
             " the function is the cosine: 1 at the start, 0 at the end.",
         ),
-        "half_period": Misconception(
+        "half_period": (
             _counted(lambda r: math.cos(math.pi * r)),
             "Your cosine runs through half a period and is negative from the middle on. It ends at"
             " a quarter, where it is 0: cos(pi / 2 r).",
         ),
-        "before_each_step": Misconception(
+        "before_each_step": (
             _counted(hold=lambda wanted, left: max(0, wanted), first=0),
             "You count what is unknown before each step. After the first of K steps r is 1 / K,"
             " after the last it is 1 and nothing is unknown.",
         ),
-        "rounded_up": Misconception(
+        "rounded_up": (
             _counted(whole=lambda x: math.ceil(x - 1e-9)),
             "You rounded up, as the papers write. The official code rounds down, and so does the"
             " course: `floor`.",
         ),
-        "rounded": Misconception(
+        "rounded": (
             _counted(whole=round),
             "You rounded to the nearest number. The official code rounds down: `floor`.",
         ),
-        "not_held": Misconception(
+        "not_held": (
             _counted(hold=lambda wanted, left: wanted),
             "Right as long as there are many tokens. With few of them some of your steps decode"
             " nothing: after a step at least one fewer is unknown than before, down to 0.",
         ),
-        "negative": Misconception(
+        "negative": (
             _counted(hold=lambda wanted, left: min(wanted, left - 1)),
             "Your counts fall below 0 where there are fewer tokens than steps. Once all are known,"
             " 0 are unknown.",
         ),
-        "of_what_is_left": Misconception(
+        "of_what_is_left": (
             _counted(of=lambda n, left: left),
             "You took the share of those still unknown, so your counts fall too fast. gamma is a"
             " share of all n that were unknown at first.",
         ),
-        "known_counted": Misconception(
+        "known_counted": (
             lambda steps, n: n - maskgit.unknown_after(steps, n),
             "You count what is known after each step. The schedule says how many are still unknown:"
             " n at first, 0 at last.",
@@ -799,68 +799,68 @@ PARALLEL_DECODE = Exercise(
     stars=4,
     minutes=16,
     misconceptions={
-        "surest_forgotten": Misconception(
+        "surest_forgotten": (
             _decoded(forget=_surest_forgotten),
             "You forget the guesses that are surest. The least sure ones go: the lowest ln p +"
             " noise.",
         ),
-        "known_forgotten": Misconception(
+        "known_forgotten": (
             _decoded(forget=_known_forgotten),
             "You forget tokens that were known. What is decoded once stays: give known places an"
             " infinite confidence before you look for the lowest.",
         ),
-        "known_overwritten": Misconception(
+        "known_overwritten": (
             _all_overwritten,
             "You put a guess in known places, too. A guess goes where a token is unknown; elsewhere"
             " `tokens` stay.",
         ),
-        "most_probable": Misconception(
+        "most_probable": (
             _decoded(pick=lambda p, uniform: p.argmax(-1)),
             "You take the most probable code everywhere. Algorithm 1 draws: the first code whose"
             " cumulative probability exceeds `uniform`.",
         ),
-        "from_above": Misconception(
+        "from_above": (
             _decoded(pick=lambda p, uniform: _first_above(p, 1 - uniform)),
             "You compared with 1 - u. The guess is the first code whose cumulative probability"
             " exceeds u.",
         ),
-        "no_noise": Misconception(
+        "no_noise": (
             _decoded(sure=lambda p, guess, noise: _log_of_the_guess(p, guess, 0 * noise)),
             "The guesses are right, but the noise is missing from the confidence: without it the"
             " plain regions are always first, and samples resemble one another.",
         ),
-        "noise_subtracted": Misconception(
+        "noise_subtracted": (
             _decoded(sure=lambda p, guess, noise: _log_of_the_guess(p, guess, -noise)),
             "You subtracted the noise. Its distribution is lopsided, so the sign matters: ln p +"
             " noise.",
         ),
-        "probability": Misconception(
+        "probability": (
             _decoded(sure=lambda p, guess, noise: _log_of_the_guess(p, guess, 0).exp() + noise),
             "You added the noise to the probability. Gumbel noise belongs to its logarithm: ln p +"
             " noise.",
         ),
-        "best_code": Misconception(
+        "best_code": (
             _decoded(sure=lambda p, guess, noise: p.amax(-1).log() + noise),
             "Your confidence is that of the most probable code. Take the ln p of the code that was"
             " drawn, `gather`.",
         ),
-        "logit": Misconception(
+        "logit": (
             lambda logits, tokens, unknown, number, uniform, noise: _decoded(
                 sure=lambda p, guess, noise: logits.gather(-1, guess[..., None])[..., 0] + noise
             )(logits, tokens, unknown, number, uniform, noise),
             "You compare logits of different places. Only probabilities can be compared across"
             " places: ln p is the logit after `log_softmax`.",
         ),
-        "sorted_once": Misconception(
+        "sorted_once": (
             _decoded(forget=_sorted_once),
             "`argsort` says which place comes first, second, ..., not which rank a place has. Sort"
             " its result once more, or mark the first `number` places of it.",
         ),
-        "number_kept": Misconception(
+        "number_kept": (
             _decoded(forget=_number_kept),
             "You keep `number` of the guesses. That is how many are forgotten.",
         ),
-        "first_number": Misconception(
+        "first_number": (
             _decoded(forget=_first_number),
             "Every row forgets as many as the first. Each has its own: `number[:, None]`.",
         ),

@@ -7,7 +7,7 @@ import math
 import torch
 import torch.nn.functional as F
 
-from course_lib.checking import Exercise, Misconception
+from course_lib.checking import Exercise
 from course_lib.nn import causal_conv
 from course_lib.quantize import lfq
 
@@ -40,48 +40,48 @@ LFQ = Exercise(
     stars=1,
     minutes=6,
     misconceptions={
-        "zero_stays": Misconception(
+        "zero_stays": (
             _through(torch.sign),
             "`torch.sign(0)` is 0, and no token stands for that. Eq. 3 has -1 for z <= 0 and +1 for"
             " z > 0: `torch.where`.",
         ),
-        "zero_is_positive": Misconception(
+        "zero_is_positive": (
             _through(lambda z: torch.where(z >= 0, 1.0, -1.0)),
             "A zero became +1. In Eq. 3 zero counts as negative: +1 only where z > 0.",
         ),
-        "bits": Misconception(
+        "bits": (
             _through(lambda z: (z > 0).float()),
             "Those are the bits, 0 and 1. The code that the decoder sees is made of -1 and +1.",
         ),
-        "no_gradient": Misconception(
+        "no_gradient": (
             lambda z: _signs(z) + 0 * z.detach(),
             "The signs are right, but no gradient comes through: a sign has none. Pass it straight"
             " through, z + (q - z).detach().",
         ),
-        "held_gradient": Misconception(
+        "held_gradient": (
             _through(_signs, lambda z: z.clamp(-1, 1)),
             "The signs are right. Your gradient stops where z is beyond -1 and 1, as in binarised"
             " networks; straight through it goes everywhere. (The commitment loss keeps z small.)",
         ),
-        "gradient_of_tanh": Misconception(
+        "gradient_of_tanh": (
             _through(_signs, torch.tanh),
             "The signs are right, but the gradient is that of tanh. Straight through it is handed"
             " to z unchanged.",
         ),
-        "squashed": Misconception(
+        "squashed": (
             lambda z: torch.tanh(z),
             "You squashed z softly between -1 and 1. A code has only these two values: the signs.",
         ),
-        "turned_round": Misconception(
+        "turned_round": (
             _through(lambda z: -_signs(z)),
             "The signs are the wrong way round: +1 where z > 0.",
         ),
-        "gradient_turned": Misconception(
+        "gradient_turned": (
             _through(_signs, lambda z: -z),
             "The signs are right, the gradient has the wrong sign: z + (q - z).detach(), where only"
             " the difference is detached.",
         ),
-        "not_quantised": Misconception(
+        "not_quantised": (
             lambda z: 1 * z,
             "You returned z. Forward it is the sign of every number, backward the gradient of z.",
         ),
@@ -120,48 +120,48 @@ TOKEN_INDEX = Exercise(
     stars=1,
     minutes=5,
     misconceptions={
-        "highest_first": Misconception(
+        "highest_first": (
             _weighed(weight=lambda z: 2 ** _places(z).flip(0)),
             "Your first number is the highest bit, as in the library vector-quantize-pytorch. In"
             " Eq. 4 its weight is 2^0: z = (-0.3, 0.1) is token 2, not 1.",
         ),
-        "from_one": Misconception(
+        "from_one": (
             lambda z: lfq.token_index(z) + 1,
             "Your tokens begin with 1. Where nothing is positive the sum of Eq. 4 is empty:"
             " token 0.",
         ),
-        "doubled": Misconception(
+        "doubled": (
             _weighed(weight=lambda z: 2 ** (_places(z) + 1)),
             "Your tokens are twice too large. Eq. 4 counts i from 1 and has 2^(i-1): the first bit"
             " weighs 1.",
         ),
-        "negatives_counted": Misconception(
+        "negatives_counted": (
             _weighed(bits=lambda z: z <= 0),
             "You added up the weights of the negative numbers. In Eq. 4 a bit is set where z > 0.",
         ),
-        "zero_counted": Misconception(
+        "zero_counted": (
             _weighed(bits=lambda z: z >= 0),
             "Right but for zeros: they count as negative, so their bit is 0. Set is where z > 0.",
         ),
-        "codes_weighed": Misconception(
+        "codes_weighed": (
             _weighed(bits=lambda z: torch.where(z > 0, 1, -1)),
             "You weighed the code, -1 and +1. Eq. 4 weighs the bits, 0 and 1, or half of the tokens"
             " are negative.",
         ),
-        "bits_counted": Misconception(
+        "bits_counted": (
             _weighed(weight=lambda z: 1),
             "You counted how many numbers are positive. Each has a weight of its own: 2^(i-1).",
         ),
-        "places_added": Misconception(
+        "places_added": (
             _weighed(weight=lambda z: _places(z) + 1),
             "You added up places. The weights are powers of two, so that every code has a token of"
             " its own.",
         ),
-        "decimal": Misconception(
+        "decimal": (
             _weighed(weight=lambda z: 10 ** _places(z)),
             "You wrote the bits as decimal digits. The weights are powers of two.",
         ),
-        "as_a_fraction": Misconception(
+        "as_a_fraction": (
             lambda z: lfq.token_index(z).float(),
             "The values are right, but a token is a whole number: int64, which an embedding can"
             " look up.",
@@ -234,42 +234,42 @@ ENTROPY_PENALTY = Exercise(
     stars=3,
     minutes=13,
     misconceptions={
-        "sign_swapped": Misconception(
+        "sign_swapped": (
             _penalised(combine=lambda q, h: h(q.mean(0)) - h(q).mean()),
             "The sign is turned round: as a loss, yours would make every vector unsure and use few "
             "codes. Eq. 5: E[H(q)] - H(E[q]).",
         ),
-        "sure_alone": Misconception(
+        "sure_alone": (
             _penalised(combine=lambda q, h: h(q).mean()),
             "That is the first half, which asks every vector to be sure. With it alone all of them"
             " could be sure of the same code: subtract the entropy of the mean distribution.",
         ),
-        "used_alone": Misconception(
+        "used_alone": (
             _penalised(combine=lambda q, h: -h(q.mean(0))),
             "That is the second half, which asks the batch to use all codes. Add the first, the"
             " mean of the vectors' own entropies.",
         ),
-        "single_bits": Misconception(
+        "single_bits": (
             _single_bits,
             "Your second term adds up the entropies of single bits, as if they were independent in"
             " the batch. They are so for one vector, not for the mean over vectors: E[q] is a"
             " distribution over all 2^bits codes.",
         ),
-        "bits": Misconception(
+        "bits": (
             _penalised(combine=lambda q, h: (h(q).mean() - h(q.mean(0))) / math.log(2)),
             "Your entropies are in bits. Here they are in nats: the natural logarithm.",
         ),
-        "mean_over_bits": Misconception(
+        "mean_over_bits": (
             lambda z, temperature: lfq.entropy_penalty(z, temperature) / z.shape[1],
             "You divided by the number of bits. The entropy of a code is the sum over its bits, not"
             " their mean.",
         ),
-        "half_the_distance": Misconception(
+        "half_the_distance": (
             _penalised(lambda z, temperature: (z @ _codes(z.shape[1]).T / temperature).softmax(-1)),
             "Your logits are z times the code. The squared distance has twice that, ||z - c||^2 ="
             " ||z||^2 - 2 z c + bits, and of these only the product differs from code to code.",
         ),
-        "not_squared": Misconception(
+        "not_squared": (
             _penalised(
                 lambda z, temperature: (-torch.cdist(z, _codes(z.shape[1])) / temperature).softmax(
                     -1
@@ -277,24 +277,24 @@ ENTROPY_PENALTY = Exercise(
             ),
             "Your logits are distances. They are to be squared: -||z - c||^2 / temperature.",
         ),
-        "temperature_multiplied": Misconception(
+        "temperature_multiplied": (
             _penalised(lambda z, temperature: _by_distance(z, 1 / temperature)),
             "You multiplied with the temperature. Divide by it: a low temperature makes q(z) sure.",
         ),
-        "no_temperature": Misconception(
+        "no_temperature": (
             _penalised(lambda z, temperature: _by_distance(z, 1.0)),
             "The temperature is missing: -||z - c||^2 / temperature.",
         ),
-        "entropy_of_the_mean_vector": Misconception(
+        "entropy_of_the_mean_vector": (
             _entropy_of_the_mean,
             "You averaged the vectors and asked how sure their mean is. Eq. 5 averages the"
             " distributions: q of every vector first, then the mean over the batch.",
         ),
-        "summed": Misconception(
+        "summed": (
             _penalised(combine=lambda q, h: h(q).sum() - h(q.mean(0))),
             "You added up the entropies of the vectors. E[H(q)] is their mean.",
         ),
-        "hard": Misconception(
+        "hard": (
             _penalised(combine=lambda q, h: -h(F.one_hot(q.argmax(1), q.shape[1]).float().mean(0))),
             "You counted the tokens, and counts have no gradient. q(z) is soft: the probabilities"
             " of all codes.",
@@ -358,52 +358,52 @@ CAUSAL_CONV = Exercise(
     stars=2,
     minutes=8,
     misconceptions={
-        "both_sides": Misconception(
+        "both_sides": (
             _convolved(frames=lambda kt: ((kt - 1) // 2, kt // 2)),
             "You padded frames on both sides, so a frame sees later ones. All kt - 1 of them come"
             " in front.",
         ),
-        "behind": Misconception(
+        "behind": (
             _convolved(frames=lambda kt: (0, kt - 1)),
             "You padded the frames behind, so a frame sees what comes and not what was. They come"
             " in front.",
         ),
-        "first_frame_repeated": Misconception(
+        "first_frame_repeated": (
             _first_frame_repeated,
             "You repeated the first frame in front. CogVideoX does so; here the padded frames are"
             " zeros.",
         ),
-        "frames_not_padded": Misconception(
+        "frames_not_padded": (
             _convolved(frames=lambda kt: (0, 0)),
             "Without padded frames the clip becomes shorter, and a picture cannot be read at all:"
             " kt - 1 in front.",
         ),
-        "half_in_front": Misconception(
+        "half_in_front": (
             _convolved(frames=lambda kt: (kt // 2, 0)),
             "You padded kt // 2 frames, half of what is needed. Nothing comes behind, so all kt - 1"
             " come in front.",
         ),
-        "one_too_many": Misconception(
+        "one_too_many": (
             _convolved(frames=lambda kt: (kt, 0)),
             "You padded one frame too many: kt - 1, because the last weight lies on the frame"
             " itself.",
         ),
-        "past_alone": Misconception(
+        "past_alone": (
             _past_alone,
             "Your frames see only those before them. Causal means the present one too: the last"
             " weight lies on the frame itself, so kt - 1 frames are padded and none is cut off.",
         ),
-        "picture_not_padded": Misconception(
+        "picture_not_padded": (
             _convolved(rows=lambda k: (0, 0)),
             "The frames are right, rows and columns became fewer. In space the padding is as usual:"
             " k // 2 zeros on each side.",
         ),
-        "causal_in_space": Misconception(
+        "causal_in_space": (
             _convolved(rows=lambda k: (k - 1, 0)),
             "You pad rows and columns in front, too. In space a pixel may look to all sides: k // 2"
             " on each.",
         ),
-        "axes_reversed": Misconception(
+        "axes_reversed": (
             lambda x, weight, bias, stride: F.conv3d(
                 F.pad(
                     x,
@@ -420,11 +420,11 @@ CAUSAL_CONV = Exercise(
             "The pads of frames and columns have changed places: `F.pad` counts from the last axis."
             " First columns, then rows, then frames.",
         ),
-        "stride_forgotten": Misconception(
+        "stride_forgotten": (
             _convolved(move=lambda stride: 1),
             "The stride is missing: pass it to the convolution. It takes 1 + s t frames to 1 + t.",
         ),
-        "no_bias": Misconception(
+        "no_bias": (
             lambda x, weight, bias, stride: causal_conv.causal_conv3d(
                 x, weight, torch.zeros_like(bias), stride
             ),
@@ -480,53 +480,53 @@ FACTORISE = Exercise(
     stars=2,
     minutes=7,
     misconceptions={
-        "highest_first": Misconception(
+        "highest_first": (
             _highest_first,
             "Your first factor has the highest bits. The lowest come first, as in Eq. 4: with bits"
             " (9, 9) token 2^18 - 2 is (510, 511).",
         ),
-        "order_turned": Misconception(
+        "order_turned": (
             lambda indices, bits: lfq.factorize(indices, bits).flip(-1),
             "The factors are right and stand in the wrong order: the one with the lowest bits comes"
             " first.",
         ),
-        "widths_turned": Misconception(
+        "widths_turned": (
             lambda indices, bits: lfq.factorize(indices, bits[::-1]),
             "The widths are turned round: bits[0] is how many of the lowest bits the first factor"
             " takes.",
         ),
-        "decimal": Misconception(
+        "decimal": (
             _split(lambda indices, count: (indices % 10**count, indices // 10**count)),
             "You cut decimal digits. A factor of b bits has 2^b values.",
         ),
-        "first_width_for_all": Misconception(
+        "first_width_for_all": (
             lambda indices, bits: _split(_cut)(indices, bits[:1] * len(bits)),
             "Every factor has as many bits as the first. Each has its own number in `bits`.",
         ),
-        "not_shifted": Misconception(
+        "not_shifted": (
             _split(lambda indices, count: (indices % 2**count, indices)),
             "Every factor begins at the lowest bit. What a factor has taken must go before the next"
             " one is cut: indices // 2^b.",
         ),
-        "not_cut": Misconception(
+        "not_cut": (
             _split(lambda indices, count: (indices, indices // 2**count)),
             "The bits of later factors are still in the earlier ones. Take the remainder: indices %"
             " 2^b.",
         ),
-        "bits_for_values": Misconception(
+        "bits_for_values": (
             _split(lambda indices, count: (indices % count, indices // count)),
             "You divided by the number of bits. A factor of b bits has 2^b values.",
         ),
-        "one_short": Misconception(
+        "one_short": (
             _split(lambda indices, count: (indices % (2**count - 1), indices // (2**count - 1))),
             "You divided by 2^b - 1, the greatest value. There are 2^b of them. (With `&` it would"
             " be 2^b - 1.)",
         ),
-        "factors_first": Misconception(
+        "factors_first": (
             lambda indices, bits: lfq.factorize(indices, bits).movedim(-1, 0),
             "The factors stand in the first axis. They belong in the last one: (..., factors).",
         ),
-        "codes": Misconception(
+        "codes": (
             lambda indices, bits: lfq.token_code(indices, sum(bits)),
             "You returned the code, a -1 or +1 for every bit. A factor is a whole number, from"
             " several bits.",

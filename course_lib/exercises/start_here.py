@@ -3,7 +3,7 @@
 import torch
 from einops import rearrange
 
-from course_lib.checking import Exercise, Misconception
+from course_lib.checking import Exercise
 from course_lib.nn.patches import patchify
 from course_lib.world import pixels_to_float
 
@@ -44,12 +44,12 @@ EXERCISES = [
         stars=1,
         minutes=3,
         misconceptions={
-            "channels_last": Misconception(
+            "channels_last": (
                 lambda rgb: rgb.float() / 127.5 - 1,
                 "The range is right, but the channels are still last. A model wants (b c h w): move"
                 " the axis with `rearrange`.",
             ),
-            "reshaped": Misconception(
+            "reshaped": (
                 lambda rgb: (
                     rgb.reshape(len(rgb), rgb.shape[-1], *rgb.shape[1:3]).float() / 127.5 - 1
                 ),
@@ -57,21 +57,21 @@ EXERCISES = [
                 " out in another shape, and the colours of neighbouring pixels are mixed. Use"
                 " `rearrange`.",
             ),
-            "zero_to_one": Misconception(
+            "zero_to_one": (
                 _scaled(255, 0),
                 "Your values lie in [0, 1]. The models here take [-1, 1], so that 0 is the middle"
                 " grey.",
             ),
-            "not_centred": Misconception(
+            "not_centred": (
                 _scaled(127.5, 0),
                 "Your values lie in [0, 2]: dividing by 127.5 is right, now subtract 1.",
             ),
-            "by_256": Misconception(
+            "by_256": (
                 _scaled(128, -1),
                 "You divided by 128, so white becomes 0.992. The largest pixel is 255; it must"
                 " become exactly 1.",
             ),
-            "wrapped": Misconception(
+            "wrapped": (
                 lambda rgb: rearrange(rgb * 2 - 255, "b h w c -> b c h w").float() / 255,
                 "You calculated in uint8, where 200 * 2 wraps around to 144. Convert to float"
                 " first.",
@@ -88,33 +88,33 @@ EXERCISES = [
         stars=2,
         minutes=6,
         misconceptions={
-            "channels_first": Misconception(
+            "channels_first": (
                 _tokens("b (h w) (c p1 p2)"),
                 "The tokens are right, but inside a token you put the channels first. The order"
                 " asked for is (p1 p2 c): row, column, channel.",
             ),
-            "columns_first": Misconception(
+            "columns_first": (
                 _tokens("b (w h) (p1 p2 c)"),
                 "Each token is right, but you walk through the picture column by column. Reading"
                 " order is (h w).",
             ),
-            "transposed_patch": Misconception(
+            "transposed_patch": (
                 _tokens("b (h w) (p2 p1 c)"),
                 "Each patch is transposed: inside a token the rows p1 come before the columns p2.",
             ),
-            "dilated": Misconception(
+            "dilated": (
                 lambda image, patch: rearrange(
                     image, "b c (p1 h) (p2 w) -> b (h w) (p1 p2 c)", p1=patch, p2=patch
                 ),
                 "In `(p1 h)` the patch is the outer part, so a token collects pixels that lie far"
                 " apart. Neighbours share a patch when it is the inner part: `(h p1)`.",
             ),
-            "reshaped": Misconception(
+            "reshaped": (
                 lambda image, patch: image.reshape(len(image), -1, patch * patch * image.shape[1]),
                 "`reshape` cuts the numbers in memory order, so a token runs along a row of one"
                 " channel and is no square patch. Split the axes first, with `rearrange`.",
             ),
-            "grid_kept": Misconception(
+            "grid_kept": (
                 _tokens("b h w (p1 p2 c)"),
                 "You kept the grid of patches as two axes. A sequence of tokens has one: join them"
                 " with `(h w)`.",

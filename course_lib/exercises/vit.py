@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 from einops import rearrange
 
-from course_lib.checking import Exercise, Misconception
+from course_lib.checking import Exercise
 from course_lib.papers import vit
 
 # ---------------------------------------------------------------- embed_patches
@@ -53,45 +53,45 @@ PATCHIFY = Exercise(
     stars=2,
     minutes=7,
     misconceptions={
-        "orders_differ": Misconception(
+        "orders_differ": (
             _cut(row="p1 p2 c"),
             "The patches are flattened as (row, column, channel), the kernel as (channel, row,"
             " column). Pixels meet the weights of other pixels: flatten both in one order.",
         ),
-        "columns_first": Misconception(
+        "columns_first": (
             _cut(tokens="b (w h)"),
             "Every token is right, but you walk through the picture column by column. Reading order"
             " is (h w).",
         ),
-        "transposed_patch": Misconception(
+        "transposed_patch": (
             _cut(column="c p2 p1"),
             "The kernel lies transposed on the patch. Its last two axes are row and column, in this"
             " order, as in the picture.",
         ),
-        "dilated": Misconception(
+        "dilated": (
             _cut(cells="(p1 h) (p2 w)"),
             "In `(p1 h)` the patch is the outer part, so a token collects pixels that lie far"
             " apart. Neighbours share a patch when it is the inner part: `(h p1)`.",
         ),
-        "no_bias": Misconception(
+        "no_bias": (
             lambda image, kernel, bias: vit.embed_patches(image, kernel, torch.zeros_like(bias)),
             "The bias is missing: add it to every token.",
         ),
-        "overlapping": Misconception(
+        "overlapping": (
             lambda image, kernel, bias: F.conv2d(image, kernel, bias).flatten(2).mT,
             "Your patches overlap: the kernel moved on by one pixel. It must move on by a whole"
             " patch, `stride=kernel.shape[-1]`.",
         ),
-        "grid_kept": Misconception(
+        "grid_kept": (
             _convolved(lambda y: y),
             "That is the convolution's map, (b d h w). A sequence of tokens has one axis for all"
             " places, and the width last: (b n d).",
         ),
-        "width_first": Misconception(
+        "width_first": (
             _convolved(lambda y: y.flatten(2)),
             "You return (b d n). A token is a row of `d` numbers: move that axis to the end.",
         ),
-        "reshaped": Misconception(
+        "reshaped": (
             _convolved(lambda y: y.reshape(len(y), -1, y.shape[1])),
             "`reshape` does not move axes: your tokens mix one channel's values at several places."
             " Flatten the grid, then swap the two axes.",
@@ -133,31 +133,31 @@ TOKENS_AND_POSITIONS = Exercise(
     stars=1,
     minutes=4,
     misconceptions={
-        "token_last": Misconception(
+        "token_last": (
             _placed(lambda x, token, positions: torch.cat([x, token], dim=1) + positions),
             "The class token stands at the end. Eq. 1 puts it in front, as number 0: the head reads"
             " it there.",
         ),
-        "token_without_position": Misconception(
+        "token_without_position": (
             _placed(lambda x, token, positions: torch.cat([token, x + positions[:, 1:]], dim=1)),
             "The patches are right, the class token got no position. It is put in front first; then"
             " every one of the n + 1 tokens gets its own.",
         ),
-        "added_before_the_token": Misconception(
+        "added_before_the_token": (
             _placed(lambda x, token, positions: torch.cat([token, x + positions[:, :-1]], dim=1)),
             "You added positions before the class token was there, so every patch has the one of"
             " the place before it. Put the token in front, then add.",
         ),
-        "one_position_for_all": Misconception(
+        "one_position_for_all": (
             _placed(lambda x, token, positions: torch.cat([token, x], dim=1) + positions[:, :1]),
             "Every token got the same position, the first. Then nothing tells them apart: each has"
             " a row of its own.",
         ),
-        "no_positions": Misconception(
+        "no_positions": (
             _placed(lambda x, token, positions: torch.cat([token, x], dim=1)),
             "The positions are not in your sum. Without them the model sees a bag of patches.",
         ),
-        "concatenated": Misconception(
+        "concatenated": (
             _placed(
                 lambda x, token, positions: torch.cat(
                     [torch.cat([token, x], dim=1), positions.expand(len(x), -1, -1)], 2
@@ -166,7 +166,7 @@ TOKENS_AND_POSITIONS = Exercise(
             "You put the positions beside the tokens, so the width doubled. Eq. 1 adds them; the"
             " width stays.",
         ),
-        "token_not_repeated": Misconception(
+        "token_not_repeated": (
             lambda patches, cls_token, positions: (
                 torch.cat([cls_token, patches], dim=1) + positions
             ),
@@ -219,47 +219,47 @@ ATTENTION = Exercise(
     stars=3,
     minutes=12,
     misconceptions={
-        "not_scaled": Misconception(
+        "not_scaled": (
             _attended(scale=lambda heads, d: 1),
             "The products of queries and keys are not scaled. Eq. 6 divides them by the square root"
             " of a head's width.",
         ),
-        "whole_width": Misconception(
+        "whole_width": (
             _attended(scale=lambda heads, d: (heads * d) ** -0.5),
             "You divided by the root of the whole width. A product in one head has only d / heads"
             " terms: take the root of that.",
         ),
-        "no_root": Misconception(
+        "no_root": (
             _attended(scale=lambda heads, d: 1 / d),
             "You divided by a head's width. A sum of d_h products of variance 1 has variance d_h:"
             " divide by its root.",
         ),
-        "softmax_over_queries": Misconception(
+        "softmax_over_queries": (
             _attended(dim=-2),
             "Your softmax runs over the queries. Row i says where token i looks: every row, the"
             " last axis, sums to 1.",
         ),
-        "softmax_over_heads": Misconception(
+        "softmax_over_heads": (
             _attended(dim=1),
             "Your softmax runs over the heads. Each head has one of its own, over the keys: the"
             " last axis.",
         ),
-        "heads_innermost": Misconception(
+        "heads_innermost": (
             _attended(split="three d heads", merge="d heads"),
             "You dealt the channels out to the heads one by one. A head owns a block of"
             " neighbouring channels: `(heads d)`, not `(d heads)`.",
         ),
-        "heads_outermost": Misconception(
+        "heads_outermost": (
             _attended(split="heads three d"),
             "You cut into heads first, and each head into q, k, v. `qkv` holds all queries, then"
             " all keys, then all values: `(three heads d)`.",
         ),
-        "keys_ask": Misconception(
+        "keys_ask": (
             _keys_ask,
             "Queries and keys have changed places. Row i of A comes from query i and every key: q"
             " k^T.",
         ),
-        "reshaped_back": Misconception(
+        "reshaped_back": (
             _reshaped_back,
             "The attention is right, but `reshape` put the heads of several tokens into one row."
             " Move the head axis behind the token axis first.",
@@ -332,44 +332,44 @@ ENCODER_BLOCK = Exercise(
     stars=1,
     minutes=5,
     misconceptions={
-        "post_norm": Misconception(
+        "post_norm": (
             _both(lambda x, start, norm, branch: norm(x + branch(x))),
             "That is the first transformer's order: the norm after the sum. ViT norms what goes"
             " into a branch, and leaves the sum alone.",
         ),
-        "residual_after_norm": Misconception(
+        "residual_after_norm": (
             _both(lambda x, start, norm, branch: norm(x) + branch(norm(x))),
             "You added the branch to the normed tokens. The path past the branch carries x itself,"
             " not its norm.",
         ),
-        "norm_on_output": Misconception(
+        "norm_on_output": (
             _both(lambda x, start, norm, branch: x + norm(branch(x))),
             "You normed what comes out of the branches. The norm belongs in front of them.",
         ),
-        "no_norms": Misconception(
+        "no_norms": (
             _both(lambda x, start, norm, branch: x + branch(x)),
             "The sums are right, the norms are missing: attention sees norm1(x), the MLP sees norm2"
             " of what came then.",
         ),
-        "no_residuals": Misconception(
+        "no_residuals": (
             _both(lambda x, start, norm, branch: branch(norm(x))),
             "Nothing leads past the branches. Eq. 2 and 3 add each branch to what went into its"
             " norm.",
         ),
-        "parallel": Misconception(
+        "parallel": (
             _block(_half, lambda x, start, norm, branch: x + branch(norm(start))),
             "Your MLP reads the block's input. Eq. 3 lets it read the sum of Eq. 2.",
         ),
-        "input_again": Misconception(
+        "input_again": (
             _block(_half, lambda x, start, norm, branch: start + branch(norm(x))),
             "The last sum starts from the block's input, so what attention found can reach the next"
             " layer through the MLP alone. Add the MLP to the result of Eq. 2.",
         ),
-        "same_norm": Misconception(
+        "same_norm": (
             lambda x, norm1, attend, norm2, mlp: vit.encoder_block(x, norm1, attend, norm1, mlp),
             "You used norm1 twice. The MLP has a norm of its own, norm2.",
         ),
-        "mlp_first": Misconception(
+        "mlp_first": (
             lambda x, norm1, attend, norm2, mlp: vit.encoder_block(x, norm2, mlp, norm1, attend),
             "You let the MLP come first. Tokens exchange what they know, then each works on it:"
             " attention, then MLP.",
@@ -416,50 +416,50 @@ COUNT_PARAMETERS = Exercise(
     stars=2,
     minutes=10,
     misconceptions={
-        "one_vector_short": Misconception(
+        "one_vector_short": (
             _miscounted(lambda config, d, depth: d),
             "You are short by exactly one width d. Three things of that size are easily forgotten:"
             " the bias of the patch embedding, the class token, and the class token's position.",
         ),
-        "last_norm": Misconception(
+        "last_norm": (
             _miscounted(lambda config, d, depth: 2 * d),
             "You are short by exactly 2 d. Behind the last layer stands one more norm, with its"
             " scale and its shift.",
         ),
-        "one_norm": Misconception(
+        "one_norm": (
             _miscounted(lambda config, d, depth: 2 * d * depth),
             "You are short by 2 d in every layer. A layer has two norms, each with a scale and a"
             " shift.",
         ),
-        "no_biases": Misconception(
+        "no_biases": (
             _miscounted(
                 lambda config, d, depth: d + depth * (5 * d + config.mlp) + config.num_classes
             ),
             "You counted the weights of the linear layers, not their biases: one for each number"
             " that comes out.",
         ),
-        "no_output_projection": Misconception(
+        "no_output_projection": (
             _miscounted(lambda config, d, depth: depth * (d * d + d)),
             "Queries, keys and values make three matrices. Attention has a fourth, behind the heads"
             " (Eq. 8).",
         ),
-        "times_heads": Misconception(
+        "times_heads": (
             _miscounted(lambda config, d, depth: -depth * (config.heads - 1) * 4 * (d * d + d)),
             "You counted attention once per head. The heads share the width: together their"
             " matrices are d x d, however many heads there are.",
         ),
-        "one_channel": Misconception(
+        "one_channel": (
             _miscounted(lambda config, d, depth: (config.channels - 1) * config.patch_size**2 * d),
             "A patch of one channel has patch x patch numbers. Count all channels.",
         ),
-        "square_picture": Misconception(
+        "square_picture": (
             _miscounted(
                 lambda config, d, depth: (config.grid[1] - config.grid[0]) * config.grid[0] * d
             ),
             "Your count is right for square pictures. The grid has `config.grid[0]` rows and"
             " `config.grid[1]` columns.",
         ),
-        "no_head": Misconception(
+        "no_head": (
             _miscounted(lambda config, d, depth: (d + 1) * config.num_classes),
             "The head is missing: a linear layer from d numbers to the classes.",
         ),
@@ -514,48 +514,48 @@ INTERPOLATE_POSITIONS = Exercise(
     stars=2,
     minutes=8,
     misconceptions={
-        "token_interpolated": Misconception(
+        "token_interpolated": (
             lambda positions, old, new: _as_a_line(positions, 1 + new[0] * new[1]),
             "You stretched the whole sequence as a line, class token and all. The class token has"
             " no place in the picture: keep its row, and interpolate the others as a grid.",
         ),
-        "as_a_line": Misconception(
+        "as_a_line": (
             lambda positions, old, new: torch.cat(
                 [positions[:, :1], _as_a_line(positions[:, 1:], new[0] * new[1])], dim=1
             ),
             "The class token is right, but you stretched the patches as a line: the end of one row"
             " was mixed with the start of the next. Lay them out as rows and columns first.",
         ),
-        "corners_cut": Misconception(
+        "corners_cut": (
             _resized(align_corners=False),
             "PyTorch's default lets the outer edges of the two grids coincide. Corners on corners"
             " is `align_corners=True`.",
         ),
-        "nearest": Misconception(
+        "nearest": (
             _resized(mode="nearest", align_corners=None),
             "You took the nearest old position, so neighbours share one. Ask for"
             ' `mode="bilinear"`.',
         ),
-        "bicubic": Misconception(
+        "bicubic": (
             _resized(mode="bicubic"),
             "Bicubic is what some libraries do. Bilinear is asked for: a mean of the four old"
             " positions around.",
         ),
-        "columns_first": Misconception(
+        "columns_first": (
             _resized(cells="w h"),
             "You laid the sequence out column by column. Patches are in reading order: `(h w)`,"
             " with h = old[0] rows.",
         ),
-        "new_swapped": Misconception(
+        "new_swapped": (
             _new_swapped,
             "The new grid has its sides swapped. `new` is (rows, columns), the order that"
             " `F.interpolate` wants too.",
         ),
-        "token_dropped": Misconception(
+        "token_dropped": (
             lambda positions, old, new: vit.interpolate_positions(positions[:, 1:], old, new),
             "The class token's position is gone. Put its row back in front, as it was.",
         ),
-        "reshaped": Misconception(
+        "reshaped": (
             _reshaped,
             "`reshape` to (1 d h w) does not move axes: a channel of your grid is made of pieces of"
             " several vectors. Use `rearrange`, or swap the axes first.",
@@ -629,48 +629,48 @@ ATTENTION_DISTANCE = Exercise(
     stars=3,
     minutes=12,
     misconceptions={
-        "in_patches": Misconception(
+        "in_patches": (
             lambda weights, grid, patch: vit.attention_distance(weights, grid, 1),
             "Your distances are in patches. Pixels are wanted: neighbouring centres are `patch`"
             " pixels apart.",
         ),
-        "not_renormalised": Misconception(
+        "not_renormalised": (
             _not_renormalised,
             "You cut the class token out and left the rows short of 1. What fell on it must be"
             " shared by the others: divide each row by its sum.",
         ),
-        "token_counted": Misconception(
+        "token_counted": (
             _token_counted,
             "You kept the class token, at distance 0 from everything. It has no place: leave its"
             " row and its column out, then bring the rows back to a sum of 1.",
         ),
-        "manhattan": Misconception(
+        "manhattan": (
             _looking(lambda steps: steps.abs().sum(0)),
             "You added the steps along rows and columns. The straight line is wanted: the root of"
             " the sum of squares.",
         ),
-        "squared": Misconception(
+        "squared": (
             _looking(lambda steps: steps.square().sum(0)),
             "The square root is missing: you averaged squared distances.",
         ),
-        "normalised_over_queries": Misconception(
+        "normalised_over_queries": (
             _over_queries,
             "You made the columns sum to 1. Row i holds the weights of query i, so the sum over the"
             " last axis is 1.",
         ),
-        "columns_first": Misconception(
+        "columns_first": (
             _looking(_euclid, cells="w h"),
             "You numbered the patches column by column. They are in reading order: patch i is in"
             " row i // grid[1].",
         ),
-        "averaged_over_keys": Misconception(
+        "averaged_over_keys": (
             lambda weights, grid, patch: (
                 vit.attention_distance(weights, grid, patch) / (grid[0] * grid[1])
             ),
             "You took a mean over the keys. The weights of a row sum to 1 already: over the keys,"
             " sum.",
         ),
-        "one_number": Misconception(
+        "one_number": (
             lambda weights, grid, patch: vit.attention_distance(weights, grid, patch).mean(),
             "You averaged over the heads too. One number per head is wanted: some look far, some"
             " near.",
@@ -727,45 +727,45 @@ ATTENTION_ROLLOUT = Exercise(
     stars=2,
     minutes=7,
     misconceptions={
-        "no_identity": Misconception(
+        "no_identity": (
             _rolled(stay=lambda layer, eye: layer),
             "You multiplied the attention alone. The path past attention keeps a token where it is:"
             " each layer is (A + I) / 2.",
         ),
-        "identity_once": Misconception(
+        "identity_once": (
             _identity_once,
             "You added the identity once, at the end. Every layer has a path past its attention: (A"
             " + I) / 2 in each.",
         ),
-        "not_halved": Misconception(
+        "not_halved": (
             _rolled(stay=lambda layer, eye: layer + eye),
             "Your rows sum to 2 to the power of the depth. Halve A + I in every layer, so that rows"
             " stay shares.",
         ),
-        "wrong_order": Misconception(
+        "wrong_order": (
             _rolled(step=lambda layer, rollout: rollout @ layer),
             "The order is reversed. Row i must end with what the last layer's token i sees:"
             " multiply each further layer from the left.",
         ),
-        "elementwise": Misconception(
+        "elementwise": (
             _rolled(step=lambda layer, rollout: layer * rollout),
             "You multiplied entry by entry. To go from i over every k to j takes the matrix"
             " product, `@`.",
         ),
-        "layers_averaged": Misconception(
+        "layers_averaged": (
             lambda maps: (maps.mean((0, 2)) + torch.eye(maps.shape[-1])) / 2,
             "You averaged the layers. They act one after the other: multiply their matrices.",
         ),
-        "heads_summed": Misconception(
+        "heads_summed": (
             _rolled(heads=torch.sum),
             "You summed the heads, so each row grows with their number. Take their mean.",
         ),
-        "per_head": Misconception(
+        "per_head": (
             _per_head,
             "You followed each head by itself through the layers and averaged at the end. A layer's"
             " heads are mixed before the next one reads them: average in every layer.",
         ),
-        "class_token_alone": Misconception(
+        "class_token_alone": (
             lambda maps: vit.attention_rollout(maps)[:, 0],
             "You return the class token's row alone. Return the whole matrix; the picture is cut"
             " from it later.",

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from einops import rearrange, repeat
 
-from course_lib.checking import Exercise, Misconception
+from course_lib.checking import Exercise
 from course_lib.papers import vivit
 
 
@@ -59,45 +59,45 @@ UNIFORM_FRAMES = Exercise(
     stars=1,
     minutes=6,
     misconceptions={
-        "from_the_start": Misconception(
+        "from_the_start": (
             _picked(lambda i, t, count: i - 1),
             "You took the first frames, one after the other. What happens later in the clip is"
             " never seen; spread the frames over all of it.",
         ),
-        "middle_window": Misconception(
+        "middle_window": (
             _picked(lambda i, t, count: (t - count) // 2 + i - 1),
             "You took neighbouring frames from the middle of the clip. They should be spread over"
             " all of it.",
         ),
-        "every_nth": Misconception(
+        "every_nth": (
             _picked(lambda i, t, count: (i - 1) * (t // count)),
             "You stepped through the clip from frame 0. The first frame should be as far from the"
             " start as the last one is from the end: one gap of t / (count + 1) on either side.",
         ),
-        "ends_included": Misconception(
+        "ends_included": (
             _picked(lambda i, t, count: round((i - 1) * (t - 1) / max(count - 1, 1))),
             "You included both ends of the clip. The rule leaves a gap before the first frame and"
             " after the last: divide by count + 1, not by count - 1.",
         ),
-        "counted_from_zero": Misconception(
+        "counted_from_zero": (
             _picked(lambda i, t, count: _nearest(i - 1, t, count)),
             "The gap is right, but i runs from 1 to count; yours starts from 0 and so at frame 0.",
         ),
-        "middles": Misconception(
+        "middles": (
             _picked(lambda i, t, count: int((i - 0.5) * t / count)),
             "You cut the clip into count parts and took the middle of each. Here count + 1 gaps of"
             " equal length lie around the frames.",
         ),
-        "cut_off": Misconception(
+        "cut_off": (
             _picked(lambda i, t, count: int(i * t / (count + 1))),
             "You cut the fraction off. Round to the nearest frame.",
         ),
-        "one_early": Misconception(
+        "one_early": (
             _picked(lambda i, t, count: _nearest(i, t, count) - 1),
             "Every frame is one too early. The rule gives indices that count from 0 already;"
             " subtract nothing.",
         ),
-        "repeated": Misconception(
+        "repeated": (
             _repeated,
             "A clip with no more frames than are asked for should come back as it is; yours repeats"
             " or loses some.",
@@ -157,46 +157,46 @@ TUBELET_EMBED = Exercise(
     stars=2,
     minutes=10,
     misconceptions={
-        "frames_before_channels": Misconception(
+        "frames_before_channels": (
             _cut("b t (h w) (kt c kh kw)"),
             "The boxes are right, their numbers are in the wrong order: you have frames before"
             " channels, the kernel has (c kt kh kw). Each number then meets the weight of another.",
         ),
-        "channels_last": Misconception(
+        "channels_last": (
             _cut("b t (h w) (kt kh kw c)"),
             "You put the channels last in each box, as ViT's `patchify` does. This kernel is laid"
             " out like a convolution's: (c kt kh kw).",
         ),
-        "columns_first": Misconception(
+        "columns_first": (
             _cut("b t (w h) (c kt kh kw)"),
             "Your tokens run down the columns. Read each time row by row: (h w), not (w h).",
         ),
-        "scattered": Misconception(
+        "scattered": (
             _cut("b t (h w) (c kt kh kw)", before="b (kt t) c (kh h) (kw w)"),
             "Your boxes collect pixels from all over the clip: in einops the first letter of a"
             " bracket moves slowest. A box of neighbours is (t kt), not (kt t).",
         ),
-        "places_before_times": Misconception(
+        "places_before_times": (
             _cut("b (h w) t (c kt kh kw)"),
             "Times and places have changed axes. The result is (b t n d): n tokens at each of t"
             " times.",
         ),
-        "one_sequence": Misconception(
+        "one_sequence": (
             _cut("b (t h w) (c kt kh kw)"),
             "You laid all tokens in one sequence. Keep times and places apart, (b t n d): three of"
             " the four models need to know which is which.",
         ),
-        "overlapping": Misconception(
+        "overlapping": (
             _overlapping,
             "Your boxes overlap: the stride is 1. Tubelets lie side by side, so the stride is the"
             " kernel's size in all three directions.",
         ),
-        "left_as_convolved": Misconception(
+        "left_as_convolved": (
             _convolved,
             "That is what the convolution gives, (b d t h w). Make rows and columns one axis and"
             " bring it to (b t n d).",
         ),
-        "no_bias": Misconception(
+        "no_bias": (
             lambda video, kernel, bias: vivit.tubelet_embed(video, kernel, torch.zeros_like(bias)),
             "The bias is missing.",
         ),
@@ -234,35 +234,35 @@ FILTER_INFLATION_INIT = Exercise(
     stars=1,
     minutes=4,
     misconceptions={
-        "not_divided": Misconception(
+        "not_divided": (
             _everywhere(lambda t, h, w: 1.0),
             "You did not divide by t. On a clip that stands still the tokens would be t times what"
             " the image model saw.",
         ),
-        "divided_by_root": Misconception(
+        "divided_by_root": (
             _everywhere(lambda t, h, w: t**-0.5),
             "You divided by the square root of t. That keeps the filter's norm; what should stay is"
             " its answer to a clip that stands still, a sum of t equal terms.",
         ),
-        "divided_by_the_box": Misconception(
+        "divided_by_the_box": (
             _everywhere(lambda t, h, w: 1 / (t * h * w)),
             "You divided by all pixels of the box. The image filter has summed over rows and"
             " columns all along; only the t frames are new.",
         ),
-        "one_frame": Misconception(
+        "one_frame": (
             vivit.central_frame_init,
             "You gave the filter to one frame and zeros to the others. That is central frame"
             " initialisation, which comes next; inflation treats all frames alike.",
         ),
-        "time_before_channels": Misconception(
+        "time_before_channels": (
             _everywhere(_mean, "d t c h w"),
             "The new axis stands before the channels. A 3-D convolution's kernel is (d c t h w).",
         ),
-        "time_last": Misconception(
+        "time_last": (
             _everywhere(_mean, "d c h w t"),
             "The new axis stands at the end. A 3-D convolution's kernel is (d c t h w).",
         ),
-        "no_new_axis": Misconception(
+        "no_new_axis": (
             _everywhere(_mean, "d (t c) h w"),
             "You repeated the channels. Time needs an axis of its own: (d c t h w).",
         ),
@@ -303,40 +303,40 @@ CENTRAL_FRAME_INIT = Exercise(
     stars=1,
     minutes=4,
     misconceptions={
-        "first_frame": Misconception(
+        "first_frame": (
             _at(lambda t: 0),
             "You put the filter at the first frame. It belongs in the middle, at t // 2.",
         ),
-        "last_frame": Misconception(
+        "last_frame": (
             _at(lambda t: t - 1),
             "You put the filter at the last frame. It belongs in the middle, at t // 2.",
         ),
-        "before_the_middle": Misconception(
+        "before_the_middle": (
             _at(lambda t: (t - 1) // 2),
             "For an odd t you are right. An even number of frames has two in the middle; take the"
             " later one, t // 2.",
         ),
-        "both_middles": Misconception(
+        "both_middles": (
             _weighed(lambda t: [((i == t // 2) + (i == (t - 1) // 2)) / 2 for i in range(t)]),
             "For an even t you shared the filter between the two middle frames. Give all of it to"
             " the later one, t // 2.",
         ),
-        "divided": Misconception(
+        "divided": (
             lambda kernel, t: vivit.central_frame_init(kernel / t, t),
             "You divided by t. Only one frame answers here, so the filter enters as it is; dividing"
             " belongs to inflation.",
         ),
-        "every_frame": Misconception(
+        "every_frame": (
             vivit.filter_inflation_init,
             "That is filter inflation: every frame has a share. Here the middle frame has all of it"
             " and the others have zeros.",
         ),
-        "middle_column": Misconception(
+        "middle_column": (
             _middle_column,
             "You kept the middle column of the filter in every frame. The axis with the middle is"
             " time; rows and columns stay whole.",
         ),
-        "time_before_channels": Misconception(
+        "time_before_channels": (
             lambda kernel, t: vivit.central_frame_init(kernel, t).transpose(1, 2),
             "The new axis stands before the channels. A 3-D convolution's kernel is (d c t h w).",
         ),
@@ -386,44 +386,44 @@ FACTORISED_ENCODER = Exercise(
     stars=2,
     minutes=8,
     misconceptions={
-        "all_in_one_sequence": Misconception(
+        "all_in_one_sequence": (
             lambda x, spatial, temporal: temporal(spatial(x.flatten(1, 2))[:, None]),
             "You gave the first encoder all times in one sequence. It should read each time by"
             " itself: fold time into the batch, not into the tokens.",
         ),
-        "folded_otherwise": Misconception(
+        "folded_otherwise": (
             _folded_otherwise,
             "You folded as (t b) and unfolded as (b t). The numbers fit either way, but frames of"
             " one clip end up in another's: use the same order twice.",
         ),
-        "four_axes": Misconception(
+        "four_axes": (
             lambda x, spatial, temporal: temporal(spatial(x)),
             "`spatial` takes sequences, (b n d), and got (b t n d). Fold the times into the batch"
             " first.",
         ),
-        "places_first": Misconception(
+        "places_first": (
             lambda x, spatial, temporal: temporal(
                 _said(rearrange(x, "b t n d -> b n t d"), spatial)
             ),
             "You read each place through time first and then went over places. The first encoder"
             " reads the tokens of one time; the second goes over times.",
         ),
-        "exchanged": Misconception(
+        "exchanged": (
             lambda x, spatial, temporal: spatial(_said(x, temporal)),
             "The two encoders have changed places: `spatial` reads the tokens of one time,"
             " `temporal` what it said.",
         ),
-        "averaged": Misconception(
+        "averaged": (
             lambda x, spatial, temporal: _said(x, spatial).mean(1),
             "You averaged over time. That is the paper's pooling baseline, and it cannot tell in"
             " which order the times came; use `temporal`.",
         ),
-        "batch_in_time": Misconception(
+        "batch_in_time": (
             lambda x, spatial, temporal: temporal(spatial(x.flatten(0, 1))[None]),
             "You gave the second encoder the times of all clips as one sequence. Unfold (b t)"
             " again, so that it sees one clip at a time.",
         ),
-        "tokens_averaged": Misconception(
+        "tokens_averaged": (
             lambda x, spatial, temporal: temporal(x.mean(2)),
             "You averaged the tokens of each time. What stands for a time is what `spatial` says of"
             " its tokens.",
@@ -534,45 +534,45 @@ FACTORISED_SELF_ATTENTION = Exercise(
     stars=2,
     minutes=8,
     misconceptions={
-        "in_parallel": Misconception(
+        "in_parallel": (
             _layer(_in_parallel),
             "Both attentions read the same x. In Eq. 5 the one over time reads what the one over"
             " space has left behind, so that together they reach every token.",
         ),
-        "time_first": Misconception(
+        "time_first": (
             _layer(_time_first),
             "You went over time first. The paper finds that the order matters little, but Eq. 4 is"
             " over space.",
         ),
-        "no_identity": Misconception(
+        "no_identity": (
             _layer(_no_identity),
             "The identity is missing: each of the three branches is added to what went in.",
         ),
-        "identity_around_both": Misconception(
+        "identity_around_both": (
             _layer(_identity_around_both),
             "You put one identity around both attentions. Each has its own: add x after space, and"
             " again after time.",
         ),
-        "two_whole_layers": Misconception(
+        "two_whole_layers": (
             _layer(_two_whole_layers),
             "You ran the MLP after each attention. Model 3 has one, at the end of the layer.",
         ),
-        "both_over_places": Misconception(
+        "both_over_places": (
             _both_over_places,
             "`over_time` went along places: it works along the last axis but one. Bring time there"
             " first, and back afterwards.",
         ),
-        "reshaped": Misconception(
+        "reshaped": (
             _reshaped,
             "You exchanged times and places by a reshape. That keeps the numbers in memory where"
             " they are and mixes the tokens up; move the axes, with rearrange or transpose.",
         ),
-        "exchanged": Misconception(
+        "exchanged": (
             _exchanged,
             "The two attentions have changed places: `over_space` goes along the tokens of one"
             " time, `over_time` along the times of one place.",
         ),
-        "all_tokens": Misconception(
+        "all_tokens": (
             _all_tokens,
             "You laid all tokens in one sequence, as Model 1 does. Here a sequence is the tokens of"
             " one time, or the times of one place.",
@@ -658,27 +658,27 @@ FACTORISED_DOT_PRODUCT = Exercise(
     stars=3,
     minutes=15,
     misconceptions={
-        "exchanged": Misconception(
+        "exchanged": (
             _halves(_among_times, _among_places),
             "Your halves have changed places: the first half of the heads looks over space, the"
             " second over time.",
         ),
-        "in_turn": Misconception(
+        "in_turn": (
             _in_turn,
             "You gave every other head to time. The first heads // 2 look over space, the others"
             " over time.",
         ),
-        "channels_halved": Misconception(
+        "channels_halved": (
             _channels_halved,
             "You cut every head in two. The heads are shared out, not their channels: heads // 2"
             " whole heads look over space.",
         ),
-        "cut_again": Misconception(
+        "cut_again": (
             _cut_again,
             "The halves are right, but you cut each into `heads` heads. Each half has heads // 2 of"
             " them, as wide as before.",
         ),
-        "head_by_head": Misconception(
+        "head_by_head": (
             _halves(
                 by_head=lambda qkv, heads: rearrange(
                     qkv, "b t n (h k d) -> k b t n h d", h=heads, k=3
@@ -687,23 +687,23 @@ FACTORISED_DOT_PRODUCT = Exercise(
             "You read qkv head by head. All queries come first, then all keys, then all values:"
             " (three heads d).",
         ),
-        "averaged": Misconception(
+        "averaged": (
             _averaged,
             "Every head looked over space and over time, and you averaged. Each head does one of"
             " the two, and the outputs stand side by side: that costs no more than ordinary"
             " attention.",
         ),
-        "everywhere": Misconception(
+        "everywhere": (
             _everywhere_at_once,
             "Every token attends to all tokens of the clip: that is Model 1. A head sees the tokens"
             " of one time, or the times of one place.",
         ),
-        "scaled_by_width": Misconception(
+        "scaled_by_width": (
             _halves(scale=lambda width: width**-0.5),
             "The scores are divided by the square root of the whole width. Divide by that of one"
             " head's width.",
         ),
-        "not_scaled": Misconception(
+        "not_scaled": (
             _halves(scale=lambda width: 1.0),
             "The scale is missing: divide the scores by the square root of one head's width before"
             " the softmax.",
@@ -797,48 +797,48 @@ MULTI_VIEW = Exercise(
     stars=2,
     minutes=12,
     misconceptions={
-        "after_the_softmax": Misconception(
+        "after_the_softmax": (
             _seen(one_of=lambda logits: logits.softmax(-1).mean(0)),
             "You averaged probabilities. Average the logits, as the model gives them.",
         ),
-        "summed": Misconception(
+        "summed": (
             _seen(one_of=lambda logits: logits.sum(0)),
             "You added the views up. Take their mean, so that the logits do not grow with the"
             " number of views.",
         ),
-        "one_crop": Misconception(
+        "one_crop": (
             _seen(corners=lambda h, w, size, crops: [((h - size) // 2, (w - size) // 2)]),
             "You looked at the middle of the picture alone. Each window is seen through `crops`"
             " squares.",
         ),
-        "shorter_side": Misconception(
+        "shorter_side": (
             _seen(corners=_squares(lambda h, w: h < w)),
             "Your squares move along the shorter side. What a square leaves out lies along the"
             " longer one.",
         ),
-        "always_across": Misconception(
+        "always_across": (
             _seen(corners=_squares(lambda h, w: False)),
             "Your squares always move from left to right. An upright clip is longer from top to"
             " bottom; move them there.",
         ),
-        "back_to_back": Misconception(
+        "back_to_back": (
             _seen(starts=lambda t, frames, views: [i * frames for i in range(views)]),
             "Your windows follow each other from the start. Spread them over the clip: the first"
             " starts at 0 and the last at t - frames.",
         ),
-        "never_the_end": Misconception(
+        "never_the_end": (
             _seen(
                 starts=lambda t, frames, views: [i * (t - frames) // views for i in range(views)]
             ),
             "Your last window stops short of the end: you divided by views. From the first start to"
             " the last there are views - 1 steps.",
         ),
-        "every_nth_frame": Misconception(
+        "every_nth_frame": (
             _every_nth,
             "You thinned the clip out for each view. A window is `frames` frames in a row; only its"
             " start moves.",
         ),
-        "mixed_up": Misconception(
+        "mixed_up": (
             _seen(
                 one_of=lambda logits: rearrange(
                     logits.flatten(0, 1), "(b v) k -> b v k", b=logits.shape[1]

@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from course_lib.checking import Exercise, Misconception, call_by_name
+from course_lib.checking import Exercise, call_by_name
 from course_lib.lm import sampling
 from course_lib.losses import adversarial
 from course_lib.nn import attention
@@ -51,44 +51,44 @@ NEAREST_CODE = Exercise(
     stars=2,
     minutes=7,
     misconceptions={
-        "product": Misconception(
+        "product": (
             _picked(lambda z, codebook: -z @ codebook.T),
             "You took the code with the largest product, so long codes win. Eq. 2 wants the"
             " smallest distance, in which the code's own length counts too: ||e||^2 - 2 z e.",
         ),
-        "cosine": Misconception(
+        "cosine": (
             _picked(lambda z, codebook: -F.normalize(z) @ F.normalize(codebook).T),
             "You compared directions. Eq. 2 compares places: a code in the same direction may be"
             " far away.",
         ),
-        "half_the_product": Misconception(
+        "half_the_product": (
             _picked(lambda z, codebook: codebook.square().sum(1) - z @ codebook.T),
             "The product counts twice: ||z - e||^2 = ||z||^2 - 2 z e + ||e||^2.",
         ),
-        "manhattan": Misconception(
+        "manhattan": (
             _picked(lambda z, codebook: (z[:, None] - codebook).abs().sum(-1)),
             "You added up absolute differences. The norm of Eq. 2 is the Euclidean one: squares.",
         ),
-        "farthest": Misconception(
+        "farthest": (
             _picked(_squared_distances, lambda distances: distances.argmax(1)),
             "That is the farthest code: the distance is to be smallest, `argmin`.",
         ),
-        "vector_of_each_code": Misconception(
+        "vector_of_each_code": (
             _picked(_squared_distances, lambda distances: distances.argmin(0)),
             "You found the nearest vector of every code. Eq. 2 asks the other way round: for each"
             " of the n vectors one of the k codes.",
         ),
-        "distances_returned": Misconception(
+        "distances_returned": (
             _picked(_squared_distances, lambda distances: distances.amin(1)),
             "That is how far the nearest code is. Eq. 2 has an arg min: which one it is, a whole"
             " number.",
         ),
-        "codes_returned": Misconception(
+        "codes_returned": (
             lambda z, codebook: codebook[_squared_distances(z, codebook).argmin(1)],
             "You looked the codes up already. Their numbers are wanted, (n,): they are the tokens"
             " that the transformer will predict.",
         ),
-        "last_on_ties": Misconception(
+        "last_on_ties": (
             _picked(
                 _squared_distances,
                 lambda distances: distances.shape[1] - 1 - distances.flip(1).argmin(1),
@@ -120,40 +120,40 @@ STRAIGHT_THROUGH = Exercise(
     stars=2,
     minutes=6,
     misconceptions={
-        "codes_alone": Misconception(
+        "codes_alone": (
             lambda z, z_q: z + (z_q - z),
             "The value is right, but the gradient goes to z_q: in `z + (z_q - z)`, as in plain z_q,"
             " nothing of z is left. Detach the difference.",
         ),
-        "no_gradient": Misconception(
+        "no_gradient": (
             lambda z, z_q: z_q.detach(),
             "The value is right, but no gradient comes through at all: the decoder could teach the"
             " encoder nothing. Add z in such a way that only its gradient remains.",
         ),
-        "both": Misconception(
+        "both": (
             lambda z, z_q: z_q + z - z.detach(),
             "z gets its gradient, but so does z_q. Section 3.2 hands it to z alone: the codes learn"
             " from the codebook loss.",
         ),
-        "not_quantised": Misconception(
+        "not_quantised": (
             lambda z, z_q: z,
             "You returned z. The decoder must see the codes: forward z_q, backward the gradient"
             " of z.",
         ),
-        "places_swapped": Misconception(
+        "places_swapped": (
             lambda z, z_q: z_q + (z - z_q).detach(),
             "z and z_q have changed places: the value must be z_q's, the gradient z's.",
         ),
-        "gradient_turned": Misconception(
+        "gradient_turned": (
             lambda z, z_q: z_q.detach() - (z - z.detach()),
             "The value is right, the gradient has the wrong sign: training would drive the encoder"
             " uphill. Add z, and subtract it detached.",
         ),
-        "difference": Misconception(
+        "difference": (
             lambda z, z_q: (z_q - z).detach(),
             "That is the step from z to its code alone. Add z to it.",
         ),
-        "halfway": Misconception(
+        "halfway": (
             lambda z, z_q: (z + z_q.detach()) / 2,
             "You mixed the two. Forward it is z_q, to the last digit; only the gradient is"
             " borrowed.",
@@ -191,52 +191,52 @@ VQ_LOSS = Exercise(
     stars=2,
     minutes=8,
     misconceptions={
-        "beta_on_the_codes": Misconception(
+        "beta_on_the_codes": (
             lambda z, z_q, beta: F.mse_loss(z, z_q.detach()) + beta * F.mse_loss(z.detach(), z_q),
             "The value is right, the gradients are not: your beta stands on the term that moves the"
             " codes. It belongs to the commitment, ||z - sg[z_q]||^2. The published code had the"
             " same slip.",
         ),
-        "no_stop_gradient": Misconception(
+        "no_stop_gradient": (
             lambda z, z_q, beta: (1 + beta) * F.mse_loss(z, z_q),
             "The value is right, but both terms pull at both sides. sg[.] is `.detach()`: the first"
             " term moves the codes alone, the second the encoder alone.",
         ),
-        "always_z_stopped": Misconception(
+        "always_z_stopped": (
             lambda z, z_q, beta: (1 + beta) * F.mse_loss(z.detach(), z_q),
             "You detached z in both terms, so nothing commits the encoder to its codes. In the"
             " second term of Eq. 4 z_q is the one that is held.",
         ),
-        "always_codes_stopped": Misconception(
+        "always_codes_stopped": (
             lambda z, z_q, beta: (1 + beta) * F.mse_loss(z, z_q.detach()),
             "You detached z_q in both terms, so the codes never move. In the first term of Eq. 4 z"
             " is the one that is held.",
         ),
-        "no_beta": Misconception(
+        "no_beta": (
             lambda z, z_q, beta: vq.vq_loss(z, z_q, 1.0),
             "beta is missing: it weighs the commitment, the second term of Eq. 3.",
         ),
-        "no_commitment": Misconception(
+        "no_commitment": (
             _two_terms(commitment=0),
             "That is the codebook's term alone. The second, beta ||z - sg[z_q]||^2, keeps the"
             " encoder near its codes.",
         ),
-        "no_codebook_term": Misconception(
+        "no_codebook_term": (
             _two_terms(codebook=0),
             "That is the commitment alone. The first term, ||sg[z] - z_q||^2, moves the codes to"
             " the vectors.",
         ),
-        "summed": Misconception(
+        "summed": (
             _two_terms(distance=lambda a, b: (a - b).square().sum()),
             "You summed over all entries. The course takes means, as the official code does: then"
             " beta means the same whatever the size of the grid.",
         ),
-        "summed_over_channels": Misconception(
+        "summed_over_channels": (
             _two_terms(distance=lambda a, b: (a - b).square().sum(min(1, a.ndim - 1)).mean()),
             "You summed over the numbers of a vector and took the mean of the rest. The mean is"
             " over all entries, channels too.",
         ),
-        "not_squared": Misconception(
+        "not_squared": (
             _two_terms(distance=F.l1_loss),
             "You took absolute differences. Eq. 4 squares them.",
         ),
@@ -346,67 +346,67 @@ EMA_UPDATE = Exercise(
     stars=3,
     minutes=12,
     misconceptions={
-        "other_side": Misconception(
+        "other_side": (
             _averaged(count=_other_side, add=_other_side),
             "decay stands on the new batch. It says how much of the past stays: decay * old + (1 -"
             " decay) * new.",
         ),
-        "counts_not_decayed": Misconception(
+        "counts_not_decayed": (
             _averaged(count=lambda old, new, decay: old + new),
             "Your counts only grow, while the sums forget. Both are moving averages (appendix A.1),"
             " or the codes shrink towards 0.",
         ),
-        "sums_not_decayed": Misconception(
+        "sums_not_decayed": (
             _averaged(add=lambda old, new, decay: old + new),
             "Your sums only grow, while the counts forget. Both are moving averages (appendix A.1),"
             " with one decay.",
         ),
-        "not_smoothed": Misconception(
+        "not_smoothed": (
             _averaged(smooth=lambda counts, eps: counts),
             "Counts and sums are right, but you divided before smoothing. Divide by (count + eps) /"
             " (total + k eps) * total, so that a code with next to no count does not fly away.",
         ),
-        "eps_alone": Misconception(
+        "eps_alone": (
             _averaged(smooth=lambda counts, eps: counts + eps),
             "You added eps and stopped there. The smoothed counts must still add up to the same"
             " total: divide by (total + k eps), multiply with the total.",
         ),
-        "total_forgotten": Misconception(
+        "total_forgotten": (
             _averaged(smooth=lambda counts, eps: _smoothed(counts, eps) / counts.sum()),
             "You divided by shares that add up to 1. Multiply them with the total: a sum is divided"
             " by a count.",
         ),
-        "smoothed_kept": Misconception(
+        "smoothed_kept": (
             _smoothed_kept,
             "The codes are right, but you return the smoothed counts, which would be smoothed again"
             " next time. The smoothing is for the division alone.",
         ),
-        "unused_to_zero": Misconception(
+        "unused_to_zero": (
             _averaged(keep=False),
             "A code that never got a vector has sum 0 and count 0, and you moved it to 0. It stays"
             " where it is: look at the last row of the codebook.",
         ),
-        "only_where_used": Misconception(
+        "only_where_used": (
             _only_where_used,
             "You left codes alone that got no vector this time. Their counts and sums decay as"
             " well: they got n = 0.",
         ),
-        "codes_averaged": Misconception(
+        "codes_averaged": (
             _codes_averaged,
             "You averaged the codes themselves. Appendix A.1 averages counts and sums and divides"
             " afterwards, so that a batch with many vectors counts more than one with few.",
         ),
-        "batch_means": Misconception(
+        "batch_means": (
             _batch_means,
             "Your codes are the means of this batch alone; the next one would throw them elsewhere."
             " Divide the averaged sums by the averaged counts.",
         ),
-        "means_added": Misconception(
+        "means_added": (
             _means_added,
             "You averaged means. Appendix A.1 averages the sum of a code's vectors; the counts"
             " divide it later.",
         ),
-        "old_counts": Misconception(
+        "old_counts": (
             _old_counts,
             "You divided the new sums by the old counts. Appendix A.1 takes both of this step.",
         ),
@@ -451,50 +451,50 @@ HINGE_LOSS = Exercise(
     stars=1,
     minutes=5,
     misconceptions={
-        "no_half": Misconception(
+        "no_half": (
             _margins(_hinge, share=1),
             "Your loss is twice too large: the official code halves the sum of the two means.",
         ),
-        "sign_swapped": Misconception(
+        "sign_swapped": (
             _margins(lambda real: F.relu(1 + real)),
             "The signs are swapped: that rewards low logits for real pictures. Real ones should be"
             " above 1, max(0, 1 - D(x)), fakes below -1.",
         ),
-        "same_sign": Misconception(
+        "same_sign": (
             _margins(_hinge, _hinge),
             "You treat real and fake alike. A fake should be below -1: max(0, 1 + D(x^)).",
         ),
-        "non_saturating": Misconception(
+        "non_saturating": (
             _margins(lambda real: F.softplus(-real), share=1),
             "That is Eq. 5 with logarithms, as it stands in the paper. Training uses the hinge: a"
             " straight line that ends at the margin, max(0, 1 - D(x)) and max(0, 1 + D(x^)).",
         ),
-        "no_margin": Misconception(
+        "no_margin": (
             _margins(lambda real: F.relu(-real)),
             "The margin is missing: a logit barely on the right side is not enough yet. 1 - D(x)"
             " and 1 + D(x^).",
         ),
-        "no_maximum": Misconception(
+        "no_maximum": (
             _margins(lambda real: 1 - real),
             "The maximum with 0 is missing. Behind the margin nothing more is to be gained; without"
             " it the logits run off to infinity.",
         ),
-        "mean_first": Misconception(
+        "mean_first": (
             lambda real, fake: (_hinge(real.mean()) + _hinge(-fake.mean())) / 2,
             "You averaged the logits and then cut them off. Every patch has a margin of its own:"
             " cut first, then the mean.",
         ),
-        "least_squares": Misconception(
+        "least_squares": (
             _margins(lambda real: (1 - real).square()),
             "You squared the distance from the targets, which punishes logits that are better than"
             " asked for. The hinge is max(0, 1 - D(x)).",
         ),
-        "one_mean": Misconception(
+        "one_mean": (
             lambda real, fake: torch.cat([_hinge(real).flatten(), _hinge(-fake).flatten()]).mean(),
             "You threw real and fake logits together. With different numbers of them one side would"
             " count more: a mean of each, then half their sum.",
         ),
-        "generators": Misconception(
+        "generators": (
             lambda real, fake: -fake.mean() + 0 * real.mean(),
             "That is the generator's loss. The discriminator's is asked for: it looks at real"
             " pictures as well.",
@@ -569,56 +569,56 @@ ADAPTIVE_WEIGHT = Exercise(
     stars=3,
     minutes=12,
     misconceptions={
-        "upside_down": Misconception(
+        "upside_down": (
             _weighed(lambda r, g, delta: g.norm() / (r.norm() + delta)),
             "The fraction is upside down. Eq. 7 has the reconstruction's gradient on top: the"
             " weaker the discriminator's, the more it must be raised to be as strong.",
         ),
-        "delta_in_the_norm": Misconception(
+        "delta_in_the_norm": (
             _weighed(lambda r, g, delta: r.norm() / (g + delta).norm()),
             "You added delta to the gradient. In Eq. 7 it is added to its norm, one number.",
         ),
-        "no_delta": Misconception(
+        "no_delta": (
             _weighed(lambda r, g, delta: r.norm() / g.norm()),
             "delta is missing below the line: Eq. 7 divides by the norm plus delta.",
         ),
-        "delta_outside": Misconception(
+        "delta_outside": (
             _weighed(lambda r, g, delta: r.norm() / g.norm().clamp(min=1e-12) + delta),
             "You added delta to the fraction. It belongs below the line, where it keeps Eq. 7 from"
             " dividing by 0.",
         ),
-        "losses_compared": Misconception(
+        "losses_compared": (
             lambda reconstruction_loss, generator_loss, last_layer, delta: (
                 (reconstruction_loss / (generator_loss.abs() + delta)).clamp(max=1e4).detach()
             ),
             "You compared the losses. Eq. 7 compares how hard they pull: the norms of their"
             " gradients on the decoder's last layer.",
         ),
-        "not_detached": Misconception(
+        "not_detached": (
             _weighed(create_graph=True),
             "The weight is right, the training step with it is not: a gradient flows through the"
             " weight itself. It is a number, so detach it and do without `create_graph`.",
         ),
-        "graph_freed": Misconception(
+        "graph_freed": (
             _weighed(retain_graph=False),
             "`autograd.grad` throws the graph away behind it, and both the second loss and the"
             " training step still need it: `retain_graph=True`.",
         ),
-        "not_clamped": Misconception(
+        "not_clamped": (
             _weighed(limit=float("inf")),
             "Right until the discriminator has no gradient: then the weight is |grad| / delta,"
             " which is huge. Hold it at 1e4 at most, as the official code does.",
         ),
-        "squared_norms": Misconception(
+        "squared_norms": (
             _weighed(lambda r, g, delta: r.square().sum() / (g.square().sum() + delta)),
             "You divided squared norms. Take the roots: Eq. 7 compares lengths.",
         ),
-        "absolute_norms": Misconception(
+        "absolute_norms": (
             _weighed(lambda r, g, delta: r.abs().sum() / (g.abs().sum() + delta)),
             "You summed absolute values. The length of a gradient is the root of the sum of"
             " squares, `.norm()`.",
         ),
-        "mean_gradients": Misconception(
+        "mean_gradients": (
             _weighed(
                 lambda r, g, delta: r.square().mean().sqrt() / (g.square().mean().sqrt() + delta)
             ),
@@ -651,48 +651,48 @@ CAUSAL_MASK = Exercise(
     stars=2,
     minutes=6,
     misconceptions={
-        "from_the_first_key": Misconception(
+        "from_the_first_key": (
             _masked(lambda full, past: full.tril()),
             "Right without a past. The rows are the last m of n tokens: row i is token n - m + i,"
             " and sees all before it too. Shift the diagonal by n - m.",
         ),
-        "strict": Misconception(
+        "strict": (
             _masked(lambda full, past: full.tril(past - 1)),
             "Your tokens do not see themselves. The prediction of the next one must know the"
             " present one: the diagonal is True.",
         ),
-        "future": Misconception(
+        "future": (
             _masked(lambda full, past: full.triu(past)),
             "Your tokens see what comes and not what was. In p(s_i | s_<i) the lower triangle is"
             " seen: `tril`.",
         ),
-        "hidden_is_true": Misconception(
+        "hidden_is_true": (
             _masked(lambda full, past: ~full.tril(past)),
             "True marks what is hidden in your mask. Here, and in `scaled_dot_product_attention`,"
             " True is what may be looked at.",
         ),
-        "additive": Misconception(
+        "additive": (
             _masked(
                 lambda full, past: torch.zeros(full.shape).masked_fill(~full.tril(past), -torch.inf)
             ),
             "That is the mask in its additive form, 0 and minus infinity. True and False are"
             " wanted, True where a token may look.",
         ),
-        "numbers": Misconception(
+        "numbers": (
             _masked(lambda full, past: full.tril(past).float()),
             "Your mask holds the numbers 1 and 0. Attention would add those to the logits and hide"
             " nothing: make it boolean.",
         ),
-        "square": Misconception(
+        "square": (
             lambda m, n: torch.ones(n, n, dtype=torch.bool).tril(),
             "You made a row for each of the n tokens. Only the last m ask; those before them are in"
             " the cache: take the last m rows.",
         ),
-        "keys_first": Misconception(
+        "keys_first": (
             lambda m, n: torch.ones(m, n, dtype=torch.bool).tril(n - m).T,
             "Your mask lies on its side: rows are queries (m), columns are keys (n).",
         ),
-        "no_mask": Misconception(
+        "no_mask": (
             _masked(lambda full, past: full),
             "Every token sees every other. In p(s_i | s_<i) a token sees none that comes after it.",
         ),
@@ -778,66 +778,66 @@ TOP_K_SAMPLE = Exercise(
     stars=3,
     minutes=12,
     misconceptions={
-        "most_probable": Misconception(
+        "most_probable": (
             lambda logits, k, temperature, uniform: logits.argmax(-1),
             "You always take the most probable token. Draw one: `uniform` decides which.",
         ),
-        "not_filtered": Misconception(
+        "not_filtered": (
             _drawn(lambda logits, k, temperature: (logits / temperature).softmax(-1)),
             "All tokens can be drawn. Only the k with the greatest logits stay; the others get"
             " minus infinity.",
         ),
-        "not_renormalised": Misconception(
+        "not_renormalised": (
             _drawn(_not_renormalised),
             "You threw tokens out after the softmax and left the rest short of 1, so that a large u"
             " finds no token. Put the filter before the softmax, or divide by the new sum.",
         ),
-        "least_probable": Misconception(
+        "least_probable": (
             _drawn(_without(lambda logits, k: logits > logits.sort().values[:, k - 1 : k])),
             "You kept the k smallest logits: `sort` and `argsort` begin with the smallest. `topk`"
             " gives the greatest.",
         ),
-        "one_too_few": Misconception(
+        "one_too_few": (
             _drawn(_without(lambda logits, k: logits <= logits.topk(k).values[:, -1:])),
             "You threw the k-th token out with the rest: keep what equals the k-th logit, remove"
             " what is below it.",
         ),
-        "temperature_ignored": Misconception(
+        "temperature_ignored": (
             _drawn(lambda logits, k, temperature: _keep(logits, k).softmax(-1)),
             "The temperature is missing: divide the logits by it before the softmax.",
         ),
-        "temperature_multiplied": Misconception(
+        "temperature_multiplied": (
             _drawn(lambda logits, k, temperature: (_keep(logits, k) * temperature).softmax(-1)),
             "You multiplied with the temperature. Divide: a low temperature makes the differences"
             " larger, the draw surer.",
         ),
-        "temperature_after_softmax": Misconception(
+        "temperature_after_softmax": (
             _drawn(lambda logits, k, temperature: _keep(logits, k).softmax(-1) / temperature),
             "You divided probabilities by the temperature. It belongs to the logits, before the"
             " softmax.",
         ),
-        "rank_returned": Misconception(
+        "rank_returned": (
             lambda logits, k, temperature, uniform: _sorted_draw(logits, k, temperature, uniform)[
                 0
             ],
             "You return a place in the sorted list, from 0 to k - 1. Look up which token stands"
             " there.",
         ),
-        "order_of_probability": Misconception(
+        "order_of_probability": (
             _drawn_in_order,
             "Your probabilities are right, but you walk from the most probable token down. The task"
             " says in the order of the vocabulary, so that one u gives everyone the same token.",
         ),
-        "zero_drawn": Misconception(
+        "zero_drawn": (
             _drawn(draw=lambda p, uniform: (p.cumsum(-1) < uniform[:, None]).sum(-1)),
             "At u = 0 you draw the very first token, though its probability may be 0. The"
             " cumulative probability must exceed u, not reach it.",
         ),
-        "one_number_for_all": Misconception(
+        "one_number_for_all": (
             _drawn(draw=lambda p, uniform: _draw(p, uniform[:1].expand(len(p)))),
             "All rows used the first number. Every row has its own: `uniform[:, None]`.",
         ),
-        "from_above": Misconception(
+        "from_above": (
             _drawn(draw=lambda p, uniform: _draw(p, 1 - uniform)),
             "You compared with 1 - u. The token is the first whose cumulative probability"
             " exceeds u.",
@@ -887,47 +887,47 @@ SLIDING_WINDOW = Exercise(
     stars=2,
     minutes=8,
     misconceptions={
-        "not_held": Misconception(
+        "not_held": (
             _placed(lambda place, whole, size: place - size // 2),
             "Right in the middle of the grid. Near its border your window hangs over: all of it"
             " must fit, so hold top and left between 0 and grid - window.",
         ),
-        "start_alone": Misconception(
+        "start_alone": (
             _placed(lambda place, whole, size: max(place - size // 2, 0)),
             "Your window hangs over the bottom and the right of the grid: top is grid[0] -"
             " window[0] at most, and left likewise.",
         ),
-        "end_alone": Misconception(
+        "end_alone": (
             _placed(lambda place, whole, size: min(place - size // 2, whole - size)),
             "Your window begins before the grid, at a negative place: top and left are 0 at least.",
         ),
-        "code_in_the_corner": Misconception(
+        "code_in_the_corner": (
             _placed(lambda place, whole, size: _inside(place, whole, size)),
             "The code stands in the window's upper left corner, with nothing before it to go by."
             " Figure 3 puts it in the middle: start half a window earlier.",
         ),
-        "code_at_the_end": Misconception(
+        "code_at_the_end": (
             _placed(lambda place, whole, size: _inside(place - size + 1, whole, size)),
             "The code stands in the window's last place. Figure 3 puts it in the middle: start half"
             " a window earlier.",
         ),
-        "half_a_place_off": Misconception(
+        "half_a_place_off": (
             _placed(lambda place, whole, size: _inside(place - (size - 1) // 2, whole, size)),
             "A window of even size has no middle place. Take the later one: place - size // 2, so"
             " that the code has as much behind it as there can be.",
         ),
-        "row_and_column_swapped": Misconception(
+        "row_and_column_swapped": (
             lambda row, column, grid, window: vqgan.sliding_window(row, column, grid, window)[::-1],
             "You return (left, top). Rows come first: (top, left).",
         ),
-        "sides_swapped": Misconception(
+        "sides_swapped": (
             lambda row, column, grid, window: vqgan.sliding_window(
                 row, column, grid[::-1], window[::-1]
             ),
             "You measured rows with widths. `grid` and `window` are (rows, columns): the row goes"
             " with [0], the column with [1].",
         ),
-        "in_blocks": Misconception(
+        "in_blocks": (
             _placed(lambda place, whole, size: _inside(place // size * size, whole, size)),
             "Your windows are laid side by side, so a code at the edge of one sees nothing beyond."
             " Figure 3 moves the window along with the code.",

@@ -16,7 +16,7 @@ from nbgrader.nbgraderformat import MetadataValidator
 
 from course_lib import build, paths
 from course_lib.build.nbgrader import assignment, write_course_folder
-from course_lib.checking import Misconception, UnknownExercise, find_exercise
+from course_lib.checking import UnknownExercise, find_exercise
 from course_lib.checking.diagnose import assess
 from course_lib.checking.observe import run
 from course_lib.classroom import exercise, mark, progress
@@ -428,7 +428,7 @@ def test_nothing_reaches_the_error_stream_which_nbgrader_takes_for_a_failure(cap
 
     grumbling = replace(
         find_exercise(PATCHIFY),
-        misconceptions={"kept": Misconception(grumble, "You kept the picture.")},
+        misconceptions={"kept": (grumble, "You kept the picture.")},
     )
     report, verdict = examine(grumble, grumbling, SEED)
     assert verdict.misconception == "kept" and report.printed.startswith("a word")

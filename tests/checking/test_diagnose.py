@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from course_lib.checking import Exercise, Misconception
+from course_lib.checking import Exercise
 from course_lib.checking.compare import compare
 from course_lib.checking.diagnose import assess
 from course_lib.checking.observe import Failure, Outcome, failure, flatten, preserved, run
@@ -282,12 +282,12 @@ def shifted(x, w):
 DIAGNOSED = replace(
     EXERCISE,
     misconceptions={
-        "added": Misconception(lambda x, w: x + w, "You added."),
-        "rows": Misconception(lambda x, w: x * w[: len(x), None], "You scaled the rows."),
-        "late": Misconception(shifted, "You shifted the long ones."),
-        "cut": Misconception(lambda x, w: (x * w).detach(), "You detached."),
-        "flipped": Misconception(lambda x, w: (x * w).flip(-1), "You flipped."),
-        "in_place": Misconception(lambda x, w: x.mul_(w), "You overwrote x."),
+        "added": (lambda x, w: x + w, "You added."),
+        "rows": (lambda x, w: x * w[: len(x), None], "You scaled the rows."),
+        "late": (shifted, "You shifted the long ones."),
+        "cut": (lambda x, w: (x * w).detach(), "You detached."),
+        "flipped": (lambda x, w: (x * w).flip(-1), "You flipped."),
+        "in_place": (lambda x, w: x.mul_(w), "You overwrote x."),
     },
 )
 

@@ -7,7 +7,6 @@ from torch import nn
 
 from course_lib.checking import (
     Exercise,
-    Misconception,
     UnknownExercise,
     call_by_name,
     exercises,
@@ -94,7 +93,7 @@ def test_an_unknown_topic_names_the_topics():
 @pytest.mark.parametrize(
     "changes",
     [{"id": "double"}, {"id": "a.b.c"}, {"stars": 0}, {"points": 0}, {"seconds": 0},
-     {"misconceptions": {"mute": Misconception(double, " ")}}],
+     {"misconceptions": {"mute": (double, " ")}}],
 )  # fmt: skip
 def test_a_careless_declaration_is_refused(changes):
     with pytest.raises(ValueError, match=r"ddpm.double|topic\.name"):

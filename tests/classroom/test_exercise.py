@@ -12,7 +12,7 @@ from IPython.core.interactiveshell import InteractiveShell
 from IPython.utils.capture import capture_output
 from torch import nn
 
-from course_lib.checking import Exercise, Misconception, find_exercise, with_weights
+from course_lib.checking import Exercise, find_exercise, with_weights
 from course_lib.classroom import exercise, progress
 from course_lib.classroom.exercise import Report, check
 from course_lib.paths import ROOT
@@ -322,7 +322,7 @@ MODULE = Exercise(
     "a.affine",
     Affine,
     lambda rng: [{"x": torch.randn(2, width, generator=rng)} for width in (3, 4)],
-    misconceptions={"no_shift": Misconception(type("NoShift", (Affine,), {"forward": lambda self, x: x * self.scale}),
+    misconceptions={"no_shift": (type("NoShift", (Affine,), {"forward": lambda self, x: x * self.scale}),
                                               "You forgot the shift.")},
     gradients=("x",),
     probe=build_and_apply,
