@@ -32,7 +32,7 @@ import json
 import re
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
-from typing import Protocol, runtime_checkable
+from typing import Literal, Protocol, get_args, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -93,6 +93,12 @@ class Trainable(nn.Module):
         return self.loss(player, batch, draw)  # DistributedDataParallel calls forward
 
 
+LRSchedule = Literal["constant", "linear", "plateau"]
+LR_SCHEDULES = get_args(LRSchedule)
+PRECISIONS = ("float32", "bfloat16")
+CHECKPOINT_DTYPES = ("float32", "float16")
+
+
 @dataclass(frozen=True)
 class Recipe:
     """All the numbers of one training.  Subclasses add fields and define build, data and measure."""
@@ -103,6 +109,7 @@ class Recipe:
     seed: int = 0
     learning_rate: float = 2e-4
     warmup: int = 0  # steps of linear warm-up
+    lr_schedule: LRSchedule = "constant"  # after the warm-up
     betas: tuple[float, float] = (0.9, 0.999)
     weight_decay: float = 0.0  # AdamW; at 0 this is Adam
     clip: float | None = 1.0  # largest gradient norm of a player
@@ -111,30 +118,29 @@ class Recipe:
     precision: str = "float32"
     checkpoint_dtype: str = "float32"  # or "float16", half the file
 
-    def __post_init__(self):
-        for accepted, expected, field in (
-            (
-                re.fullmatch(r"[A-Za-z0-9][\w.-]*", self.name, re.ASCII),
-                "letters, digits and . _ -",
-                "name",
-            ),
-            (self.steps >= 1, "at least 1", "steps"),
-            (self.batch_size >= 1, "at least 1", "batch_size"),
-            (self.seed >= 0, "at least 0", "seed"),
-            (self.learning_rate > 0, "a positive number", "learning_rate"),
-            (self.warmup >= 0, "at least 0", "warmup"),
-            (self.clip is None or self.clip > 0, "a positive number or None", "clip"),
-            (0 <= self.ema < 1, "in [0, 1)", "ema"),
-            (self.precision in ("float32", "bfloat16"), "'float32' or 'bfloat16'", "precision"),
-            (
-                self.checkpoint_dtype in ("float32", "float16"),
-                "'float32' or 'float16'",
-                "checkpoint_dtype",
-            ),
-        ):
-            if not accepted:
-                got = getattr(self, field)
-                raise ValueError(f"recipe {self.name!r}: {field} must be {expected}, got {got!r}")
+    def __post_init__(self) -> None:
+        """Raise ValueError for the first field that is out of range."""
+        has_name = re.fullmatch(r"[A-Za-z0-9][\w.-]*", self.name, re.ASCII)
+        self._expect(has_name, "name", "letters, digits and . _ -")
+        self._expect(self.steps >= 1, "steps", "at least 1")
+        self._expect(self.batch_size >= 1, "batch_size", "at least 1")
+        self._expect(self.seed >= 0, "seed", "at least 0")
+        self._expect(self.learning_rate > 0, "learning_rate", "a positive number")
+        self._expect(self.warmup >= 0, "warmup", "at least 0")
+        self._expect(self.lr_schedule in LR_SCHEDULES, "lr_schedule", _one_of(LR_SCHEDULES))
+        self._expect(self.clip is None or self.clip > 0, "clip", "a positive number or None")
+        self._expect(0 <= self.ema < 1, "ema", "a number in [0, 1)")
+        self._expect(self.precision in PRECISIONS, "precision", _one_of(PRECISIONS))
+        self._expect(
+            self.checkpoint_dtype in CHECKPOINT_DTYPES,
+            "checkpoint_dtype",
+            _one_of(CHECKPOINT_DTYPES),
+        )
+
+    def _expect(self, accepted: object, field: str, expected: str) -> None:
+        if not accepted:
+            got = getattr(self, field)
+            raise ValueError(f"recipe {self.name!r}: {field}: expected {expected}, got {got!r}")
 
     def build(self) -> Trainable:
         """A fresh trainable.  torch's global generator is seeded with `seed` just before."""
@@ -168,11 +174,24 @@ class Recipe:
         )
 
     def lr_scale(self, step: int) -> float:
-        """What the learning rate is multiplied with at this step (counted from 0): linear warm-up,
-        then 1.
+        """Return the factor of the learning rate at this step, counted from 0.
+
+        A linear warm-up comes first.  After it the factor stays 1 ("constant"), falls in a straight
+        line to zero ("linear"), or stays 1 and falls to zero over the last third of all steps
+        ("plateau").
         """
-        return min(1.0, (step + 1) / self.warmup) if self.warmup else 1.0
+        scale = min(1.0, (step + 1) / self.warmup) if self.warmup else 1.0
+        steps_left = self.steps - step
+        if self.lr_schedule == "linear":
+            return min(scale, steps_left / max(self.steps - self.warmup, 1))
+        if self.lr_schedule == "plateau":
+            return min(scale, 3 * steps_left / self.steps)
+        return scale
 
     def fields(self) -> dict:
         """The recipe as JSON knows it (tuples are lists), with the name of its class."""
         return json.loads(json.dumps({"class": type(self).__name__, **asdict(self)}))
+
+
+def _one_of(choices: tuple[str, ...]) -> str:
+    return " or ".join(repr(choice) for choice in choices)

@@ -94,6 +94,21 @@ def test_a_checkpoint_of_other_numbers_is_refused(store):
         load_checkpoint(replace(TOY, steps=99), store=store)
 
 
+def test_a_checkpoint_of_another_schedule_is_refused(store):
+    with pytest.raises(ValueError, match="lr_schedule was 'constant' and is 'linear'"):
+        load_checkpoint(replace(TOY, lr_schedule="linear"), store=store)
+
+
+def test_a_checkpoint_from_before_a_field_existed_loads(store):
+    earlier = {key: value for key, value in TOY.fields().items() if key != "lr_schedule"}
+    metadata = {"course": json.dumps({"name": "toy", "recipe": earlier})}
+    tensors = safetensors.torch.load_file(checkpoint(store))
+    safetensors.torch.save_file(tensors, checkpoint(store), metadata)
+    model, provenance = load_checkpoint(TOY, store=store)
+    assert torch.equal(model.state_dict()["0.bias"], tensors["0.bias"])
+    assert provenance["recipe"] == earlier
+
+
 def test_wrong_keys_are_refused(store):
     tensors = safetensors.torch.load_file(checkpoint(store))
     metadata = {"course": json.dumps({"name": "toy", "recipe": TOY.fields()})}

@@ -28,7 +28,7 @@ from course_lib.papers.improved_ddpm import (
 )
 from course_lib.training.distributed import all_gather
 from course_lib.training.randomness import Draw
-from course_lib.training.recipe import Recipe, Tensors, Trainable
+from course_lib.training.recipe import LRSchedule, Recipe, Tensors, Trainable
 from course_lib.training.store import load_checkpoint
 from course_lib.world import pixels_to_float
 
@@ -77,6 +77,7 @@ class DiffusionRecipe(Recipe):
     pictures.
     """
 
+    lr_schedule: LRSchedule = "plateau"
     preset: str = "improved_ddpm/tiny"
     width: int = 16
     schedule: str = "cosine"
@@ -108,10 +109,6 @@ class DiffusionRecipe(Recipe):
 
     def data(self) -> Tensors:
         return Tensors(pixels=large_objects("train", self.pictures, self.config.image_size))
-
-    def lr_scale(self, step: int) -> float:
-        """Warm-up, a plateau, and a straight line to zero over the last third."""
-        return min(super().lr_scale(step), 3 * (self.steps - step) / self.steps)
 
     def measure(self, model: nn.Module) -> dict:
         """Bits per dimension on test pictures, and how samples of 50 steps compare with them."""

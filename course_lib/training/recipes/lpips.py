@@ -24,7 +24,7 @@ from course_lib.data import LPIPS_TRUNK, TEST_PHOTOS, TRAIN_PHOTOS, images, phot
 from course_lib.losses.perceptual import LPIPS
 from course_lib.metrics.fidelity import ssim
 from course_lib.training.randomness import Draw
-from course_lib.training.recipe import Recipe, Tensors, Trainable
+from course_lib.training.recipe import LRSchedule, Recipe, Tensors, Trainable
 from course_lib.world import pixels_to_float
 
 # of the little world
@@ -153,6 +153,7 @@ def right_choices(distance: Callable[[Tensor, Tensor], Tensor], x: Tensor) -> di
 class TrunkRecipe(Recipe):
     """The small trunk, with as many pictures of the world as patches of photographs."""
 
+    lr_schedule: LRSchedule = "linear"
     pictures: int = 12_000  # of the world, and as many patches
 
     def build(self) -> Reader:
@@ -172,10 +173,6 @@ class TrunkRecipe(Recipe):
         labels = {k: torch.cat([x, torch.full((n,), -1)]) for k, x in labels.items()}
         photo = torch.cat([torch.full((n,), -1), photos["photo"]])
         return Tensors(pixels=torch.cat([world["pixels"], photos["pixels"]]), photo=photo, **labels)
-
-    def lr_scale(self, step: int) -> float:
-        """Linear warm-up, then a straight line to zero."""
-        return min(super().lr_scale(step), (self.steps - step) / max(self.steps - self.warmup, 1))
 
     def measure(self, model: LPIPS) -> dict:
         """Right choices between distortions of equal squared error: the trunk's, five untrained

@@ -25,7 +25,7 @@ from course_lib.metrics import (
 from course_lib.nn.std_resnet import ResNet
 from course_lib.papers.vit import ViT, ViTConfig, for_fine_tuning
 from course_lib.training.randomness import Draw
-from course_lib.training.recipe import Recipe, Tensors, Trainable
+from course_lib.training.recipe import LRSchedule, Recipe, Tensors, Trainable
 from course_lib.training.store import load_checkpoint
 from course_lib.world import pixels_to_float
 
@@ -67,12 +67,9 @@ class ClassifierRecipe(Recipe):
     in miniature).
     """
 
+    lr_schedule: LRSchedule = "linear"
     pictures: int = 8000
     weight_decay: float = 0.05
-
-    def lr_scale(self, step: int) -> float:
-        """Linear warm-up, then a straight line to zero."""
-        return min(super().lr_scale(step), (self.steps - step) / max(self.steps - self.warmup, 1))
 
     def data(self) -> Tensors:
         train = images("train", self.pictures)

@@ -27,7 +27,7 @@ from course_lib.papers.vqgan import (
 )
 from course_lib.quantize.vq import nearest_code, perplexity, usage
 from course_lib.training.randomness import Draw
-from course_lib.training.recipe import Recipe, Tensors, Trainable
+from course_lib.training.recipe import LRSchedule, Recipe, Tensors, Trainable
 from course_lib.training.store import load_checkpoint
 from course_lib.world import pixels_to_float
 
@@ -88,6 +88,7 @@ class Tokenizer(Trainable):
 class TokenizerRecipe(Recipe):
     """A tiny VQGAN on pictures of one to three objects."""
 
+    lr_schedule: LRSchedule = "plateau"
     pictures: int = 20_000
     multipliers: tuple[int, ...] = (1, 1, 2)
     num_codes: int = 256
@@ -110,10 +111,6 @@ class TokenizerRecipe(Recipe):
 
     def data(self) -> Tensors:
         return Tensors(pixels=images("train", self.pictures, count=(1, 2, 3))["pixels"])
-
-    def lr_scale(self, step: int) -> float:
-        """Warm-up, a plateau, and a straight line to zero over the last third."""
-        return min(super().lr_scale(step), 3 * (self.steps - step) / self.steps)
 
     def measure(self, model: VQGAN) -> dict:
         """Fidelity of rebuilt test pictures, Fréchet distance in the judge's features, and use of
@@ -181,6 +178,7 @@ def class_token(kind: Tensor) -> Tensor:
 class PriorRecipe(Recipe):
     """The tiny transformer on the codes of pictures with one object, given its shape and colour."""
 
+    lr_schedule: LRSchedule = "linear"
     pictures: int = 20_000
     samples: int = 512
     weight_decay: float = 0.01
@@ -196,10 +194,6 @@ class PriorRecipe(Recipe):
 
     def data(self) -> Tensors:
         return Tensors(**self.codes("train", self.pictures))
-
-    def lr_scale(self, step: int) -> float:
-        """Linear warm-up, then a straight line to zero."""
-        return min(super().lr_scale(step), (self.steps - step) / max(self.steps - self.warmup, 1))
 
     def draw(self, model: nn.Module, kind: Tensor, generator: torch.Generator, **how) -> Tensor:
         """Pictures (n 3 h w) of these classes (n,), in [-1, 1]."""
