@@ -7,7 +7,17 @@ from typing import Any
 
 from torch import nn
 
-from course_lib.papers import dcgan, ddpm, improved_ddpm, magvit, magvit2, vit, vivit, vqgan
+from course_lib.papers import (
+    dcgan,
+    ddpm,
+    improved_ddpm,
+    magvit,
+    magvit2,
+    magvit_tokenizer,
+    vit,
+    vivit,
+    vqgan,
+)
 
 
 @dataclass(frozen=True)
@@ -59,7 +69,7 @@ MODELS: dict[str, Entry] = {
         "transformer-cIN": ("1400M", "paper, appendix"),
         "transformer-faceshq": ("307M", "paper, appendix"),
     }),
-    **_entries("magvit", magvit.TOKENIZER_CONFIGS, magvit.Tokenizer, {
+    **_entries("magvit", magvit_tokenizer.TOKENIZER_CONFIGS, magvit_tokenizer.Tokenizer, {
         "3D-VQ-B": ("41M", "paper, table 6"),
         "3D-VQ-L": ("158M", "paper, table 6"),
         "2D-VQ-L": ("53M", "paper, table 6"),

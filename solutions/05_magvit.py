@@ -16,8 +16,8 @@ from course_lib import data
 from course_lib.classroom import exercise, explore, show, show_clip, show_images, show_lines, slider
 from course_lib.lm.maskgit import gumbel_noise
 from course_lib.metrics import psnr
-from course_lib.nn.video_tasks import TASKS, condition_clip
-from course_lib.papers import magvit, magvit2
+from course_lib.papers import magvit, magvit2, magvit_tokenizer
+from course_lib.papers.magvit import TASKS, condition_clip
 from course_lib.quantize.lfq import token_code
 from course_lib.training import load_checkpoint, results
 from course_lib.training.recipes.magvit import (
@@ -311,7 +311,7 @@ trained = room.train_live("magvit-live", seconds=45)
 
 # %%
 inflated = build("magvit/tiny").eval()
-magvit.inflate(inflated, load_checkpoint("magvit-2d")[0], inflate)
+magvit_tokenizer.inflate(inflated, load_checkpoint("magvit-2d")[0], inflate)
 networks = {f"from nothing, {trained.step} steps": trained.model, "inflated, no step": inflated,
             f"inflated, {made['steps']:,} steps": tokenizer}
 strips = {"the clip": clip[5]}
@@ -581,7 +581,7 @@ def in_steps(task, picture, steps=12):
     rng, place = torch.Generator().manual_seed(0), slice(picture, picture + 1)
     condition = tokenizer.encode(condition_clip(task, clip[place])).indices.flatten(1)
     canvas = torch.where(task_masks(task, (4, 8, 8)).flatten(), condition, bert.config.mask_token)
-    prefix = bert.prefix_tokens(task, test["label"][place])
+    prefix = bert.config.prefix_tokens(task, test["label"][place])
     tokens, unknown = canvas, torch.ones_like(canvas, dtype=torch.bool)
     history = []
     for step, number in enumerate(mask_schedule(steps, unknown.sum(1))):

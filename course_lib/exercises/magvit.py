@@ -10,8 +10,8 @@ import torch.nn.functional as F
 from course_lib.checking import Exercise
 from course_lib.lm import maskgit
 from course_lib.losses import adversarial
-from course_lib.nn import conv3d, video_tasks
-from course_lib.papers import magvit
+from course_lib.nn import conv3d
+from course_lib.papers import magvit, magvit_tokenizer
 
 # ---------------------------------------------------------------- inflate
 
@@ -35,12 +35,12 @@ def _one_frame(place, share=lambda frames: 1.0):
 
 def _middle_column(kernel, frames):
     columns = torch.arange(kernel.shape[-1]) == kernel.shape[-1] // 2
-    return magvit.inflate_average(kernel * frames, frames) * columns
+    return magvit_tokenizer.inflate_average(kernel * frames, frames) * columns
 
 
 INFLATE = Exercise(
     id="magvit.inflate",
-    reference=magvit.inflate_central,
+    reference=magvit_tokenizer.inflate_central,
     cases=_kernel_cases,
     gradients=("kernel",),
     equation="MAGVIT, section 3.1 and Table 7 (central inflation)",
@@ -79,12 +79,12 @@ INFLATE = Exercise(
             " sum here, so the kernel stays as it was.",
         ),
         "frames_last": (
-            lambda kernel, frames: magvit.inflate_central(kernel, frames).movedim(2, -1),
+            lambda kernel, frames: magvit_tokenizer.inflate_central(kernel, frames).movedim(2, -1),
             "The numbers are right, the axis of frames stands last. A kernel of `conv3d` is (o i t"
             " h w).",
         ),
         "frames_first": (
-            lambda kernel, frames: magvit.inflate_central(kernel, frames).movedim(2, 0),
+            lambda kernel, frames: magvit_tokenizer.inflate_central(kernel, frames).movedim(2, 0),
             "The numbers are right, the axis of frames stands first. A kernel of `conv3d` is (o i t"
             " h w).",
         ),
@@ -343,14 +343,14 @@ _GRIDS = [(3, 8, 12), (4, 6, 10)]  # with whole quarters, and without
 
 
 def _task_cases(rng):
-    return [{"task": task, "grid": grid} for grid in _GRIDS for task in video_tasks.TASKS]
+    return [{"task": task, "grid": grid} for grid in _GRIDS for task in magvit.TASKS]
 
 
 def _tasked(tasks, rule):
     """task_masks with another rule for some tasks: rule(task, grid), of shape (t, h, w)."""
 
     def answer(task, grid):
-        return rule(task, grid) if task in tasks else video_tasks.task_mask(task, grid)
+        return rule(task, grid) if task in tasks else magvit.task_mask(task, grid)
 
     return answer
 
@@ -359,7 +359,7 @@ def _other_task(names):
     """A rule that takes another task's mask, turned round where its name begins with ~."""
 
     def rule(task, grid):
-        mask = video_tasks.task_mask(names[task].strip("~"), grid)
+        mask = magvit.task_mask(names[task].strip("~"), grid)
         return ~mask if names[task].startswith("~") else mask
 
     return _tasked(names, rule)
@@ -404,7 +404,7 @@ def _moving(left):
         strip = torch.stack([(a <= column) & (column < a + w // 2) for a in lefts])[:, None].expand(
             t, h, w
         )
-        return strip.clone() if task == "OPD" else ~(strip & video_tasks.task_mask("OPH", grid))
+        return strip.clone() if task == "OPD" else ~(strip & magvit.task_mask("OPH", grid))
 
     return _tasked(("OPD", "IPD"), rule)
 
@@ -414,16 +414,16 @@ def _filled(value):
 
 
 def _strip_inpainted(task, grid):
-    return ~video_tasks.task_mask("OPD", grid)
+    return ~magvit.task_mask("OPD", grid)
 
 
 def _box_outpainted(task, grid):
-    return ~video_tasks.task_mask("IPD", grid)
+    return ~magvit.task_mask("IPD", grid)
 
 
 TASK_MASKS = Exercise(
     id="magvit.task_masks",
-    reference=video_tasks.task_mask,
+    reference=magvit.task_mask,
     cases=_task_cases,
     equation="MAGVIT, section 3.2, appendix B.1 and Table 12",
     points=4,
@@ -431,7 +431,7 @@ TASK_MASKS = Exercise(
     minutes=15,
     misconceptions={
         "true_is_generated": (
-            lambda task, grid: ~video_tasks.task_mask(task, grid),
+            lambda task, grid: ~magvit.task_mask(task, grid),
             "Your masks are True where something is to be generated. True is what is given:"
             " appendix B.1 says where the condition lies.",
         ),

@@ -1,114 +1,44 @@
 """MAGVIT: Masked Generative Video Transformer.  Yu et al., 2022, arXiv 2212.05199.
 
-Reading order: the configurations; the 3D-VQ tokenizer (section 3.1, appendix A), to which belong
-the discriminator `course_lib.nn.stylegan_discriminator` and the loss
-`course_lib.losses.video_tokenizer`; its start from a tokenizer of pictures (3.1, Table 7); the ten
-tasks `course_lib.nn.video_tasks` (3.2, appendix B.1); the transformer on tokens, what it is shown
-and what it must say (3.2, COMMIT); decoding (Algorithm 1).  Clips are (b c t h w) in [-1, 1],
-tokens a grid (b t h w), read frame by frame and row by row.
+Read its tokenizer first, `course_lib.papers.magvit_tokenizer` (section 3.1).  Reading order here:
+the configurations; the ten tasks (3.2, appendix B.1); the transformer on tokens; what it is shown
+and what it must predict (3.2, COMMIT); decoding (Algorithm 1).  Clips are (b c t h w) in [-1, 1],
+tokens are a grid (b t h w), read frame by frame and row by row.
 
-Differs from the paper, in the manner of the official code:
-- That code pads with zeros by default, where the paper says by reflection: `padding`.
+Differs from the paper, following the official code:
 - UCF-101 has one task and no task token: 1025 places.  With tasks there are 1026, as in the paper.
-- That code gives all outpaintings, and the inpaintings too, one task token; here every task has its
-  own.
-- A token of the condition is what the task's rule gives on the grid of tokens: see the tasks' file.
+- That code gives all outpaintings one task token, and all inpaintings another; here every task has
+  its own.
+- Which tokens belong to the condition is decided by the task's rule on the grid of tokens: see
+  `task_mask`.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
-from itertools import pairwise
 
 import torch
 import torch.nn.functional as F
-from einops import rearrange, repeat
+from einops import reduce
 from torch import nn
 
 from course_lib.lm.maskgit import Decoding, parallel_decode, remask
-from course_lib.nn.conv3d import SameConv3d
-from course_lib.nn.stylegan_discriminator import StyleGANDiscriminator
 from course_lib.nn.transformer import Bert, BertHead, truncated_normal_
-from course_lib.nn.video_tasks import TASKS, condition_clip, task_mask
-from course_lib.quantize.vq import Quantized, VectorQuantizer
+from course_lib.papers.magvit_tokenizer import Tokenizer
 from course_lib.shapes import Bool, Float, Int, Tensor
 
 # ---------------------------------------------------------------- configurations
 
-
-@dataclass(frozen=True)
-class TokenizerConfig:
-    """The autoencoder and its codebook.  Defaults: 3D-VQ-B, 16 x 128 x 128 pixels to 4 x 16 x 16
-    tokens (Table 6).
-    """
-
-    filters: int = 64
-    # of the filters, per resolution; each but the last is halved after
-    multipliers: tuple[int, ...] = (1, 2, 2, 4)
-    # which of these halvings take pairs of frames too
-    halve_time: tuple[bool, ...] = (True, True, False)
-    blocks: int = 2  # residual blocks per resolution
-    code_dim: int = 256
-    num_codes: int = 1024
-    kernel_frames: int = 3  # 1: two-dimensional convolutions, every frame for itself
-    padding: str = "reflect"  # or "zeros"
-    groups: int = 32
-    channels: int = 3
-    commitment: float = 0.25
-    entropy: float = 0.1
-
-    def __post_init__(self):
-        if len(self.halve_time) != len(self.multipliers) - 1:
-            raise ValueError(
-                f"expected {len(self.multipliers) - 1} halvings, got halve_time={self.halve_time}"
-            )
-        if self.kernel_frames == 1 and any(self.halve_time):
-            raise ValueError(
-                "a tokenizer of single frames cannot halve time, got kernel_frames=1 and halve_time"
-            )
-        misfits = [self.filters * m for m in self.multipliers if self.filters * m % self.groups]
-        if misfits:
-            raise ValueError(
-                f"expected widths that {self.groups} groups share evenly, got {misfits}"
-            )
-
-    @property
-    def cell(self) -> tuple[int, int, int]:
-        """Frames, rows and columns of the pixels that one token stands for (the supervoxel)."""
-        side = 2 ** len(self.halve_time)
-        return 2 ** sum(self.halve_time), side, side
-
-
-_TINY = {"filters": 8, "multipliers": (1, 2, 4), "blocks": 1, "code_dim": 32, "groups": 4}
-
-TOKENIZER_CONFIGS = {  # Tables 6 and 7
-    "3D-VQ-B": TokenizerConfig(),
-    "3D-VQ-L": TokenizerConfig(filters=128),
-    # 64 x 64 pixels
-    "3D-VQ-B BAIR": TokenizerConfig(multipliers=(1, 2, 4), halve_time=(True, True)),
-    "2D-VQ-B": TokenizerConfig(kernel_frames=1, halve_time=(False, False, False)),
-    "2D-VQ-L": TokenizerConfig(filters=128, kernel_frames=1, halve_time=(False, False, False)),
-    # 16 x 32 x 32 pixels to 4 x 8 x 8 tokens
-    "tiny": TokenizerConfig(halve_time=(True, True), **_TINY),
-    "tiny 2D": TokenizerConfig(halve_time=(False, False), kernel_frames=1, **_TINY),
-}
-
-DISCRIMINATORS = {  # appendix A; not in the counts of parameters
-    "3D-VQ-B": partial(StyleGANDiscriminator, (16, 128, 128), 64),
-    "3D-VQ-L": partial(StyleGANDiscriminator, (16, 128, 128), 128),
-    "3D-VQ-B BAIR": partial(StyleGANDiscriminator, (16, 64, 64), 64, (2, 4, 4, 4)),
-    "tiny": partial(StyleGANDiscriminator, (16, 32, 32), 8, (2, 4, 4)),
-}
+TASKS = ("FP", "FI", "OPC", "OPV", "OPH", "OPD", "IPC", "IPD", "CG", "CFP")
 
 
 @dataclass(frozen=True)
 class BertConfig:
     """The transformer and its vocabulary: codes, classes and the class "none", special tokens.
-    Defaults: B on UCF-101.
 
     One task needs no task token and one special token, [MASK]; several tasks have 16 places for
-    them.
+    them.  Defaults: B on UCF-101.
     """
 
     grid: tuple[int, int, int] = (4, 16, 16)
@@ -123,12 +53,13 @@ class BertConfig:
 
     def __post_init__(self):
         if self.width % self.heads:
-            raise ValueError(f"heads must divide width, got {self.heads} for {self.width}")
+            raise ValueError(f"heads: expected a divisor of width {self.width}, got {self.heads}")
 
     @property
     def vocabulary(self) -> int:
-        """All tokens there are.  The last one is [MASK]."""
-        return self.num_codes + self.num_classes + 1 + (16 if self.multi_task else 1)
+        """The number of all tokens.  The last one is [MASK]."""
+        special = 16 if self.multi_task else 1
+        return self.num_codes + self.num_classes + 1 + special
 
     @property
     def mask_token(self) -> int:
@@ -138,6 +69,17 @@ class BertConfig:
     def prefix_length(self) -> int:
         """Tokens before the grid's: the task's, where there are several, and the class's."""
         return 2 if self.multi_task else 1
+
+    def prefix_tokens(self, task: str, label: Int[Tensor, " b"]) -> Int[Tensor, "b m"]:
+        """Return the task's token, where there are several tasks, and the class's.
+
+        The class is `label` in CG and CFP, and "none" in the other tasks.
+        """
+        no_class = torch.full_like(label, self.num_classes)
+        class_token = self.num_codes + (label if task in ("CG", "CFP") else no_class)
+        task_token = torch.full_like(label, self.vocabulary - 3 - TASKS.index(task))
+        prefix = [task_token, class_token] if self.multi_task else [class_token]
+        return torch.stack(prefix, dim=1)
 
 
 BERT_CONFIGS = {
@@ -150,217 +92,131 @@ BERT_CONFIGS = {
 }
 
 
-# ---------------------------------------------------------------- 3.1 the tokenizer
+# ---------------------------------------------------------------- 3.2 and appendix B.1, the tasks
 
 
-class Tokenizer(nn.Module):
-    """Clips (b c t h w) in [-1, 1] to a grid of codes, and back."""
+def task_mask(task: str, grid: Sequence[int]) -> Bool[Tensor, "t h w"]:
+    """Mark the condition of a task, True, on a grid of frames, rows and columns.
 
-    def __init__(self, config: TokenizerConfig):
-        super().__init__()
-        self.config = config
-        self.encoder, self.decoder = Encoder(config), Decoder(config)
-        self.quantizer = VectorQuantizer(
-            config.num_codes,
-            config.code_dim,
-            config.commitment,
-            entropy_weight=config.entropy,
-            temperature=0.01,
-        )
-        bound = math.sqrt(3 / config.num_codes)
-        nn.init.uniform_(self.quantizer.codebook, -bound, bound)
+    Frame prediction (FP, and CFP with a class) is given the first frame, interpolation (FI) the
+    first and the last.  Outpainting is given the middle half of rows and columns (OPC), of columns
+    (OPV), of rows (OPH), or a strip of half the columns that moves from left to right (OPD);
+    inpainting all but the middle (IPC), or all but a box of half the rows and columns that moves
+    likewise (IPD); CG nothing.  Raises ValueError for another task.
 
-    def forward(
-        self, clip: Float[Tensor, "b c t h w"]
-    ) -> tuple[Float[Tensor, "b c t h w"], Quantized]:
-        """The reconstruction, and what the quantiser found."""
-        quantized = self.encode(clip)
-        return self.decode(quantized.latents), quantized
-
-    def encode(self, clip: Float[Tensor, "b c t h w"]) -> Quantized:
-        """The nearest code to the encoder's output in every cell."""
-        return self.quantizer(self.features(clip))
-
-    def features(self, clip: Float[Tensor, "b c t h w"]) -> Float[Tensor, "b d t2 h2 w2"]:
-        """The encoder's output, before it is quantised.  Raises ValueError for a clip that is not
-        made of cells.
-        """
-        if any(n % cell for n, cell in zip(clip.shape[2:], self.config.cell, strict=True)):
-            raise ValueError(
-                f"expected a clip of cells of {self.config.cell}, got {tuple(clip.shape[2:])}"
-            )
-        return self.run(self.encoder, clip)
-
-    def decode(self, latents: Float[Tensor, "b d t h w"]) -> Float[Tensor, "b c t2 h2 w2"]:
-        return self.run(self.decoder, latents)
-
-    def decode_indices(self, indices: Int[Tensor, "b t h w"]) -> Float[Tensor, "b c t2 h2 w2"]:
-        """The clip of a grid of codes."""
-        return self.decode(self.quantizer.embed(indices))
-
-    def run(
-        self, layers: nn.Module, x: Float[Tensor, "b c t h w"]
-    ) -> Float[Tensor, "b d t2 h2 w2"]:
-        """The clip at once; with kernels of one frame every frame for itself, its norms too."""
-        if self.config.kernel_frames > 1:
-            return layers(x)
-        y = layers(rearrange(x, "b c t h w -> (b t) c 1 h w"))
-        return rearrange(y, "(b t) d 1 h w -> b d t h w", b=len(x))
-
-
-class Encoder(nn.Sequential):
-    """Residual blocks at every resolution, averaged to the next; time is halved in the first ones."""
-
-    def __init__(self, config: TokenizerConfig):
-        widths = [config.filters * m for m in config.multipliers]
-        layers = [conv(config, config.channels, config.filters, bias=False)]
-        for level, (c_in, c_out) in enumerate(pairwise([config.filters, *widths])):
-            layers += residuals(config, c_in, c_out)
-            if level < len(config.halve_time):
-                layers.append(nn.AvgPool3d((2 if config.halve_time[level] else 1, 2, 2)))
-        layers += residuals(config, widths[-1], widths[-1])
-        super().__init__(
-            *layers, norm(config, widths[-1]), nn.SiLU(), SameConv3d(widths[-1], config.code_dim, 1)
-        )
-
-
-class Decoder(nn.Sequential):
-    """The encoder backwards: pixels are repeated and convolved, and time is doubled in the last
-    ones.
+    The rule is the same for pixels and for tokens, in halves and quarters rounded down.  So a
+    window that moves does so on the grid of tokens, too, each rounded for itself, as in the
+    official code.  That gives Table 12's percentages; by the letter of Eq. 2
+    (`cells_with_given_pixels`) a window that moves while a token's frames pass touches more tokens,
+    and its inpainting counterpart leaves fewer as padding.
     """
+    if task not in TASKS:
+        raise ValueError(f"expected a task of {', '.join(TASKS)}, got {task!r}")
 
-    def __init__(self, config: TokenizerConfig):
-        widths = [config.filters * m for m in config.multipliers][::-1]
-        layers = [
-            conv(config, config.code_dim, widths[0]),
-            *residuals(config, widths[0], widths[0]),
-        ]
-        for level, (c_in, c_out) in enumerate(pairwise([widths[0], *widths])):
-            layers += residuals(config, c_in, c_out)
-            if level < len(config.halve_time):
-                repeats = (2.0 if config.halve_time[-1 - level] else 1.0, 2.0, 2.0)
-                layers += [
-                    nn.Upsample(scale_factor=repeats, mode="nearest"),
-                    conv(config, c_out, c_out),
-                ]
-        super().__init__(
-            *layers, norm(config, widths[-1]), nn.SiLU(), conv(config, widths[-1], config.channels)
-        )
+    t, h, w = grid
+    frame = torch.arange(t)[:, None, None]
+    row = torch.arange(h)[:, None]
+    column = torch.arange(w)
 
+    middle_rows = (row >= h // 4) & (row < h * 3 // 4)  # h 1
+    middle_columns = (column >= w // 4) & (column < w * 3 // 4)  # w
 
-class ClipResBlock(nn.Module):
-    """Norm, swish and convolution, twice, around the identity; no biases."""
+    # The strip starts at the left edge in the first frame and reaches the right one in the last.
+    left = torch.tensor([round(w // 2 * i / max(t - 1, 1)) for i in range(t)])[:, None, None]
+    strip = (column >= left) & (column < left + w // 2)  # t 1 w
 
-    def __init__(self, config: TokenizerConfig, c_in: int, c_out: int):
-        super().__init__()
-        self.norm1, self.conv1 = norm(config, c_in), conv(config, c_in, c_out, bias=False)
-        self.norm2, self.conv2 = norm(config, c_out), conv(config, c_out, c_out, bias=False)
-        self.skip = SameConv3d(c_in, c_out, 1, bias=False) if c_in != c_out else nn.Identity()
-
-    def forward(self, x: Float[Tensor, "b c t h w"]) -> Float[Tensor, "b d t h w"]:
-        h = self.conv1(F.silu(self.norm1(x)))  # b d t h w
-        return self.skip(x) + self.conv2(F.silu(self.norm2(h)))
+    masks = {
+        "FP": frame == 0,
+        "FI": (frame == 0) | (frame == t - 1),
+        "OPC": middle_rows & middle_columns,
+        "OPV": middle_columns,
+        "OPH": middle_rows,
+        "OPD": strip,
+        "IPC": ~(middle_rows & middle_columns),
+        "IPD": ~(middle_rows & strip),
+        "CG": frame < 0,
+        "CFP": frame == 0,
+    }
+    return masks[task].expand(t, h, w).clone()
 
 
-def conv(config: TokenizerConfig, c_in: int, c_out: int, bias: bool = True) -> SameConv3d:
-    """The tokenizer's convolution: 3 x 3 pixels of `kernel_frames` frames."""
-    return SameConv3d(c_in, c_out, (config.kernel_frames, 3, 3), config.padding, bias)
+def cells_with_given_pixels(
+    pixels: Bool[Tensor, "t h w"], cell: Sequence[int]
+) -> Bool[Tensor, "t2 h2 w2"]:
+    """Mark the tokens whose cell of (frames, rows, columns) holds a pixel of the mask.
 
-
-def norm(config: TokenizerConfig, channels: int) -> nn.GroupNorm:
-    """The tokenizer's norm."""
-    return nn.GroupNorm(config.groups, channels, 1e-6)
-
-
-def residuals(config: TokenizerConfig, c_in: int, c_out: int) -> list[ClipResBlock]:
-    """The blocks of one resolution."""
-    return [
-        ClipResBlock(config, c_in if block == 0 else c_out, c_out) for block in range(config.blocks)
-    ]
-
-
-# ---------------------------------------------------------------- 3.1 a start from pictures
-
-
-def inflate_central(kernel: Float[Tensor, "o i h w"], frames: int) -> Float[Tensor, "o i t h w"]:
-    """The kernel at the middle frame, index frames // 2, zeros at the others: every frame is
-    filtered as it was.
+    Eq. 2 calls the other tokens padding.  Raises ValueError for a mask that is not made of whole
+    cells.
     """
-    inflated = kernel.new_zeros(*kernel.shape[:2], frames, *kernel.shape[2:])
-    inflated[:, :, frames // 2] = kernel
-    return inflated
+    if any(n % c for n, c in zip(pixels.shape, cell, strict=True)):
+        raise ValueError(f"expected a mask of cells of {tuple(cell)}, got {tuple(pixels.shape)}")
+
+    t, h, w = cell
+    return reduce(pixels, "(t t1) (h h1) (w w1) -> t h w", "any", t1=t, h1=h, w1=w)
 
 
-def inflate_average(kernel: Float[Tensor, "o i h w"], frames: int) -> Float[Tensor, "o i t h w"]:
-    """The kernel at every frame, divided by their number: what stands still is filtered as it was."""
-    return repeat(kernel / frames, "o i h w -> o i t h w", t=frames)
+def condition_clip(task: str, clip: Float[Tensor, "b c t h w"]) -> Float[Tensor, "b c t h w"]:
+    """Replace all but the condition by padding.
 
-
-@torch.no_grad()
-def inflate(model: Tokenizer, pictures: Tokenizer, kernel: Callable = inflate_central) -> None:
-    """Start a 3D tokenizer from a 2D one of the same widths, in place (Table 7).
-
-    Kernels that have frames in `model` go through `kernel`, all else is copied.  Raises ValueError
-    for other widths.
+    FP is padded with its last given frame, FI with what is between its two frames, linearly, OPC,
+    OPV and OPH with the nearest pixel of the condition, the others with black (-1, the paper's 0).
     """
-    ours, theirs = model.state_dict(), pictures.state_dict()
-    for name in ours.keys() & theirs.keys():
-        if ours[name].ndim == 5 and theirs[name].shape[2] == 1 != ours[name].shape[2]:
-            theirs[name] = kernel(theirs[name].squeeze(2), ours[name].shape[2])
-    ours, found = ({name: value.shape for name, value in state.items()} for state in (ours, theirs))
-    if ours != found:
-        misfits = sorted(name for name in ours | found if ours.get(name) != found.get(name))
-        raise ValueError(
-            "expected tokenizers of the same widths and blocks, got other shapes of"
-            f" {', '.join(misfits)}"
-        )
-    model.load_state_dict(theirs)
+    t, h, w = clip.shape[2:]
+
+    if task in ("FP", "CFP"):
+        return clip[:, :, :1].expand_as(clip)
+
+    if task == "FI":
+        share = torch.linspace(0, 1, t, device=clip.device, dtype=clip.dtype)[:, None, None]
+        return torch.lerp(clip[:, :, :1], clip[:, :, -1:], share)
+
+    if task in ("OPC", "OPV", "OPH"):
+        row = torch.arange(h, device=clip.device)
+        column = torch.arange(w, device=clip.device)
+        if task in ("OPC", "OPH"):
+            row = row.clamp(h // 4, h * 3 // 4 - 1)
+        if task in ("OPC", "OPV"):
+            column = column.clamp(w // 4, w * 3 // 4 - 1)
+        return clip[:, :, :, row[:, None], column]
+
+    given = task_mask(task, (t, h, w)).to(clip.device)
+    return clip.where(given, -1)
 
 
 # ---------------------------------------------------------------- 3.2 the transformer
 
 
 class MaskedTransformer(nn.Module):
-    """Tokens (b n), the prefix first, to the logits of every token of the vocabulary at every
-    place.
-    """
+    """Tokens (b n), the prefix first, to logits of the whole vocabulary at every place."""
 
     def __init__(self, config: BertConfig):
         super().__init__()
         self.config = config
         self.tokens = nn.Embedding(config.vocabulary, config.width)
-        length = config.prefix_length + math.prod(config.grid)
         self.bert = Bert(
-            length, config.width, config.depth, config.heads, config.mlp, config.dropout
+            length=config.prefix_length + math.prod(config.grid),
+            width=config.width,
+            depth=config.depth,
+            heads=config.heads,
+            mlp=config.mlp,
+            dropout=config.dropout,
         )
         self.head = BertHead(config.width)
         self.bias = nn.Parameter(torch.zeros(config.vocabulary))
         truncated_normal_(self.tokens.weight)
 
     def forward(self, tokens: Int[Tensor, "b n"]) -> Float[Tensor, "b n v"]:
-        x = self.head(self.bert(self.tokens(tokens)))  # b n d
-        return F.linear(x, self.tokens.weight, self.bias)
+        x = self.bert(self.tokens(tokens))  # b n d
+        return F.linear(self.head(x), self.tokens.weight, self.bias)  # b n v
 
     def code_logits(
         self, prefix: Int[Tensor, "b m"], shown: Int[Tensor, "b n"]
     ) -> Float[Tensor, "b n k"]:
-        """Logits of the codes at the places of the grid."""
-        x = self.bert(self.tokens(torch.cat([prefix, shown], dim=1)))  # b m+n d
+        """Return the logits of the codes only, at the places of the grid only."""
+        tokens = torch.cat([prefix, shown], dim=1)  # b m+n
+        x = self.bert(self.tokens(tokens))[:, prefix.shape[1] :]  # b n d
         codes = self.config.num_codes
-        return F.linear(
-            self.head(x[:, prefix.shape[1] :]), self.tokens.weight[:codes], self.bias[:codes]
-        )
-
-    def prefix_tokens(self, task: str, label: Int[Tensor, " b"]) -> Int[Tensor, "b m"]:
-        """The task's token, where there are several, and the class's: `label` in CG and CFP, "none"
-        in the others.
-        """
-        c = self.config
-        classes = c.num_codes + (
-            label if task in ("CG", "CFP") else torch.full_like(label, c.num_classes)
-        )
-        tasks = torch.full_like(label, c.vocabulary - 3 - TASKS.index(task))
-        return torch.stack([tasks, classes] if c.multi_task else [classes], dim=1)
+        return F.linear(self.head(x), self.tokens.weight[:codes], self.bias[:codes])  # b n k
 
 
 # ---------------------------------------------------------------- 3.2 COMMIT
@@ -373,43 +229,48 @@ def commit_tokens(
     masked: Bool[Tensor, "b *grid"],
     mask_token: int,
 ) -> Int[Tensor, "b *grid"]:
-    """Eq. 2, what the transformer is shown: the clip's own codes where they are not masked; where
-    they are, the code of the padded condition clip in the tokens that hold some condition
-    (`given`), and [MASK] in those of padding alone.
+    """Eq. 2: choose the tokens that the transformer is shown.
+
+    Places that are not masked show the clip's own codes.  Masked places show the code of the padded
+    condition clip if they hold some condition (`given`), and [MASK] if they hold only padding.
     """
     return torch.where(masked, torch.where(given, condition, mask_token), codes)
 
 
 def masked_places(scores: Float[Tensor, "b n"], gamma: Float[Tensor, ""]) -> Bool[Tensor, "b n"]:
-    """True for the floor(gamma n) lowest scores of each row, at least one: with random scores, what
-    training masks.
+    """Mark the floor(gamma n) lowest scores of each row, at least one.
+
+    With random scores these are the places that training masks.
     """
     n = scores.shape[1]
-    return remask(scores, (gamma * n).floor().long().clamp(1, n).expand(len(scores)))
+    count = (gamma * n).floor().long().clamp(1, n)
+    return remask(scores, count.expand(len(scores)))
 
 
 def token_losses(
     logits: Float[Tensor, "b n k"], codes: Int[Tensor, "b n"], smoothing: int | float = 1e-4
 ) -> Float[Tensor, "b n"]:
-    """-ln p of every code, in nats, under label smoothing."""
+    """Return -ln p of every code, in nats, under label smoothing."""
     return F.cross_entropy(logits.mT, codes, reduction="none", label_smoothing=smoothing)
 
 
 def commit_loss(
     losses: Float[Tensor, "b n"], given: Bool[Tensor, " n"], masked: Bool[Tensor, "b n"]
 ) -> tuple[Float[Tensor, ""], dict[str, Float[Tensor, ""]]]:
-    """Eq. 3: the mean over all tokens, and what each kind adds to it.
+    """Eq. 3: return the mean over all tokens, and what each kind of token adds to it.
 
     refine: masked tokens that show the condition; mask: those that show [MASK]; recons: those that
     show themselves.
     """
     kinds = {"refine": masked & given, "mask": masked & ~given, "recons": ~masked}
-    return losses.mean(), {kind: (losses * places).mean() for kind, places in kinds.items()}
+    parts = {kind: (losses * places).mean() for kind, places in kinds.items()}
+    return losses.mean(), parts
 
 
 def masked_loss(losses: Float[Tensor, "b n"], masked: Bool[Tensor, "b n"]) -> Float[Tensor, ""]:
-    """MaskGIT's: the mean over each clip's masked tokens, and over clips (Table 5 compares)."""
-    return ((losses * masked).sum(1) / masked.sum(1).clamp(min=1)).mean()
+    """Return MaskGIT's loss: the mean over each clip's masked tokens, and over clips (Table 5)."""
+    counts = masked.sum(1).clamp(min=1)  # b
+    return ((losses * masked).sum(1) / counts).mean()
 
 
 # ---------------------------------------------------------------- 3.2 decoding
@@ -423,12 +284,14 @@ def decode(
     steps: int = 12,
     **options,
 ) -> Decoding:
-    """Algorithm 1: all tokens in `steps` steps, those of the condition too; options as of
-    `parallel_decode`.
+    """Algorithm 1: decode all tokens in `steps` steps, those of the condition, too.
+
+    The options are those of `parallel_decode`.
     """
     canvas = torch.where(given, condition, model.config.mask_token).flatten(1)  # b n
-    unknown = torch.ones_like(canvas, dtype=torch.bool)
-    return parallel_decode(partial(model.code_logits, prefix), canvas, unknown, steps, **options)
+    unknown = torch.ones_like(canvas, dtype=torch.bool)  # b n
+    predict = partial(model.code_logits, prefix)
+    return parallel_decode(predict, canvas, unknown, steps, **options)
 
 
 @torch.no_grad()
@@ -440,10 +303,12 @@ def generate(
     label: Int[Tensor, " b"],
     **options,
 ) -> Float[Tensor, "b c t h w"]:
-    """What a task leaves of a clip, completed; options as of `decode`.  Models in evaluation mode."""
+    """Complete what a task leaves of a clip, with both models in evaluation mode.
+
+    The options are those of `decode`.
+    """
     condition = tokenizer.encode(condition_clip(task, clip)).indices  # b t h w
-    given = task_mask(task, condition.shape[1:]).to(clip.device)
-    tokens = decode(model, model.prefix_tokens(task, label), condition, given, **options).tokens[
-        -1
-    ]  # b n
+    given = task_mask(task, condition.shape[1:]).to(clip.device)  # t h w
+    prefix = model.config.prefix_tokens(task, label)  # b m
+    tokens = decode(model, prefix, condition, given, **options).tokens[-1]  # b n
     return tokenizer.decode_indices(tokens.view_as(condition))

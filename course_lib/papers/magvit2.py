@@ -3,7 +3,7 @@
 
 Read `course_lib.papers.magvit` first.  Reading order: the configurations; the tokenizer of pictures
 and clips (section 3.2), to which belong its layers `course_lib.nn.causal_conv`, its quantiser
-`course_lib.quantize.lfq` (3.1) and its loss `LOSS`; its start from a model of pictures; tokens in
+`course_lib.quantize.lfq` (3.1) and its loss `LOSS_CONFIG`; its start from a model of pictures; tokens in
 two factors (3.2); the language models, masked and autoregressive (4.1).  Clips are (b c t h w) in
 [-1, 1], a picture is a clip of one frame, and tokens are a grid (b t h w), read frame by frame, row
 by row.
@@ -25,7 +25,6 @@ No code was released.  What the text leaves open, and what is done here:
 
 import math
 from dataclasses import dataclass
-from functools import partial
 from itertools import pairwise
 
 import torch
@@ -35,11 +34,10 @@ from torch import nn
 
 from course_lib.lm.kv_cache import KVCache
 from course_lib.lm.sampling import generate
-from course_lib.losses.video_tokenizer import TokenizerLoss
 from course_lib.nn.causal_conv import CausalConv3d, CausalUpsample, FrameNorm
-from course_lib.nn.stylegan_discriminator import StyleGANDiscriminator, blur_pool
 from course_lib.nn.transformer import Bert, BertHead, truncated_normal_
-from course_lib.papers.magvit import BertConfig, MaskedTransformer
+from course_lib.papers.magvit import BertConfig
+from course_lib.papers.magvit_tokenizer import DiscriminatorConfig, LossConfig
 from course_lib.papers.vqgan import Transformer, TransformerConfig
 from course_lib.quantize.lfq import LFQ, factorize
 from course_lib.quantize.vq import Quantized, check_indices
@@ -117,13 +115,12 @@ TOKENIZER_CONFIGS = {  # appendix A
     ),
 }
 
-DISCRIMINATORS = {  # not in the counts of parameters
-    "video-128": partial(StyleGANDiscriminator, (17, 128, 128), 128, halve=blur_pool),
-    "tiny": partial(StyleGANDiscriminator, (17, 32, 32), 8, (2, 4, 4), halve=blur_pool),
+DISCRIMINATOR_CONFIGS = {  # MAGVIT's, with blurs; not included in the counts of parameters
+    "video-128": DiscriminatorConfig(size=(17, 128, 128), filters=128, halve="blur"),
+    "tiny": DiscriminatorConfig(size=(17, 32, 32), filters=8, multipliers=(2, 4, 4), halve="blur"),
 }
 
-# appendix A; all else is MAGVIT's: LOSS(perceptual)
-LOSS = partial(TokenizerLoss, squared_weight=5.0)
+LOSS_CONFIG = LossConfig(squared_weight=5.0)  # appendix A; all else is MAGVIT's
 
 
 @dataclass(frozen=True)
@@ -396,8 +393,6 @@ def joint_logits(logits: list[Float[Tensor, "b n _"]]) -> Float[Tensor, "b n k"]
 class MaskedLM(nn.Module):
     """MAGVIT's transformer on factorized tokens: a prefix, and what is shown in the codes' places."""
 
-    prefix_tokens = MaskedTransformer.prefix_tokens
-
     def __init__(self, config: LMConfig):
         super().__init__()
         self.config = config
@@ -425,8 +420,6 @@ class MaskedLM(nn.Module):
 
 class CausalLM(nn.Module):
     """VQGAN's transformer on factorized tokens: a prefix, and the codes one after another."""
-
-    prefix_tokens = MaskedTransformer.prefix_tokens
 
     def __init__(self, config: LMConfig):
         super().__init__()

@@ -10,8 +10,8 @@ from einops import repeat
 
 from course_lib.lm import maskgit
 from course_lib.losses import adversarial
-from course_lib.nn import conv3d, video_tasks
-from course_lib.papers import magvit
+from course_lib.nn import conv3d
+from course_lib.papers import magvit, magvit_tokenizer
 
 # ---------------------------------------------------------------- wrong
 
@@ -19,17 +19,18 @@ from course_lib.papers import magvit
 def inflate_halves(kernel, frames):
     """Shared between the two middle frames."""
     return (
-        magvit.inflate_central(kernel, frames) + magvit.inflate_central(kernel, frames).flip(2)
+        magvit_tokenizer.inflate_central(kernel, frames)
+        + magvit_tokenizer.inflate_central(kernel, frames).flip(2)
     ) / 2
 
 
 def inflate_new_tensor(kernel, frames):
     """The right numbers without their past."""
-    return torch.tensor(magvit.inflate_central(kernel, frames).tolist())
+    return torch.tensor(magvit_tokenizer.inflate_central(kernel, frames).tolist())
 
 
 def inflate_channels_swapped(kernel, frames):
-    return magvit.inflate_central(kernel, frames).transpose(0, 1)
+    return magvit_tokenizer.inflate_central(kernel, frames).transpose(0, 1)
 
 
 def inflate_random(kernel, frames):
@@ -40,7 +41,7 @@ def inflate_random(kernel, frames):
 
 def inflate_turned(kernel, frames):
     """The kernel as a true convolution has it."""
-    return magvit.inflate_central(kernel.flip(2, 3), frames)
+    return magvit_tokenizer.inflate_central(kernel.flip(2, 3), frames)
 
 
 def padding_alone(x, pad):
@@ -105,43 +106,41 @@ def lecam_cut_after_squaring(real, fake, ema_real, ema_fake):
 
 
 def tasks_as_numbers(task, grid):
-    return video_tasks.task_mask(task, grid).float()
+    return magvit.task_mask(task, grid).float()
 
 
 def tasks_flat(task, grid):
-    return video_tasks.task_mask(task, grid).flatten()
+    return magvit.task_mask(task, grid).flatten()
 
 
 def tasks_of_pixels(task, grid):
     """Masks of 4 x 8 x 8 pixels each, touched anywhere."""
     t, h, w = grid
-    return video_tasks.cells_with_given_pixels(
-        video_tasks.task_mask(task, (4 * t, 8 * h, 8 * w)), (4, 8, 8)
-    )
+    return magvit.cells_with_given_pixels(magvit.task_mask(task, (4 * t, 8 * h, 8 * w)), (4, 8, 8))
 
 
 def tasks_last_frame(task, grid):
     """Prediction backwards."""
-    mask = video_tasks.task_mask(task, grid)
+    mask = magvit.task_mask(task, grid)
     return mask.flip(0) if task in ("FP", "CFP") else mask
 
 
 def tasks_middle_frames(task, grid):
     """Interpolation is given what it is to make."""
-    mask = video_tasks.task_mask(task, grid)
+    mask = magvit.task_mask(task, grid)
     return ~mask if task == "FI" else mask
 
 
 def tasks_vertical_motion(task, grid):
     """A window that moves down."""
     if task not in ("OPD", "IPD"):
-        return video_tasks.task_mask(task, grid)
+        return magvit.task_mask(task, grid)
     t, h, w = grid
-    return video_tasks.task_mask(task, (t, w, h)).transpose(1, 2)
+    return magvit.task_mask(task, (t, w, h)).transpose(1, 2)
 
 
 def tasks_one_frame(task, grid):
-    return video_tasks.task_mask(task, grid)[:1]
+    return magvit.task_mask(task, grid)[:1]
 
 
 def commit_in_place(codes, condition, given, masked, mask_token):

@@ -1,19 +1,25 @@
-"""MAGVIT: published sizes, the tokenizer, its start from pictures, and COMMIT from masks to decoded
-clips.
-"""
+"""MAGVIT: sizes, the ten tasks, and COMMIT from masks to decoded clips."""
 
 import math
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
 
 from course_lib.lm.maskgit import mask_ratio
-from course_lib.nn.video_tasks import TASKS, condition_clip, task_mask
 from course_lib.papers import magvit
-from course_lib.papers.magvit import BertConfig, MaskedTransformer, Tokenizer, TokenizerConfig
+from course_lib.papers.magvit import (
+    TASKS,
+    BertConfig,
+    MaskedTransformer,
+    cells_with_given_pixels,
+    condition_clip,
+    task_mask,
+)
+from course_lib.papers.magvit_tokenizer import TOKENIZER_CONFIGS, Tokenizer, TokenizerConfig
 
 SMALL = TokenizerConfig(
     filters=6,
@@ -59,19 +65,6 @@ CLIP = rand(2, 3, 4, 12, 16)
 # ---------------------------------------------------------------- sizes
 
 
-@pytest.mark.parametrize(
-    ("name", "count"),
-    [
-        ("3D-VQ-B", 40_579_843),
-        ("3D-VQ-L", 157_811_971),
-        ("3D-VQ-B BAIR", 36_596_355),
-        ("2D-VQ-L", 53_104_387),
-    ],
-)
-def test_a_tokenizer_has_the_published_number_of_parameters(name, count):
-    assert size_of(lambda: Tokenizer(magvit.TOKENIZER_CONFIGS[name])) == count
-
-
 def bert_size(vocabulary, length, d, depth, mlp):
     """Embeddings and their norm; attention, MLP and two norms a layer; the head's layer and norm; a
     bias per token.
@@ -101,27 +94,8 @@ def test_bert_b_on_ucf_has_87_million_parameters():
     assert size_of(lambda: MaskedTransformer(magvit.BERT_CONFIGS["BERT-B-UCF"])) == 87_301_991
 
 
-def test_sixteen_frames_of_128_pixels_are_1024_tokens_614_times_smaller():
-    cell = magvit.TOKENIZER_CONFIGS["3D-VQ-B"].cell
-    assert cell == (4, 8, 8)
-    grid = [n // c for n, c in zip((16, 128, 128), cell, strict=True)]
-    assert grid == [4, 16, 16]
-    assert 16 * 128 * 128 * 3 * 8 / (math.prod(grid) * math.log2(1024)) == 614.4
-
-
-@pytest.mark.parametrize("name", magvit.DISCRIMINATORS)
-def test_a_discriminator_takes_its_tokenizer_s_clips(name):
-    with torch.device("meta"):
-        model = magvit.DISCRIMINATORS[name]()
-        assert model(torch.empty(2, 3, *model.size)).shape == (2,)
-    frames, *sides = (
-        n // c for n, c in zip(model.size, magvit.TOKENIZER_CONFIGS[name].cell, strict=True)
-    )
-    assert frames == 4 and sides in ([16, 16], [8, 8])
-
-
 def test_the_tiny_pair_fits_together():
-    config = magvit.TOKENIZER_CONFIGS["tiny"]
+    config = TOKENIZER_CONFIGS["tiny"]
     grid = tuple(n // c for n, c in zip((16, 32, 32), config.cell, strict=True))
     bert = magvit.BERT_CONFIGS["BERT-tiny"]
     assert (bert.grid, bert.num_codes) == (grid, config.num_codes)
@@ -131,148 +105,156 @@ def test_the_tiny_pair_fits_together():
     )
 
 
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ({"halve_time": (True,)}, r"expected 2 halvings, got halve_time=\(True,\)"),
-        ({"kernel_frames": 1}, "a tokenizer of single frames cannot halve time"),
-        ({"groups": 4}, r"expected widths that 4 groups share evenly, got \[6\]"),
-    ],
-)
-def test_a_tokenizer_that_does_not_fit_is_refused(change, message):
-    with pytest.raises(ValueError, match=message):
-        replace(SMALL, **change)
-
-
-def test_other_settings_that_do_not_fit_are_refused():
-    with pytest.raises(ValueError, match="heads must divide width, got 5 for 12"):
+def test_heads_that_do_not_divide_the_width_are_refused():
+    with pytest.raises(ValueError, match="heads: expected a divisor of width 12, got 5"):
         replace(BERT, heads=5)
-    with pytest.raises(ValueError, match="expected padding 'reflect' or 'zeros', got 'mirror'"):
-        Tokenizer(replace(SMALL, padding="mirror"))
 
 
-# ---------------------------------------------------------------- the tokenizer
+# ---------------------------------------------------------------- the ten tasks
+
+# Table 12, masked %
+PIXELS = dict(zip(TASKS, (94, 87, 75, 50, 50, 50, 25, 25, 100, 94), strict=True))
+TOKENS = dict(zip(TASKS, (75, 50, 75, 50, 50, 50, 25, 25, 100, 75), strict=True))
+TASK_CLIP = torch.randn(2, 3, 5, 8, 12, generator=torch.Generator().manual_seed(0))
+
+
+def masked(mask):
+    return 100 * (1 - mask.float().mean().item())
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_the_masked_pixels_of_table_12(task):
+    share = masked(task_mask(task, (16, 128, 128)))
+    assert abs(share - PIXELS[task]) <= 0.5
+    assert share == {"FP": 93.75, "CFP": 93.75, "FI": 87.5}.get(task, PIXELS[task])
+
+
+@pytest.mark.parametrize("task", TASKS)
+@pytest.mark.parametrize("grid", [(4, 16, 16), (4, 8, 8)])
+def test_the_masked_tokens_of_table_12(task, grid):
+    assert masked(task_mask(task, grid)) == TOKENS[task]
+
+
+@pytest.mark.parametrize("size,cell", [((16, 128, 128), (4, 8, 8)), ((16, 32, 32), (4, 4, 4))])
+@pytest.mark.parametrize("task", TASKS)
+def test_a_token_of_the_condition_is_one_that_touches_it_unless_the_window_moves(task, size, cell):
+    grid = tuple(n // c for n, c in zip(size, cell, strict=True))
+    found, rule = cells_with_given_pixels(task_mask(task, size), cell), task_mask(task, grid)
+    if task in ("OPD", "IPD"):
+        assert masked(found) < masked(rule)
+    else:
+        assert torch.equal(found, rule)
+
+
+def by_the_words(task, i, row, column, size):
+    """Appendix B.1 for one pixel."""
+    t, h, w = size
+    start = int(np.round(np.linspace(0, w // 2, t)).astype(int)[i])
+    middle_row, middle_column = h // 4 <= row < 3 * h // 4, w // 4 <= column < 3 * w // 4
+    in_window = start <= column < start + w // 2
+    if task in ("FP", "CFP"):
+        return i < 1
+    if task == "FI":
+        return i < 1 or i >= t - 1
+    if task == "OPC":
+        return middle_row and middle_column
+    if task == "OPV":
+        return middle_column
+    if task == "OPH":
+        return middle_row
+    if task == "OPD":
+        return in_window
+    if task == "IPC":
+        return not (middle_row and middle_column)
+    if task == "IPD":
+        return not (middle_row and in_window)
+    return False
 
 
 @pytest.mark.parametrize(
-    "config", [SMALL, FLAT, replace(SMALL, padding="zeros")], ids=["3D", "2D", "zeros"]
+    "size", [(5, 8, 12), (4, 7, 9), (3, 6, 7), (1, 4, 4), (2, 5, 3), (16, 10, 14)]
 )
-def test_a_clip_becomes_tokens_and_a_clip_again(config):
-    torch.manual_seed(0)
-    model = Tokenizer(config).eval()
-    reconstruction, found = model(CLIP)
-    frames = 2 if config.kernel_frames > 1 else 4
-    assert found.indices.shape == (2, frames, 3, 4) and found.latents.shape == (2, 5, frames, 3, 4)
-    assert reconstruction.shape == CLIP.shape
-    torch.testing.assert_close(model.decode_indices(found.indices), reconstruction)
-    torch.testing.assert_close(model.decode(found.latents), reconstruction)
-    assert torch.equal(model.encode(CLIP).indices, found.indices)
+@pytest.mark.parametrize("task", TASKS)
+def test_every_pixel(task, size):
+    mask = task_mask(task, size)
+    assert mask.shape == size and mask.dtype == torch.bool
+    for place in np.ndindex(size):
+        assert bool(mask[place]) == by_the_words(task, *place, size), place
 
 
-def test_every_weight_learns():
-    torch.manual_seed(0)
-    model = Tokenizer(SMALL)
-    reconstruction, found = model(CLIP)
-    ((reconstruction - CLIP).square().mean() + found.loss).backward()
-    assert all(p.grad is not None and p.grad.any() for p in model.parameters())
+def test_windows_move_from_the_left_edge_to_the_right_one():
+    mask = task_mask("OPD", (5, 8, 12))
+    assert mask[:, 0].int().argmax(1).tolist() == [0, 2, 3, 4, 6]  # 1.5 and 4.5 go to the even one
+    assert (mask.sum((1, 2)) == 8 * 6).all() and mask[-1, 0, -1]
 
 
-def test_codes_start_as_spread_as_in_the_official_code():
-    codebook = Tokenizer(replace(SMALL, num_codes=300, code_dim=40)).quantizer.codebook.detach()
-    assert 0.95 * 0.1 < float(codebook.abs().max()) <= 0.1  # sqrt(3 / 300)
+def test_a_mask_can_be_written_to():
+    mask = task_mask("FP", (3, 4, 5))
+    mask[0, 0, 0] = False
+    assert int(mask.sum()) == 4 * 5 - 1
 
 
-def test_clips_that_are_not_made_of_cells_are_refused():
-    with pytest.raises(
-        ValueError, match=r"expected a clip of cells of \(2, 4, 4\), got \(4, 10, 16\)"
-    ):
-        Tokenizer(SMALL).encode(rand(2, 3, 4, 10, 16))
+@pytest.mark.parametrize("task", TASKS)
+def test_the_condition_itself_is_not_touched(task):
+    mask = task_mask(task, TASK_CLIP.shape[2:]).expand_as(TASK_CLIP)
+    assert condition_clip(task, TASK_CLIP).shape == TASK_CLIP.shape
+    assert torch.equal(condition_clip(task, TASK_CLIP)[mask], TASK_CLIP[mask])
 
 
-@pytest.mark.parametrize("padding", ["reflect", "zeros"])
-def test_what_is_the_same_everywhere_has_one_token_under_reflection_alone(padding):
-    torch.manual_seed(0)
-    model = Tokenizer(replace(SMALL, padding=padding, num_codes=200)).eval()
-    constant = torch.tensor([0.3, -0.5, 0.9]).reshape(1, 3, 1, 1, 1).expand(1, 3, 4, 24, 24)
-    assert (len(model.encode(constant).indices.unique()) == 1) == (padding == "reflect")
+@pytest.mark.parametrize("task", TASKS)
+def test_padding_depends_on_the_condition_alone(task):
+    mask = task_mask(task, TASK_CLIP.shape[2:]).expand_as(TASK_CLIP)
+    other = torch.where(mask, TASK_CLIP, torch.randn_like(TASK_CLIP))
+    assert torch.equal(condition_clip(task, TASK_CLIP), condition_clip(task, other))
 
 
-def test_frames_of_a_2d_tokenizer_know_nothing_of_each_other():
-    model = awake(Tokenizer(FLAT))
-    alone = torch.cat([model.encode(CLIP[:, :, i : i + 1]).indices for i in range(4)], dim=1)
-    assert torch.equal(model.encode(CLIP).indices, alone)
+EDGES = {
+    "OPC": ((2, 2), (3, 3)),
+    "OPV": ((0, 0), (3, 3)),
+    "OPH": ((2, 2), (0, 0)),
+    "FP": None,
+    "CFP": None,
+}
 
 
-def test_time_is_halved_early_and_doubled_late():
-    """The paper's order: the shallow stages of the encoder are the ones that see frames go."""
-    model = Tokenizer(magvit.TOKENIZER_CONFIGS["3D-VQ-B"].__class__(
-        filters=4, multipliers=(1, 1, 1, 1), code_dim=3, num_codes=5, groups=2, blocks=1
-    ))  # fmt: skip
-    pools = [layer.kernel_size for layer in model.encoder if isinstance(layer, nn.AvgPool3d)]
-    ups = [layer.scale_factor for layer in model.decoder if isinstance(layer, nn.Upsample)]
-    assert pools == [(2, 2, 2), (2, 2, 2), (1, 2, 2)] and ups == [(1, 2, 2), (2, 2, 2), (2, 2, 2)]
-
-
-# ---------------------------------------------------------------- a start from pictures
-
-
-@pytest.mark.parametrize("frames", [1, 2, 3, 5])
-def test_kernels_are_inflated_at_the_centre_or_by_averages(frames):
-    kernel = rand(2, 3, 4, 5)
-    central, average = (
-        magvit.inflate_central(kernel, frames),
-        magvit.inflate_average(kernel, frames),
-    )
-    for t in range(frames):
-        assert torch.equal(
-            central[:, :, t], kernel if t == frames // 2 else torch.zeros_like(kernel)
+@pytest.mark.parametrize("task", EDGES)
+def test_edges_are_continued_as_numpy_does(task):
+    if EDGES[task]:
+        rows, columns = EDGES[task]
+        inner = TASK_CLIP[:, :, :, rows[0] : 8 - rows[1], columns[0] : 12 - columns[1]].numpy()
+        expected = np.pad(inner, ((0, 0), (0, 0), (0, 0), rows, columns), mode="edge")
+    else:
+        expected = np.pad(
+            TASK_CLIP[:, :, :1].numpy(), ((0, 0), (0, 0), (0, 4), (0, 0), (0, 0)), mode="edge"
         )
-        torch.testing.assert_close(average[:, :, t], kernel / frames)
+    assert np.array_equal(condition_clip(task, TASK_CLIP).numpy(), expected)
 
 
-@pytest.mark.parametrize("padding", ["reflect", "zeros"])
-@pytest.mark.parametrize("kernel", [magvit.inflate_central, magvit.inflate_average])
-def test_an_inflated_tokenizer_treats_a_still_clip_as_its_picture(kernel, padding):
-    pictures, model = (
-        Tokenizer(replace(FLAT, padding=padding)),
-        Tokenizer(replace(SMALL, padding=padding)),
-    )
-    awake(pictures)
-    magvit.inflate(model.eval(), pictures, kernel)
-    still = CLIP[:, :, :1].expand(-1, -1, 4, -1, -1)
-    flat, solid = pictures.run(pictures.encoder, still[:, :, :2]), model.encoder(still)
-    same = kernel is magvit.inflate_central or padding == "reflect"  # zeros fade into the average
-    assert torch.allclose(flat, solid, rtol=1e-3, atol=1e-3) is same
-    if same:
-        code = flat[:, :, :1].expand(-1, -1, 2, -1, -1)
+def test_interpolation_is_linear_between_the_two_frames():
+    found = condition_clip("FI", TASK_CLIP)
+    for i in range(5):
         torch.testing.assert_close(
-            model.decode(code), pictures.decode(code.repeat_interleave(2, 2)), rtol=1e-3, atol=1e-3
+            found[:, :, i], TASK_CLIP[:, :, 0] * (4 - i) / 4 + TASK_CLIP[:, :, 4] * i / 4
         )
-    assert torch.equal(model.quantizer.codebook, pictures.quantizer.codebook)
 
 
-def test_inflation_copies_rather_than_shares():
-    pictures, model = awake(Tokenizer(FLAT)), Tokenizer(SMALL)
-    magvit.inflate(model, pictures)
-    before = model.encoder[0].weight.clone()
-    with torch.no_grad():
-        pictures.encoder[0].weight.zero_()
-    assert torch.equal(model.encoder[0].weight, before) and model.encoder[0].weight.requires_grad
+@pytest.mark.parametrize("task", ["OPD", "IPC", "IPD", "CG"])
+def test_the_other_paddings_are_black(task):
+    found = condition_clip(task, TASK_CLIP)[
+        ~task_mask(task, TASK_CLIP.shape[2:]).expand_as(TASK_CLIP)
+    ]
+    assert len(found) and (found == -1).all()
 
 
-@pytest.mark.parametrize(
-    "change", [{"filters": 12}, {"blocks": 2}, {"num_codes": 7}, {"multipliers": (1, 2, 3)}]
-)
-def test_tokenizers_of_other_shapes_are_not_inflated(change):
+def test_what_does_not_fit_is_refused():
+    with pytest.raises(ValueError, match=r"expected a task of FP, FI, .*, got 'OP'"):
+        task_mask("OP", (4, 8, 8))
+    with pytest.raises(ValueError, match=r"expected a task of FP, FI, .*, got 'fp'"):
+        condition_clip("fp", TASK_CLIP)
     with pytest.raises(
-        ValueError, match="expected tokenizers of the same widths and blocks, got other shapes of "
+        ValueError, match=r"expected a mask of cells of \(2, 4, 4\), got \(5, 8, 12\)"
     ):
-        magvit.inflate(Tokenizer(SMALL), Tokenizer(replace(FLAT, **change)))
-
-
-def test_nothing_is_deflated():
-    with pytest.raises(ValueError, match=r"got other shapes of decoder.0.weight"):
-        magvit.inflate(Tokenizer(FLAT), Tokenizer(SMALL))
+        cells_with_given_pixels(task_mask("FP", (5, 8, 12)), (2, 4, 4))
 
 
 # ---------------------------------------------------------------- the transformer
@@ -282,7 +264,7 @@ def test_special_tokens_stand_at_the_end_and_no_two_are_the_same():
     model = MaskedTransformer(BERT)
     label = torch.tensor([4, 0])
     assert (BERT.vocabulary, BERT.mask_token) == (13 + 6 + 16, 34)
-    found = {task: model.prefix_tokens(task, label) for task in TASKS}
+    found = {task: model.config.prefix_tokens(task, label) for task in TASKS}
     assert all(prefix.shape == (2, 2) for prefix in found.values())
     assert len({int(prefix[0, 0]) for prefix in found.values()} | {BERT.mask_token}) == 11
     assert all(13 + 6 <= int(prefix[0, 0]) < BERT.mask_token for prefix in found.values())
@@ -293,7 +275,7 @@ def test_special_tokens_stand_at_the_end_and_no_two_are_the_same():
 def test_one_task_needs_no_token_of_its_own():
     config = replace(BERT, multi_task=False)
     assert (config.vocabulary, config.mask_token, config.prefix_length) == (20, 19, 1)
-    assert MaskedTransformer(config).prefix_tokens("CG", torch.tensor([4, 0])).tolist() == [
+    assert MaskedTransformer(config).config.prefix_tokens("CG", torch.tensor([4, 0])).tolist() == [
         [17],
         [13],
     ]
@@ -301,7 +283,10 @@ def test_one_task_needs_no_token_of_its_own():
 
 def test_logits_of_codes_are_those_of_the_whole_vocabulary():
     model = awake(MaskedTransformer(BERT))
-    prefix, shown = model.prefix_tokens("CG", torch.tensor([1, 2, 3])), tokens(BERT).flatten(1)
+    prefix, shown = (
+        model.config.prefix_tokens("CG", torch.tensor([1, 2, 3])),
+        tokens(BERT).flatten(1),
+    )
     whole = model(torch.cat([prefix, shown], dim=1))
     assert whole.shape == (3, 26, 35)
     torch.testing.assert_close(model.code_logits(prefix, shown), whole[:, 2:, :13])
@@ -391,7 +376,7 @@ def test_maskgit_s_loss_is_the_mean_of_each_clip_s_masked_tokens():
 def test_decoding_starts_from_the_condition_and_masks_and_refines_all():
     model = awake(MaskedTransformer(BERT))
     condition, given = tokens(BERT), task_mask("FP", BERT.grid)
-    prefix = model.prefix_tokens("FP", torch.zeros(3, dtype=torch.long))
+    prefix = model.config.prefix_tokens("FP", torch.zeros(3, dtype=torch.long))
     seen, plain = [], model.code_logits
 
     def watch(prefix, shown):
@@ -415,7 +400,7 @@ def test_decoding_starts_from_the_condition_and_masks_and_refines_all():
 def test_the_same_seed_gives_the_same_tokens_and_another_does_not():
     model = awake(MaskedTransformer(BERT))
     args = (
-        model.prefix_tokens("CG", torch.tensor([0, 1, 2])),
+        model.config.prefix_tokens("CG", torch.tensor([0, 1, 2])),
         tokens(BERT),
         task_mask("CG", BERT.grid),
     )
@@ -448,7 +433,7 @@ def test_generation_is_its_steps_in_turn():
     label = torch.tensor([1, 3])
     codes = tokenizer.encode(condition_clip("CFP", CLIP)).indices
     decoding = magvit.decode(
-        model, model.prefix_tokens("CFP", label), codes, task_mask("CFP", BERT.grid), 5, temperature=1.0,
+        model, model.config.prefix_tokens("CFP", label), codes, task_mask("CFP", BERT.grid), 5, temperature=1.0,
         generator=torch.Generator().manual_seed(3),
     )  # fmt: skip
     expected = tokenizer.decode_indices(decoding.tokens[-1].reshape(2, 2, 3, 4))
@@ -471,7 +456,10 @@ def test_a_small_transformer_learns_one_clip_by_heart():
     config = replace(BERT, width=24, dropout=0.0)
     model, codes = MaskedTransformer(config), tokens(config, b=1)
     optimizer = torch.optim.Adam(model.parameters(), 1e-2)
-    given, prefix = task_mask("FP", config.grid), model.prefix_tokens("CFP", torch.tensor([2]))
+    given, prefix = (
+        task_mask("FP", config.grid),
+        model.config.prefix_tokens("CFP", torch.tensor([2])),
+    )
     for _ in range(60):
         masked = magvit.masked_places(torch.rand(1, 24), mask_ratio(torch.rand(())))
         shown = magvit.commit_tokens(codes, codes, given, masked.view_as(codes), config.mask_token)

@@ -13,11 +13,10 @@ from torch import nn
 from course_lib.lm.maskgit import parallel_decode
 from course_lib.nn.transformer import Bert
 from course_lib.papers import magvit2
-from course_lib.papers.magvit import TokenizerConfig as MagvitConfig
 from course_lib.papers.magvit2 import (
     AR_CONFIGS,
-    DISCRIMINATORS,
-    LOSS,
+    DISCRIMINATOR_CONFIGS,
+    LOSS_CONFIG,
     MLM_CONFIGS,
     TOKENIZER_CONFIGS,
     CausalLM,
@@ -31,6 +30,8 @@ from course_lib.papers.magvit2 import (
     inflate_last,
     joint_logits,
 )
+from course_lib.papers.magvit_tokenizer import StyleGANDiscriminator, TokenizerLoss
+from course_lib.papers.magvit_tokenizer import TokenizerConfig as MagvitConfig
 from course_lib.quantize.lfq import join, token_index
 
 SMALL = TokenizerConfig(
@@ -136,7 +137,7 @@ def test_section_3_2_and_appendix_a():
 
 
 def test_the_weights_of_the_losses():
-    loss = LOSS(None)
+    loss = LOSS_CONFIG
     assert (loss.squared_weight, loss.perceptual_weight, loss.adversarial_weight) == (5.0, 0.1, 0.1)
     assert (loss.r1_weight, loss.lecam_weight) == (10.0, 0.001)
     quantizer = Tokenizer(SMALL).quantizer
@@ -279,21 +280,25 @@ def test_every_parameter_learns():
     for _ in range(2):  # what the latents control starts at zero
         optimizer.zero_grad()
         reconstruction, quantized = model(clip)
-        loss, _ = LOSS(None).generator_loss(clip, reconstruction, quantized.loss, None)
+        loss, _ = TokenizerLoss(LOSS_CONFIG, None).generator_loss(
+            clip, reconstruction, quantized.loss, None
+        )
         loss.backward()
         optimizer.step()
     assert all(p.grad.any() for p in model.parameters())
 
 
-@pytest.mark.parametrize("name", DISCRIMINATORS)
+@pytest.mark.parametrize("name", DISCRIMINATOR_CONFIGS)
 def test_a_discriminator_reads_the_clips_of_its_preset(name):
     with torch.device("meta"):
-        discriminator = DISCRIMINATORS[name]()
-        clip = torch.zeros(2, 3, *discriminator.size)
+        discriminator = StyleGANDiscriminator(DISCRIMINATOR_CONFIGS[name])
+        clip = torch.zeros(2, 3, *discriminator.config.size)
     config = TOKENIZER_CONFIGS[name]
-    assert config.token_grid(*discriminator.size)
+    assert config.token_grid(*discriminator.config.size)
     if name == "tiny":
-        found = DISCRIMINATORS[name]()(rand(2, 3, *discriminator.size))
+        found = StyleGANDiscriminator(DISCRIMINATOR_CONFIGS[name])(
+            rand(2, 3, *discriminator.config.size)
+        )
         assert found.shape == (2,) and found[0] != found[1]
     assert clip.shape[2] == 17
 
@@ -392,9 +397,14 @@ def test_tables_are_used_both_ways():
 
 def test_the_masked_model_sees_all_tokens_and_speaks_of_the_codes():
     model = awake(MaskedLM(LM))
-    prefix, shown = model.prefix_tokens("CG", torch.tensor([3, 1])), integers(LM.vocabulary, 2, 12)
+    prefix, shown = (
+        model.config.prefix_tokens("CG", torch.tensor([3, 1])),
+        integers(LM.vocabulary, 2, 12),
+    )
     assert torch.equal(prefix, torch.tensor([[67], [65]]))
-    assert torch.equal(model.prefix_tokens("FP", torch.tensor([3, 1])), torch.tensor([[68], [68]]))
+    assert torch.equal(
+        model.config.prefix_tokens("FP", torch.tensor([3, 1])), torch.tensor([[68], [68]])
+    )
     logits = model(prefix, shown)
     assert [tuple(each.shape) for each in logits] == [(2, 12, 8)] * 2
     for place in range(12):
@@ -433,7 +443,7 @@ def test_the_causal_loss_is_the_chain_rule(multi_task):
     """With a prefix of one token, the class's, and of two, the task's before it."""
     config = replace(LM, multi_task=multi_task)
     model, codes = awake(CausalLM(config)), integers(64, 2, 12)
-    prefix = model.prefix_tokens("CG", torch.tensor([3, 1]))
+    prefix = model.config.prefix_tokens("CG", torch.tensor([3, 1]))
     assert prefix.shape[1] == 1 + multi_task
     losses = model.losses(prefix, codes)
     for place in range(12):
@@ -494,16 +504,20 @@ def test_a_model_learns_what_its_class_says():
     blank = torch.full_like(codes, LM.mask_token)
     for _ in range(60):
         masked = factor_losses(
-            models["masked"](models["masked"].prefix_tokens("CG", label), blank), codes, 1e-4
+            models["masked"](models["masked"].config.prefix_tokens("CG", label), blank), codes, 1e-4
         ).mean()
-        causal = models["causal"].losses(models["causal"].prefix_tokens("CG", label), codes).mean()
+        causal = (
+            models["causal"]
+            .losses(models["causal"].config.prefix_tokens("CG", label), codes)
+            .mean()
+        )
         optimizer.zero_grad()
         (masked + causal).backward()
         optimizer.step()
     assert masked < 0.1 and causal < 0.1
     assert torch.equal(
         decode_causal(
-            models["causal"].eval(), models["causal"].prefix_tokens("CG", label), top_k=1
+            models["causal"].eval(), models["causal"].config.prefix_tokens("CG", label), top_k=1
         ),
         codes,
     )

@@ -12,9 +12,15 @@ import torch
 import torch.nn.functional as F
 
 from course_lib.compat import import_torchvision
-from course_lib.nn.stylegan_discriminator import StyleGANDiscriminator
 from course_lib.papers import magvit
-from course_lib.papers.magvit import BertConfig, MaskedTransformer, Tokenizer, TokenizerConfig
+from course_lib.papers.magvit import BertConfig, MaskedTransformer
+from course_lib.papers.magvit_tokenizer import (
+    TOKENIZER_CONFIGS,
+    DiscriminatorConfig,
+    StyleGANDiscriminator,
+    Tokenizer,
+    TokenizerConfig,
+)
 from tests.parity.peers import largest_difference, randomise
 
 import_torchvision()  # before transformers asks for it
@@ -323,7 +329,7 @@ def test_frames_of_a_2d_tokenizer_are_pictures_of_their_own():
     "size,multipliers", [((4, 8, 12), (2, 3)), ((5, 6, 7), (1, 2, 2)), ((1, 4, 4), (3,))]
 )
 def test_the_discriminator_equals_the_official_structure(size, multipliers):
-    model = StyleGANDiscriminator(size, 4, multipliers, channels=3).double()
+    model = StyleGANDiscriminator(DiscriminatorConfig(size, 4, multipliers)).double()
     name_of = {
         "Dense_1/kernel": "logit.weight",
         "Dense_1/bias": "logit.bias",
@@ -508,11 +514,11 @@ def flax_size(config):
     return sum(map(math.prod, flax.weights.values())) + config.num_codes * config.code_dim
 
 
-@pytest.mark.parametrize("name", magvit.TOKENIZER_CONFIGS)
+@pytest.mark.parametrize("name", TOKENIZER_CONFIGS)
 def test_a_tokenizer_has_as_many_parameters_as_the_official_modules(name):
     with torch.device("meta"):
-        model = Tokenizer(magvit.TOKENIZER_CONFIGS[name])
-    assert sum(p.numel() for p in model.parameters()) == flax_size(magvit.TOKENIZER_CONFIGS[name])
+        model = Tokenizer(TOKENIZER_CONFIGS[name])
+    assert sum(p.numel() for p in model.parameters()) == flax_size(TOKENIZER_CONFIGS[name])
 
 
 @pytest.mark.parametrize("name", magvit.BERT_CONFIGS)

@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from course_lib.data import free_clips
-from course_lib.nn.video_tasks import TASKS
 from course_lib.papers import magvit
+from course_lib.papers.magvit import TASKS
 from course_lib.training import Draw, find_recipe, load_checkpoint, results
 from course_lib.training.recipes import magvit as chapter
 from course_lib.training.recipes.magvit import (

@@ -20,10 +20,10 @@ from course_lib import zoo
 from course_lib.data import CLIP_JUDGE, LPIPS_TRUNK, clips, free_clips, images, in_batches
 from course_lib.lm.maskgit import parallel_decode
 from course_lib.losses.adversarial import LeCam
-from course_lib.losses.video_tokenizer import TokenizerLoss
 from course_lib.metrics import frechet_distance, psnr, ssim
-from course_lib.nn.video_tasks import TASKS, condition_clip, task_mask
-from course_lib.papers import magvit, magvit2
+from course_lib.papers import magvit, magvit2, magvit_tokenizer
+from course_lib.papers.magvit import TASKS, condition_clip, task_mask
+from course_lib.papers.magvit_tokenizer import LossConfig, StyleGANDiscriminator, TokenizerLoss
 from course_lib.quantize.lfq import LFQ, annealed_weight
 from course_lib.quantize.vq import VectorQuantizer, perplexity, usage
 from course_lib.training.randomness import Draw
@@ -33,9 +33,9 @@ from course_lib.training.store import load_checkpoint
 from course_lib.world import pixels_to_float
 
 FRAMES = {"magvit": 16, "magvit2": 17}
-DISCRIMINATORS = {
-    "magvit": magvit.DISCRIMINATORS["tiny"],
-    "magvit2": magvit2.DISCRIMINATORS["tiny"],
+DISCRIMINATOR_CONFIGS = {
+    "magvit": magvit_tokenizer.DISCRIMINATOR_CONFIGS["tiny"],
+    "magvit2": magvit2.DISCRIMINATOR_CONFIGS["tiny"],
 }
 
 
@@ -59,14 +59,16 @@ class ClipTokenizer(Trainable):
         super().__init__()
         self.model, self.recipe = model, recipe
         self.perceptual = load_checkpoint(LPIPS_TRUNK)[0]
+        weights = LossConfig(
+            squared_weight=recipe.squared_weight, perceptual_weight=recipe.perceptual_weight
+        )
         self.losses = TokenizerLoss(
-            lambda clip, rebuilt: self.perceptual.loss(rebuilt, clip),
-            squared_weight=recipe.squared_weight,
-            perceptual_weight=recipe.perceptual_weight,
+            weights, lambda clip, rebuilt: self.perceptual.loss(rebuilt, clip)
         )
         self.discriminator = self.lecam = None
         if recipe.adversarial_from is not None:
-            self.discriminator, self.lecam = DISCRIMINATORS[recipe.paper](), LeCam()
+            self.discriminator = StyleGANDiscriminator(DISCRIMINATOR_CONFIGS[recipe.paper])
+            self.lecam = LeCam()
         self.register_buffer("step", torch.tensor(0))
         self.rebuilt = None  # by the tokenizer in this step
 
@@ -132,10 +134,11 @@ class ClipTokenizerRecipe(Recipe):
         entry = zoo.find(self.preset)
         model = entry.model(replace(entry.config, padding=self.padding))
         if self.source:
-            kernel = {"central": magvit.inflate_central, "average": magvit.inflate_average}[
-                self.inflate
-            ]
-            magvit.inflate(model, load_checkpoint(self.source)[0], kernel)
+            kernel = {
+                "central": magvit_tokenizer.inflate_central,
+                "average": magvit_tokenizer.inflate_average,
+            }[self.inflate]
+            magvit_tokenizer.inflate(model, load_checkpoint(self.source)[0], kernel)
         return ClipTokenizer(model, self)
 
     def data(self) -> Tensors:
@@ -280,7 +283,9 @@ class MultiTask(Trainable):
         shown = magvit.commit_tokens(
             flat, condition.flatten(1), given.flatten(), masked, self.model.config.mask_token
         )
-        logits = self.model.code_logits(self.model.prefix_tokens(task, batch["label"]), shown)
+        logits = self.model.code_logits(
+            self.model.config.prefix_tokens(task, batch["label"]), shown
+        )
         return magvit.commit_loss(magvit.token_losses(logits, flat), given.flatten(), masked)
 
 
@@ -355,7 +360,7 @@ class MaskedPrior(Trainable):
         gamma = torch.rand((), generator=draw.generator, device=draw.device).mul(torch.pi / 2).cos()
         masked = magvit.masked_places(draw.rand(*codes.shape), gamma)
         shown = codes.masked_fill(masked, self.model.config.mask_token)
-        logits = self.model(self.model.prefix_tokens("CG", batch["label"]), shown)
+        logits = self.model(self.model.config.prefix_tokens("CG", batch["label"]), shown)
         return magvit.masked_loss(magvit2.factor_losses(logits, codes, smoothing=1e-4), masked)
 
 
@@ -368,14 +373,16 @@ class CausalPrior(Trainable):
 
     def loss(self, player: str, batch: dict[str, Tensor], draw: Draw) -> Tensor:
         codes = batch["codes"].long().flatten(1)
-        return self.model.losses(self.model.prefix_tokens("CG", batch["label"]), codes).mean()
+        return self.model.losses(
+            self.model.config.prefix_tokens("CG", batch["label"]), codes
+        ).mean()
 
 
 def draw_codes(model: nn.Module, label: Tensor, generator: torch.Generator, **options) -> Tensor:
     """Grids of codes (b t h w) of these classes (b,), in parallel or one by one, as the model wants
     it.
     """
-    prefix, grid = model.prefix_tokens("CG", label), model.config.grid
+    prefix, grid = model.config.prefix_tokens("CG", label), model.config.grid
     if isinstance(model, magvit2.CausalLM):
         codes = magvit2.decode_causal(model, prefix, generator=generator, **options)
     else:
