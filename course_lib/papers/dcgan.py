@@ -1,5 +1,6 @@
-"""Deep Convolutional Generative Adversarial Networks.  Radford, Metz and Chintala, 2015, arXiv
-1511.06434.
+"""Deep Convolutional Generative Adversarial Networks (DCGAN).
+
+Radford, Metz and Chintala, 2015, arXiv 1511.06434.
 
 The course's GAN, to compare the diffusion models with.  Reading order: configurations, generator,
 discriminator (section 3, figure 1).  The losses are those of the first GAN paper: see
@@ -18,9 +19,7 @@ from course_lib.shapes import Float, Tensor
 
 @dataclass(frozen=True)
 class DCGANConfig:
-    """Defaults: LSUN bedrooms at 64 pixels (figure 1).  Widths halve at each doubling of the
-    picture.
-    """
+    """Defaults: LSUN bedrooms at 64 pixels (figure 1).  The width halves when the side doubles."""
 
     image_size: int = 64
     channels: int = 3
@@ -30,12 +29,13 @@ class DCGANConfig:
     def __post_init__(self):
         doublings = math.log2(self.image_size / 4)
         if doublings < 1 or doublings % 1:
-            raise ValueError(f"image_size must be 8, 16, 32, ..., got {self.image_size}")
+            raise ValueError(f"image_size: expected 8, 16, 32, ..., got {self.image_size}")
 
     @property
     def widths(self) -> list[int]:
         """The feature widths at 4x4, 8x8, ... below the full size."""
-        return [self.width >> level for level in range(int(math.log2(self.image_size // 4)))]
+        levels = int(math.log2(self.image_size // 4))
+        return [self.width >> level for level in range(levels)]
 
 
 DCGAN_CONFIGS = {
@@ -52,15 +52,15 @@ class DCGAN(nn.Module):
         self.config = config
         self.generator = Generator(config)
         self.discriminator = Discriminator(config)
-        self.apply(initialise)
+        self.apply(initialize)
 
     def forward(self, latent: Float[Tensor, "b d"]) -> Float[Tensor, "b c h w"]:
-        """Pictures in [-1, 1] from latents drawn from a standard normal."""
+        """Return images in [-1, 1] from latents drawn from a standard normal."""
         return self.generator(latent)
 
     @torch.no_grad()
     def sample(self, n: int, generator: torch.Generator | None = None) -> Float[Tensor, "b c h w"]:
-        """n pictures, in one pass each."""
+        """Draw n images, in one pass each."""
         latent = torch.randn(n, self.config.latent, generator=generator)
         return self.generator(latent.to(next(self.parameters()).device))
 
@@ -71,22 +71,24 @@ class Generator(nn.Module):
     def __init__(self, config: DCGANConfig):
         super().__init__()
         first = config.widths[0]
-        layers = [
-            nn.ConvTranspose2d(config.latent, first, 4, bias=False),
+        layers: list[nn.Module] = [
+            nn.ConvTranspose2d(config.latent, first, kernel_size=4, bias=False),
             nn.BatchNorm2d(first),
             nn.ReLU(),
         ]
         for c_in, c_out in pairwise(config.widths):
             layers += [
-                nn.ConvTranspose2d(c_in, c_out, 4, 2, 1, bias=False),
+                nn.ConvTranspose2d(c_in, c_out, kernel_size=4, stride=2, padding=1, bias=False),
                 nn.BatchNorm2d(c_out),
                 nn.ReLU(),
             ]
-        last = nn.ConvTranspose2d(config.widths[-1], config.channels, 4, 2, 1)
+        last = nn.ConvTranspose2d(
+            config.widths[-1], config.channels, kernel_size=4, stride=2, padding=1
+        )
         self.layers = nn.Sequential(*layers, last, nn.Tanh())
 
     def forward(self, latent: Float[Tensor, "b d"]) -> Float[Tensor, "b c h w"]:
-        return self.layers(latent[:, :, None, None])
+        return self.layers(latent[:, :, None, None])  # b c h w
 
 
 class Discriminator(nn.Module):
@@ -95,21 +97,25 @@ class Discriminator(nn.Module):
     def __init__(self, config: DCGANConfig):
         super().__init__()
         widths = config.widths[::-1]
-        layers = [nn.Conv2d(config.channels, widths[0], 4, 2, 1), nn.LeakyReLU(0.2)]
+        layers: list[nn.Module] = [
+            nn.Conv2d(config.channels, widths[0], kernel_size=4, stride=2, padding=1),
+            nn.LeakyReLU(0.2),
+        ]
         for c_in, c_out in pairwise(widths):
             layers += [
-                nn.Conv2d(c_in, c_out, 4, 2, 1, bias=False),
+                nn.Conv2d(c_in, c_out, kernel_size=4, stride=2, padding=1, bias=False),
                 nn.BatchNorm2d(c_out),
                 nn.LeakyReLU(0.2),
             ]
-        self.layers = nn.Sequential(*layers, nn.Conv2d(widths[-1], 1, 4))
+        last = nn.Conv2d(widths[-1], 1, kernel_size=4)
+        self.layers = nn.Sequential(*layers, last)
 
     def forward(self, image: Float[Tensor, "b c h w"]) -> Float[Tensor, " b"]:
-        return self.layers(image).flatten()
+        return self.layers(image).flatten()  # b
 
 
-def initialise(module: nn.Module) -> None:
-    """Section 4: all weights from a normal of standard deviation 0.02 (the norms' scales around 1)."""
+def initialize(module: nn.Module) -> None:
+    """Section 4: draw all weights with a standard deviation of 0.02 (the norms' scales around 1)."""
     if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
         nn.init.normal_(module.weight, 0.0, 0.02)
     elif isinstance(module, nn.BatchNorm2d):

@@ -35,5 +35,5 @@ def test_sampling_is_determined_by_its_generator_and_weights_are_small_normals()
 
 
 def test_a_size_that_is_no_power_of_two_is_refused():
-    with pytest.raises(ValueError, match=r"image_size must be 8, 16, 32, \.\.\., got 24"):
+    with pytest.raises(ValueError, match=r"image_size: expected 8, 16, 32, \.\.\., got 24"):
         DCGANConfig(image_size=24)

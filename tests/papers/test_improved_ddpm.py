@@ -224,7 +224,7 @@ def test_ddim_s_steps_start_at_the_first_and_leave_out_the_last():
     process = ImprovedDiffusion(cosine_betas(4000)).respaced(100, ddim_steps)
     assert process.steps == 100 and process.times.tolist() == list(range(0, 1000, 10))
     for count in (1, 1001):
-        with pytest.raises(ValueError, match=rf"count must lie in 2\.\.1000, got {count}"):
+        with pytest.raises(ValueError, match=rf"count: expected 2\.\.1000, got {count}"):
             ddim_steps(1000, count)
 
 
@@ -298,13 +298,13 @@ def test_bad_steps_and_values_are_refused(untyped):
 
 @pytest.mark.parametrize("count", [1, 0, -5, 1001])
 def test_chains_that_are_too_short_or_too_long(count):
-    with pytest.raises(ValueError, match=rf"count must lie in 2\.\.1000, got {count}"):
+    with pytest.raises(ValueError, match=rf"count: expected 2\.\.1000, got {count}"):
         strided_steps(1000, count)
 
 
 @pytest.mark.parametrize("kept", [[3, 2], [2, 2], [-1, 4], [0, 10]])
 def test_steps_that_cannot_be_kept(kept):
-    with pytest.raises(ValueError, match=r"kept must rise within 0\.\.9, got \["):
+    with pytest.raises(ValueError, match=r"kept: expected rising steps within 0\.\.9, got \["):
         improved_ddpm.respace(cosine_betas(10), torch.tensor(kept))
 
 
