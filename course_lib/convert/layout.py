@@ -11,12 +11,12 @@ STACKED = "parts rows ... -> (parts rows) ..."
 
 @dataclass(frozen=True)
 class Source:
-    """Where one of our tensors stands in an official state dict.
+    """Where to find one of our tensors in an official state dict.
 
-    The tensors named `keys`, each of the given shape, are put behind one another, as parts along a
-    new first axis, and `axes`, an einops pattern, turns them into ours (up to axes of length 1).
-    `rows`, where it is given, then says which row becomes each row of ours.  Without keys, the
-    tensor is in no state dict, and stays what it is in a fresh model.
+    The tensors named `keys`, each of the given shape, are stacked as parts along a new first axis,
+    and `axes`, an einops pattern, turns them into ours (up to axes of length 1).  `rows`, where it
+    is given, then says which row becomes each row of ours.  Without keys, the tensor is in no state
+    dict, and stays what it is in a fresh model.
     """
 
     keys: tuple[str, ...]
@@ -28,30 +28,26 @@ class Source:
     def of(
         cls, tensor: Tensor, keys: tuple[str, ...], axes: str = STACKED, heads: int = 1
     ) -> "Source":
-        """The source of a tensor of ours; the shape of its parts is found by going backwards
-        through `axes`.
-        """
+        """Return the source of a tensor of ours; `axes`, applied backwards, gives its parts' shape."""
         theirs, ours = axes.split(" -> ")
         sizes = {"parts": len(keys), "heads": heads}
-        parts = rearrange(
-            tensor, f"{ours} -> {theirs}", **{name: n for name, n in sizes.items() if name in axes}
-        )
+        named = {name: size for name, size in sizes.items() if name in axes.split()}
+        parts = rearrange(tensor, f"{ours} -> {theirs}", **named)
         return cls(keys, tuple(parts.shape[1:]), axes=axes)
 
 
 def ignore_none(key: str, value: Tensor) -> bool:
-    """What most layouts set aside."""
+    """Set no tensor aside, as most layouts do."""
     return False
 
 
 @dataclass(frozen=True)
 class Layout:
-    """A published layout: the key it is recognised by, and the sources of a model's tensors by our
-    names.
+    """A published layout: the key that marks it, and the sources of a model's tensors by our names.
 
     `modern` brings a key's older spelling up to date.  `model` is the class whose weights these
-    are, where a paper has several.  `set_aside` says which tensors belong to other networks than
-    this model, and may be there.
+    are, where a paper has several.  `set_aside` says which tensors belong to networks other than
+    this model, and may be present.
     """
 
     marker: str
@@ -62,8 +58,7 @@ class Layout:
 
 
 def torch_sources(model: nn.Module, names: Mapping[str, str]) -> dict[str, Source]:
-    """The sources in a layout whose layers are PyTorch's too, by `names` of layers and of single
-    tensors.
+    """Return the sources in a layout made of PyTorch's layers, by `names` of layers or tensors.
 
     Where one layer of ours is several of theirs, all are named, with spaces between.
     """
@@ -73,7 +68,6 @@ def torch_sources(model: nn.Module, names: Mapping[str, str]) -> dict[str, Sourc
         if ours in names:
             sources[ours] = Source.of(tensor, (names[ours],))
         elif layer in names:
-            sources[ours] = Source.of(
-                tensor, tuple(f"{theirs}.{leaf}" for theirs in names[layer].split())
-            )
+            keys = tuple(f"{theirs}.{leaf}" for theirs in names[layer].split())
+            sources[ours] = Source.of(tensor, keys)
     return sources

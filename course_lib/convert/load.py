@@ -1,6 +1,4 @@
-"""Official weights into our models, strictly: every tensor is used once, and every parameter is
-given.
-"""
+"""Official weights into our models, strictly: each tensor is used once, each parameter is given."""
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -30,46 +28,52 @@ PRECISIONS = (torch.float32, torch.float16, torch.bfloat16)
 def load_official(
     name: str, state_dict: Mapping | str | Path, config: Any = None, layout: str | None = None
 ) -> nn.Module:
-    """A model of ours with official weights.
+    """Build a model of ours with official weights.
 
     `name` is a preset of the zoo ("ddpm/CIFAR-10"), or a paper ("ddpm") with a `config` of that
     paper.  The weights are a dict of tensors or of NumPy arrays, or a .safetensors, .npz, .pt, .bin
-    or .ckpt file that holds one; of the state of a training, as PyTorch Lightning saves it, its
-    "state_dict".  Their layout is recognised from the keys, or named.
+    or .ckpt file that holds one; of the state of a training run, as PyTorch Lightning saves it, its
+    "state_dict".  Their layout is recognized from the keys, or named.
 
     Raises:
         ValueError: for an unknown preset, paper or layout, a config of another paper, a layout of
-        another model, a
-            file that holds no dict of tensors; and listing every tensor of ours that the layout
-            does not know, and every key that is missing, is not wanted, or has a wrong shape.
+            another model, or a file that holds no dict of tensors; and, listing them, for tensors
+            of ours that the layout does not know, and for keys that are missing, not wanted or
+            misshapen.
     """
-    paper, model = _model(name, config)
-    weights = _read(state_dict)
-    layout = _layout(paper, weights, layout)
+    paper, model = _fresh_model(name, config)
+    weights = _read_weights(state_dict)
+    layout = _find_layout(paper, weights, layout)
     chosen = LAYOUTS[paper][layout]
     if not isinstance(model, chosen.model):
-        ours, theirs = type(model).__name__, chosen.model.__name__
+        ours = type(model).__name__
+        theirs = chosen.model.__name__
         raise ValueError(
             f"expected weights of a {ours}, got the layout {layout}, which is of a {theirs}"
         )
+
     weights = {key: value for key, value in weights.items() if not chosen.set_aside(key, value)}
     _require(weights, lambda value: value.dtype in PRECISIONS)
-    weights = _modern(weights, chosen)
+    weights = _with_modern_keys(weights, chosen)
+
     sources = chosen.sources(model)
     unknown = [ours for ours in model.state_dict() if ours not in sources]
     if unknown:
         raise ValueError(
-            f"the layout {layout} of {paper} does not know these tensors of ours: {_first_few(unknown)}"
+            f"the layout {layout} of {paper} does not know these tensors of ours:"
+            f" {_first_few(unknown)}"
         )
-    _check(name, weights, sources)
-    model.load_state_dict(
-        {ours: _assemble(weights, sources[ours], p) for ours, p in model.state_dict().items()}
-    )
+    _require_exact_match(name, weights, sources)
+
+    converted = {}
+    for ours, fresh in model.state_dict().items():
+        converted[ours] = _assemble(weights, sources[ours], fresh)
+    model.load_state_dict(converted)
     return model
 
 
-def _model(name: str, config: Any) -> tuple[str, nn.Module]:
-    """The paper a name belongs to, and its model with fresh weights."""
+def _fresh_model(name: str, config: Any) -> tuple[str, nn.Module]:
+    """Return the paper a name belongs to, and its model with fresh weights."""
     paper, _, preset = name.partition("/")
     if preset:
         entry = zoo.find(name)
@@ -81,35 +85,34 @@ def _model(name: str, config: Any) -> tuple[str, nn.Module]:
         if paper in LAYOUTS:
             return paper, entry.build()
     if paper not in LAYOUTS:
-        raise ValueError(f"official weights are read for {', '.join(LAYOUTS)}, got {name!r}")
+        raise ValueError(f"name: expected a model of {', '.join(LAYOUTS)}, got {name!r}")
     models = {
         type(entry.config): entry.model
         for preset, entry in zoo.MODELS.items()
         if preset.startswith(f"{paper}/")
     }
     if type(config) not in models:
-        needed = " or ".join(f"config={kind.__name__}(...)" for kind in models)
-        raise ValueError(f"{paper!r} needs {needed}, got {config!r}")
+        expected = " or ".join(f"{kind.__name__}(...)" for kind in models)
+        raise ValueError(f"config: expected {expected} for {paper!r}, got {config!r}")
     return paper, models[type(config)](config)
 
 
 class Callback:
-    """Stands in for a class by whose name PyTorch Lightning once filed how its callback's training
-    stood.
-    """
+    """A stand-in for the class under whose name PyTorch Lightning once filed a callback's state."""
 
 
 CALLBACK = "pytorch_lightning.callbacks.model_checkpoint.ModelCheckpoint"
 
 
-def _read(source: Mapping | str | Path) -> dict[str, Tensor]:
-    """The tensors by name, from a dict or a file; of a pickle, nothing but plain values and tensors
-    is let in.
+def _read_weights(source: Mapping | str | Path) -> dict[str, Tensor]:
+    """Return the tensors by name, from a dict or a file.
+
+    From a pickle only plain values and tensors are read.
     """
     if not isinstance(source, Mapping):
         path = Path(source)
         if not path.is_file():
-            raise ValueError(f"no file of weights at {path}")
+            raise ValueError(f"expected a file of weights, got no file at {path}")
         try:
             if path.suffix == ".safetensors":
                 source = load_file(path)
@@ -120,9 +123,9 @@ def _read(source: Mapping | str | Path) -> dict[str, Tensor]:
                 with safe_globals([(Callback, CALLBACK)]):
                     source = torch.load(path, map_location="cpu", weights_only=True)
         except Exception as error:  # a broken file can make its reader raise anything
-            raise ValueError(f"{path} is no file of weights: {error}") from error
+            raise ValueError(f"{path} is not a file of weights: {error}") from error
     if isinstance(source, Mapping) and isinstance(source.get("state_dict"), Mapping):
-        source = source["state_dict"]  # beside it stand the optimiser, the step and so on
+        source = source["state_dict"]  # next to it are the optimizer, the step and so on
     if not isinstance(source, Mapping):
         raise ValueError(f"expected a dict of tensors by name, got {type(source).__name__}")
     weights = {key: _tensor(value) for key, value in source.items()}
@@ -131,7 +134,7 @@ def _read(source: Mapping | str | Path) -> dict[str, Tensor]:
 
 
 def _require(weights: Mapping, fits: Callable[[Any], bool]) -> None:
-    """Refuse values that do not fit."""
+    """Refuse weights with values that do not fit (ValueError naming them)."""
     others = [
         f"{key} ({getattr(value, 'dtype', type(value).__name__)})"
         for key, value in weights.items()
@@ -144,44 +147,51 @@ def _require(weights: Mapping, fits: Callable[[Any], bool]) -> None:
 
 
 def _tensor(value: Any) -> Any:
-    """An array of floats as a tensor; everything else as it is."""
+    """Return an array of floats as a tensor; everything else as it is."""
     if isinstance(value, np.ndarray) and value.dtype in (np.float32, np.float16):
-        # torch takes no mirrored or read-only array
+        # torch accepts neither mirrored nor read-only arrays.
         return torch.from_numpy(np.require(value, requirements="CW"))
     return value
 
 
-def _layout(paper: str, weights: dict[str, Tensor], name: str | None) -> str:
-    """The layout named, or the one these keys belong to."""
+def _find_layout(paper: str, weights: dict[str, Tensor], name: str | None) -> str:
+    """Return the layout named, or the one these keys belong to."""
     layouts = LAYOUTS[paper]
-    if name is not None and name not in layouts:
-        raise ValueError(f"{paper} knows the layouts {', '.join(layouts)}, got {name!r}")
-    recognised = [known for known, layout in layouts.items() if layout.marker in weights]
-    if name is None and len(recognised) != 1:
+    if name is not None:
+        if name not in layouts:
+            raise ValueError(
+                f"layout: expected one of {', '.join(layouts)} for {paper}, got {name!r}"
+            )
+        return name
+
+    recognized = [known for known, layout in layouts.items() if layout.marker in weights]
+    if len(recognized) != 1:
         known = "; ".join(f"{name} by {layout.marker!r}" for name, layout in layouts.items())
-        found = f"recognised {' and '.join(recognised)}" if recognised else "recognised none"
         raise ValueError(
-            f"expected the keys of one layout ({known}), {found} among {_first_few(sorted(weights))}"
+            f"expected the keys of one layout ({known}), recognized"
+            f" {' and '.join(recognized) or 'none'} among {_first_few(sorted(weights))}"
         )
-    return name or recognised[0]
+    return recognized[0]
 
 
-def _modern(weights: dict[str, Tensor], layout: Layout) -> dict[str, Tensor]:
-    """The weights under up-to-date keys; a tensor that is there in both spellings is refused."""
+def _with_modern_keys(weights: dict[str, Tensor], layout: Layout) -> dict[str, Tensor]:
+    """Return the weights under up-to-date keys; refuse a tensor that is there in both spellings."""
     renamed = {layout.modern(key): value for key, value in weights.items()}
     if len(renamed) < len(weights):
         twice = [
             key for key in weights if layout.modern(key) != key and layout.modern(key) in weights
         ]
-        raise ValueError(f"these keys are there in a newer spelling too: {_first_few(twice)}")
+        raise ValueError(
+            f"expected each tensor once, got these in a newer spelling too: {_first_few(twice)}"
+        )
     return renamed
 
 
-def _check(name: str, weights: dict[str, Tensor], sources: dict[str, Source]) -> None:
-    """Refuse weights that are not exactly the ones the model wants."""
+def _require_exact_match(name: str, weights: dict[str, Tensor], sources: dict[str, Source]) -> None:
+    """Refuse weights that are not exactly the ones the model wants (ValueError listing them)."""
     wanted = {key: source.shape for source in sources.values() for key in source.keys}
     shapes = {key: tuple(value.shape) for key, value in weights.items()}
-    wrong = [
+    misshapen = [
         f"{key} has shape {shapes[key]}, expected {shape}"
         for key, shape in wanted.items()
         if key in shapes and shapes[key] != shape
@@ -189,7 +199,7 @@ def _check(name: str, weights: dict[str, Tensor], sources: dict[str, Source]) ->
     problems = {
         "missing": [key for key in wanted if key not in shapes],
         "not wanted": [key for key in shapes if key not in wanted],
-        "misshapen": wrong,
+        "misshapen": misshapen,
     }
     if any(problems.values()):
         listed = "".join(
@@ -201,7 +211,7 @@ def _check(name: str, weights: dict[str, Tensor], sources: dict[str, Source]) ->
 
 
 def _assemble(weights: dict[str, Tensor], source: Source, like: Tensor) -> Tensor:
-    """One of our tensors; `like` is what it is in a fresh model."""
+    """Return one of our tensors; `like` is what it is in a fresh model."""
     if not source.keys:
         return like
     stacked = rearrange([weights[key] for key in source.keys], source.axes)
@@ -210,6 +220,6 @@ def _assemble(weights: dict[str, Tensor], source: Source, like: Tensor) -> Tenso
 
 
 def _first_few(items: list[str], most: int = 8) -> str:
-    """The first few of a list, and how many more there are."""
+    """Name the first few of a list, and how many more there are."""
     more = f" and {len(items) - most} more" if len(items) > most else ""
     return (", ".join(items[:most]) or "no keys") + more

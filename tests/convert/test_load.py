@@ -151,24 +151,24 @@ def test_a_class_conditional_model_wants_its_labels(weights):
 
 def test_unknown_layouts(weights):
     message = refusal("improved_ddpm/tiny", {"stem.weight": torch.zeros(1)})
-    assert "recognised none" in message and "openai by 'input_blocks.0.0.weight'" in message
+    assert "recognized none" in message and "openai by 'input_blocks.0.0.weight'" in message
     assert "'time_embedding.linear_1.weight'" in message and "stem.weight" in message
     assert "no keys" in refusal("ddpm/tiny", {})
-    assert "knows the layouts diffusers, got 'keras'" in refusal(
+    assert "layout: expected one of diffusers for ddpm, got 'keras'" in refusal(
         "ddpm/tiny", weights, layout="keras"
     )
 
 
 def test_a_mixture_of_layouts(openai):
     both = {**openai, **diffusers_unet(IMPROVED).state_dict()}
-    assert "recognised openai and diffusers" in refusal("improved_ddpm/tiny", both)
+    assert "recognized openai and diffusers" in refusal("improved_ddpm/tiny", both)
     assert "not wanted" in refusal("improved_ddpm/tiny", both, layout="openai")
 
 
 def test_ddpm_does_not_read_openai_s_layout(openai):
     """Its network has the same shapes and other paddings, epsilon and time features."""
-    assert "recognised none" in refusal("ddpm/tiny", openai)
-    assert "knows the layouts diffusers" in refusal("ddpm/tiny", openai, layout="openai")
+    assert "recognized none" in refusal("ddpm/tiny", openai)
+    assert "layout: expected one of diffusers" in refusal("ddpm/tiny", openai, layout="openai")
 
 
 def test_a_tensor_in_both_spellings(weights):
@@ -194,11 +194,13 @@ def test_a_training_state_around_the_weights(weights):
 
 
 def test_files_that_are_no_weights(tmp_path):
-    assert "no file of weights at" in refusal("ddpm/tiny", tmp_path / "absent.pt")
+    assert "expected a file of weights, got no file at" in refusal(
+        "ddpm/tiny", tmp_path / "absent.pt"
+    )
     for suffix in (".safetensors", ".pt"):
         path = tmp_path / f"text{suffix}"
         path.write_text("not weights", encoding="utf-8")
-        assert "is no file of weights" in refusal("ddpm/tiny", path)
+        assert "is not a file of weights" in refusal("ddpm/tiny", path)
     torch.save([1, 2], tmp_path / "list.pt")
     assert "expected a dict of tensors by name, got list" in refusal(
         "ddpm/tiny", tmp_path / "list.pt"
@@ -211,16 +213,17 @@ def test_a_pickle_with_code_in_it_is_not_run(tmp_path):
             return (print, ("the trap has sprung",))
 
     torch.save({"conv_in.bias": Trap()}, tmp_path / "trap.pt")
-    assert "is no file of weights" in refusal("ddpm/tiny", tmp_path / "trap.pt")
+    assert "is not a file of weights" in refusal("ddpm/tiny", tmp_path / "trap.pt")
 
 
 def test_names_and_configs(weights):
     assert "did you mean ddpm/tiny" in refusal("ddpm/tinny", weights)
-    assert "read for ddpm, improved_ddpm, vit, vivit, vqgan, got 'dcgan'" in refusal(
-        "dcgan", weights
+    assert (
+        "name: expected a model of ddpm, improved_ddpm, vit, vivit, vqgan, got 'dcgan'"
+        in refusal("dcgan", weights)
     )
-    assert "'ddpm' needs config=DDPMConfig(...), got None" in refusal("ddpm", weights)
-    assert "needs config=DDPMConfig(...), got ImprovedDDPMConfig" in refusal(
+    assert "config: expected DDPMConfig(...) for 'ddpm', got None" in refusal("ddpm", weights)
+    assert "config: expected DDPMConfig(...) for 'ddpm', got ImprovedDDPMConfig" in refusal(
         "ddpm", weights, ImprovedDDPMConfig()
     )
     assert "is a preset and brings its config" in refusal("ddpm/tiny", weights, TINY)

@@ -55,7 +55,7 @@ def same(one, other):
 # ---------------------------------------------------------------- what is read
 
 
-@pytest.mark.parametrize("named", [True, False], ids=["named", "recognised"])
+@pytest.mark.parametrize("named", [True, False], ids=["named", "recognized"])
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_every_number_arrives_and_none_is_made_up(layout, named):
     weights = weights_of(layout)
@@ -272,7 +272,7 @@ def test_a_preset_of_another_size(google):
 
 def test_weights_of_another_paper():
     for other in (transformers_vivit(VIVIT_CONFIGS["tiny"]), diffusers_unet(DDPM_CONFIGS["tiny"])):
-        assert "recognised none among" in refusal(other.state_dict())
+        assert "recognized none among" in refusal(other.state_dict())
 
 
 @pytest.mark.parametrize("layout", ["transformers", "timm"])
@@ -299,7 +299,7 @@ def test_what_transformers_does_not_have():
     bare = {
         key.removeprefix("vit."): value for key, value in weights.items() if key.startswith("vit.")
     }
-    assert "recognised none" in refusal(bare)  # ViTModel's, which has no head
+    assert "recognized none" in refusal(bare)  # ViTModel's, which has no head
 
 
 def test_what_of_timm_is_not_ours():
@@ -320,9 +320,9 @@ def test_what_of_timm_is_not_ours():
 
 def test_layouts_mixed_and_unknown(google):
     both = google | weights_of("timm")
-    assert "recognised google and timm" in refusal(both)
+    assert "recognized google and timm" in refusal(both)
     assert "not wanted" in refusal(both, layout="timm")
-    assert "vit knows the layouts google, transformers, timm, got 'keras'" in refusal(
+    assert "layout: expected one of google, transformers, timm for vit, got 'keras'" in refusal(
         google, layout="keras"
     )
     assert "missing" in refusal(google, layout="timm")
@@ -345,7 +345,7 @@ def test_a_file_that_is_cut_short(share, google, tmp_path):
     whole, path = tmp_path / "whole.npz", tmp_path / "cut.npz"
     np.savez(whole, **arrays(google))
     path.write_bytes(whole.read_bytes()[: int(share * whole.stat().st_size)])
-    assert f"{path} is no file of weights" in refusal(path)
+    assert f"{path} is not a file of weights" in refusal(path)
 
 
 def test_a_file_with_a_wrong_byte(google, tmp_path):
@@ -354,7 +354,7 @@ def test_a_file_with_a_wrong_byte(google, tmp_path):
     content = bytearray(path.read_bytes())
     content[len(content) // 3] ^= 255
     path.write_bytes(content)
-    assert "is no file of weights: Bad CRC-32" in refusal(path)
+    assert "is not a file of weights: Bad CRC-32" in refusal(path)
 
 
 def test_a_pickle_in_a_file_is_not_run(google, tmp_path):
@@ -366,9 +366,9 @@ def test_a_pickle_in_a_file_is_not_run(google, tmp_path):
 
     path = tmp_path / "trap.npz"
     np.savez(path, **arrays(google), trap=np.array([Trap()], dtype=object))
-    assert "is no file of weights: Object arrays cannot be loaded" in refusal(path)
+    assert "is not a file of weights: Object arrays cannot be loaded" in refusal(path)
     path.write_bytes(np.array([Trap()], dtype=object).dumps())
-    assert "is no file of weights" in refusal(path)
+    assert "is not a file of weights" in refusal(path)
     assert not sprung.exists()
     np.load(path, allow_pickle=True)
     assert sprung.exists()  # it would have
@@ -376,12 +376,12 @@ def test_a_pickle_in_a_file_is_not_run(google, tmp_path):
 
 def test_what_is_no_npz(google, tmp_path):
     path = tmp_path / "other.npz"
-    assert f"no file of weights at {path}" in refusal(path)
+    assert f"expected a file of weights, got no file at {path}" in refusal(path)
     path.write_text("not weights", encoding="utf-8")
-    assert "is no file of weights" in refusal(path)
+    assert "is not a file of weights" in refusal(path)
     with path.open("wb") as file:
         np.save(file, google["cls"].numpy())  # one array and no names
-    assert "is no file of weights" in refusal(path)
+    assert "is not a file of weights" in refusal(path)
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr("embedding/kernel", b"no array")
     assert "these are not: embedding/kernel (bytes)" in refusal(path)

@@ -125,6 +125,6 @@ def test_the_other_three_models(model, expected, weights):
 def test_an_image_model_s_weights():
     message = refusal(transformers_vit(VIT_CONFIGS["tiny"]).state_dict())
     assert (
-        "recognised none among" in message
+        "recognized none among" in message
         and "vivit.embeddings.patch_embeddings.projection.weight" in message
     )

@@ -69,7 +69,7 @@ def same(one, other):
 # ---------------------------------------------------------------- what is read
 
 
-@pytest.mark.parametrize("named", [True, False], ids=["named", "recognised"])
+@pytest.mark.parametrize("named", [True, False], ids=["named", "recognized"])
 @pytest.mark.parametrize("layout", CONFIGS)
 def test_every_number_arrives_and_none_is_made_up(layout, named):
     weights, config = weights_of(layout), CONFIGS[layout]
@@ -252,7 +252,7 @@ def test_a_checkpoint_of_lightning_is_read(taming, lightning):
 
 def test_other_classes_are_not_let_in(taming, lightning):
     path = lightning(taming, "EarlyStopping")
-    assert f"{path} is no file of weights" in refusal(path)
+    assert f"{path} is not a file of weights" in refusal(path)
 
 
 def test_code_beside_the_weights_is_not_run(taming, tmp_path):
@@ -264,7 +264,7 @@ def test_code_beside_the_weights_is_not_run(taming, tmp_path):
 
     path = tmp_path / "last.ckpt"
     torch.save({"callbacks": Trap(), "state_dict": taming}, path)
-    assert f"{path} is no file of weights" in refusal(path)
+    assert f"{path} is not a file of weights" in refusal(path)
     assert not sprung.exists()
     torch.load(path, weights_only=False)
     assert sprung.exists()  # it would have
@@ -326,7 +326,7 @@ def test_weights_of_the_other_model(taming, gpt):
 def test_configs_of_neither_model(taming):
     for config in (None, "tiny", vars(CONFIG)):
         assert (
-            "'vqgan' needs config=VQGANConfig(...) or config=TransformerConfig(...), got "
+            "config: expected VQGANConfig(...) or TransformerConfig(...) for 'vqgan', got "
             in refusal(taming, config)
         )
 
@@ -362,8 +362,9 @@ def test_the_gumbel_variant_is_not_ours(taming):
 
 def test_layouts_mixed_and_unknown(taming):
     both = taming | weights_of("diffusers")
-    assert "recognised taming and diffusers" in refusal(both)
-    assert "vqgan knows the layouts taming, diffusers, taming transformer, got 'keras'" in refusal(
-        taming, layout="keras"
+    assert "recognized taming and diffusers" in refusal(both)
+    assert (
+        "layout: expected one of taming, diffusers, taming transformer for vqgan, got 'keras'"
+        in refusal(taming, layout="keras")
     )
-    assert "recognised none among" in refusal({"encoder.conv_in.weight": torch.zeros(4, 3, 3, 3)})
+    assert "recognized none among" in refusal({"encoder.conv_in.weight": torch.zeros(4, 3, 3, 3)})
