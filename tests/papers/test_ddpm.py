@@ -320,7 +320,9 @@ def test_names_that_are_not_known(untyped):
 
 def test_pictures_that_cannot_be_halved():
     model = UNet(DDPMConfig(16, width=16, multipliers=(1, 2, 2), blocks_per_level=1, norm_groups=8))
-    with pytest.raises(ValueError, match=r"image: expected both sides divisible by 4, got \(8, 10\)"):
+    with pytest.raises(
+        ValueError, match=r"image: expected both sides divisible by 4, got \(8, 10\)"
+    ):
         model(torch.zeros(1, 3, 8, 10), torch.tensor([0]))
 
 
@@ -338,7 +340,9 @@ def test_labels_missing_or_unexpected(classes):
 
 @pytest.mark.parametrize("width", [2, 15])
 def test_widths_without_sines_and_cosines(width):
-    with pytest.raises(ValueError, match=f"width: expected an even number of at least 4, .* got {width}"):
+    with pytest.raises(
+        ValueError, match=f"width: expected an even number of at least 4, .* got {width}"
+    ):
         UNet(DDPMConfig(width=width, norm_groups=1))
 
 
