@@ -1,5 +1,4 @@
-"""Draw docs/world.png, the picture of the README: what one clip of the little world knows about
-itself.
+"""Draw docs/world.png, the picture in the README: one clip and all that is known about it.
 
 python docs/make_picture.py [FILE]
 """
@@ -13,17 +12,24 @@ from PIL import Image
 from course_lib.classroom.views import clip_views
 from course_lib.world import render, sample_scene
 
-SIZE, COLUMNS, GAP = 112, 7, 3  # pixels of a picture, pictures in a row, pixels between them
+FRAME_PIXELS = 112  # height and width of a frame
+COLUMNS = 7  # frames in a row
+GAP_PIXELS = 3  # between two frames
 
 
 def main(path: Path) -> None:
-    """Render one clip and write its views, as frames side by side, into one small PNG."""
-    clip = render(sample_scene(8, count=3, motion="bounce", camera="orbit"), size=SIZE, frames=17)
-    shown = np.linspace(0, 15, COLUMNS).round().astype(int)  # the last frame has no motion after it
-    pad = ((0, 0), (0, GAP), (0, GAP), (0, 0))
-    views = [np.pad(view[shown], pad, constant_values=255) for view in clip_views(clip).values()]
-    lines = [np.concatenate(list(view), axis=1) for view in views]
-    sheet = np.concatenate(lines, axis=0)[:-GAP, :-GAP]
+    """Render one clip and write its views, one row of frames for each, into a small PNG."""
+    scene = sample_scene(8, count=3, motion="bounce", camera="orbit")
+    clip = render(scene, size=FRAME_PIXELS, frames=17)
+    # The last frame has no motion after it, so it is not shown.
+    chosen = np.linspace(0, 15, COLUMNS).round().astype(int)
+
+    rows = []
+    gaps = ((0, 0), (0, GAP_PIXELS), (0, GAP_PIXELS), (0, 0))
+    for view in clip_views(clip).values():
+        frames = np.pad(view[chosen], gaps, constant_values=255)
+        rows.append(np.concatenate(list(frames), axis=1))
+    sheet = np.concatenate(rows, axis=0)[:-GAP_PIXELS, :-GAP_PIXELS]
     Image.fromarray(sheet).save(path, optimize=True)
 
 

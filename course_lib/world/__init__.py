@@ -1,10 +1,18 @@
 """The little world: small three-dimensional scenes about which everything is known.
 
-scene.py   what there is               rays.py      what a ray meets
-motion.py  where it is at a time       shading.py  the light
-sample.py  a scene from a seed         geometry.py  depth, normal, segmentation, flow
-solids.py  the four shapes             caption.py, audio.py   what is said and heard
-clip.py, batch.py, dataset.py, pixels.py                      one scene, many, and what models take
+scene.py     the vocabulary and the parts of a scene
+sample.py    draws a scene from a seed
+motion.py    where everything is at a time
+solids.py    the four shapes
+rays.py      what a ray hits
+shading.py   colour: light, shadow and the floor's patterns
+geometry.py  depth, normal, segmentation, flow
+caption.py   captions and labels
+audio.py     sound
+clip.py      one scene rendered, with everything that is known about it
+batch.py     many scenes at once
+dataset.py   the little world as a torch Dataset
+pixels.py    bytes to the floats that networks take, and back
 """
 
 from course_lib.world.audio import SAMPLE_RATE, sound
@@ -20,13 +28,13 @@ from course_lib.world.batch import (
 from course_lib.world.caption import caption, label_names, labels, stack_labels
 from course_lib.world.clip import Clip, render, render_scenes
 from course_lib.world.dataset import LittleWorld
-from course_lib.world.motion import DURATION, Contact, contacts
+from course_lib.world.motion import DURATION_SECONDS, Contact, contacts
 from course_lib.world.pixels import float_to_pixels, pixels_to_float
 from course_lib.world.sample import sample_scene
 from course_lib.world.scene import VOCABULARY, Camera, Floor, Motion, Scene, Thing
 
 __all__ = [
-    "DURATION",
+    "DURATION_SECONDS",
     "SAMPLE_RATE",
     "VOCABULARY",
     "Camera",

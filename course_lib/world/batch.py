@@ -1,7 +1,7 @@
 """Many scenes at once: `images`, `videos`, `clips`, and what is true of them.
 
-Scene number i of a seed depends on the seed, i and the constraints alone, so that a large batch
-begins with the small one.
+Scene number i of a seed depends only on the seed, i and the constraints, so that a large batch
+begins with the scenes of a small one.
 """
 
 from torch import Tensor
@@ -18,7 +18,7 @@ STREAMS = {"free": 0, "train": 1, "test": 2}
 
 
 def scene_seed(seed: int, index: int, stream: str = "free") -> int:
-    """The seed of scene `index`.  No two (seed, index, stream) share one, for index < 2^32."""
+    """Return the seed of scene `index`; no two (seed, index, stream) share one, for index < 2^32."""
     if seed < 0 or not 0 <= index < 2**32:
         raise ValueError(
             f"expected seed >= 0 and 0 <= index < 2**32, got seed {seed} and index {index}"
@@ -27,21 +27,19 @@ def scene_seed(seed: int, index: int, stream: str = "free") -> int:
 
 
 def scenes(n: int, seed: int = 0, **constraints) -> list[Scene]:
-    """The first n scenes of a seed; constraints as in `sample_scene`."""
+    """Draw the first n scenes of a seed; constraints as in `sample_scene`."""
     if n < 1:
         raise ValueError(f"n: expected at least 1, got {n}")
     return [sample_scene(scene_seed(seed, index), **constraints) for index in range(n)]
 
 
 def image_scenes(n: int, seed: int = 0, **constraints) -> list[Scene]:
-    """The scenes that `images` draws: at rest before a still camera, unless the constraints say
-    otherwise.
-    """
+    """Draw the scenes of `images`: at rest before a still camera, unless the constraints differ."""
     return scenes(n, seed, **still_constraints(constraints))
 
 
 def still_constraints(constraints: dict) -> dict:
-    """The constraints, completed for a picture."""
+    """Return the constraints, completed for a still image."""
     return {"motion": "rest", "camera": "still"} | constraints
 
 
@@ -49,32 +47,34 @@ Images = UInt8[Tensor, "n h w 3"]
 
 
 def images(n: int, size: int | tuple[int, int] = 32, seed: int = 0, **constraints) -> Images:
-    """n pictures of n scenes: the first frames of ``image_scenes(n, seed, **constraints)``."""
-    return render_rgb(tabulate(image_scenes(n, seed, **constraints), frames=1), *check_size(size))
+    """Render n images of n scenes: the first frames of ``image_scenes(n, seed, **constraints)``."""
+    height, width = check_size(size)
+    table = tabulate(image_scenes(n, seed, **constraints), frames=1)
+    return render_rgb(table, height, width)
 
 
 def image_labels(n: int, seed: int = 0, **constraints) -> dict[str, Tensor]:
-    """The labels of ``images(n, size, seed, **constraints)``: one int64 tensor (n) per attribute."""
+    """Return the labels of ``images(n, size, seed, **constraints)``: int64 (n) per attribute."""
     return stack_labels(image_scenes(n, seed, **constraints))
 
 
 def image_captions(n: int, seed: int = 0, **constraints) -> list[str]:
-    """The captions of ``images(n, size, seed, **constraints)``."""
+    """Return the captions of ``images(n, size, seed, **constraints)``."""
     return [caption(scene) for scene in image_scenes(n, seed, **constraints)]
 
 
 def videos(
     n: int, size: int | tuple[int, int] = 32, frames: int = 17, seed: int = 0, **constraints
 ) -> UInt8[Tensor, "n t h w 3"]:
-    """The pictures of ``clips(n, size, frames, seed, **constraints)``, without the cost of the
-    rest.
-    """
-    rgb = render_rgb(tabulate(scenes(n, seed, **constraints), frames), *check_size(size))
+    """Render only the colours of ``clips(n, size, frames, seed, **constraints)``, at less cost."""
+    height, width = check_size(size)
+    table = tabulate(scenes(n, seed, **constraints), frames)
+    rgb = render_rgb(table, height, width)
     return rgb.unflatten(0, (n, frames))
 
 
 def clips(
     n: int, size: int | tuple[int, int] = 32, frames: int = 17, seed: int = 0, **constraints
 ) -> Clip:
-    """n clips with everything that is known about them, as one batch."""
+    """Render n clips, with everything that is known about them, as one batch."""
     return render_scenes(scenes(n, seed, **constraints), size, frames)

@@ -1,4 +1,4 @@
-"""`Clip`: a scene played, with everything that is known about it."""
+"""`Clip`: a rendered scene, with everything that is known about it."""
 
 from dataclasses import dataclass
 
@@ -16,8 +16,7 @@ from course_lib.world.shading import render_rgb
 
 @dataclass(frozen=True, eq=False)
 class Clip:
-    """A clip, or (from `clips`) a batch of them with an axis in front; `geometry` defines the
-    fields.
+    """A clip, or (from `clips`) a batch of them with an axis more; `geometry` defines the fields.
 
     The frames are spread evenly over the scene's 2 seconds; audio has 8000 samples a second.
     """
@@ -33,33 +32,36 @@ class Clip:
 
 
 def render(scene: Scene, size: int | tuple[int, int] = 32, frames: int = 17) -> Clip:
-    """Play a scene: `frames` pictures of `size` (or (height, width)), from its first moment to its
-    last.
-    """
+    """Render a scene in `frames` frames of `size` (or (height, width)), from its start to its end."""
     batch = render_scenes([scene], size, frames)
-    tensors = {
-        name: getattr(batch, name)[0]
-        for name in ("rgb", "depth", "normal", "segmentation", "flow", "audio")
-    }
-    return Clip(**tensors, caption=caption(scene), labels=labels(scene))
+    return Clip(
+        rgb=batch.rgb[0],
+        depth=batch.depth[0],
+        normal=batch.normal[0],
+        segmentation=batch.segmentation[0],
+        flow=batch.flow[0],
+        audio=batch.audio[0],
+        caption=caption(scene),
+        labels=labels(scene),
+    )
 
 
 def render_scenes(scenes: list[Scene], size: int | tuple[int, int], frames: int) -> Clip:
-    """Play several scenes, as one batch."""
+    """Render several scenes as one batch."""
     height, width = check_size(size)
     table = tabulate(scenes, frames)
     frame = torch.arange(len(table))
-    following = table[frame + (frame % frames < frames - 1)]
-    fields = {"rgb": render_rgb(table, height, width)} | render_geometry(
-        table, following, height, width
-    )
-    fields = {
-        name: rearrange(field, "(b t) ... -> b t ...", t=frames) for name, field in fields.items()
-    }
-    audio = torch.stack([sound(scene) for scene in scenes])
+    has_next = frame % frames < frames - 1
+    following = table[frame + has_next]
+
+    fields = render_geometry(table, following, height, width)
+    fields["rgb"] = render_rgb(table, height, width)
+    for name, field in fields.items():
+        fields[name] = rearrange(field, "(b t) ... -> b t ...", t=frames)
+
     return Clip(
         **fields,
-        audio=audio,
+        audio=torch.stack([sound(scene) for scene in scenes]),
         caption=[caption(scene) for scene in scenes],
         labels=stack_labels(scenes),
     )

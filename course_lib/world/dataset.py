@@ -1,4 +1,4 @@
-"""`LittleWorld`: the little world as a torch Dataset, endless but for its stated length."""
+"""`LittleWorld`: the little world as a torch Dataset of any length."""
 
 from collections.abc import Sequence
 
@@ -13,7 +13,7 @@ from course_lib.world.shading import render_rgb
 
 
 class LittleWorld(Dataset):
-    """Pictures (``frames=None``) or clips, drawn when asked for.
+    """Images (``frames=None``) or clips, rendered when asked for.
 
     An item is a dict of `pixels`, floats in [-1, 1] of shape (c h w) or (t c h w), its `caption`
     and its `labels`.  Train and test scenes come from streams of seeds that have no number in
@@ -35,29 +35,32 @@ class LittleWorld(Dataset):
             raise ValueError(f"length: expected 1 to 2**32 - 1, got {length}")
         if frames is not None and frames < 1:
             raise ValueError(f"frames: expected None or at least 1, got {frames}")
-        self.split, self.size, self.frames = split, check_size(size), frames
-        self.length, self.seed = length, seed
+        self.split = split
+        self.size = check_size(size)
+        self.frames = frames
+        self.length = length
+        self.seed = seed
         self.constraints = still_constraints(constraints) if frames is None else constraints
-        # complains about impossible constraints now, not in a worker
+        # Impossible constraints raise here rather than in a worker.
         sample_scene(0, **self.constraints)
 
     def __len__(self) -> int:
         return self.length
 
     def scene(self, index: int):
-        """The scene of an item."""
+        """Draw the scene of an item."""
         if not 0 <= index < self.length:
             raise IndexError(f"index: expected 0 to {self.length - 1}, got {index}")
         return sample_scene(scene_seed(self.seed, index, self.split), **self.constraints)
 
     def batch(self, indices: Sequence[int]) -> dict:
-        """The items of these indices as one batch: rendered together, which is much faster."""
+        """Return the items of these indices as one batch, rendered together, which is much faster."""
         scenes = [self.scene(int(index)) for index in indices]
         captions = [caption(scene) for scene in scenes]
         return {"pixels": self._pixels(scenes), "caption": captions, "labels": stack_labels(scenes)}
 
     def __getitems__(self, indices: Sequence[int]) -> list[dict]:
-        """Called by a DataLoader for each of its batches."""
+        """Return several items; a DataLoader calls this for each of its batches."""
         scenes = [self.scene(int(index)) for index in indices]
         return [
             {"pixels": pixels, "caption": caption(scene), "labels": labels(scene)}
@@ -68,5 +71,7 @@ class LittleWorld(Dataset):
         return self.__getitems__([index])[0]
 
     def _pixels(self, scenes):
-        pixels = pixels_to_float(render_rgb(tabulate(scenes, self.frames or 1), *self.size))
+        height, width = self.size
+        rgb = render_rgb(tabulate(scenes, self.frames or 1), height, width)
+        pixels = pixels_to_float(rgb)
         return pixels if self.frames is None else pixels.unflatten(0, (len(scenes), self.frames))

@@ -1,4 +1,4 @@
-"""Bytes and what models take: `pixels_to_float` and its inverse, `float_to_pixels`."""
+"""Bytes to the floats that networks take and back: `pixels_to_float`, `float_to_pixels`."""
 
 import torch
 from einops import rearrange
@@ -7,14 +7,14 @@ from course_lib.shapes import Float, Tensor, UInt8
 
 
 def pixels_to_float(rgb: UInt8[Tensor, "... h w c"]) -> Float[Tensor, "... c h w"]:
-    """Bytes with the channels last as floats in [-1, 1] with the channels before the space."""
+    """Turn bytes, channels last, into floats in [-1, 1], channels before height and width."""
     if rgb.dtype != torch.uint8:
         raise ValueError(f"rgb: expected bytes (torch.uint8), got {rgb.dtype}")
     return rearrange(rgb.float() / 127.5 - 1, "... h w c -> ... c h w")
 
 
 def float_to_pixels(x: Float[Tensor, "... c h w"]) -> UInt8[Tensor, "... h w c"]:
-    """The inverse of `pixels_to_float`; what lies outside [-1, 1] is clipped."""
+    """Invert `pixels_to_float`; values outside [-1, 1] are clipped."""
     if not x.is_floating_point():
         raise ValueError(f"x: expected floats in [-1, 1], got {x.dtype}")
     pixels = (x.float().clamp(-1, 1) + 1) * 127.5

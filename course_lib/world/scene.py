@@ -17,7 +17,7 @@ COLOURS = {
     "purple": (0.55, 0.22, 0.75),
     "pink": (0.99, 0.56, 0.76),
 }
-SCALES = {"small": 0.44, "large": 0.66}  # the half width, in metres
+SCALES = {"small": 0.44, "large": 0.66}  # half the width, in metres
 MATERIALS = ("matte", "shiny")
 MOTIONS = ("rest", "slide", "bounce", "spin", "orbit", "rise", "fall", "grow", "collide")
 DIRECTIONS = {"left": (-1, 0), "right": (1, 0), "away": (0, 1), "closer": (0, -1)}
@@ -25,14 +25,14 @@ CAMERAS = ("still", "orbit", "zoom")
 COUNTS = (1, 2, 3)
 FLOORS = ("checker", "stripes", "rings", "dots")
 
-FLOOR_COLOURS = (  # each a light and a darker tone, pale enough for the things to stand out
+FLOOR_COLOURS = (  # Each has a light and a darker tone, pale enough for the things to stand out.
     ((0.94, 0.89, 0.79), (0.84, 0.76, 0.63)),
     ((0.87, 0.90, 0.94), (0.70, 0.76, 0.84)),
     ((0.85, 0.93, 0.87), (0.67, 0.81, 0.73)),
     ((0.91, 0.88, 0.95), (0.77, 0.72, 0.86)),
     ((0.62, 0.65, 0.71), (0.47, 0.50, 0.57)),
 )
-BACKDROPS = (  # at the horizon, and high up
+BACKDROPS = (  # Each has the colour at the horizon and the colour high up.
     ((1.00, 0.88, 0.78), (0.62, 0.73, 0.93)),
     ((0.88, 0.94, 1.00), (0.42, 0.63, 0.92)),
     ((0.96, 0.78, 0.80), (0.45, 0.42, 0.70)),
@@ -53,7 +53,7 @@ VOCABULARY = {
 
 @dataclass(frozen=True)
 class Thing:
-    """One object: what it is, where its foot stands at rest (x, y), and how it is turned."""
+    """One object: what it is, where its foot is at rest (x, y), and how it is turned."""
 
     shape: str
     colour: str
@@ -65,7 +65,7 @@ class Thing:
 
     @property
     def reach(self) -> float:
-        """The radius of the upright cylinder that holds the thing however it is turned."""
+        """Return the radius of the upright cylinder that holds the thing however it is turned."""
         return SCALES[self.scale] * (1.16 if self.shape == "cube" else 1.0)
 
 
@@ -86,8 +86,9 @@ class Motion:
 
 @dataclass(frozen=True)
 class Camera:
-    """Where the camera is at time 0, how far an orbit goes, a zoom's last focal length over its
-    first.
+    """Where the camera is at time 0, and how it moves.
+
+    `sweep` is the angle of an orbit; `zoom` is the last focal length divided by the first.
     """
 
     kind: str = "still"

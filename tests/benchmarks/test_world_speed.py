@@ -1,9 +1,9 @@
-"""The little world must be drawn faster than a small model can learn from it.
+"""The little world renders faster than a small model can learn from it.
 
-The course promises 1,000 frames a second at 32 x 32 and 200 at 64 x 64 on two cores.  Measured here
-is one thread, in seconds of processor time: one core alone must keep the promise, and what else the
-machine is doing hardly counts.  A process of its own draws, without the type checks that the tests
-switch on.
+The course promises 1,000 frames a second at 32 x 32 and 200 at 64 x 64 on two cores.  These tests
+measure one thread in seconds of processor time: a single core has to keep the promise, and other
+work on the machine hardly counts.  Rendering runs in a process of its own, without the type checks
+that the tests switch on.
 """
 
 import json
@@ -14,16 +14,16 @@ import pytest
 
 from course_lib.paths import ROOT
 
-DRAW = """
+RENDER = """
 import json, time, torch
 from course_lib.world import clips, images, videos
 
-def rate(draw, frames):
-    draw()
+def rate(render, frames):
+    render()
     times = []
     for _ in range(5):
         start = time.process_time()
-        draw()
+        render()
         times.append(time.process_time() - start)
     return round(frames / max(min(times), 1e-9))
 
@@ -39,9 +39,9 @@ print(json.dumps(rates))
 
 @pytest.fixture(scope="module")
 def rates():
-    """Frames per second of processor time, each the best of five tries."""
+    """Return frames per second of processor time, each the best of five tries."""
     run = subprocess.run(
-        [sys.executable, "-c", DRAW], cwd=ROOT, capture_output=True, text=True, check=True
+        [sys.executable, "-c", RENDER], cwd=ROOT, capture_output=True, text=True, check=True
     )
     return json.loads(run.stdout)
 
@@ -53,6 +53,6 @@ def test_frames_per_second(rates, what, size, least, record_property):
     assert rates[f"{what} {size}"] >= least
 
 
-def test_pictures_do_not_pay_for_geometry(rates):
-    """The time that depth, normals, segmentation and flow take is not in `videos`."""
+def test_videos_do_not_pay_for_geometry(rates):
+    """Depth, normals, segmentation and flow take time, and `videos` does not spend it."""
     assert rates["videos 32"] > 1.05 * rates["clips 32"]

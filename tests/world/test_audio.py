@@ -1,10 +1,10 @@
-"""The waveform: a tone at every contact, and silence before the first."""
+"""The waveform: a tone at every contact, and silence before the first one."""
 
 import pytest
 import torch
 
 from course_lib.world import SAMPLE_RATE, contacts, sample_scene, sound
-from course_lib.world.audio import PITCHES, SAMPLES, tone
+from course_lib.world.audio import CLIP_SAMPLES, PITCH_HERTZ, tone
 
 
 @pytest.mark.parametrize("motion", ["bounce", "fall", "collide"])
@@ -12,7 +12,7 @@ def test_tones_begin_at_the_contacts(motion):
     for seed in range(8):
         scene = sample_scene(seed, motion=motion)
         wave = sound(scene)
-        assert wave.shape == (SAMPLES,)
+        assert wave.shape == (CLIP_SAMPLES,)
         assert wave.abs().max() <= 1
         for contact in contacts(scene):
             start = round(contact.time * SAMPLE_RATE)
@@ -27,10 +27,10 @@ def test_what_touches_nothing_is_silent(motion):
     assert sound(sample_scene(0, motion=motion)).abs().max() == 0
 
 
-@pytest.mark.parametrize("pitch", PITCHES.values())
+@pytest.mark.parametrize("pitch", PITCH_HERTZ.values())
 def test_a_tone_has_its_pitch(pitch):
-    spectrum = torch.fft.rfft(tone(pitch, 0.15), n=SAMPLES).abs()
-    assert spectrum.argmax() * SAMPLE_RATE / SAMPLES == pytest.approx(pitch, abs=3)
+    spectrum = torch.fft.rfft(tone(pitch, 0.15), n=CLIP_SAMPLES).abs()
+    assert spectrum.argmax() * SAMPLE_RATE / CLIP_SAMPLES == pytest.approx(pitch, abs=3)
 
 
 def test_shiny_things_ring_longer():

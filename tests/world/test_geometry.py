@@ -1,6 +1,4 @@
-"""Depth, normal, segmentation and flow against a slow scalar oracle that marches instead of
-solving.
-"""
+"""Depth, normal, segmentation and flow against a slow scalar oracle that marches along rays."""
 
 import math
 
@@ -8,9 +6,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from course_lib.world import DURATION, render, sample_scene
+from course_lib.world import DURATION_SECONDS, render, sample_scene
 from course_lib.world.motion import poses, view
-from course_lib.world.rays import DOME
+from course_lib.world.rays import DOME_RADIUS
 from course_lib.world.scene import CAMERAS, MOTIONS
 
 SIZE, FRAMES = (24, 40), 5
@@ -18,7 +16,7 @@ CASES = [(motion, camera) for motion in MOTIONS for camera in CAMERAS]
 
 
 def signed_distance(shape, x, y, z):
-    """Negative inside the unit solid; zero on its surface (elsewhere only the sign matters)."""
+    """Return a number below 0 inside the unit solid and 0 on its surface; elsewhere only its sign counts."""
     if shape == "sphere":
         return math.hypot(x, y, z - 1) - 1
     if shape == "cube":
@@ -36,7 +34,10 @@ def inside(point, thing, pose):
 
 
 def march(scene, time, row, column):
-    """(depth, id) of the ray through a pixel's centre: small steps, then bisection, in float64."""
+    """Follow the ray through a pixel's centre, in float64; return where it ends: (depth, id).
+
+    Small steps first, then bisection.
+    """
     camera, now = view(scene.camera, time), poses(scene, time)
     pixels = camera.focal * min(SIZE)
     a, b = (column + 0.5 - SIZE[1] / 2) / pixels, (SIZE[0] / 2 - row - 0.5) / pixels
@@ -49,7 +50,7 @@ def march(scene, time, row, column):
         for number, (thing, pose) in enumerate(zip(scene.things, now, strict=True)):
             if inside(point, thing, pose):
                 return 2 + number
-        return 1 if point[2] <= 0 else 0 if math.hypot(*point) >= DOME else None
+        return 1 if point[2] <= 0 else 0 if math.hypot(*point) >= DOME_RADIUS else None
 
     depth, step = 1.0, 0.02
     while where(depth) is None:
@@ -72,18 +73,19 @@ def test_depth_and_segmentation_agree_with_a_marching_oracle(seed):
     for frame in (0, 3):
         for row in range(1, SIZE[0], 3):
             for column in range(frame % 2, SIZE[1], 3):
-                depth, number = march(scene, DURATION * frame / (FRAMES - 1), row, column)
+                depth, number = march(scene, DURATION_SECONDS * frame / (FRAMES - 1), row, column)
                 if (
                     number != clip.segmentation[frame, row, column]
                     or abs(depth - clip.depth[frame, row, column]) > 1e-3
                 ):
                     wrong += 1
-    assert wrong <= 2  # a marching step may jump over a sliver at an edge
+    assert wrong <= 2  # A marching step may jump over a sliver at an edge.
 
 
 def points_in_camera(clip, focal, size):
-    """Every pixel's surface point in the camera's frame (x right, y up, z towards the viewer): t h
-    w 3.
+    """Return every pixel's surface point (t h w 3) in the camera's frame.
+
+    x points right, y up and z towards the viewer.
     """
     height, width = size
     pixels = focal * min(size)
@@ -107,13 +109,14 @@ def test_normals_are_the_gradient_of_the_depth(shape):
     for number in (0, 1, 2, 3):
         of_number = clip.segmentation[0, 1:-1, 1:-1] == number
         assert of_number.sum() > 50
-        # the rest: creases and edges
+        # The others are at creases and edges.
         assert agree[of_number].double().mean() > (0.9 if number < 2 else 0.7)
-    assert (analytic * -p[1:-1, 1:-1]).sum(-1).min() > -1e-4  # every surface faces the camera
+    # Every surface faces the camera.
+    assert (analytic * -p[1:-1, 1:-1]).sum(-1).min() > -1e-4
 
 
 def sampled(image, flow):
-    """Bilinear samples (t h w c) of images (t h w c) at pixel + flow."""
+    """Sample images (t h w c) bilinearly at pixel + flow: t h w c, and what is inside the image."""
     _, height, width, _ = image.shape
     x = torch.arange(width) + 0.5 + flow[..., 0]
     y = torch.arange(height)[:, None] + 0.5 + flow[..., 1]
@@ -124,9 +127,7 @@ def sampled(image, flow):
 
 @pytest.mark.parametrize(("motion", "camera"), CASES)
 def test_the_next_frame_sampled_at_the_flow_is_this_frame(motion, camera):
-    """On what moves, and can be seen in both frames; a flow of the wrong sign, axis or length is
-    worse.
-    """
+    """Compare what moves and can be seen in both frames; wrong signs, axes and lengths do worse."""
     scene = sample_scene(
         11,
         motion=motion,
@@ -140,11 +141,10 @@ def test_the_next_frame_sampled_at_the_flow_is_this_frame(motion, camera):
     rgb, depth, flow = clip.rgb.float() / 255, clip.depth[..., None], clip.flow[:-1]
     number_there, in_view = sampled(clip.segmentation[1:, ..., None].float(), flow)
     same_thing = (number_there[..., 0] - clip.segmentation[:-1]).abs() < 1e-4
-    near = (sampled(depth[1:], flow)[0] - depth[:-1]).abs()[
-        ..., 0
-    ] < 0.7  # not another part of the same thing
+    # At a similar depth it is no other part of the same thing.
+    near = (sampled(depth[1:], flow)[0] - depth[:-1]).abs()[..., 0] < 0.7
     number = clip.segmentation[:-1, None].double()
-    # no edge passes here
+    # Whole neighbourhoods contain no edge.
     whole = (F.max_pool2d(number, 3, 1, 1) == -F.max_pool2d(-number, 3, 1, 1))[:, 0]
     visible = in_view & same_thing & near & whole
     assert visible.double().mean() > 0.5
@@ -166,11 +166,11 @@ def test_the_next_frame_sampled_at_the_flow_is_this_frame(motion, camera):
 
 @pytest.mark.parametrize(("motion", "camera"), CASES)
 def test_flow_agrees_with_the_poses(motion, camera):
-    """The centre of a visible patch is followed through the poses by hand, in float64."""
+    """Follow the surface point of a pixel's centre through the poses by hand, in float64."""
     scene = sample_scene(5, motion=motion, camera=camera)
     clip = render(scene, SIZE, FRAMES)
     for frame in range(FRAMES - 1):
-        before, after = (DURATION * (frame + step) / (FRAMES - 1) for step in (0, 1))
+        before, after = (DURATION_SECONDS * (frame + step) / (FRAMES - 1) for step in (0, 1))
         cameras = view(scene.camera, before), view(scene.camera, after)
         places = poses(scene, before), poses(scene, after)
         for row, column in ((2, 3), (8, 30), (11, 20), (13, 17), (14, 24), (20, 9)):

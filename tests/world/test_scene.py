@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from course_lib.world import (
-    DURATION,
+    DURATION_SECONDS,
     VOCABULARY,
     caption,
     contacts,
@@ -23,7 +23,7 @@ from course_lib.world.scene import MOTIONS, SCALES
 
 
 def test_a_seed_is_a_scene():
-    # Random(2) and Random(2**32 + 2) are the same
+    # Random(2) and Random(2**32 + 2) are the same generator.
     assert sample_scene(2) != sample_scene(2**32 + 2)
     assert sample_scene(7) == sample_scene(7)
     assert len({sample_scene(seed) for seed in range(50)}) == 50
@@ -74,11 +74,11 @@ def test_each_label_is_about_equally_likely():
 
 
 @pytest.mark.parametrize("motion", MOTIONS)
-def test_things_never_meet_but_in_a_collision(motion):
+def test_things_meet_only_in_a_collision(motion):
     for seed in range(12):
         scene = sample_scene(seed, motion=motion)
         for step in range(33):
-            now = poses(scene, DURATION * step / 32)
+            now = poses(scene, DURATION_SECONDS * step / 32)
             for i in range(len(now)):
                 for j in range(i):
                     room = 0 if motion == "collide" and i == 1 else SCALES[scene.things[i].scale]
@@ -125,10 +125,10 @@ def test_every_motion_is_seen(motion):
         assert (rgb[1:] - rgb[:1]).abs().amax((1, 2, 3)).max() > 40
 
 
-def test_cameras_stand_orbit_and_zoom():
+def test_cameras_keep_still_orbit_and_zoom():
     def path(kind):
         camera = sample_scene(1, camera=kind).camera
-        return view(camera, 0.0), view(camera, DURATION)
+        return view(camera, 0.0), view(camera, DURATION_SECONDS)
 
     start, end = path("still")
     assert start == end
@@ -166,14 +166,14 @@ def test_captions():
 
 
 def test_relations_are_true_from_the_first_camera():
-    """Left and right in the picture, in front and behind by depth: measured in the rendered frame."""
+    """Left and right come from the projection into the image, in front and behind from the depth."""
     found = set()
     for scene in scenes(40, 3, count=(2, 3)):
         clip = render(scene, 64, 2)
         camera, first = view(scene.camera, 0.0), poses(scene, 0.0)[0]
 
         def across(pose, camera=camera):
-            """Where a thing stands from left to right in the picture."""
+            """Return where a thing is in the image, from left to right."""
             away = [p - e for p, e in zip((pose.x, pose.y, pose.z), camera.eye, strict=True)]
             side, depth = (
                 sum(p * q for p, q in zip(away, axis, strict=True))
@@ -182,7 +182,9 @@ def test_relations_are_true_from_the_first_camera():
             return side / depth
 
         for number, other in enumerate(scene.things[1:], start=1):
-            assert (clip.segmentation[0] == 2 + number).sum() > 5  # what is spoken of can be seen
+            assert (
+                clip.segmentation[0] == 2 + number
+            ).sum() > 5  # Everything in the caption can be seen.
             words = relation(scene, other)
             found.add(words)
             x, other_x = across(first), across(poses(scene, 0.0)[number])
