@@ -930,10 +930,10 @@ rows = [
 room.table(rows, "The picture judge on 4,000 test pictures, a third of them with one object")
 
 # %%
-from course_lib.training.recipes.vit import answers_of
+from course_lib.training.recipes.vit import label_logits
 
 fresh = data.images("test", 1000, seed=2)  # one object each
-logits = answers_of(judge, fresh["pixels"])["shape"]
+logits = label_logits(judge, fresh["pixels"])["shape"]
 show(room.reliability(logits, fresh["shape"], "Shape: is the judge right as often as it thinks?"),
      "Share of right answers against confidence, a dot for each tenth: the dots lie near the diagonal.")
 

@@ -382,12 +382,13 @@ explore(used, codebook=list(runs), alt="Share of tokens of each code, in order, 
 
 # %%
 from course_lib.metrics import perceptual
-from course_lib.training.randomness import Draw
+from course_lib.training.randomness import RandomSource
 from course_lib.training.recipes.lpips import distortions
 
 lpips = load_checkpoint("lpips-trunk")[0]
 x = 0.6 * pixels_to_float(data.images("test", 1, seed=11)["pixels"])
-versions = {"original": x, **{name: v.clamp(-1, 1) for name, v in distortions(x, Draw(0)).items()}}
+changed = distortions(x, RandomSource(0))
+versions = {"original": x, **{name: v.clamp(-1, 1) for name, v in changed.items()}}
 with torch.no_grad():
     far = {name: float(lpips(v, x)) for name, v in versions.items()}
 titles = [f"{name}\nLPIPS {far[name]:.3f}" for name in versions]

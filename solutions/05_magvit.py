@@ -23,10 +23,10 @@ from course_lib.training import load_checkpoint, results
 from course_lib.training.recipes.magvit import (
     BITS,
     clip_distance,
-    draw_codes,
-    motion_as_asked,
-    to_clip,
-    tokenised,
+    motion_accuracy,
+    pixels_to_clip,
+    sample_code_grids,
+    tokenized_clips,
 )
 from course_lib.world import float_to_pixels
 from course_lib.zoo import build
@@ -34,8 +34,8 @@ from course_lib.zoo import build
 # %%
 tokenizer, made = load_checkpoint("magvit-3d")
 bert, bert_made = load_checkpoint("magvit-bert")
-test = tokenised("magvit-3d", "test", 16)
-clip = to_clip(test["pixels"])  # b c t h w, in [-1, 1]
+test = tokenized_clips("magvit-3d", "test", 16)
+clip = pixels_to_clip(test["pixels"])  # b c t h w, in [-1, 1]
 
 
 def frames(x):
@@ -619,10 +619,10 @@ explore(look, step=slider(1, 12, 4), task=["OPC", "FP", "FI", "OPV", "OPH", "OPD
 # %%
 run = results("magvit-bert")
 real, others = (data.clips("test", 128, seed=seed) for seed in (0, 9))
-pixels = to_clip(real["pixels"])
+pixels = pixels_to_clip(real["pixels"])
 rows = [{"task": "real clips", "tokens not given": "-",
-         "Fréchet": f"{clip_distance(pixels, to_clip(others['pixels'])):.2f}",
-         "motion of the original": f"{motion_as_asked(pixels, real['motion'])['motion as asked']:.0%}"}]
+         "Fréchet": f"{clip_distance(pixels, pixels_to_clip(others['pixels'])):.2f}",
+         "motion of the original": f"{motion_accuracy(pixels, real['motion']):.0%}"}]
 rows += [
     {"task": task, "tokens not given": f"{1 - task_masks(task, (4, 8, 8)).float().mean():.0%}",
      "Fréchet": f"{of_task['frechet']:.2f}", "motion of the original": f"{of_task['motion as asked']:.0%}"}
@@ -861,8 +861,8 @@ for name, seen in {"centred": F.conv3d(flash, ones, padding=(1, 0, 0)),
 
 # %%
 causal, causal_made = load_checkpoint("magvit2-tokenizer")
-longer = tokenised("magvit2-tokenizer", "test", 8)
-film = to_clip(longer["pixels"])  # b c 17 h w
+longer = tokenized_clips("magvit2-tokenizer", "test", 8)
+film = pixels_to_clip(longer["pixels"])  # b c 17 h w
 
 
 @torch.no_grad()
@@ -974,7 +974,7 @@ for name, recipe in models.items():
     model, m = load_checkpoint(recipe)[0], results(recipe)["metrics"]
     for clips_at_once in (1, 8):
         started = time.perf_counter()
-        codes = draw_codes(model, label[:clips_at_once], torch.Generator().manual_seed(1))
+        codes = sample_code_grids(model, label[:clips_at_once], torch.Generator().manual_seed(1))
         seconds[name, clips_at_once] = time.perf_counter() - started
     with torch.no_grad():
         films[name] = causal.decode_indices(codes)

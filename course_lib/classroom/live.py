@@ -1,10 +1,10 @@
 """Training in a notebook, watched as it runs."""
 
 from course_lib.classroom.figures import live_curve
-from course_lib.training import Recipe, Trained, find_recipe, live
+from course_lib.training import Recipe, TrainingResult, find_recipe, live
 
 
-def train_live(recipe: Recipe | str, seconds: float = 60.0) -> Trained:
+def train_live(recipe: Recipe | str, seconds: float = 60.0) -> TrainingResult:
     """Train a recipe for at most so many seconds, with its loss drawn live.  Nothing is written to
     disk.
 

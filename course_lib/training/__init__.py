@@ -6,9 +6,9 @@ Read in this order: `recipe` (what is trained), `randomness` (what a step may dr
 
 from course_lib.training.distributed import all_gather, choose_device
 from course_lib.training.ema import EMA
-from course_lib.training.loop import Trained, live, train
+from course_lib.training.loop import TrainingResult, live, train
 from course_lib.training.main import main
-from course_lib.training.randomness import Draw
+from course_lib.training.randomness import RandomSource
 from course_lib.training.recipe import Recipe, Tensors, Trainable
 from course_lib.training.recipes import RECIPES
 from course_lib.training.registry import find_recipe
@@ -18,12 +18,12 @@ __all__ = [
     "EMA",
     "RECIPES",
     "STORE",
-    "Draw",
+    "RandomSource",
     "Recipe",
     "Store",
     "Tensors",
     "Trainable",
-    "Trained",
+    "TrainingResult",
     "all_gather",
     "choose_device",
     "find_recipe",

@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 from course_lib.training import distributed
 from course_lib.training.ema import EMA
-from course_lib.training.randomness import Draw, batch_indices, seed_of
+from course_lib.training.randomness import RandomSource, batch_indices, seed_of
 from course_lib.training.recipe import Data, Recipe
 from course_lib.training.store import STORE, Store
 
@@ -25,7 +25,7 @@ OnStep = Callable[[int, dict[str, float], nn.Module], object]
 
 
 @dataclass
-class Trained:
+class TrainingResult:
     """What a training hands back: the averaged model in eval mode, and how it went."""
 
     model: nn.Module
@@ -48,7 +48,7 @@ def train(
     on_step: OnStep | None = None,
     store: Store | None = STORE,
     save_every: int | float = 60,
-) -> Trained:
+) -> TrainingResult:
     """Train a recipe; at its last step measure the model and write its checkpoint and results.
 
     steps: stop after this step, seconds: stop after so much time; either way a later call goes on
@@ -78,7 +78,7 @@ def train(
     return trained
 
 
-def _train(recipe, device, last, seconds, resume, on_step, store, save_every) -> Trained:
+def _train(recipe, device, last, seconds, resume, on_step, store, save_every) -> TrainingResult:
     """The steps of `train`, up to step `last`, and the saving in between."""
     started = saved = time.monotonic()
     run = Run(recipe, device)
@@ -103,7 +103,7 @@ def _train(recipe, device, last, seconds, resume, on_step, store, save_every) ->
             if store and (stop or run.step == last or time.monotonic() - saved >= save_every):
                 run.save(store)
                 saved = time.monotonic()
-    return Trained(
+    return TrainingResult(
         model=run.ema.model,
         losses=run.losses,
         seconds=run.seconds,
@@ -120,7 +120,7 @@ def live(
     *,
     on_step: OnStep | None = None,
     device: str | torch.device | None = None,
-) -> Trained:
+) -> TrainingResult:
     """Train in a notebook: nothing is written, and a slow machine ends in time too.
 
     COURSE_FAST=1 cuts it to a few steps.
@@ -187,7 +187,9 @@ class Run:
         torch.manual_seed(seed_of(*where, rank))  # dropout
         self._unfreeze(player)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bfloat16):
-            loss = self.forward(player, batch, Draw(seed_of(*where), self.device, rank, processes))
+            loss = self.forward(
+                player, batch, RandomSource(seed_of(*where), self.device, rank, processes)
+            )
         optimizer, parameters = self.optimizers[player], self.players[player]
         optimizer.zero_grad(set_to_none=True)
         loss.backward()

@@ -17,11 +17,11 @@ def seed_of(*numbers: int) -> int:
     return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0])
 
 
-class Draw:
+class RandomSource:
     """Random tensors for one step.  The first axis of a shape is b, this process's part of the
     batch.
 
-    `Draw(seed)` is for a single process; rank r of several gets rows [r b, (r + 1) b) of the same
+    `RandomSource(seed)` is for a single process; rank r of several gets rows [r b, (r + 1) b) of the same
     numbers.
     """
 

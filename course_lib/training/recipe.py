@@ -7,8 +7,8 @@ A family of recipes is two small classes:
             super().__init__()
             self.model = model
 
-        def loss(self, player, batch, draw):
-            noise = draw.randn_like(batch["image"])
+        def loss(self, player, batch, rng):
+            noise = rng.randn_like(batch["image"])
             return (self.model(batch["image"] + noise) - noise).square().mean()
 
     @dataclass(frozen=True)
@@ -37,7 +37,7 @@ from typing import Literal, Protocol, get_args, runtime_checkable
 import torch
 from torch import Tensor, nn
 
-from course_lib.training.randomness import Draw
+from course_lib.training.randomness import RandomSource
 
 
 @runtime_checkable
@@ -80,17 +80,17 @@ class Trainable(nn.Module):
         """
         return {"model": [p for p in self.parameters() if p.requires_grad]}
 
-    def loss(self, player: str, batch: dict[str, Tensor], draw: Draw) -> Tensor:
+    def loss(self, player: str, batch: dict[str, Tensor], rng: RandomSource) -> Tensor:
         """The player's loss on this process's part of the batch: a mean over b, a scalar.
 
-        Take all randomness from `draw` (see `Draw`): then the result does not depend on how many
+        Take all randomness from `rng` (see `RandomSource`): then the result does not depend on how many
         processes share the batch.  `all_gather(per_sample_losses)` gives those of the whole batch,
         in order.
         """
         raise NotImplementedError
 
-    def forward(self, player: str, batch: dict[str, Tensor], draw: Draw) -> Tensor:
-        return self.loss(player, batch, draw)  # DistributedDataParallel calls forward
+    def forward(self, player: str, batch: dict[str, Tensor], rng: RandomSource) -> Tensor:
+        return self.loss(player, batch, rng)  # DistributedDataParallel calls forward
 
 
 LRSchedule = Literal["constant", "linear", "plateau"]

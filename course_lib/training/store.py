@@ -22,9 +22,9 @@ from course_lib.training import distributed
 from course_lib.training.recipe import Recipe
 from course_lib.training.registry import find_recipe
 
-LARGEST = 6_000_000  # bytes of a checkpoint, so that the repository stays small
+MAX_CHECKPOINT_BYTES = 6_000_000  # bytes of a checkpoint, so that the repository stays small
 CURVE_POINTS = 200
-_START_OVER = "Start over (course train --fresh, resume=False)"
+_START_OVER_ADVICE = "Start over (course train --fresh, resume=False)"
 
 
 @dataclass(frozen=True)
@@ -50,10 +50,10 @@ class Store:
         if broken := [key for key, x in tensors.items() if not x.isfinite().all()]:
             raise ValueError(f"recipe {recipe.name!r}: not finite as {dtype}: {', '.join(broken)}")
         file = _encode(tensors, {"name": recipe.name, **provenance})
-        if len(file) > LARGEST:
+        if len(file) > MAX_CHECKPOINT_BYTES:
             raise ValueError(
                 f"recipe {recipe.name!r}: its checkpoint would have {len(file):,} bytes, allowed"
-                f" are {LARGEST:,}; make the model smaller or set checkpoint_dtype='float16'"
+                f" are {MAX_CHECKPOINT_BYTES:,}; make the model smaller or set checkpoint_dtype='float16'"
             )
         return file
 
@@ -90,7 +90,7 @@ class Store:
         record = {
             "name": recipe.name,
             "metrics": metrics,
-            "curve": thin(losses),
+            "curve": downsample_curve(losses),
             "details": {key: x for key, x in measured.items() if key not in metrics},
             "provenance": provenance,
         }
@@ -113,11 +113,11 @@ class Store:
         path = self._state(recipe)
         if not path.exists():
             return None
-        tensors, progress = _read(path, _START_OVER)
+        tensors, progress = _read(path, _START_OVER_ADVICE)
         if differing := _differences(progress["recipe"], recipe.fields()):
             raise ValueError(
                 f"{path} is a training of another recipe {recipe.name!r}: {differing}."
-                f" {_START_OVER}, or give the changed recipe a new name."
+                f" {_START_OVER_ADVICE}, or give the changed recipe a new name."
             )
         return tensors, progress
 
@@ -140,7 +140,7 @@ def load_checkpoint(
     """
     recipe = find_recipe(recipe)
     path = store.checkpoints / f"{recipe.name}.safetensors"
-    again = _again(recipe.name)
+    again = _retrain_advice(recipe.name)
     tensors, provenance = _read(path, again)
     if (name := provenance.get("name")) != recipe.name:
         raise ValueError(
@@ -172,15 +172,15 @@ def results(recipe: Recipe | str, store: Store = STORE) -> dict:
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise FileNotFoundError(f"no results at {path}. {_again(name)}") from None
+        raise FileNotFoundError(f"no results at {path}. {_retrain_advice(name)}") from None
     except json.JSONDecodeError as error:
-        raise ValueError(f"{path} is damaged: {error}. {_again(name)}") from None
+        raise ValueError(f"{path} is damaged: {error}. {_retrain_advice(name)}") from None
 
 
 def show_checkpoint(recipe: Recipe | str, store: Store = STORE) -> str:
     """One line on where a checkpoint comes from: steps, time, device, scores."""
     name = find_recipe(recipe).name
-    _, made = _read(store.checkpoints / f"{name}.safetensors", _again(name))
+    _, made = _read(store.checkpoints / f"{name}.safetensors", _retrain_advice(name))
     minutes, seconds = divmod(round(made["seconds"]), 60)
     took = (
         f"{minutes} min"
@@ -194,7 +194,7 @@ def show_checkpoint(recipe: Recipe | str, store: Store = STORE) -> str:
     return f"{line}; {scores}" if scores else line
 
 
-def thin(losses: dict[str, list[float]], points: int = CURVE_POINTS) -> dict[str, list]:
+def downsample_curve(losses: dict[str, list[float]], points: int = CURVE_POINTS) -> dict[str, list]:
     """Loss curves for a figure: the mean of each of at most `points` equal stretches, at its last
     step.
     """
@@ -210,7 +210,7 @@ def _differences(saved: dict, now: dict) -> str:
     return ", ".join(f"{key} was {saved.get(key)!r} and is {now.get(key)!r}" for key in keys)
 
 
-def _again(name: str) -> str:
+def _retrain_advice(name: str) -> str:
     return f"Restore it from the repository, or train it again: course train {name}"
 
 

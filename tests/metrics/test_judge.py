@@ -5,7 +5,7 @@ import torch
 from course_lib.data import images
 from course_lib.metrics import Judge, JudgeConfig
 from course_lib.training import load_checkpoint
-from course_lib.training.recipes.ddpm import compare, large_objects
+from course_lib.training.recipes.ddpm import compare_sets, large_objects
 from course_lib.world import pixels_to_float
 
 
@@ -36,7 +36,7 @@ def test_the_shipped_judge_reads_pictures_it_has_not_seen_and_is_unsure_of_noise
 def test_comparing_pictures_with_pictures_and_with_noise():
     one, two = large_objects("test", 300, 16).split(150)
     noise = torch.randn(150, 3, 16, 16, generator=torch.Generator().manual_seed(0)).clamp(-1, 1)
-    alike, far = compare(one, two), compare(one, noise)
+    alike, far = compare_sets(one, two), compare_sets(one, noise)
     assert alike["frechet"] * 5 < far["frechet"]
     assert alike["precision"] > 0.6 and alike["recall"] > 0.6 and far["precision"] < 0.1
     assert alike["recognised"] > 0.95

@@ -6,8 +6,8 @@ from torch import nn
 
 from course_lib.metrics import CLIP_LABELS, IMAGE_LABELS, LabelJudge
 from course_lib.training import load_checkpoint, results
-from course_lib.training.recipes import vit as vit_recipes
-from course_lib.training.recipes import vivit as vivit_recipes
+from course_lib.training.recipes.vit import judge_images, reading_scores
+from course_lib.training.recipes.vivit import judge_clips
 from course_lib.world import VOCABULARY, pixels_to_float
 
 
@@ -38,15 +38,15 @@ def test_labels_have_as_many_values_as_the_world():
         assert n == len(VOCABULARY[name])
 
 
-JUDGES = {"vit-judge": (vit_recipes, 300), "vivit-judge": (vivit_recipes, 60)}
+JUDGES = {"vit-judge": (judge_images, 300), "vivit-judge": (judge_clips, 60)}
 
 
 @pytest.mark.parametrize("name", JUDGES)
 def test_a_shipped_judge_reads_what_it_has_not_seen_as_well_as_its_results_say(name):
-    recipes, n = JUDGES[name]
+    labelled, n = JUDGES[name]
     judge, provenance = load_checkpoint(name)
-    test = recipes.judged("test", n, seed=7)
-    scores = vit_recipes.reading_scores(judge, test)
+    test = labelled("test", n, seed=7)
+    scores = reading_scores(judge, test)
     assert results(name)["metrics"] == provenance["metrics"]
     for label in judge.labels:
         stated = provenance["metrics"][f"{label} accuracy"]
@@ -57,6 +57,6 @@ def test_a_shipped_judge_reads_what_it_has_not_seen_as_well_as_its_results_say(n
 
 def test_the_picture_judge_is_surer_of_pictures_than_of_noise():
     judge, _ = load_checkpoint("vit-judge")
-    seen = pixels_to_float(vit_recipes.judged("test", 100)["pixels"])
+    seen = pixels_to_float(judge_images("test", 100)["pixels"])
     noise = torch.randn(seen.shape, generator=torch.Generator().manual_seed(0)).clamp(-1, 1)
     assert judge.confidence(seen).mean() > judge.confidence(noise).mean() + 0.2

@@ -36,7 +36,7 @@ class Coding(Trainable):
         self.model = Coder()
         self.register_buffer("step", torch.tensor(0))
 
-    def loss(self, player, batch, draw):
+    def loss(self, player, batch, rng):
         image, losses = batch["image"], []
         model = self.model
         model.quantizers[2].entropy_weight = annealed_weight(int(self.step), steps=4)
@@ -46,7 +46,7 @@ class Coding(Trainable):
         ):
             z = encode(image)
             if isinstance(quantize, VectorQuantizer):
-                quantize.revive(z, draw.rand(len(z), *z.shape[2:]), after=2)
+                quantize.revive(z, rng.rand(len(z), *z.shape[2:]), after=2)
             latents, _, loss = quantize(z)
             losses.append((decode(latents) - image).square().mean() + loss)
         return sum(losses)

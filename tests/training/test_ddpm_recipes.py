@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from course_lib.training import Draw, find_recipe, load_checkpoint, results
+from course_lib.training import RandomSource, find_recipe, load_checkpoint, results
 from course_lib.training.recipes.ddpm import LIVE, RECIPES, DiffusionRecipe, large_objects
 
 OBJECTIVES = ("simple", "hybrid", "vlb")
@@ -46,7 +46,7 @@ def test_an_objective_falls_when_it_is_trained(objective):
     optimiser = torch.optim.Adam(trainable.parameters(), lr=3e-3)
     losses = []
     for step in range(40):
-        loss = trainable.loss("model", batch, Draw(step))
+        loss = trainable.loss("model", batch, RandomSource(step))
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()
@@ -63,7 +63,7 @@ def test_the_gan_players_have_each_their_own_parameters_and_losses():
     }
     assert not players["generator"] & players["discriminator"]
     batch = {"pixels": large_objects("train", 8, 16)}
-    trainable.loss("discriminator", batch, Draw(0)).backward()
+    trainable.loss("discriminator", batch, RandomSource(0)).backward()
     assert all(p.grad is None for p in trainable.model.generator.parameters())
 
 

@@ -171,7 +171,7 @@ def test_a_loss_that_is_not_finite_stops_and_overwrites_nothing(tmp_path):
 
 def test_a_gradient_that_is_not_finite_stops_too():
     class Kink(Denoiser):
-        def loss(self, player, batch, draw):
+        def loss(self, player, batch, rng):
             # the slope of the root at 0
             return (0 * self.model(batch["image"])).square().sum().sqrt()
 

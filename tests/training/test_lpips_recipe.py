@@ -6,11 +6,11 @@ import torch
 from course_lib.data import TEST_PHOTOS, photo_patches
 from course_lib.losses.perceptual import LPIPS
 from course_lib.paths import CHECKPOINTS
-from course_lib.training import Draw, Tensors, find_recipe, load_checkpoint, results
+from course_lib.training import RandomSource, Tensors, find_recipe, load_checkpoint, results
 from course_lib.training.recipes.lpips import (
     ANSWERS,
     HEADS,
-    Reader,
+    TrunkTrainable,
     augment,
     distortions,
     right_choices,
@@ -46,7 +46,7 @@ def test_each_picture_has_the_labels_that_can_be_known_of_it():
 
 def test_augmented_pictures_stay_pictures_and_say_which_of_their_labels_still_hold():
     batch = few(200)
-    changed = augment(batch, Draw(0))
+    changed = augment(batch, RandomSource(0))
     x, photo = changed["pixels"], batch["photo"] >= 0
     assert x.shape == (400, 3, 32, 32) and float(x.min()) >= -1 and float(x.max()) <= 1
     assert ((changed["turn"] >= 0) == photo).all() and set(changed["turn"][photo].tolist()) == {
@@ -58,7 +58,7 @@ def test_augmented_pictures_stay_pictures_and_say_which_of_their_labels_still_ho
     had, has = batch["colour"] >= 0, changed["colour"] >= 0
     assert not (has & ~had).any() and 0.3 < float(has.sum() / had.sum()) < 0.7
     assert (changed["colour"][has] == batch["colour"][has]).all()
-    again = augment(batch, Draw(0))
+    again = augment(batch, RandomSource(0))
     assert (again["pixels"] == x).all()
 
 
@@ -71,7 +71,7 @@ def test_a_turned_photograph_is_turned_as_its_label_says():
     labels = {name: torch.full((64,), -1) for name in HEADS} | {
         "photo": torch.zeros(64, dtype=torch.int64)
     }
-    changed = augment({"pixels": bright} | labels, Draw(1))
+    changed = augment({"pixels": bright} | labels, RandomSource(1))
     x = changed["pixels"].mean(1)  # b h w
     sides = torch.stack(
         [x[:, 0].mean(1), x[:, :, 0].mean(1), x[:, -1].mean(1), x[:, :, -1].mean(1)], dim=1
@@ -82,14 +82,14 @@ def test_a_turned_photograph_is_turned_as_its_label_says():
 def test_grey_stays_grey_when_colours_are_mixed():
     grey = torch.arange(0, 256, 8, dtype=torch.uint8).view(1, 1, 32, 1).expand(16, 32, 32, 3)
     labels = {name: torch.full((16,), -1) for name in HEADS}
-    x = augment({"pixels": grey} | labels, Draw(0))["pixels"]
+    x = augment({"pixels": grey} | labels, RandomSource(0))["pixels"]
     torch.testing.assert_close(x[:, 0], x[:, 1], atol=1e-6, rtol=0)
     torch.testing.assert_close(x[:, 0], x[:, 2], atol=1e-6, rtol=0)
 
 
 def test_all_distortions_have_the_same_squared_error_and_each_is_what_its_name_says():
     x = photographs()
-    versions = distortions(x, Draw(0))
+    versions = distortions(x, RandomSource(0))
     errors = {name: (version - x).square().mean((1, 2, 3)) for name, version in versions.items()}
     for error in errors.values():
         torch.testing.assert_close(error, errors["shift"], rtol=1e-3, atol=1e-9)
@@ -111,7 +111,9 @@ def test_all_distortions_have_the_same_squared_error_and_each_is_what_its_name_s
 
 def test_choices_are_right_for_a_distance_that_knows_and_wrong_for_its_opposite():
     x = photographs(30)
-    versions = {name: version.clamp(-1, 1) for name, version in distortions(x, Draw(0)).items()}
+    versions = {
+        name: version.clamp(-1, 1) for name, version in distortions(x, RandomSource(0)).items()
+    }
 
     def knows(version, original):
         return torch.full(
@@ -128,7 +130,7 @@ def test_choices_are_right_for_a_distance_that_knows_and_wrong_for_its_opposite(
 def test_the_reader_learns_a_few_pictures_and_trains_the_trunk_alone():
     torch.manual_seed(0)
     reader, batch = RECIPE.build(), few(16)
-    assert isinstance(reader, Reader) and isinstance(reader.model, LPIPS)
+    assert isinstance(reader, TrunkTrainable) and isinstance(reader.model, LPIPS)
     trained = {name for name, p in reader.named_parameters() if p.requires_grad}
     assert {name.split(".")[0] for name in trained} == {"model", "heads"} and not any(
         ".weights." in n for n in trained
@@ -136,7 +138,7 @@ def test_the_reader_learns_a_few_pictures_and_trains_the_trunk_alone():
     optimiser = torch.optim.Adam(reader.players()["model"], lr=2e-3)
     losses = []
     for step in range(40):
-        loss = reader.loss("model", batch, Draw(step))
+        loss = reader.loss("model", batch, RandomSource(step))
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()
@@ -147,7 +149,9 @@ def test_the_reader_learns_a_few_pictures_and_trains_the_trunk_alone():
 def test_a_batch_of_which_nothing_is_known_of_a_label_has_a_finite_loss():
     torch.manual_seed(0)
     batch = {name: x[-6:] for name, x in few().items()}
-    assert (batch["count"] == -1).all() and RECIPE.build().loss("model", batch, Draw(0)).isfinite()
+    assert (batch["count"] == -1).all() and RECIPE.build().loss(
+        "model", batch, RandomSource(0)
+    ).isfinite()
 
 
 def test_the_recipe_warms_up_and_ends_at_zero():

@@ -9,14 +9,14 @@ import torch
 from course_lib.data import free_clips
 from course_lib.papers import magvit
 from course_lib.papers.magvit import TASKS
-from course_lib.training import Draw, find_recipe, load_checkpoint, results
+from course_lib.training import RandomSource, find_recipe, load_checkpoint, results
 from course_lib.training.recipes import magvit as chapter
 from course_lib.training.recipes.magvit import (
     RECIPES,
     clip_fidelity,
     flicker,
+    pixels_to_clip,
     rebuild,
-    to_clip,
 )
 from tests.training.test_vit_recipes import differing
 from tests.training.test_vqgan_recipes import turns
@@ -63,7 +63,7 @@ def test_a_tokenizer_learns_a_few_clips(name):
         recipe.build().train(),
         free_clips("test", 3)["pixels"][:, : chapter.FRAMES[recipe.paper]],
     )
-    clip = to_clip(pixels)
+    clip = pixels_to_clip(pixels)
     first = (rebuild(trainable.model, pixels)[0] - clip).square().mean()
     turns(trainable, {"pixels": pixels}, 12)
     assert (rebuild(trainable.model, pixels)[0] - clip).square().mean() < 0.7 * first
@@ -79,19 +79,19 @@ def test_a_tokenizer_of_clips_starts_as_the_one_of_pictures():
     first = rebuild(flat, still)[0][:, :, :1]
     assert grown.state_dict()["quantizer.codebook"].equal(flat.state_dict()["quantizer.codebook"])
     assert (rebuild(grown, still)[0][:, :, 8:9] - first).abs().mean() < (
-        first - to_clip(still)[:, :, :1]
+        first - pixels_to_clip(still)[:, :, :1]
     ).abs().mean()
 
 
 def test_dead_codes_are_revived_in_the_first_two_thirds_and_not_later():
     trainable = find_recipe("magvit-init-scratch").build().train()
-    clip = to_clip(free_clips("test", 1)["pixels"][:, :16])
+    clip = pixels_to_clip(free_clips("test", 1)["pixels"][:, :16])
     quantizer = trainable.model.quantizer
     for step, revived in ((0, True), (trainable.recipe.steps - 1, False)):
         trainable.step.fill_(step)
         quantizer.unused.fill_(100)
         before = quantizer.codebook.detach().clone()
-        trainable.rebuild(clip, Draw(0))
+        trainable.rebuild(clip, RandomSource(0))
         assert (not torch.equal(before, quantizer.codebook)) == revived
 
 
@@ -100,7 +100,7 @@ def test_the_entropy_weight_of_lookup_free_quantisation_is_annealed():
     batch, found = {"pixels": free_clips("test", 1)["pixels"]}, []
     for step in (0, trainable.recipe.steps // 3, trainable.recipe.steps - 1):
         trainable.step.fill_(step)
-        trainable.loss("tokenizer", batch, Draw(0))
+        trainable.loss("tokenizer", batch, RandomSource(0))
         found.append(trainable.model.quantizer.entropy_weight)
     assert found == pytest.approx([0.3, 0.1, 0.1])
 
@@ -133,7 +133,7 @@ def test_the_tokenizer_step_shares_no_parameter_with_the_discriminator_and_leave
 
 
 def test_fidelity_is_best_for_the_clips_themselves():
-    clip = to_clip(free_clips("test", 24)["pixels"][:, :16])
+    clip = pixels_to_clip(free_clips("test", 24)["pixels"][:, :16])
     noisy = (
         clip + 0.1 * torch.randn(clip.shape, generator=torch.Generator().manual_seed(0))
     ).clamp(-1, 1)
@@ -148,7 +148,7 @@ def test_fidelity_is_best_for_the_clips_themselves():
 
 
 def test_flicker_counts_errors_that_come_and_go_and_no_others():
-    clip = to_clip(free_clips("test", 2)["pixels"])
+    clip = pixels_to_clip(free_clips("test", 2)["pixels"])
     stays = clip + torch.rand(2, 3, 1, 32, 32)
     comes_and_goes = clip + 0.5 * (torch.arange(17) % 2)[:, None, None]
     assert flicker(clip, clip) == 0 and flicker(clip, stays) < 1e-6
@@ -171,7 +171,7 @@ def test_the_three_kinds_of_tokens_add_up_to_the_loss_of_every_task(task):
     trainable = find_recipe("magvit-bert").build().eval()
     with torch.no_grad():
         whole, parts = trainable.task_loss(
-            random_codes((4, 8, 8)), task, torch.tensor(0.6), Draw(0)
+            random_codes((4, 8, 8)), task, torch.tensor(0.6), RandomSource(0)
         )
     assert float(sum(parts.values())) == pytest.approx(float(whole), rel=1e-5)
     assert (parts["refine"] > 0) == (task != "CG") and parts["mask"] > 0 and parts["recons"] > 0
@@ -192,7 +192,7 @@ def test_drawn_codes_fill_the_grid_and_follow_from_the_seed(name):
     torch.manual_seed(0)
     model = find_recipe(name).build().model.eval()
     first, again, other = (
-        chapter.draw_codes(model, torch.tensor([1, 2]), torch.Generator().manual_seed(seed))
+        chapter.sample_code_grids(model, torch.tensor([1, 2]), torch.Generator().manual_seed(seed))
         for seed in (0, 0, 1)
     )
     assert (
@@ -212,9 +212,9 @@ def test_the_tokenizers_of_the_sweep_have_sixteen_tokens_of_so_many_codes(kind):
 
 
 def test_tokens_of_a_task_are_those_of_its_padded_clip():
-    found = chapter.tokenised("magvit-3d", "test", 4, ("FP", "OPC"))
+    found = chapter.tokenized_clips("magvit-3d", "test", 4, ("FP", "OPC"))
     model, _ = load_checkpoint("magvit-3d")
-    padded = to_clip(found["pixels"][:, :1].expand(-1, 16, -1, -1, -1))
+    padded = pixels_to_clip(found["pixels"][:, :1].expand(-1, 16, -1, -1, -1))
     with torch.no_grad():
         assert (model.encode(padded).indices == found["conditions"][:, 0]).float().mean() > 0.99
     assert found["codes"].shape == (4, 4, 8, 8) and found["conditions"].shape == (4, 2, 4, 8, 8)
@@ -237,15 +237,15 @@ def test_what_the_notebook_loads_is_shipped(name):
 def test_measuring_again_gives_the_stored_fidelity(name):
     model, provenance = load_checkpoint(name)
     pixels = free_clips("test", 48)["pixels"][:, : chapter.FRAMES[find_recipe(name).paper]]
-    clip, (rebuilt, _) = to_clip(pixels), rebuild(model, pixels)
+    clip, (rebuilt, _) = pixels_to_clip(pixels), rebuild(model, pixels)
     assert abs(clip_fidelity(clip, rebuilt)["psnr"] - provenance["metrics"]["psnr"]) < 0.7
     assert flicker(clip, rebuilt) == pytest.approx(provenance["metrics"]["flicker"], rel=0.2)
 
 
 def test_completed_clips_keep_what_was_given():
     tokenizer, bert = load_checkpoint("magvit-3d")[0], load_checkpoint("magvit-bert")[0]
-    found = chapter.tokenised("magvit-3d", "test", 16)
-    clip = to_clip(found["pixels"])
+    found = chapter.tokenized_clips("magvit-3d", "test", 16)
+    clip = pixels_to_clip(found["pixels"])
     made = magvit.generate(
         tokenizer,
         bert,

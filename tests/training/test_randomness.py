@@ -3,31 +3,31 @@
 import pytest
 import torch
 
-from course_lib.training import Draw
+from course_lib.training import RandomSource
 from course_lib.training.randomness import batch_indices, seed_of
 
 DRAWS = {
-    "randn": lambda draw, b: draw.randn(b, 3, 5),
-    "randn_like": lambda draw, b: draw.randn_like(torch.empty(b, 2)),
-    "rand": lambda draw, b: draw.rand(b),
-    "randint": lambda draw, b: draw.randint(2, 9, b, 4),
-    "choice": lambda draw, b: draw.choice(torch.tensor([0.1, 0.0, 0.9]), b),
+    "randn": lambda rng, b: rng.randn(b, 3, 5),
+    "randn_like": lambda rng, b: rng.randn_like(torch.empty(b, 2)),
+    "rand": lambda rng, b: rng.rand(b),
+    "randint": lambda rng, b: rng.randint(2, 9, b, 4),
+    "choice": lambda rng, b: rng.choice(torch.tensor([0.1, 0.0, 0.9]), b),
 }
 
 
 @pytest.mark.parametrize("name", DRAWS)
 def test_the_parts_of_all_processes_are_the_draw_of_one(name):
     function = DRAWS[name]
-    whole = function(Draw(5), 12)
-    parts = [function(Draw(5, rank=rank, processes=3), 4) for rank in range(3)]
+    whole = function(RandomSource(5), 12)
+    parts = [function(RandomSource(5, rank=rank, processes=3), 4) for rank in range(3)]
     assert torch.equal(torch.cat(parts), whole)
-    assert not torch.equal(function(Draw(6), 12), whole)
+    assert not torch.equal(function(RandomSource(6), 12), whole)
 
 
 def test_draws_are_of_the_asked_range_and_weight():
-    draw = Draw(1)
-    assert set(draw.randint(2, 5, 200).tolist()) == {2, 3, 4}
-    chosen = draw.choice(torch.tensor([1.0, 0.0, 3.0]), 4000)
+    rng = RandomSource(1)
+    assert set(rng.randint(2, 5, 200).tolist()) == {2, 3, 4}
+    chosen = rng.choice(torch.tensor([1.0, 0.0, 3.0]), 4000)
     assert (chosen == 1).sum() == 0
     assert (chosen == 2).float().mean().item() == pytest.approx(0.75, abs=0.03)
 

@@ -10,7 +10,7 @@ from torch import nn
 
 from course_lib.training import Store, load_checkpoint, main, results, show_checkpoint, train
 from course_lib.training.registry import find_recipe
-from course_lib.training.store import thin
+from course_lib.training.store import downsample_curve
 from tests.training.toy_recipes import TOY, Denoiser, ToyRecipe
 
 
@@ -140,11 +140,14 @@ def test_a_model_too_large_to_keep_fails_before_training(tmp_path):
 
 
 def test_a_thinned_curve_keeps_the_mean_and_the_last_step():
-    curve = thin({"model": [float(i) for i in range(1000)]}, points=200)
+    curve = downsample_curve({"model": [float(i) for i in range(1000)]}, points=200)
     assert len(curve["step"]) == len(curve["model"]) == 200
     assert curve["step"][-1] == 1000
     assert curve["model"][0] == 2.0
-    assert thin({"model": [1.0, 2.0, 6.0]}, points=2) == {"step": [2, 3], "model": [1.5, 6.0]}
+    assert downsample_curve({"model": [1.0, 2.0, 6.0]}, points=2) == {
+        "step": [2, 3],
+        "model": [1.5, 6.0],
+    }
 
 
 def test_the_command_trains_in_parts_and_prints_what_it_measured(tmp_path, capsys):

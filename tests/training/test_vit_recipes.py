@@ -5,13 +5,13 @@ import torch
 
 from course_lib.data import images
 from course_lib.papers.vit import count_macs
-from course_lib.training import Draw, find_recipe, load_checkpoint, results
+from course_lib.training import RandomSource, find_recipe, load_checkpoint, results
 from course_lib.training.recipes.vit import (
     RECIPES,
     SIZES,
     Classifier,
     ConvNet,
-    judged,
+    judge_images,
 )
 from course_lib.world import pixels_to_float
 
@@ -21,7 +21,7 @@ def descend(trainable, batch, steps):
     optimiser = torch.optim.Adam(trainable.parameters(), lr=2e-3)
     losses = []
     for step in range(steps):
-        loss = trainable.loss("model", batch, Draw(step))
+        loss = trainable.loss("model", batch, RandomSource(step))
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()
@@ -67,7 +67,7 @@ def test_a_recipe_warms_up_and_ends_at_zero(recipe):
 def test_a_network_learns_a_few_pictures_by_heart(name):
     torch.manual_seed(0)
     trainable = find_recipe(name).build()
-    batch = judged("train", 24) if name == "vit-judge" else images("train", 24)
+    batch = judge_images("train", 24) if name == "vit-judge" else images("train", 24)
     batch = batch if name == "vit-judge" else {"pixels": batch["pixels"], "label": batch["kind"]}
     head = (trainable.model if isinstance(trainable, Classifier) else trainable.model.network).head
     guess = head.bias.detach().clone()  # all that a head whose weights are zero can say
@@ -79,7 +79,7 @@ def test_a_network_learns_a_few_pictures_by_heart(name):
 
 
 def test_only_pictures_of_one_object_have_a_shape():
-    found = judged("test", 60)
+    found = judge_images("test", 60)
     assert ((found["shape"] >= 0) == (found["count"] == 0)).all()
     assert set(found["count"].tolist()) == {0, 1, 2}
 

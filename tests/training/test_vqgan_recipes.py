@@ -5,13 +5,13 @@ import torch
 
 from course_lib.data import images
 from course_lib.papers.vqgan import next_code_loss
-from course_lib.training import Draw, find_recipe, load_checkpoint, results
+from course_lib.training import RandomSource, find_recipe, load_checkpoint, results
 from course_lib.training.recipes.vqgan import (
     RECIPES,
     TOKENIZER,
     class_token,
     fidelity,
-    find_palette,
+    fit_palette,
 )
 from course_lib.world import pixels_to_float
 from tests.training.test_vit_recipes import differing
@@ -26,7 +26,7 @@ def turns(trainable, batch, steps):
     losses = {player: [] for player in optimisers}
     for step in range(steps):
         for player, optimiser in optimisers.items():
-            loss = trainable.loss(player, batch, Draw(step))
+            loss = trainable.loss(player, batch, RandomSource(step))
             optimiser.zero_grad()
             loss.backward()
             optimiser.step()
@@ -101,7 +101,7 @@ def test_fidelity_is_best_for_the_pictures_themselves():
 
 def test_the_palette_rounds_a_picture_to_its_colours():
     pixels = images("train", 20)["pixels"]
-    palette = find_palette(pixels, colours=32)
+    palette = fit_palette(pixels, colours=32)
     assert palette.shape == (32, 3) and palette.abs().max() <= 1
     near = torch.cdist(pixels_to_float(pixels).movedim(1, -1).reshape(-1, 3), palette).amin(1)
     assert near.mean() < 0.1
@@ -123,7 +123,7 @@ def test_a_prior_learns_a_few_sequences_by_heart(name):
 
 def test_what_is_drawn_is_a_picture_of_the_tokenizers_size():
     recipe, model = find_recipe("vqgan-prior"), load_checkpoint("vqgan-prior")[0]
-    drawn = recipe.draw(model, torch.tensor([3, 30]), torch.Generator().manual_seed(0))
+    drawn = recipe.sample_images(model, torch.tensor([3, 30]), torch.Generator().manual_seed(0))
     assert drawn.shape == (2, 3, 32, 32)
 
 

@@ -20,10 +20,10 @@ class Denoiser(Trainable):
         self.model = model
         self.register_buffer("history", torch.ones(4))
 
-    def loss(self, player, batch, draw):
+    def loss(self, player, batch, rng):
         image = batch["image"]
-        level = draw.choice(self.history, len(image))
-        noise = draw.randn_like(image)
+        level = rng.choice(self.history, len(image))
+        noise = rng.randn_like(image)
         noisy = image + noise * (1 + level)[:, None, None, None]
         losses = (self.model(noisy) - noise).square().mean(dim=(1, 2, 3))
         with torch.no_grad():
@@ -47,8 +47,8 @@ class Gan(Trainable):
     def players(self):
         return {"critic": self.critic.parameters(), "generator": self.model.parameters()}
 
-    def loss(self, player, batch, draw):
-        fake = self.model(draw.randn(len(batch["image"]), 3))
+    def loss(self, player, batch, rng):
+        fake = self.model(rng.randn(len(batch["image"]), 3))
         if player == "generator":
             assert not any(p.requires_grad for p in self.critic.parameters())
             return nn.functional.softplus(-self.critic(fake)).mean()

@@ -27,7 +27,7 @@ from course_lib.papers.improved_ddpm import (
     strided_steps,
 )
 from course_lib.training.distributed import all_gather
-from course_lib.training.randomness import Draw
+from course_lib.training.randomness import RandomSource
 from course_lib.training.recipe import LRSchedule, Recipe, Tensors, Trainable
 from course_lib.training.store import load_checkpoint
 from course_lib.world import pixels_to_float
@@ -58,14 +58,14 @@ class Denoiser(Trainable):
             ImportanceSampler(self.diffusion.steps) if config.objective == "vlb" else None
         )
 
-    def loss(self, player: str, batch: dict[str, Tensor], draw: Draw) -> Tensor:
+    def loss(self, player: str, batch: dict[str, Tensor], rng: RandomSource) -> Tensor:
         x_start = batch["pixels"]
-        noise = draw.randn_like(x_start)
+        noise = rng.randn_like(x_start)
         if self.importance is None:
-            t = draw.randint(0, self.diffusion.steps, len(x_start))
+            t = rng.randint(0, self.diffusion.steps, len(x_start))
             return self.objective(self.model, x_start, t, noise).mean()
         probabilities, weights = self.importance.probabilities()
-        t = draw.choice(probabilities, len(x_start))
+        t = rng.choice(probabilities, len(x_start))
         losses = self.objective(self.model, x_start, t, noise)
         self.importance.update(all_gather(t), all_gather(losses))
         return (weights[t] * losses).mean()
@@ -139,11 +139,11 @@ class DiffusionRecipe(Recipe):
                 x = self.diffusion.respaced(steps, choose).sample(
                     model, noise, eta=eta, generator=generator
                 )
-                curves[name].append(compare(test, x))
+                curves[name].append(compare_sets(test, x))
         return {**curves["ddpm"][-1], "curves": curves}
 
 
-def compare(real: Tensor, fake: Tensor) -> dict[str, float]:
+def compare_sets(real: Tensor, fake: Tensor) -> dict[str, float]:
     """Fréchet distance, precision and recall in the judge's features, and the share it is sure of."""
     judge, _ = load_checkpoint(SMALL_IMAGE_JUDGE, real.device)
     with torch.no_grad():
@@ -173,8 +173,8 @@ class Adversaries(Trainable):
             "generator": self.model.generator.parameters(),
         }
 
-    def loss(self, player: str, batch: dict[str, Tensor], draw: Draw) -> Tensor:
-        fake = self.model(draw.randn(len(batch["pixels"]), self.model.config.latent))
+    def loss(self, player: str, batch: dict[str, Tensor], rng: RandomSource) -> Tensor:
+        fake = self.model(rng.randn(len(batch["pixels"]), self.model.config.latent))
         if player == "generator":
             return non_saturating_generator_loss(self.model.discriminator(fake))
         real = self.model.discriminator(batch["pixels"])
@@ -195,20 +195,20 @@ class GANRecipe(Recipe):
 
     def measure(self, model: nn.Module) -> dict:
         test = large_objects("test", 512, 16).to(next(model.parameters()).device)
-        return compare(test, model.sample(len(test), torch.Generator().manual_seed(0)))
+        return compare_sets(test, model.sample(len(test), torch.Generator().manual_seed(0)))
 
 
 # ---------------------------------------------------------------- the judge
 
 
-class Examiner(Trainable):
+class SmallJudgeTrainable(Trainable):
     """The judge, learning to read the labels."""
 
     def __init__(self):
         super().__init__()
         self.model = Judge(JudgeConfig())
 
-    def loss(self, player: str, batch: dict[str, Tensor], draw: Draw) -> Tensor:
+    def loss(self, player: str, batch: dict[str, Tensor], rng: RandomSource) -> Tensor:
         logits = self.model(batch["pixels"])
         return sum(nn.functional.cross_entropy(logits[name], batch[name]) for name in logits)
 
@@ -219,8 +219,8 @@ class JudgeRecipe(Recipe):
 
     pictures: int = 30_000
 
-    def build(self) -> Examiner:
-        return Examiner()
+    def build(self) -> SmallJudgeTrainable:
+        return SmallJudgeTrainable()
 
     def data(self) -> Tensors:
         train = images("train", self.pictures, 16, scale="large")

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from course_lib.data import LPIPS_TRUNK, TEST_PHOTOS, TRAIN_PHOTOS, images, photo_patches
 from course_lib.losses.perceptual import LPIPS
 from course_lib.metrics.fidelity import ssim
-from course_lib.training.randomness import Draw
+from course_lib.training.randomness import RandomSource
 from course_lib.training.recipe import LRSchedule, Recipe, Tensors, Trainable
 from course_lib.world import pixels_to_float
 
@@ -33,7 +33,7 @@ TURNS = 4
 HEADS = LABELS | {"photo": len(TRAIN_PHOTOS), "turn": TURNS}
 
 
-class Reader(Trainable):
+class TrunkTrainable(Trainable):
     """The trunk with a linear head per label on its last tap; the heads are not kept."""
 
     def __init__(self, model: LPIPS):
@@ -45,8 +45,8 @@ class Reader(Trainable):
             {name: nn.Linear(2 * width, values) for name, values in HEADS.items()}
         )
 
-    def loss(self, player: str, batch: dict[str, Tensor], draw: Draw) -> Tensor:
-        batch = augment(batch, draw)
+    def loss(self, player: str, batch: dict[str, Tensor], rng: RandomSource) -> Tensor:
+        batch = augment(batch, rng)
         last = self.model.features(batch["pixels"])[-1]  # b c h w
         seen = torch.cat([last.mean((2, 3)), last.amax((2, 3))], dim=1)  # b 2*c
         losses = [
@@ -56,7 +56,7 @@ class Reader(Trainable):
         return sum(losses) / len(seen)
 
 
-def augment(batch: dict[str, Tensor], draw: Draw) -> dict[str, Tensor]:
+def augment(batch: dict[str, Tensor], rng: RandomSource) -> dict[str, Tensor]:
     """The batch as floats (b c h w) in [-1, 1], changed at random; a label of -1 does not count.
 
     Photographs turn by quarters (`turn` says how often), all pictures flip, move by up to 3 pixels,
@@ -65,23 +65,23 @@ def augment(batch: dict[str, Tensor], draw: Draw) -> dict[str, Tensor]:
     """
     x, b = pixels_to_float(batch["pixels"]), len(batch["pixels"])
     is_photo = batch["photo"] >= 0
-    flip = draw.rand(b) < 0.5
+    flip = rng.rand(b) < 0.5
     x = torch.where(flip.view(-1, 1, 1, 1), x.flip(-1), x)
-    turn = draw.randint(0, TURNS, b).where(is_photo, torch.zeros_like(batch["photo"]))
+    turn = rng.randint(0, TURNS, b).where(is_photo, torch.zeros_like(batch["photo"]))
     x = torch.stack(
         [picture.rot90(int(times), (1, 2)) for picture, times in zip(x, turn, strict=True)]
     )
     size, padded = x.shape[-1], F.pad(x, (3, 3, 3, 3), mode="reflect")
-    moves = draw.randint(0, 7, b, 2).tolist()
+    moves = rng.randint(0, 7, b, 2).tolist()
     x = torch.stack(
         [p[:, i : i + size, j : j + size] for p, (i, j) in zip(padded, moves, strict=True)]
     )
-    mixed = draw.rand(b) < 0.5
-    mixing = draw.rand(b, 3, 3)
+    mixed = rng.rand(b) < 0.5
+    mixing = rng.rand(b, 3, 3)
     mixing = mixing / mixing.sum(2, keepdim=True)  # grey stays as it is
     mixing = torch.where(mixed.view(-1, 1, 1), mixing, torch.eye(3).to(x))
     x = torch.einsum("bdc,bchw->bdhw", mixing, x)
-    gain, offset = 0.6 + 0.6 * draw.rand(b, 1, 1, 1), 0.4 * draw.rand(b, 1, 1, 1) - 0.2
+    gain, offset = 0.6 + 0.6 * rng.rand(b, 1, 1, 1), 0.4 * rng.rand(b, 1, 1, 1) - 0.2
     return batch | {
         "pixels": (gain * x + offset).clamp(-1, 1),
         "turn": turn.masked_fill(~is_photo, -1),
@@ -92,18 +92,18 @@ def augment(batch: dict[str, Tensor], draw: Draw) -> dict[str, Tensor]:
 # ---------------------------------------------------------------- is it the distance that LPIPS is meant to be?
 
 
-def distortions(x: Tensor, draw: Draw) -> dict[str, Tensor]:
+def distortions(x: Tensor, rng: RandomSource) -> dict[str, Tensor]:
     """Four versions of pictures (b c h w), each at the same mean squared error from its original.
 
     shift: by one pixel, sideways or down. light: everything brighter, or darker. blur: Gaussian.
     noise: white. The mean squared error is the shift's; x should leave room to the ends of [-1, 1].
     """
     b = len(x)
-    sideways = (draw.rand(b) < 0.5).view(-1, 1, 1, 1)
+    sideways = (rng.rand(b) < 0.5).view(-1, 1, 1, 1)
     padded = F.pad(x, (1, 0, 1, 0), mode="replicate")
     shifted = torch.where(sideways, padded[..., 1:, :-1], padded[..., :-1, 1:])
     error = (shifted - x).square().mean((1, 2, 3), keepdim=True)  # b 1 1 1
-    noise = draw.randn_like(x)
+    noise = rng.randn_like(x)
     noise = noise * (error / noise.square().mean((1, 2, 3), keepdim=True)).sqrt()
     light = torch.where(x.mean((1, 2, 3), keepdim=True) > 0, -1, 1) * error.sqrt()
     low, high = torch.full((b,), 0.1).to(x), torch.full((b,), 8.0).to(x)
@@ -140,7 +140,7 @@ def right_choices(distance: Callable[[Tensor, Tensor], Tensor], x: Tensor) -> di
     """The share of pictures (b c h w) for which `distance` is right about each pair of distortions,
     and the mean.
     """
-    versions = distortions(x, Draw(0, x.device))
+    versions = distortions(x, RandomSource(0, x.device))
     far = {name: distance(version.clamp(-1, 1), x) for name, version in versions.items()}
     shares = {
         f"{near} before {other}": float((far[near] < far[other]).float().mean())
@@ -156,8 +156,8 @@ class TrunkRecipe(Recipe):
     lr_schedule: LRSchedule = "linear"
     pictures: int = 12_000  # of the world, and as many patches
 
-    def build(self) -> Reader:
-        return Reader(LPIPS("small"))
+    def build(self) -> TrunkTrainable:
+        return TrunkTrainable(LPIPS("small"))
 
     def data(self) -> Tensors:
         n = self.pictures

@@ -26,7 +26,7 @@ from course_lib.papers.magvit import TASKS, condition_clip, task_mask
 from course_lib.papers.magvit_tokenizer import LossConfig, StyleGANDiscriminator, TokenizerLoss
 from course_lib.quantize.lfq import LFQ, annealed_weight
 from course_lib.quantize.vq import VectorQuantizer, perplexity, usage
-from course_lib.training.randomness import Draw
+from course_lib.training.randomness import RandomSource
 from course_lib.training.recipe import LRSchedule, Recipe, Tensors, Trainable
 from course_lib.training.recipes.vqgan import fidelity, sample_scores
 from course_lib.training.store import load_checkpoint
@@ -39,12 +39,12 @@ DISCRIMINATOR_CONFIGS = {
 }
 
 
-def to_clip(pixels: Tensor) -> Tensor:
+def pixels_to_clip(pixels: Tensor) -> Tensor:
     """Clips (b t h w 3) uint8 as the tokenizers take them, (b 3 t h w) in [-1, 1]."""
     return rearrange(pixels_to_float(pixels), "b t c h w -> b c t h w")
 
 
-def to_frames(clip: Tensor) -> Tensor:
+def clip_to_frames(clip: Tensor) -> Tensor:
     """Clips (b c t h w) as pictures (b*t c h w)."""
     return rearrange(clip, "b c t h w -> (b t) c h w")
 
@@ -80,15 +80,15 @@ class ClipTokenizer(Trainable):
             else players | {"discriminator": self.discriminator.parameters()}
         )
 
-    def loss(self, player: str, batch: dict[str, Tensor], draw: Draw) -> Tensor:
-        clip = to_clip(batch["pixels"])
+    def loss(self, player: str, batch: dict[str, Tensor], rng: RandomSource) -> Tensor:
+        clip = pixels_to_clip(batch["pixels"])
         playing = self.discriminator is not None and bool(self.step >= self.recipe.adversarial_from)
         if player == "tokenizer":
             if isinstance(self.model.quantizer, LFQ):
                 self.model.quantizer.entropy_weight = annealed_weight(
                     int(self.step), steps=self.recipe.steps // 3
                 )
-            rebuilt, quantized = self.rebuild(clip, draw)
+            rebuilt, quantized = self.rebuild(clip, rng)
             self.rebuilt = rebuilt.detach()
             self.step += 1
             return self.losses.generator_loss(
@@ -98,14 +98,14 @@ class ClipTokenizer(Trainable):
             return 0 * sum(p.sum() for p in self.discriminator.parameters())
         return self.losses.discriminator_loss(self.discriminator, clip, self.rebuilt, self.lecam)[0]
 
-    def rebuild(self, clip: Tensor, draw: Draw):
+    def rebuild(self, clip: Tensor, rng: RandomSource):
         """The reconstruction, and what the quantiser found; dead codes of a codebook are revived at
         first.
         """
         quantizer = self.model.quantizer
         if isinstance(quantizer, VectorQuantizer) and self.step < 2 / 3 * self.recipe.steps:
             z = self.model.features(clip)
-            quantizer.revive(z, draw.rand(len(z), *z.shape[2:]), after=20)
+            quantizer.revive(z, rng.rand(len(z), *z.shape[2:]), after=20)
             quantized = quantizer(z)
             return self.model.decode(quantized.latents), quantized
         return self.model(clip)
@@ -152,9 +152,9 @@ class ClipTokenizerRecipe(Recipe):
         rebuilt, indices = rebuild(model, pixels)
         codes = model.quantizer.num_codes
         return {
-            **clip_fidelity(to_clip(pixels), rebuilt),
-            "flicker": flicker(to_clip(pixels), rebuilt),
-            "same token": same_token(model, FRAMES[self.paper]),
+            **clip_fidelity(pixels_to_clip(pixels), rebuilt),
+            "flicker": flicker(pixels_to_clip(pixels), rebuilt),
+            "same token": shift_consistency(model, FRAMES[self.paper]),
             "perplexity": float(perplexity(indices, codes)),
             "usage": float(usage(indices, codes)),
         }
@@ -166,7 +166,7 @@ def rebuild(model: nn.Module, pixels: Tensor) -> tuple[Tensor, Tensor]:
     h w).
     """
     device = next(model.parameters()).device
-    parts = [model(to_clip(part.to(device))) for part in pixels.split(16)]
+    parts = [model(pixels_to_clip(part.to(device))) for part in pixels.split(16)]
     return torch.cat([x.clamp(-1, 1).cpu() for x, _ in parts]), torch.cat(
         [q.indices.cpu() for _, q in parts]
     )
@@ -178,7 +178,9 @@ def clip_fidelity(clip: Tensor, rebuilt: Tensor) -> dict[str, float]:
     clips as a set.
     """
     trunk = load_checkpoint(LPIPS_TRUNK)[0]
-    pairs = list(zip(to_frames(clip).split(256), to_frames(rebuilt).split(256), strict=True))
+    pairs = list(
+        zip(clip_to_frames(clip).split(256), clip_to_frames(rebuilt).split(256), strict=True)
+    )
     return {
         "psnr": float(torch.cat([psnr(y, x) for x, y in pairs]).mean()),
         "ssim": float(torch.cat([ssim(y, x) for x, y in pairs]).mean()),
@@ -209,7 +211,7 @@ def flicker(clip: Tensor, rebuilt: Tensor) -> float:
 
 
 @torch.no_grad()
-def same_token(model: nn.Module, frames: int) -> float:
+def shift_consistency(model: nn.Module, frames: int) -> float:
     """The share of tokens that stay the same when the view moves by one token to the side.
 
     Where both views show the same pixels, in still clips.
@@ -229,7 +231,9 @@ BY_CONDITION = ("FP", "FI", "OPC", "OPV", "OPH", "OPD", "IPC", "IPD")  # CG has 
 
 
 @functools.lru_cache(maxsize=4)
-def tokenised(tokenizer: str, split: str, n: int, tasks: tuple[str, ...] = ()) -> dict[str, Tensor]:
+def tokenized_clips(
+    tokenizer: str, split: str, n: int, tasks: tuple[str, ...] = ()
+) -> dict[str, Tensor]:
     """n clips of one object under a still camera, as tokens: `codes` (n t h w), and `conditions` (n
     tasks t h w).
 
@@ -242,7 +246,7 @@ def tokenised(tokenizer: str, split: str, n: int, tasks: tuple[str, ...] = ()) -
     codes, conditions = [], []
     with torch.no_grad():
         for pixels in found["pixels"].split(32):
-            clip = to_clip(pixels)
+            clip = pixels_to_clip(pixels)
             codes.append(model.encode(clip).indices.int())
             padded = [model.encode(condition_clip(task, clip)).indices.int() for task in tasks]
             conditions.append(torch.stack([codes[-1], *padded], dim=1)[:, 1:])
@@ -252,7 +256,7 @@ def tokenised(tokenizer: str, split: str, n: int, tasks: tuple[str, ...] = ()) -
     }  # fmt: skip
 
 
-def condition_of(batch: dict[str, Tensor], task: str) -> Tensor:
+def task_condition(batch: dict[str, Tensor], task: str) -> Tensor:
     """The tokens (b t h w) of a task's padded condition; of CG, which shows none, any."""
     kind = {"CFP": "FP", "CG": "FP"}.get(task, task)
     return batch["conditions"][:, BY_CONDITION.index(kind)].long()
@@ -265,21 +269,19 @@ class MultiTask(Trainable):
         super().__init__()
         self.model = model
 
-    def loss(self, player: str, batch: dict[str, Tensor], draw: Draw) -> Tensor:
-        task = TASKS[
-            int(torch.randint(len(TASKS), (), generator=draw.generator, device=draw.device))
-        ]
-        gamma = torch.rand((), generator=draw.generator, device=draw.device).mul(torch.pi / 2).cos()
-        return self.task_loss(batch, task, gamma, draw)[0]
+    def loss(self, player: str, batch: dict[str, Tensor], rng: RandomSource) -> Tensor:
+        task = TASKS[int(torch.randint(len(TASKS), (), generator=rng.generator, device=rng.device))]
+        gamma = torch.rand((), generator=rng.generator, device=rng.device).mul(torch.pi / 2).cos()
+        return self.task_loss(batch, task, gamma, rng)[0]
 
     def task_loss(
-        self, batch: dict[str, Tensor], task: str, gamma: Tensor, draw: Draw
+        self, batch: dict[str, Tensor], task: str, gamma: Tensor, rng: RandomSource
     ) -> tuple[Tensor, dict]:
         """COMMIT's loss of one task, and its three parts."""
-        codes, condition = batch["codes"].long(), condition_of(batch, task)
+        codes, condition = batch["codes"].long(), task_condition(batch, task)
         given = task_mask(task, codes.shape[1:]).to(codes.device)
         flat = codes.flatten(1)
-        masked = magvit.masked_places(draw.rand(*flat.shape), gamma)
+        masked = magvit.masked_places(rng.rand(*flat.shape), gamma)
         shown = magvit.commit_tokens(
             flat, condition.flatten(1), given.flatten(), masked, self.model.config.mask_token
         )
@@ -302,7 +304,7 @@ class BertRecipe(Recipe):
         return MultiTask(magvit.MaskedTransformer(zoo.find("magvit/BERT-tiny").config))
 
     def data(self) -> Tensors:
-        found = tokenised(self.tokenizer, "train", self.clips, BY_CONDITION)
+        found = tokenized_clips(self.tokenizer, "train", self.clips, BY_CONDITION)
         return Tensors(**{name: found[name] for name in ("codes", "conditions", "label")})
 
     def measure(self, model: nn.Module) -> dict:
@@ -310,8 +312,8 @@ class BertRecipe(Recipe):
         reconstructions.
         """
         tokenizer = load_checkpoint(self.tokenizer)[0]
-        found = tokenised(self.tokenizer, "test", 128, BY_CONDITION)
-        real = to_clip(found["pixels"])
+        found = tokenized_clips(self.tokenizer, "test", 128, BY_CONDITION)
+        real = pixels_to_clip(found["pixels"])
         scores = {}
         for task in TASKS:
             made = magvit.generate(
@@ -325,7 +327,7 @@ class BertRecipe(Recipe):
             ).clamp(-1, 1)
             scores[task] = {
                 "frechet": clip_distance(real, made),
-                **motion_as_asked(made, found["label"]),
+                "motion as asked": motion_accuracy(made, found["label"]),
             }
         rebuilt, _ = rebuild(tokenizer, found["pixels"])
         return {
@@ -336,14 +338,14 @@ class BertRecipe(Recipe):
 
 
 @torch.no_grad()
-def motion_as_asked(made: Tensor, label: Tensor) -> dict[str, float]:
-    """The share of clips (n c t h w) in which the clip judge reads this motion (n,)."""
+def motion_accuracy(clip: Tensor, label: Tensor) -> float:
+    """Return the share of clips (n c t h w) in which the clip judge reads this motion (n,)."""
     judge = load_checkpoint(CLIP_JUDGE)[0]
     read = [
         judge.read(rearrange(part[:, :, :16], "b c t h w -> b t c h w"))["motion"]
-        for part in made.split(64)
+        for part in clip.split(64)
     ]
-    return {"motion as asked": float((torch.cat(read) == label).float().mean())}
+    return float((torch.cat(read) == label).float().mean())
 
 
 class MaskedPrior(Trainable):
@@ -355,10 +357,10 @@ class MaskedPrior(Trainable):
         super().__init__()
         self.model = model
 
-    def loss(self, player: str, batch: dict[str, Tensor], draw: Draw) -> Tensor:
+    def loss(self, player: str, batch: dict[str, Tensor], rng: RandomSource) -> Tensor:
         codes = batch["codes"].long().flatten(1)
-        gamma = torch.rand((), generator=draw.generator, device=draw.device).mul(torch.pi / 2).cos()
-        masked = magvit.masked_places(draw.rand(*codes.shape), gamma)
+        gamma = torch.rand((), generator=rng.generator, device=rng.device).mul(torch.pi / 2).cos()
+        masked = magvit.masked_places(rng.rand(*codes.shape), gamma)
         shown = codes.masked_fill(masked, self.model.config.mask_token)
         logits = self.model(self.model.config.prefix_tokens("CG", batch["label"]), shown)
         return magvit.masked_loss(magvit2.factor_losses(logits, codes, smoothing=1e-4), masked)
@@ -371,14 +373,16 @@ class CausalPrior(Trainable):
         super().__init__()
         self.model = model
 
-    def loss(self, player: str, batch: dict[str, Tensor], draw: Draw) -> Tensor:
+    def loss(self, player: str, batch: dict[str, Tensor], rng: RandomSource) -> Tensor:
         codes = batch["codes"].long().flatten(1)
         return self.model.losses(
             self.model.config.prefix_tokens("CG", batch["label"]), codes
         ).mean()
 
 
-def draw_codes(model: nn.Module, label: Tensor, generator: torch.Generator, **options) -> Tensor:
+def sample_code_grids(
+    model: nn.Module, label: Tensor, generator: torch.Generator, **options
+) -> Tensor:
     """Grids of codes (b t h w) of these classes (b,), in parallel or one by one, as the model wants
     it.
     """
@@ -412,20 +416,23 @@ class LanguageModelRecipe(Recipe):
         return CausalPrior(model) if isinstance(model, magvit2.CausalLM) else MaskedPrior(model)
 
     def data(self) -> Tensors:
-        found = tokenised(self.tokenizer, "train", self.clips)
+        found = tokenized_clips(self.tokenizer, "train", self.clips)
         return Tensors(codes=found["codes"], label=found["label"])
 
     def measure(self, model: nn.Module) -> dict:
         """Drawn clips of every motion against test clips."""
         tokenizer = load_checkpoint(self.tokenizer)[0]
-        found = tokenised(self.tokenizer, "test", 128)
-        codes = draw_codes(model, found["label"], torch.Generator().manual_seed(0))
+        found = tokenized_clips(self.tokenizer, "test", 128)
+        codes = sample_code_grids(model, found["label"], torch.Generator().manual_seed(0))
         with torch.no_grad():
             made = torch.cat(
                 [tokenizer.decode_indices(part).clamp(-1, 1) for part in codes.split(16)]
             )
-        real = to_clip(found["pixels"])
-        return {"frechet": clip_distance(real, made), **motion_as_asked(made, found["label"])}
+        real = pixels_to_clip(found["pixels"])
+        return {
+            "frechet": clip_distance(real, made),
+            "motion as asked": motion_accuracy(made, found["label"]),
+        }
 
 
 # ---------------------------------------------------------------- VQ against LFQ, by the size of the vocabulary
@@ -463,7 +470,7 @@ class SweepRecipe(ClipTokenizerRecipe):
         pixels = images("test", 1000)["pixels"][:, None]
         rebuilt, indices = rebuild(model, pixels)
         return {
-            **fidelity(to_clip(pixels)[:, :, 0], rebuilt[:, :, 0]),
+            **fidelity(pixels_to_clip(pixels)[:, :, 0], rebuilt[:, :, 0]),
             "perplexity": float(perplexity(indices, 2**self.bits)),
             "usage": float(usage(indices, 2**self.bits)),
         }
@@ -497,7 +504,7 @@ class SweepPriorRecipe(Recipe):
         """What the judge makes of drawn pictures of every class."""
         tokenizer = load_checkpoint(self.tokenizer)[0]
         kind = torch.arange(512) % 32
-        codes = draw_codes(model, kind, torch.Generator().manual_seed(0), steps=8)
+        codes = sample_code_grids(model, kind, torch.Generator().manual_seed(0), steps=8)
         with torch.no_grad():
             drawn = torch.cat(
                 [tokenizer.decode_indices(part).clamp(-1, 1) for part in codes.split(64)]

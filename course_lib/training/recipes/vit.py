@@ -24,7 +24,7 @@ from course_lib.metrics import (
 )
 from course_lib.nn.std_resnet import ResNet
 from course_lib.papers.vit import ViT, ViTConfig, for_fine_tuning
-from course_lib.training.randomness import Draw
+from course_lib.training.randomness import RandomSource
 from course_lib.training.recipe import LRSchedule, Recipe, Tensors, Trainable
 from course_lib.training.store import load_checkpoint
 from course_lib.world import pixels_to_float
@@ -57,7 +57,7 @@ class Classifier(Trainable):
         super().__init__()
         self.model = model
 
-    def loss(self, player: str, batch: dict[str, Tensor], draw: Draw) -> Tensor:
+    def loss(self, player: str, batch: dict[str, Tensor], rng: RandomSource) -> Tensor:
         return F.cross_entropy(self.model(pixels_to_float(batch["pixels"])), batch["label"])
 
 
@@ -86,11 +86,13 @@ class ClassifierRecipe(Recipe):
             "accuracy": float((answers == test["kind"]).float().mean()),
             "shape accuracy": float((answers // COLOURS == test["shape"]).float().mean()),
             "colour accuracy": float((answers % COLOURS == test["colour"]).float().mean()),
-            "few_shot": few_shots(model, device),
+            "few_shot": few_shot_accuracies(model, device),
         }
 
 
-def few_shots(model: nn.Module, device: torch.device) -> dict[str, dict[str, list[float]]]:
+def few_shot_accuracies(
+    model: nn.Module, device: torch.device
+) -> dict[str, dict[str, list[float]]]:
     """Accuracies of ridge regression on the model's features, by task and number of examples of
     each class.
 
@@ -188,14 +190,14 @@ class DigitsRecipe(ClassifierRecipe):
 # ---------------------------------------------------------------- the judge
 
 
-class Reader(Trainable):
+class JudgeTrainable(Trainable):
     """A judge, learning to read the labels it is given; a label of -1 does not count."""
 
     def __init__(self, model: LabelJudge):
         super().__init__()
         self.model = model
 
-    def loss(self, player: str, batch: dict[str, Tensor], draw: Draw) -> Tensor:
+    def loss(self, player: str, batch: dict[str, Tensor], rng: RandomSource) -> Tensor:
         logits = self.model(pixels_to_float(batch["pixels"]))
         return sum(F.cross_entropy(logits[name], batch[name], ignore_index=-1) for name in logits)
 
@@ -209,28 +211,28 @@ class PictureJudgeRecipe(ClassifierRecipe):
     width: int = 96
     depth: int = 6
 
-    def build(self) -> Reader:
+    def build(self) -> JudgeTrainable:
         tiny = zoo.find("vit/tiny").config
         size = dict(width=self.width, depth=self.depth, mlp=2 * self.width)
-        return Reader(
+        return JudgeTrainable(
             LabelJudge(
                 ViT(replace(tiny, **size, num_classes=sum(IMAGE_LABELS.values()))), IMAGE_LABELS
             )
         )
 
     def data(self) -> Tensors:
-        return Tensors(**judged("train", self.pictures))
+        return Tensors(**judge_images("train", self.pictures))
 
     def complete(self, model: LabelJudge) -> None:
         """Calibrate each label on pictures that were not trained on."""
-        calibrate(model, judged("test", 4000, seed=1))
+        calibrate(model, judge_images("test", 4000, seed=1))
 
     def measure(self, model: LabelJudge) -> dict:
         """Accuracy and calibration error of each label on test pictures."""
-        return reading_scores(model, judged("test", 4000))
+        return reading_scores(model, judge_images("test", 4000))
 
 
-def judged(split: str, n: int, seed: int = 0) -> dict[str, Tensor]:
+def judge_images(split: str, n: int, seed: int = 0) -> dict[str, Tensor]:
     """n pictures of one to three objects: `pixels` (n h w 3) and the judge's labels.
 
     Where there are several objects nothing says which one shape, colour and scale are of: they are
@@ -244,7 +246,7 @@ def judged(split: str, n: int, seed: int = 0) -> dict[str, Tensor]:
     return {"pixels": found["pixels"], "count": found["count"], **about_one}
 
 
-def answers_of(judge: LabelJudge, pixels: Tensor) -> dict[str, Tensor]:
+def label_logits(judge: LabelJudge, pixels: Tensor) -> dict[str, Tensor]:
     """The judge's logits of every label for many pictures or clips."""
     device = judge.temperature.device
     together = in_batches(lambda x: torch.cat(list(judge(x).values()), dim=1), pixels, device)
@@ -256,7 +258,7 @@ def calibrate(judge: LabelJudge, held_out: dict[str, Tensor]) -> None:
     answer is wrong.
     """
     judge.temperature.fill_(1.0)
-    for i, (name, all_logits) in enumerate(answers_of(judge, held_out["pixels"]).items()):
+    for i, (name, all_logits) in enumerate(label_logits(judge, held_out["pixels"]).items()):
         known = held_out[name] >= 0
         logits, label = all_logits[known], held_out[name][known]
         # without a mistake the likeliest temperature is 0
@@ -267,7 +269,7 @@ def calibrate(judge: LabelJudge, held_out: dict[str, Tensor]) -> None:
 def reading_scores(judge: LabelJudge, test: dict[str, Tensor]) -> dict[str, float]:
     """Accuracy and expected calibration error of each label."""
     scores = {}
-    for name, logits in answers_of(judge, test["pixels"]).items():
+    for name, logits in label_logits(judge, test["pixels"]).items():
         known, label = test[name] >= 0, test[name]
         scores[f"{name} accuracy"] = float((logits[known].argmax(1) == label[known]).float().mean())
         scores[f"{name} calibration error"] = calibration_error(logits[known], label[known])

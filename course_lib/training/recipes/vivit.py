@@ -27,11 +27,11 @@ from course_lib.papers.vivit import (
     uniform_frames,
 )
 from course_lib.training.augment import clip_transform, mixup
-from course_lib.training.randomness import Draw
+from course_lib.training.randomness import RandomSource
 from course_lib.training.recipe import Tensors, Trainable
 from course_lib.training.recipes.vit import (
     ClassifierRecipe,
-    Reader,
+    JudgeTrainable,
     calibrate,
     reading_scores,
 )
@@ -65,7 +65,7 @@ class MotionClassifier(Trainable):
             clip_transform((32, 32), recipe.rand_augment) if recipe.crop_flip_jitter else None
         )
 
-    def loss(self, player: str, batch: dict[str, Tensor], draw: Draw) -> Tensor:
+    def loss(self, player: str, batch: dict[str, Tensor], rng: RandomSource) -> Tensor:
         pixels, target = batch["pixels"], batch["label"]
         if self.change:
             changed = self.change(rearrange(pixels, "b t h w c -> b t c h w"))
@@ -157,27 +157,27 @@ class ClipJudgeRecipe(ClassifierRecipe):
     clips: int = 24_000
     source: str = "vit-patch-8"
 
-    def build(self) -> Reader:
+    def build(self) -> JudgeTrainable:
         image_model, _ = load_checkpoint(self.source)
         model = ViViT(
             replace(zoo.find("vivit/tiny FE").config, num_classes=sum(CLIP_LABELS.values()))
         )
         start_from_image_model(model, image_model)
-        return Reader(LabelJudge(model, CLIP_LABELS))
+        return JudgeTrainable(LabelJudge(model, CLIP_LABELS))
 
     def data(self) -> Tensors:
-        return Tensors(**judged("train", self.clips))
+        return Tensors(**judge_clips("train", self.clips))
 
     def complete(self, model: LabelJudge) -> None:
         """Calibrate each label on clips that were not trained on."""
-        calibrate(model, judged("test", 1000, seed=1))
+        calibrate(model, judge_clips("test", 1000, seed=1))
 
     def measure(self, model: LabelJudge) -> dict:
         """Accuracy and calibration error of each label on test clips."""
-        return reading_scores(model, judged("test", 1000))
+        return reading_scores(model, judge_clips("test", 1000))
 
 
-def judged(split: str, n: int, seed: int = 0) -> dict[str, Tensor]:
+def judge_clips(split: str, n: int, seed: int = 0) -> dict[str, Tensor]:
     """n clips of anything the world can do: `pixels` (n t h w 3) and the judge's labels."""
     found = free_clips(split, n, frames=16, seed=seed)
     return {name: found[name] for name in ("pixels", *CLIP_LABELS)}

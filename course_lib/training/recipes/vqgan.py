@@ -26,7 +26,7 @@ from course_lib.papers.vqgan import (
     sample_codes,
 )
 from course_lib.quantize.vq import nearest_code, perplexity, usage
-from course_lib.training.randomness import Draw
+from course_lib.training.randomness import RandomSource
 from course_lib.training.recipe import LRSchedule, Recipe, Tensors, Trainable
 from course_lib.training.store import load_checkpoint
 from course_lib.world import pixels_to_float
@@ -60,23 +60,21 @@ class Tokenizer(Trainable):
             else players | {"discriminator": self.discriminator.parameters()}
         )
 
-    def loss(self, player: str, batch: dict[str, Tensor], draw: Draw) -> Tensor:
+    def loss(self, player: str, batch: dict[str, Tensor], rng: RandomSource) -> Tensor:
         image = pixels_to_float(batch["pixels"])
         playing = self.discriminator is not None and bool(self.step >= self.recipe.adversarial_from)
         if player == "autoencoder":
-            return self.autoencoder_loss(image, playing, draw)
+            return self.autoencoder_loss(image, playing, rng)
         self.step += 1
         if not playing:
             return 0 * sum(p.sum() for p in self.discriminator.parameters())
         return self.losses.discriminator_loss(self.discriminator, image, self.rebuilt)
 
-    def autoencoder_loss(self, image: Tensor, playing: bool, draw: Draw) -> Tensor:
+    def autoencoder_loss(self, image: Tensor, playing: bool, rng: RandomSource) -> Tensor:
         """Rebuild the pictures, dead codes revived first."""
         z = self.model.features(image)
         if self.recipe.revive_after:
-            self.model.quantizer.revive(
-                z, draw.rand(len(z), *z.shape[2:]), self.recipe.revive_after
-            )
+            self.model.quantizer.revive(z, rng.rand(len(z), *z.shape[2:]), self.recipe.revive_after)
         quantized = self.model.quantizer(z)
         rebuilt = self.model.decode(quantized.latents)
         self.rebuilt = rebuilt.detach()
@@ -162,7 +160,7 @@ class Prior(Trainable):
         super().__init__()
         self.model = model
 
-    def loss(self, player: str, batch: dict[str, Tensor], draw: Draw) -> Tensor:
+    def loss(self, player: str, batch: dict[str, Tensor], rng: RandomSource) -> Tensor:
         codes = batch["codes"].long()
         return next_code_loss(self.model, class_token(batch["kind"]), codes).mean()
 
@@ -195,7 +193,9 @@ class PriorRecipe(Recipe):
     def data(self) -> Tensors:
         return Tensors(**self.codes("train", self.pictures))
 
-    def draw(self, model: nn.Module, kind: Tensor, generator: torch.Generator, **how) -> Tensor:
+    def sample_images(
+        self, model: nn.Module, kind: Tensor, generator: torch.Generator, **how
+    ) -> Tensor:
         """Pictures (n 3 h w) of these classes (n,), in [-1, 1]."""
         tokenizer = load_checkpoint(TOKENIZER, kind.device)[0]
         return tokenizer.decode_indices(
@@ -213,7 +213,7 @@ class PriorRecipe(Recipe):
             for codes, kind in zip(test["codes"].split(50), test["kind"].split(50), strict=True)
         ])  # fmt: skip
         kind = (torch.arange(self.samples) % KINDS).to(device)
-        drawn = self.draw(model, kind, torch.Generator().manual_seed(0)).clamp(-1, 1)
+        drawn = self.sample_images(model, kind, torch.Generator().manual_seed(0)).clamp(-1, 1)
         return {
             "nats_per_token": float(nats.mean()),
             "nats_by_place": nats.mean(0).tolist(),
@@ -247,18 +247,18 @@ class PixelTransformer(Transformer):
         super().__init__(replace(zoo.find("vqgan/transformer-tiny").config, length=32**2))
         self.register_buffer("palette", torch.zeros(256, 3))
 
-    def tokens_of(self, image: Tensor) -> Tensor:
+    def tokenize(self, image: Tensor) -> Tensor:
         """(b 3 h w) in [-1, 1] -> (b h*w)"""
         return nearest_code(rearrange(image, "b c h w -> (b h w) c"), self.palette).view(
             len(image), -1
         )
 
-    def picture(self, tokens: Tensor) -> Tensor:
+    def decode(self, tokens: Tensor) -> Tensor:
         """(b h w) -> (b 3 h w)"""
         return rearrange(self.palette[tokens], "b h w c -> b c h w")
 
 
-def find_palette(pixels: Tensor, colours: int = 256) -> Tensor:
+def fit_palette(pixels: Tensor, colours: int = 256) -> Tensor:
     """The colours (colours 3) in [-1, 1] that k-means finds in pictures (n h w 3) uint8."""
     from sklearn.cluster import MiniBatchKMeans
 
@@ -277,20 +277,22 @@ class PixelPriorRecipe(PriorRecipe):
 
     def build(self) -> Prior:
         model = PixelTransformer()
-        model.palette.copy_(find_palette(images("train", 500)["pixels"]))
+        model.palette.copy_(fit_palette(images("train", 500)["pixels"]))
         return Prior(model)
 
     def codes(self, split: str, n: int) -> dict[str, Tensor]:
         """The colours (n 1024) of n pictures."""
         model, found = self.build().model, images(split, n)
         return {
-            "codes": in_batches(lambda x: model.tokens_of(x).short(), found["pixels"]),
+            "codes": in_batches(lambda x: model.tokenize(x).short(), found["pixels"]),
             "kind": found["kind"],
         }
 
-    def draw(self, model: nn.Module, kind: Tensor, generator: torch.Generator, **how) -> Tensor:
+    def sample_images(
+        self, model: nn.Module, kind: Tensor, generator: torch.Generator, **how
+    ) -> Tensor:
         """Pictures (n 3 h w) of these classes (n,), in [-1, 1], pixel by pixel."""
-        return model.picture(
+        return model.decode(
             sample_codes(model, class_token(kind), (32, 32), generator=generator, **how)
         )
 
