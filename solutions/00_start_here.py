@@ -7,17 +7,9 @@
 # The data is a little world of its own. Here is a second of work for your processor:
 
 # %%
-import numpy as np
-from einops import rearrange, reduce, repeat
-
 import course_lib.classroom as room
-from course_lib.classroom import exercise, explore, show_clip, show_images, slider
-from course_lib.world import image_captions, images, render, sample_scene
 
-# %%
-clip = render(sample_scene(8, count=3, motion="bounce", camera="orbit"), size=88, frames=17)
-show_clip(clip.rgb, frames=7, alt="Seven frames: coloured objects on a patterned floor, one of them bouncing.")
-print(clip.caption)
+room.show_hero("start_here")
 
 # %% [markdown]
 # In this first notebook you learn how a chapter works, meet the one tool for moving axes that all the code uses, and get
@@ -30,6 +22,12 @@ print(clip.caption)
 # without.
 
 # %%
+import numpy as np
+from einops import rearrange, reduce, repeat
+
+from course_lib.classroom import exercise, explore, show_clip, show_images, slider
+from course_lib.world import image_captions, images, render, sample_scene
+
 room.doctor()
 
 # %% [markdown]

@@ -5,12 +5,13 @@ from course_lib.doctor import doctor
 from .exercise import exercise, mark
 from .explore import choices, explore, patches, slider, upload
 from .figures import figure, film_strips, image_grid, live_curve, show, show_clip, show_images
+from .heroes import show_hero
 from .live import train_live
 from .media import example_photo, read_clip, read_photo, write_clip
 from .plots import clouds, confusion, lines, reading, reliability, show_lines
 from .progress import progress, record_quiz
 from .quiz import flashcards, quiz
-from .scorecard import scorecard, table
+from .scorecard import parameters, row, scorecard, table
 from .views import clip_views, lit
 
 __all__ = [
@@ -30,6 +31,7 @@ __all__ = [
     "lit",
     "live_curve",
     "mark",
+    "parameters",
     "patches",
     "progress",
     "quiz",
@@ -38,9 +40,11 @@ __all__ = [
     "reading",
     "record_quiz",
     "reliability",
+    "row",
     "scorecard",
     "show",
     "show_clip",
+    "show_hero",
     "show_images",
     "show_lines",
     "slider",

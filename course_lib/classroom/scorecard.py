@@ -7,6 +7,10 @@ from dataclasses import asdict, dataclass, is_dataclass
 from html import escape
 from typing import Any
 
+import torch
+from torch import nn
+
+from course_lib import zoo
 from course_lib.classroom.markup import STYLE
 
 COLUMNS = {
@@ -74,6 +78,37 @@ def table(rows: Sequence[Mapping], title: str) -> Table:
         {key: key for key in rows[0]},
         tuple({k: _text(v) for k, v in row.items()} for row in rows),
     )
+
+
+def row(
+    what: str,
+    *,
+    paper: Any = None,
+    code: Any = None,
+    measured: Any = None,
+    note: str | None = None,
+    shown: bool | None = None,
+) -> dict[str, Any]:
+    """Return a row for `scorecard`; what is None stays a dash.
+
+    shown: whether the miniature shows the paper's trend; it is the note, so that only one of the
+    two can be given.  Raises ValueError for both.
+    """
+    if note is not None and shown is not None:
+        raise ValueError(f"{what}: expected a note or shown, got both")
+    cells = {"paper": paper, "code": code, "measured": measured, "note": note, "shown": shown}
+    return {"what": what} | {key: value for key, value in cells.items() if value is not None}
+
+
+def parameters(model: str | nn.Module) -> int:
+    """Count the parameters of a model, or of a preset by its name: ``parameters("vit/ViT-B/16")``.
+
+    A preset is built on the meta device, without memory.  Raises ValueError for an unknown preset.
+    """
+    if isinstance(model, str):
+        with torch.device("meta"):
+            model = zoo.build(model)
+    return sum(parameter.numel() for parameter in model.parameters())
 
 
 def scorecard(rows: Sequence[Mapping | Any], title: str = "Scorecard") -> Scorecard:

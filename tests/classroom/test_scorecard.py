@@ -1,8 +1,11 @@
 from dataclasses import dataclass
 
 import pytest
+import torch
+from torch import nn
 
-from course_lib.classroom import scorecard, table
+from course_lib import zoo
+from course_lib.classroom import parameters, row, scorecard, table
 
 
 @dataclass
@@ -64,3 +67,28 @@ def test_a_plain_table_has_the_columns_of_its_rows():
 def test_rows_of_different_columns_are_refused(rows):
     with pytest.raises(ValueError, match="the same keys in the same order"):
         table(rows, "x")
+
+
+def test_a_row_leaves_out_what_is_not_given():
+    assert row("FID", paper=3.17) == {"what": "FID", "paper": 3.17}
+    given = row("a trend", code=0, measured="1 of 3", shown=False)
+    assert given == {"what": "a trend", "code": 0, "measured": "1 of 3", "shown": False}
+    assert "trend not shown" in repr(scorecard([given]))
+
+
+def test_a_row_has_a_note_or_a_trend():
+    with pytest.raises(ValueError, match="FID: expected a note or shown, got both"):
+        row("FID", note="exact", shown=True)
+
+
+def test_parameters_are_counted_without_building_the_model():
+    assert parameters("vit/ViT-B/16") == 86_567_656
+    assert parameters(nn.Linear(3, 4)) == 16
+    assert torch.get_default_device().type == "cpu"
+    with pytest.raises(ValueError, match="no preset 'vit/ViT-B/17'"):
+        parameters("vit/ViT-B/17")
+
+
+def test_parameters_agree_with_the_model_that_is_built():
+    built = zoo.build("vit/tiny")
+    assert parameters("vit/tiny") == parameters(built)
