@@ -1,78 +1,77 @@
 """Notebook 00: two first exercises, one to fail and pass on purpose, one with einops."""
 
 import torch
-from einops import rearrange
 
-from course_lib.checking import Exercise
+from course_lib.checking import Exercise, edit
 from course_lib.nn.patches import patchify
 from course_lib.world import pixels_to_float
 
 
-def _pictures(rng):
-    def picture(*shape):
-        return torch.randint(0, 256, shape, generator=rng, dtype=torch.uint8)
-
-    extremes = (
-        torch.tensor([0, 127, 128, 255], dtype=torch.uint8).reshape(1, 2, 2, 1).repeat(1, 1, 1, 3)
-    )
-    return [{"rgb": picture(2, 5, 7, 3)}, {"rgb": picture(4, 6, 5, 3)}, {"rgb": extremes}]
+def _pixels(rng, *shape):
+    return torch.randint(0, 256, shape, generator=rng, dtype=torch.uint8)
 
 
-def _images(rng):
+def _pixel_cases(rng):
+    extremes = torch.tensor([0, 127, 128, 255], dtype=torch.uint8)
+    extremes = extremes.reshape(1, 2, 2, 1).repeat(1, 1, 1, 3)
+    return [
+        {"rgb": _pixels(rng, 2, 5, 7, 3)},
+        {"rgb": _pixels(rng, 4, 6, 5, 3)},
+        {"rgb": extremes},
+    ]
+
+
+def _patch_cases(rng):
     sizes = [(2, 3, 4, 6, 2), (4, 1, 6, 9, 3), (3, 2, 8, 4, 4), (1, 3, 5, 2, 1)]
     return [
         {"image": torch.randn(*shape, generator=rng), "patch": patch} for *shape, patch in sizes
     ]
 
 
-def _scaled(scale, shift):
-    return lambda rgb: rearrange(rgb, "b h w c -> b c h w").float() / scale + shift
+def _pixels_reshaped(rgb):
+    return rgb.reshape(len(rgb), rgb.shape[-1], *rgb.shape[1:3]).float() / 127.5 - 1
 
 
-def _tokens(target):
-    return lambda image, patch: rearrange(
-        image, f"b c (h p1) (w p2) -> {target}", p1=patch, p2=patch
-    )
+def _image_reshaped(image, patch):
+    return image.reshape(len(image), -1, patch * patch * image.shape[1])
 
 
 EXERCISES = [
     Exercise(
         id="start_here.to_model",
         reference=pixels_to_float,
-        cases=_pictures,
+        cases=_pixel_cases,
         points=1,
         stars=1,
         minutes=3,
         misconceptions={
             "channels_last": (
-                lambda rgb: rgb.float() / 127.5 - 1,
+                edit("-> ... c h w", "-> ... h w c"),
                 "The range is right, but the channels are still last. A model wants (b c h w): move"
                 " the axis with `rearrange`.",
             ),
             "reshaped": (
-                lambda rgb: (
-                    rgb.reshape(len(rgb), rgb.shape[-1], *rgb.shape[1:3]).float() / 127.5 - 1
-                ),
-                "The shape is right, but `reshape` does not move axes: it deals the same numbers"
-                " out in another shape, and the colours of neighbouring pixels are mixed. Use"
-                " `rearrange`.",
+                _pixels_reshaped,
+                "The shape is right, but `reshape` does not move axes: it fills another shape with"
+                " the numbers in their old order, and the colours of neighbouring pixels are mixed."
+                " Use `rearrange`.",
             ),
             "zero_to_one": (
-                _scaled(255, 0),
-                "Your values lie in [0, 1]. The models here take [-1, 1], so that 0 is the middle"
+                edit("/ 127.5 - 1", "/ 255"),
+                "Your values are in [0, 1]. The models here take [-1, 1], so that 0 is the middle"
                 " grey.",
             ),
             "not_centred": (
-                _scaled(127.5, 0),
-                "Your values lie in [0, 2]: dividing by 127.5 is right, now subtract 1.",
+                edit("/ 127.5 - 1", "/ 127.5"),
+                "Your values are in [0, 2]: dividing by 127.5 is right, now subtract 1.",
             ),
             "by_256": (
-                _scaled(128, -1),
-                "You divided by 128, so white becomes 0.992. The largest pixel is 255; it must"
+                edit("/ 127.5", "/ 128"),
+                "You divided by 128, so white becomes 0.992. The largest pixel is 255; it has to"
                 " become exactly 1.",
             ),
             "wrapped": (
-                lambda rgb: rearrange(rgb * 2 - 255, "b h w c -> b c h w").float() / 255,
+                edit("rgb.float() / 127.5 - 1", "(rgb * 2 - 255).float() / 255"),
                 "You calculated in uint8, where 200 * 2 wraps around to 144. Convert to float"
                 " first.",
             ),
@@ -81,7 +80,7 @@ EXERCISES = [
     Exercise(
         id="start_here.patchify",
         reference=patchify,
-        cases=_images,
+        cases=_patch_cases,
         gradients=("image",),
         equation="ViT, section 3.1",
         points=2,
@@ -89,33 +88,31 @@ EXERCISES = [
         minutes=6,
         misconceptions={
             "channels_first": (
-                _tokens("b (h w) (c p1 p2)"),
+                edit("(p1 p2 c)", "(c p1 p2)"),
                 "The tokens are right, but inside a token you put the channels first. The order"
                 " asked for is (p1 p2 c): row, column, channel.",
             ),
             "columns_first": (
-                _tokens("b (w h) (p1 p2 c)"),
-                "Each token is right, but you walk through the picture column by column. Reading"
+                edit("(h w)", "(w h)"),
+                "Each token is right, but you walk through the image column by column. Reading"
                 " order is (h w).",
             ),
             "transposed_patch": (
-                _tokens("b (h w) (p2 p1 c)"),
+                edit("(p1 p2 c)", "(p2 p1 c)"),
                 "Each patch is transposed: inside a token the rows p1 come before the columns p2.",
             ),
             "dilated": (
-                lambda image, patch: rearrange(
-                    image, "b c (p1 h) (p2 w) -> b (h w) (p1 p2 c)", p1=patch, p2=patch
-                ),
-                "In `(p1 h)` the patch is the outer part, so a token collects pixels that lie far"
+                edit("(h p1) (w p2)", "(p1 h) (p2 w)"),
+                "In `(p1 h)` the patch is the outer part, so a token collects pixels that are far"
                 " apart. Neighbours share a patch when it is the inner part: `(h p1)`.",
             ),
             "reshaped": (
-                lambda image, patch: image.reshape(len(image), -1, patch * patch * image.shape[1]),
+                _image_reshaped,
                 "`reshape` cuts the numbers in memory order, so a token runs along a row of one"
-                " channel and is no square patch. Split the axes first, with `rearrange`.",
+                " channel and is not a square patch. Split the axes first, with `rearrange`.",
             ),
             "grid_kept": (
-                _tokens("b h w (p1 p2 c)"),
+                edit("b (h w)", "b h w"),
                 "You kept the grid of patches as two axes. A sequence of tokens has one: join them"
                 " with `(h w)`.",
             ),

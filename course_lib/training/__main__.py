@@ -1,4 +1,6 @@
-"""Run as `python -m course_lib.training NAME`, or `torchrun -m course_lib.training NAME`."""
+"""`python -m course_lib.training NAME`, or `torchrun --nproc-per-node=N -m course_lib.training
+NAME`.
+"""
 
 import sys
 

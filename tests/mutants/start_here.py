@@ -4,15 +4,15 @@ import torch
 import torch.nn.functional as F
 
 
-def flipped(rgb):
+def colours_flipped(rgb):
     return rgb.flip(-1).movedim(-1, 1).float() / 127.5 - 1
 
 
-def truncated(rgb):
+def truncated_to_whole_numbers(rgb):
     return (rgb.movedim(-1, 1) // 127.5 - 1).float()
 
 
-def squeezed(rgb):
+def first_image_only(rgb):
     return rgb.movedim(-1, 1).float().div(127.5).sub(1)[:1]
 
 
@@ -34,9 +34,9 @@ def detached(image, patch):
 
 WRONG = {
     "start_here.to_model": {
-        "flipped": flipped,
-        "truncated": truncated,
-        "first_picture_only": squeezed,
+        "flipped": colours_flipped,
+        "truncated": truncated_to_whole_numbers,
+        "first_image_only": first_image_only,
     },
     "start_here.patchify": {
         "unfold": unfold_without_channels_last,
@@ -59,9 +59,12 @@ def in_place_on_a_copy(rgb, scale=255):
 
 def by_loops(image, patch):
     b, _, h, w = image.shape
-    rows = range(0, h, patch)
-    cut = [image[:, :, y : y + patch, x : x + patch] for y in rows for x in range(0, w, patch)]
-    return torch.stack([piece.permute(0, 2, 3, 1).reshape(b, -1) for piece in cut], dim=1)
+    tokens = []
+    for y in range(0, h, patch):
+        for x in range(0, w, patch):
+            piece = image[:, :, y : y + patch, x : x + patch]
+            tokens.append(piece.permute(0, 2, 3, 1).reshape(b, -1))
+    return torch.stack(tokens, dim=1)
 
 
 def by_unfold(image, patch):
