@@ -312,7 +312,7 @@ def drawn(name: str, rng: random.Random) -> Student:
     )
 
 
-# ------------------------------------------------------------------------------------------- what is written
+# ---------------------------------------------------------------------------------- what is written
 
 
 def notebook(student: Student) -> str:

@@ -1,6 +1,4 @@
-"""Grades for other programs: a CSV for Canvas, Moodle and spreadsheets, and Gradescope's
-results.json.
-"""
+"""Grades for other programs: a CSV for Canvas, Moodle and spreadsheets, and Gradescope's JSON."""
 
 import csv
 import io
@@ -10,68 +8,65 @@ from collections.abc import Sequence
 from course_lib.grading.pages.page import number, visible
 from course_lib.grading.records import ExerciseMark, Grade, QuizMark
 
-# Canvas finds a student's columns by their place: "Student", "ID", then these in this order,
-# "Section" the last.
-CANVAS = ("ID", "SIS User ID", "SIS Login ID", "Integration ID", "Root Account", "Section")
-SIS = {"SIS User ID", "SIS Login ID", "Integration ID", "Root Account"}
-# Canvas's own name of the total: it skips this column, and would take "Total" for an assignment
-TOTAL = "Final Points"
+# Canvas finds a student's columns by position: "Student", "ID", then these in this order, with
+# "Section" last.
+CANVAS_COLUMNS = (
+    "ID",
+    "SIS User ID",
+    "SIS Login ID",
+    "Integration ID",
+    "Root Account",
+    "Section",
+)
+SIS_COLUMNS = {"SIS User ID", "SIS Login ID", "Integration ID", "Root Account"}
+# Canvas's own name for the total: it skips this column, and would take "Total" for an assignment.
+TOTAL_COLUMN = "Final Points"
 
 
 def grades_csv(grades: Sequence[Grade]) -> str:
-    """One row a student, sorted by name; columns: Student, those of the roster, every exercise and
-    quiz, the total.
+    """Return one row per student, sorted by name.
 
-    Canvas accepts the file as it is: "ID" and "Section" are always there, empty without a roster,
-    and it then goes by the name.  In Moodle the columns are mapped by hand; a row of possible
-    points would stop its import.
+    Columns: Student, those of the roster, every exercise and quiz, the total.  Canvas accepts the
+    file as it is: "ID" and "Section" are always there, empty without a roster, in which case it
+    goes by the name.  In Moodle the columns are mapped by hand; a row of possible points would stop
+    its import.
     """
-    marks = {mark.id: None for grade in grades for mark in grade.exercises}
-    marks |= {f"{quiz.topic}.quiz": None for grade in grades for quiz in grade.quizzes}
-    roster = [name for name in _roster_columns(grades) if name not in {"Student", *marks, TOTAL}]
+    exercises = [mark.id for grade in grades for mark in grade.exercises]
+    quizzes = [f"{quiz.topic}.quiz" for grade in grades for quiz in grade.quizzes]
+    marks = list(dict.fromkeys(exercises + quizzes))
+    taken = {"Student", *marks, TOTAL_COLUMN}
+    roster = [name for name in _roster_columns(grades) if name not in taken]
     table = io.StringIO()
-    # RFC 4180; a lone \r or \n in a name is quoted with it
+    # The line ends of RFC 4180; a lone \r or \n in a name is quoted with it.
     writer = csv.writer(table, lineterminator="\r\n")
-    writer.writerow([*map(_defused, ["Student", *roster]), *marks, TOTAL])
+    writer.writerow([*map(_escape_formula, ["Student", *roster]), *marks, TOTAL_COLUMN])
     for grade in sorted(
         grades, key=lambda grade: (grade.student.casefold(), grade.student, grade.digest)
     ):
         who = [grade.student, *(grade.details.get(name, "") for name in roster)]
-        writer.writerow(
-            [
-                *map(_defused, who),
-                *(_earned(grade).get(id, "") for id in marks),
-                number(grade.earned),
-            ]
-        )
+        earned = {mark.id: number(mark.earned) for mark in grade.exercises}
+        earned |= {f"{quiz.topic}.quiz": number(quiz.earned) for quiz in grade.quizzes}
+        scores = [earned.get(id, "") for id in marks]
+        writer.writerow([*map(_escape_formula, who), *scores, number(grade.earned)])
     return table.getvalue()
 
 
 def _roster_columns(grades: Sequence[Grade]) -> list[str]:
     given = list(dict.fromkeys(name for grade in grades for name in grade.details))
-    needed = {
-        "ID",
-        "Section",
-        *given,
-        *({"SIS User ID", "SIS Login ID"} if SIS & set(given) else ()),
-    }
-    return [name for name in CANVAS if name in needed] + [
-        name for name in given if name not in CANVAS
-    ]
+    needed = {"ID", "Section", *given}
+    if SIS_COLUMNS & set(given):
+        needed |= {"SIS User ID", "SIS Login ID"}
+    first = [name for name in CANVAS_COLUMNS if name in needed]
+    return first + [name for name in given if name not in CANVAS_COLUMNS]
 
 
-def _earned(grade: Grade) -> dict[str, str]:
-    exercises = {mark.id: number(mark.earned) for mark in grade.exercises}
-    return exercises | {f"{quiz.topic}.quiz": number(quiz.earned) for quiz in grade.quizzes}
-
-
-def _defused(cell: str) -> str:
-    """A cell that no spreadsheet takes for a formula."""
+def _escape_formula(cell: str) -> str:
+    """Return the cell so that no spreadsheet takes it for a formula."""
     return f"'{cell}" if re.match(r"[\t\r\n]|\s*[=+\-@＝＋－＠]", cell) else cell
 
 
 def gradescope(grade: Grade) -> dict:
-    """The grade in the form of Gradescope's results.json: a test for each exercise and each quiz.
+    """Return the grade in the form of results.json: a test for each exercise and each quiz.
 
     Everything is plain text, shown to the student once the grades are published.
     """
@@ -85,24 +80,25 @@ def gradescope(grade: Grade) -> dict:
 
 
 def _exercise_test(mark: ExerciseMark) -> dict:
-    cases = f"{mark.right} of {mark.cases} cases right" if mark.cases else ""
-    lines = "\n".join(f"{where}, line {line}:  {code}" for where, line, code in mark.lines)
-    printed = f"Your code printed:\n{mark.printed}" if mark.printed else ""
-    shown = f"Shown: {mark.shown}" if mark.shown else ""
-    head = f"{mark.status}; {cases}" if cases else mark.status
-    return _test(
-        mark.id, mark.earned, mark.points, [head, mark.sentence, shown, lines, printed, *mark.notes]
-    )
+    paragraphs = [
+        f"{mark.status}; {mark.right} of {mark.cases} cases right" if mark.cases else mark.status,
+        mark.sentence,
+        f"Shown: {mark.shown}" if mark.shown else "",
+        "\n".join(f"{where}, line {line}:  {code}" for where, line, code in mark.lines),
+        f"Your code printed:\n{mark.printed}" if mark.printed else "",
+        *mark.notes,
+    ]
+    return _test(mark.id, mark.earned, mark.points, paragraphs)
 
 
 def _quiz_test(quiz: QuizMark) -> dict:
-    answered = [question for question in quiz.questions if question.status in ("wrong", "changed")]
-    stories = [
-        "\n".join(filter(None, (q.prompt, q.given and f"You answered: {q.given}", q.feedback)))
-        for q in answered
-    ]
-    head = f"{quiz.earned} of {quiz.points} questions right"
-    return _test(f"{quiz.topic}.quiz", float(quiz.earned), quiz.points, [head, quiz.note, *stories])
+    paragraphs = [f"{quiz.earned} of {quiz.points} questions right", quiz.note]
+    for question in quiz.questions:
+        if question.status in ("wrong", "changed"):
+            given = question.given and f"You answered: {question.given}"
+            lines = filter(None, (question.prompt, given, question.feedback))
+            paragraphs.append("\n".join(lines))
+    return _test(f"{quiz.topic}.quiz", float(quiz.earned), quiz.points, paragraphs)
 
 
 def _test(name: str, earned: float, points: int, paragraphs: list[str]) -> dict:

@@ -2,10 +2,10 @@
 
 An answer needs the statements that define the global names it uses, and those that these need in
 turn: imports, functions, classes, assignments, and the `if`, `match`, `try` and `with` blocks that
-hold such.  Loops and bare expressions, such as training or a plot, never come along, nor does what
-is set in a module (`torch.x = ...`): all answers share the module, and one must not cost another
-its mark.  A name means its last definition above the answer; where there is none above, the first
-below.
+contain them.  Loops and bare expressions, such as training or a plot, are never included; nor is
+what is set in a module (`torch.x = ...`), because all answers share the module, and one must not
+cost another its mark.  A name means its last definition above the answer or, if there is none
+above, the first below.
 """
 
 import __future__
@@ -28,17 +28,18 @@ from course_lib.grading.records import Cell
 BLOCKS = (ast.If, ast.Match, ast.Try, ast.TryStar, ast.With)
 FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
 ASSIGNMENTS = (ast.Assign, ast.AnnAssign, ast.AugAssign)
-# `type Picture = Tensor`, from Python 3.12
+# `type Image = Tensor`, from Python 3.12 on.
 ALIASES = (ast.TypeAlias,) if hasattr(ast, "TypeAlias") else ()
 IMPORTS = (ast.Import, ast.ImportFrom)
-COMING_ALONG = (*IMPORTS, *FUNCTIONS, *ASSIGNMENTS, *ALIASES, *BLOCKS)
+INCLUDED = (*IMPORTS, *FUNCTIONS, *ASSIGNMENTS, *ALIASES, *BLOCKS)
 LOOKUPS = {"LOAD_NAME", "LOAD_GLOBAL", "LOAD_FROM_DICT_OR_GLOBALS", "STORE_GLOBAL"}
-MAGICS = re.compile(r"^[ \t]*[%!,;/]|[?]|=\s*[%!]", re.MULTILINE)  # wherever IPython could see one
-# characters that IPython may read in a notebook; it reads a cell anew after each magic
-EFFORT = 500_000
+# Matches wherever IPython could see a magic.
+MAGICS = re.compile(r"^[ \t]*[%!,;/]|[?]|=\s*[%!]", re.MULTILINE)
 PYTHON_MAGICS = re.compile(r"%%(time|timeit|capture|prun)\b.*")
-ALWAYS_THERE = {*dir(builtins), "__name__", "__file__", "__doc__", "__annotations__", "display"}
-UNREADABLE = (SyntaxError, ValueError, RuntimeError, MemoryError)
+# Characters that IPython may read in a notebook; it reads a cell again after each magic.
+MAX_MAGIC_CHARS = 500_000
+ALWAYS_DEFINED = {*dir(builtins), "__name__", "__file__", "__doc__", "__annotations__", "display"}
+PARSE_ERRORS = (SyntaxError, ValueError, RuntimeError, MemoryError)
 
 
 class NoAnswer(LookupError):
@@ -47,8 +48,13 @@ class NoAnswer(LookupError):
 
 @dataclass(frozen=True)
 class Statement:
-    """A top-level statement: where it stands, the exercise that it answers, and the global names it
-    defines.
+    """A top-level statement.
+
+    position  its index in the notebook
+    cell      the name of its cell
+    answers   the id of the exercise that it answers, if it does
+    binds     the global names that it defines
+    flags     for the compiler
     """
 
     position: int
@@ -56,23 +62,27 @@ class Statement:
     node: ast.stmt
     answers: str | None
     binds: frozenset[str]
-    flags: int  # of the compiler
+    flags: int
 
     @functools.cached_property
     def code(self) -> CodeType:
-        """Raises what `compile` raises: not all that can be parsed is Python."""
-        return compile(
-            ast.Module([self.node], []), self.cell, "exec", self.flags, dont_inherit=True
-        )
+        """The compiled statement.
+
+        Raises what `compile` raises, because not everything that can be parsed is valid Python.
+        """
+        module = ast.Module([self.node], [])
+        return compile(module, self.cell, "exec", self.flags, dont_inherit=True)
 
     @functools.cached_property
     def uses(self) -> frozenset[tuple[str, bool]]:
-        """The global names that it looks up, and whether at once or when a function that it defines
-        is called.
+        """The global names that it looks up.
+
+        Each comes with True if it is looked up at once, and with False if only when a function that
+        the statement defines is called.
         """
         try:
-            return frozenset(_looked_up(self.code))
-        except UNREADABLE:  # raised again where it is executed
+            return frozenset(_global_lookups(self.code))
+        except PARSE_ERRORS:  # raised again when the statement is executed
             return frozenset()
 
 
@@ -80,9 +90,9 @@ class Statement:
 class Program:
     """One answer and the statements to be executed before it, in order.
 
-    replaced    names that stand for other exercises, with their ids; the course's own versions are used
+    replaced    names of other exercises, with their ids, that get the course's own versions
     unresolved  names that nothing in the notebook defines
-    outside     what the answer takes from plain assignments
+    outside     names that the answer takes from plain assignments
     notes       what the student should know about the choice of the definition
     """
 
@@ -94,9 +104,7 @@ class Program:
     notes: tuple[str, ...] = ()
 
     def execute(self, reference: Callable[[str], Any]) -> Any:
-        """The student's function or class.  `reference(id)` stands in for exercises that are
-        replaced.
-        """
+        """Return the student's function or class; `reference(id)` supplies replaced exercises."""
         namespace = {name: reference(id) for name, id in self.replaced.items()}
         namespace |= {"__name__": "__main__", "display": print}
         for statement in (*self.needed, self.answer):
@@ -106,45 +114,51 @@ class Program:
 
 @dataclass
 class Notebook:
-    """The statements of a notebook's code cells.  A cell that is not Python is kept with what is
-    wrong with it.
+    """The statements of a notebook's code cells.
+
+    broken  cells that are not Python: name -> (source, what is wrong with it)
     """
 
     statements: list[Statement] = field(default_factory=list)
-    # cell: (source, what is wrong)
     broken: dict[str, tuple[str, str]] = field(default_factory=dict)
 
     @classmethod
     def parse(cls, cells: Iterable[Cell]) -> "Notebook":
-        parsed, broken, reader = [], {}, _Reader()
+        parsed = []
+        broken = {}
+        parser = _CellParser()
         for cell in cells:
             try:
-                source, tree = reader.parse(cell.source)
-            except UNREADABLE as error:
-                broken[cell.name] = (cell.source, _what_is_wrong(error))
+                source, tree = parser.parse(cell.source)
+            except PARSE_ERRORS as error:
+                broken[cell.name] = (cell.source, _describe_parse_error(error))
                 continue
-            linecache.cache[cell.name] = (
-                len(source),
-                None,
-                source.splitlines(keepends=True),
-                cell.name,
-            )
+            # Tracebacks find the lines of a cell here.
+            lines = source.splitlines(keepends=True)
+            linecache.cache[cell.name] = (len(source), None, lines, cell.name)
             parsed += [(cell.name, node) for node in tree.body]
         nodes = [node for _, node in parsed]
-        imports = [node for node in nodes if isinstance(node, ast.ImportFrom)]
-        marks, flags, modules = _names_of_the_decorator(imports), _flags(imports), _modules(nodes)
-        return cls(
-            [
-                _statement(i, cell, node, marks, flags, modules)
-                for i, (cell, node) in enumerate(parsed)
-            ],
-            broken,
-        )
+        decorators = {"exercise"}
+        flags = 0
+        for node in nodes:
+            for alias in node.names if isinstance(node, ast.ImportFrom) else ():
+                if alias.name == "exercise" and alias.asname:
+                    decorators.add(alias.asname)
+                # In a notebook this import also holds for all later cells.
+                if node.module == "__future__" and alias.name == "annotations":
+                    flags = __future__.annotations.compiler_flag
+        modules = _modules(nodes)
+        statements = []
+        for position, (cell, node) in enumerate(parsed):
+            answers = _remove_exercise(node, decorators)
+            binds = frozenset(_binds(node, modules))
+            statements.append(Statement(position, cell, node, answers, binds, flags))
+        return cls(statements, broken)
 
     def program(self, id: str, passed: Collection[str] = ()) -> Program:
-        """The answer to exercise `id`: the last definition decorated with it.
+        """Return the answer to exercise `id`: the last definition decorated with it.
 
-        passed: the exercises whose own answers of this notebook may be used by this one.
+        passed: the exercises of which this answer may use the student's own versions.
         Raises NoAnswer where there is none.
         """
         found = [statement for statement in self.statements if statement.answers == id]
@@ -161,8 +175,9 @@ class Notebook:
         return _slice(answer, self.statements, passed, tuple(notes))
 
     def _broken_with(self, id: str) -> list[tuple[str, str]]:
-        mark = re.compile(rf"@[\w.]+\(\s*(id\s*=\s*)?['\"]{re.escape(id)}['\"]")
-        return [(cell, why) for cell, (source, why) in self.broken.items() if mark.search(source)]
+        decorator = re.compile(rf"@[\w.]+\(\s*(id\s*=\s*)?['\"]{re.escape(id)}['\"]")
+        broken = self.broken.items()
+        return [(cell, why) for cell, (source, why) in broken if decorator.search(source)]
 
     def _why_missing(self, id: str) -> str:
         for cell, why in self._broken_with(id):
@@ -177,43 +192,42 @@ class Notebook:
         return f'No definition with @exercise("{id}") above it was found.'
 
 
-# ------------------------------------------------------------------------------------------------ reading
+# ------------------------------------------------------------------------------------------ parsing
 
 
 @dataclass
-class _Reader:
-    effort: int = EFFORT  # that is left
+class _CellParser:
+    chars_left: int = MAX_MAGIC_CHARS
 
     def parse(self, source: str) -> tuple[str, ast.Module]:
-        """The cell as Python, lines in their places: magics are taken out where they are in the
-        way.
-        """
+        """Parse a cell as Python; magics are removed where they are in the way, lines stay."""
         try:
-            return source, _tree(source)
+            return source, _parse_quietly(source)
         except SyntaxError as error:
             lines = source.lstrip("\n").splitlines()
             if lines and PYTHON_MAGICS.fullmatch(lines[0].strip()):
                 source = source.replace(lines[0], "", 1)
             elif lines and lines[0].startswith("%%"):
                 return "", ast.parse("")  # another language
-            self.effort -= len(source) * (1 + len(MAGICS.findall(source)))
-            if self.effort < 0:
+            self.chars_left -= len(source) * (1 + len(MAGICS.findall(source)))
+            if self.chars_left < 0:
                 raise error
-        # needed for few cells, slow to import
+        # Imported here, because it is slow to import and few cells need it.
         from IPython.core.inputtransformer2 import TransformerManager
 
-        above = "\n" * (len(source) - len(source.lstrip("\n")))  # which IPython takes away
+        # IPython removes leading empty lines.
+        above = "\n" * (len(source) - len(source.lstrip("\n")))
         source = above + TransformerManager().transform_cell(source)
-        return source, _tree(source)
+        return source, _parse_quietly(source)
 
 
-def _tree(source: str) -> ast.Module:
+def _parse_quietly(source: str) -> ast.Module:
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # they would stand among what the answer prints
+        warnings.simplefilter("ignore")  # would appear among what the answer prints
         return ast.parse(source)
 
 
-def _what_is_wrong(error: Exception) -> str:
+def _describe_parse_error(error: Exception) -> str:
     if isinstance(error, SyntaxError):
         return f"{error.msg or 'invalid syntax'} (line {error.lineno or 1})."
     if isinstance(error, ValueError):
@@ -221,67 +235,55 @@ def _what_is_wrong(error: Exception) -> str:
     return "it is nested too deeply."
 
 
-def _names_of_the_decorator(imports: Iterable[ast.ImportFrom]) -> set[str]:
-    names = (alias for node in imports for alias in node.names)
-    return {"exercise"} | {
-        alias.asname for alias in names if alias.name == "exercise" and alias.asname
-    }
-
-
-def _flags(imports: Iterable[ast.ImportFrom]) -> int:
-    """`from __future__ import annotations` holds for all that follows in a notebook, not for its
-    own cell alone.
-    """
-    future = {alias.name for node in imports if node.module == "__future__" for alias in node.names}
-    return __future__.annotations.compiler_flag if "annotations" in future else 0
-
-
-def _statement(
-    position: int, cell: str, node: ast.stmt, marks: set[str], flags: int, modules: set[str]
-) -> Statement:
-    answers = None
-    if isinstance(node, FUNCTIONS):
-        ids = {
-            id(mark): name for mark in node.decorator_list if (name := _exercise_id(mark, marks))
-        }
-        answers = next(iter(ids.values()), None)
-        node.decorator_list = [mark for mark in node.decorator_list if id(mark) not in ids]
-    return Statement(position, cell, node, answers, frozenset(_binds(node, modules)), flags)
-
-
-def _exercise_id(mark: ast.expr, names: set[str]) -> str | None:
-    """ "ddpm.q_sample" of @exercise("ddpm.q_sample"), @room.exercise(id="ddpm.q_sample") and the
-    like.
-    """
-    if not isinstance(mark, ast.Call):
+def _remove_exercise(node: ast.stmt, decorators: set[str]) -> str | None:
+    """Remove a definition's @exercise decorators; return the id of the first, if there is one."""
+    if not isinstance(node, FUNCTIONS):
         return None
-    name = mark.func.id if isinstance(mark.func, ast.Name) else getattr(mark.func, "attr", None)
-    values = [*mark.args, *(keyword.value for keyword in mark.keywords)]
-    constant = values[0].value if len(values) == 1 and isinstance(values[0], ast.Constant) else None
-    return constant if name in names and isinstance(constant, str) else None
+    ids = []
+    others = []
+    for decorator in node.decorator_list:
+        if id := _exercise_id(decorator, decorators):
+            ids.append(id)
+        else:
+            others.append(decorator)
+    node.decorator_list = others
+    return ids[0] if ids else None
 
 
-# ------------------------------------------------------------------------------------------------ names
+def _exercise_id(decorator: ast.expr, names: set[str]) -> str | None:
+    """Return "ddpm.q_sample" for @exercise("ddpm.q_sample"), @room.exercise(id="ddpm.q_sample")."""
+    if not isinstance(decorator, ast.Call):
+        return None
+    function = decorator.func
+    name = function.id if isinstance(function, ast.Name) else getattr(function, "attr", None)
+    values = [*decorator.args, *(keyword.value for keyword in decorator.keywords)]
+    if name not in names or len(values) != 1 or not isinstance(values[0], ast.Constant):
+        return None
+    return values[0].value if isinstance(values[0].value, str) else None
+
+
+# -------------------------------------------------------------------------------------------- names
 
 
 def _modules(nodes: Iterable[ast.stmt]) -> set[str]:
-    """The names that stand for imported modules and for nothing else."""
-    imports = [node for node in nodes if isinstance(node, ast.Import)]
-    names = {
-        alias.asname or alias.name.partition(".")[0] for node in imports for alias in node.names
-    }
-    return names.difference(
-        *(_binds(node, names) for node in nodes if not isinstance(node, ast.Import))
-    )
+    """Return the names that stand for imported modules and for nothing else."""
+    names = set()
+    others = []
+    for node in nodes:
+        if isinstance(node, ast.Import):
+            names.update(alias.asname or alias.name.partition(".")[0] for alias in node.names)
+        else:
+            others.append(node)
+    return names.difference(*(_binds(node, names) for node in others))
 
 
 def _binds(statement: ast.stmt, modules: Collection[str]) -> Iterator[str]:
-    """The global names that a statement defines or changes: `a, b = ...` has two, `table[3] = ...`
-    changes one.
+    """Yield the global names that a statement defines or changes.
 
-    `torch.x = ...` counts for none: see above.
+    `a, b = ...` defines two, `table[3] = ...` changes one, and `torch.x = ...` counts as none: see
+    the top of this file.
     """
-    waiting: list[ast.AST] = [statement] if isinstance(statement, COMING_ALONG) else []
+    waiting: list[ast.AST] = [statement] if isinstance(statement, INCLUDED) else []
     while waiting:
         match node := waiting.pop():
             case ast.FunctionDef() | ast.AsyncFunctionDef() | ast.ClassDef():
@@ -308,35 +310,33 @@ def _binds(statement: ast.stmt, modules: Collection[str]) -> Iterator[str]:
                 | ast.Expr()
                 | ast.AnnAssign(value=None)
             ):
-                pass  # the variables of its own, or nothing
+                pass  # binds variables of its own, or nothing
             case _:
                 waiting += ast.iter_child_nodes(node)
 
 
-def _looked_up(code: CodeType, at_once: bool = True) -> Iterator[tuple[str, bool]]:
-    """The global names that code looks up, those of its functions included: these when they are
-    called.
-    """
-    yield from (
-        (step.argval, at_once) for step in dis.get_instructions(code) if step.opname in LOOKUPS
-    )
+def _global_lookups(code: CodeType, at_once: bool = True) -> Iterator[tuple[str, bool]]:
+    """Yield the global names that code looks up, and whether at once; see Statement.uses."""
+    for step in dis.get_instructions(code):
+        if step.opname in LOOKUPS:
+            yield step.argval, at_once
     for inner in code.co_consts:
         if isinstance(inner, CodeType):
-            runs = not inner.co_flags & inspect.CO_OPTIMIZED or re.fullmatch(
-                "<(?!lambda).*>", inner.co_name
-            )
-            # the body of a class, or a comprehension
-            yield from _looked_up(inner, at_once and bool(runs))
+            # The body of a class, or of a comprehension, runs with the code around it.
+            is_class = not inner.co_flags & inspect.CO_OPTIMIZED
+            is_comprehension = re.fullmatch("<(?!lambda).*>", inner.co_name)
+            yield from _global_lookups(inner, at_once and bool(is_class or is_comprehension))
 
 
 def _slice(
     answer: Statement, statements: list[Statement], passed: Collection[str], notes: tuple[str, ...]
 ) -> Program:
+    """Return the answer with the statements it needs, directly and indirectly."""
     needed: dict[int, Statement] = {}
     replaced: dict[str, str] = {}
     unresolved: set[str] = set()
     outside: set[str] = set()
-    # when the answer is called, functions look up what names mean then
+    # By the time the answer is called, all statements above it have been executed.
     called = answer.position + 1
     waiting = sorted({(name, called) for name, _ in answer.uses})
     seen = set(waiting)
@@ -345,26 +345,31 @@ def _slice(
         found = _definition(name, before, answer, statements, below=before == called)
         if found is None:
             unresolved.add(name)
-        elif found is not answer and found.answers and found.answers not in passed:
+        elif found is answer:
+            continue
+        elif found.answers and found.answers not in passed:
             replaced[name] = found.answers
-        elif found is not answer:
+        else:
             needed[found.position] = found
-            outside |= {name} if isinstance(found.node, ASSIGNMENTS) else set()
-            # a function can be called where it is asked for, and be kept till the end
-            times = {before, called}
-            more = {
-                (use, found.position if now else time) for use, now in found.uses for time in times
-            }
+            if isinstance(found.node, ASSIGNMENTS):
+                outside.add(name)
+            more = set()
+            for use, at_once in found.uses:
+                # A function can be called where its name is looked up, or later by the answer.
+                times = {found.position} if at_once else {before, called}
+                more.update((use, time) for time in times)
             if isinstance(found.node, BLOCKS):  # which may leave the name as it was
                 more.add((name, found.position))
             waiting += sorted(more - seen)
             seen |= more
-    unresolved -= ALWAYS_THERE.union(*(statement.binds for statement in needed.values()))
-    # `nn.x = ...`
-    outside -= set().union(*(s.binds for s in needed.values() if isinstance(s.node, IMPORTS)))
-    if unresolved:  # they may come from `from somewhere import *`
-        stars = [s for s in statements if isinstance(s.node, ast.ImportFrom) and "*" in s.binds]
-        needed |= {star.position: star for star in stars}
+    unresolved -= ALWAYS_DEFINED.union(*(statement.binds for statement in needed.values()))
+    for statement in needed.values():
+        if isinstance(statement.node, IMPORTS):  # the assignment was `nn.x = ...`
+            outside -= statement.binds
+    if unresolved:  # these names may come from `from somewhere import *`
+        for statement in statements:
+            if isinstance(statement.node, ast.ImportFrom) and "*" in statement.binds:
+                needed[statement.position] = statement
     chosen = tuple(needed[position] for position in sorted(needed))
     return Program(answer, chosen, replaced, frozenset(unresolved), frozenset(outside), notes)
 
@@ -372,13 +377,18 @@ def _slice(
 def _definition(
     name: str, before: int, answer: Statement, statements: list[Statement], below: bool
 ) -> Statement | None:
-    """The last statement above position `before` that binds the name; else the first below, if
-    asked for.
+    """Return the last statement above position `before` that binds a name, if there is one.
+
+    If there is none and `below` is true, return the first below.
     """
-    binding = [
-        s for s in statements if name in s.binds and (s is answer or s.answers != answer.answers)
-    ]
-    above = [s for s in binding if s.position < before]
-    return (
-        above[-1] if above else next((s for s in binding if below and s.position >= before), None)
-    )
+    first_below = None
+    last_above = None
+    for statement in statements:
+        is_other_answer = statement is not answer and statement.answers == answer.answers
+        if name not in statement.binds or is_other_answer:
+            continue
+        if statement.position < before:
+            last_above = statement
+        elif first_below is None:
+            first_below = statement
+    return last_above or (first_below if below else None)

@@ -1,5 +1,6 @@
-"""Quiz answers marked again from what the student chose: the score in the saved file is the
-student's own word.
+"""Quiz answers marked again from what the student chose.
+
+The score in the saved file counts for nothing, because the student can write anything there.
 """
 
 from functools import cache
@@ -15,16 +16,20 @@ def mark_quiz(topic: str, stored: dict | None) -> QuizMark:
     """Mark a topic's saved answers; None means that the student handed in none.
 
     stored  {question id: {"digest": ..., "result": {"answer": ..., "right": ...}}}, as
-    classroom/quiz.py saves
-            it.  The student can edit it, so any value may be anything: none raises, and `right` is
-            not looked at.
+            classroom/quiz.py saves it.  The student can edit it, so every value may be anything:
+            none raises, and `right` is ignored.
 
     Raises ValueError when the topic has no bank or the bank is not valid.
     """
     bank = _bank(topic)
-    marks = tuple(_mark(question, stored or {}) for question in bank.questions)
-    note = "no quiz answers were handed in" if stored is None else _count_unknown(bank, stored)
-    return QuizMark(topic=topic, questions=marks, note=note)
+    questions = tuple(_mark_question(question, stored or {}) for question in bank.questions)
+    note = ""
+    if stored is None:
+        note = "no quiz answers were handed in"
+    elif unknown := len(stored.keys() - {question.id for question in bank.questions}):
+        answers = "answer belongs" if unknown == 1 else "answers belong"
+        note = f"{unknown} saved {answers} to no question of this quiz"
+    return QuizMark(topic=topic, questions=questions, note=note)
 
 
 @cache  # reading a bank takes far longer than marking one student with it
@@ -32,16 +37,19 @@ def _bank(topic: str) -> Bank:
     return load_bank(topic)
 
 
-def _mark(question: Choice | Numeric | Ordering, stored: dict) -> QuestionMark:
-    status, given, feedback = _judge(question, stored)
-    prompt = plain(question.prompt)
+def _mark_question(question: Choice | Numeric | Ordering, stored: dict) -> QuestionMark:
+    status, given, feedback = _result(question, stored)
     return QuestionMark(
-        id=question.id, status=status, prompt=prompt, given=given, feedback=feedback
+        id=question.id,
+        status=status,
+        prompt=plain(question.prompt),
+        given=given,
+        feedback=feedback,
     )
 
 
-def _judge(question: Choice | Numeric | Ordering, stored: dict) -> tuple[QuestionStatus, str, str]:
-    """The status, the answer in words, and the feedback on it."""
+def _result(question: Choice | Numeric | Ordering, stored: dict) -> tuple[QuestionStatus, str, str]:
+    """Return the status, the answer in words, and the feedback on it."""
     if question.id not in stored:
         return "not answered", "", ""
     match stored[question.id]:
@@ -54,14 +62,3 @@ def _judge(question: Choice | Numeric | Ordering, stored: dict) -> tuple[Questio
             except ValueError:
                 pass
     return "wrong", "", MALFORMED
-
-
-def _count_unknown(bank: Bank, stored: dict) -> str:
-    """A note on saved answers that belong to no question, or ""."""
-    unknown = len(stored.keys() - {question.id for question in bank.questions})
-    if not unknown:
-        return ""
-    return (
-        f"{unknown} saved {'answer belongs' if unknown == 1 else 'answers belong'} to no question"
-        " of this quiz"
-    )

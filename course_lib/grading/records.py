@@ -1,4 +1,4 @@
-"""What is written down: a student's work as it was handed in, and the grade it earned.
+"""What is stored: a student's work as it was handed in, and the grade it earned.
 
 All records are frozen pydantic models, stored as JSON.  A damaged file raises pydantic's
 ValidationError.
@@ -17,7 +17,7 @@ class Record(BaseModel):
 
 
 class Cell(Record):
-    """A code cell: what to call it ("cell 12", or "01_ddpm.ipynb, cell 12"), and its code."""
+    """A code cell: its label ("cell 12", or "01_ddpm.ipynb, cell 12") and its code."""
 
     name: str
     source: str
@@ -26,11 +26,12 @@ class Cell(Record):
 class Work(Record):
     """What one student handed in, read as data.
 
-    details   the student's further columns of the roster ("ID", "Email address", ...), in the roster's order
+    details   the further columns of the roster ("ID", "Email address", ...), in the roster's order
     files     names of the files it was read from
     cells     code cells of all notebooks, in order
-    answers   saved quiz answers by topic, as classroom/quiz.py stores them: {question id: {digest, result}}
-    notes     sentences on files that could not be read, or not wholly
+    answers   saved quiz answers by topic, as classroom/quiz.py stores them:
+              {question id: {digest, result}}
+    notes     sentences on files that could not be read in full or at all
     """
 
     student: str
@@ -41,9 +42,10 @@ class Work(Record):
     notes: tuple[str, ...] = ()
 
 
-class Found(Record):
-    """What a jail says of an answer before it runs it; see program.Program.  missing: why there is
-    none.
+class AnswerInfo(Record):
+    """What a jail reports of an answer before it runs it; see program.Program.
+
+    missing  why there is no answer, or ""
     """
 
     missing: str = ""
@@ -53,12 +55,12 @@ class Found(Record):
     outside: tuple[str, ...] = ()
 
 
-class Ending(Record):
-    """How an answer's process has ended.
+class ExitReport(Record):
+    """How an answer's process ended.
 
     status  its exit code, or minus the signal that ended it
-    late    whether it was killed for the time it took
-    clean   whether the jail is as it was before, and can be used again
+    late    whether it was killed because its time was up
+    clean   whether the jail is as it was before and can be used again
     """
 
     status: int = 0
@@ -67,8 +69,11 @@ class Ending(Record):
 
 
 class Assignment(Record):
-    """What a class is marked on, the same for all: topics in order, whether their quizzes count,
-    and the seed.
+    """What the whole class is marked on.
+
+    topics   chapters, in order
+    quizzes  whether their quizzes count
+    seed     of the cases that answers are tried on
     """
 
     topics: tuple[str, ...]
@@ -79,12 +84,13 @@ class Assignment(Record):
 class ExerciseMark(Record):
     """One exercise: `earned` of `points`, for `right` of `cases` cases.
 
-    sentence      what to tell the student; empty when all is right
-    misconception the name of the declared misconception that the answer shows, if one does
-    shown         the first wrong case in words: "case 2, with x_start (3, 2, 5, 4) float32, t [0, 4, 6]"
-    lines         the student's own lines of a traceback: where (cell and function), line number, code
-    printed       the beginning of what the answer printed
-    notes         what the student should know besides: duplicates, other exercises that were replaced, ...
+    sentence       what to tell the student; empty when all is right
+    misconception  the name of the declared misconception that the answer shows, if any
+    shown          the first wrong case in words:
+                   "case 2, with x_start (3, 2, 5, 4) float32, t [0, 4, 6]"
+    lines          the student's own lines of a traceback: (cell and function, line number, code)
+    printed        the beginning of what the answer printed
+    notes          what else the student should know: duplicates, exercises that were replaced, ...
     """
 
     id: str
@@ -102,7 +108,7 @@ class ExerciseMark(Record):
 
 
 class QuestionMark(Record):
-    """One question of a quiz: what the student answered, in words, and the bank's feedback on it."""
+    """One question of a quiz: the student's answer in words, and the bank's feedback on it."""
 
     id: str
     status: QuestionStatus
@@ -112,7 +118,7 @@ class QuestionMark(Record):
 
 
 class QuizMark(Record):
-    """A quiz: one point a question.  `note` says why there are no answers, or not all."""
+    """A quiz, one point per question; `note` says why some or all answers are missing."""
 
     topic: str
     questions: tuple[QuestionMark, ...]
@@ -128,7 +134,7 @@ class QuizMark(Record):
 
 
 class Grade(Record):
-    """All that one student earned.  `digest` names the work and the assignment it was marked for."""
+    """All that one student earned; `digest` identifies the work and the assignment it is for."""
 
     student: str
     details: dict[str, str] = {}

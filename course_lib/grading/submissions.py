@@ -1,6 +1,6 @@
-"""What a class handed in: who, and which files, found in a folder or a zip by their names alone.
+"""Who handed in what: a class's submissions, found in a folder or a zip by file names only.
 
-Students' files are untrusted (see reading.py): whatever is wrong with them is a note in that
+Students' files are untrusted (see reading.py): whatever is wrong with them becomes a note in that
 student's work.  Only the instructor's own mistakes (no submissions at all, a roster that cannot be
 read) are errors.
 """
@@ -19,9 +19,9 @@ from zipfile import ZipFile
 
 from course_lib.grading.notebook import clean
 from course_lib.grading.reading import (
-    Careful,
     Entry,
-    Reading,
+    ListingGuard,
+    SubmissionReader,
     is_folder,
     is_hidden,
     shown_name,
@@ -32,20 +32,16 @@ from course_lib.grading.records import Work
 __all__ = ["Submission", "find_submissions", "slug"]
 
 _SUFFIX = re.compile(r"\.(ipynb|zip)\Z", re.IGNORECASE)
-# on Windows
-_RESERVED = {
-    "con",
-    "prn",
-    "aux",
-    "nul",
-    *(f"{port}{n}" for port in ("com", "lpt") for n in range(10)),
-}
+_PORTS = {f"{port}{n}" for port in ("com", "lpt") for n in range(10)}
+_RESERVED_ON_WINDOWS = {"con", "prn", "aux", "nul"} | _PORTS
 
 
 @dataclass(frozen=True)
 class Submission:
-    """One student's entries, not yet read.  details: the further columns of the roster.  notes: so
-    far.
+    """One student's entries, not yet read.
+
+    details  the further columns of the roster
+    notes    what is already known to be wrong
     """
 
     student: str
@@ -54,68 +50,60 @@ class Submission:
     notes: tuple[str, ...] = ()
 
     def read(self) -> Work:
-        """Read all of it within the limits of reading.py.  Raises nothing: what is wrong becomes a
-        note.
-        """
-        reading = Reading()
+        """Read everything within the limits of reading.py; problems become notes, not errors."""
+        reader = SubmissionReader()
         for entry in self.files:
-            reading.add(entry)
-        return reading.work(self.student, self.details, self.notes)
+            reader.add(entry)
+        return reader.work(self.student, self.details, self.notes)
 
 
 def find_submissions(path: Path, roster: Path | None = None) -> list[Submission]:
-    """The submissions in a folder or a .zip, or the one that an .ipynb is, sorted by student.
+    """Return the submissions in a folder or a .zip, or a single .ipynb, sorted by student.
 
-    Every .ipynb, .zip and folder at the top is one student's, called by its name unless the roster,
-    a CSV with the columns `submission` and `student`, calls it otherwise; the roster's students
-    without one come along. Raises ValueError when there are no submissions, or the roster cannot be
-    used.
+    Every .ipynb, .zip and folder at the top belongs to one student, named after it unless the
+    roster, a CSV with the columns `submission` and `student`, says otherwise; students on the
+    roster who handed in nothing are included.  Raises ValueError when there are no submissions, or
+    the roster cannot be used.
     """
-    entries = _entries(path)
+    entries = _find_entries(path)
     if not entries:
         raise ValueError(
             f"{path} holds no submissions; expected .ipynb files, .zip files or folders in it"
         )
-    found = _name(*(_match(entries, _read_roster(roster), roster) if roster else ([], entries)))
+    listed = []
+    if roster:
+        listed, entries = _match_roster(entries, _read_roster(roster), roster)
+    found = _name_others(listed, entries)
     return sorted(found, key=lambda submission: (submission.student.casefold(), submission.student))
 
 
 def slug(student: str) -> str:
-    """A folder name for a student: at most 60 of a-z, 0-9 and "-", valid everywhere, another for
-    every name.
+    """Return a folder name for a student: at most 60 of a-z, 0-9 and "-", valid everywhere.
 
-    A name that is no such folder name, or could be taken for one made here, gets 8 digits of its
-    SHA-256.
+    Different names get different slugs: a name that cannot be used as it is, or that could be
+    mistaken for a slug made here, gets 8 digits of its SHA-256.
     """
     plain = unicodedata.normalize("NFKD", student).encode("ascii", "ignore").decode().lower()
     readable = re.sub(r"[^a-z0-9]+", "-", plain)[:51].strip("-")
-    if (
-        readable
-        and readable == student
-        and readable not in _RESERVED
-        and not re.search(r"(^|-)[0-9a-f]{8}$", readable)
-    ):
+    looks_made = re.search(r"(^|-)[0-9a-f]{8}$", readable)
+    if readable == student and readable not in {"", *_RESERVED_ON_WINDOWS} and not looks_made:
         return readable
     digest = hashlib.sha256(student.encode("utf-8", "surrogatepass")).hexdigest()[:8]
     return f"{readable or 'student'}-{digest}"
 
 
-# ----------------------------------------------------------------------------------------------- entries
+# ------------------------------------------------------------------------------------------ entries
 
 
-def _entries(path: Path) -> list[Entry]:
+def _find_entries(path: Path) -> list[Entry]:
     wanted = "expected a folder, a .zip or an .ipynb"
     if not os.path.exists(path):
         raise ValueError(f"{wanted}; there is nothing at {path}")
-    place = path.resolve()  # a link here is the instructor's own
+    place = path.resolve()  # a symbolic link here is the instructor's own
     suffix = path.suffix.lower() if place.is_file() else ""
     try:
         if place.is_dir():
-            return [
-                Entry(shown_name(n), place / n)
-                for n in sorted(os.listdir(place))
-                if _is_entry(n, place / n)
-            ]
+            return _entries_of_folder(place)
         if suffix == ".zip":
             return _entries_of_zip(place)
     except OSError as error:
@@ -125,40 +113,39 @@ def _entries(path: Path) -> list[Entry]:
     return [Entry(shown_name(path.name), place)]
 
 
-def _is_entry(name: str, path: Path) -> bool:
-    return not is_hidden(name) and (bool(_SUFFIX.search(name)) or os.path.isdir(path))
+def _entries_of_folder(folder: Path) -> list[Entry]:
+    entries = []
+    for name in sorted(os.listdir(folder)):
+        path = folder / name
+        if not is_hidden(name) and (_SUFFIX.search(name) or os.path.isdir(path)):
+            entries.append(Entry(shown_name(name), path))
+    return entries
 
 
 def _entries_of_zip(path: Path) -> list[Entry]:
     try:
-        with open(path, "rb") as file, ZipFile(Careful(file)) as archive:
-            members = [
-                (split_name(m.filename), i, is_folder(m)) for i, m in enumerate(archive.infolist())
-            ]
+        with open(path, "rb") as file, ZipFile(ListingGuard(file)) as archive:
+            listed = archive.infolist()
+            members = [(split_name(m.filename), i, is_folder(m)) for i, m in enumerate(listed)]
     except OSError:
         raise
     except Exception as error:  # zipfile fails in many ways on a damaged file
         raise ValueError(f"{path} cannot be read as a zip: {error}") from None
     members = [member for member in members if member[0] and not is_hidden(member[0][0])]
     tops = {parts[0] for parts, *_ in members}
+    only_a_folder = all(len(parts) > 1 or folder for parts, _, folder in members)
     skip = 0
-    if (
-        len(tops) == 1
-        and tops != {".."}
-        and all(len(parts) > 1 or folder for parts, _, folder in members)
-    ):
-        skip = 1  # nothing but one folder
-        members = [
-            (parts[1:], i, folder)
-            for parts, i, folder in members
-            if len(parts) > 1 and not is_hidden(parts[1])
-        ]
+    if len(tops) == 1 and tops != {".."} and only_a_folder:
+        # The zip holds one folder and nothing else, so the entries are inside it.
+        skip = 1
+        inner = [(parts[1:], i, folder) for parts, i, folder in members if len(parts) > 1]
+        members = [member for member in inner if not is_hidden(member[0][0])]
     groups: dict[tuple, list[int]] = defaultdict(list)
     for parts, i, folder in members:
         if folder or len(parts) > 1:
             groups[parts[0],].append(i)
         elif _SUFFIX.search(parts[0]):
-            # each file for itself: a zip can hold two of the same name
+            # Every file is an entry of its own, because a zip can hold two of the same name.
             groups[parts[0], i].append(i)
     return [Entry(shown_name(key[0]), path, tuple(groups[key]), skip) for key in sorted(groups)]
 
@@ -168,7 +155,7 @@ def _stem(name: str) -> str:
     return name if name.strip(" .") else "(no name)"
 
 
-# ------------------------------------------------------------------------------------------------ roster
+# ------------------------------------------------------------------------------------------- roster
 
 
 @dataclass(frozen=True)
@@ -184,25 +171,22 @@ def _read_roster(path: Path) -> list[_Row]:
         text = path.read_bytes().decode("utf-8-sig")
         first = next((line for line in text.splitlines() if line.strip()), "")
         reader = csv.reader(StringIO(text, newline=""), delimiter=max(",;\t", key=first.count))
-        lines = [
-            (reader.line_num, [cell.strip() for cell in row])
-            for row in reader
-            if any(map(str.strip, row))
-        ]
+        lines = []
+        for cells in reader:
+            cells = [cell.strip() for cell in cells]
+            if any(cells):
+                lines.append((reader.line_num, cells))
     except OSError as error:
         raise ValueError(f"the roster {path} cannot be read: {error.strerror}") from None
     except UnicodeDecodeError:
         raise ValueError(f"the roster {path} is not text in UTF-8; save it as CSV UTF-8") from None
     except csv.Error as error:
         raise ValueError(f"the roster {path} is not CSV: {error}") from None
-    header = (
-        [c.lower() if c.lower() in ("submission", "student") else c for c in lines[0][1]]
-        if lines
-        else []
-    )
-    if not {"submission", "student"} <= set(header) or any(
-        n > 1 for c, n in Counter(header).items() if c
-    ):
+    header = []
+    for name in lines[0][1] if lines else ():
+        header.append(name.lower() if name.lower() in ("submission", "student") else name)
+    repeated = any(n > 1 for name, n in Counter(header).items() if name)
+    if not {"submission", "student"} <= set(header) or repeated:
         got = ", ".join(header) or "nothing"
         raise ValueError(
             f"the roster {path}: expected the columns submission and student, none twice; got {got}"
@@ -215,20 +199,23 @@ def _read_roster(path: Path) -> list[_Row]:
             )
         row = dict(zip(header, cells + [""] * len(header), strict=False))
         row.pop("", None)
-        submission, student = shown_name(row.pop("submission")), shown_name(row.pop("student"))
+        submission = shown_name(row.pop("submission"))
+        student = shown_name(row.pop("student"))
         if not student:
             raise ValueError(
                 f"the roster {path}, line {number}: expected a student, got an empty cell"
             )
-        rows.append(_Row(number, submission, student, {clean(k): clean(v) for k, v in row.items()}))
+        details = {clean(name): clean(value) for name, value in row.items()}
+        rows.append(_Row(number, submission, student, details))
     return rows
 
 
-def _match(
+def _match_roster(
     entries: list[Entry], rows: list[_Row], path: Path
 ) -> tuple[list[Submission], list[Entry]]:
-    """The students of the roster with their entries, and the entries that are nobody's."""
-    by_name, by_stem = defaultdict(list), defaultdict(list)
+    """Return the roster's students with their entries, and the entries that belong to nobody."""
+    by_name = defaultdict(list)
+    by_stem = defaultdict(list)
     for entry in entries:
         by_name[entry.name].append(entry)
         by_stem[_stem(entry.name)].append(entry)
@@ -239,54 +226,50 @@ def _match(
         meant = by_name.get(row.submission) or by_stem.get(row.submission) or []
         where = f"the roster {path}, line {row.line}"
         if len(meant) > 1:
-            raise ValueError(
-                f"{where}: {row.submission} can be {' or '.join(entry.name for entry in meant)}"
-            )
+            choices = " or ".join(entry.name for entry in meant)
+            raise ValueError(f"{where}: {row.submission} can be {choices}")
         if row.submission and (row.submission in seen or owner.keys() & set(meant)):
-            raise ValueError(
-                f"{where}: the submission {row.submission} stands here for the second time"
-            )
+            raise ValueError(f"{where}: the submission {row.submission} is listed a second time")
         if listed.setdefault(row.student, row).details != row.details:
             raise ValueError(
-                f"{where}: {row.student} stood before with other details; two students need two"
-                " names"
+                f"{where}: {row.student} was listed before with other details; give two students"
+                " two different names"
             )
         seen.add(row.submission)
         owner.update(dict.fromkeys(meant, row.student))
     files: dict[str | None, list[Entry]] = defaultdict(list)
     for entry in entries:
         files[owner.get(entry)].append(entry)
-    missing = ("Nothing was handed in.",)
-    students = [
-        Submission(student, row.details, tuple(files[student]), () if files[student] else missing)
-        for student, row in listed.items()
-    ]
+    students = []
+    for student, row in listed.items():
+        notes = () if files[student] else ("Nothing was handed in.",)
+        students.append(Submission(student, row.details, tuple(files[student]), notes))
     return students, files[None]
 
 
-def _name(listed: list[Submission], entries: list[Entry]) -> list[Submission]:
-    """All submissions: those of the roster, and one for every other entry, no two of which share
-    name or slug.
+def _name_others(listed: list[Submission], entries: list[Entry]) -> list[Submission]:
+    """Return the roster's submissions and one for every other entry.
+
+    No two of them share a name or a slug.
     """
 
     def key(name: str) -> str:
         return unicodedata.normalize("NFC", name.casefold())
 
     found = list(listed)
-    names = Counter(
-        key(name) for name in [s.student for s in listed] + [_stem(e.name) for e in entries]
-    )
+    names = [submission.student for submission in listed] + [_stem(e.name) for e in entries]
+    count_of = Counter(map(key, names))
     taken = {slug(submission.student) for submission in listed}
     for entry in entries:
         short = _stem(entry.name)
         full = entry.name if entry.name.strip(" .") else short
-        choices = chain(
-            [full] if names[key(short)] > 1 else [short, full], (f"{full} ({n})" for n in count(2))
-        )
+        is_shared = count_of[key(short)] > 1
+        numbered = (f"{full} ({n})" for n in count(2))
+        choices = chain([full] if is_shared else [short, full], numbered)
         student = next(name for name in choices if slug(name) not in taken)
         taken.add(slug(student))
         notes = [f"{entry.name} is not in the roster."] if listed else []
-        if student != short or names[key(short)] > 1:
+        if student != short or is_shared:
             notes.append(f"Another submission is called {short}, too; this one is {student}.")
         found.append(Submission(student, {}, (entry,), tuple(notes)))
     return found

@@ -1,6 +1,6 @@
-"""Outcomes as bytes: arrays as safetensors, the rest as JSON beside them.  Never a pickle.
+"""Outcomes as bytes: arrays as safetensors, everything else as JSON beside them, never a pickle.
 
-`unpack` takes its bytes from a jail and believes nothing: whatever is not an outcome is a
+`unpack` takes its bytes from a jail and trusts none of them: whatever is not an outcome is a
 ValueError.
 """
 
@@ -16,10 +16,12 @@ from torch import Tensor
 
 from course_lib.checking.observe import LEAVES, TEXT, Failure, Leaf, Outcome
 
-# bytes of all that is no tensor: JSON takes a hundred times that in memory while it is read
-RECORD = 2**19
+# Everything that is not a tensor.  JSON takes a hundred times as much memory while it is read.
+MAX_RECORD_BYTES = 2**19
+MAX_AXES = 64  # torch cannot compute with more
+MAX_NAME_CHARS = 200
 
-NUMBERS = {
+DTYPES = {
     "bool": torch.bool,
     "int": torch.int64,
     "float": torch.float64,
@@ -28,27 +30,27 @@ NUMBERS = {
 
 STEP = r"(\[\d{1,4}\]|\.\w{1,80}|\[('[^']{0,80}'|\"[^\"]{0,80}\")\]|\[key .{1,80}\])"
 Path = Annotated[str, Field(max_length=500, pattern=rf"^{STEP}*$")]
-Name = Annotated[str, Field(max_length=200)]
+Name = Annotated[str, Field(max_length=MAX_NAME_CHARS)]
 
 
-class _Strict(BaseModel):
+class _StrictModel(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
 
-class _Leaf(_Strict):
+class _Leaf(_StrictModel):
     kind: Name
     device: Name
     tensor: str | None = None
     text: Annotated[str, Field(max_length=100_000)] | None = None
 
 
-class _Failure(_Strict):
+class _Failure(_StrictModel):
     kind: Name
     message: Annotated[str, Field(max_length=TEXT)]
     lines: Annotated[list[tuple[Name, int, Name]], Field(max_length=5)]
 
 
-class _Outcome(_Strict):
+class _Outcome(_StrictModel):
     outputs: Annotated[dict[Path, _Leaf], Field(max_length=LEAVES + 1)]
     inputs: Annotated[dict[Path, _Leaf], Field(max_length=LEAVES + 1)]
     gradients: Annotated[dict[Name, str | None], Field(max_length=LEAVES)]
@@ -56,54 +58,68 @@ class _Outcome(_Strict):
 
 
 def pack(outcome: Outcome) -> bytes:
-    """One case's outcome as bytes."""
+    """Return one case's outcome as bytes."""
     tensors: dict[str, Tensor] = {}
 
     def keep(value: Tensor | None) -> str | None:
         if value is None:
             return None
-        key = f"{len(tensors)} complex" if value.is_complex() else str(len(tensors))
+        key = str(len(tensors))
         value = value.resolve_conj().resolve_neg()
-        tensors[key] = (torch.view_as_real(value) if value.is_complex() else value).contiguous()
+        if value.is_complex():
+            key += " complex"
+            value = torch.view_as_real(value)
+        tensors[key] = value.contiguous()
         return key
 
-    def leaf(part: Leaf) -> _Leaf:
-        text = part.value if isinstance(part.value, str) else None
-        tensor = keep(part.value) if isinstance(part.value, Tensor) else None
-        return _Leaf(kind=part.kind[:200], device=part.device[:200], tensor=tensor, text=text)
+    def describe(part: Leaf) -> _Leaf:
+        return _Leaf(
+            kind=part.kind[:MAX_NAME_CHARS],
+            device=part.device[:MAX_NAME_CHARS],
+            tensor=keep(part.value) if isinstance(part.value, Tensor) else None,
+            text=part.value if isinstance(part.value, str) else None,
+        )
 
-    error = outcome.error and _Failure(
-        kind=outcome.error.kind[:200],
-        message=outcome.error.message,
-        lines=[(where[:200], number, code) for where, number, code in outcome.error.lines],
-    )
+    error = None
+    if outcome.error:
+        lines = outcome.error.lines
+        error = _Failure(
+            kind=outcome.error.kind[:MAX_NAME_CHARS],
+            message=outcome.error.message,
+            lines=[(where[:MAX_NAME_CHARS], number, code) for where, number, code in lines],
+        )
     record = _Outcome(
-        outputs={path: leaf(part) for path, part in outcome.outputs.items()},
-        inputs={path: leaf(part) for path, part in outcome.inputs.items()},
+        outputs={path: describe(part) for path, part in outcome.outputs.items()},
+        inputs={path: describe(part) for path, part in outcome.inputs.items()},
         gradients={name: keep(value) for name, value in outcome.gradients.items()},
         error=error,
     )
     data = save(tensors, {"outcome": record.model_dump_json()})
-    if int.from_bytes(data[:8], "little") > RECORD:
+    if int.from_bytes(data[:8], "little") > MAX_RECORD_BYTES:
         raise ValueError("expected an outcome that can be described in half a megabyte")
     return data
 
 
 def unpack(data: bytes) -> Outcome:
-    """The outcome that `pack` wrote.  Raises ValueError for anything else."""
+    """Return the outcome that `pack` wrote.  Raises ValueError for anything else."""
     try:
         size = int.from_bytes(data[:8], "little")
-        if size > RECORD:
+        if size > MAX_RECORD_BYTES:
             raise ValueError
         header = json.loads(data[8 : 8 + size])
         record = _Outcome.model_validate_json(header["__metadata__"]["outcome"])
-        tensors = {key: _whole(key, value) for key, value in load(data).items()}
+        tensors = {key: _restore(key, value) for key, value in load(data).items()}
+        error = None
+        if record.error:
+            error = Failure(record.error.kind, record.error.message, tuple(record.error.lines))
+        gradients = {}
+        for name, key in record.gradients.items():
+            gradients[name] = None if key is None else tensors[key]
         return Outcome(
             {path: _leaf(part, tensors) for path, part in record.outputs.items()},
             {path: _leaf(part, tensors) for path, part in record.inputs.items()},
-            {name: None if key is None else tensors[key] for name, key in record.gradients.items()},
-            record.error
-            and Failure(record.error.kind, record.error.message, tuple(record.error.lines)),
+            gradients,
+            error,
         )
     except (
         ValidationError,
@@ -119,16 +135,16 @@ def unpack(data: bytes) -> Outcome:
         ) from None
 
 
-def _whole(key: str, value: Tensor) -> Tensor:
-    if value.ndim > 64:
-        raise ValueError  # more axes than torch calculates with
+def _restore(key: str, value: Tensor) -> Tensor:
+    if value.ndim > MAX_AXES:
+        raise ValueError
     if value.dtype == torch.bool:
-        return value.view(torch.uint8) != 0  # any byte may have come
+        return value.view(torch.uint8) != 0  # the jail may have sent any byte
     return torch.view_as_complex(value) if re.fullmatch(r"\d+ complex", key) else value
 
 
 def _leaf(part: _Leaf, tensors: dict[str, Tensor]) -> Leaf:
     value = part.text if part.tensor is None else tensors[part.tensor]
-    if isinstance(value, Tensor) and value.dtype != NUMBERS.get(part.kind, value.dtype):
-        raise ValueError  # of a coarser dtype, it would be compared coarsely
+    if isinstance(value, Tensor) and value.dtype != DTYPES.get(part.kind, value.dtype):
+        raise ValueError  # a coarser dtype would be compared too coarsely
     return Leaf(part.kind, value, part.device)

@@ -1,1 +1,3 @@
-"""Sampling from models of tokens: one by one, with a cache of keys and values, or in parallel."""
+"""Language models on tokens: filters and draws, a cache of keys and values, masked tokens decoded
+in parallel.
+"""

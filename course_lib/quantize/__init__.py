@@ -1,1 +1,1 @@
-"""Quantizers: from vectors to whole numbers, and back."""
+"""Quantisers: from vectors to whole numbers, and back."""

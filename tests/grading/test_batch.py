@@ -22,8 +22,7 @@ from course_lib import cli
 from course_lib.checking import find_exercise, topics
 from course_lib.checking.diagnose import assess
 from course_lib.checking.observe import preserved, run
-from course_lib.classroom.bank import digest as question_digest
-from course_lib.classroom.bank import load_bank
+from course_lib.classroom.bank import digest, load_bank
 from course_lib.grading import batch, marking
 from course_lib.grading.batch import grade
 from course_lib.grading.isolation import Jail, JailError, Reply
@@ -80,13 +79,13 @@ def marked(monkeypatch):
     """The students that were marked, in order; nothing of theirs is run."""
     names = []
 
-    def mark_work(work, *rest):
+    def mark_json(work, *rest):
         names.append(json.loads(work)["student"])
-        return batch_mark_work(work, *rest)
+        return real_mark_json(work, *rest)
 
-    batch_mark_work = batch.mark_work
+    real_mark_json = batch.mark_json
     monkeypatch.setattr(batch, "Jail", NoAnswers)
-    monkeypatch.setattr(batch, "mark_work", mark_work)
+    monkeypatch.setattr(batch, "mark_json", mark_json)
     return names
 
 
@@ -102,7 +101,7 @@ def assignment(out):
     return json.loads((out / "grading.json").read_text(encoding="utf-8"))
 
 
-# ------------------------------------------------------------------------------- killed, interrupted, resumed
+# --------------------------------------------------------------------- killed, interrupted, resumed
 
 
 def test_the_grades_are_what_the_answers_earn(whole):
@@ -270,7 +269,7 @@ def test_a_busy_machine_takes_nobody_s_mark(tmp_path):
         pytest.skip(f"the machine could not be kept busy: {seconds:.1f} s")
 
 
-# ------------------------------------------------------------------------------------------ what is run again
+# -------------------------------------------------------------------------------- what is run again
 
 
 @pytest.fixture
@@ -306,7 +305,7 @@ def test_a_changed_submission_alone_is_run_again(graded, marked):
 
 
 def test_another_version_of_the_course_marks_all_anew(graded, marked, monkeypatch):
-    monkeypatch.setattr(marking, "_course", lambda: "another")
+    monkeypatch.setattr(marking, "_course_digest", lambda: "another")
     grade(*graded)
     assert sorted(marked) == list(CLASS)
 
@@ -364,7 +363,7 @@ def test_the_roster_goes_into_the_table_and_changes_no_mark(graded, marked, tmp_
     assert marked == [] and {row["Student"]: row["ID"] for row in rows(out)}["ada"] == "9"
 
 
-# ------------------------------------------------------------------------------ what the class is marked on
+# ---------------------------------------------------------------------- what the class is marked on
 
 
 def test_seed_and_topics_are_kept(graded, marked):
@@ -437,7 +436,7 @@ def hand_in(folder, name, topics=(), quizzes=()):
         question = load_bank(topic).questions[0]
         saved = {
             question.id: {
-                "digest": question_digest(question),
+                "digest": digest(question),
                 "result": {"answer": [0], "right": True},
             }
         }
@@ -490,7 +489,7 @@ def test_a_class_that_answers_nothing_needs_a_topic(tmp_path, marked):
     assert {row["Final Points"] for row in rows(tmp_path / "grades")} == {"0"}
 
 
-# ------------------------------------------------------------------------------------------------- the folders
+# -------------------------------------------------------------------------------------- the folders
 
 
 def test_grades_among_the_submissions_are_refused(tmp_path):
@@ -502,7 +501,7 @@ def test_grades_among_the_submissions_are_refused(tmp_path):
         tmp_path / "link" / "grades",
         folder / ".." / "class" / "g",
     ):
-        with pytest.raises(ValueError, match="the grades must not lie among the submissions"):
+        with pytest.raises(ValueError, match="expected a folder for the grades outside"):
             grade(folder, out)
     assert set(tree(folder)) == {f"{name}.ipynb" for name in CLASS}
 
@@ -530,7 +529,7 @@ def test_a_folder_that_cannot_be_written_is_one_line(tmp_path, capsys, place):
     assert line.startswith("course grade: ") and str(tmp_path / "file") in line
 
 
-# ------------------------------------------------------------------------------------------------ the progress
+# ------------------------------------------------------------------------------------- the progress
 
 
 class Terminal(io.StringIO):
@@ -548,7 +547,7 @@ def test_a_terminal_shows_how_far_it_is(graded, monkeypatch):
     assert "marking:  80%" in shown and "4/5" in shown and "marking: 100%" in shown
 
 
-# ------------------------------------------------------------------------------------------- the invented class
+# ------------------------------------------------------------------------------- the invented class
 
 
 @pytest.mark.parametrize("id", made.every_exercise())

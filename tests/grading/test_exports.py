@@ -67,7 +67,7 @@ def canvas_columns(header):
     return header[:n], [name for name in header[n:] if not any(word in name for word in own)]
 
 
-# ---------------------------------------------------------------------------------------------------- csv
+# ---------------------------------------------------------------------------------------------- csv
 
 
 def test_a_row_for_each_student_and_a_column_for_each_exercise_and_quiz():
@@ -213,7 +213,7 @@ def test_lines_end_as_the_rfc_says():
     assert grades_csv([grade("Ada")]).count("\r\n") == 2
 
 
-# -------------------------------------------------------------------------------------------- gradescope
+# --------------------------------------------------------------------------------------- gradescope
 
 
 def test_gradescope_gets_a_test_for_each_exercise_and_quiz():

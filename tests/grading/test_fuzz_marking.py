@@ -18,7 +18,7 @@ def test_a_thousand_mutants_are_marked_without_a_traceback(tmp_path, monkeypatch
         for data in mutated_notebooks(seed=2, count=1000):
             (tmp_path / "ada.ipynb").write_bytes(data)
             (submission,) = find_submissions(tmp_path)
-            grade = marking.mark(submission.read(), ASSIGNMENT, jail)
+            grade = marking.mark_work(submission.read(), ASSIGNMENT, jail)
             assert Grade.model_validate_json(grade.model_dump_json()) == grade
             assert "Traceback" not in feedback_page(grade)
             seen.add(grade.exercises[0].status)

@@ -17,7 +17,7 @@ from course_lib.checking import exercises, find_exercise, topics
 from course_lib.checking.observe import Leaf, Outcome, preserved, run
 from course_lib.grading import batch, isolation, marking
 from course_lib.grading.isolation import Jail, Reply
-from course_lib.grading.marking import mark
+from course_lib.grading.marking import mark_work
 from course_lib.grading.pages import class_page, feedback_page
 from course_lib.grading.records import Assignment
 from course_lib.grading.submissions import find_submissions
@@ -120,8 +120,8 @@ def shorten(patch, seconds):
         find_exercise(AFTER),
     ]
     patch.setattr(marking, "exercises", lambda topic: three)
-    patch.setattr(marking, "READING", 0.5)
-    patch.setattr(isolation, "ALL_MEMORY", 2**30)
+    patch.setattr(marking, "SETUP_SECONDS", 0.5)
+    patch.setattr(isolation, "MAX_JAIL_MEMORY_BYTES", 2**30)
 
 
 @pytest.fixture(scope="module")
@@ -136,7 +136,7 @@ def clean(jail):
     with pytest.MonkeyPatch.context() as patch:
         shorten(patch, 20)
         return {
-            name: mark(work(*cells, student=name), ASSIGNMENT, jail)
+            name: mark_work(work(*cells, student=name), ASSIGNMENT, jail)
             for name, cells in HONEST.items()
         }
 
@@ -145,7 +145,7 @@ def attack(name, places, jail, monkeypatch):
     """What came of an attack: the marks for the exercises before it, attacked, and after it."""
     hostile = HOSTILE[name]
     shorten(monkeypatch, 0.5 if hostile.loops else 20)
-    grade = mark(
+    grade = mark_work(
         work(*hostile.sources(places), student="<script>alert(1)</script>"), ASSIGNMENT, jail
     )
     assert "<script>alert" not in feedback_page(grade) + class_page([grade])
@@ -166,7 +166,7 @@ def test_an_attack_costs_its_own_exercise_alone(name, places, jail, clean, monke
     assert len(attacked.sentence) <= 1000
     if name not in ANYWHERE:  # those meet others below
         shorten(monkeypatch, 20)
-        assert mark(work(*HONEST["ada"], student="ada"), ASSIGNMENT, jail) == clean["ada"]
+        assert mark_work(work(*HONEST["ada"], student="ada"), ASSIGNMENT, jail) == clean["ada"]
 
 
 @pytest.mark.parametrize("name", FILES)
@@ -175,7 +175,7 @@ def test_an_odd_file_is_its_students_message(name, tmp_path, jail, clean, monkey
     (tmp_path / "in").mkdir()
     FILES[name].make(tmp_path / "in")
     [submission] = find_submissions(tmp_path / "in")
-    grade = mark(submission.read(), ASSIGNMENT, jail)
+    grade = mark_work(submission.read(), ASSIGNMENT, jail)
     assert grade.earned == FILES[name].earned
     assert re.search(FILES[name].says, "\n".join(grade.notes)), grade.notes
     assert not re.search("<(script|img)[ >]", feedback_page(grade) + class_page([grade]))

@@ -15,7 +15,14 @@ import pytest
 
 from course_lib.checking import find_exercise
 from course_lib.grading import isolation, marking
-from course_lib.grading.isolation import PRINTS, Jail, JailError, Reply, frames, libraries
+from course_lib.grading.isolation import (
+    MAX_PRINTED_BYTES,
+    Jail,
+    JailError,
+    Reply,
+    frames,
+    libraries,
+)
 from course_lib.grading.records import Cell
 from course_lib.grading.wire import unpack
 from course_lib.paths import ROOT
@@ -43,13 +50,13 @@ def told(jail, expression):
 
 
 def is_right(reply):
-    verdict = marking._judge(find_exercise(ID), [unpack(frame) for frame in reply.frames[1:]], 0)
+    verdict = marking._assess(find_exercise(ID), [unpack(frame) for frame in reply.frames[1:]], 0)
     return verdict.passed and not reply.stopped and not reply.lost
 
 
 def server(jail):
     """The process that forks the answers."""
-    return [*isolation._tree(jail._process.pid), psutil.Process(jail._process.pid)][0]
+    return [*isolation._descendants(jail._process.pid), psutil.Process(jail._process.pid)][0]
 
 
 @pytest.fixture(scope="module")
@@ -61,7 +68,7 @@ def jail():
             yield jail
 
 
-# ------------------------------------------------------------------------------------------------ what is in it
+# ------------------------------------------------------------------------------------ what is in it
 
 
 def test_an_answer_is_run_and_tells_what_it_returned(jail):
@@ -185,7 +192,7 @@ def test_it_has_processes_of_its_own_and_no_network(jail):
     assert told(jail, "os.uname().nodename") == "jail"
 
 
-# ------------------------------------------------------------------------------------------- one answer after another
+# ------------------------------------------------------------------------- one answer after another
 
 
 def test_answers_leave_each_other_nothing(jail):
@@ -232,9 +239,9 @@ def test_random_numbers_are_the_same_in_every_run(jail):
 
 def test_what_is_printed_is_cut(jail):
     reply = jail.run(request("print('x' * (2 * 10**6))\n" + RIGHT))
-    assert is_right(reply) and reply.printed == "x" * PRINTS + "\n... (cut)"
+    assert is_right(reply) and reply.printed == "x" * MAX_PRINTED_BYTES + "\n... (cut)"
     reply = jail.run(request("print('é' * (8 * 1024))\nos.write(1, bytes(range(256)))\n" + RIGHT))
-    assert is_right(reply) and len(reply.printed.encode()) < PRINTS + 20
+    assert is_right(reply) and len(reply.printed.encode()) < MAX_PRINTED_BYTES + 20
     assert jail.run(request(RIGHT)).printed == ""
 
 
@@ -242,7 +249,7 @@ def test_an_answer_that_does_not_end_is_stopped_in_time(jail):
     before = server(jail)
     began = time.monotonic()
     reply = jail.run(request("while True:\n    pass", seconds=1))
-    assert time.monotonic() - began < 1 + isolation.GRACE
+    assert time.monotonic() - began < 1 + isolation.JAIL_REPLY_SECONDS
     assert (
         reply.stopped == "it ran for more than 1 s; is there a loop that never ends?"
         and not reply.lost
@@ -282,7 +289,7 @@ def test_many_cells_are_taken(jail):
     assert is_right(jail.run(asked))
 
 
-# ------------------------------------------------------------------------------------------------ when it goes down
+# -------------------------------------------------------------------------------- when it goes down
 
 
 def test_a_jail_that_was_taken_down_says_so_and_starts_again():
@@ -320,7 +327,7 @@ def test_an_answer_that_takes_the_jail_down_twice_is_given_up():
     assert mark.sentence == "Your code was stopped: it took down the process that watches it"
 
 
-# --------------------------------------------------------------------------------------------------- what is left
+# ------------------------------------------------------------------------------------- what is left
 
 
 def owned():
@@ -349,7 +356,7 @@ def test_an_unused_jail_starts_nothing():
         assert owned() == before
 
 
-# --------------------------------------------------------------------------------------- where there can be none
+# -------------------------------------------------------------------------- where there can be none
 
 
 def test_an_unknown_isolation_is_refused():
@@ -385,7 +392,7 @@ def test_where_bubblewrap_fails_the_message_says_how(monkeypatch, tmp_path, scri
     fake.write_text(f"#!/bin/sh\n{script}\n")
     fake.chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
-    monkeypatch.setattr(isolation, "START", 1)
+    monkeypatch.setattr(isolation, "JAIL_START_SECONDS", 1)
     before = owned()
     with pytest.raises(JailError) as caught, Jail() as jail:
         jail.run(request(RIGHT))
@@ -406,7 +413,7 @@ def test_frames_are_whole_messages_alone():
     assert frames(b"") == [] == frames(b"\x01\0\0") == frames(b"\x02\0\0\0a")
     assert frames(b"\x01\0\0\0a\0\0\0\0\x02\0\0\0b") == [b"a", b""]
     assert frames(b"\xff\xff\xff\xff" + bytes(100)) == []
-    assert len(frames(bytes(40_000))) == isolation.FRAMES
+    assert len(frames(bytes(40_000))) == isolation.MAX_MESSAGES
 
 
 def test_a_library_whose_folder_is_its_owners_alone_can_be_read(tmp_path, monkeypatch):
@@ -428,6 +435,6 @@ def test_root_is_told_of_libraries_that_answers_could_not_read(tmp_path, monkeyp
     closed.touch(mode=0o600)
     folders = (*isolation.libraries(), str(tmp_path))
     monkeypatch.setattr(isolation, "libraries", lambda: folders)
-    monkeypatch.setattr(isolation, "_needed", lambda: [closed])
+    monkeypatch.setattr(isolation, "_library_files", lambda: [closed])
     with Jail() as jail, pytest.raises(JailError, match="chmod"):
         jail.start()

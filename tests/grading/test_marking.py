@@ -11,7 +11,7 @@ from course_lib.checking import exercises, find_exercise
 from course_lib.checking.observe import Leaf, Outcome, flatten, preserved, run
 from course_lib.grading import marking
 from course_lib.grading.isolation import Jail, Reply
-from course_lib.grading.marking import digest, mark
+from course_lib.grading.marking import mark_work, work_digest
 from course_lib.grading.notebook import read_notebook
 from course_lib.grading.records import Assignment, Cell, Grade, Work
 from course_lib.grading.wire import pack
@@ -55,7 +55,7 @@ def one(id, jail, *cells, seed=5, passed=()):
     )
 
 
-# ------------------------------------------------------------------------------------------------ whole notebooks
+# ---------------------------------------------------------------------------------- whole notebooks
 
 
 def test_the_solution_editions_get_full_marks(jail):
@@ -66,7 +66,7 @@ def test_the_solution_editions_get_full_marks(jail):
         if cell.cell_type == "code"
     ]
     assignment = Assignment(topics=("start_here", "ddpm"), quizzes=False, seed=2**31 - 1)
-    grade = mark(work(*cells), assignment, jail)
+    grade = mark_work(work(*cells), assignment, jail)
     assert (
         grade.earned
         == grade.points
@@ -79,7 +79,7 @@ def test_the_solution_editions_get_full_marks(jail):
 
 def test_the_student_edition_is_not_attempted(jail):
     cells = [source or "" for source in read_notebook((NOTEBOOKS / "01_ddpm.ipynb").read_bytes())]
-    grade = mark(work(*cells), DDPM, jail)
+    grade = mark_work(work(*cells), DDPM, jail)
     assert [mark.status for mark in grade.exercises] == ["not attempted"] * 12
     assert grade.earned == 0 and grade.points == sum(e.points for e in exercises("ddpm"))
     assert all(
@@ -89,19 +89,19 @@ def test_the_student_edition_is_not_attempted(jail):
 
 def test_the_grade_holds_what_was_handed_in(jail):
     handed_in = work(RIGHT, details={"ID": "7"}, files=("a.ipynb", "b.json"), notes=("A note.",))
-    grade = mark(handed_in, START_HERE, Doomed())
+    grade = mark_work(handed_in, START_HERE, Doomed())
     assert (grade.student, grade.details, grade.files) == (
         "Ada",
         {"ID": "7"},
         ("a.ipynb", "b.json"),
     )
     assert grade.notes == ("A note.",)
-    assert grade.digest == digest(handed_in, START_HERE)
+    assert grade.digest == work_digest(handed_in, START_HERE)
     assert Grade.model_validate_json(grade.model_dump_json()) == grade
 
 
 def test_where_there_is_no_notebook_all_is_missing():
-    grade = mark(Work(student="Ada"), START_HERE, Doomed())
+    grade = mark_work(Work(student="Ada"), START_HERE, Doomed())
     assert [(mark.status, mark.earned) for mark in grade.exercises] == [("missing", 0.0)] * 2
     assert {mark.sentence for mark in grade.exercises} == {
         "There is no notebook to look for an answer in."
@@ -119,7 +119,7 @@ def test_where_there_is_no_answer_the_sentence_says_what_was_looked_for(jail):
     )
 
 
-# ------------------------------------------------------------------------------------------------- points
+# ------------------------------------------------------------------------------------------- points
 
 
 @pytest.mark.parametrize(
@@ -183,7 +183,7 @@ def test_the_seed_draws_the_cases(jail):
     assert one("start_here.to_model", jail, cheat, seed=6).right == 0
 
 
-# ---------------------------------------------------------------------------------- what the student is told
+# ------------------------------------------------------------------------- what the student is told
 
 
 def test_error_lines_are_the_students_own_with_their_numbers_in_the_cell(jail):
@@ -260,7 +260,7 @@ def test_names_that_are_not_there_and_names_from_outside_are_explained(jail):
     )
     found = one("start_here.to_model", jail, "scale, T = 255, 3", TO_MODEL + "return rgb / scale")
     assert found.notes == (
-        "Your answer uses `scale`, made outside of it, rather than its parameters alone.",
+        "Your answer uses `scale`, made outside of it, rather than only its parameters.",
     )
     right = one(
         "start_here.to_model",
@@ -286,7 +286,7 @@ def test_warnings_of_other_cells_are_not_printed(jail):
     assert one("ddpm.q_sample", jail, "title = '\\alpha'", RIGHT).printed == ""
 
 
-# ------------------------------------------------------------------------------------------------ exercises together
+# ------------------------------------------------------------------------------- exercises together
 
 
 def statuses(grade):
@@ -294,7 +294,7 @@ def statuses(grade):
 
 
 def test_an_exercise_that_needs_one_that_failed_is_run_with_the_courses_and_says_so(jail):
-    grade = statuses(mark(work(IMPORTS, Q_SAMPLE.format("x_start"), SIMPLE_LOSS), DDPM, jail))
+    grade = statuses(mark_work(work(IMPORTS, Q_SAMPLE.format("x_start"), SIMPLE_LOSS), DDPM, jail))
     assert (grade["q_sample"].status, grade["simple_loss"].status) == ("wrong", "passed")
     assert grade["simple_loss"].notes == (
         (
@@ -306,7 +306,7 @@ def test_an_exercise_that_needs_one_that_failed_is_run_with_the_courses_and_says
 
 def test_an_exercise_that_needs_one_that_passed_is_run_with_the_students_own(jail):
     mine = RIGHT.replace("    a =", "    print('mine')\n    a =")
-    grade = statuses(mark(work(IMPORTS, mine, SIMPLE_LOSS), DDPM, jail))
+    grade = statuses(mark_work(work(IMPORTS, mine, SIMPLE_LOSS), DDPM, jail))
     assert (grade["q_sample"].status, grade["simple_loss"].status) == ("passed", "passed")
     assert "mine" in grade["simple_loss"].printed and grade["simple_loss"].notes == ()
 
@@ -323,12 +323,12 @@ def test_a_helper_with_a_mistyped_id_is_used_as_it_is(jail):
 
 
 def test_one_bad_answer_changes_nothing_for_the_others(jail):
-    alone = statuses(mark(work(IMPORTS, RIGHT, SIMPLE_LOSS), DDPM, jail))
+    alone = statuses(mark_work(work(IMPORTS, RIGHT, SIMPLE_LOSS), DDPM, jail))
     bad = (
         '@exercise("ddpm.normal_kl")\ndef kl(mean1, log_variance1, mean2, log_variance2):\n   '
         " import os; os._exit(1)"
     )
-    beside = statuses(mark(work(IMPORTS, RIGHT, SIMPLE_LOSS, bad, "def ("), DDPM, jail))
+    beside = statuses(mark_work(work(IMPORTS, RIGHT, SIMPLE_LOSS, bad, "def ("), DDPM, jail))
     assert (
         beside["normal_kl"].sentence
         == "Your code was stopped: it ended the process it ran in, with exit code 1"
@@ -336,7 +336,7 @@ def test_one_bad_answer_changes_nothing_for_the_others(jail):
     assert {**alone, "normal_kl": 0} == {**beside, "normal_kl": 0}
 
 
-# ------------------------------------------------------------------------------------------------ the same each time
+# ------------------------------------------------------------------------------- the same each time
 
 RESTLESS = """\
 import os, random, time
@@ -357,11 +357,11 @@ def patchify(image, patch):
 
 def test_two_markings_in_two_jails_are_equal(jail):
     restless = work(IMPORTS, RESTLESS)
-    first = mark(restless, START_HERE, jail)
+    first = mark_work(restless, START_HERE, jail)
     with Jail() as another:
         torch.manual_seed(3)
-        second = mark(restless, START_HERE, another)
-    assert first == second == mark(restless, START_HERE, jail)
+        second = mark_work(restless, START_HERE, another)
+    assert first == second == mark_work(restless, START_HERE, jail)
     assert first.model_dump_json() == second.model_dump_json()
     assert first.exercises[0].printed and first.exercises[1].sentence.startswith("KeyError")
 
@@ -369,25 +369,28 @@ def test_two_markings_in_two_jails_are_equal(jail):
 def test_another_seed_gives_other_cases(jail):
     restless = work(IMPORTS, RESTLESS)
     other = START_HERE.model_copy(update={"seed": 6})
-    assert mark(restless, other, jail).exercises != mark(restless, START_HERE, jail).exercises
+    assert (
+        mark_work(restless, other, jail).exercises
+        != mark_work(restless, START_HERE, jail).exercises
+    )
 
 
 def test_marking_leaves_the_random_numbers_of_the_grader_alone(jail):
     torch.manual_seed(0)
     expected = torch.rand(3)
     torch.manual_seed(0)
-    mark(work(IMPORTS, TO_MODEL + "return rgb"), START_HERE, jail)
+    mark_work(work(IMPORTS, TO_MODEL + "return rgb"), START_HERE, jail)
     assert torch.equal(torch.rand(3), expected) and torch.get_default_dtype() == torch.float32
 
 
-# ------------------------------------------------------------------------------------------------ quizzes and digests
+# ------------------------------------------------------------------------------ quizzes and digests
 
 
 def test_quizzes_are_marked_where_they_count_alone():
     answered = work(answers={"ddpm": {}})
-    assert mark(answered, DDPM, Doomed()).quizzes == ()
+    assert mark_work(answered, DDPM, Doomed()).quizzes == ()
     both = Assignment(topics=("start_here", "ddpm"), quizzes=True, seed=5)
-    quizzes = mark(answered, both, Doomed()).quizzes
+    quizzes = mark_work(answered, both, Doomed()).quizzes
     assert [quiz.topic for quiz in quizzes] == ["start_here", "ddpm"]
     assert quizzes[0].note == "no quiz answers were handed in" and quizzes[1].note == ""
 
@@ -403,15 +406,19 @@ def test_the_digest_changes_with_the_work_the_assignment_and_the_course(monkeypa
         one.model_copy(update={"student": "Bob"}),
         one.model_copy(update={"answers": {"ddpm": {}}}),
     )
-    digests = [digest(one, DDPM), digest(other, DDPM), *(digest(one, each) for each in changed)]
-    digests += [digest(each, DDPM) for each in moved]
-    monkeypatch.setattr(marking, "_course", lambda: "another course")
-    digests.append(digest(one, DDPM))
+    digests = [
+        work_digest(one, DDPM),
+        work_digest(other, DDPM),
+        *(work_digest(one, each) for each in changed),
+    ]
+    digests += [work_digest(each, DDPM) for each in moved]
+    monkeypatch.setattr(marking, "_course_digest", lambda: "another course")
+    digests.append(work_digest(one, DDPM))
     assert len(set(digests)) == len(digests) and all(
         re.fullmatch("[0-9a-f]{64}", each) for each in digests
     )
     monkeypatch.undo()
-    assert digest(work("x = 1"), DDPM.model_copy()) == digests[0]
+    assert work_digest(work("x = 1"), DDPM.model_copy()) == digests[0]
 
 
 def test_the_course_is_all_its_code(monkeypatch, tmp_path):
@@ -420,14 +427,14 @@ def test_the_course_is_all_its_code(monkeypatch, tmp_path):
         (tmp_path / "course_lib" / name).write_text("x = 1")
     monkeypatch.setattr(marking, "ROOT", tmp_path)
     monkeypatch.setattr(marking, "QUIZZES", tmp_path / "quizzes", raising=False)
-    course = marking._course.__wrapped__
+    course = marking._course_digest.__wrapped__
     before = course()
     assert course() == before
     (tmp_path / "course_lib" / "deep" / "b.py").write_text("x = 2")
     assert course() != before
 
 
-# ------------------------------------------------------------------------------------------- what a jail could send
+# --------------------------------------------------------------------------- what a jail could send
 
 
 class Doomed(Jail):

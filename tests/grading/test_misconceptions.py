@@ -7,7 +7,7 @@ import pytest
 from course_lib.checking import exercises, topics
 from course_lib.classroom.markup import prose
 from course_lib.grading.isolation import Jail
-from course_lib.grading.marking import mark
+from course_lib.grading.marking import mark_work
 from course_lib.grading.pages import feedback_page
 from course_lib.grading.records import Assignment, Cell, Work
 
@@ -55,7 +55,7 @@ def grades():
     assignment = Assignment(topics=tuple(topics()), quizzes=False, seed=5)
     with Jail() as jail:
         return [
-            mark(Work(student=f"{k}", cells=tuple(notebook(k))), assignment, jail)
+            mark_work(Work(student=f"{k}", cells=tuple(notebook(k))), assignment, jail)
             for k in range(MOST)
         ]
 

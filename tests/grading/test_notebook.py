@@ -177,8 +177,10 @@ def test_what_is_no_notebook_is_refused_with_a_sentence(data, said):
 
 
 def test_the_limits_themselves_are_within_bounds():
-    assert len(read_notebook(four(*[TEXT] * notebook.CELLS))) == notebook.CELLS
-    assert read_notebook(four(code("x" * notebook.CODE_BYTES))) == ["x" * notebook.CODE_BYTES]
+    assert len(read_notebook(four(*[TEXT] * notebook.MAX_CELLS))) == notebook.MAX_CELLS
+    assert read_notebook(four(code("x" * notebook.MAX_CODE_BYTES))) == [
+        "x" * notebook.MAX_CODE_BYTES
+    ]
     deep = b"[" * 98 + b"]" * 98
     assert read_notebook(b'{"cells": [%s, {"cell_type": "code", "source": "x"}]}' % deep) == [
         None,

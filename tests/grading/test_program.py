@@ -46,7 +46,7 @@ def came_along(*sources, passed=()):
     ]
 
 
-# ---------------------------------------------------------------------------------- the definition that counts
+# ----------------------------------------------------------------------- the definition that counts
 
 
 @pytest.mark.parametrize(
@@ -127,7 +127,7 @@ def test_a_stub_is_an_answer():
         call(marked("def f():\n    raise NotImplementedError  # your turn"))
 
 
-# -------------------------------------------------------------------------------------- cells that are no Python
+# ------------------------------------------------------------------------- cells that are no Python
 
 
 def test_a_syntax_error_costs_its_own_cell_alone():
@@ -206,7 +206,7 @@ def test_no_answer_at_all_is_told():
         notebook().program(ID)
 
 
-# ------------------------------------------------------------------------------------------------------- magics
+# ------------------------------------------------------------------------------------------- magics
 
 
 @pytest.mark.parametrize(
@@ -262,7 +262,7 @@ def test_strange_escapes_in_other_cells_print_nothing(capsys):
     assert capsys.readouterr() == ("", "")
 
 
-# --------------------------------------------------------------------------------------- what comes along, and what not
+# ------------------------------------------------------------------- what comes along, and what not
 
 
 def test_imports_helpers_their_helpers_and_constants_come_along_in_order():
@@ -505,7 +505,7 @@ def test_a_block_that_may_leave_a_name_as_it_was_does_not_take_a_later_one():
     )
 
 
-# ------------------------------------------------------------------------------------------------------- scopes
+# ------------------------------------------------------------------------------------------- scopes
 
 GONE = "n = nowhere()"  # would raise NameError, did it come along
 
@@ -632,7 +632,7 @@ def test_code_behind_the_name_main_is_run_as_in_a_notebook():
     )
 
 
-# ----------------------------------------------------------------------------------------- annotations and aliases
+# -------------------------------------------------------------------------- annotations and aliases
 
 
 def test_annotations_from_the_future_need_no_names():
@@ -688,7 +688,7 @@ def test_a_type_parameter_does_not_drag_a_global_of_its_name_along():
     assert call(GONE, "class A[n]:\n    x: n", marked("def f(): return A and 3")) == 3
 
 
-# ------------------------------------------------------------------------------------------------ other exercises
+# ---------------------------------------------------------------------------------- other exercises
 
 HELPER = marked("def helper(): return 'my own'", "chapter.helper")
 

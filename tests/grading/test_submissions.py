@@ -69,7 +69,7 @@ def code(work):
     return [cell.source for cell in work.cells]
 
 
-# -------------------------------------------------------------------------------------- who is found
+# ------------------------------------------------------------------------------------- who is found
 
 
 def test_a_file_a_folder_and_a_zip_are_one_student_each(tmp_path):
@@ -170,7 +170,7 @@ def test_a_pipe_is_no_place_for_submissions(tmp_path):
         find_submissions(tmp_path / "class.zip")
 
 
-# ------------------------------------------------------------------------------------------- names
+# -------------------------------------------------------------------------------------------- names
 
 
 def test_entries_of_the_same_name_stay_apart(tmp_path):
@@ -313,7 +313,7 @@ def test_students_whose_slugs_would_meet_get_two(tmp_path, monkeypatch):
     }
 
 
-# ------------------------------------------------------------------------------------------ roster
+# ------------------------------------------------------------------------------------------- roster
 
 
 def with_roster(tmp_path, text, files=None):
@@ -393,21 +393,21 @@ def test_a_full_name_in_the_roster_goes_before_one_without_its_suffix(tmp_path):
         ("submission,student,ID,ID\n", "none twice"),
         (
             "submission,student\ns1,Ada\ns1,Bo\n",
-            "line 3: the submission s1 stands here for the second time",
+            "line 3: the submission s1 is listed a second time",
         ),
         (
             "submission,student\ns1.ipynb,Ada\ns1,Bo\n",
-            "line 3: the submission s1 stands here for the second time",
+            "line 3: the submission s1 is listed a second time",
         ),
         (
             "submission,student\ns9,Ada\ns9,Ada\n",
-            "line 3: the submission s9 stands here for the second time",
+            "line 3: the submission s9 is listed a second time",
         ),
         ("submission,student\ns1,Lovelace, Ada\n", "line 2: expected 2 cells, got 3"),
         ("submission,student\n\ns1,\n", "line 3: expected a student, got an empty cell"),
         (
             "submission,student,ID\ns1,Ada,1\ns2,Ada,2\n",
-            "line 3: Ada stood before with other details",
+            "line 3: Ada was listed before with other details",
         ),
         ("submission,student\nt,Ada\n", "line 2: t can be t.ipynb or t.zip"),
         ('submission,student\n"s1,' + "x" * 200_000, "is not CSV: "),
@@ -427,7 +427,7 @@ def test_a_missing_roster_is_the_instructors_error(tmp_path):
         find_submissions(tmp_path, tmp_path / "nowhere.csv")
 
 
-# ------------------------------------------------------------------------------------ quiz answers
+# ------------------------------------------------------------------------------------- quiz answers
 
 
 def test_of_several_quiz_answers_the_last_counts(tmp_path):
@@ -515,9 +515,9 @@ def test_a_notebook_of_100_mb_is_that_students_message(tmp_path):
 
 def test_the_largest_notebook_is_read(tmp_path):
     small = notebook("x")
-    put(tmp_path, {"ada.ipynb": small + b" " * (reading.FILE_BYTES - len(small))})
+    put(tmp_path, {"ada.ipynb": small + b" " * (reading.MAX_NOTEBOOK_BYTES - len(small))})
     assert code(only(tmp_path)) == ["x"]
-    put(tmp_path, {"ada.ipynb": small + b" " * (reading.FILE_BYTES + 1 - len(small))})
+    put(tmp_path, {"ada.ipynb": small + b" " * (reading.MAX_NOTEBOOK_BYTES + 1 - len(small))})
     assert only(tmp_path).notes[0] == "ada.ipynb is 20.1 MB; at most 20 MB are read."
 
 
@@ -565,7 +565,7 @@ def test_members_that_overlap_cost_no_more_than_the_limit(tmp_path, monkeypatch)
     """One compressed body, listed 90 times under as many names: each is read, or refused, within
     the budget.
     """
-    monkeypatch.setattr(reading, "BYTES", 1_000_000)
+    monkeypatch.setattr(reading, "MAX_SUBMISSION_BYTES", 1_000_000)
     data = packed(("000.ipynb", notebook("x" * 100_000)))
     listing, end = data.index(b"PK\1\2"), data.index(b"PK\5\6")
     entry = data[listing:end]
@@ -573,7 +573,7 @@ def test_members_that_overlap_cost_no_more_than_the_limit(tmp_path, monkeypatch)
     tail = struct.pack("<4s4H2LH", b"PK\5\6", 0, 0, 90, 90, len(entries), listing, 0)
     put(tmp_path, {"ada.zip": data[:listing] + entries + tail})
     work = only(tmp_path)
-    assert len(work.cells) <= 10 and len(work.notes) <= reading.NOTES and work.notes
+    assert len(work.cells) <= 10 and len(work.notes) <= reading.MAX_NOTES and work.notes
 
 
 def test_the_hundred_and_first_file_is_not_read(tmp_path):
@@ -591,7 +591,7 @@ def test_notes_have_an_end(tmp_path):
     )
     notes = only(tmp_path).notes
     assert all(len(note) < 600 for note in notes)
-    assert len(notes) == reading.NOTES and notes[-1] == "There are 1,952 further notes."
+    assert len(notes) == reading.MAX_NOTES and notes[-1] == "There are 1,952 further notes."
 
 
 def test_the_code_of_all_notebooks_together_is_limited(tmp_path):
@@ -614,11 +614,11 @@ def test_folders_are_read_to_a_depth_of_ten(tmp_path):
     }
     work = only(put(tmp_path / "class", {f"ada/{name}": data for name, data in files.items()}))
     assert code(work) == ["10", "0"]
-    assert work.notes == (f"ada/{eleven} lies more than 10 folders deep and was not read.",)
+    assert work.notes == (f"ada/{eleven} is more than 10 folders deep and was not read.",)
     work = only(put(tmp_path / "zips", {"ada.zip": packed(*files.items())}))
     assert code(work) == ["10", "0"]
     assert work.notes == (
-        f"ada.zip/{eleven}/x.ipynb lies more than 10 folders deep and was not read.",
+        f"ada.zip/{eleven}/x.ipynb is more than 10 folders deep and was not read.",
     )
 
 
@@ -635,7 +635,7 @@ def test_a_zip_that_lists_files_without_end_is_refused(tmp_path):
     assert only(tmp_path / "b").notes[0] == "bo.zip/inner.zip lists more files than are read."
 
 
-# ---------------------------------------------------------------------------------- hostile and broken
+# ------------------------------------------------------------------------------- hostile and broken
 
 
 @pytest.mark.parametrize(
@@ -735,7 +735,7 @@ def test_names_made_to_be_slow_are_not(tmp_path):
         },
     )
     start = time.process_time()
-    assert len(only(tmp_path).notes) == reading.NOTES
+    assert len(only(tmp_path).notes) == reading.MAX_NOTES
     # hundredths of a second; minutes if all of a name were made presentable
     assert time.process_time() - start < 5
 

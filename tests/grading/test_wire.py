@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 from course_lib.checking import diagnose, exercises, find_exercise, topics
 from course_lib.checking.observe import LEAVES, Failure, Leaf, Outcome, flatten, preserved, run
 from course_lib.grading import marking
-from course_lib.grading.wire import RECORD, pack, unpack
+from course_lib.grading.wire import MAX_RECORD_BYTES, pack, unpack
 
 EXERCISE = find_exercise("ddpm.q_sample")
 WHOLE = ["bool", "uint8", "uint16", "uint32", "uint64", "int8", "int16", "int32", "int64"]
@@ -61,7 +61,7 @@ def sent(outcome):
     return got
 
 
-# --------------------------------------------------------------------------------------------- there and back
+# ----------------------------------------------------------------------------------- there and back
 
 
 @pytest.mark.parametrize("name", [*WHOLE, *REAL, "complex64", "complex128"])
@@ -151,7 +151,7 @@ def test_what_could_not_be_read_is_not_packed(outcome):
         pack(outcome)
 
 
-# ------------------------------------------------------------------------------------------------ what is made up
+# ---------------------------------------------------------------------------------- what is made up
 
 
 def frame(header, body=b""):
@@ -237,7 +237,7 @@ def grown(data):
     return (getrusage(RUSAGE_SELF).ru_maxrss - before) // 1024
 
 
-@pytest.mark.parametrize("size", [20_000_000, RECORD - 100])
+@pytest.mark.parametrize("size", [20_000_000, MAX_RECORD_BYTES - 100])
 @pytest.mark.parametrize(
     "fill",
     [
@@ -255,7 +255,7 @@ def test_reading_takes_no_memory_to_speak_of(fill, size):
         assert process.submit(grown, frame(fill(size))).result() < 110
 
 
-# ---------------------------------------------------------------------------------------------------------- fuzz
+# --------------------------------------------------------------------------------------------- fuzz
 
 
 def fuzz(count):
@@ -350,7 +350,7 @@ def read_and_judged(data):
     except ValueError as error:
         assert str(error).startswith("expected the outcome of a case, got ")
         return False
-    verdict = marking._judge(EXERCISE, [outcome], 0)
+    verdict = marking._assess(EXERCISE, [outcome], 0)
     assert (
         verdict.status == "failed"
         and len(verdict.faults) == 3

@@ -1,4 +1,4 @@
-"""The pages that ``course grade`` writes: a student's feedback, and the picture of the whole class.
+"""The pages that ``course grade`` writes: a student's feedback, and a report on the whole class.
 
 Each is one HTML file that needs nothing else: no script, no network, no font.
 """

@@ -1,7 +1,7 @@
 """The drawings on the pages, as SVG.
 
-Positions and lengths are per cent of a drawing that is as wide as its place, so that its letters
-never shrink.
+Positions and lengths are percentages, so that a drawing fills its place while its text never
+shrinks.
 """
 
 from collections import Counter
@@ -15,49 +15,48 @@ STATUSES: tuple[str, ...] = get_args(Status)
 
 
 def svg(kind: str, title: str, shapes: Sequence[str], desc: str = "", width: str = "100%") -> str:
-    """A drawing with a title, which is read where it cannot be seen."""
+    """Return a drawing with a title, which is read aloud to those who cannot see it."""
     about = f"<title>{text(title)}</title>{f'<desc>{text(desc)}</desc>' if desc else ''}"
     return f'<svg class="{kind}" role="img" width="{width}">{about}{"".join(shapes)}</svg>'
 
 
 def titled(title: str, shape: str) -> str:
-    """A part of a drawing that says what it is when pointed at."""
+    """Return a part of a drawing that shows a title when pointed at."""
     return f"<g><title>{text(title)}</title>{shape}</g>"
 
 
 def rect(x: int | float, width: float, kind: str) -> str:
-    """A bar of a result's colour, position and width in per cent."""
+    """Return a bar in a result's colour; position and width in per cent."""
     return f'<rect class="{css_class(kind)}" x="{x:.5g}%" width="{width:.5g}%" height="100%"/>'
 
 
-def lettering(
-    x: int | float, y: int | float, said: str, kind: str, dx: int = 0, dy: int = 0
-) -> str:
-    """A word in a drawing, at a place in per cent, moved by pixels."""
+def label(x: int | float, y: int | float, said: str, kind: str, dx: int = 0, dy: int = 0) -> str:
+    """Return a word in a drawing, at a position in per cent, moved by pixels."""
     return f'<text class="{kind}" x="{x:.5g}%" y="{y:.5g}%" dx="{dx}" dy="{dy}">{said}</text>'
 
 
 def stacked(title: str, counts: Sequence[tuple[str, str, int]]) -> str:
-    """One bar of segments (what it counts, its status, count), each with its count where there is
-    room.
+    """Return one bar of segments, each (what it counts, its status, count).
+
+    A count is written into its segment where there is room.
     """
-    x, shapes = 0.0, []
-    for what, status, n in (count for count in counts if count[2]):
-        width = 100 * n / sum(n for _, _, n in counts)
-        fits = width > 1.5 + 2 * len(str(n))
-        label = (
-            lettering(x + width / 2, 50, str(n), f"mid on-{css_class(status)}", dy=4)
-            if fits
-            else ""
-        )
-        shapes.append(titled(f"{n} {what}", rect(x, width, status) + label))
+    counts = [segment for segment in counts if segment[2]]
+    total = sum(n for _, _, n in counts)
+    x = 0.0
+    shapes = []
+    for what, status, n in counts:
+        width = 100 * n / total
+        shape = rect(x, width, status)
+        if width > 1.5 + 2 * len(str(n)):
+            shape += label(x + width / 2, 50, str(n), f"mid on-{css_class(status)}", dy=4)
+        shapes.append(titled(f"{n} {what}", shape))
         x += width
-    said = ", ".join(f"{n} {what}" for what, _, n in counts if n)
+    said = ", ".join(f"{n} {what}" for what, _, n in counts)
     return svg("stack", f"{title}: {said}", shapes)
 
 
 def spark(grade: Grade) -> str:
-    """A column for each exercise: its height the share of the points, its colour the result."""
+    """Return a column for each exercise, whose height is the share of the points earned."""
     shapes = []
     for i, mark in enumerate(grade.exercises):
         height = max(2, round(18 * mark.earned / max(mark.points, 1)))
@@ -72,11 +71,9 @@ def spark(grade: Grade) -> str:
 
 
 def sign(status: str) -> str:
-    """The small round sign of a result, told apart by its form as well as by its colour."""
-    disc, ring = (
-        '<circle cx="7" cy="7" r="6" class="{}"/>',
-        '<circle cx="7" cy="7" r="5.5" class="{}"/>',
-    )
+    """Return the small round sign of a result, distinct in its form as well as in its colour."""
+    disc = '<circle cx="7" cy="7" r="6" class="{}"/>'
+    ring = '<circle cx="7" cy="7" r="5.5" class="{}"/>'
     forms = {
         "passed": disc.format("passed") + '<path class="stroke" d="M4 7.2 6.2 9.4 10 5"/>',
         "partly right": (
@@ -92,7 +89,7 @@ def sign(status: str) -> str:
 
 
 def legend(words: dict[str, str]) -> str:
-    """What the colours of the bars mean: word -> status."""
+    """Return what the colours of the bars mean, given {word: status}."""
     entries = []
     for word, status in words.items():
         colour = f'<rect class="{css_class(status)}" width="100%" height="100%"/>'
@@ -101,5 +98,5 @@ def legend(words: dict[str, str]) -> str:
 
 
 def css_class(status: str) -> str:
-    """The style of a result."""
+    """Return the style of a result."""
     return status.replace(" ", "-")
