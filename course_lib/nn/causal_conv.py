@@ -1,12 +1,11 @@
-"""Layers for clips (b c t h w) that look at the past alone: convolutions, sampling down and up, a
-norm.
+"""Layers for clips (b c t h w) that see only the past: convolution, down- and upsampling, a norm.
 
-MAGVIT-v2 (arXiv 2310.05737, section 3.2): a convolution of k frames pads k - 1 frames in front and
-none behind, so that frame i of the result has seen frames 0 to i alone, and the first frame itself
-alone.  One model then reads pictures (one frame) and clips: a stride of s takes 1 + s t frames to 1
-+ t, and upsampling by s takes them back, where the first s - 1 of its frames are dropped.  The
-paper does not say what the padded frames hold: its re-implementations have zeros, and CogVideoX
-(2408.06072) repeats the first frame.
+MAGVIT-v2 (arXiv 2310.05737, section 3.2): a convolution of k frames pads k - 1 frames before the
+first one and none after the last, so that frame i of the result has seen only frames 0 to i, and
+the first frame only itself.  One model then reads images (one frame) and clips: a stride of s takes
+1 + s t frames to 1 + t, and upsampling by s takes them back and drops the first s - 1 of its
+frames.  The paper does not say what the padded frames hold: its re-implementations have zeros, and
+CogVideoX (2408.06072) repeats the first frame.
 """
 
 import math
@@ -30,29 +29,32 @@ def causal_conv3d(
     stride: Sequence[int] = (1, 1, 1),
     padding: str = "zeros",
 ) -> Float[Tensor, "b c_out t2 h2 w2"]:
-    """A convolution with kt - 1 frames of padding in front and none behind: t2 = (t - 1) // stride
-    + 1.
+    """Convolve with kt - 1 frames of padding before the first frame and none after the last.
 
-    padding: what these frames hold, zeros or the first frame.  Rows and columns get zeros on both
-    sides, (k - 1) // 2 before and k // 2 behind, so that h2 = (h - 1) // stride + 1.  Raises
-    ValueError for another padding.
+    So t2 = (t - 1) // stride + 1.  padding: what these frames hold, "zeros" or, for "replicate",
+    the first frame.  Rows and columns get zeros on both sides, (k - 1) // 2 before and k // 2
+    after, so that h2 = (h - 1) // stride + 1.  Raises ValueError for another padding.
     """
     if padding not in PADDINGS:
         raise ValueError(f"expected padding 'zeros' or 'replicate', got {padding!r}")
     kt, kh, kw = weight.shape[2:]
-    front = kt - 1
-    if front and padding == "replicate":
-        # b c_in kt-1+t h w
-        x, front = torch.cat([x[:, :, :1].expand(-1, -1, front, -1, -1), x], dim=2), 0
-    pad = ((kw - 1) // 2, kw // 2, (kh - 1) // 2, kh // 2, front, 0)
-    return F.conv3d(F.pad(x, pad) if any(pad) else x, weight, bias, tuple(stride))
+    past = kt - 1
+    if past and padding == "replicate":
+        first = x[:, :, :1].expand(-1, -1, past, -1, -1)  # b c_in kt-1 h w
+        x = torch.cat([first, x], dim=2)  # b c_in kt-1+t h w
+        past = 0
+
+    pad = ((kw - 1) // 2, kw // 2, (kh - 1) // 2, kh // 2, past, 0)
+    if any(pad):
+        x = F.pad(x, pad)
+    return F.conv3d(x, weight, bias, tuple(stride))
 
 
 class CausalConv3d(nn.Conv3d):
-    """`causal_conv3d` with its weights.  kernel, stride: of frames, rows and columns, or one number
-    for all three.
+    """`causal_conv3d` with its weights.
 
-    Weights start as Flax's do (`lecun_normal_`), biases at zero.
+    kernel, stride: of frames, rows and columns, or one number for all three.  Weights start as
+    Flax's do (`lecun_normal_`), biases at zero.
     """
 
     def __init__(
@@ -76,8 +78,9 @@ class CausalConv3d(nn.Conv3d):
 
 
 class CausalUpsample(nn.Module):
-    """Sampling up by `factors` of frames, rows, columns: a convolution to that many times more
-    channels, rearranged.
+    """Upsampling by `factors` of frames, rows and columns.
+
+    It is a convolution to as many times more channels, which become places.
     """
 
     def __init__(
@@ -99,11 +102,10 @@ class CausalUpsample(nn.Module):
 def depth_to_space(
     x: Float[Tensor, "b d t h w"], factors: Sequence[int]
 ) -> Float[Tensor, "b c t2 h2 w2"]:
-    """Blocks of (s, fh, fw) = `factors` places in place of as many channels, without the first s -
-    1 frames.
+    """Turn channels into blocks of (s, fh, fw) = `factors` places; drop the first s - 1 frames.
 
-    t2 = 1 + s (t - 1). Channels are ordered (s fh fw c), as TensorFlow's depth_to_space has them.
-    Raises ValueError unless the factors divide them.
+    So t2 = 1 + s (t - 1).  Channels are ordered (s fh fw c), as TensorFlow's depth_to_space has
+    them.  Raises ValueError unless the factors divide them.
     """
     s, fh, fw = factors
     if x.shape[1] % (s * fh * fw):
@@ -113,8 +115,9 @@ def depth_to_space(
 
 
 class FrameNorm(nn.GroupNorm):
-    """Group norm of every frame by itself.  One that averages over frames too would let later ones
-    change the first.
+    """Group norm of every frame for itself.
+
+    One that averages over frames, too, would let later ones change the first.
     """
 
     def forward(self, x: Float[Tensor, "b c t h w"]) -> Float[Tensor, "b c t h w"]:

@@ -1,4 +1,4 @@
-"""Ways to tell a network where or when it is."""
+"""Embeddings that tell a network where or when it is."""
 
 import math
 
@@ -8,15 +8,15 @@ from course_lib.shapes import Float, Shaped, Tensor
 
 
 def timestep_embedding(t: Shaped[Tensor, " b"], width: int) -> Float[Tensor, "b width"]:
-    """[cos, sin] of t at width/2 frequencies from 1 down to almost 1/10,000, as OpenAI's code has
-    it.
+    """Return [cos, sin] of t at width/2 frequencies from 1 down to almost 1/10,000.
 
-    Frequencies are 10000^(-i / half) for i < half.  DDPM's own code differs in both respects: see
-    `course_lib.papers.ddpm.UNet.time_features`.  An odd width is a ValueError.
+    Frequencies are 10000^(-i / half) for i < half, as in OpenAI's code.  DDPM's own code differs in
+    both respects: see `course_lib.papers.ddpm.UNet.time_features`.  Raises ValueError for an odd
+    width.
     """
     if width % 2:
         raise ValueError(
-            f"width must be even to hold a cosine and a sine per frequency, got {width}"
+            f"expected an even width, for a cosine and a sine per frequency, got {width}"
         )
     half = width // 2
     frequencies = torch.exp(-math.log(10_000) * torch.arange(half, device=t.device) / half)

@@ -17,7 +17,7 @@ from course_lib.shapes import Float, Tensor
 
 
 class Bert(nn.Module):
-    """Embedded tokens (b n d), of at most `length`, to one vector each that has seen all others."""
+    """At most `length` embedded tokens (b n d) to one vector each, which has seen all others."""
 
     def __init__(
         self, length: int, width: int, depth: int, heads: int, mlp: int, dropout: float = 0.0
@@ -34,7 +34,8 @@ class Bert(nn.Module):
             raise ValueError(
                 f"expected at most {len(self.positions)} tokens, got {embedded.shape[1]}"
             )
-        x = self.dropout(self.norm(embedded + self.positions[: embedded.shape[1]]))
+        x = self.norm(embedded + self.positions[: embedded.shape[1]])  # b n d
+        x = self.dropout(x)
         for layer in self.layers:
             x = layer(x)
         return x
@@ -46,35 +47,35 @@ class BertLayer(nn.Module):
     def __init__(self, width: int, heads: int, mlp: int, dropout: float):
         super().__init__()
         if width % heads:
-            raise ValueError(f"heads must divide width, got {heads} for {width}")
-        self.heads, self.rate = heads, dropout
+            raise ValueError(f"heads: expected a divisor of width {width}, got {heads}")
+        self.heads = heads
+        self.dropout_rate = dropout  # of the attention's weights
         self.qkv = nn.Linear(width, 3 * width)
         self.out = nn.Linear(width, width)
         self.norm1 = nn.LayerNorm(width, 1e-12)
-        self.mlp1, self.mlp2 = nn.Linear(width, mlp), nn.Linear(mlp, width)
+        self.mlp1 = nn.Linear(width, mlp)
+        self.mlp2 = nn.Linear(mlp, width)
         self.norm2 = nn.LayerNorm(width, 1e-12)
         self.dropout = nn.Dropout(dropout)
         initialize(self)
 
     def forward(self, x: Float[Tensor, "b n d"]) -> Float[Tensor, "b n d"]:
-        x = self.norm1(x + self.dropout(self.attend(x)))
-        h = self.mlp2(F.gelu(self.mlp1(x), approximate="tanh"))
-        return self.norm2(x + self.dropout(h))
+        x = self.norm1(x + self.dropout(self.attend(x)))  # b n d
+        h = F.gelu(self.mlp1(x), approximate="tanh")  # b n mlp
+        return self.norm2(x + self.dropout(self.mlp2(h)))
 
     def attend(self, x: Float[Tensor, "b n d"]) -> Float[Tensor, "b n d"]:
-        """Every token to every token."""
+        """Let every token attend to every token."""
         q, k, v = rearrange(
             self.qkv(x), "b n (three heads d) -> three b heads n d", three=3, heads=self.heads
         )
-        # b heads n d_h
-        h = F.scaled_dot_product_attention(q, k, v, dropout_p=self.rate if self.training else 0.0)
+        dropout = self.dropout_rate if self.training else 0.0
+        h = F.scaled_dot_product_attention(q, k, v, dropout_p=dropout)  # b heads n d_h
         return self.out(rearrange(h, "b heads n d -> b n (heads d)"))
 
 
 class BertHead(nn.Module):
-    """What BERT does to a vector before it is compared with the tokens' embeddings: a layer, a
-    GELU, a norm.
-    """
+    """A layer, a GELU and a norm, before a vector is compared with the tokens' embeddings."""
 
     def __init__(self, width: int):
         super().__init__()
@@ -87,7 +88,7 @@ class BertHead(nn.Module):
 
 
 def initialize(model: nn.Module) -> None:
-    """Linear layers: weights from `truncated_normal_`, biases zero."""
+    """Draw the weights of all linear layers from `truncated_normal_`; set their biases to zero."""
     for module in model.modules():
         if isinstance(module, nn.Linear):
             truncated_normal_(module.weight)
@@ -103,17 +104,23 @@ def truncated_normal_(weight: Tensor) -> None:
 
 
 def encoder_parameters(width: int, mlp: int, depth: int) -> int:
-    """Weights and biases of `depth` layers of attention and MLP, each behind a norm, and the norm
-    after them.
+    """Count weights and biases of `depth` layers and of the norm after them.
+
+    A layer is attention and an MLP, each after a norm.
     """
     attention = 4 * (width * width + width)
-    return depth * (attention + 2 * width * mlp + mlp + width + 2 * 2 * width) + 2 * width
+    hidden = 2 * width * mlp + mlp + width
+    norm = 2 * width
+    return depth * (attention + hidden + 2 * norm) + norm
 
 
 def encoder_macs(tokens: int, attended: int | float, width: int, mlp: int, depth: int) -> int:
-    """Multiply-adds of `depth` layers on `tokens` tokens, each of which attends to `attended`
-    tokens.
+    """Count multiply-adds of `depth` layers on `tokens` tokens that attend to `attended` each.
 
-    Matrix products alone, as papers count: four projections, q k^T and A v, two layers of the MLP.
+    Only matrix products are counted, as in papers: four projections, q k^T and A v, two layers of
+    the MLP.
     """
-    return int(depth * tokens * (4 * width * width + 2 * width * attended + 2 * width * mlp))
+    projections = 4 * width * width
+    attention = 2 * width * attended
+    hidden = 2 * width * mlp
+    return int(depth * tokens * (projections + attention + hidden))

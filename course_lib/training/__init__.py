@@ -1,7 +1,7 @@
 """Training: recipes, the loop, averaged weights, checkpoints with provenance, several processes.
 
 Read in this order: `recipe` (what is trained), `randomness` (what a step may draw), `loop` (how),
-`ema`, `store` (what stays on disk), `distributed` (the same step on several machines).
+`ema`, `store` (what is kept on disk), `distributed` (the same step on several machines).
 """
 
 from course_lib.training.distributed import all_gather, choose_device

@@ -1,6 +1,4 @@
-"""`python -m course_lib.training NAME`, or `torchrun --nproc-per-node=N -m course_lib.training
-NAME`.
-"""
+"""Run as `python -m course_lib.training NAME`, or `torchrun -m course_lib.training NAME`."""
 
 import sys
 

@@ -1,5 +1,6 @@
-"""Random changes of training clips, the same for every frame of a clip (ViViT's Table 3, after
-Kinetics' habits).
+"""Random changes of training clips, the same for every frame of a clip.
+
+They are those of ViViT's Table 3, as is customary for Kinetics.
 """
 
 from collections.abc import Callable
@@ -14,16 +15,17 @@ Clips = UInt8[Tensor, "b t c h w"]
 
 
 def clip_transform(size: tuple[int, int], rand_augment: bool) -> Callable[[Clips], Clips]:
-    """Random crop (of the clip padded by an eighth), flip and colour jitter; then, if wanted,
-    RandAugment.
+    """Return a function that changes every clip of a batch at random.
 
-    RandAugment (Cubuk et al., arXiv 1909.13719) applies two random operations of magnitude 5.
-    Randomness comes from torch's global generator, so that a training resumes to the bit.
+    The changes are a crop of the clip padded by an eighth, a flip, and colour jitter; then, with
+    `rand_augment`, two random operations of magnitude 5 (RandAugment, Cubuk et al., arXiv
+    1909.13719).  They take their randomness from torch's global generator, which the loop seeds for
+    every step, so that a run resumes bit-for-bit.
     """
     import_torchvision()
     from torchvision.transforms import v2
 
-    changes = [
+    changes: list[Callable] = [
         v2.RandomCrop(size, padding=max(size) // 8, padding_mode="reflect"),
         v2.RandomHorizontalFlip(),
         v2.ColorJitter(brightness=0.3, contrast=0.3, saturation=0.3, hue=0.05),
@@ -37,11 +39,13 @@ def clip_transform(size: tuple[int, int], rand_augment: bool) -> Callable[[Clips
 def mixup(
     clips: Float[Tensor, "b ..."], label: Int[Tensor, " b"], classes: int, alpha: float
 ) -> tuple[Float[Tensor, "b ..."], Float[Tensor, "b classes"]]:
-    """Mixup (Zhang et al., arXiv 1710.09412): each sample and its one-hot label mixed with
-    another's of the batch.
+    """Mix each sample and its one-hot label with those of the sample before it in the batch.
 
-    One share for the whole batch, drawn from Beta(alpha, alpha); the other is the sample before.
+    This is mixup (Zhang et al., arXiv 1710.09412), with one share, drawn from Beta(alpha, alpha),
+    for the whole batch.
     """
     share = torch.distributions.Beta(alpha, alpha).sample().to(clips)
     target = F.one_hot(label, classes).to(clips)
-    return torch.lerp(clips.roll(1, 0), clips, share), torch.lerp(target.roll(1, 0), target, share)
+    mixed_clips = torch.lerp(clips.roll(1, 0), clips, share)
+    mixed_target = torch.lerp(target.roll(1, 0), target, share)
+    return mixed_clips, mixed_target

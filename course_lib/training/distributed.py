@@ -12,20 +12,19 @@ from torch.nn.parallel import DistributedDataParallel
 
 
 def choose_device(name: str | None = None) -> torch.device:
-    """The device asked for, or the best there is: CUDA, then Apple's MPS, then the CPU.
+    """Return the device asked for, by default the best available: CUDA, then MPS, then the CPU.
 
-    Under torchrun every process takes its own GPU.  Raises ValueError when the device is not there.
+    Under torchrun every process takes its own GPU.  Raises ValueError when the device is missing.
     """
-    here = {
+    is_available = {
         "cuda": torch.cuda.is_available(),
         "mps": torch.backends.mps.is_available(),
         "cpu": True,
     }
-    kind, _, number = (name or next(k for k, present in here.items() if present)).partition(":")
-    if not here.get(kind):
-        raise ValueError(
-            f"device {name!r} is not on this machine; it has {[k for k in here if here[k]]}"
-        )
+    available = [kind for kind, present in is_available.items() if present]
+    kind, _, number = (name or available[0]).partition(":")
+    if kind not in available:
+        raise ValueError(f"device {name!r} is not on this machine; it has {available}")
     if kind != "cuda":
         return torch.device(kind)
     index = int(number or os.environ.get("LOCAL_RANK", 0))
@@ -35,20 +34,23 @@ def choose_device(name: str | None = None) -> torch.device:
 
 
 def precision_on(device: torch.device, wanted: str) -> str:
-    """'bfloat16' if wanted and the device multiplies in it (emulated it would be slow), else
-    'float32'.
+    """Return 'bfloat16' if it is wanted and the device multiplies in it, else 'float32'.
+
+    A device that only emulates bfloat16 would be slow, so it counts as one that does not.
     """
     if device.type == "cuda":
-        able = torch.cuda.is_bf16_supported(including_emulation=False)
+        has_bfloat16 = torch.cuda.is_bf16_supported(including_emulation=False)
     else:
         units = torch.cpu.get_capabilities() if device.type == "cpu" else {}
-        able = any(units.get(unit) for unit in ("avx512_bf16", "amx_bf16", "arm_bf16", "bf16"))
-    return "bfloat16" if able and wanted == "bfloat16" else "float32"
+        bfloat16_units = ("avx512_bf16", "amx_bf16", "arm_bf16", "bf16")
+        has_bfloat16 = any(units.get(unit) for unit in bfloat16_units)
+    return "bfloat16" if has_bfloat16 and wanted == "bfloat16" else "float32"
 
 
 def place(module: nn.Module, device: torch.device) -> nn.Module:
-    """The module on the device, 2-D convolutions with channels last: half again as fast on CPUs and
-    GPUs.
+    """Move the module to the device, with the weights of 2-D convolutions channels last.
+
+    That layout is half again as fast on CPUs and GPUs.
     """
     module = module.to(device)
     for layer in module.modules():
@@ -58,26 +60,33 @@ def place(module: nn.Module, device: torch.device) -> nn.Module:
 
 
 def describe_device(device: torch.device) -> str:
-    """For the provenance: '2 CPU cores', 'NVIDIA H200', '2 processes, each 1 CPU core'."""
-    cores = torch.get_num_threads()
-    one = {"cpu": f"{cores} CPU core" + "s" * (cores > 1), "mps": "Apple GPU"}.get(device.type)
-    one = one or torch.cuda.get_device_name(device)
+    """Name the device for the provenance: '2 CPU cores', '2 processes, each 1 CPU core'."""
+    if device.type == "cpu":
+        cores = torch.get_num_threads()
+        one = "1 CPU core" if cores == 1 else f"{cores} CPU cores"
+    elif device.type == "mps":
+        one = "Apple GPU"
+    else:
+        one = torch.cuda.get_device_name(device)
     return one if processes() == 1 else f"{processes()} processes, each {one}"
 
 
 def rank() -> int:
-    """The number of this process, 0 when it is alone."""
+    """Return the number of this process, 0 when it is the only one."""
     return dist.get_rank() if dist.is_initialized() else 0
 
 
 def processes() -> int:
-    """How many processes train together."""
+    """Return how many processes train together."""
     return dist.get_world_size() if dist.is_initialized() else 1
 
 
 @contextmanager
 def process_group(device: torch.device) -> Iterator[None]:
-    """Join the processes torchrun started (NCCL on GPUs, gloo elsewhere); alone, do nothing."""
+    """Join the processes that torchrun started, with NCCL on GPUs and gloo elsewhere.
+
+    A process that was not started by torchrun does nothing here.
+    """
     if dist.is_initialized() or int(os.environ.get("WORLD_SIZE", 1)) == 1:
         yield
         return
@@ -87,22 +96,23 @@ def process_group(device: torch.device) -> Iterator[None]:
     try:
         yield
     finally:
-        # a DistributedDataParallel that outlives its group can abort the process at exit
+        # A DistributedDataParallel that outlives its group can abort the process at exit.
         gc.collect()
         dist.destroy_process_group()
 
 
 def data_parallel(module: nn.Module, players: int) -> nn.Module:
-    """The module with its gradients averaged over the processes after every backward pass."""
+    """Wrap the module so that every backward pass averages its gradients over the processes."""
     if processes() == 1:
         return module
-    # When one of several players moves, the others' parameters get no gradient.
+    # While one of several players takes its step, the others' parameters get no gradient.
     return DistributedDataParallel(module, find_unused_parameters=players > 1)
 
 
 def all_gather(x: Tensor) -> Tensor:
-    """The parts (b, ...) of all processes as the whole batch, in order, without gradient; alone, x
-    itself.
+    """Return the parts (b, ...) of all processes as the whole batch, in order, without gradient.
+
+    With a single process that is x itself, detached.
     """
     x = x.detach()
     if processes() == 1:
@@ -113,8 +123,9 @@ def all_gather(x: Tensor) -> Tensor:
 
 
 def any_process(flag: bool, device: torch.device) -> bool:
-    """Whether the flag is up in any process: all get the same answer, so that all stop at the same
-    step.
+    """Return whether the flag is set in any process.
+
+    All processes get the same answer, so that all of them stop at the same step.
     """
     if processes() == 1:
         return flag

@@ -1,4 +1,4 @@
-"""The training loop: one step, many times, and a way to stop and go on to the bit."""
+"""The training loop: one step, many times, and a way to stop and resume bit-for-bit."""
 
 import math
 import os
@@ -20,20 +20,20 @@ from course_lib.training.randomness import RandomSource, batch_indices, seed_of
 from course_lib.training.recipe import Data, Recipe
 from course_lib.training.store import STORE, Store
 
-FAST_STEPS = 5  # what COURSE_FAST=1 leaves of a live training
+FAST_STEPS = 5  # of a live run under COURSE_FAST=1
 OnStep = Callable[[int, dict[str, float], nn.Module], object]
 
 
 @dataclass
 class TrainingResult:
-    """What a training hands back: the averaged model in eval mode, and how it went."""
+    """The result of a training run: the averaged model in eval mode, and how the run went."""
 
     model: nn.Module
-    losses: dict[str, list[float]]  # per player, one number per step
-    seconds: float  # over all sessions
-    step: int  # how many steps are done
+    losses: dict[str, list[float]]  # of every player, one number per step
+    seconds: float  # of all sessions together
+    step: int  # number of steps done
     machine: str  # such as "2 CPU cores"
-    finished: bool  # the recipe's last step is done
+    finished: bool  # whether the recipe's last step is done
     interrupted: bool = False  # stopped by Ctrl-C or a terminate signal
     metrics: dict[str, float] = field(default_factory=dict)
 
@@ -51,56 +51,68 @@ def train(
 ) -> TrainingResult:
     """Train a recipe; at its last step measure the model and write its checkpoint and results.
 
-    steps: stop after this step, seconds: stop after so much time; either way a later call goes on
-    from there. on_step(step, losses, model) is called after every step (counted from 1) with the
-    averaged model. store=None writes and resumes nothing.  save_every: seconds between saved
-    states, 0 saves every step. Ctrl-C (or a terminate signal) finishes the step, saves and returns;
-    a second one stops at once.
+    steps: stop after this step.  seconds: stop after so much time.  After either, a later call
+    resumes there.  on_step(step, losses, model) is called after every step (counted from 1) with
+    the averaged model.  store=None writes and resumes nothing.  save_every: seconds between saved
+    states; 0 saves after every step.  Ctrl-C (or a terminate signal) finishes the step, saves and
+    returns; a second one stops at once.
 
-    On a CPU the result is the same to the bit however often it was interrupted; on a GPU as far as
-    its kernels are deterministic.  Raises ValueError for a device that is not there, a batch that
-    the processes cannot share evenly, a model too large to be kept or a saved state of another
-    recipe; FloatingPointError when a loss or gradient is not finite.
+    On a CPU the result is the same bit-for-bit however often the run was interrupted; on a GPU, as
+    far as its kernels are deterministic.  Raises ValueError for a missing device, a batch that the
+    processes cannot share evenly, a model too large to be kept, or a saved state of another recipe;
+    FloatingPointError when a loss or gradient is not finite.
     """
     if steps is not None and not 1 <= steps <= recipe.steps:
         raise ValueError(f"expected steps from 1 to the recipe's {recipe.steps}, got {steps}")
     device = distributed.choose_device(str(device) if device else None)
     with _own_randomness(device):
         with distributed.process_group(device):
-            first = distributed.rank() == 0
-            trained = _train(
+            is_first = distributed.rank() == 0
+            result = _train(
                 recipe, device, steps or recipe.steps, seconds, resume, on_step, store, save_every
             )
-        if trained.finished and store and first:
-            trained.metrics = store.finish(
-                recipe, device, trained.model, trained.losses, trained.seconds, trained.machine
+        if result.finished and store and is_first:
+            result.metrics = store.finish(
+                recipe, device, result.model, result.losses, result.seconds, result.machine
             )
-    return trained
+    return result
 
 
-def _train(recipe, device, last, seconds, resume, on_step, store, save_every) -> TrainingResult:
-    """The steps of `train`, up to step `last`, and the saving in between."""
+def _train(
+    recipe: Recipe,
+    device: torch.device,
+    last_step: int,
+    seconds: int | float | None,
+    resume: bool,
+    on_step: OnStep | None,
+    store: Store | None,
+    save_every: int | float,
+) -> TrainingResult:
+    """Run the steps of `train` up to `last_step`, and save in between."""
     started = saved = time.monotonic()
     run = Run(recipe, device)
     if store:
-        # a model too large to be kept fails now, not after hours
+        # A model too large to be kept fails now, not after hours.
         store.encode(recipe, run.ema.model, {})
     if store and resume:
         run.load(store)
-    before, data, stop = run.seconds, recipe.data(), False
-    with _signals() as signalled, _bar(recipe, run.step) as bar:
-        while run.step < last and not stop:
+    earlier_seconds = run.seconds
+    data = recipe.data()
+    stop = False
+    with _stop_signal() as signalled, _progress_bar(recipe, run.step) as bar:
+        while run.step < last_step and not stop:
             losses = run.advance(data)
-            run.seconds = before + time.monotonic() - started
+            run.seconds = earlier_seconds + time.monotonic() - started
             bar.update()
             bar.set_postfix(
                 {player: f"{loss:.4f}" for player, loss in losses.items()}, refresh=False
             )
             if on_step:
                 on_step(run.step, losses, run.ema.model)
-            late = seconds is not None and time.monotonic() - started >= seconds
-            stop = distributed.any_process(late or signalled.is_set(), device)
-            if store and (stop or run.step == last or time.monotonic() - saved >= save_every):
+            is_late = seconds is not None and time.monotonic() - started >= seconds
+            stop = distributed.any_process(is_late or signalled.is_set(), device)
+            is_due = time.monotonic() - saved >= save_every
+            if store and (stop or run.step == last_step or is_due):
                 run.save(store)
                 saved = time.monotonic()
     return TrainingResult(
@@ -110,7 +122,7 @@ def _train(recipe, device, last, seconds, resume, on_step, store, save_every) ->
         step=run.step,
         machine=distributed.describe_device(device),
         finished=run.step == recipe.steps,
-        interrupted=signalled.is_set() and run.step < last,
+        interrupted=signalled.is_set() and run.step < last_step,
     )
 
 
@@ -121,51 +133,53 @@ def live(
     on_step: OnStep | None = None,
     device: str | torch.device | None = None,
 ) -> TrainingResult:
-    """Train in a notebook: nothing is written, and a slow machine ends in time too.
+    """Train in a notebook: write nothing, and stop in time on a slow machine, too.
 
-    COURSE_FAST=1 cuts it to a few steps.
+    COURSE_FAST=1 cuts the run to a few steps.
     """
     steps = min(FAST_STEPS, recipe.steps) if os.environ.get("COURSE_FAST") == "1" else None
     return train(recipe, device, steps=steps, seconds=seconds, on_step=on_step, store=None)
 
 
 class Run:
-    """Everything that changes in training: weights, buffers, optimisers, averages, step, losses,
-    seconds.
-    """
+    """Everything that changes in a run: weights, optimizers, averages, step, losses, seconds."""
 
     def __init__(self, recipe: Recipe, device: torch.device):
-        if recipe.batch_size % (sharing := distributed.processes()):
-            got = recipe.batch_size
+        processes = distributed.processes()
+        if recipe.batch_size % processes:
             raise ValueError(
-                f"expected a batch size that {sharing} processes share evenly, got {got}"
+                f"expected a batch size that {processes} processes share evenly,"
+                f" got {recipe.batch_size}"
             )
-        self.recipe, self.device = recipe, device
+        self.recipe = recipe
+        self.device = device
         torch.manual_seed(recipe.seed)
-        self.trainable = distributed.place(recipe.build(), device).train()
+        self.trainable = recipe.build()
+        distributed.place(self.trainable, device).train()
         self.players = {
             player: list(parameters) for player, parameters in self.trainable.players().items()
         }
         self.optimizers = {
-            player: recipe.optimizer(player, p) for player, p in self.players.items()
+            player: recipe.optimizer(player, parameters)
+            for player, parameters in self.players.items()
         }
         for optimizer in self.optimizers.values():
             for group in optimizer.param_groups:
                 group["initial_lr"] = group["lr"]
         self.ema = EMA(self.trainable.model, recipe.ema)
-        self.step, self.seconds = 0, 0.0
+        self.step = 0
+        self.seconds = 0.0
         self.losses: dict[str, list[float]] = {player: [] for player in self.players}
         self._unfreeze(*self.players)
         self.forward = distributed.data_parallel(self.trainable, len(self.players))
-        self.bfloat16 = distributed.precision_on(device, recipe.precision) == "bfloat16"
+        self.autocasts = distributed.precision_on(device, recipe.precision) == "bfloat16"
 
     def advance(self, data: Data) -> dict[str, float]:
-        """One step: every player in turn takes its loss on the same batch and moves.  Returns the
-        losses.
-        """
+        """Take one step of every player in turn on the same batch, and return their losses."""
         batch = self._batch(data)
         losses = {
-            player: self._move(number, player, batch) for number, player in enumerate(self.players)
+            player: self._step_player(number, player, batch)
+            for number, player in enumerate(self.players)
         }
         self.ema.update(self.step)
         for player, loss in losses.items():
@@ -174,41 +188,41 @@ class Run:
         return losses
 
     def _batch(self, data: Data) -> dict[str, Tensor]:
-        """This process's part of the step's batch, on the device."""
-        rank, processes = distributed.rank(), distributed.processes()
+        """Return this process's part of the step's batch, on the device."""
         indices = batch_indices(self.recipe.seed, self.step, self.recipe.batch_size, len(data))
-        part = indices.chunk(processes)[rank]
+        part = indices.chunk(distributed.processes())[distributed.rank()]
         return {name: x.to(self.device, non_blocking=True) for name, x in data.batch(part).items()}
 
-    def _move(self, number: int, player: str, batch: dict[str, Tensor]) -> float:
-        """One player's loss, gradient and optimiser step.  Returns the loss of the whole batch."""
-        rank, processes = distributed.rank(), distributed.processes()
-        where = (self.recipe.seed, self.step, number)
-        torch.manual_seed(seed_of(*where, rank))  # dropout
+    def _step_player(self, number: int, player: str, batch: dict[str, Tensor]) -> float:
+        """Take one player's optimizer step, and return its loss on the whole batch."""
+        rank = distributed.rank()
+        place = (self.recipe.seed, self.step, number)
+        # The global generator serves dropout, which may differ between processes.
+        torch.manual_seed(seed_of(*place, rank))
+        rng = RandomSource(seed_of(*place), self.device, rank, distributed.processes())
         self._unfreeze(player)
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bfloat16):
-            loss = self.forward(
-                player, batch, RandomSource(seed_of(*where), self.device, rank, processes)
-            )
-        optimizer, parameters = self.optimizers[player], self.players[player]
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.autocasts):
+            loss = self.forward(player, batch, rng)
+        optimizer = self.optimizers[player]
+        parameters = self.players[player]
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         norm = nn.utils.clip_grad_norm_(parameters, self.recipe.clip or math.inf)
-        both = torch.stack([loss.detach().float(), norm.float()])
-        value, norm = distributed.all_gather(both[None]).mean(dim=0).tolist()
-        if not math.isfinite(value) or not math.isfinite(norm):
+        own = torch.stack([loss.detach().float(), norm.float()])
+        mean_loss, mean_norm = distributed.all_gather(own[None]).mean(dim=0).tolist()
+        if not math.isfinite(mean_loss) or not math.isfinite(mean_norm):
             raise FloatingPointError(
                 f"recipe {self.recipe.name!r}, step {self.step + 1}: the loss of {player!r} is"
-                f" {value} and its gradient norm {norm}. Training stopped; what was saved before is"
-                " untouched. Try a smaller learning rate, a longer warm-up or float32."
+                f" {mean_loss} and its gradient norm {mean_norm}. The run stopped; what was saved"
+                " before is untouched. Try a smaller learning rate, a longer warm-up or float32."
             )
         for group in optimizer.param_groups:
             group["lr"] = group["initial_lr"] * self.recipe.lr_scale(self.step)
         optimizer.step()
-        return value
+        return mean_loss
 
     def _unfreeze(self, *players: str) -> None:
-        """Only these players' parameters want gradients."""
+        """Let only these players' parameters require gradients."""
         for parameter in self.trainable.parameters():
             parameter.requires_grad_(False)
         for player in players:
@@ -216,31 +230,33 @@ class Run:
                 parameter.requires_grad_(True)
 
     def save(self, store: Store) -> None:
-        """Keep the whole state, from the first process."""
+        """Save the whole state, in the first process only."""
         if distributed.rank() == 0:
             store.save_state(
                 self.recipe, self._tensors(), {"step": self.step, "seconds": self.seconds}
             )
 
     def load(self, store: Store) -> None:
-        """Go on from the saved state, if there is one."""
-        if (state := store.load_state(self.recipe)) is None:
+        """Resume from the saved state, if there is one."""
+        state = store.load_state(self.recipe)
+        if state is None:
             return
         tensors, progress = state
         try:
-            for prefix, module in (("trainable.", self.trainable), ("ema.", self.ema.model)):
-                module.load_state_dict(_under(tensors, prefix))
+            self.trainable.load_state_dict(_with_prefix(tensors, "trainable."))
+            self.ema.model.load_state_dict(_with_prefix(tensors, "ema."))
         except RuntimeError as error:
-            name = self.recipe.name
             raise ValueError(
-                f"the saved training of {name!r} is of another model. {error}"
+                f"the saved run of {self.recipe.name!r} is of another model. {error}"
             ) from None
         for player, optimizer in self.optimizers.items():
-            self._load_optimizer(optimizer, _under(tensors, f"optimizer.{player}."))
-        self.step, self.seconds = progress["step"], progress["seconds"]
+            self._load_optimizer(optimizer, _with_prefix(tensors, f"optimizer.{player}."))
+        self.step = progress["step"]
+        self.seconds = progress["seconds"]
         self.losses = {player: tensors[f"losses.{player}"].tolist() for player in self.players}
 
     def _tensors(self) -> dict[str, Tensor]:
+        """Return the whole state as tensors, under names that `load` takes apart again."""
         tensors = {f"trainable.{key}": value for key, value in self.trainable.state_dict().items()}
         tensors |= {f"ema.{key}": value for key, value in self.ema.model.state_dict().items()}
         for player, optimizer in self.optimizers.items():
@@ -252,21 +268,23 @@ class Run:
         return tensors
 
     def _load_optimizer(self, optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor]) -> None:
+        """Load an optimizer's state from tensors named 'index of the parameter.entry'."""
         parameters = [p for group in optimizer.param_groups for p in group["params"]]
         state: dict[int, dict[str, Tensor]] = {}
         for key, value in tensors.items():
             index, entry = key.split(".")
-            like = parameters[int(index)]
-            # in the parameter's own memory format, as fused kernels expect
-            if value.shape == like.shape:
-                value = torch.empty_like(like, dtype=value.dtype).copy_(value)
+            parameter = parameters[int(index)]
+            # Fused kernels expect averages in the parameter's own memory format.
+            if value.shape == parameter.shape:
+                value = torch.empty_like(parameter, dtype=value.dtype).copy_(value)
             state.setdefault(int(index), {})[entry] = value
         optimizer.load_state_dict(
             {"state": state, "param_groups": optimizer.state_dict()["param_groups"]}
         )
 
 
-def _under(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+def _with_prefix(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    """Return the tensors whose names have the prefix, without it."""
     return {
         key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)
     }
@@ -280,28 +298,29 @@ def _own_randomness(device: torch.device) -> Iterator[None]:
 
 
 @contextmanager
-def _signals() -> Iterator[threading.Event]:
-    """An event that Ctrl-C or a terminate signal sets; after the first, signals work as before."""
-    stop, previous = threading.Event(), {}
+def _stop_signal() -> Iterator[threading.Event]:
+    """Yield an event that Ctrl-C or a terminate signal sets; the second one works as before."""
+    stop = threading.Event()
+    previous: dict = {}
 
     def restore() -> None:
         for number, handler in previous.items():
             signal.signal(number, handler)
 
-    def heard(number, frame) -> None:
+    def on_signal(number, frame) -> None:
         stop.set()
         restore()
 
-    # Python lets no other thread set handlers
+    # Python lets only the main thread set handlers.
     if threading.current_thread() is threading.main_thread():
         for number in (signal.SIGINT, signal.SIGTERM):
-            previous[number] = signal.signal(number, heard)
+            previous[number] = signal.signal(number, on_signal)
     try:
         yield stop
     finally:
         restore()
 
 
-def _bar(recipe: Recipe, step: int) -> tqdm:
-    quiet = distributed.rank() > 0 or not sys.stderr.isatty()
-    return tqdm(total=recipe.steps, initial=step, desc=recipe.name, unit="step", disable=quiet)
+def _progress_bar(recipe: Recipe, step: int) -> tqdm:
+    is_hidden = distributed.rank() > 0 or not sys.stderr.isatty()
+    return tqdm(total=recipe.steps, initial=step, desc=recipe.name, unit="step", disable=is_hidden)

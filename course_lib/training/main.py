@@ -14,8 +14,9 @@ from course_lib.training.store import STORE, Store
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Train one recipe.  Returns 0, or 130 when it was interrupted, or 2 when the input or a loss
-    was bad.
+    """Train one recipe.
+
+    Returns 0, or 130 when it was interrupted, or 2 when the input or a loss was bad.
     """
     parser = argparse.ArgumentParser(
         "course train", description="Train a recipe; run it again to resume."

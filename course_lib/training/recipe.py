@@ -24,8 +24,8 @@ A family of recipes is two small classes:
         def measure(self, model):
             return {"error": ...}
 
-Every field of the recipe is recorded with the checkpoint; a training that was interrupted resumes
-only under exactly the same fields.
+Every field of the recipe is recorded with the checkpoint; an interrupted run resumes only under
+exactly the same fields.
 """
 
 import json
@@ -42,15 +42,17 @@ from course_lib.training.randomness import RandomSource
 
 @runtime_checkable
 class Data(Protocol):
-    """What a recipe trains on: a length, and a batch of tensors for given indices, first axis b."""
+    """What a recipe trains on."""
 
     def __len__(self) -> int: ...
 
-    def batch(self, indices: Tensor) -> dict[str, Tensor]: ...
+    def batch(self, indices: Tensor) -> dict[str, Tensor]:
+        """Return the samples of these indices as tensors whose first axis is b."""
+        ...
 
 
 class Tensors:
-    """The simplest data: named tensors of equal length in memory.  `Tensors(image=x, label=y)`"""
+    """Named tensors of equal length in memory, such as `Tensors(image=x, label=y)`."""
 
     def __init__(self, **tensors: Tensor):
         lengths = {name: len(tensor) for name, tensor in tensors.items()}
@@ -66,42 +68,45 @@ class Tensors:
 
 
 class Trainable(nn.Module):
-    """A model with its loss, and whatever else changes in training (a discriminator, running
-    statistics).
+    """A model with its loss, and whatever else changes in training.
 
-    `self.model` is what the checkpoint keeps; the rest is saved only to resume training.
+    `self.model` is what the checkpoint keeps.  The rest, such as a discriminator or running
+    statistics, is saved only to resume training.
     """
 
     model: nn.Module
 
     def players(self) -> dict[str, Iterable[nn.Parameter]]:
-        """Who plays: name -> parameters.  Each has its own optimiser and loss, and they move in
-        turn.
+        """Return the parameters of every player by name.
+
+        Each player has its own optimizer and its own loss, and they take their steps in turn.
         """
         return {"model": [p for p in self.parameters() if p.requires_grad]}
 
     def loss(self, player: str, batch: dict[str, Tensor], rng: RandomSource) -> Tensor:
-        """The player's loss on this process's part of the batch: a mean over b, a scalar.
+        """Return the player's loss on this process's part of the batch: a mean over b, a scalar.
 
-        Take all randomness from `rng` (see `RandomSource`): then the result does not depend on how many
-        processes share the batch.  `all_gather(per_sample_losses)` gives those of the whole batch,
-        in order.
+        Take all randomness from `rng`: then the result does not depend on how many processes share
+        the batch.  `all_gather(per_sample_losses)` gives those of the whole batch, in order.
         """
         raise NotImplementedError
 
     def forward(self, player: str, batch: dict[str, Tensor], rng: RandomSource) -> Tensor:
-        return self.loss(player, batch, rng)  # DistributedDataParallel calls forward
+        """Return the loss; DistributedDataParallel calls `forward`."""
+        return self.loss(player, batch, rng)
 
 
 LRSchedule = Literal["constant", "linear", "plateau"]
 LR_SCHEDULES = get_args(LRSchedule)
-PRECISIONS = ("float32", "bfloat16")
-CHECKPOINT_DTYPES = ("float32", "float16")
+Precision = Literal["float32", "bfloat16"]
+PRECISIONS = get_args(Precision)
+CheckpointDType = Literal["float32", "float16"]
+CHECKPOINT_DTYPES = get_args(CheckpointDType)
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """All the numbers of one training.  Subclasses add fields and define build, data and measure."""
+    """All the numbers of one run.  Subclasses add fields and define build, data and measure."""
 
     name: str
     steps: int
@@ -109,14 +114,14 @@ class Recipe:
     seed: int = 0
     learning_rate: float = 2e-4
     warmup: int = 0  # steps of linear warm-up
-    lr_schedule: LRSchedule = "constant"  # after the warm-up
+    lr_schedule: LRSchedule = "constant"  # of the learning rate after the warm-up
     betas: tuple[float, float] = (0.9, 0.999)
-    weight_decay: float = 0.0  # AdamW; at 0 this is Adam
+    weight_decay: float = 0.0  # AdamW's; with 0 it is Adam
     clip: float | None = 1.0  # largest gradient norm of a player
-    ema: float = 0.999  # 0 keeps the plain weights
-    # or "bfloat16": autocast where the processor computes in it, otherwise float32
-    precision: str = "float32"
-    checkpoint_dtype: str = "float32"  # or "float16", half the file
+    ema: float = 0.999  # decay of the averaged weights; 0 keeps the plain ones
+    # "bfloat16" is autocast, on processors that compute in it; others train in float32.
+    precision: Precision = "float32"
+    checkpoint_dtype: CheckpointDType = "float32"
 
     def __post_init__(self) -> None:
         """Raise ValueError for the first field that is out of range."""
@@ -143,28 +148,26 @@ class Recipe:
             raise ValueError(f"recipe {self.name!r}: {field}: expected {expected}, got {got!r}")
 
     def build(self) -> Trainable:
-        """A fresh trainable.  torch's global generator is seeded with `seed` just before."""
+        """Return a fresh trainable.  torch's global generator was seeded with `seed` just before."""
         raise NotImplementedError
 
     def data(self) -> Data:
-        """What to train on; `Tensors` does for anything that fits in memory."""
+        """Return what to train on; `Tensors` will do for anything that fits in memory."""
         raise NotImplementedError
 
     def complete(self, model: nn.Module) -> None:
-        """What is left to do to the trained model before it is measured and stored, such as
-        calibration.
-        """
+        """Finish the trained model, for example calibrate it, before it is measured and stored."""
 
     def measure(self, model: nn.Module) -> dict:
         """Measure the finished model (in eval mode, on its device, without gradients).
 
-        Numbers become the metrics of the checkpoint; lists (arrays for a figure) go to the results
-        file only.
+        Numbers become the metrics of the checkpoint; lists, such as arrays for a figure, go only
+        to the results file.
         """
         return {}
 
     def optimizer(self, player: str, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
-        """The player's optimiser; its state must be tensors."""
+        """Return the player's optimizer, whose state consists of tensors."""
         return torch.optim.AdamW(
             parameters,
             lr=self.learning_rate,
@@ -189,7 +192,7 @@ class Recipe:
         return scale
 
     def fields(self) -> dict:
-        """The recipe as JSON knows it (tuples are lists), with the name of its class."""
+        """Return the fields as JSON has them (tuples are lists), with the name of the class."""
         return json.loads(json.dumps({"class": type(self).__name__, **asdict(self)}))
 
 

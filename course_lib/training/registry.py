@@ -7,22 +7,22 @@ from course_lib.training.recipe import Recipe
 
 
 def find_recipe(recipe: Recipe | str) -> Recipe:
-    """A recipe by its name, or by 'module:ATTRIBUTE' for one of your own; a recipe is itself.
+    """Return a recipe by its name, or by 'module:ATTRIBUTE' for one of your own.
 
-    Raises ValueError that names what there is.
+    A recipe is returned as it is.  Raises ValueError, with the names there are, for an unknown one.
     """
-    # late: a recipe may itself load checkpoints to measure with
+    # Imported here because recipes load checkpoints, and loading a checkpoint finds its recipe.
     from course_lib.training.recipes import RECIPES
 
     if isinstance(recipe, Recipe):
         return recipe
     module, colon, attribute = recipe.partition(":")
     if colon:
-        found = getattr(importlib.import_module(module), attribute, None)
-        if not isinstance(found, Recipe):
-            raise ValueError(f"expected a Recipe at {recipe!r}, got {found!r}")
-        return found
+        own = getattr(importlib.import_module(module), attribute, None)
+        if not isinstance(own, Recipe):
+            raise ValueError(f"expected a Recipe at {recipe!r}, got {own!r}")
+        return own
     if recipe not in RECIPES:
-        near = difflib.get_close_matches(recipe, RECIPES) or sorted(RECIPES)
-        raise ValueError(f"no recipe {recipe!r}; there is {', '.join(near) or 'none yet'}")
+        candidates = difflib.get_close_matches(recipe, RECIPES) or sorted(RECIPES)
+        raise ValueError(f"no recipe {recipe!r}; there is {', '.join(candidates)}")
     return RECIPES[recipe]

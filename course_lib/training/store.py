@@ -1,7 +1,7 @@
-"""What training leaves on disk: a state to resume from, a checkpoint with its provenance, the
-results.
+"""What training leaves on disk: a state to resume from, a checkpoint, the results.
 
-Everything is safetensors or JSON, never a pickle, and is written whole or not at all.
+Everything is safetensors or JSON, never a pickle, and is written whole or not at all.  A
+checkpoint carries its provenance: recipe, steps, seconds, device, versions and metrics.
 """
 
 import importlib.metadata
@@ -22,16 +22,14 @@ from course_lib.training import distributed
 from course_lib.training.recipe import Recipe
 from course_lib.training.registry import find_recipe
 
-MAX_CHECKPOINT_BYTES = 6_000_000  # bytes of a checkpoint, so that the repository stays small
+MAX_CHECKPOINT_BYTES = 6_000_000  # so that the repository stays small
 CURVE_POINTS = 200
 _START_OVER_ADVICE = "Start over (course train --fresh, resume=False)"
 
 
 @dataclass(frozen=True)
 class Store:
-    """The three folders; `STORE` is the course's own, `Store.under(folder)` keeps everything in one
-    place.
-    """
+    """The three folders.  `STORE` has the course's own, `Store.under(folder)` is for your own."""
 
     training: Path
     checkpoints: Path
@@ -39,21 +37,28 @@ class Store:
 
     @classmethod
     def under(cls, folder: Path) -> "Store":
-        return cls(*(Path(folder) / part for part in ("training", "checkpoints", "results")))
+        """Return a store that keeps everything in one folder."""
+        folder = Path(folder)
+        return cls(folder / "training", folder / "checkpoints", folder / "results")
 
     def encode(self, recipe: Recipe, model: nn.Module, provenance: dict) -> bytes:
-        """The checkpoint file of a model.  Raises ValueError when it is too large or not finite."""
+        """Return the bytes of a model's checkpoint file.
+
+        Raises ValueError when it would be too large, or when a tensor is not finite.
+        """
         dtype = getattr(torch, recipe.checkpoint_dtype)
         tensors = {
-            k: x.to(dtype) if x.is_floating_point() else x for k, x in model.state_dict().items()
+            key: x.to(dtype) if x.is_floating_point() else x
+            for key, x in model.state_dict().items()
         }
         if broken := [key for key, x in tensors.items() if not x.isfinite().all()]:
             raise ValueError(f"recipe {recipe.name!r}: not finite as {dtype}: {', '.join(broken)}")
         file = _encode(tensors, {"name": recipe.name, **provenance})
         if len(file) > MAX_CHECKPOINT_BYTES:
             raise ValueError(
-                f"recipe {recipe.name!r}: its checkpoint would have {len(file):,} bytes, allowed"
-                f" are {MAX_CHECKPOINT_BYTES:,}; make the model smaller or set checkpoint_dtype='float16'"
+                f"recipe {recipe.name!r}: expected a checkpoint of at most"
+                f" {MAX_CHECKPOINT_BYTES:,} bytes, got {len(file):,}; make the model smaller or set"
+                " checkpoint_dtype='float16'"
             )
         return file
 
@@ -67,7 +72,10 @@ class Store:
         seconds: float,
         machine: str,
     ) -> dict[str, float]:
-        """Measure the model as it will be stored, write checkpoint and results, return the metrics."""
+        """Measure the model as it will be stored, write checkpoint and results, return the metrics.
+
+        Raises ValueError when a measured value is not finite.
+        """
         model.load_state_dict(safetensors.torch.load(self.encode(recipe, model, {})))
         torch.manual_seed(recipe.seed)
         recipe.complete(model)
@@ -103,12 +111,13 @@ class Store:
         return metrics
 
     def save_state(self, recipe: Recipe, tensors: dict[str, Tensor], progress: dict) -> None:
-        """Keep a training state, replacing the one before."""
+        """Save a training state, replacing the previous one."""
         _write(self._state(recipe), _encode(tensors, {"recipe": recipe.fields(), **progress}))
 
     def load_state(self, recipe: Recipe) -> tuple[dict[str, Tensor], dict] | None:
-        """The saved tensors and progress, None if there are none.  ValueError for those of another
-        recipe.
+        """Return the saved tensors and progress, or None if there are none.
+
+        Raises ValueError when they are of a recipe with other fields.
         """
         path = self._state(recipe)
         if not path.exists():
@@ -116,7 +125,7 @@ class Store:
         tensors, progress = _read(path, _START_OVER_ADVICE)
         if differing := _differences(progress["recipe"], recipe.fields()):
             raise ValueError(
-                f"{path} is a training of another recipe {recipe.name!r}: {differing}."
+                f"{path} is a run of another recipe {recipe.name!r}: {differing}."
                 f" {_START_OVER_ADVICE}, or give the changed recipe a new name."
             )
         return tensors, progress
@@ -133,24 +142,29 @@ STORE = Store(
 def load_checkpoint(
     recipe: Recipe | str, device: str | torch.device = "cpu", store: Store = STORE
 ) -> tuple[nn.Module, dict]:
-    """The trained model of a recipe (float32, eval mode) and its provenance.
+    """Return the trained model of a recipe (float32, eval mode) and its provenance.
 
     Raises FileNotFoundError when there is no checkpoint; ValueError when the file is damaged, a
     pickle, of another name, of a recipe with other numbers, or does not fit the model.
     """
     recipe = find_recipe(recipe)
     path = store.checkpoints / f"{recipe.name}.safetensors"
-    again = _retrain_advice(recipe.name)
-    tensors, provenance = _read(path, again)
+    advice = _retrain_advice(recipe.name)
+    tensors, provenance = _read(path, advice)
     if (name := provenance.get("name")) != recipe.name:
         raise ValueError(
-            f"{path} holds {name!r}, expected {recipe.name!r}: was the file renamed? {again}"
+            f"{path}: expected {recipe.name!r}, got {name!r}: was the file renamed? {advice}"
         )
-    then, now = provenance["recipe"], recipe.fields()
-    both = then.keys() & now.keys()  # a field that recipes got later does not spoil a checkpoint
-    if differing := _differences({key: then[key] for key in both}, {key: now[key] for key in both}):
+    trained = provenance["recipe"]
+    current = recipe.fields()
+    # A field that recipes gained later does not invalidate a checkpoint.
+    common = [key for key in trained if key in current]
+    differing = _differences(
+        {key: trained[key] for key in common}, {key: current[key] for key in common}
+    )
+    if differing:
         raise ValueError(
-            f"{path} was trained by an earlier recipe {recipe.name!r}: {differing}. {again}"
+            f"{path} was trained by an earlier recipe {recipe.name!r}: {differing}. {advice}"
         )
     with torch.random.fork_rng(devices=[]):
         model = recipe.build().model
@@ -158,14 +172,17 @@ def load_checkpoint(
         model.load_state_dict(tensors)
     except RuntimeError as error:
         raise ValueError(
-            f"{path} does not fit the model of {recipe.name!r}. {again}\n{error}"
+            f"{path} does not fit the model of {recipe.name!r}. {advice}\n{error}"
         ) from None
-    return distributed.place(model, torch.device(device)).eval().requires_grad_(False), provenance
+    model = distributed.place(model, torch.device(device))
+    return model.eval().requires_grad_(False), provenance
 
 
 def results(recipe: Recipe | str, store: Store = STORE) -> dict:
-    """What was measured: name, metrics, curve (thinned losses), details (arrays for figures),
-    provenance.
+    """Return what was measured after a run.
+
+    A dict of `name`, `metrics`, `curve` (downsampled losses), `details` (arrays for figures) and
+    `provenance`.  Raises FileNotFoundError or, for a damaged file, ValueError.
     """
     name = recipe if isinstance(recipe, str) and ":" not in recipe else find_recipe(recipe).name
     path = store.results / f"{name}.json"
@@ -178,25 +195,27 @@ def results(recipe: Recipe | str, store: Store = STORE) -> dict:
 
 
 def show_checkpoint(recipe: Recipe | str, store: Store = STORE) -> str:
-    """One line on where a checkpoint comes from: steps, time, device, scores."""
+    """Return one line on where a checkpoint comes from: steps, time, device, scores."""
     name = find_recipe(recipe).name
-    _, made = _read(store.checkpoints / f"{name}.safetensors", _retrain_advice(name))
-    minutes, seconds = divmod(round(made["seconds"]), 60)
-    took = (
-        f"{minutes} min"
-        if minutes >= 10
-        else f"{minutes} min {seconds} s"
-        if minutes
-        else f"{seconds} s"
-    )
-    scores = "; ".join(f"{key} {value:.4g}" for key, value in made["metrics"].items())
-    line = f"{name}: {made['steps']:,} steps, {took} on {made['device']}, torch {made['torch']}"
+    _, provenance = _read(store.checkpoints / f"{name}.safetensors", _retrain_advice(name))
+    steps = f"{provenance['steps']:,} steps"
+    duration = _duration(provenance["seconds"])
+    line = f"{name}: {steps}, {duration} on {provenance['device']}, torch {provenance['torch']}"
+    scores = "; ".join(f"{key} {value:.4g}" for key, value in provenance["metrics"].items())
     return f"{line}; {scores}" if scores else line
 
 
+def _duration(total_seconds: float) -> str:
+    minutes, seconds = divmod(round(total_seconds), 60)
+    if minutes >= 10:
+        return f"{minutes} min"
+    return f"{minutes} min {seconds} s" if minutes else f"{seconds} s"
+
+
 def downsample_curve(losses: dict[str, list[float]], points: int = CURVE_POINTS) -> dict[str, list]:
-    """Loss curves for a figure: the mean of each of at most `points` equal stretches, at its last
-    step.
+    """Average loss curves over at most `points` stretches of equal length, for a figure.
+
+    `step` has the last step of each stretch, every player its means.
     """
     length = max(len(curve) for curve in losses.values())
     size = max(1, -(-length // points))
@@ -206,6 +225,7 @@ def downsample_curve(losses: dict[str, list[float]], points: int = CURVE_POINTS)
 
 
 def _differences(saved: dict, now: dict) -> str:
+    """Describe the fields whose values differ; an empty string says that none does."""
     keys = [key for key in {**saved, **now} if saved.get(key) != now.get(key)]
     return ", ".join(f"{key} was {saved.get(key)!r} and is {now.get(key)!r}" for key in keys)
 
@@ -222,13 +242,18 @@ def _version() -> str:
 
 
 def _encode(tensors: dict[str, Tensor], facts: dict) -> bytes:
-    plain = {"device": "cpu", "memory_format": torch.contiguous_format, "copy": True}
-    tensors = {key: x.detach().to(**plain) for key, x in tensors.items()}
-    return safetensors.torch.save(tensors, {"course": json.dumps(facts)})
+    """Return a safetensors file of copies of the tensors, with the facts in its metadata."""
+    copies = {}
+    for key, x in tensors.items():
+        copies[key] = x.detach().to("cpu", memory_format=torch.contiguous_format, copy=True)
+    return safetensors.torch.save(copies, {"course": json.dumps(facts)})
 
 
 def _read(path: Path, advice: str) -> tuple[dict[str, Tensor], dict]:
-    """The tensors and facts of one of our files, or a clear error."""
+    """Return the tensors and facts of one of our files.
+
+    Raises FileNotFoundError when it is missing, ValueError when it is not one of ours or damaged.
+    """
     try:
         file = path.read_bytes()
     except FileNotFoundError:
@@ -236,11 +261,11 @@ def _read(path: Path, advice: str) -> tuple[dict[str, Tensor], dict]:
     try:
         tensors = safetensors.torch.load(file)
     except safetensors.SafetensorError as error:
-        pickled = file.startswith((b"PK", b"\x80"))
-        what = (
-            "a pickle, which could run any code" if pickled else f"truncated or damaged ({error})"
+        is_pickle = file.startswith((b"PK", b"\x80"))
+        kind = (
+            "a pickle, which could run any code" if is_pickle else f"truncated or damaged ({error})"
         )
-        raise ValueError(f"{path} is not a safetensors file: it is {what}. {advice}") from None
+        raise ValueError(f"{path} is not a safetensors file: it is {kind}. {advice}") from None
     header = json.loads(file[8 : 8 + int.from_bytes(file[:8], "little")])
     if "course" not in header.get("__metadata__", {}):
         raise ValueError(f"{path} was not written by this course: it has no provenance. {advice}")

@@ -37,7 +37,7 @@ def same(a, b):
 
 
 def loop_conv(x, weight, bias, stride, padding):
-    """Every place of the result by itself; what lies outside is looked up, not padded."""
+    """Compute every place of the result for itself; what is outside is looked up, not padded."""
     kt, kh, kw = weight.shape[2:]
     t, h, w = x.shape[2:]
     sizes = [(n - 1) // s + 1 for n, s in zip((t, h, w), stride, strict=True)]
@@ -98,7 +98,7 @@ def test_the_module_is_the_function_with_its_weights(padding):
     assert CausalConv3d(3, 4, bias=False).bias is None
 
 
-def test_weights_start_with_the_variance_that_keeps_that_of_what_comes_in():
+def test_initial_weights_keep_the_variance_of_the_input():
     torch.manual_seed(0)
     conv = CausalConv3d(24, 40, (3, 3, 3))
     assert not conv.bias.any()
@@ -152,7 +152,7 @@ def test_a_frame_depends_on_no_later_one(layer, down, up):
 
 
 @pytest.mark.parametrize(("layer", "down", "up"), LAYERS.values(), ids=LAYERS)
-def test_a_picture_is_the_first_frame_of_a_clip(layer, down, up):
+def test_an_image_is_the_first_frame_of_a_clip(layer, down, up):
     x = rand(2, 3, 7, 4, 6)
     layer = layer.double()
     y = layer(x[:, :, :1])
@@ -162,7 +162,7 @@ def test_a_picture_is_the_first_frame_of_a_clip(layer, down, up):
     layer.float()
 
 
-def test_what_stands_still_stays_so_with_replicated_frames_alone():
+def test_only_replicated_frames_keep_a_still_clip_still():
     still = rand(2, 3, 1, 4, 6).expand(-1, -1, 5, -1, -1)
     weight = rand(4, 3, 3, 3, 3, seed=1)
     y = causal_conv3d(still, weight, padding="replicate")

@@ -24,6 +24,6 @@ def test_times_between_steps():
     assert quarter.dtype == torch.float32 and not torch.equal(quarter, whole)
 
 
-def test_an_odd_width():
-    with pytest.raises(ValueError, match=r"width must be even .* got 7"):
+def test_an_odd_width_is_refused():
+    with pytest.raises(ValueError, match=r"expected an even width.* got 7"):
         timestep_embedding(torch.tensor([1]), 7)

@@ -41,7 +41,7 @@ def test_without_time_it_is_the_block_whose_time_says_nothing(c_out):
 
 
 @pytest.mark.parametrize("time_width", [5, None])
-def test_dropout_is_for_training_alone(time_width):
+def test_dropout_is_only_for_training(time_width):
     block = ResBlock(8, 8, time_width, groups=4, eps=1e-6, dropout=0.5)
     time = torch.zeros(3, 5)
     assert not torch.equal(block(X, time), block(X, time))

@@ -80,7 +80,7 @@ def test_the_head_is_a_layer_a_gelu_and_a_norm():
     torch.testing.assert_close(head(X), expected, rtol=1e-4, atol=1e-4)
 
 
-def test_dropout_is_for_training_alone():
+def test_dropout_is_only_for_training():
     model = Bert(7, 12, 1, 3, 20, dropout=0.5)
     assert not torch.equal(model(X), model(X))
     model.eval()
@@ -102,7 +102,7 @@ def test_weights_start_small_and_biases_at_zero():
 
 
 def test_what_does_not_fit_is_refused():
-    with pytest.raises(ValueError, match="heads must divide width, got 5 for 12"):
+    with pytest.raises(ValueError, match="heads: expected a divisor of width 12, got 5"):
         Bert(7, 12, 1, 5, 20)
     with pytest.raises(ValueError, match="expected at most 6 tokens, got 7"):
         Bert(6, 12, 1, 3, 20)(X)
@@ -114,7 +114,7 @@ SIZES = [(12, 3, 20, 2), (8, 2, 5, 3), (20, 5, 16, 1)]  # width, heads, mlp, dep
 
 
 def layers(width, heads, mlp, depth):
-    """Attention and MLP of each layer, every one behind a norm, and the norm after them."""
+    """Attention and MLP of each layer, each after a norm, and the norm after them."""
     parts = [
         [nn.LayerNorm(width), Attention(width, heads), nn.LayerNorm(width), MLP(width, mlp, "tanh")]
         for _ in range(depth)

@@ -137,7 +137,7 @@ def test_the_masked_tokens_of_table_12(task, grid):
 
 @pytest.mark.parametrize("size,cell", [((16, 128, 128), (4, 8, 8)), ((16, 32, 32), (4, 4, 4))])
 @pytest.mark.parametrize("task", TASKS)
-def test_a_token_of_the_condition_is_one_that_touches_it_unless_the_window_moves(task, size, cell):
+def test_tokens_of_the_condition_touch_it_unless_the_window_moves(task, size, cell):
     grid = tuple(n // c for n, c in zip(size, cell, strict=True))
     found, rule = cells_with_given_pixels(task_mask(task, size), cell), task_mask(task, grid)
     if task in ("OPD", "IPD"):
@@ -202,7 +202,7 @@ def test_the_condition_itself_is_not_touched(task):
 
 
 @pytest.mark.parametrize("task", TASKS)
-def test_padding_depends_on_the_condition_alone(task):
+def test_padding_depends_only_on_the_condition(task):
     mask = task_mask(task, TASK_CLIP.shape[2:]).expand_as(TASK_CLIP)
     other = torch.where(mask, TASK_CLIP, torch.randn_like(TASK_CLIP))
     assert torch.equal(condition_clip(task, TASK_CLIP), condition_clip(task, other))
@@ -260,7 +260,7 @@ def test_what_does_not_fit_is_refused():
 # ---------------------------------------------------------------- the transformer
 
 
-def test_special_tokens_stand_at_the_end_and_no_two_are_the_same():
+def test_special_tokens_come_last_and_no_two_are_the_same():
     model = MaskedTransformer(BERT)
     label = torch.tensor([4, 0])
     assert (BERT.vocabulary, BERT.mask_token) == (13 + 6 + 16, 34)
@@ -414,7 +414,7 @@ def test_the_same_seed_gives_the_same_tokens_and_another_does_not():
 
 
 @pytest.mark.parametrize("task", TASKS)
-def test_what_is_generated_depends_on_the_condition_alone(task):
+def test_generation_depends_only_on_the_condition(task):
     tokenizer, model = awake(Tokenizer(SMALL)), awake(MaskedTransformer(BERT))
     given = task_mask(task, CLIP.shape[2:]).expand_as(CLIP)
     other = torch.where(given, CLIP, rand(*CLIP.shape, seed=7))

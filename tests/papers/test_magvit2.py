@@ -1,4 +1,4 @@
-"""MAGVIT-v2: sizes, what depends on what, the start from pictures, tokens in factors, and the
+"""MAGVIT-v2: sizes, what depends on what, the start from images, tokens in factors, and the
 models on them.
 """
 
@@ -150,7 +150,7 @@ def test_the_weights_of_the_losses():
         ({"strides": ((1, 2, 2),)}, r"expected 2 strides, got \(\(1, 2, 2\),\)"),
         (
             {"kernel_frames": 1},
-            "a model of pictures has no stride over frames, got kernel_frames=1 and",
+            r"expected no stride over frames in an image model \(kernel_frames=1\), got",
         ),
         ({"groups": 8}, r"expected widths that 8 groups share evenly, got \[4, 12\]"),
     ],
@@ -176,7 +176,9 @@ def test_factors_are_equal():
         LM, factors=1
     ).factor_bits == (6,)
     for change in ({"factors": 4}, {"num_codes": 2**7}, {"num_codes": 60}):
-        with pytest.raises(ValueError, match=r"equal factors need 2\^"):
+        with pytest.raises(
+            ValueError, match=r"expected 2\^\(\d m\) codes for \d equal factors, got"
+        ):
             replace(LM, **change)
 
 
@@ -184,7 +186,7 @@ def test_factors_are_equal():
 
 
 @pytest.mark.parametrize(("config", "size"), CONFIGS.values(), ids=CONFIGS)
-def test_pictures_and_clips_of_any_length_come_back_in_their_size(config, size):
+def test_images_and_clips_of_any_length_come_back_in_their_size(config, size):
     model = awake(Tokenizer(config))
     s = config.cell[0]
     for t in (0, 1, size[0] // s):
@@ -230,13 +232,16 @@ def test_a_frame_is_decoded_from_the_tokens_up_to_its_own(config, size):
 
 
 @pytest.mark.parametrize(("config", "size"), CONFIGS.values(), ids=CONFIGS)
-def test_the_first_frame_of_a_clip_is_a_picture(config, size):
+def test_the_first_frame_of_a_clip_is_an_image(config, size):
     model = awake(Tokenizer(config)).double()
     clip = rand(2, 2, *size).double()
     close(model.encoder(clip)[:, :, :1], model.encoder(clip[:, :, :1]), 1e-10)
-    (reconstruction, quantized), (picture, alone) = model(clip), model(clip[:, :, :1])
-    assert torch.equal(quantized.indices[:, :1], alone.indices)
-    close(reconstruction[:, :, :1], picture, 1e-10)
+    (reconstruction, quantized), (rebuilt_image, quantized_image) = (
+        model(clip),
+        model(clip[:, :, :1]),
+    )
+    assert torch.equal(quantized.indices[:, :1], quantized_image.indices)
+    close(reconstruction[:, :, :1], rebuilt_image, 1e-10)
 
 
 def test_gradients_do_not_come_from_later_frames_either():
@@ -303,7 +308,7 @@ def test_a_discriminator_reads_the_clips_of_its_preset(name):
     assert clip.shape[2] == 17
 
 
-# ---------------------------------------------------------------- a start from pictures
+# ---------------------------------------------------------------- a start from images
 
 
 def test_a_kernel_is_inflated_into_the_last_frame():
@@ -313,21 +318,21 @@ def test_a_kernel_is_inflated_into_the_last_frame():
     assert torch.equal(inflated[:, :, 2], kernel) and not inflated[:, :, :2].any()
 
 
-PICTURES = replace(SMALL, kernel_frames=1, strides=((1, 2, 2), (1, 1, 2)))
+IMAGES = replace(SMALL, kernel_frames=1, strides=((1, 2, 2), (1, 1, 2)))
 
 
-def test_an_inflated_tokenizer_does_to_the_frames_it_keeps_what_it_did_to_pictures():
-    pictures, model = awake(Tokenizer(PICTURES)), Tokenizer(SMALL)
-    inflate(model, pictures)
-    pictures, model = pictures.double(), model.double()
+def test_an_inflated_tokenizer_treats_the_frames_it_keeps_as_images():
+    image_tokenizer, model = awake(Tokenizer(IMAGES)), Tokenizer(SMALL)
+    inflate(model, image_tokenizer)
+    image_tokenizer, model = image_tokenizer.double(), model.double()
     clip = rand(2, 2, 7, 4, 8).double()
     reconstruction, quantized = model(clip)
     for frame in range(7):
-        picture, alone = pictures(clip[:, :, frame : frame + 1])
+        rebuilt_image, quantized_image = image_tokenizer(clip[:, :, frame : frame + 1])
         if frame % 2 == 0:  # frames 0, 2, 4 and 6 have tokens of their own
-            assert torch.equal(quantized.indices[:, frame // 2], alone.indices[:, 0])
+            assert torch.equal(quantized.indices[:, frame // 2], quantized_image.indices[:, 0])
             for repeated in range(max(frame - 1, 0), frame + 1):
-                close(reconstruction[:, :, repeated], picture[:, :, 0], 1e-10)
+                close(reconstruction[:, :, repeated], rebuilt_image[:, :, 0], 1e-10)
 
 
 @pytest.mark.parametrize(
@@ -343,9 +348,25 @@ def test_an_inflated_tokenizer_does_to_the_frames_it_keeps_what_it_did_to_pictur
 )
 def test_only_time_may_differ(change):
     with pytest.raises(
-        ValueError, match="expected tokenizers that differ in time alone, got other weights in"
+        ValueError, match="expected tokenizers that differ only in time, got other weights in"
     ):
-        inflate(Tokenizer(SMALL), Tokenizer(replace(PICTURES, **change)))
+        inflate(Tokenizer(SMALL), Tokenizer(replace(IMAGES, **change)))
+
+
+def test_only_what_samples_up_is_repeated_whatever_has_twice_the_channels():
+    image_tokenizer, model = Tokenizer(IMAGES), Tokenizer(SMALL)
+    image_tokenizer.encoder.extra = nn.Linear(3, 2)
+    model.encoder.extra = nn.Linear(3, 4)
+    with pytest.raises(ValueError, match=r"in \['encoder.extra.bias', 'encoder.extra.weight'\]$"):
+        inflate(model, image_tokenizer)
+
+
+def test_only_convolutions_are_inflated_whatever_has_the_shape_of_a_kernel():
+    image_tokenizer, model = Tokenizer(IMAGES), Tokenizer(SMALL)
+    image_tokenizer.encoder.extra = nn.Parameter(torch.zeros(2, 3, 1, 4, 4))
+    model.encoder.extra = nn.Parameter(torch.zeros(2, 3, 3, 4, 4))
+    with pytest.raises(ValueError, match=r"in \['encoder.extra'\]$"):
+        inflate(model, image_tokenizer)
 
 
 # ---------------------------------------------------------------- tokens in factors
@@ -395,7 +416,7 @@ def test_tables_are_used_both_ways():
 # ---------------------------------------------------------------- the language models
 
 
-def test_the_masked_model_sees_all_tokens_and_speaks_of_the_codes():
+def test_the_masked_model_sees_all_tokens_and_predicts_the_codes():
     model = awake(MaskedLM(LM))
     prefix, shown = (
         model.config.prefix_tokens("CG", torch.tensor([3, 1])),
@@ -472,7 +493,7 @@ def test_cached_sampling_draws_the_same_codes():
     assert torch.equal(*drawn) and len(drawn[0].unique()) > 5
 
 
-def test_frame_prediction_goes_on_from_the_codes_of_the_first_frame():
+def test_frame_prediction_continues_from_the_codes_of_the_first_frame():
     model, prefix, known = awake(CausalLM(LM)), integers(4, 3, 1) + 64, integers(64, 3, 6)
     drawn = decode_causal(model, prefix, known, top_k=1)
     assert torch.equal(drawn[:, :6], known)

@@ -153,7 +153,7 @@ def test_clips_that_are_not_made_of_cells_are_refused():
 
 
 @pytest.mark.parametrize("padding", ["reflect", "zeros"])
-def test_what_is_the_same_everywhere_has_one_token_under_reflection_alone(padding):
+def test_only_reflection_gives_a_constant_clip_a_single_token(padding):
     torch.manual_seed(0)
     model = Tokenizer(replace(SMALL, padding=padding, num_codes=200)).eval()
     constant = torch.tensor([0.3, -0.5, 0.9]).reshape(1, 3, 1, 1, 1).expand(1, 3, 4, 24, 24)
@@ -162,8 +162,8 @@ def test_what_is_the_same_everywhere_has_one_token_under_reflection_alone(paddin
 
 def test_frames_of_a_2d_tokenizer_know_nothing_of_each_other():
     model = awake(Tokenizer(FLAT))
-    alone = torch.cat([model.encode(CLIP[:, :, i : i + 1]).indices for i in range(4)], dim=1)
-    assert torch.equal(model.encode(CLIP).indices, alone)
+    one_by_one = torch.cat([model.encode(CLIP[:, :, i : i + 1]).indices for i in range(4)], dim=1)
+    assert torch.equal(model.encode(CLIP).indices, one_by_one)
 
 
 def test_time_is_halved_early_and_doubled_late():
@@ -176,7 +176,7 @@ def test_time_is_halved_early_and_doubled_late():
     assert pools == [(2, 2, 2), (2, 2, 2), (1, 2, 2)] and ups == [(1, 2, 2), (2, 2, 2), (2, 2, 2)]
 
 
-# ---------------------------------------------------------------- a start from pictures
+# ---------------------------------------------------------------- a start from image_tokenizer
 
 
 @pytest.mark.parametrize("frames", [1, 2, 3, 5])
@@ -195,31 +195,37 @@ def test_kernels_are_inflated_at_the_centre_or_by_averages(frames):
 
 @pytest.mark.parametrize("padding", ["reflect", "zeros"])
 @pytest.mark.parametrize("kernel", [inflate_central, inflate_average])
-def test_an_inflated_tokenizer_treats_a_still_clip_as_its_picture(kernel, padding):
-    pictures, model = (
+def test_an_inflated_tokenizer_treats_a_still_clip_as_its_image(kernel, padding):
+    image_tokenizer, model = (
         Tokenizer(replace(FLAT, padding=padding)),
         Tokenizer(replace(SMALL, padding=padding)),
     )
-    awake(pictures)
-    inflate(model.eval(), pictures, kernel)
+    awake(image_tokenizer)
+    inflate(model.eval(), image_tokenizer, kernel)
     still = CLIP[:, :, :1].expand(-1, -1, 4, -1, -1)
-    flat, solid = pictures.run(pictures.encoder, still[:, :, :2]), model.encoder(still)
+    flat, solid = (
+        image_tokenizer.run(image_tokenizer.encoder, still[:, :, :2]),
+        model.encoder(still),
+    )
     same = kernel is inflate_central or padding == "reflect"  # zeros fade into the average
     assert torch.allclose(flat, solid, rtol=1e-3, atol=1e-3) is same
     if same:
         code = flat[:, :, :1].expand(-1, -1, 2, -1, -1)
         torch.testing.assert_close(
-            model.decode(code), pictures.decode(code.repeat_interleave(2, 2)), rtol=1e-3, atol=1e-3
+            model.decode(code),
+            image_tokenizer.decode(code.repeat_interleave(2, 2)),
+            rtol=1e-3,
+            atol=1e-3,
         )
-    assert torch.equal(model.quantizer.codebook, pictures.quantizer.codebook)
+    assert torch.equal(model.quantizer.codebook, image_tokenizer.quantizer.codebook)
 
 
 def test_inflation_copies_rather_than_shares():
-    pictures, model = awake(Tokenizer(FLAT)), Tokenizer(SMALL)
-    inflate(model, pictures)
+    image_tokenizer, model = awake(Tokenizer(FLAT)), Tokenizer(SMALL)
+    inflate(model, image_tokenizer)
     before = model.encoder[0].weight.clone()
     with torch.no_grad():
-        pictures.encoder[0].weight.zero_()
+        image_tokenizer.encoder[0].weight.zero_()
     assert torch.equal(model.encoder[0].weight, before) and model.encoder[0].weight.requires_grad
 
 
@@ -355,7 +361,7 @@ def distance(x, y):
     return (x - y).abs().mean((1, 2, 3))
 
 
-def test_what_the_tokenizer_minimises_part_by_part():
+def test_what_the_tokenizer_minimizes_part_by_part():
     model = Curved()
     loss = TokenizerLoss(LossConfig(), distance)
     total, parts = loss.generator_loss(
@@ -396,7 +402,7 @@ def test_without_a_discriminator_or_a_perceptual_distance_they_have_no_part():
     assert parts.keys() == {"squared", "quantizer"}
 
 
-def test_what_the_discriminator_minimises_part_by_part():
+def test_what_the_discriminator_minimizes_part_by_part():
     model, lecam = Curved(), LeCam().double()
     reconstruction = RECONSTRUCTION.clone().requires_grad_()
     total, parts = TokenizerLoss(LossConfig(), None).discriminator_loss(

@@ -89,7 +89,7 @@ def extend(x, axis, pad, padding):
 
 
 def halve(x, axes):
-    """Averages of pairs; an entry left over stands for itself."""
+    """Averages of pairs; an entry left over stays as it is."""
     for axis in axes:
         x = torch.stack([part.mean(axis) for part in x.split(2, dim=axis)], dim=axis)
     return x
@@ -305,7 +305,7 @@ def test_the_decoder_equals_the_official_structure(name, double):
     assert values < limit and slopes < limit
 
 
-def test_frames_of_a_2d_tokenizer_are_pictures_of_their_own():
+def test_frames_of_a_2d_tokenizer_are_images_of_their_own():
     """The official code maps its 2D modules over time: the executor sees one frame at a time, norms
     included.
     """

@@ -162,8 +162,8 @@ TOKENIZERS = {  # with frames, rows and columns
         (7, 4, 6),
     ),
     "kernels of two frames": (config(kernel_frames=2), (3, 2, 3)),
-    "pictures": (config(kernel_frames=1, strides=((1, 2, 2), (1, 3, 1))), (2, 6, 4)),
-    "one picture": (config(), (1, 6, 9)),
+    "images": (config(kernel_frames=1, strides=((1, 2, 2), (1, 3, 1))), (2, 6, 4)),
+    "one image": (config(), (1, 6, 9)),
 }
 
 
@@ -198,7 +198,7 @@ def test_the_tokenizer_equals_one_that_goes_frame_by_frame(config, size):
 @pytest.mark.parametrize(
     ("kernel", "stride"), [(3, 1), (3, (2, 1, 3)), ((5, 1, 3), 2), (1, (1, 2, 2))], ids=str
 )
-def test_zeros_in_front_are_as_in_wan(kernel, stride):
+def test_padding_with_zeros_is_as_in_wan(kernel, stride):
     ours = CausalConv3d(3, 4, kernel, stride).double()
     padding = [k // 2 for k in ours.kernel_size]
     theirs = WanCausalConv3d(3, 4, kernel, stride, padding).double()
@@ -209,7 +209,7 @@ def test_zeros_in_front_are_as_in_wan(kernel, stride):
 @pytest.mark.parametrize(
     ("kernel", "stride"), [(3, 1), (3, 2), ((4, 3, 3), 1), ((2, 5, 5), 3), (1, 1)], ids=str
 )
-def test_first_frames_in_front_are_as_in_cogvideox(kernel, stride):
+def test_padding_with_the_first_frame_is_as_in_cogvideox(kernel, stride):
     ours = CausalConv3d(3, 4, kernel, (stride, 1, 1), "replicate").double()
     theirs = CogVideoXCausalConv3d(3, 4, kernel, stride).double()
     theirs.conv.load_state_dict(ours.state_dict())
