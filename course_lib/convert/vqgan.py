@@ -1,22 +1,22 @@
 """The weights of VQGAN and of its transformer, as others publish them.
 
-taming: the autoencoder, VQModel of CompVis/taming-transformers.  Its loss is a part of it there, so
+taming: the autoencoder, VQModel of CompVis/taming-transformers.  Its loss is part of it there, so
 that a file holds the networks of the loss too: their keys (loss.discriminator.*,
-loss.perceptual_loss.*) are set aside.  The Gumbel variant is not ours, and is refused.
+loss.perceptual_loss.*) are set aside.  We have no Gumbel variant; it is refused.
 
 diffusers: its VQModel (https://huggingface.co/CompVis/ldm-celebahq-256 and the like), the same
-network, with linear layers in its attention for our 1x1 convolutions.  Ours equals it with its
-defaults, lookup_from_codebook=False and norm_type="group".  The older spelling of its attention is
-read too.
+network, with linear layers in its attention where we have 1x1 convolutions.  Ours equals it with
+its defaults, lookup_from_codebook=False and norm_type="group".  The older spelling of its attention
+is read too.
 
-Both put beta on the codebook's term.  The weights do not depend on it; a training goes on in their
-manner with legacy=True.  What only a training of ours has (how long a code has been unused, and the
-like) is as in a fresh model.
+Both put beta on the codebook's term.  The weights do not depend on it; to continue training as they
+do, use legacy=True.  Statistics that only our training keeps (how long a code has been unused, and
+so on) are as in a fresh model.
 
-taming transformer: Net2NetTransformer of the same repository.  What stands around its GPT is set
+taming transformer: Net2NetTransformer of the same repository.  Whatever surrounds its GPT is set
 aside: the autoencoder and the network of the condition (first_stage_model.*, cond_stage_model.*),
 and the causal mask in every layer (transformer.blocks.*.attn.mask).  A mask that is not causal
-(n_unmasked) is not wanted: ours has no other.
+(n_unmasked) is refused: ours has no other.
 """
 
 from typing import NamedTuple
@@ -26,13 +26,17 @@ from torch import Tensor, nn
 
 from course_lib.convert.ddpm import modern_diffusers
 from course_lib.convert.layout import Layout, Source, torch_sources
+from course_lib.nn.attention import SpatialAttention
 from course_lib.papers.vqgan import VQGAN, Transformer, VQGANConfig
 
 # ---------------------------------------------------------------- the autoencoder
 
 
 class Names(NamedTuple):
-    """What a layout calls the parts of an encoder or decoder, and the layers in them."""
+    """What a layout calls the parts of an encoder or decoder, and the layers in them.
+
+    `layers` goes from our names to theirs; where one of ours is several of theirs, it has them all.
+    """
 
     levels: dict[str, str]
     resize: dict[str, str]
@@ -40,7 +44,7 @@ class Names(NamedTuple):
     attention: str
     middle: tuple[str, str, str]
     norm_out: str
-    layers: dict[str, str]  # by our names; where one of ours is several of theirs, all of them
+    layers: dict[str, str]
 
 
 SHARED = {name: name for name in ("norm1", "conv1", "norm2", "conv2", "conv")}
@@ -71,41 +75,47 @@ DIFFUSERS = Names(
 
 
 def taming_sources(model: nn.Module) -> dict[str, Source]:
-    """The layout of taming's VQModel, whose decoder counts its levels from the finest."""
-    coarsest = len(model.config.multipliers) - 1
-    decoder = [coarsest - level for level in range(coarsest + 1)]
+    """Return the sources in taming's VQModel, whose decoder counts its levels from the finest."""
+    decoder = list(reversed(range(len(model.config.multipliers))))
     return _fresh(model) | torch_sources(model, _layers(model.config, TAMING, decoder))
 
 
 def diffusers_sources(model: nn.Module) -> dict[str, Source]:
-    """The layout of diffusers' VQModel, whose decoder counts its levels from the coarsest, as ours
-    does.
-    """
+    """Return the sources in diffusers' VQModel, whose decoder counts from the coarsest, as ours."""
     decoder = list(range(len(model.config.multipliers)))
     sources = _fresh(model) | torch_sources(model, _layers(model.config, DIFFUSERS, decoder))
-    for ours, tensor in model.state_dict().items():
-        if ours.endswith((".qkv.weight", ".out.weight")):
-            sources[ours] = Source.of(
-                tensor, sources[ours].keys, "parts rows columns -> (parts rows) columns 1 1"
-            )
+
+    # The weights of linear layers become those of 1x1 convolutions.
+    for name, module in model.named_modules():
+        if isinstance(module, SpatialAttention):
+            for layer in (f"{name}.qkv.weight", f"{name}.out.weight"):
+                sources[layer] = Source.of(
+                    model.get_parameter(layer),
+                    sources[layer].keys,
+                    "parts rows columns -> (parts rows) columns 1 1",
+                )
     return sources
 
 
 def _layers(config: VQGANConfig, names: Names, decoder: list[int]) -> dict[str, str]:
-    """By our names of layers, theirs; `decoder`: what they call its levels, from the coarsest to
-    the finest.
+    """Return their names of layers by ours.
+
+    `decoder`: the numbers they give its levels, from the coarsest to the finest.
     """
     layers = {
         "to_codes": "quant_conv",
         "quantizer.codebook": "quantize.embedding.weight",
         "from_codes": "post_quant_conv",
     }
-    for side, levels, blocks in (
+    sides = (
         ("encoder", sorted(decoder), config.blocks),
         ("decoder", decoder, config.blocks + 1),
-    ):
-        layers |= {f"{side}.{conv}": f"{side}.{conv}" for conv in ("conv_in", "conv_out")}
+    )
+    for side, levels, blocks in sides:
+        layers[f"{side}.conv_in"] = f"{side}.conv_in"
+        layers[f"{side}.conv_out"] = f"{side}.conv_out"
         layers[f"{side}.norm_out"] = f"{side}.{names.norm_out}"
+
         parts = {f"middle.{i}": theirs for i, theirs in enumerate(names.middle)}
         for i, level in enumerate(levels):
             theirs = f"{names.levels[side]}.{level}"
@@ -113,6 +123,7 @@ def _layers(config: VQGANConfig, names: Names, decoder: list[int]) -> dict[str, 
                 parts[f"levels.{i}.{2 * j}"] = f"{theirs}.{names.block}.{j}"
                 parts[f"levels.{i}.{2 * j + 1}"] = f"{theirs}.{names.attention}.{j}"
             parts[f"levels.{i}.{2 * blocks}"] = f"{theirs}.{names.resize[side]}"
+
         for part, theirs in parts.items():
             for ours, several in names.layers.items():
                 layers[f"{side}.{part}.{ours}"] = " ".join(
@@ -122,7 +133,7 @@ def _layers(config: VQGANConfig, names: Names, decoder: list[int]) -> dict[str, 
 
 
 def _fresh(model: nn.Module) -> dict[str, Source]:
-    """The quantiser's statistics of a training, which no layout has."""
+    """Return the quantizer's training statistics, which no layout has, as those of a fresh model."""
     return {
         f"quantizer.{name}": Source((), tuple(value.shape))
         for name, value in model.quantizer.named_buffers()
@@ -130,7 +141,7 @@ def _fresh(model: nn.Module) -> dict[str, Source]:
 
 
 def _is_loss(key: str, value: Tensor) -> bool:
-    """Whether a tensor of taming's VQModel belongs to its loss."""
+    """Tell whether a tensor of taming's VQModel belongs to its loss."""
     return key.startswith(("loss.discriminator.", "loss.perceptual_loss."))
 
 
@@ -138,7 +149,7 @@ def _is_loss(key: str, value: Tensor) -> bool:
 
 
 def taming_transformer_sources(model: nn.Module) -> dict[str, Source]:
-    """The layout of taming's Net2NetTransformer."""
+    """Return the sources in taming's Net2NetTransformer."""
     names = {
         "tokens": "transformer.tok_emb",
         "positions": "transformer.pos_emb",
@@ -159,9 +170,7 @@ def taming_transformer_sources(model: nn.Module) -> dict[str, Source]:
 
 
 def _is_around_transformer(key: str, value: Tensor) -> bool:
-    """Whether a tensor of Net2NetTransformer belongs to another network, or is the mask that ours
-    has built in.
-    """
+    """Tell whether a tensor is of another network in Net2NetTransformer, or its causal mask."""
     if key.startswith("transformer.blocks.") and key.endswith(".attn.mask"):
         return value.ndim == 4 and torch.equal(value, torch.ones_like(value).tril())
     return key.startswith(("first_stage_model.", "cond_stage_model."))

@@ -1,3 +1,1 @@
-"""Language models on tokens: filters and draws, a cache of keys and values, masked tokens decoded
-in parallel.
-"""
+"""Sampling from models of tokens: one by one, with a cache of keys and values, or in parallel."""

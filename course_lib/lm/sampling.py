@@ -1,10 +1,10 @@
 """From logits to the next token: filters, a draw, and sampling token by token.
 
 Every draw takes its uniform number as an argument, so that it is a plain function that can be
-checked, and so that the same numbers give the same tokens with a cache and without.
+tested, and so that the same numbers give the same tokens with a cache and without.
 """
 
-from collections.abc import Callable
+from typing import Any
 
 import torch
 
@@ -13,11 +13,10 @@ from course_lib.shapes import Float, Int, PerSample, Tensor
 
 
 def top_k_filter(logits: Float[Tensor, "b v"], k: int) -> Float[Tensor, "b v"]:
-    """The k greatest logits of each row; the others become -inf.  Raises ValueError unless 1 <= k
-    <= v.
+    """Keep the k greatest logits of each row; the others become -inf.
 
     Tokens that tie with the k-th stay too: none is better than the other, and which came first is
-    chance.
+    chance.  Raises ValueError unless 1 <= k <= v.
     """
     if not 1 <= k <= logits.shape[-1]:
         raise ValueError(f"expected k from 1 to the {logits.shape[-1]} tokens there are, got {k}")
@@ -26,16 +25,15 @@ def top_k_filter(logits: Float[Tensor, "b v"], k: int) -> Float[Tensor, "b v"]:
 
 
 def top_p_filter(logits: Float[Tensor, "b v"], p: int | float) -> Float[Tensor, "b v"]:
-    """The fewest most probable tokens that together have probability p; the logits of the others
-    become -inf.
+    """Keep the fewest most probable tokens that together have probability p; the rest become -inf.
 
-    The nucleus of Holtzman et al., arXiv 1904.09751.  Tokens that tie with the last of them stay
-    too.  Raises ValueError unless 0 < p <= 1.
+    These are the nucleus of Holtzman et al., arXiv 1904.09751.  Tokens that tie with the last of
+    them stay too.  Raises ValueError unless 0 < p <= 1.
     """
     if not 0 < p <= 1:
         raise ValueError(f"expected 0 < p <= 1, got {p}")
     ordered = logits.sort(descending=True).values  # b v
-    # b 1: how many do not reach p
+    # How many tokens together do not reach p, (b 1).
     before = (ordered.softmax(-1).cumsum(-1) < p).sum(-1, keepdim=True)
     least = ordered.gather(-1, before.clamp(max=logits.shape[-1] - 1))
     return logits.masked_fill(logits < least, -torch.inf)
@@ -47,15 +45,16 @@ def next_token_probabilities(
     top_k: int | None = None,
     top_p: int | float | None = None,
 ) -> Float[Tensor, "b v"]:
-    """softmax(logits / temperature) over what the filters leave, top-k first.  ValueError unless
-    temperature > 0.
+    """Return softmax(logits / temperature) over what the filters leave, top-k first.
+
+    Raises ValueError unless temperature > 0.
     """
     if not temperature > 0:
         raise ValueError(
             "expected a temperature above 0 (the most probable token is top_k=1), got"
             f" {temperature}"
         )
-    # the sums that follow need more digits than half precision has
+    # The sums that follow need more digits than half precision has.
     logits = logits.float() / temperature
     if top_k is not None:
         logits = top_k_filter(logits, top_k)
@@ -65,13 +64,13 @@ def next_token_probabilities(
 
 
 def draw_tokens(probabilities: Float[Tensor, "b v"], uniform: PerSample) -> Int[Tensor, " b"]:
-    """The first token whose cumulative probability exceeds `uniform`, in the order of the
-    vocabulary: int64.
+    """Draw for each row the first token whose cumulative probability exceeds `uniform`, as int64.
 
-    Probabilities need not sum to 1.  A token of probability 0 is never drawn, whatever the
-    rounding.  Raises ValueError unless the sums are positive and finite and 0 <= uniform < 1.
+    Tokens come in the order of the vocabulary; probabilities need not sum to 1.  A token of
+    probability 0 is never drawn, whatever the rounding.  Raises ValueError unless the sums are
+    positive and finite and 0 <= uniform < 1.
     """
-    # a token of probability 0 exceeds nothing
+    # The cumulative probability of a token of probability 0 becomes 0, which exceeds nothing.
     cumulative = probabilities.cumsum(-1) * (probabilities > 0)
     total = cumulative.amax(-1, keepdim=True)
     u = uniform[:, None]
@@ -79,21 +78,22 @@ def draw_tokens(probabilities: Float[Tensor, "b v"], uniform: PerSample) -> Int[
         raise ValueError(
             f"expected positive sums and 0 <= uniform < 1, got {total[:, 0]} and {uniform}"
         )
-    return (cumulative > u * total).byte().argmax(-1)  # argmax: the first of equals
+    return (cumulative > u * total).byte().argmax(-1)  # argmax gives the first of equals
 
 
 def top_k_sample(
     logits: Float[Tensor, "b v"], k: int, temperature: int | float, uniform: PerSample
 ) -> Int[Tensor, " b"]:
-    """Draw the next token from the k most probable ones.  Errors as in `top_k_filter`, temperature
-    and `draw_tokens`.
+    """Draw the next token from the k most probable ones.
+
+    Raises the ValueErrors of `top_k_filter`, `next_token_probabilities` and `draw_tokens`.
     """
     return draw_tokens(next_token_probabilities(logits, temperature, k), uniform)
 
 
 @torch.no_grad()
 def generate(
-    model: Callable,
+    model: Any,
     prompt: Int[Tensor, "b n"],
     steps: int,
     *,
@@ -103,25 +103,24 @@ def generate(
     generator: torch.Generator | None = None,
     cache: bool = True,
 ) -> Int[Tensor, "b steps"]:
-    """Draw `steps` tokens one by one, each given the prompt and those before it; the prompt itself
-    is not returned.
+    """Draw `steps` tokens one by one, each given the prompt and the tokens drawn before it.
 
-    model(tokens (b m), cache=None) -> logits (b m v), in evaluation mode, is any causal model.
-    With a cache it is called with the new tokens alone and must hold `config.depth` layers; the
-    tokens drawn are the same.  Random numbers come from the CPU, so that they are the same for
-    every device.  Raises ValueError for an empty prompt.
+    The prompt itself is not returned.  model(tokens (b m), cache=None) -> logits (b m v), in
+    evaluation mode, is any causal model.  With a cache it is called with only the new tokens, and
+    its `config.depth` is its number of layers; the tokens drawn are the same.  Random numbers come
+    from the CPU, so that they are the same for every device.  Raises ValueError for an empty
+    prompt.
     """
     if not prompt.shape[1]:
         raise ValueError("expected a prompt of at least one token, got none")
     uniforms = torch.rand(steps, len(prompt), generator=generator).to(prompt.device)
-    # the last token is not fed
+    # The last token is drawn and not fed back, so the cache does not hold it.
     held = KVCache(model.config.depth, prompt.shape[1] + steps - 1) if cache else None
-    tokens = new = prompt
+    tokens = prompt
+    new = prompt
     for uniform in uniforms:
         logits = model(new if cache else tokens, cache=held)[:, -1]  # b v
-        # b 1
-        new = draw_tokens(next_token_probabilities(logits, temperature, top_k, top_p), uniform)[
-            :, None
-        ]
+        probabilities = next_token_probabilities(logits, temperature, top_k, top_p)
+        new = draw_tokens(probabilities, uniform)[:, None]  # b 1
         tokens = torch.cat([tokens, new], dim=1)
     return tokens[:, prompt.shape[1] :]

@@ -1,7 +1,6 @@
-"""How faithful a reconstruction is, number by number: PSNR and SSIM of pictures in [-1, 1], one
-value per picture.
+"""How faithful a reconstruction is: PSNR and SSIM of images in [-1, 1], one value per image.
 
-Both equal scikit-image's, in double precision.  The frames of a clip are pictures: fold time into b
+Both equal scikit-image's, in double precision.  The frames of a clip are images: fold time into b
 first.
 """
 
@@ -11,14 +10,16 @@ import torch.nn.functional as F
 from course_lib.shapes import Float, PerSample, Tensor
 
 RANGE = 2.0  # from -1 to 1
-RADIUS, SIGMA = 5, 1.5  # of the window, in pixels: 11 x 11
+RADIUS = 5  # of the window, in pixels: 11 x 11
+SIGMA = 1.5  # of the window's Gaussian, in pixels
 
 Image = Float[Tensor, "b c h w"]
 
 
 def psnr(x: Image, y: Float[Tensor, "..."]) -> PerSample:
-    """Peak signal-to-noise ratio in decibels: 10 log10(range^2 / mean squared error); infinite for
-    equal pictures.
+    """Return the peak signal-to-noise ratio in decibels, 10 log10(range^2 / mean squared error).
+
+    It is infinite for equal images.
     """
     _check(x, y)
     error = (x.double() - y.double()).square().mean((1, 2, 3))
@@ -26,12 +27,11 @@ def psnr(x: Image, y: Float[Tensor, "..."]) -> PerSample:
 
 
 def ssim(x: Image, y: Float[Tensor, "..."]) -> PerSample:
-    """Structural similarity (Wang, Bovik, Sheikh, Simoncelli 2004), Eq. 13 and 14: 1 for equal
-    pictures, at most.
+    """Return the structural similarity of Wang, Bovik, Sheikh, Simoncelli 2004, Eq. 13 and 14.
 
-    Means, variances and the covariance are taken under a Gaussian of 1.5 pixels in a window of 11 x
-    11, for each channel; only windows that lie in the picture whole count.  ValueError below 11 x
-    11 pixels.
+    It is at most 1, for equal images.  Means, variances and the covariance are taken under a
+    Gaussian of 1.5 pixels in a window of 11 x 11, for each channel; only windows that are entirely
+    inside the image count.  Raises ValueError below 11 x 11 pixels.
     """
     _check(x, y)
     if min(x.shape[-2:]) < 2 * RADIUS + 1:
@@ -39,30 +39,33 @@ def ssim(x: Image, y: Float[Tensor, "..."]) -> PerSample:
             f"SSIM: expected at least {2 * RADIUS + 1} x {2 * RADIUS + 1} pixels, got"
             f" {tuple(x.shape)}"
         )
-    x, y = x.double(), y.double()
-    mean_x, mean_y = _local_mean(x), _local_mean(y)
+    x = x.double()
+    y = y.double()
+    mean_x = _local_mean(x)
+    mean_y = _local_mean(y)
     variance_x = _local_mean(x * x) - mean_x**2
     variance_y = _local_mean(y * y) - mean_y**2
     covariance = _local_mean(x * y) - mean_x * mean_y
-    c1, c2 = (0.01 * RANGE) ** 2, (0.03 * RANGE) ** 2
+
+    c1 = (0.01 * RANGE) ** 2
+    c2 = (0.03 * RANGE) ** 2
     luminance = (2 * mean_x * mean_y + c1) / (mean_x**2 + mean_y**2 + c1)
     structure = (2 * covariance + c2) / (variance_x + variance_y + c2)
     return (luminance * structure).mean((1, 2, 3))
 
 
 def _local_mean(x: Tensor) -> Tensor:
-    """The mean under the Gaussian window around every pixel that has one: (b c h w) -> (b c h-10
-    w-10).
-    """
+    """Average under the window around every pixel that has one: (b c h w) to (b c h-10 w-10)."""
     place = torch.arange(-RADIUS, RADIUS + 1).to(x)
     weights = (-0.5 * (place / SIGMA) ** 2).softmax(0)
     flat = x.flatten(0, 1)[:, None]  # b*c 1 h w
-    flat = F.conv2d(F.conv2d(flat, weights.view(1, 1, -1, 1)), weights.view(1, 1, 1, -1))
+    flat = F.conv2d(flat, weights.view(1, 1, -1, 1))
+    flat = F.conv2d(flat, weights.view(1, 1, 1, -1))
     return flat.view(*x.shape[:2], *flat.shape[2:])
 
 
 def _check(x: Tensor, y: Tensor) -> None:
     if x.shape != y.shape:
         raise ValueError(
-            f"expected two sets of pictures of one shape, got {tuple(x.shape)} and {tuple(y.shape)}"
+            f"expected two sets of images of one shape, got {tuple(x.shape)} and {tuple(y.shape)}"
         )

@@ -45,7 +45,7 @@ class SpatialAttention(nn.Module):
 
 
 def _pointwise(conv: nn.Conv2d, tokens: Float[Tensor, "b n c_in"]) -> Float[Tensor, "b n c"]:
-    """Apply a 1x1 convolution to tokens, as the linear layer it equals, which is faster on a CPU."""
+    """Apply a 1x1 convolution to tokens as a linear layer, which computes faster on a CPU."""
     return F.linear(tokens, conv.weight.flatten(1), conv.bias)
 
 

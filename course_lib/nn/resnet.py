@@ -1,7 +1,7 @@
 """The convolutional parts of a U-Net: residual block, halving, doubling.
 
-DDPM (arXiv 2006.11239, appendix B) put them together, and the autoencoders and latent diffusion
-models that followed kept them.
+DDPM (arXiv 2006.11239, appendix B) put them together, with the attention over a feature map of
+`course_lib.nn.attention`; the autoencoders and latent diffusion models that followed kept them.
 """
 
 import torch.nn.functional as F
@@ -11,9 +11,7 @@ from course_lib.shapes import Float, Tensor
 
 
 class ResBlock(nn.Module):
-    """Two 3x3 convolutions around the identity; in a denoiser the time vector is added between
-    them.
-    """
+    """Two 3x3 convolutions around the identity; a denoiser adds the time vector between them."""
 
     def __init__(
         self, c_in: int, c_out: int, time_width: int | None, groups: int, eps: float, dropout: float
@@ -32,15 +30,15 @@ class ResBlock(nn.Module):
     ) -> Float[Tensor, "b c h w"]:
         h = self.conv1(F.silu(self.norm1(x)))  # b c h w
         if self.time is not None:
+            if time is None:
+                raise ValueError("time: expected a vector per image, got None")
             h = h + self.time(F.silu(time))[:, :, None, None]
         h = self.conv2(self.dropout(F.silu(self.norm2(h))))
         return self.skip(x) + h
 
 
 class Downsample(nn.Module):
-    """Halve both sides by a convolution of stride 2, padded right and bottom as TensorFlow's SAME
-    does.
-    """
+    """Halve both sides by a convolution of stride 2, padded right and bottom as in TensorFlow."""
 
     padding = (0, 1, 0, 1)  # left, right, top, bottom
 

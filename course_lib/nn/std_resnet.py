@@ -50,7 +50,7 @@ class ResidualUnit(nn.Module):
         self.conv1, self.norm1 = StdConv(c_in, width, 1), nn.GroupNorm(groups, width, 1e-6)
         self.conv2, self.norm2 = StdConv(width, width, 3, stride), nn.GroupNorm(groups, width, 1e-6)
         self.conv3, self.norm3 = StdConv(width, c_out, 1), nn.GroupNorm(groups, c_out, 1e-6)
-        self.skip = nn.Identity()
+        self.skip: nn.Module = nn.Identity()
         if c_in != c_out or stride > 1:
             self.skip = nn.Sequential(
                 StdConv(c_in, c_out, 1, stride), nn.GroupNorm(groups, c_out, 1e-6)

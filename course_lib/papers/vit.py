@@ -4,9 +4,9 @@ Reading order: the configurations (Table 1); the model from the outside in (sect
 A); its equations as plain functions; positions for another resolution (3.2); what a trained model
 attends to (4.5, appendix D); its size.
 
-Differs from the paper, in the manner of the official code:
-- The representation layer (3.1: an MLP with one hidden layer) is one tanh layer before the head, in
-  pre-training alone.
+Differs from the paper, following the official code:
+- The representation layer (3.1: an MLP with one hidden layer) is one tanh layer before the head,
+  only in pre-training.
 - Average pooling (appendix D.3) has no class token at all.
 - GELU is its tanh form there, the exact one in timm's and transformers' checkpoints: `gelu` says
   which.
@@ -33,17 +33,15 @@ from course_lib.shapes import Float, Tensor
 
 @dataclass(frozen=True)
 class ViTConfig:
-    """The encoder's shape, what goes in and what comes out.  Defaults: ViT-B/16 on ImageNet (Table
-    1).
-    """
+    """The encoder's shape, its input and its output.  Defaults: ViT-B/16 on ImageNet (Table 1)."""
 
     image_size: int | tuple[int, int] = 224  # pixels: one side of a square, or height and width
-    patch_size: int = 16
+    patch_size: int = 16  # pixels on a side
     channels: int = 3
     width: int = 768
     depth: int = 12
     heads: int = 12
-    mlp: int = 3072
+    mlp: int = 3072  # width of the MLP's hidden layer
     num_classes: int = 1000
     positions: Literal["1d", "2d", "none"] = "1d"  # appendix D.4
     pool: Literal["token", "average"] = "token"  # appendix D.3
@@ -51,31 +49,34 @@ class ViTConfig:
     gelu: Literal["tanh", "exact"] = "tanh"
     norm_eps: float = 1e-6
     dropout: float = 0.0
-    # units per stage of a hybrid's ResNet; patches are of its feature map
+    # Only for hybrids: residual units per stage of the ResNet.  Patches are cut from its feature map.
     resnet: tuple[int, ...] | None = None
 
     def __post_init__(self):
         if self.size[0] % self.patch_size or self.size[1] % self.patch_size:
             raise ValueError(
-                f"patch_size must divide both sides, got {self.patch_size} for {self.size}"
+                f"patch_size: expected a divisor of both sides of {self.size}, got {self.patch_size}"
             )
         if self.resnet and self.patch_size % 2 ** (len(self.resnet) + 1):
+            stride = 2 ** (len(self.resnet) + 1)
             raise ValueError(
-                f"patch_size must be a multiple of the ResNet's stride, got {self.patch_size}"
+                f"patch_size: expected a multiple of the ResNet's stride {stride},"
+                f" got {self.patch_size}"
             )
         if self.width % self.heads:
-            raise ValueError(f"heads must divide width, got {self.heads} for {self.width}")
+            raise ValueError(f"heads: expected a divisor of width {self.width}, got {self.heads}")
         if self.positions == "2d" and self.width % 2:
-            raise ValueError(f"2-D positions need an even width, got {self.width}")
+            raise ValueError(f"width: expected an even one for 2-D positions, got {self.width}")
+        require_choice("positions", self.positions, ("1d", "2d", "none"))
+        require_choice("pool", self.pool, ("token", "average"))
+        require_choice("gelu", self.gelu, ("tanh", "exact"))
 
     @property
     def size(self) -> tuple[int, int]:
         """Height and width in pixels."""
-        return (
-            self.image_size
-            if isinstance(self.image_size, tuple)
-            else (self.image_size, self.image_size)
-        )
+        if isinstance(self.image_size, tuple):
+            return self.image_size
+        return self.image_size, self.image_size
 
     @property
     def grid(self) -> tuple[int, int]:
@@ -83,9 +84,20 @@ class ViTConfig:
         return self.size[0] // self.patch_size, self.size[1] // self.patch_size
 
     @property
+    def has_token(self) -> bool:
+        """Whether there is a class token."""
+        return self.pool == "token"
+
+    @property
     def tokens(self) -> int:
         """Length of the sequence: the patches, and the class token where there is one."""
-        return self.grid[0] * self.grid[1] + (self.pool == "token")
+        return self.grid[0] * self.grid[1] + self.has_token
+
+
+def require_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
+    """Raise ValueError unless a field of a config has one of these values."""
+    if value not in choices:
+        raise ValueError(f"{name}: expected one of {', '.join(choices)}, got {value!r}")
 
 
 VIT_CONFIGS = {
@@ -108,91 +120,114 @@ VIT_CONFIGS = {
 
 
 class ViT(nn.Module):
-    """Pictures to class scores: patches, positions, a transformer encoder, a linear head."""
+    """Images to class scores: patches, positions, a transformer encoder, a linear head."""
 
     def __init__(self, config: ViTConfig):
         super().__init__()
         self.config = config
-        self.resnet = ResNet(config.channels, config.resnet, width=64) if config.resnet else None
-        channels, patch = config.channels, config.patch_size
-        if self.resnet:  # of its feature map
-            channels, patch = self.resnet.out_channels, patch // self.resnet.stride
-        self.patch_embed = PatchEmbed(channels, patch, config.width)
-        self.cls_token = (
-            nn.Parameter(torch.zeros(1, 1, config.width)) if config.pool == "token" else None
-        )
-        self.positions = {"1d": Positions1D, "2d": Positions2D, "none": lambda _: None}[
-            config.positions
-        ](config)
+        width = config.width
+
+        self.resnet: ResNet | None = None
+        channels = config.channels
+        patch = config.patch_size  # in pixels of what the patches are cut from
+        if config.resnet:
+            self.resnet = ResNet(channels, config.resnet, width=64)
+            channels = self.resnet.out_channels
+            patch = patch // self.resnet.stride
+        self.patch_embed = PatchEmbed(channels, patch, width)
+        self.cls_token = nn.Parameter(torch.zeros(1, 1, width)) if config.has_token else None
+        self.positions: Positions1D | Positions2D | None = None  # "none": a bag of patches
+        if config.positions == "1d":
+            self.positions = Positions1D(config)
+        elif config.positions == "2d":
+            self.positions = Positions2D(config)
         self.dropout = nn.Dropout(config.dropout)
+
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.depth))
-        self.norm = nn.LayerNorm(config.width, config.norm_eps)
-        self.representation = (
-            nn.Linear(config.width, config.representation) if config.representation else None
-        )
-        self.head = nn.Linear(config.representation or config.width, config.num_classes)
-        initialize(self)
+        self.norm = nn.LayerNorm(width, config.norm_eps)
+
+        self.representation: nn.Linear | None = None
+        if config.representation:
+            self.representation = nn.Linear(width, config.representation)
+        self.head = nn.Linear(config.representation or width, config.num_classes)
+        initialize(self, self.head)
 
     def forward(self, image: Float[Tensor, "b c h w"]) -> Float[Tensor, "b classes"]:
-        """Class scores (logits)."""
+        """Return class scores (logits)."""
         return self.head(self.features(image))
 
     def features(self, image: Float[Tensor, "b c h w"]) -> Float[Tensor, "b d"]:
-        """Eq. 4, y: one vector per picture, what the head sees."""
-        token = self.config.pool == "token"
-        x = self.encode(image, first=1 if token else None)  # b n d
-        y = x[:, 0] if token else x.mean(1)  # b d
-        return y if self.representation is None else torch.tanh(self.representation(y))
+        """Return y of Eq. 4: one vector per image, what the head sees."""
+        if self.config.has_token:
+            y = self.encode_class_token(image)  # b d, which is encode(image)[:, 0]
+        else:
+            y = self.encode(image).mean(1)  # b d
+        if self.representation is not None:
+            y = torch.tanh(self.representation(y))
+        return y
 
-    def encode(
-        self, image: Float[Tensor, "b c h w"], first: int | None = None
-    ) -> Float[Tensor, "b n d"]:
-        """Eq. 1 to 3 and the last norm: one vector per token, the class token first, or for the
-        `first` alone.
-        """
-        x = self.embed(image)
-        for block in self.blocks[:-1]:
-            x = block(x)
-        return self.norm(self.blocks[-1](x, first))
+    def encode(self, image: Float[Tensor, "b c h w"]) -> Float[Tensor, "b n d"]:
+        """Eq. 1 to 3 and the last norm: return one vector per token, the class token's first."""
+        x = self.embed(image)  # b n d
+        for block in self.blocks:
+            x = block(x)  # b n d
+        return self.norm(x)
 
     def embed(self, image: Float[Tensor, "b c h w"]) -> Float[Tensor, "b n d"]:
-        """Eq. 1: patches, projected, behind the class token, plus positions."""
+        """Eq. 1: project the patches, put the class token before them, add positions."""
         if tuple(image.shape[2:]) != self.config.size:
-            raise ValueError(
-                f"expected pictures of {self.config.size} pixels, got {tuple(image.shape[2:])}"
-            )
+            got = tuple(image.shape[2:])
+            raise ValueError(f"expected images of {self.config.size} pixels, got {got}")
         x = image if self.resnet is None else self.resnet(image)  # b c h w
         x = self.patch_embed(x)  # b h*w d
-        positions = self.positions() if self.positions else 0.0  # without: a bag of patches
+        positions = 0.0 if self.positions is None else self.positions()  # 1 n d
         return self.dropout(tokens_and_positions(x, self.cls_token, positions))
+
+    def encode_class_token(self, image: Float[Tensor, "b c h w"]) -> Float[Tensor, "b d"]:
+        """Return `encode(image)[:, 0]`, faster.
+
+        Nothing reads what the last block makes of the patches, so only the class token asks there,
+        and only it passes the MLP.  The same numbers up to rounding.
+        """
+        x = self.embed(image)  # b n d
+        for block in self.blocks[:-1]:
+            x = block(x)  # b n d
+        last = self.blocks[-1]
+        qkv = last.attention.qkv(last.norm1(x))  # b n 3*d
+        q, k, v = split_heads(qkv, self.config.heads)  # b heads n d_h
+        y = x[:, :1] + last.attention.attend(q[:, :, :1], k, v)  # b 1 d
+        y = y + last.mlp(last.norm2(y))  # b 1 d
+        return self.norm(y)[:, 0]
 
     @torch.no_grad()
     def attention_maps(self, image: Float[Tensor, "b c h w"]) -> Float[Tensor, "depth b heads n n"]:
-        """Eq. 6, A, of every layer and head: row i says where token i looks."""
-        x, maps = self.embed(image), []
+        """Return A of Eq. 6 for every layer and head: row i says where token i looks."""
+        x = self.embed(image)  # b n d
+        maps = []
         for block in self.blocks:
-            maps.append(attention(block.attention.qkv(block.norm1(x)), self.config.heads)[1])
-            x = block(x)
+            qkv = block.attention.qkv(block.norm1(x))  # b n 3*d
+            maps.append(attention(qkv, self.config.heads)[1])  # b heads n n
+            x = block(x)  # b n d
         return torch.stack(maps)
 
 
-def initialize(model: nn.Module) -> None:
-    """As the official code: Glorot-uniform layers without biases, and a head of zeros."""
+def initialize(model: nn.Module, head: nn.Linear) -> None:
+    """Initialize as the official code does: Glorot-uniform weights, biases of zero, a head of zeros."""
     qkv_layers = {module.qkv for module in model.modules() if isinstance(module, Attention)}
     for module in model.modules():
         if isinstance(module, nn.Linear):
-            # Queries, keys and values are three layers of (d d) in one of (3*d d): Glorot's bound of
-            # each is sqrt(2) times that of the whole.
+            # Queries, keys and values are three layers of (d d) in one of (3*d d): Glorot's bound
+            # for each of them is sqrt(2) times the bound for all in one.
             gain = math.sqrt(2) if module in qkv_layers else 1.0
             nn.init.xavier_uniform_(module.weight, gain=gain)
             nn.init.zeros_(module.bias)
-    nn.init.zeros_(model.head.weight)
+    nn.init.zeros_(head.weight)
 
 
 class PatchEmbed(nn.Conv2d):
-    """Eq. 1, E: patches of (c patch patch) numbers to tokens of `width`.  Its weights are those of
-    a convolution.
-    """
+    """Eq. 1, E: patches of (c patch patch) numbers to tokens, with the weights of a convolution."""
+
+    bias: nn.Parameter  # Conv2d's own may be None
 
     def __init__(self, channels: int, patch: int, width: int):
         super().__init__(channels, width, patch, stride=patch)
@@ -215,69 +250,71 @@ class Positions1D(nn.Module):
 
 
 class Positions2D(nn.Module):
-    """Appendix D.4: half of the vector is learned for the row, half for the column; zero for the
-    class token.
+    """Appendix D.4: half of a vector is learned for the row, half for the column.
+
+    The class token's is zero.
     """
 
     def __init__(self, config: ViTConfig):
         super().__init__()
-        self.has_token = config.pool == "token"
-        self.rows, self.columns = (
-            nn.Parameter(torch.randn(n, config.width // 2) * 0.02) for n in config.grid
-        )
+        self.has_token = config.has_token
+        self.rows = nn.Parameter(torch.randn(config.grid[0], config.width // 2) * 0.02)
+        self.columns = nn.Parameter(torch.randn(config.grid[1], config.width // 2) * 0.02)
 
     def forward(self) -> Float[Tensor, "1 n d"]:
         rows = repeat(self.rows, "h d -> 1 (h w) d", w=len(self.columns))
         columns = repeat(self.columns, "w d -> 1 (h w) d", h=len(self.rows))
-        return F.pad(torch.cat([rows, columns], dim=2), (0, 0, int(self.has_token), 0))
+        table = torch.cat([rows, columns], dim=2)  # 1 h*w d
+        return F.pad(table, (0, 0, int(self.has_token), 0))  # 1 n d
 
 
 class Block(nn.Module):
-    """One layer of the encoder, norms first."""
+    """One layer of the encoder, Eq. 2 and 3: norms first."""
 
     def __init__(self, config: ViTConfig):
         super().__init__()
         self.norm1 = nn.LayerNorm(config.width, config.norm_eps)
-        self.attention = Attention(config.width, config.heads)
+        self.attention = Attention(config.width, config.heads, config.dropout)
         self.norm2 = nn.LayerNorm(config.width, config.norm_eps)
         self.mlp = MLP(config.width, config.mlp, config.gelu, config.dropout)
-        self.dropout = nn.Dropout(config.dropout)
 
-    def forward(
-        self, x: Float[Tensor, "b n d"], first: int | None = None
-    ) -> Float[Tensor, "b m d"]:
-        """Eq. 2 and 3 for every token, or for the `first` alone; these too attend to all."""
-        x = x[:, :first] + self.dropout(self.attention(self.norm1(x), first))  # b m d
-        return x + self.mlp(self.norm2(x))
+    def forward(self, x: Float[Tensor, "b n d"]) -> Float[Tensor, "b n d"]:
+        return encoder_block(x, self.norm1, self.attention, self.norm2, self.mlp)
 
 
 class Attention(nn.Module):
-    """Eq. 8: multi-head self-attention."""
+    """Eq. 5 to 8: multi-head self-attention."""
 
-    def __init__(self, width: int, heads: int):
+    def __init__(self, width: int, heads: int, dropout: float = 0.0):
         super().__init__()
         self.heads = heads
         self.qkv = nn.Linear(width, 3 * width)
         self.out = nn.Linear(width, width)
+        self.dropout = nn.Dropout(dropout)
 
-    def forward(
-        self, x: Float[Tensor, "*b n d"], first: int | None = None
-    ) -> Float[Tensor, "*b m d"]:
-        # with two leading axes, torch would take its slow path
-        qkv = self.qkv(x).flatten(end_dim=-3)
-        q, k, v = split_heads(qkv, self.heads)
-        h = F.scaled_dot_product_attention(q[:, :, :first], k, v)  # b heads m d_h
-        return self.out(rearrange(h, "b heads m d -> b m (heads d)").unflatten(0, x.shape[:-2]))
+    def forward(self, x: Float[Tensor, "b n d"]) -> Float[Tensor, "b n d"]:
+        q, k, v = split_heads(self.qkv(x), self.heads)  # b heads n d_h
+        return self.attend(q, k, v)
+
+    def attend(
+        self,
+        q: Float[Tensor, "b heads m d_h"],
+        k: Float[Tensor, "b heads n d_h"],
+        v: Float[Tensor, "b heads n d_h"],
+    ) -> Float[Tensor, "b m d"]:
+        """Compute Eq. 6 to 8 without keeping A: torch's form of `attention`, which spells A out."""
+        h = F.scaled_dot_product_attention(q, k, v)  # b heads m d_h
+        h = rearrange(h, "b heads m d -> b m (heads d)")
+        return self.dropout(self.out(h))
 
 
 class MLP(nn.Sequential):
     """Two layers with a GELU between them."""
 
     def __init__(self, width: int, hidden: int, gelu: str, dropout: float = 0.0):
-        activation = nn.GELU(approximate="tanh" if gelu == "tanh" else "none")
         super().__init__(
             nn.Linear(width, hidden),
-            activation,
+            nn.GELU(approximate="tanh" if gelu == "tanh" else "none"),
             nn.Dropout(dropout),
             nn.Linear(hidden, width),
             nn.Dropout(dropout),
@@ -290,10 +327,9 @@ class MLP(nn.Sequential):
 def embed_patches(
     image: Float[Tensor, "b c h w"], kernel: Float[Tensor, "d c p p"], bias: Float[Tensor, " d"]
 ) -> Float[Tensor, "b n d"]:
-    """Eq. 1, x_p E: cut p x p patches in reading order and multiply each with the kernel, as a
-    convolution of stride p.
+    """Eq. 1, x_p E: cut p x p patches in reading order and multiply each by the kernel.
 
-    Raises ValueError unless p divides both sides.
+    A convolution of stride p does the same.  Raises ValueError unless p divides both sides.
     """
     patches = patchify(image, kernel.shape[-1])  # b n (p p c)
     return F.linear(patches, rearrange(kernel, "d c p1 p2 -> d (p1 p2 c)"), bias)
@@ -304,9 +340,7 @@ def tokens_and_positions(
     cls_token: Float[Tensor, "1 1 d"] | None,
     positions: Float[Tensor, "1 m d"] | float,
 ) -> Float[Tensor, "b m d"]:
-    """Eq. 1: the class token (where there is one) in front of the patches, plus one position vector
-    per token.
-    """
+    """Eq. 1: put the class token (if there is one) before the patches, then add the positions."""
     if cls_token is not None:
         patches = torch.cat([cls_token.expand(len(patches), -1, -1), patches], dim=1)
     return patches + positions
@@ -315,15 +349,19 @@ def tokens_and_positions(
 def split_heads(
     qkv: Float[Tensor, "b n three_d"], heads: int
 ) -> Float[Tensor, "three b heads n d"]:
-    """Queries, keys and values of every head, from one product sorted by q, k, v and then by head."""
+    """Split into the queries, keys and values of every head.
+
+    qkv: queries, keys and values in turn, heads within each.
+    """
     return rearrange(qkv, "b n (three heads d) -> three b heads n d", three=3, heads=heads)
 
 
 def attention(
     qkv: Float[Tensor, "b n three_d"], heads: int
 ) -> tuple[Float[Tensor, "b n d"], Float[Tensor, "b heads n n"]]:
-    """Eq. 5 to 7 of every head, outputs side by side, and the attention A.  qkv: q, k, v in turn,
-    heads within each.
+    """Eq. 5 to 7: return the outputs of all heads, side by side, and the attention A of each.
+
+    qkv: queries, keys and values in turn, heads within each.
     """
     q, k, v = split_heads(qkv, heads)  # b heads n d_h
     weights = torch.softmax(q @ k.mT / math.sqrt(q.shape[-1]), dim=-1)  # b heads n n
@@ -333,8 +371,9 @@ def attention(
 def encoder_block(
     x: Tensor, norm1: Callable, attend: Callable, norm2: Callable, mlp: Callable
 ) -> Tensor:
-    """Eq. 2 and 3: attention, then the MLP, each behind a norm and around the identity.  x: (b n
-    d), any function.
+    """Eq. 2 and 3: apply attention, then the MLP, each after a norm and around the identity.
+
+    x: (b n d).  The others are functions of such tensors.
     """
     x = x + attend(norm1(x))
     return x + mlp(norm2(x))
@@ -346,40 +385,55 @@ def encoder_block(
 def interpolate_positions(
     positions: Float[Tensor, "1 n d"], old: tuple[int, int], new: tuple[int, int]
 ) -> Float[Tensor, "1 m d"]:
-    """Positions of an old grid of patches (rows, columns) for a new one: bilinear, corners on
-    corners.
+    """Interpolate positions of an old grid of patches (rows, columns) for a new one.
 
-    A class token's position, if there is one in front, stays as it is.  Raises ValueError when n
-    fits no such grid.
+    Bilinear, corners on corners.  A class token's position, if there is one at the start, stays as
+    it is.  Raises ValueError when n fits no such grid.
     """
-    extra = positions.shape[1] - old[0] * old[1]
-    if extra not in (0, 1):
-        raise ValueError(
-            f"expected {old[0] * old[1]} positions, or one more, got {positions.shape[1]}"
-        )
+    extra = tokens_before_patches(positions.shape[1], old)
     token, grid = positions[:, :extra], positions[:, extra:]
     grid = rearrange(grid, "1 (h w) d -> 1 d h w", h=old[0])
     grid = F.interpolate(grid, new, mode="bilinear", align_corners=True)
     return torch.cat([token, rearrange(grid, "1 d h w -> 1 (h w) d")], dim=1)
 
 
-def for_fine_tuning(model: ViT, image_size: int | tuple[int, int], num_classes: int) -> ViT:
-    """A model with the same encoder for other pictures and classes: positions interpolated, a fresh
-    head of zeros.
+def tokens_before_patches(tokens: int, grid: tuple[int, int]) -> int:
+    """Return 1 if a class token precedes the patches of a grid (rows, columns), otherwise 0.
 
-    2-D positions become the table they stand for.
+    Raises ValueError for any other number of tokens.
+    """
+    patches = grid[0] * grid[1]
+    if tokens - patches not in (0, 1):
+        raise ValueError(f"expected {patches} tokens, or one more, got {tokens}")
+    return tokens - patches
+
+
+@torch.no_grad()
+def for_fine_tuning(model: ViT, image_size: int | tuple[int, int], num_classes: int) -> ViT:
+    """Return a model with the same encoder for images of another size and for other classes.
+
+    Positions are interpolated, and 2-D ones become a table like the 1-D ones.  The head is fresh:
+    zeros, without a representation layer.
     """
     old = model.config
-    kind = "none" if old.positions == "none" else "1d"
-    new = replace(
-        old, image_size=image_size, num_classes=num_classes, positions=kind, representation=None
+    config = replace(
+        old,
+        image_size=image_size,
+        num_classes=num_classes,
+        positions="none" if old.positions == "none" else "1d",
+        representation=None,
     )
-    tuned = ViT(new)
-    dropped = ("positions.", "head.", "representation.")
-    state = {key: value for key, value in model.state_dict().items() if not key.startswith(dropped)}
-    if kind == "1d":
-        state["positions.table"] = interpolate_positions(model.positions(), old.grid, new.grid)
-    tuned.load_state_dict(state | tuned.head.state_dict(prefix="head."))
+    tuned = ViT(config)
+
+    if old.resnet:
+        tuned.resnet.load_state_dict(model.resnet.state_dict())
+    tuned.patch_embed.load_state_dict(model.patch_embed.state_dict())
+    tuned.blocks.load_state_dict(model.blocks.state_dict())
+    tuned.norm.load_state_dict(model.norm.state_dict())
+    if model.cls_token is not None:
+        tuned.cls_token.copy_(model.cls_token)
+    if model.positions is not None:
+        tuned.positions.table.copy_(interpolate_positions(model.positions(), old.grid, config.grid))
     return tuned
 
 
@@ -387,13 +441,13 @@ def for_fine_tuning(model: ViT, image_size: int | tuple[int, int], num_classes: 
 
 
 def attention_rollout(maps: Float[Tensor, "depth b heads n n"]) -> Float[Tensor, "b n n"]:
-    """Where the last layer's tokens got their content from (Abnar and Zuidema, arXiv 2005.00928;
-    Figure 6).
+    """Estimate where the last layer's tokens got their content from.
 
-    Heads are averaged, half of a token is taken to stay where it is, and layers are multiplied, the
-    last from the left.
+    Abnar and Zuidema, arXiv 2005.00928; Figure 6.  Heads are averaged, half of a token is taken to
+    stay where it is, and layers are multiplied, each further one from the left.
     """
-    rollout = stay = torch.eye(maps.shape[-1]).to(maps)
+    stay = torch.eye(maps.shape[-1]).to(maps)  # n n
+    rollout = stay
     for layer in maps.mean(2):  # b n n
         rollout = (layer + stay) / 2 @ rollout
     return rollout
@@ -402,18 +456,13 @@ def attention_rollout(maps: Float[Tensor, "depth b heads n n"]) -> Float[Tensor,
 def attention_distance(
     weights: Float[Tensor, "b heads n n"], grid: tuple[int, int], patch: int
 ) -> Float[Tensor, " heads"]:
-    """Figure 7: how far each head looks, in pixels: mean distance of patch centres, weighted by
-    attention.
+    """Figure 7: return how far each head looks: the distance of patch centres, in pixels.
 
-    The mean is over pictures and querying patches.  A class token in front neither asks nor counts:
-    what falls on it is taken out and the rest scaled up to 1.  Raises ValueError when n fits no
-    such grid.
+    It is a mean, weighted by attention, over images and querying patches.  A class token at the
+    start neither asks nor counts: what falls on it is taken out and the rest scaled up to 1.
+    Raises ValueError when n fits no such grid.
     """
-    extra = weights.shape[-1] - grid[0] * grid[1]
-    if extra not in (0, 1):
-        raise ValueError(
-            f"expected {grid[0] * grid[1]} tokens, or one more, got {weights.shape[-1]}"
-        )
+    extra = tokens_before_patches(weights.shape[-1], grid)
     between = weights[..., extra:, extra:]
     between = between / between.sum(-1, keepdim=True)
     rows, columns = torch.meshgrid(torch.arange(grid[0]), torch.arange(grid[1]), indexing="ij")
@@ -425,8 +474,12 @@ def attention_distance(
 def position_similarity(
     positions: Float[Tensor, "1 n d"], grid: tuple[int, int]
 ) -> Float[Tensor, "h w h w"]:
-    """Figure 7: cosine similarity of every two patches' position vectors."""
-    unit = F.normalize(positions[0, -grid[0] * grid[1] :], dim=-1)  # h*w d
+    """Figure 7: return the cosine similarity of every two patches' position vectors.
+
+    Raises ValueError when n fits no such grid.
+    """
+    extra = tokens_before_patches(positions.shape[1], grid)
+    unit = F.normalize(positions[0, extra:], dim=-1)  # h*w d
     return rearrange(unit @ unit.T, "(h w) (h2 w2) -> h w h2 w2", h=grid[0], h2=grid[0])
 
 
@@ -434,29 +487,44 @@ def position_similarity(
 
 
 def count_parameters(config: ViTConfig) -> int:
-    """Weights and biases of a ViT, in closed form.  A hybrid's ResNet has no such form: ValueError."""
-    if config.resnet:
-        raise ValueError("the closed form is of patches alone, not of the ResNet of a hybrid")
-    d, token = config.width, int(config.pool == "token")
-    patches = config.channels * config.patch_size**2 * d + d
-    positions = {"1d": config.tokens * d, "2d": sum(config.grid) * d // 2, "none": 0}[
-        config.positions
-    ]
+    """Count a ViT's weights and biases in closed form.
+
+    Raises ValueError for a hybrid, whose ResNet has no such form.
+    """
+    require_no_resnet(config)
+    d = config.width
     y = config.representation or d
-    head = (d * y + y if config.representation else 0) + y * config.num_classes + config.num_classes
-    return patches + token * d + positions + encoder_parameters(d, config.mlp, config.depth) + head
+
+    patches = config.channels * config.patch_size**2 * d + d
+    token = d if config.has_token else 0
+    positions = {
+        "1d": config.tokens * d,
+        "2d": sum(config.grid) * d // 2,
+        "none": 0,
+    }[config.positions]
+    encoder = encoder_parameters(d, config.mlp, config.depth)
+    representation = d * y + y if config.representation else 0
+    head = y * config.num_classes + config.num_classes
+    return patches + token + positions + encoder + representation + head
 
 
 def count_macs(config: ViTConfig) -> int:
-    """Multiply-adds of a picture's matrix products, even the last layer's for unread patches.
-    ValueError: hybrids.
+    """Count the multiply-adds of one image's matrix products.
+
+    The last layer's are counted for all tokens, read or not.  Raises ValueError for a hybrid.
     """
+    require_no_resnet(config)
+    n = config.tokens
+    d = config.width
+    y = config.representation or d
+
+    patches = math.prod(config.size) * config.channels * d
+    encoder = encoder_macs(n, n, d, config.mlp, config.depth)
+    representation = d * y if config.representation else 0
+    return patches + encoder + representation + y * config.num_classes
+
+
+def require_no_resnet(config: ViTConfig) -> None:
+    """Raise ValueError for a hybrid: the closed forms are of patches only."""
     if config.resnet:
-        raise ValueError("the closed form is of patches alone, not of the ResNet of a hybrid")
-    n, d, y = config.tokens, config.width, config.representation or config.width
-    head = (d * y if config.representation else 0) + y * config.num_classes
-    return (
-        math.prod(config.size) * config.channels * d
-        + encoder_macs(n, n, d, config.mlp, config.depth)
-        + head
-    )
+        raise ValueError(f"resnet: expected None in a closed form, got {config.resnet}")

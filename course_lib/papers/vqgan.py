@@ -238,7 +238,7 @@ class Decoder(nn.Module):
 
 
 class Level(nn.Sequential):
-    """One resolution: residual blocks, each followed by attention where it attends; then `resize`."""
+    """One resolution: residual blocks, each followed by attention if it attends; then `resize`."""
 
     def __init__(
         self,
@@ -431,9 +431,9 @@ def initialize(layers: nn.Module) -> None:
 def next_code_loss(
     model: Transformer, condition: Int[Tensor, "b m"], codes: Int[Tensor, "b n"]
 ) -> Float[Tensor, "b n"]:
-    """Eq. 9 and 10: return -ln p of every code given the condition and all codes before it, in nats.
+    """Eq. 9 and 10: return -ln p of every code given the condition and the codes before it.
 
-    The condition has at least one token.
+    It is in nats.  The condition has at least one token.
     """
     tokens = torch.cat([condition, codes[:, :-1]], dim=1)  # b m+n-1
     logits = model(tokens)[:, condition.shape[1] - 1 :]  # b n v
@@ -461,7 +461,7 @@ def sample_codes(
     return rearrange(codes, "b (h w) -> b h w", h=grid[0])
 
 
-# ---------------------------------------------------------------- 3.2 images larger than the context
+# ---------------------------------------------------------------- 3.2 images beyond the context
 
 
 def sliding_window(

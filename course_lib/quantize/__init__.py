@@ -1,1 +1,1 @@
-"""Quantisers: from vectors to whole numbers, and back."""
+"""Quantizers: from vectors to whole numbers, and back."""

@@ -9,6 +9,8 @@ import pytest
 import torch
 
 from course_lib.convert import load_official
+from course_lib.convert.vqgan import diffusers_sources
+from course_lib.nn.attention import SpatialAttention
 from course_lib.papers.vqgan import (
     TRANSFORMER_CONFIGS,
     VQGAN,
@@ -123,6 +125,17 @@ def test_the_statistics_of_a_training_are_fresh(update, taming):
     assert len(fresh) == {"loss": 1, "ema": 3}[update]
     assert all(torch.equal(getattr(model.quantizer, name), value) for name, value in fresh.items())
     assert torch.equal(model.quantizer.codebook, taming["quantize.embedding.weight"])
+
+
+def test_linear_layers_of_diffusers_are_those_of_our_attention_by_its_class():
+    model = VQGAN(CONFIG)
+    attentions = [
+        name for name, module in model.named_modules() if isinstance(module, SpatialAttention)
+    ]
+    expected = {f"{name}.{layer}.weight" for name in attentions for layer in ("qkv", "out")}
+    sources = diffusers_sources(model)
+    linear = {name for name, source in sources.items() if source.axes.endswith("columns 1 1")}
+    assert linear == expected and len(attentions) > 2
 
 
 def test_older_names_of_the_attention_are_read():

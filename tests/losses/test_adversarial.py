@@ -197,5 +197,5 @@ def test_two_processes_hold_the_averages_of_both_their_batches(tmp_path):
 
 
 def test_a_decay_of_one_never_learns():
-    with pytest.raises(ValueError, match=r"decay: expected in \[0, 1\), got 1"):
+    with pytest.raises(ValueError, match=r"decay: expected a number in \[0, 1\), got 1"):
         LeCam(decay=1.0)

@@ -108,7 +108,7 @@ def test_a_picture_outside_the_range_is_refused_wherever_it_stands(value):
     bad = x.clone()
     bad[1, 2, 3, 4] = value
     for call in (lambda: lpips(bad, y), lambda: lpips(y, bad), lambda: lpips.loss(y, bad)):
-        with pytest.raises(ValueError, match=r"expected a picture in \[-1, 1\], got values from"):
+        with pytest.raises(ValueError, match=r"expected an image in \[-1, 1\], got values from"):
             call()
 
 

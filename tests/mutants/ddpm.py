@@ -11,7 +11,7 @@ from course_lib.papers import ddpm, improved_ddpm
 
 
 def wide(table, t, x):
-    """A table's entry per sample, shaped to multiply x."""
+    """Return a table's entry per sample, shaped to multiply x."""
     return table[t].reshape(len(t), *[1] * (x.ndim - 1))
 
 
@@ -27,7 +27,7 @@ def q_sample_own_noise(x_start, t, noise, alphas_cumprod):
     return ddpm.q_sample(x_start, t, torch.randn_like(noise), alphas_cumprod)
 
 
-def posterior_mean_alone(x_start, x_t, t, betas):
+def posterior_mean_only(x_start, x_t, t, betas):
     return ddpm.posterior_mean_variance(x_start, x_t, t, betas)[0]
 
 
@@ -75,9 +75,8 @@ def range_one_variance_for_all(v, t, betas):
 
 def range_unclipped(v, t, betas):
     share = (v + 1) / 2
-    return share * wide(betas.log(), t, v) + (1 - share) * wide(
-        ddpm.posterior_variance(betas).log(), t, v
-    )
+    lower = wide(ddpm.posterior_variance(betas).log(), t, v)
+    return share * wide(betas.log(), t, v) + (1 - share) * lower
 
 
 def hybrid_v_detached(output, x_start, x_t, t, noise, betas):
@@ -96,7 +95,7 @@ def cosine_single(timesteps, s):
     return schedules.cosine_alphas_cumprod(timesteps, s).float()
 
 
-def cosine_offset_not_renormalised(timesteps, s):
+def cosine_offset_not_renormalized(timesteps, s):
     t = torch.arange(timesteps + 1, dtype=torch.float64) / timesteps
     f = torch.cos((t + s) * math.pi / 2).square()
     return f[1:] / f[0]
@@ -108,7 +107,7 @@ def importance_sum_over_steps(history, uniform):
     return p, 1 / (len(p) * p)
 
 
-def importance_probabilities_alone(history, uniform):
+def importance_probabilities_only(history, uniform):
     return improved_ddpm.importance_weights(history, uniform)[0]
 
 
@@ -133,7 +132,7 @@ WRONG = {
         ),
     },
     "ddpm.posterior_mean_variance": {
-        "mean_alone": posterior_mean_alone,
+        "mean_only": posterior_mean_only,
         "flat_variance": posterior_flat_variance,
     },
     "ddpm.normal_kl": {
@@ -156,11 +155,11 @@ WRONG = {
     "ddpm.hybrid_loss": {"v_detached": hybrid_v_detached, "in_nats": hybrid_in_nats},
     "ddpm.cosine_alphas_cumprod": {
         "single": cosine_single,
-        "offset_not_renormalised": cosine_offset_not_renormalised,
+        "offset_not_renormalized": cosine_offset_not_renormalized,
     },
     "ddpm.importance_weights": {
         "sum_over_steps": importance_sum_over_steps,
-        "probabilities_alone": importance_probabilities_alone,
+        "probabilities_only": importance_probabilities_only,
     },
     "ddpm.respace": {"mean": respace_mean, "product_of_betas": respace_product_of_betas},
 }
@@ -202,29 +201,27 @@ def posterior_by_precision(x_start, x_t, t, betas):
 
 
 def posterior_by_items(x_start, x_t, t, betas):
-    means, variances = [], []
+    means = []
+    variances = []
     for x, y, step in zip(x_start, x_t, t.tolist(), strict=True):
-        a, before, beta = (
-            float((1 - betas[: step + 1]).prod()),
-            float((1 - betas[:step]).prod()),
-            float(betas[step]),
-        )
-        means.append(
-            (math.sqrt(before) * beta * x + math.sqrt(1 - beta) * (1 - before) * y) / (1 - a)
-        )
+        a = float((1 - betas[: step + 1]).prod())
+        before = float((1 - betas[:step]).prod())
+        beta = float(betas[step])
+        weighted = math.sqrt(before) * beta * x + math.sqrt(1 - beta) * (1 - before) * y
+        means.append(weighted / (1 - a))
         variances.append((1 - before) / (1 - a) * beta)
     return torch.stack(means), torch.tensor(variances).reshape(-1, *[1] * (x_t.ndim - 1))
 
 
 def kl_by_distributions(mean1, log_variance1, mean2, log_variance2):
-    first, second = (
-        Normal(m, (0.5 * v).exp()) for m, v in ((mean1, log_variance1), (mean2, log_variance2))
-    )
+    first = Normal(mean1, (0.5 * log_variance1).exp())
+    second = Normal(mean2, (0.5 * log_variance2).exp())
     return kl_divergence(first, second)
 
 
 def kl_by_variances(mean1, log_variance1, mean2, log_variance2):
-    v1, v2 = log_variance1.exp(), log_variance2.exp()
+    v1 = log_variance1.exp()
+    v2 = log_variance2.exp()
     return (torch.log(v2 / v1) + (v1 + (mean1 - mean2) ** 2) / v2 - 1) / 2
 
 
@@ -242,13 +239,14 @@ def loss_by_axes(model, x_start, t, noise, alphas_cumprod):
 def step_by_posterior(x_t, t, eps, noise, betas):
     x_start = ddpm.predict_x_start(x_t, t, eps, (1 - betas).cumprod(0))
     mean, _ = ddpm.posterior_mean_variance(x_start, x_t, t, betas)
-    return mean + wide(betas.sqrt(), t, x_t) * noise * wide(torch.ones_like(betas), t, x_t) * (
-        t > 0
-    ).float().reshape(-1, *[1] * (x_t.ndim - 1))
+    sigma = betas.sqrt()
+    sigma[0] = 0
+    return mean + wide(sigma, t, x_t) * noise
 
 
 def step_by_items(x_t, t, eps, noise, betas):
-    alphas, a = 1 - betas, (1 - betas).cumprod(0)
+    alphas = 1 - betas
+    a = alphas.cumprod(0)
     rows = []
     for x, step, e, z in zip(x_t, t.tolist(), eps, noise, strict=True):
         mean = (x - betas[step] / (1 - a[step]) ** 0.5 * e) / alphas[step] ** 0.5
@@ -267,28 +265,29 @@ def nll_by_erf(x, mean, log_scale):
     def cdf(at):
         return 0.5 * (1 + torch.erf((at - mean) / (math.sqrt(2) * log_scale.exp())))
 
-    upper, lower = x + 1 / 255, x - 1 / 255
-    mass = cdf(torch.where(x >= 1, torch.tensor(math.inf), upper)) - cdf(
-        torch.where(x <= -1, torch.tensor(-math.inf), lower)
-    )
+    upper = torch.where(x >= 1, torch.tensor(math.inf), x + 1 / 255)
+    lower = torch.where(x <= -1, torch.tensor(-math.inf), x - 1 / 255)
+    mass = cdf(upper) - cdf(lower)
     return -torch.log(torch.maximum(mass, torch.tensor(1e-12)))
 
 
 def range_by_lerp(v, t, betas):
     small = ddpm.posterior_log_variance(betas)
-    return torch.lerp(
-        wide(small, t, v).expand_as(v), wide(betas.log(), t, v).expand_as(v), 0.5 * v + 0.5
-    )
+    lower = wide(small, t, v).expand_as(v)
+    upper = wide(betas.log(), t, v).expand_as(v)
+    return torch.lerp(lower, upper, 0.5 * v + 0.5)
 
 
 def range_by_product(v, t, betas):
-    small, share = ddpm.posterior_log_variance(betas).exp(), (v + 1) / 2
+    small = ddpm.posterior_log_variance(betas).exp()
+    share = (v + 1) / 2
     return share * wide(betas, t, v).log() + wide(small, t, v).log() * (1 - share)
 
 
 def hybrid_by_slices(output, x_start, x_t, t, noise, betas):
     c = x_t.shape[1]
-    eps, v = output[:, :c], output[:, c:]
+    eps = output[:, :c]
+    v = output[:, c:]
     vlb = improved_ddpm.vlb_term(eps.clone().detach(), v, x_start, x_t, t, betas)
     return F.mse_loss(eps, noise, reduction="none").mean(dim=(1, 2, 3)) + vlb * len(betas) / 1000
 
@@ -327,7 +326,9 @@ def importance_by_power(history, uniform):
 
 
 def respace_by_loop(betas, kept):
-    a, before, out = (1 - betas).cumprod(0), 1.0, []
+    a = (1 - betas).cumprod(0)
+    before = 1.0
+    out = []
     for step in kept.tolist():
         out.append(1 - a[step] / before)
         before = a[step]

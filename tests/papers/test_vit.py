@@ -28,6 +28,7 @@ VARIANTS = {
     "a square": replace(SMALL, image_size=8),
     "one patch": replace(SMALL, image_size=4, depth=1),
 }
+WITH_TOKEN = {name: config for name, config in VARIANTS.items() if config.has_token}
 PARAMETERS = {  # with 1000 classes at 224 pixels: torchvision, timm, DeiT
     "ViT-Ti/16": 5_717_416,
     "ViT-S/16": 22_050_664,
@@ -45,7 +46,7 @@ def rand(*shape, seed=0):
 
 
 def awake(config, seed=0):
-    """A model in which nothing is zero, one or silent any more."""
+    """Return a model with random parameters: none of them is zero or one, as in a fresh one."""
     torch.manual_seed(seed)
     model = ViT(config)
     for p in model.parameters():
@@ -53,7 +54,7 @@ def awake(config, seed=0):
     return model.eval()
 
 
-def pictures(config, n=3):
+def images(config, n=3):
     return rand(n, config.channels, *config.size)
 
 
@@ -95,7 +96,7 @@ def test_the_closed_form_counts_every_parameter(config):
 @pytest.mark.parametrize("config", VARIANTS.values(), ids=VARIANTS)
 def test_the_closed_form_counts_every_multiply_add(config):
     with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
-        ViT(config)(pictures(config, 1))
+        ViT(config)(images(config, 1))
     # the last layer does not compute these
     unread = config.tokens - 1 if config.pool == "token" else 0
     spared = unread * config.width * (2 * config.tokens + config.width + 2 * config.mlp)
@@ -111,20 +112,40 @@ def test_a_preset_costs_what_torchvision_says(name, billions):
 
 
 def test_a_hybrid_has_no_closed_form():
-    with pytest.raises(ValueError, match="not of the ResNet of a hybrid"):
+    hybrid = r"resnet: expected None in a closed form, got \(3, 4, 9\)"
+    with pytest.raises(ValueError, match=hybrid):
         vit.count_parameters(VIT_CONFIGS["R50+ViT-B/16"])
+    with pytest.raises(ValueError, match=hybrid):
+        vit.count_macs(VIT_CONFIGS["R50+ViT-B/16"])
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"patch_size": 5}, r"patch_size must divide both sides, got 5 for \(8, 12\)"),
-        ({"patch_size": 8}, r"patch_size must divide both sides, got 8 for \(8, 12\)"),
-        ({"heads": 5}, "heads must divide width, got 5 for 12"),
-        ({"positions": "2d", "width": 9}, "2-D positions need an even width, got 9"),
+        ({"patch_size": 5}, r"patch_size: expected a divisor of both sides of \(8, 12\), got 5"),
+        ({"patch_size": 8}, r"patch_size: expected a divisor of both sides of \(8, 12\), got 8"),
+        ({"resnet": (1, 1)}, "patch_size: expected a multiple of the ResNet's stride 8, got 4"),
+        ({"heads": 5}, "heads: expected a divisor of width 12, got 5"),
+        (
+            {"positions": "2d", "width": 9},
+            "width: expected an even one for 2-D positions, got 9",
+        ),
     ],
 )
 def test_a_shape_that_does_not_fit_is_refused(change, message):
+    with pytest.raises(ValueError, match=message):
+        replace(SMALL, **change)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"positions": "3d"}, "positions: expected one of 1d, 2d, none, got '3d'"),
+        ({"pool": "mean"}, "pool: expected one of token, average, got 'mean'"),
+        ({"gelu": "relu"}, "gelu: expected one of tanh, exact, got 'relu'"),
+    ],
+)
+def test_an_unknown_choice_is_refused(change, message, untyped):
     with pytest.raises(ValueError, match=message):
         replace(SMALL, **change)
 
@@ -139,14 +160,14 @@ def test_the_grid_has_rows_then_columns_and_the_class_token_counts():
 
 
 @pytest.mark.parametrize("config", VARIANTS.values(), ids=VARIANTS)
-def test_a_fresh_model_finds_every_class_alike(config):
+def test_a_fresh_model_scores_every_class_the_same(config):
     model = ViT(config)
-    assert torch.equal(model(pictures(config)), torch.zeros(3, 7))
-    assert model.features(pictures(config)).abs().max() > 0.1
+    assert torch.equal(model(images(config)), torch.zeros(3, 7))
+    assert model.features(images(config)).abs().max() > 0.1
 
 
-def test_pictures_of_another_size_are_refused():
-    with pytest.raises(ValueError, match=r"expected pictures of \(8, 12\) pixels, got \(12, 8\)"):
+def test_images_of_another_size_are_refused():
+    with pytest.raises(ValueError, match=r"expected images of \(8, 12\) pixels, got \(12, 8\)"):
         ViT(SMALL)(rand(2, 2, 12, 8))
 
 
@@ -177,7 +198,7 @@ def test_an_mlp_of_ratio_3_starts_within_its_glorot_bound():
 @pytest.mark.parametrize("config", VARIANTS.values(), ids=VARIANTS)
 def test_the_model_is_its_equations(config):
     """Eq. 1 to 4 written out once more, with a convolution for E and torch's own attention."""
-    model, image = awake(config), pictures(config)
+    model, image = awake(config), images(config)
     x = (
         F.conv2d(image, model.patch_embed.weight, model.patch_embed.bias, stride=4)
         .flatten(2)
@@ -223,7 +244,7 @@ def test_the_exact_gelu_is_exact():
     assert 1e-6 < (exact(x) - tanh(x)).abs().max() < 1e-2
 
 
-def test_only_average_pooling_and_positions_2d_save_parameters_of_the_token():
+def test_average_pooling_has_neither_a_class_token_nor_its_position():
     assert ViT(replace(SMALL, pool="average")).cls_token is None
     assert ViT(replace(SMALL, pool="average")).positions().shape == (1, 6, 12)
     assert ViT(SMALL).positions().shape == (1, 7, 12)
@@ -245,7 +266,7 @@ def test_positions_2d_are_a_row_and_a_column(pool):
 
 
 def swapped(image):
-    """The picture with its first and its last patch exchanged."""
+    """Return the image with its first and its last patch exchanged."""
     image = image.clone()
     image[..., :4, :4], image[..., -4:, -4:] = (
         image[..., -4:, -4:].clone(),
@@ -255,14 +276,14 @@ def swapped(image):
 
 
 @pytest.mark.parametrize(("positions", "bag"), [("1d", False), ("2d", False), ("none", True)])
-def test_without_positions_a_picture_is_a_bag_of_patches(positions, bag):
-    model, image = awake(replace(SMALL, positions=positions)), pictures(SMALL)
+def test_without_positions_an_image_is_a_bag_of_patches(positions, bag):
+    model, image = awake(replace(SMALL, positions=positions)), images(SMALL)
     same = torch.allclose(model(image), model(swapped(image)), rtol=1e-4, atol=1e-4)
     assert same == bag
 
 
-def test_a_picture_does_not_see_its_neighbours():
-    model, image = awake(SMALL), pictures(SMALL)
+def test_an_image_does_not_see_its_neighbours():
+    model, image = awake(SMALL), images(SMALL)
     close(model(image), torch.cat([model(one[None]) for one in image]))
 
 
@@ -274,7 +295,7 @@ def half_is_dropped(dropped, whole):
 
 @torch.no_grad()
 def test_dropout_acts_on_tokens_and_branches_while_training():
-    model, image = awake(replace(SMALL, dropout=0.5)), pictures(SMALL, 20)
+    model, image = awake(replace(SMALL, dropout=0.5)), images(SMALL, 20)
     assert torch.equal(model(image), model(image))
     block, tokens = model.blocks[0], model.embed(image)
     attended = block.attention(block.norm1(tokens))
@@ -289,7 +310,7 @@ def test_dropout_acts_on_tokens_and_branches_while_training():
 
 def test_every_parameter_learns():
     model = awake(replace(SMALL, representation=9))
-    model(pictures(SMALL)).square().sum().backward()
+    model(images(SMALL)).square().sum().backward()
     assert all(p.grad is not None and bool(p.grad.any()) for p in model.parameters())
 
 
@@ -336,7 +357,7 @@ def test_patches_that_do_not_fit_are_refused():
         vit.embed_patches(rand(1, 3, 8, 6), rand(5, 3, 4, 4), rand(5))
 
 
-def test_every_token_gets_its_own_position_and_every_picture_the_same_class_token():
+def test_every_token_gets_its_own_position_and_every_image_the_same_class_token():
     patches, token, positions = rand(3, 4, 5), rand(1, 1, 5, seed=1), rand(1, 5, 5, seed=2)
     x = vit.tokens_and_positions(patches, token, positions)
     for b in range(3):
@@ -387,12 +408,17 @@ def test_attention_is_torchs():
     close(vit.attention(qkv, 2)[0], expected.transpose(1, 2).flatten(2))
 
 
-def test_the_attention_layer_takes_more_leading_axes():
+def test_the_attention_layer_is_attention_between_its_two_linear_layers():
     torch.manual_seed(0)
-    layer, x = vit.Attention(6, 2), rand(2, 3, 4, 5, 6)
-    close(layer(x)[1, 2], layer(x[1, 2]))
-    close(layer(x)[0, 1, 3:], layer(x[0, 1, 3:]))
-    close(layer(x[0, 0]), layer.out(vit.attention(layer.qkv(x[0, 0]), 2)[0]))
+    layer = vit.Attention(6, 2)
+    x = rand(4, 5, 6)
+    close(layer(x), layer.out(vit.attention(layer.qkv(x), 2)[0]))
+
+
+@pytest.mark.parametrize("config", WITH_TOKEN.values(), ids=WITH_TOKEN)
+def test_the_class_token_without_the_others_is_what_it_is_among_them(config):
+    model, image = awake(config), images(config)
+    close(model.encode_class_token(image), model.encode(image)[:, 0])
 
 
 def test_a_block_norms_first_and_adds_around():
@@ -462,13 +488,13 @@ def test_corners_stay_and_the_same_grid_changes_nothing():
 
 @pytest.mark.parametrize("n", [5, 8])
 def test_positions_of_another_grid_are_refused(n):
-    with pytest.raises(ValueError, match=f"expected 6 positions, or one more, got {n}"):
+    with pytest.raises(ValueError, match=f"expected 6 tokens, or one more, got {n}"):
         vit.interpolate_positions(rand(1, n, 4), (2, 3), (4, 6))
 
 
 @pytest.mark.parametrize("config", VARIANTS.values(), ids=VARIANTS)
 def test_fine_tuning_at_the_same_size_keeps_what_the_encoder_says(config):
-    model, image = awake(config), pictures(config)
+    model, image = awake(config), images(config)
     tuned = vit.for_fine_tuning(model, config.image_size, 7).eval()
     close(tuned.encode(image), model.encode(image))
     assert torch.equal(tuned(image), torch.zeros(3, 7))
@@ -479,7 +505,7 @@ def test_fine_tuning_at_the_same_size_keeps_what_the_encoder_says(config):
 
 
 @pytest.mark.parametrize("config", VARIANTS.values(), ids=VARIANTS)
-def test_fine_tuning_takes_larger_pictures_and_other_classes(config):
+def test_fine_tuning_takes_larger_images_and_other_classes(config):
     model = awake(config)
     tuned = vit.for_fine_tuning(model, (16, 20), 3)
     assert tuned.config.grid == (4, 5) and tuned(rand(2, 2, 16, 20)).shape == (2, 3)
@@ -490,7 +516,7 @@ def test_fine_tuning_takes_larger_pictures_and_other_classes(config):
         close(tuned.positions(), vit.interpolate_positions(model.positions(), config.grid, (4, 5)))
 
 
-def test_fine_tuning_leaves_the_first_model_alone():
+def test_fine_tuning_does_not_change_the_first_model():
     model = awake(SMALL)
     before = {name: value.clone() for name, value in model.state_dict().items()}
     tuned = vit.for_fine_tuning(model, 16, 5)
@@ -514,7 +540,7 @@ def test_a_hybrid_can_be_fine_tuned():
 @pytest.mark.parametrize("pool", ["token", "average"])
 def test_attention_maps_are_probabilities_that_reproduce_the_model(pool):
     model = awake(replace(SMALL, pool=pool))
-    image, n = pictures(SMALL), 7 if pool == "token" else 6
+    image, n = images(SMALL), 7 if pool == "token" else 6
     maps = model.attention_maps(image)
     assert maps.shape == (3, 3, 3, n, n) and not maps.requires_grad
     assert bool((maps >= 0).all())
@@ -547,11 +573,11 @@ def test_rollout_sums_over_every_path():
 
 def test_rollout_reads_the_maps_of_a_model():
     model = awake(SMALL)
-    found = vit.attention_rollout(model.attention_maps(pictures(SMALL)))
+    found = vit.attention_rollout(model.attention_maps(images(SMALL)))
     close(found.sum(-1), torch.ones(3, 7))
 
 
-def test_tokens_that_look_at_themselves_alone_stay_where_they_are():
+def test_tokens_that_look_only_at_themselves_stay_where_they_are():
     assert torch.equal(
         vit.attention_rollout(torch.eye(5).expand(4, 2, 3, 5, 5)), torch.eye(5).expand(2, 5, 5)
     )
@@ -568,7 +594,7 @@ def test_tokens_that_look_at_themselves_alone_stay_where_they_are():
         ((4, 4), 8, 16.064),
     ],
 )
-def test_uniform_attention_looks_as_far_as_two_patches_lie_apart(grid, patch, pixels, token):
+def test_uniform_attention_looks_as_far_as_two_patches_are_apart(grid, patch, pixels, token):
     n = grid[0] * grid[1] + token
     found = vit.attention_distance(torch.full((2, 3, n, n), 1 / n), grid, patch)
     assert found.shape == (3,)
@@ -603,6 +629,12 @@ def test_looking_at_oneself_or_a_neighbour():
 def test_attention_of_another_grid_is_refused(n):
     with pytest.raises(ValueError, match=f"expected 6 tokens, or one more, got {n}"):
         vit.attention_distance(torch.full((1, 2, n, n), 1 / n), (2, 3), 16)
+
+
+@pytest.mark.parametrize("n", [5, 8])
+def test_the_similarity_of_another_grid_is_refused(n):
+    with pytest.raises(ValueError, match=f"expected 6 tokens, or one more, got {n}"):
+        vit.position_similarity(rand(1, n, 4), (2, 3))
 
 
 @pytest.mark.parametrize("token", [0, 1])

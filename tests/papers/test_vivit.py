@@ -92,16 +92,19 @@ def test_the_grid_and_the_class_token():
     [
         (
             dict(frames=31),
-            r"tubelet must divide frames, height and width, got \(2, 16, 16\) for \(31, 224, 224\)",
+            r"tubelet: expected divisors of frames, height and width \(31, 224, 224\),"
+            r" got \(2, 16, 16\)",
         ),
-        (dict(image_size=(224, 230)), r"tubelet must divide .* for \(32, 224, 230\)"),
-        (dict(tubelet=(2, 16, 15)), r"tubelet must divide .* got \(2, 16, 15\)"),
-        (dict(heads=7), "heads must divide width, got 7 for 768"),
+        (dict(image_size=(224, 230)), r"tubelet: expected divisors of .* \(32, 224, 230\)"),
+        (dict(tubelet=(2, 16, 15)), r"tubelet: expected divisors of .* got \(2, 16, 15\)"),
+        (dict(heads=7), "heads: expected a divisor of width 768, got 7"),
         (
             dict(model=4, width=771, heads=3),
-            r"heads must divide width and be even \(Model 4\), got 3 for 771",
+            "heads: expected an even number for Model 4, got 3",
         ),
-        (dict(model=5), "model must be 1, 2, 3 or 4, got 5"),
+        (dict(model=5), "model: expected 1, 2, 3 or 4, got 5"),
+        (dict(pool="mean"), "pool: expected one of token, average, got 'mean'"),
+        (dict(gelu="relu"), "gelu: expected one of tanh, exact, got 'relu'"),
     ],
     ids=called,
 )
@@ -297,7 +300,7 @@ def test_every_model_is_full_attention_under_its_mask_in_values_and_gradients(ki
         same(a, b)
 
 
-def test_the_exact_gelu_and_another_epsilon_are_heard():
+def test_the_exact_gelu_and_another_epsilon_change_the_output():
     config = replace(WIDE, model=3)
     model = random_model(config)
     for change in (dict(gelu="exact"), dict(norm_eps=0.1)):
@@ -306,11 +309,11 @@ def test_the_exact_gelu_and_another_epsilon_are_heard():
         assert (other(random_clips(config, 1)) - model(random_clips(config, 1))).abs().max() > 1e-5
 
 
-# ---------------------------------------------------------------- the models' habits
+# ---------------------------------------------------------------- what all models have in common
 
 
 @every_kind
-def test_a_fresh_model_says_nothing_but_has_features(kind):
+def test_a_fresh_model_scores_zero_but_has_features(kind):
     model = ViViT(replace(WIDE, **kind))
     video = random_clips(WIDE, 3).float()
     assert torch.equal(model(video), torch.zeros(3, 7))
@@ -354,7 +357,7 @@ def test_a_clip_does_not_see_its_neighbours(kind):
 
 
 @every_kind
-def test_the_order_of_tubelets_matters_but_to_the_average_over_time(kind):
+def test_the_order_of_tubelets_matters_except_to_the_average_over_time(kind):
     config = replace(WIDE, **kind)
     model, video = random_model(config), random_clips(config, 2)
     shuffled = video.unflatten(1, (3, 2))[:, [2, 0, 1]].flatten(1, 2)
@@ -376,7 +379,7 @@ def test_same_seed_same_model_and_weights_survive_a_round_trip():
 
 
 @every_kind
-def test_stochastic_depth_grows_with_the_layer_and_is_for_training_alone(kind):
+def test_stochastic_depth_grows_with_the_layer_and_acts_only_in_training(kind):
     config = replace(WIDE, depth=3, stochastic_depth=0.4, **kind)
     model, plain = random_model(config), random_model(replace(config, stochastic_depth=0.0))
     encoder = model.encoder.spatial if config.model == 2 else model.encoder
@@ -389,7 +392,7 @@ def test_stochastic_depth_grows_with_the_layer_and_is_for_training_alone(kind):
 
 
 @pytest.mark.parametrize("kind", [1, 3, 4])
-def test_stochastic_depth_drops_each_branch_of_a_layer_by_itself(kind):
+def test_stochastic_depth_drops_each_branch_of_a_layer_independently(kind):
     """Of Model 3, all eight ways to drop some of three branches; of the others, all four of two."""
     torch.manual_seed(0)
     config = replace(WIDE, model=kind)
@@ -422,7 +425,7 @@ def test_uniform_frames_stay_away_from_both_ends_and_keep_clips_apart():
 
 @pytest.mark.parametrize("count", [0, -3])
 def test_no_frames_are_refused(count):
-    with pytest.raises(ValueError, match=f"count must be at least 1, got {count}"):
+    with pytest.raises(ValueError, match=f"count: expected at least 1, got {count}"):
         vivit.uniform_frames(torch.zeros(1, 4, 1, 2, 2), count)
 
 
@@ -451,7 +454,8 @@ def test_a_tubelet_of_one_frame_is_a_patch():
 
 @pytest.mark.parametrize("shape", [(5, 1, 9, 10), (6, 1, 10, 10), (6, 1, 9, 9)])
 def test_a_tubelet_that_does_not_fit_is_refused(shape):
-    message = rf"a tubelet of \(2, 3, 5\) must divide .* \({shape[0]}, {shape[2]}, {shape[3]}\)"
+    clip = rf"\({shape[0]}, {shape[2]}, {shape[3]}\)"
+    message = rf"tubelet: expected divisors of .* {clip}, got \(2, 3, 5\)"
     with pytest.raises(ValueError, match=message):
         vivit.tubelet_embed(torch.zeros(1, *shape), torch.zeros(4, 1, 2, 3, 5), torch.zeros(4))
 
@@ -472,7 +476,7 @@ def sequence_of(seed):
     return mix
 
 
-def test_the_factorised_encoder_reads_times_one_by_one_and_then_all_of_them():
+def test_the_factorised_encoder_reads_each_time_and_then_all_of_them():
     mix, other = sequence_of(0), sequence_of(1)
     x = torch.randn(2, 3, 4, 5, dtype=torch.float64)
     got = vivit.factorised_encoder(x, lambda h: mix(h)[:, 1], lambda h: other(h)[:, 2])
@@ -541,15 +545,15 @@ def test_the_middle_of_two_frames_is_the_second_and_of_four_the_third():
 
 # 3 times of 4 frames, 3 x 2 places
 VIDEO = ViViTConfig(1, 12, (9, 6), (4, 3, 3), 2, 20, 2, 4, 11, 7, 2)
-PICTURE = ViTConfig((9, 6), 3, 2, 20, 2, 4, 11, 5)
-AVERAGE = replace(PICTURE, pool="average")
+IMAGE = ViTConfig((9, 6), 3, 2, 20, 2, 4, 11, 5)
+AVERAGE = replace(IMAGE, pool="average")
 
 
-def started(kind, picture=PICTURE, inflate=vivit.central_frame_init, **change):
+def started(kind, image_config=IMAGE, inflate=vivit.central_frame_init, **change):
     """A model of this kind that begins as an image model, and that image model."""
     model, image_model = (
         random_model(replace(VIDEO, **kind, **change)),
-        random_weights(ViT(picture)),
+        random_weights(ViT(image_config)),
     )
     vivit.start_from_image_model(model, image_model, inflate)
     return model, image_model
@@ -559,13 +563,13 @@ def middle_frames(video):
     return video.unflatten(1, (-1, 4))[:, :, 2]  # b t c h w
 
 
-def standing_still(n=2):
+def still_clips(n=2):
     return random_clips(VIDEO, n)[:, :1].expand(-1, 12, -1, -1, -1)
 
 
-def without_token(image_model, pictures):
+def without_token(image_model, images):
     """What the image model makes of its patches alone, averaged: (b c h w) to (b d)."""
-    x = image_model.patch_embed(pictures) + image_model.positions.table[:, -6:]
+    x = image_model.patch_embed(images) + image_model.positions.table[:, -6:]
     for block in image_model.blocks:
         x = block(x)
     return image_model.norm(x).mean(1)
@@ -585,9 +589,9 @@ def test_tokens_of_inflated_filters_are_those_of_the_mean_frames():
     same(model.tubelet_embed(video)[:, 1], image_model.patch_embed(video[:, 4:8].mean(1)))
 
 
-@pytest.mark.parametrize("picture", [PICTURE, AVERAGE], ids=["token", "average"])
-def test_model_2_begins_by_seeing_what_the_image_model_sees_in_the_middle_frames(picture):
-    model, image_model = started(dict(model=2), picture, pool=picture.pool)
+@pytest.mark.parametrize("image_config", [IMAGE, AVERAGE], ids=["token", "average"])
+def test_model_2_begins_with_the_image_models_features_of_middle_frames(image_config):
+    model, image_model = started(dict(model=2), image_config, pool=image_config.pool)
     video = random_clips(VIDEO, 2)
     said = []
     model.encoder.spatial.register_forward_hook(lambda module, args, out: said.append(out))
@@ -605,39 +609,39 @@ def test_the_average_pooling_baseline_begins_as_the_image_model_averaged_over_ti
     same(model.features(video), sum(image_model.features(frames[:, t]) for t in range(3)) / 3)
 
 
-@pytest.mark.parametrize("picture", [PICTURE, AVERAGE], ids=["token", "average"])
-def test_model_3_begins_as_the_image_model_without_a_token_averaged_over_time(picture):
-    model, image_model = started(dict(model=3), picture)
+@pytest.mark.parametrize("image_config", [IMAGE, AVERAGE], ids=["token", "average"])
+def test_model_3_begins_as_the_image_model_without_a_token_averaged_over_time(image_config):
+    model, image_model = started(dict(model=3), image_config)
     video = random_clips(VIDEO, 2)
     frames = middle_frames(video)
     same(model.features(video), sum(without_token(image_model, frames[:, t]) for t in range(3)) / 3)
-    if picture is AVERAGE:
+    if image_config is AVERAGE:
         same(without_token(image_model, frames[:, 0]), image_model.features(frames[:, 0]))
 
 
 @pytest.mark.parametrize("inflate", [vivit.central_frame_init, vivit.filter_inflation_init])
 @pytest.mark.parametrize("kind", [dict(model=1, pool="average"), dict(model=3)], ids=called)
-def test_on_a_clip_that_stands_still_models_1_and_3_begin_as_the_image_model(kind, inflate):
+def test_on_a_still_clip_models_1_and_3_begin_as_the_image_model(kind, inflate):
     """t copies of every key change nothing in a softmax that already looks everywhere."""
     model, image_model = started(kind, AVERAGE, inflate)
-    video = standing_still()
+    video = still_clips()
     same(model.features(video), image_model.features(video[:, 0]))
 
 
 @pytest.mark.parametrize("inflate", [vivit.central_frame_init, vivit.filter_inflation_init])
-def test_on_a_clip_that_stands_still_the_length_does_not_matter_to_model_4(inflate):
-    """Its heads over time find the same value at every time; at one time they find that alone."""
+def test_on_a_still_clip_the_length_does_not_matter_to_model_4(inflate):
+    """Its heads over time find the same value at every time; at one time they find only that."""
     model, image_model = started(dict(model=4), AVERAGE, inflate)
     short = random_model(replace(VIDEO, model=4, frames=4), seed=9)
     vivit.start_from_image_model(short, image_model, inflate)
-    video = standing_still()
+    video = still_clips()
     same(model.features(video), short.features(video[:, :4]))
     assert (model.features(video) - image_model.features(video[:, 0])).abs().max() > 1e-3
 
 
 @pytest.mark.parametrize("pool", ["token", "average"])
 def test_model_1_on_a_single_tubelet_begins_as_the_image_model(pool):
-    model, image_model = started(dict(model=1), replace(PICTURE, pool=pool), pool=pool, frames=4)
+    model, image_model = started(dict(model=1), replace(IMAGE, pool=pool), pool=pool, frames=4)
     video = random_clips(model.config, 2)
     same(model.features(video), image_model.features(video[:, 2]))
 
@@ -658,7 +662,7 @@ def test_positions_are_those_of_the_image_at_every_time_and_the_token_keeps_its_
 @every_kind
 def test_the_head_and_the_second_encoder_stay_fresh_and_all_else_is_the_image_models(kind):
     torch.manual_seed(3)
-    model, image_model = random_model(replace(VIDEO, **kind)), random_weights(ViT(PICTURE))
+    model, image_model = random_model(replace(VIDEO, **kind)), random_weights(ViT(IMAGE))
     before = {name: value.clone() for name, value in model.state_dict().items()}
     vivit.start_from_image_model(model, image_model)
     after = model.state_dict()
@@ -667,7 +671,7 @@ def test_the_head_and_the_second_encoder_stay_fresh_and_all_else_is_the_image_mo
     assert all(p.requires_grad for p in model.parameters())
 
 
-def test_model_3_begins_with_an_attention_over_time_that_is_a_copy_without_a_voice():
+def test_model_3_begins_with_a_silent_copy_of_its_attention_over_time():
     model, image_model = started(dict(model=3))
     for block, source in zip(model.encoder.blocks, image_model.blocks, strict=True):
         for name in ("weight", "bias"):
@@ -717,7 +721,7 @@ def test_with_all_temporal_weights_at_zero_model_3_never_learns_to_look_over_tim
     }
 
 
-def test_with_the_output_alone_at_zero_model_3_learns_to_look_over_time():
+def test_with_only_the_output_at_zero_model_3_learns_to_look_over_time():
     model, _ = started(dict(model=3))
     found = gradients(model, random_clips(VIDEO, 2))
     assert {name for name, g in found.items() if g} == {name for name in found if ".out." in name}
@@ -748,11 +752,20 @@ def test_with_the_output_alone_at_zero_model_3_learns_to_look_over_time():
     ids=str,
 )
 def test_an_image_model_that_does_not_fit_is_refused_and_changes_nothing(ours, theirs):
-    model, image_model = ViViT(replace(VIDEO, **ours)), ViT(replace(PICTURE, **theirs))
+    model, image_model = ViViT(replace(VIDEO, **ours)), ViT(replace(IMAGE, **theirs))
     before = {name: value.clone() for name, value in model.state_dict().items()}
     with pytest.raises(ValueError, match=r"expected .*, got "):
         vivit.start_from_image_model(model, image_model)
     assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
+
+
+@pytest.mark.parametrize("kind", [1, 2, 3, 4])
+@pytest.mark.parametrize("layer", ["attention.qkv", "norm2", "mlp.3"])
+def test_an_image_model_without_one_of_our_weights_is_refused(kind, layer):
+    model, image_model = ViViT(replace(VIDEO, model=kind)), ViT(IMAGE)
+    image_model.blocks[1].get_submodule(layer).bias = None
+    with pytest.raises(RuntimeError, match=r'Missing key\(s\) in state_dict: ".*bias"'):
+        vivit.start_from_image_model(model, image_model)
 
 
 # ---------------------------------------------------------------- many views

@@ -39,9 +39,11 @@ def rand(*shape, seed=0):
 
 
 @pytest.mark.parametrize("n,k,d", [(37, 11, 5), (1, 1, 1), (5, 64, 2), (101, 3, 9), (0, 4, 3)])
-@pytest.mark.parametrize("at_once", [1, 40, vq.AT_ONCE], ids=["row by row", "in parts", "at once"])
+@pytest.mark.parametrize(
+    "at_once", [1, 40, vq.MAX_DISTANCES_AT_ONCE], ids=["row by row", "in parts", "at once"]
+)
 def test_the_nearest_code_is_that_of_brute_force(n, k, d, at_once, monkeypatch):
-    monkeypatch.setattr(vq, "AT_ONCE", at_once)
+    monkeypatch.setattr(vq, "MAX_DISTANCES_AT_ONCE", at_once)
     z, codebook = randn(n, d), randn(k, d, seed=1)
     expected = torch.cdist(z.double(), codebook.double()).argmin(dim=1)
     got = nearest_code(z, codebook)
@@ -52,7 +54,7 @@ def test_the_nearest_code_is_that_of_brute_force(n, k, d, at_once, monkeypatch):
 @pytest.mark.parametrize("at_once,largest", [(1, 5), (40, 40), (1000, 37 * 5)])
 def test_no_more_distances_are_held_at_a_time_than_said(at_once, largest, monkeypatch):
     sizes, addmm = [], torch.addmm
-    monkeypatch.setattr(vq, "AT_ONCE", at_once)
+    monkeypatch.setattr(vq, "MAX_DISTANCES_AT_ONCE", at_once)
     monkeypatch.setattr(
         torch, "addmm", lambda *args, **kwargs: sizes.append(addmm(*args, **kwargs)) or sizes[-1]
     )
