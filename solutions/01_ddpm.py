@@ -453,7 +453,7 @@ with torch.no_grad():
         "perfect": walk_back(perfect),
     }
 show(
-    room.clouds(walked, "Samples in the plane"),
+    room.scatter_panels(walked, "Samples in the plane"),
     "Three panels of eight blobs on a ring: the data, the network's samples, the samples of the perfect denoiser.",
 )
 

@@ -27,7 +27,7 @@ looked = vit.attention_rollout(judge.network.attention_maps(images))[:, 0, 1:].u
 words = [[VOCABULARY[label][i] for i in judge.read(images)[label]] for label in ("colour", "shape")]
 names, everywhere = [" ".join(pair) for pair in zip(*words, strict=True)], torch.ones(8, 1, 1)
 show_images(
-    [*room.lit(images, everywhere), *room.lit(images, looked)],
+    [*room.shade_by_map(images, everywhere), *room.shade_by_map(images, looked)],
     names + [""] * 8,
     columns=8,
     alt="Eight pictures with what the network read above each; below, the same pictures, lit where it looked.",
@@ -462,7 +462,7 @@ def read_your_photo(photo):
     with torch.no_grad():
         chances = {label: logits.softmax(1)[0] for label, logits in judge(x).items() if label != "count"}
     named = {label: dict(zip(VOCABULARY[label], p, strict=True)) for label, p in chances.items()}
-    return room.reading(float_to_pixels(x)[0], named)
+    return room.probability_bars(float_to_pixels(x)[0], named)
 
 
 explore(read_your_photo, photo=room.upload(partial(room.read_photo, size=224), room.example_photo(224)))
@@ -738,7 +738,7 @@ def where_it_looks(patch, layer):
     token = 1 + patch[0] * 8 + patch[1]
     look = maps[layer - 1, 0, :, token]  # heads n
     heads = [f"head {i}: {on_class:.0%} on class" for i, on_class in enumerate(look[:, 0], 1)]
-    light = room.lit(photo.expand(len(look), -1, -1, -1), look[:, 1:].unflatten(1, (8, 8)))
+    light = room.shade_by_map(photo.expand(len(look), -1, -1, -1), look[:, 1:].unflatten(1, (8, 8)))
     return room.image_grid(light, heads, columns=4, cell=150, title=f"Layer {layer}: where patch {patch} looks")
 
 
@@ -838,7 +838,7 @@ def attention_rollout(maps):
 rolled = attention_rollout(maps)[:, 0, 1:].unflatten(1, (8, 8))
 last = maps[-1].mean(1)[:, 0, 1:].unflatten(1, (8, 8))
 show_images(
-    [*room.lit(images, last), *room.lit(images, rolled)],
+    [*room.shade_by_map(images, last), *room.shade_by_map(images, rolled)],
     columns=8,
     title="The class token: the last layer's attention, and rollout through all layers",
     alt="Two rows of eight pictures, lit by the last layer's attention and by rollout through all layers.",

@@ -163,7 +163,7 @@ def one_token(frames, side, time_step):
     light = torch.zeros(16, 48 // side, 48 // side) + 0.25
     light[at * frames : (at + 1) * frames, n[1] // 2, n[2] // 2] = 1
     title = f"tubelet {cut[0]} x {cut[1]} x {cut[2]}: {n[0]} x {n[1]} x {n[2]} = {n[0] * n[1] * n[2]} tokens"
-    return room.image_grid(room.lit(bouncing, light), columns=8, title=title)
+    return room.image_grid(room.shade_by_map(bouncing, light), columns=8, title=title)
 
 
 explore(one_token, frames=[2, 1, 4, 8], side=[8, 4, 16], time_step=slider(0, 15, 3, label="token's time"),
@@ -446,7 +446,7 @@ def within_one_layer(place, time_step, model):
     frames = bouncing[1::2].repeat(len(parts), 1, 1, 1)
     reached = sum(int(part.sum()) for part in parts)
     title = f"Model {model}: {reached} of 288 comparisons a token"
-    return room.image_grid(room.lit(frames, torch.cat(parts)), columns=8, title=title)
+    return room.image_grid(room.shade_by_map(frames, torch.cat(parts)), columns=8, title=title)
 
 
 explore(
@@ -855,7 +855,7 @@ def read_your_clip(clip):
         chances = {label: logits.softmax(1)[0] for label, logits in judge(clip[None]).items()}
     named = {label: dict(zip(VOCABULARY[label], p, strict=True)) for label, p in chances.items()}
     strip = rearrange(float_to_pixels(clip[::4]), "(a b) h w c -> (a h) (b w) c", a=2)  # four of its frames
-    return room.reading(strip, named)
+    return room.probability_bars(strip, named)
 
 
 reader, example = partial(room.read_clip, frames=16, size=32), pixels_to_float(shown["pixels"][0])

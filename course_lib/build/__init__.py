@@ -2,7 +2,6 @@
 them.
 """
 
-import os
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -10,7 +9,7 @@ import nbformat
 from nbformat import NotebookNode
 
 from course_lib import paths
-from course_lib.build.check import check
+from course_lib.build.check import check_notebook
 from course_lib.build.execute import ExecutionError, execute
 from course_lib.build.source import (
     SourceError,
@@ -20,13 +19,14 @@ from course_lib.build.source import (
     student_edition,
 )
 from course_lib.checking import exercises, topics
+from course_lib.files import write_if_changed
 
 __all__ = [
     "ExecutionError",
     "SourceError",
     "build",
-    "check",
     "check_chapters",
+    "check_notebook",
     "execute",
     "exercise_ids",
     "secrets",
@@ -83,7 +83,7 @@ def check_chapters(chapters: Iterable[Path]) -> list[str]:
         committed = paths.NOTEBOOKS / f"{source.stem}.ipynb"
         found += [
             f"{committed.name}: {problem}"
-            for problem in check(source, committed, _declared(source))
+            for problem in check_notebook(source, committed, _declared(source))
         ]
     known = {source.stem for source in sources()}
     strays = [path for path in sorted(paths.NOTEBOOKS.glob("*.ipynb")) if path.stem not in known]
@@ -92,12 +92,7 @@ def check_chapters(chapters: Iterable[Path]) -> list[str]:
 
 def write(notebook: NotebookNode, path: Path) -> Path:
     """Write a notebook, at once or not at all, and only where it differs from what is there."""
-    text = nbformat.writes(notebook) + "\n"
-    if not path.is_file() or path.read_text(encoding="utf-8") != text:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        half = path.with_suffix(f".{os.getpid()}")
-        half.write_text(text, encoding="utf-8", newline="\n")
-        half.replace(path)
+    write_if_changed(path, nbformat.writes(notebook) + "\n")
     return path
 
 

@@ -11,14 +11,14 @@ from nbformat import NotebookNode
 
 from course_lib.build.source import exercise_ids, secrets, student_edition
 
-__all__ = ["check"]
+__all__ = ["check_notebook"]
 
 LARGEST = 2_000_000  # bytes of a committed notebook, outputs included
 _MACHINE_PATH = re.compile(r"(?<![\w.])/(?:home|root|Users|tmp|private|work)/[\w.]|\b[A-Z]:\\[\w.]")
 _WIDGETS = "application/vnd.jupyter.widget-state+json"
 
 
-def check(source: Path, committed: Path, declared: Iterable[str]) -> list[str]:
+def check_notebook(source: Path, committed: Path, declared: Iterable[str]) -> list[str]:
     """Every reason why `committed` is not the notebook that `source` makes; empty when it is.
 
     declared: the ids of the exercises that the chapter must hold.

@@ -8,16 +8,22 @@ from .figures import figure, film_strips, image_grid, live_curve, show, show_cli
 from .heroes import show_hero
 from .live import train_live
 from .media import example_photo, read_clip, read_photo, write_clip
-from .plots import clouds, confusion, lines, reading, reliability, show_lines
+from .plots import (
+    confusion,
+    line_plot,
+    probability_bars,
+    reliability,
+    scatter_panels,
+    show_lines,
+)
 from .progress import progress, record_quiz
 from .quiz import flashcards, quiz
 from .scorecard import parameters, row, scorecard, table
-from .views import clip_views, lit
+from .views import clip_views, shade_by_map
 
 __all__ = [
     "choices",
     "clip_views",
-    "clouds",
     "confusion",
     "doctor",
     "example_photo",
@@ -27,21 +33,22 @@ __all__ = [
     "film_strips",
     "flashcards",
     "image_grid",
-    "lines",
-    "lit",
+    "line_plot",
     "live_curve",
     "mark",
     "parameters",
     "patches",
+    "probability_bars",
     "progress",
     "quiz",
     "read_clip",
     "read_photo",
-    "reading",
     "record_quiz",
     "reliability",
     "row",
+    "scatter_panels",
     "scorecard",
+    "shade_by_map",
     "show",
     "show_clip",
     "show_hero",

@@ -67,14 +67,14 @@ def exercise(id: Any) -> Any:
             )
             return answer
         _answers[declared.id] = answer
-        report, passed = check(answer, declared)
+        report, passed = check_answer(answer, declared)
         show_report(report)
         return answer if passed else declared.reference
 
     return decorate
 
 
-def check(answer: Any, declared: Exercise) -> tuple["Report", bool]:
+def check_answer(answer: Any, declared: Exercise) -> tuple["Report", bool]:
     """Run, judge and record an answer: the report, and whether it passed.  The session is left as
     it was.
     """

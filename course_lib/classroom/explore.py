@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import traitlets
 
 from course_lib.classroom.bridge import Linked, module
-from course_lib.classroom.figures import image_html, png, to_pictures
+from course_lib.classroom.figures import image_html, png, to_images
 
 KEPT_PICTURES = 64
 KEPT_FILES = 4
@@ -227,7 +227,7 @@ def patches(picture, rows: int, columns: int, *, value=None, label=None) -> Patc
             f"expected a patch within {rows} rows and {columns} columns, from 0; got"
             f" {(row, column)}"
         )
-    pixels = to_pictures(picture[None])[0]
+    pixels = to_images(picture[None])[0]
     longest = max(BOARD, min(24 * max(rows, columns), BOARD * 3 // 2))
     height, width = (
         max(1, round(longest * side / max(pixels.shape[:2]))) for side in pixels.shape[:2]

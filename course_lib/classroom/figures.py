@@ -89,7 +89,7 @@ def show_images(images, titles=None, columns=None, *, alt: str, title="", cell=N
 
 def image_grid(images, titles=None, columns=None, *, title="", cell=None):
     """The figure that `show_images` shows."""
-    pictures = to_pictures(images)
+    pictures = to_images(images)
     n = len(pictures)
     if titles is not None and len(titles) != n:
         raise ValueError(f"expected one title per picture, {n}; got {len(titles)}")
@@ -112,7 +112,7 @@ def show_clip(clip, *, alt: str, frames=7, labels=None, title="") -> None:
 def film_strips(clip, *, frames=7, labels=None, title=""):
     """The figure that `show_clip` shows."""
     clips = list(clip) if isinstance(clip, list | tuple) or clip.ndim == 5 else [clip]
-    strips = [to_pictures(c) for c in clips]
+    strips = [to_images(c) for c in clips]
     if len({s.shape for s in strips}) != 1:
         raise ValueError(f"expected clips of one shape, got {[s.shape for s in strips]}")
     if labels is not None and len(labels) != len(strips):
@@ -123,7 +123,7 @@ def film_strips(clip, *, frames=7, labels=None, title=""):
     return _mosaic(pictures, len(chosen), None, title, heads=heads, labels=labels, gap=3, paper=INK)
 
 
-def to_pictures(images) -> np.ndarray:
+def to_images(images) -> np.ndarray:
     """(n h w 3) uint8 of (n h w 3) or (n h w) uint8, or of (n 3 h w) or (n 1 h w) float in [-1, 1]."""
     array = np.asarray(images.detach().cpu() if hasattr(images, "detach") else images)
     wanted = "expected images (n h w 3) or (n h w) uint8, or (n 3 h w) float in [-1, 1]"

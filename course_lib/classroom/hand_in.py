@@ -1,11 +1,12 @@
 """One file to hand in: the notebook, and the answers to its quiz that the student's folder keeps."""
 
-import os
+import io
 import re
 from pathlib import Path
 from zipfile import ZIP_DEFLATED, ZipFile, ZipInfo
 
 from course_lib.classroom.state import course_home
+from course_lib.files import write_atomically
 
 __all__ = ["hand_in", "to_pack"]
 
@@ -41,14 +42,11 @@ def hand_in(notebook: Path, target: Path | None = None) -> Path:
         target = target / f"{notebook.stem}-hand-in.zip"
     if target.suffix.lower() != ".zip":  # above all not the notebook itself
         raise ValueError(f"expected a .zip to write, got {target}")
-    part = target.with_name(f".hand-in-{os.getpid()}.part")
-    try:
-        with ZipFile(part, "w", ZIP_DEFLATED) as package:
-            for file in files:
-                package.writestr(_member(file.name), file.read_bytes())
-        os.replace(part, target)
-    finally:
-        part.unlink(missing_ok=True)
+    content = io.BytesIO()
+    with ZipFile(content, "w", ZIP_DEFLATED) as package:
+        for file in files:
+            package.writestr(_member(file.name), file.read_bytes())
+    write_atomically(target, content.getvalue())
     return target
 
 

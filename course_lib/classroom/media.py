@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from einops import rearrange
 
-from course_lib.classroom.figures import to_pictures
+from course_lib.classroom.figures import to_images
 from course_lib.shapes import Float, Tensor
 
 MOST_FRAMES = 9000  # five minutes at 30 frames per second
@@ -104,7 +104,7 @@ def write_clip(video, fps: int) -> bytes:
         raise ValueError(
             f"expected a clip (t h w 3) or (t 3 h w), got one of shape {tuple(video.shape)}"
         )
-    pictures = to_pictures(video)
+    pictures = to_images(video)
     _, height, width, _ = pictures.shape
     pictures = np.pad(pictures, ((0, 0), (0, height % 2), (0, width % 2), (0, 0)), mode="edge")
     file = io.BytesIO()

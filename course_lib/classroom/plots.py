@@ -10,7 +10,7 @@ from course_lib.classroom.figures import PALETTE, figure, show
 STYLES = ("-", "--", "-.", ":", (0, (6, 1, 1, 1, 1, 1)))
 
 
-def lines(x, curves: Mapping, title="", xlabel="", ylabel="", **axes):
+def line_plot(x, curves: Mapping, title="", xlabel="", ylabel="", **axes):
     """A figure of several curves over one x, each named in a legend.
 
     x: (n,) or a mapping of the same names, for curves over points of their own.  curves: name ->
@@ -31,11 +31,11 @@ def lines(x, curves: Mapping, title="", xlabel="", ylabel="", **axes):
 
 
 def show_lines(x, curves: Mapping, title="", xlabel="", ylabel="", *, alt: str, **axes) -> None:
-    """Show `lines`, with its alternative text."""
-    show(lines(x, curves, title, xlabel, ylabel, **axes), alt)
+    """Show `line_plot`, with its alternative text."""
+    show(line_plot(x, curves, title, xlabel, ylabel, **axes), alt)
 
 
-def clouds(sets: Mapping, title="", limit=1.2, **axes):
+def scatter_panels(sets: Mapping, title="", limit=1.2, **axes):
     """A figure of point sets (n 2) in the plane, one panel each, all to the same scale."""
     fig, grid = figure(
         title, columns=len(sets), width=min(6.4, 2.2 * len(sets)), height=2.5, **axes
@@ -88,7 +88,7 @@ def confusion(matrices: Mapping, names, title="What it says (columns) for each t
     return fig
 
 
-def reading(picture, chances: Mapping, title="What the judge says"):
+def probability_bars(picture, chances: Mapping, title="What the judge says"):
     """A figure of a picture (h w 3) uint8 and, beside it, the chances of each label's values:
     {label: {value: p}}.
     """

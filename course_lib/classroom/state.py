@@ -2,10 +2,10 @@
 
 import json
 import os
-import tempfile
 import warnings
 from pathlib import Path
 
+from course_lib.files import write_atomically
 from course_lib.paths import ROOT
 
 
@@ -41,14 +41,6 @@ def load_state(name: str) -> dict:
 
 
 def save_state(name: str, content: dict) -> None:
-    """Write the record in one piece: whoever reads sees the old one or the new one, never a part."""
-    folder = course_home()
-    folder.mkdir(parents=True, exist_ok=True)
-    handle, part = tempfile.mkstemp(dir=folder, prefix=f".{name}-", suffix=".part")
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            json.dump(content, file, ensure_ascii=False, indent=1)
-        os.replace(part, folder / f"{name}.json")
-    except BaseException:
-        Path(part).unlink(missing_ok=True)
-        raise
+    """Write the record `name` in one piece, for its owner's eyes only.  Raises OSError."""
+    text = json.dumps(content, ensure_ascii=False, indent=1)
+    write_atomically(course_home() / f"{name}.json", text, mode=0o600)

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from course_lib.classroom.figures import to_pictures
+from course_lib.classroom.figures import to_images
 from course_lib.world import Clip
 
 # Backdrop, floor, and up to three things in colours of Okabe and Ito.
@@ -41,7 +41,7 @@ def _bytes(picture: np.ndarray) -> np.ndarray:
     return (picture * 255).round().astype(np.uint8)
 
 
-def lit(pictures, maps) -> np.ndarray:
+def shade_by_map(pictures, maps) -> np.ndarray:
     """Pictures as bright as a map over their patches says, (n s*h s*w 3) uint8, for `image_grid`
     and its like.
 
@@ -50,7 +50,7 @@ def lit(pictures, maps) -> np.ndarray:
     columns), at least 0.  Each map's largest value is full light, 0 leaves an eighth of it.  Raises
     ValueError unless there is a map for every picture.
     """
-    shown, maps = to_pictures(pictures).astype(np.float32), np.asarray(maps, dtype=np.float32)
+    shown, maps = to_images(pictures).astype(np.float32), np.asarray(maps, dtype=np.float32)
     if maps.ndim != 3 or len(maps) != len(shown):
         raise ValueError(
             f"expected a map (rows columns) for each of {len(shown)} pictures, got shape"

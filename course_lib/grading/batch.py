@@ -33,6 +33,7 @@ from tqdm import tqdm
 
 from course_lib.checking import exercises
 from course_lib.checking import topics as every_topic
+from course_lib.files import write_if_changed
 from course_lib.grading.exports import grades_csv, gradescope
 from course_lib.grading.isolation import Jail, JailError, libraries
 from course_lib.grading.marking import mark_work, work_digest
@@ -89,8 +90,8 @@ def grade(
                 for finished in _progress(marked, "marking", total=len(found), initial=done):
                     _write_grade(finished, out)
         grades = [_read_grade(submission.student, out) for submission in found]
-        _write(out / "grades.csv", grades_csv(grades))
-        _write(out / "class.html", class_page(grades))
+        write_if_changed(out / "grades.csv", grades_csv(grades))
+        write_if_changed(out / "class.html", class_page(grades))
     return grades
 
 
@@ -166,7 +167,7 @@ def _assignment(
         quizzes=quizzes,
         seed=secrets.randbelow(2**31) if seed is None else seed,
     )
-    _write(path, assignment.model_dump_json(indent=1))
+    write_if_changed(path, assignment.model_dump_json(indent=1))
     return assignment
 
 
@@ -330,17 +331,9 @@ def _read_grade(student: str, out: Path) -> Grade:
 def _write_grade(grade: Grade, out: Path) -> None:
     folder = out / "students" / slug(grade.student)
     folder.mkdir(parents=True, exist_ok=True)
-    _write(folder / "feedback.html", feedback_page(grade))
-    _write(folder / "results.json", json.dumps(gradescope(grade), indent=1, ensure_ascii=False))
+    write_if_changed(folder / "feedback.html", feedback_page(grade))
+    write_if_changed(
+        folder / "results.json", json.dumps(gradescope(grade), indent=1, ensure_ascii=False)
+    )
     # Written last: it marks the folder complete.
-    _write(folder / "grade.json", grade.model_dump_json(indent=1))
-
-
-def _write(path: Path, text: str) -> None:
-    """Write a file atomically, and only if it differs."""
-    data = text.encode()
-    if path.is_file() and path.read_bytes() == data:
-        return
-    part = path.with_name(f".{path.name}.part")
-    part.write_bytes(data)
-    os.replace(part, path)
+    write_if_changed(folder / "grade.json", grade.model_dump_json(indent=1))

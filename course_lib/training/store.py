@@ -17,6 +17,7 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
+from course_lib.files import write_atomically
 from course_lib.paths import CHECKPOINTS, RESULTS, ROOT
 from course_lib.training import distributed
 from course_lib.training.recipe import Recipe
@@ -103,16 +104,18 @@ class Store:
             "provenance": provenance,
         }
         checkpoint = self.encode(recipe, model, provenance)
-        _write(
+        write_atomically(
             self.results / f"{recipe.name}.json",
             (json.dumps(record, allow_nan=False) + "\n").encode(),
         )
-        _write(self.checkpoints / f"{recipe.name}.safetensors", checkpoint)
+        write_atomically(self.checkpoints / f"{recipe.name}.safetensors", checkpoint)
         return metrics
 
     def save_state(self, recipe: Recipe, tensors: dict[str, Tensor], progress: dict) -> None:
         """Save a training state, replacing the previous one."""
-        _write(self._state(recipe), _encode(tensors, {"recipe": recipe.fields(), **progress}))
+        write_atomically(
+            self._state(recipe), _encode(tensors, {"recipe": recipe.fields(), **progress})
+        )
 
     def load_state(self, recipe: Recipe) -> tuple[dict[str, Tensor], dict] | None:
         """Return the saved tensors and progress, or None if there are none.
@@ -270,11 +273,3 @@ def _read(path: Path, advice: str) -> tuple[dict[str, Tensor], dict]:
     if "course" not in header.get("__metadata__", {}):
         raise ValueError(f"{path} was not written by this course: it has no provenance. {advice}")
     return tensors, json.loads(header["__metadata__"]["course"])
-
-
-def _write(path: Path, content: bytes) -> None:
-    """Write a whole file or nothing: a crash in the middle leaves the file that was there before."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(path.name + ".part")
-    part.write_bytes(content)
-    part.replace(path)

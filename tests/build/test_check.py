@@ -23,7 +23,7 @@ def chapter(tmp_path, monkeypatch):
 
     def problems(declared=DECLARED):
         build.write(notebook, committed)
-        return build.check(source, committed, declared)
+        return build.check_notebook(source, committed, declared)
 
     return notebook, code, problems
 
@@ -34,7 +34,9 @@ def test_a_notebook_as_built_has_no_problem(chapter):
 
 
 def test_a_missing_notebook_is_told(tmp_path):
-    assert build.check(tmp_path / "01_demo.py", tmp_path / "01_demo.ipynb", []) == ["is missing"]
+    assert build.check_notebook(tmp_path / "01_demo.py", tmp_path / "01_demo.ipynb", []) == [
+        "is missing"
+    ]
 
 
 def test_drift_names_the_first_cell_that_differs(chapter):

@@ -14,7 +14,7 @@ from torch import nn
 
 from course_lib.checking import Exercise, find_exercise, with_weights
 from course_lib.classroom import exercise, progress
-from course_lib.classroom.exercise import Report, check
+from course_lib.classroom.exercise import Report, check_answer
 from course_lib.paths import ROOT
 
 
@@ -101,7 +101,7 @@ def test_a_forgotten_id_is_explained(capsys):
 
 def test_a_broken_declaration_is_a_fault_of_the_course(capsys):
     broken = replace(EXERCISE, cases=lambda rng: 1 / 0)
-    report, passed = check(scale, broken)
+    report, passed = check_answer(scale, broken)
     assert (
         not passed and "fault of the course" in repr(report) and "ZeroDivisionError" in repr(report)
     )
@@ -110,7 +110,7 @@ def test_a_broken_declaration_is_a_fault_of_the_course(capsys):
 def test_an_unwritable_folder_costs_the_record_alone(monkeypatch, tmp_path):
     (tmp_path / "file").write_text("in the way", encoding="utf-8")
     monkeypatch.setenv("COURSE_HOME", str(tmp_path / "file"))
-    report, passed = check(scale, EXERCISE)
+    report, passed = check_answer(scale, EXERCISE)
     assert passed and "could not be saved" in repr(report)
 
 
@@ -154,13 +154,13 @@ def endless_at_the_second_case(x, w):
 )
 def test_an_answer_without_end_is_stopped(answer, capsys):
     start = time.monotonic()
-    report, passed = check(answer, HURRIED)
+    report, passed = check_answer(answer, HURRIED)
     assert not passed and time.monotonic() - start < 5
     assert "more than 0.3 s" in report.sentence
     stoppable = answer not in (endless_and_deaf, asleep)
     assert [name for name, _, _ in report.lines] == [answer.__name__] * stoppable
     assert ("1 of 2 cases" in report.details) == (answer is endless_at_the_second_case)
-    assert check(scale, EXERCISE)[1], "the notebook stays usable"
+    assert check_answer(scale, EXERCISE)[1], "the notebook stays usable"
     capsys.readouterr()
     time.sleep(0.2)
     assert capsys.readouterr().out == "", "an abandoned answer prints no more"
@@ -174,7 +174,7 @@ def test_an_answer_that_ends_after_its_time_does_not_pass():
                 time.sleep(0.05)
         return x * w
 
-    assert not check(slow, HURRIED)[1]
+    assert not check_answer(slow, HURRIED)[1]
 
 
 def test_an_abandoned_answer_does_not_disturb_the_session_later():
@@ -184,7 +184,7 @@ def test_an_abandoned_answer_does_not_disturb_the_session_later():
         time.sleep(2)
 
     state = torch.get_rng_state()
-    assert not check(late, HURRIED)[1]
+    assert not check_answer(late, HURRIED)[1]
     time.sleep(1.2)
     assert torch.equal(torch.get_rng_state(), state)
     assert torch.get_default_dtype() == torch.float32
@@ -193,7 +193,7 @@ def test_an_abandoned_answer_does_not_disturb_the_session_later():
 def test_a_session_with_abandoned_answers_ends_cleanly(tmp_path):
     script = """
 import torch
-from course_lib.classroom.exercise import check
+from course_lib.classroom.exercise import check_answer
 from course_lib.checking import Exercise
 def scale(x, w):
     return x * w
@@ -207,8 +207,8 @@ def deaf(x, w):
 def asleep(x, w):
     __import__("time").sleep(1000)
 for answer in (deaf, asleep):
-    print(check(answer, EXERCISE)[1])
-print(check(scale, EXERCISE)[1])
+    print(check_answer(answer, EXERCISE)[1])
+print(check_answer(scale, EXERCISE)[1])
 """
     result = subprocess.run(
         [sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, timeout=120
@@ -225,7 +225,7 @@ def test_an_interrupt_of_the_notebook_stops_the_answer_and_gets_through(monkeypa
 
     monkeypatch.setattr(module, "_wait", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        check(endless, replace(EXERCISE, id="a.interrupted"))
+        check_answer(endless, replace(EXERCISE, id="a.interrupted"))
     assert "answer a.interrupted" not in [thread.name for thread in threading.enumerate()]
 
 
@@ -265,14 +265,14 @@ def complain(x, w):
      (exhaust, "RuntimeError"), (complain, "to the error stream")],
 )  # fmt: skip
 def test_what_goes_wrong_is_reported(answer, words, capsys):
-    report, passed = check(answer, EXERCISE)
+    report, passed = check_answer(answer, EXERCISE)
     assert not passed and words in repr(report)
     assert {name for name, _, _ in report.lines} == {answer.__name__}
     assert capsys.readouterr() == ("", "")
 
 
 def test_a_flood_of_prints_is_cut_and_the_first_are_shown(capsys):
-    report, passed = check(flood, EXERCISE)
+    report, passed = check_answer(flood, EXERCISE)
     assert passed and len(report.printed) < 2100 and report.printed.endswith("(cut)")
     assert capsys.readouterr().out == ""
 
@@ -287,8 +287,8 @@ def test_the_session_is_left_as_it_was():
     torch.manual_seed(12)
     state = torch.get_rng_state()
     with torch.no_grad():
-        check(meddle, EXERCISE)
-        check(scale, EXERCISE)
+        check_answer(meddle, EXERCISE)
+        check_answer(scale, EXERCISE)
         assert not torch.is_grad_enabled()
     assert torch.is_grad_enabled() and torch.get_default_dtype() == torch.float32
     assert torch.equal(torch.get_rng_state(), state)
@@ -296,7 +296,7 @@ def test_the_session_is_left_as_it_was():
 
 @pytest.mark.parametrize("answer", [None, 5, "text", object()])
 def test_what_is_no_function_is_refused(answer):
-    assert not check(answer, EXERCISE)[1]
+    assert not check_answer(answer, EXERCISE)[1]
 
 
 # ------------------------------------------------------------------------------------------------ classes
@@ -358,20 +358,20 @@ class Stub(nn.Module):
 
 
 def test_a_class_is_built_and_used():
-    assert check(Student, MODULE)[1]
-    assert check(NoShift, MODULE)[0].sentence == "You forgot the shift."
+    assert check_answer(Student, MODULE)[1]
+    assert check_answer(NoShift, MODULE)[0].sentence == "You forgot the shift."
     assert (
         "expected the parameters scale (3,), shift (3,); yours are none"
-        in check(NoParameters, MODULE)[0].sentence
+        in check_answer(NoParameters, MODULE)[0].sentence
     )
-    assert "not attempted" in check(Stub, MODULE)[0].title
+    assert "not attempted" in check_answer(Stub, MODULE)[0].title
 
 
 # ------------------------------------------------------------------------------------------------- report
 
 
 def test_the_report_is_small_accessible_and_escaped():
-    report, _ = check(complain, EXERCISE)
+    report, _ = check_answer(complain, EXERCISE)
     html = report._repr_html_()
     assert 'role="status"' in html and "&lt;b&gt;no&lt;/b&gt;" in html and "<b>no" not in html
     assert "RuntimeError(&quot;&lt;b&gt;no" in html, "the student's own line"
@@ -380,8 +380,8 @@ def test_the_report_is_small_accessible_and_escaped():
 
 
 def test_a_pass_is_one_line():
-    assert "\n" not in repr(check(scale, EXERCISE)[0])
-    assert "3 points" in check(scale, EXERCISE)[0].sentence
+    assert "\n" not in repr(check_answer(scale, EXERCISE)[0])
+    assert "3 points" in check_answer(scale, EXERCISE)[0].sentence
 
 
 def test_backticks_become_code_and_a_lone_one_stays():

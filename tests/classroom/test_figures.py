@@ -18,7 +18,7 @@ from course_lib.classroom.figures import (
     png,
     show,
     smooth,
-    to_pictures,
+    to_images,
 )
 
 
@@ -121,13 +121,13 @@ def test_every_pixel_of_a_small_picture_is_a_square():
     ids=lambda a: f"{a.dtype}{tuple(a.shape)}",
 )
 def test_all_forms_of_pictures_are_taken(images):
-    assert to_pictures(images).shape == (2, 5, 7, 3)
-    assert to_pictures(images).dtype == np.uint8
+    assert to_images(images).shape == (2, 5, 7, 3)
+    assert to_images(images).dtype == np.uint8
 
 
 def test_the_range_of_a_model_becomes_the_range_of_pixels():
     x = torch.tensor([-1.0, 0.0, 1.0, 9.0]).reshape(4, 1, 1, 1)
-    assert to_pictures(x)[:, 0, 0, 0].tolist() == [0, 128, 255, 255]
+    assert to_images(x)[:, 0, 0, 0].tolist() == [0, 128, 255, 255]
 
 
 @pytest.mark.parametrize(
@@ -144,7 +144,7 @@ def test_the_range_of_a_model_becomes_the_range_of_pixels():
 )
 def test_other_shapes_and_values_are_refused(images):
     with pytest.raises(ValueError, match=r"expected images \(n h w 3\).*; got"):
-        to_pictures(images)
+        to_images(images)
 
 
 def test_titles_and_columns_are_checked():

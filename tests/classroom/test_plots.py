@@ -5,18 +5,18 @@ import torch
 
 from course_lib.classroom import (
     clip_views,
-    clouds,
     confusion,
-    lines,
-    reading,
+    line_plot,
+    probability_bars,
     reliability,
+    scatter_panels,
     train_live,
 )
 from course_lib.world import render, sample_scene
 
 
 def test_lines_draw_every_curve_over_its_own_points():
-    fig = lines(
+    fig = line_plot(
         {"a": [1, 2, 3], "b": [5, 6]},
         {"a": [1, 4, 9], "b": [0, 1]},
         "title",
@@ -36,7 +36,7 @@ def test_lines_draw_every_curve_over_its_own_points():
 
 
 def test_clouds_have_a_panel_each_on_one_scale():
-    fig = clouds({"one": torch.zeros(4, 2), "two": torch.ones(3, 2)}, limit=2)
+    fig = scatter_panels({"one": torch.zeros(4, 2), "two": torch.ones(3, 2)}, limit=2)
     assert [len(ax.collections[0].get_offsets()) for ax in fig.axes] == [4, 3]
     assert {ax.get_xlim() for ax in fig.axes} == {(-2.0, 2.0)}
 
@@ -77,7 +77,7 @@ def test_a_confusion_figure_shows_shares_of_each_truth():
 
 
 def test_a_reading_has_a_bar_for_every_value():
-    fig = reading(
+    fig = probability_bars(
         np.zeros((4, 4, 3), np.uint8), {"shape": {"cube": 0.9, "cone": 0.1}, "count": {1: 1.0}}
     )
     _, shape, count = fig.axes

@@ -4,13 +4,13 @@ import numpy as np
 import pytest
 import torch
 
-from course_lib.classroom import lit
+from course_lib.classroom import shade_by_map
 
 
 def test_the_brightest_patch_is_in_full_light_and_the_darkest_in_an_eighth_of_it():
     white = np.full((1, 20, 30, 3), 200, np.uint8)
     heat = torch.tensor([[[0.0, 0.5, 1.0], [0.0, 0.0, 0.0]]])
-    shown = lit(white, heat)
+    shown = shade_by_map(white, heat)
     assert shown.shape == (1, 100, 150, 3) and shown.dtype == np.uint8  # five times
     assert (shown[0, :50, 100:] == 200).all() and (shown[0, 50:] == 25).all()
     assert (shown[0, :50, 50:100] == round(200 * (0.125 + 0.875 / 2))).all()
@@ -18,17 +18,27 @@ def test_the_brightest_patch_is_in_full_light_and_the_darkest_in_an_eighth_of_it
 
 def test_each_picture_has_a_scale_of_its_own_and_no_map_is_divided_by_zero():
     pictures = torch.ones(2, 3, 2, 2)
-    shown = lit(pictures, np.stack([np.full((2, 2), 1e-3), np.zeros((2, 2))]))
+    shown = shade_by_map(pictures, np.stack([np.full((2, 2), 1e-3), np.zeros((2, 2))]))
     assert (shown[0] == 255).all() and (shown[1] == 32).all()
 
 
 def test_maps_need_not_divide_the_picture():
-    assert lit(np.zeros((1, 50, 70, 3), np.uint8), np.ones((1, 3, 4))).shape == (1, 100, 140, 3)
+    assert shade_by_map(np.zeros((1, 50, 70, 3), np.uint8), np.ones((1, 3, 4))).shape == (
+        1,
+        100,
+        140,
+        3,
+    )
     # large enough
-    assert lit(np.zeros((1, 200, 90, 3), np.uint8), np.ones((1, 3, 4))).shape == (1, 200, 90, 3)
+    assert shade_by_map(np.zeros((1, 200, 90, 3), np.uint8), np.ones((1, 3, 4))).shape == (
+        1,
+        200,
+        90,
+        3,
+    )
 
 
 @pytest.mark.parametrize("shape", [(3, 3), (2, 3, 3), (1, 1, 3, 3)])
 def test_a_map_is_needed_for_every_picture(shape):
     with pytest.raises(ValueError, match="for each of 1 pictures"):
-        lit(np.zeros((1, 4, 4, 3), np.uint8), np.ones(shape))
+        shade_by_map(np.zeros((1, 4, 4, 3), np.uint8), np.ones(shape))
