@@ -54,19 +54,22 @@ class CausalConv3d(nn.Conv3d):
     """`causal_conv3d` with its weights.
 
     kernel, stride: of frames, rows and columns, or one number for all three.  Weights start as
-    Flax's do (`lecun_normal_`), biases at zero.
+    Flax's do (`lecun_normal_`), biases at zero.  Raises ValueError for another padding.
     """
 
     def __init__(
         self,
         c_in: int,
         c_out: int,
-        kernel: int | Sequence[int] = 3,
-        stride: int | Sequence[int] = 1,
+        kernel: int | tuple[int, int, int] = 3,
+        stride: int | tuple[int, int, int] = 1,
         padding: str = "zeros",
         bias: bool = True,
     ):
-        super().__init__(c_in, c_out, kernel, stride, bias=bias, padding_mode=padding)
+        if padding not in PADDINGS:
+            raise ValueError(f"expected padding 'zeros' or 'replicate', got {padding!r}")
+        super().__init__(c_in, c_out, kernel, stride, bias=bias)
+        self.frame_padding = padding
 
     def reset_parameters(self) -> None:
         lecun_normal_(self.weight)
@@ -74,7 +77,7 @@ class CausalConv3d(nn.Conv3d):
             nn.init.zeros_(self.bias)
 
     def forward(self, x: Float[Tensor, "b c_in t h w"]) -> Float[Tensor, "b c_out t2 h2 w2"]:
-        return causal_conv3d(x, self.weight, self.bias, self.stride, self.padding_mode)
+        return causal_conv3d(x, self.weight, self.bias, self.stride, self.frame_padding)
 
 
 class CausalUpsample(nn.Module):
@@ -88,7 +91,7 @@ class CausalUpsample(nn.Module):
         c_in: int,
         c_out: int,
         factors: Sequence[int] = (2, 2, 2),
-        kernel: int | Sequence[int] = 3,
+        kernel: int | tuple[int, int, int] = 3,
         padding: str = "zeros",
     ):
         super().__init__()

@@ -25,17 +25,19 @@ class SameConv3d(nn.Conv3d):
         self,
         c_in: int,
         c_out: int,
-        kernel: int | Sequence[int],
+        kernel: int | tuple[int, int, int],
         padding: str = "reflect",
         bias: bool = True,
     ):
-        kernel = (kernel,) * 3 if isinstance(kernel, int) else tuple(kernel)
+        if isinstance(kernel, int):
+            kernel = (kernel, kernel, kernel)
         if padding not in ("reflect", "zeros"):
             raise ValueError(f"expected padding 'reflect' or 'zeros', got {padding!r}")
         if any(k % 2 == 0 for k in kernel):
             raise ValueError(f"expected odd kernels, which have a middle, got {kernel}")
 
-        self.pad = tuple(k // 2 for k in kernel)
+        t, h, w = kernel
+        self.pad = (t // 2, h // 2, w // 2)
         self.reflects = padding == "reflect" and any(self.pad)
         zeros = 0 if self.reflects else self.pad
         super().__init__(c_in, c_out, kernel, padding=zeros, bias=bias)

@@ -23,7 +23,7 @@ No code was released.  What the text leaves open, and what is done here:
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 
 import torch
@@ -107,16 +107,20 @@ class TokenizerConfig:
         return 1 + (frames - 1) // s, height // rows, width // columns
 
 
-_TINY = {"filters": 8, "multipliers": (1, 2, 4, 8), "blocks": 1, "bits": 10, "groups": 4}
+_TINY = TokenizerConfig(  # 17 x 32 x 32 pixels to 5 x 8 x 8 tokens
+    filters=8,
+    multipliers=(1, 2, 4, 8),
+    strides=((1, 2, 2), (2, 2, 2), (2, 1, 1)),
+    blocks=1,
+    bits=10,
+    groups=4,
+)
 
 TOKENIZER_CONFIGS = {  # appendix A
     "video-128": TokenizerConfig(),
     "image-128": TokenizerConfig(kernel_frames=1, strides=((1, 2, 2),) * 3),
-    # 17 x 32 x 32 to 5 x 8 x 8
-    "tiny": TokenizerConfig(strides=((1, 2, 2), (2, 2, 2), (2, 1, 1)), **_TINY),
-    "tiny-image": TokenizerConfig(
-        kernel_frames=1, strides=((1, 2, 2), (1, 2, 2), (1, 1, 1)), **_TINY
-    ),
+    "tiny": _TINY,
+    "tiny-image": replace(_TINY, kernel_frames=1, strides=((1, 2, 2), (1, 2, 2), (1, 1, 1))),
 }
 
 DISCRIMINATOR_CONFIGS = {  # MAGVIT's, with blurs; not included in the counts of parameters
@@ -412,10 +416,11 @@ def factor_losses(
     """Return -ln p of every code, in nats: the sum over its factors, each under label smoothing."""
     bits = tuple(each.shape[-1].bit_length() - 1 for each in logits)
     parts = factorize(codes, bits).unbind(-1)  # b n, for each factor
-    return sum(
+    first, *others = (
         F.cross_entropy(each.mT, part, reduction="none", label_smoothing=smoothing)
         for each, part in zip(logits, parts, strict=True)
     )
+    return sum(others, start=first)
 
 
 def joint_logits(logits: list[Float[Tensor, "b n _"]]) -> Float[Tensor, "b n k"]:

@@ -12,7 +12,7 @@ MAGVIT-v2 uses the discriminator and the loss, too, with other settings.
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Literal
 
@@ -84,7 +84,10 @@ class TokenizerConfig:
         return 2 ** sum(self.halve_time), side, side
 
 
-_TINY = {"filters": 8, "multipliers": (1, 2, 4), "blocks": 1, "code_dim": 32, "groups": 4}
+# 16 x 32 x 32 pixels to 4 x 8 x 8 tokens
+_TINY = TokenizerConfig(
+    filters=8, multipliers=(1, 2, 4), halve_time=(True, True), blocks=1, code_dim=32, groups=4
+)
 
 TOKENIZER_CONFIGS = {  # Tables 6 and 7
     "3D-VQ-B": TokenizerConfig(),
@@ -93,9 +96,8 @@ TOKENIZER_CONFIGS = {  # Tables 6 and 7
     "3D-VQ-B BAIR": TokenizerConfig(multipliers=(1, 2, 4), halve_time=(True, True)),
     "2D-VQ-B": TokenizerConfig(kernel_frames=1, halve_time=(False, False, False)),
     "2D-VQ-L": TokenizerConfig(filters=128, kernel_frames=1, halve_time=(False, False, False)),
-    # 16 x 32 x 32 pixels to 4 x 8 x 8 tokens
-    "tiny": TokenizerConfig(halve_time=(True, True), **_TINY),
-    "tiny 2D": TokenizerConfig(halve_time=(False, False), kernel_frames=1, **_TINY),
+    "tiny": _TINY,
+    "tiny 2D": replace(_TINY, kernel_frames=1, halve_time=(False, False)),
 }
 
 
@@ -463,7 +465,8 @@ class TokenizerLoss:
         if discriminator is not None:
             fooling = non_saturating_generator_loss(discriminator(reconstruction))
             parts["adversarial"] = self.config.adversarial_weight * fooling
-        return sum(parts.values()), parts
+        first, *others = parts.values()
+        return sum(others, start=first), parts
 
     def discriminator_loss(
         self,
@@ -488,4 +491,4 @@ class TokenizerLoss:
                 "r1": self.config.r1_weight * 4 * r1_penalty(clip, real),
                 "lecam": self.config.lecam_weight * lecam(real, fake),
             }
-        return sum(parts.values()), parts
+        return parts["game"] + parts["r1"] + parts["lecam"], parts

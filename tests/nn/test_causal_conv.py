@@ -108,6 +108,8 @@ def test_initial_weights_keep_the_variance_of_the_input():
 def test_another_padding_is_refused():
     with pytest.raises(ValueError, match="expected padding 'zeros' or 'replicate', got 'reflect'"):
         causal_conv3d(rand(1, 2, 3, 4, 5), rand(1, 2, 3, 3, 3), padding="reflect")
+    with pytest.raises(ValueError, match="expected padding 'zeros' or 'replicate', got 'reflect'"):
+        CausalConv3d(2, 3, padding="reflect")
 
 
 @pytest.mark.parametrize("s", [1, 2, 3, 4])
