@@ -1,4 +1,4 @@
-"""Notebook 03: a clip's tokens, starting from an image model, three of the four models, and many
+"""Notebook 03: a clip's tokens, the start from an image model, three of the four models, and many
 views of one clip.
 """
 
@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from einops import rearrange, repeat
 
-from course_lib.checking import Exercise
+from course_lib.checking import Exercise, edit
 from course_lib.papers import vivit
 
 
@@ -26,29 +26,12 @@ def _uniform_cases(rng):
         ((4, 8, 2, 3, 5), 1),
         ((3, 5, 2, 4, 6), 5),
     ]
-    sizes.append(((2, 4, 3, 6, 5), 6))  # fewer frames than are asked for
+    sizes.append(((2, 4, 3, 6, 5), 6))  # Fewer frames than are asked for.
     return [{"video": _normal(rng, *shape), "count": count} for shape, count in sizes]
 
 
-def _picked(frame):
-    """Frames chosen by another rule of (i, frames of the clip, count), i from 1; a short clip comes
-    back whole.
-    """
-
-    def answer(video, count):
-        t = video.shape[1]
-        return video if count >= t else video[:, [frame(i, t, count) for i in range(1, count + 1)]]
-
-    return answer
-
-
-def _nearest(i, t, count):
-    return round(i * t / (count + 1))
-
-
-def _repeated(video, count):
-    return video[:, [_nearest(i, video.shape[1], count) for i in range(1, count + 1)]]
-
+# The rule in the reference, which the edits replace.
+NUMBERS = "torch.arange(1, count + 1) * frames / (count + 1)"
 
 UNIFORM_FRAMES = Exercise(
     id="vivit.uniform_frames",
@@ -60,45 +43,45 @@ UNIFORM_FRAMES = Exercise(
     minutes=6,
     misconceptions={
         "from_the_start": (
-            _picked(lambda i, t, count: i - 1),
+            edit(NUMBERS, "torch.arange(count)"),
             "You took the first frames, one after the other. What happens later in the clip is"
             " never seen; spread the frames over all of it.",
         ),
         "middle_window": (
-            _picked(lambda i, t, count: (t - count) // 2 + i - 1),
+            edit(NUMBERS, "(frames - count) // 2 + torch.arange(count)"),
             "You took neighbouring frames from the middle of the clip. They should be spread over"
             " all of it.",
         ),
         "every_nth": (
-            _picked(lambda i, t, count: (i - 1) * (t // count)),
+            edit(NUMBERS, "torch.arange(count) * (frames // count)"),
             "You stepped through the clip from frame 0. The first frame should be as far from the"
-            " start as the last one is from the end: one gap of t / (count + 1) on either side.",
+            " start as the last one is from the end: a gap of t / (count + 1) on either side.",
         ),
         "ends_included": (
-            _picked(lambda i, t, count: round((i - 1) * (t - 1) / max(count - 1, 1))),
+            edit(NUMBERS, "torch.arange(count) * (frames - 1) / max(count - 1, 1)"),
             "You included both ends of the clip. The rule leaves a gap before the first frame and"
-            " after the last: divide by count + 1, not by count - 1.",
+            " after the last one: divide by count + 1, not by count - 1.",
         ),
         "counted_from_zero": (
-            _picked(lambda i, t, count: _nearest(i - 1, t, count)),
+            edit("torch.arange(1, count + 1)", "torch.arange(count)"),
             "The gap is right, but i runs from 1 to count; yours starts from 0 and so at frame 0.",
         ),
         "middles": (
-            _picked(lambda i, t, count: int((i - 0.5) * t / count)),
-            "You cut the clip into count parts and took the middle of each. Here count + 1 gaps of"
-            " equal length lie around the frames.",
+            edit(NUMBERS, "(torch.arange(count) + 0.5) * frames / count", "round()", "floor()"),
+            "You cut the clip into count parts and took the middle of each. Here the frames are"
+            " separated, and kept from both ends, by count + 1 gaps of equal length.",
         ),
         "cut_off": (
-            _picked(lambda i, t, count: int(i * t / (count + 1))),
-            "You cut the fraction off. Round to the nearest frame.",
+            edit(".round()", ""),
+            "You cut off the fraction. Round to the nearest frame.",
         ),
         "one_early": (
-            _picked(lambda i, t, count: _nearest(i, t, count) - 1),
-            "Every frame is one too early. The rule gives indices that count from 0 already;"
+            edit(".long()", ".long() - 1"),
+            "Every frame is one too early. The rule gives indices that already count from 0;"
             " subtract nothing.",
         ),
         "repeated": (
-            _repeated,
+            edit("    if count >= frames:\n        return video\n", ""),
             "A clip with no more frames than are asked for should come back as it is; yours repeats"
             " or loses some.",
         ),
@@ -113,7 +96,7 @@ def _tubelet_cases(rng):
     sizes = [
         ((2, 6, 3, 8, 15), (7, 3, 2, 4, 5)),
         ((3, 8, 2, 6, 9), (5, 2, 4, 2, 3)),
-        ((2, 3, 4, 6, 10), (6, 4, 1, 3, 5)),  # tubelets of one frame are patches
+        ((2, 3, 4, 6, 10), (6, 4, 1, 3, 5)),  # Tubelets of one frame are patches.
     ]
     return [
         {
@@ -123,17 +106,6 @@ def _tubelet_cases(rng):
         }
         for clip, kernel in sizes
     ]
-
-
-def _cut(after, before="b (t kt) c (h kh) (w kw)"):
-    """Tubelets cut or laid out otherwise, as einops says."""
-
-    def answer(video, kernel, bias):
-        kt, kh, kw = kernel.shape[2:]
-        boxes = rearrange(video, f"{before} -> {after}", kt=kt, kh=kh, kw=kw)
-        return F.linear(boxes, kernel.flatten(1), bias)
-
-    return answer
 
 
 def _overlapping(video, kernel, bias):
@@ -158,46 +130,45 @@ TUBELET_EMBED = Exercise(
     minutes=10,
     misconceptions={
         "frames_before_channels": (
-            _cut("b t (h w) (kt c kh kw)"),
-            "The boxes are right, their numbers are in the wrong order: you have frames before"
-            " channels, the kernel has (c kt kh kw). Each number then meets the weight of another.",
+            edit("(c kt kh kw)", "(kt c kh kw)"),
+            "The boxes are right, but their numbers are in the wrong order: you have frames before"
+            " channels, the kernel has (c kt kh kw). Each number meets the weight of another one.",
         ),
         "channels_last": (
-            _cut("b t (h w) (kt kh kw c)"),
+            edit("(c kt kh kw)", "(kt kh kw c)"),
             "You put the channels last in each box, as ViT's `patchify` does. This kernel is laid"
-            " out like a convolution's: (c kt kh kw).",
+            " out like that of a convolution: (c kt kh kw).",
         ),
         "columns_first": (
-            _cut("b t (w h) (c kt kh kw)"),
+            edit("b t (h w)", "b t (w h)"),
             "Your tokens run down the columns. Read each time row by row: (h w), not (w h).",
         ),
         "scattered": (
-            _cut("b t (h w) (c kt kh kw)", before="b (kt t) c (kh h) (kw w)"),
+            edit("b (t kt) c (h kh) (w kw)", "b (kt t) c (kh h) (kw w)"),
             "Your boxes collect pixels from all over the clip: in einops the first letter of a"
             " bracket moves slowest. A box of neighbours is (t kt), not (kt t).",
         ),
         "places_before_times": (
-            _cut("b (h w) t (c kt kh kw)"),
-            "Times and places have changed axes. The result is (b t n d): n tokens at each of t"
-            " times.",
+            edit("b t (h w)", "b (h w) t"),
+            "You exchanged times and places. The result is (b t n d): n tokens at each of t times.",
         ),
         "one_sequence": (
-            _cut("b (t h w) (c kt kh kw)"),
-            "You laid all tokens in one sequence. Keep times and places apart, (b t n d): three of"
+            edit("b t (h w)", "b (t h w)"),
+            "You put all tokens into one sequence. Keep times and places apart, (b t n d): three of"
             " the four models need to know which is which.",
         ),
         "overlapping": (
             _overlapping,
-            "Your boxes overlap: the stride is 1. Tubelets lie side by side, so the stride is the"
+            "Your boxes overlap: the stride is 1. Tubelets are side by side, so the stride is the"
             " kernel's size in all three directions.",
         ),
         "left_as_convolved": (
             _convolved,
-            "That is what the convolution gives, (b d t h w). Make rows and columns one axis and"
-            " bring it to (b t n d).",
+            "That is what the convolution returns, (b d t h w). Join rows and columns to one axis"
+            " and rearrange to (b t n d).",
         ),
         "no_bias": (
-            lambda video, kernel, bias: vivit.tubelet_embed(video, kernel, torch.zeros_like(bias)),
+            edit("kernel.flatten(1), bias", "kernel.flatten(1)"),
             "The bias is missing.",
         ),
     },
@@ -212,19 +183,6 @@ def _inflation_cases(rng):
     return [{"kernel": _normal(rng, *shape), "t": t} for shape, t in sizes]
 
 
-def _everywhere(share, layout="d c t h w"):
-    """The same filter for every frame, times a share of (t, h, w), with the axes of `layout`."""
-
-    def answer(kernel, t):
-        return repeat(kernel * share(t, *kernel.shape[2:]), f"d c h w -> {layout}", t=t)
-
-    return answer
-
-
-def _mean(t, h, w):
-    return 1 / t
-
-
 FILTER_INFLATION_INIT = Exercise(
     id="vivit.filter_inflation_init",
     reference=vivit.filter_inflation_init,
@@ -235,35 +193,36 @@ FILTER_INFLATION_INIT = Exercise(
     minutes=4,
     misconceptions={
         "not_divided": (
-            _everywhere(lambda t, h, w: 1.0),
-            "You did not divide by t. On a clip that stands still the tokens would be t times what"
-            " the image model saw.",
+            edit("kernel / t", "kernel"),
+            "You did not divide by t. On a clip in which nothing moves the tokens would be t times"
+            " what the image model saw.",
         ),
         "divided_by_root": (
-            _everywhere(lambda t, h, w: t**-0.5),
+            edit("kernel / t", "kernel * t**-0.5"),
             "You divided by the square root of t. That keeps the filter's norm; what should stay is"
-            " its answer to a clip that stands still, a sum of t equal terms.",
+            " its answer to a clip in which nothing moves, a sum of t equal terms.",
         ),
         "divided_by_the_box": (
-            _everywhere(lambda t, h, w: 1 / (t * h * w)),
-            "You divided by all pixels of the box. The image filter has summed over rows and"
-            " columns all along; only the t frames are new.",
+            edit("kernel / t", "kernel / (t * kernel[0, 0].numel())"),
+            "You divided by all pixels of the box. The image filter already sums over rows and"
+            " columns; only the t frames are new.",
         ),
         "one_frame": (
             vivit.central_frame_init,
             "You gave the filter to one frame and zeros to the others. That is central frame"
-            " initialisation, which comes next; inflation treats all frames alike.",
+            " initialization, which comes next; inflation treats all frames alike.",
         ),
         "time_before_channels": (
-            _everywhere(_mean, "d t c h w"),
-            "The new axis stands before the channels. A 3-D convolution's kernel is (d c t h w).",
+            edit("-> d c t h w", "-> d t c h w"),
+            "The new axis comes before the channels. The kernel of a 3-D convolution is"
+            " (d c t h w).",
         ),
         "time_last": (
-            _everywhere(_mean, "d c h w t"),
-            "The new axis stands at the end. A 3-D convolution's kernel is (d c t h w).",
+            edit("-> d c t h w", "-> d c h w t"),
+            "The new axis comes last. The kernel of a 3-D convolution is (d c t h w).",
         ),
         "no_new_axis": (
-            _everywhere(_mean, "d (t c) h w"),
+            edit("-> d c t h w", "-> d (t c) h w"),
             "You repeated the channels. Time needs an axis of its own: (d c t h w).",
         ),
     },
@@ -276,15 +235,6 @@ FILTER_INFLATION_INIT = Exercise(
 def _central_cases(rng):
     sizes = [((5, 3, 4, 2), 6), ((4, 3, 5, 6), 2), ((2, 4, 3, 6), 5)]
     return [{"kernel": _normal(rng, *shape), "t": t} for shape, t in sizes]
-
-
-def _weighed(weights):
-    """The filter at every frame, times weights that are a function of t."""
-    return lambda kernel, t: torch.einsum("dchw,t->dcthw", kernel, torch.tensor(weights(t)))
-
-
-def _at(frame):
-    return _weighed(lambda t: [float(i == frame(t)) for i in range(t)])
 
 
 def _middle_column(kernel, t):
@@ -304,41 +254,45 @@ CENTRAL_FRAME_INIT = Exercise(
     minutes=4,
     misconceptions={
         "first_frame": (
-            _at(lambda t: 0),
+            edit("[:, :, t // 2]", "[:, :, 0]"),
             "You put the filter at the first frame. It belongs in the middle, at t // 2.",
         ),
         "last_frame": (
-            _at(lambda t: t - 1),
+            edit("[:, :, t // 2]", "[:, :, t - 1]"),
             "You put the filter at the last frame. It belongs in the middle, at t // 2.",
         ),
         "before_the_middle": (
-            _at(lambda t: (t - 1) // 2),
+            edit("[:, :, t // 2]", "[:, :, (t - 1) // 2]"),
             "For an odd t you are right. An even number of frames has two in the middle; take the"
             " later one, t // 2.",
         ),
         "both_middles": (
-            _weighed(lambda t: [((i == t // 2) + (i == (t - 1) // 2)) / 2 for i in range(t)]),
+            edit(
+                "inflated[:, :, t // 2] = kernel",
+                "inflated[:, :, t // 2] += kernel / 2\n    inflated[:, :, (t - 1) // 2] += kernel / 2",
+            ),
             "For an even t you shared the filter between the two middle frames. Give all of it to"
             " the later one, t // 2.",
         ),
         "divided": (
-            lambda kernel, t: vivit.central_frame_init(kernel / t, t),
-            "You divided by t. Only one frame answers here, so the filter enters as it is; dividing"
-            " belongs to inflation.",
+            edit("] = kernel", "] = kernel / t"),
+            "You divided by t. Only one frame answers here, so the filter enters as it is; the"
+            " division belongs to inflation.",
         ),
         "every_frame": (
             vivit.filter_inflation_init,
-            "That is filter inflation: every frame has a share. Here the middle frame has all of it"
-            " and the others have zeros.",
+            "That is filter inflation: every frame gets a share. Here the middle frame gets all of"
+            " it and the others get zeros.",
         ),
         "middle_column": (
             _middle_column,
-            "You kept the middle column of the filter in every frame. The axis with the middle is"
-            " time; rows and columns stay whole.",
+            "You kept the middle column of the filter in every frame. The middle is meant in time;"
+            " rows and columns stay whole.",
         ),
         "time_before_channels": (
-            lambda kernel, t: vivit.central_frame_init(kernel, t).transpose(1, 2),
-            "The new axis stands before the channels. A 3-D convolution's kernel is (d c t h w).",
+            edit("return inflated", "return inflated.transpose(1, 2)"),
+            "The new axis comes before the channels. The kernel of a 3-D convolution is"
+            " (d c t h w).",
         ),
     },
 )
@@ -348,13 +302,13 @@ CENTRAL_FRAME_INIT = Exercise(
 
 
 def _spatial(x):
-    """A stand-in for the encoder of one time, (b n d) to (b d); every place counts differently."""
+    """Stand in for the encoder of one time, (b n d) to (b d); every place counts differently."""
     _, n, _ = x.shape
     return torch.tanh(x * torch.linspace(0.5, 2, n)[:, None]).mean(1)
 
 
 def _temporal(x):
-    """A stand-in for the encoder over time, (b t d) to (b d); the order counts."""
+    """Stand in for the encoder over time, (b t d) to (b d); the order counts."""
     _, t, _ = x.shape
     return torch.sin(2 * x + torch.linspace(0, 2, t)[:, None]).mean(1)
 
@@ -364,16 +318,6 @@ def _factorised_cases(rng):
     return [
         {"x": _normal(rng, *shape), "spatial": _spatial, "temporal": _temporal} for shape in shapes
     ]
-
-
-def _said(x, spatial):
-    """What the first encoder says of every time, (b t d)."""
-    return rearrange(spatial(x.flatten(0, 1)), "(b t) d -> b t d", b=len(x))
-
-
-def _folded_otherwise(x, spatial, temporal):
-    frames = spatial(rearrange(x, "b t n d -> (t b) n d"))
-    return temporal(rearrange(frames, "(b t) d -> b t d", b=len(x)))
 
 
 FACTORISED_ENCODER = Exercise(
@@ -387,46 +331,44 @@ FACTORISED_ENCODER = Exercise(
     minutes=8,
     misconceptions={
         "all_in_one_sequence": (
-            lambda x, spatial, temporal: temporal(spatial(x.flatten(1, 2))[:, None]),
-            "You gave the first encoder all times in one sequence. It should read each time by"
-            " itself: fold time into the batch, not into the tokens.",
+            edit("-> (b t) n d", "-> b (t n) d"),
+            "You gave the first encoder all times in one sequence. It should read each time"
+            " separately: fold time into the batch, not into the tokens.",
         ),
         "folded_otherwise": (
-            _folded_otherwise,
-            "You folded as (t b) and unfolded as (b t). The numbers fit either way, but frames of"
-            " one clip end up in another's: use the same order twice.",
+            edit("-> (b t) n d", "-> (t b) n d"),
+            "You folded as (t b) and unfolded as (b t). The shapes fit either way, but frames of"
+            " one clip end up in another: use the same order twice.",
         ),
         "four_axes": (
-            lambda x, spatial, temporal: temporal(spatial(x)),
+            edit('rearrange(x, "b t n d -> (b t) n d")', "x"),
             "`spatial` takes sequences, (b n d), and got (b t n d). Fold the times into the batch"
             " first.",
         ),
         "places_first": (
-            lambda x, spatial, temporal: temporal(
-                _said(rearrange(x, "b t n d -> b n t d"), spatial)
-            ),
+            edit("-> (b t) n d", "-> (b n) t d"),
             "You read each place through time first and then went over places. The first encoder"
-            " reads the tokens of one time; the second goes over times.",
+            " reads the tokens of one time; the second one goes over times.",
         ),
         "exchanged": (
-            lambda x, spatial, temporal: spatial(_said(x, temporal)),
-            "The two encoders have changed places: `spatial` reads the tokens of one time,"
-            " `temporal` what it said.",
+            edit("frames = spatial", "frames = temporal", "return temporal", "return spatial"),
+            "You exchanged the two encoders: `spatial` reads the tokens of one time, `temporal`"
+            " reads what `spatial` returns.",
         ),
         "averaged": (
-            lambda x, spatial, temporal: _said(x, spatial).mean(1),
+            edit("return temporal(", "return torch.mean(", "b=len(x)))", "b=len(x)), dim=1)"),
             "You averaged over time. That is the paper's pooling baseline, and it cannot tell in"
             " which order the times came; use `temporal`.",
         ),
         "batch_in_time": (
-            lambda x, spatial, temporal: temporal(spatial(x.flatten(0, 1))[None]),
+            edit('rearrange(frames, "(b t) d -> b t d", b=len(x))', "frames[None]"),
             "You gave the second encoder the times of all clips as one sequence. Unfold (b t)"
             " again, so that it sees one clip at a time.",
         ),
         "tokens_averaged": (
             lambda x, spatial, temporal: temporal(x.mean(2)),
-            "You averaged the tokens of each time. What stands for a time is what `spatial` says of"
-            " its tokens.",
+            "You averaged the tokens of each time. A time is represented by what `spatial` returns"
+            " for its tokens.",
         ),
     },
 )
@@ -436,7 +378,7 @@ FACTORISED_ENCODER = Exercise(
 
 
 def _over_space(x):
-    """A stand-in for attention over space and its norm, (... n d) to the same; the order counts."""
+    """Stand in for attention over space and its norm, (... n d) to the same; the order counts."""
     return torch.tanh(x.cumsum(-2))
 
 
@@ -445,7 +387,7 @@ def _over_time(x):
 
 
 def _mlp(x):
-    """A stand-in for the MLP: each token by itself."""
+    """Stand in for the MLP, which takes each token separately."""
     return 0.5 * torch.cos(2 * x + x.roll(1, -1))
 
 
@@ -457,72 +399,17 @@ def _attention_cases(rng):
     ]
 
 
-def _along_time(over_time, x):
-    """(b t n d) to the same, sequences of one place."""
-    return rearrange(over_time(rearrange(x, "b t n d -> b n t d")), "b n t d -> b t n d")
-
-
-def _layer(steps):
-    """Model 3's layer with other steps: a function of (x, space, time, mlp), each of which takes (b
-    t n d).
-    """
-    return lambda x, over_space, over_time, mlp: steps(
-        x, over_space, lambda h: _along_time(over_time, h), mlp
-    )
-
-
-def _in_parallel(x, space, time, mlp):
-    x = x + space(x) + time(x)
-    return x + mlp(x)
-
-
-def _time_first(x, space, time, mlp):
-    x = x + time(x)
-    x = x + space(x)
-    return x + mlp(x)
-
-
-def _no_identity(x, space, time, mlp):
-    return mlp(time(space(x)))
-
-
-def _identity_around_both(x, space, time, mlp):
-    x = x + time(space(x))
-    return x + mlp(x)
-
-
-def _two_whole_layers(x, space, time, mlp):
-    x = x + space(x)
-    x = x + mlp(x)
-    x = x + time(x)
-    return x + mlp(x)
-
-
-def _both_over_places(x, over_space, over_time, mlp):
-    x = x + over_space(x)
-    x = x + over_time(x)
-    return x + mlp(x)
-
-
-def _reshaped(x, over_space, over_time, mlp):
-    b, t, n, d = x.shape
-    x = x + over_space(x)
-    x = x + over_time(x.reshape(b, n, t, d)).reshape(b, t, n, d)
-    return x + mlp(x)
-
-
-def _exchanged(x, over_space, over_time, mlp):
-    x = x + _along_time(over_space, x)
-    x = x + over_time(x)
-    return x + mlp(x)
-
-
 def _all_tokens(x, over_space, over_time, mlp):
     h = x.flatten(1, 2)
     h = h + over_space(h)
     h = h + over_time(h)
     return (h + mlp(h)).view_as(x)
 
+
+# The lines of Eq. 4 and 5 in the reference, which the edits move and change.
+ADD_SPACE = "    x = x + over_space(x)\n"
+TO_TIMES = 'rearrange(x, "b t n d -> b n t d")'
+TO_PLACES = 'rearrange(along, "b n t d -> b t n d")'
 
 FACTORISED_SELF_ATTENTION = Exercise(
     id="vivit.factorised_self_attention",
@@ -535,47 +422,71 @@ FACTORISED_SELF_ATTENTION = Exercise(
     minutes=8,
     misconceptions={
         "in_parallel": (
-            _layer(_in_parallel),
+            edit(
+                ADD_SPACE,
+                "    space = over_space(x)\n",
+                f"x + {TO_PLACES}",
+                f"x + space + {TO_PLACES}",
+            ),
             "Both attentions read the same x. In Eq. 5 the one over time reads what the one over"
-            " space has left behind, so that together they reach every token.",
+            " space wrote, so that together they reach every token.",
         ),
         "time_first": (
-            _layer(_time_first),
+            edit(ADD_SPACE, "", "    return", ADD_SPACE + "    return"),
             "You went over time first. The paper finds that the order matters little, but Eq. 4 is"
             " over space.",
         ),
         "no_identity": (
-            _layer(_no_identity),
-            "The identity is missing: each of the three branches is added to what went in.",
+            edit(
+                ADD_SPACE,
+                "    x = over_space(x)\n",
+                f"x + {TO_PLACES}",
+                TO_PLACES,
+                "x + mlp",
+                "mlp",
+            ),
+            "The identity is missing: each of the three branches is added to its own input.",
         ),
         "identity_around_both": (
-            _layer(_identity_around_both),
+            edit(ADD_SPACE, "    h = over_space(x)\n", TO_TIMES, TO_TIMES.replace("(x", "(h")),
             "You put one identity around both attentions. Each has its own: add x after space, and"
             " again after time.",
         ),
         "two_whole_layers": (
-            _layer(_two_whole_layers),
+            edit(ADD_SPACE, ADD_SPACE + "    x = x + mlp(x)\n"),
             "You ran the MLP after each attention. Model 3 has one, at the end of the layer.",
         ),
         "both_over_places": (
-            _both_over_places,
-            "`over_time` went along places: it works along the last axis but one. Bring time there"
+            edit(TO_TIMES, "x", TO_PLACES, "along"),
+            "`over_time` went along places: it works along the last axis but one. Move time there"
             " first, and back afterwards.",
         ),
         "reshaped": (
-            _reshaped,
-            "You exchanged times and places by a reshape. That keeps the numbers in memory where"
-            " they are and mixes the tokens up; move the axes, with rearrange or transpose.",
+            edit(
+                TO_TIMES,
+                "x.reshape(x.shape[0], x.shape[2], x.shape[1], x.shape[3])",
+                TO_PLACES,
+                "along.reshape(x.shape)",
+            ),
+            "You exchanged times and places by a reshape. That leaves the numbers where they are in"
+            " memory and mixes up the tokens; move the axes, with rearrange or transpose.",
         ),
         "exchanged": (
-            _exchanged,
-            "The two attentions have changed places: `over_space` goes along the tokens of one"
-            " time, `over_time` along the times of one place.",
+            edit(
+                ADD_SPACE,
+                "",
+                f"over_time({TO_TIMES})",
+                f"over_space({TO_TIMES})",
+                "    return",
+                "    x = x + over_time(x)\n    return",
+            ),
+            "You exchanged the two attentions: `over_space` goes along the tokens of one time,"
+            " `over_time` along the times of one place.",
         ),
         "all_tokens": (
             _all_tokens,
-            "You laid all tokens in one sequence, as Model 1 does. Here a sequence is the tokens of"
-            " one time, or the times of one place.",
+            "You put all tokens into one sequence, as Model 1 does. Here a sequence holds the tokens"
+            " of one time, or the times of one place.",
         ),
     },
 )
@@ -589,64 +500,28 @@ def _dot_product_cases(rng):
     return [{"qkv": 2 * _normal(rng, *shape), "heads": heads} for shape, heads in sizes]
 
 
-def _head_by_head(qkv, heads):
-    return rearrange(qkv, "b t n (three h d) -> three b t n h d", three=3, h=heads)
+def _everywhere(qkv, heads):
+    q, k, v = rearrange(qkv, "b t n (three h d) -> three b h (t n) d", three=3, h=heads)
+    y = F.scaled_dot_product_attention(q, k, v)
+    return rearrange(y, "b h (t n) d -> b t n (h d)", t=qkv.shape[1])
 
 
-def _among_places(three, scale=None):
-    """Attention of every head among the tokens of one time, (b t n h d)."""
-    q, k, v = rearrange(three, "three b t n h d -> three b t h n d")
-    return rearrange(F.scaled_dot_product_attention(q, k, v, scale=scale), "b t h n d -> b t n h d")
+def _scaled(scale):
+    """Give another scale to both calls of the attention."""
+    old = "F.scaled_dot_product_attention(q, k, v"
+    new = f"{old}, scale={scale}"
+    return edit(f"y_space = {old}", f"y_space = {new}", f"y_time = {old}", f"y_time = {new}")
 
 
-def _among_times(three, scale=None):
-    """The same among the times of one place."""
-    y = _among_places(rearrange(three, "three b t n h d -> three b n t h d"), scale)
-    return rearrange(y, "b n t h d -> b t n h d")
-
-
-def _halves(
-    first=_among_places, second=_among_times, by_head=_head_by_head, scale=lambda width: None
-):
-    """Model 4 with other halves, another layout of qkv, or another scale, a function of the width."""
-
-    def answer(qkv, heads):
-        three, one = by_head(qkv, heads), scale(qkv.shape[-1] // 3)
-        y = [first(three[..., : heads // 2, :], one), second(three[..., heads // 2 :, :], one)]
-        return torch.cat(y, dim=3).flatten(3)
-
-    return answer
-
-
-def _in_turn(qkv, heads):
-    three = _head_by_head(qkv, heads)
-    y = [_among_places(three[..., ::2, :]), _among_times(three[..., 1::2, :])]
-    return torch.stack(y, dim=4).flatten(3)
-
-
-def _channels_halved(qkv, heads):
-    three = _head_by_head(qkv, heads)
-    middle = three.shape[-1] // 2
-    return torch.cat(
-        [_among_places(three[..., :middle]), _among_times(three[..., middle:])], dim=-1
-    ).flatten(3)
-
-
-def _cut_again(qkv, heads):
-    first, second = rearrange(qkv, "b t n (three two d) -> two b t n (three d)", three=3, two=2)
-    y = [_among_places(_head_by_head(first, heads)), _among_times(_head_by_head(second, heads))]
-    return torch.cat([part.flatten(3) for part in y], dim=-1)
-
-
-def _averaged(qkv, heads):
-    three = _head_by_head(qkv, heads)
-    return (_among_places(three) + _among_times(three)).flatten(3) / 2
-
-
-def _everywhere_at_once(qkv, heads):
-    three = rearrange(_head_by_head(qkv, heads), "three b t n h d -> three b 1 (t n) h d")
-    return _among_places(three).flatten(3).reshape(*qkv.shape[:3], -1)
-
+# What comes back from the two attentions, head by head, is put together again within each head.
+WITHIN_HEADS = (
+    "(b t) h n d -> b t n (h d)",
+    "(b t) h n d -> b t n h d",
+    "(b n) h t d -> b t n (h d)",
+    "(b n) h t d -> b t n h d",
+    "torch.cat([y_space, y_time], dim=-1)",
+    "torch.stack([y_space, y_time], dim=4).flatten(3)",
+)
 
 FACTORISED_DOT_PRODUCT = Exercise(
     id="vivit.factorised_dot_product",
@@ -659,52 +534,57 @@ FACTORISED_DOT_PRODUCT = Exercise(
     minutes=15,
     misconceptions={
         "exchanged": (
-            _halves(_among_times, _among_places),
-            "Your halves have changed places: the first half of the heads looks over space, the"
-            " second over time.",
+            edit("space, time =", "time, space =", "[y_space, y_time]", "[y_time, y_space]"),
+            "You exchanged the halves: the first half of the heads looks over space, the second"
+            " half over time.",
         ),
         "in_turn": (
-            _in_turn,
+            edit("(three two h d)", "(three h two d)", *WITHIN_HEADS),
             "You gave every other head to time. The first heads // 2 look over space, the others"
             " over time.",
         ),
         "channels_halved": (
-            _channels_halved,
+            edit("(three two h d)", "(three h two d)", "h=heads // 2", "h=heads", *WITHIN_HEADS),
             "You cut every head in two. The heads are shared out, not their channels: heads // 2"
             " whole heads look over space.",
         ),
         "cut_again": (
-            _cut_again,
+            edit("h=heads // 2", "h=heads"),
             "The halves are right, but you cut each into `heads` heads. Each half has heads // 2 of"
             " them, as wide as before.",
         ),
         "head_by_head": (
-            _halves(
-                by_head=lambda qkv, heads: rearrange(
-                    qkv, "b t n (h k d) -> k b t n h d", h=heads, k=3
-                )
-            ),
+            edit("(three two h d)", "(two h three d)"),
             "You read qkv head by head. All queries come first, then all keys, then all values:"
             " (three heads d).",
         ),
         "averaged": (
-            _averaged,
+            edit(
+                "space, time =",
+                "space = time =",
+                "(three two h d) -> two three b",
+                "(three h d) -> three b",
+                "two=2, h=heads // 2",
+                "h=heads",
+                "torch.cat([y_space, y_time], dim=-1)",
+                "(y_space + y_time) / 2",
+            ),
             "Every head looked over space and over time, and you averaged. Each head does one of"
-            " the two, and the outputs stand side by side: that costs no more than ordinary"
+            " the two, and the outputs go side by side: that costs no more than ordinary"
             " attention.",
         ),
         "everywhere": (
-            _everywhere_at_once,
+            _everywhere,
             "Every token attends to all tokens of the clip: that is Model 1. A head sees the tokens"
             " of one time, or the times of one place.",
         ),
         "scaled_by_width": (
-            _halves(scale=lambda width: width**-0.5),
+            _scaled("(qkv.shape[-1] // 3) ** -0.5"),
             "The scores are divided by the square root of the whole width. Divide by that of one"
             " head's width.",
         ),
         "not_scaled": (
-            _halves(scale=lambda width: 1.0),
+            _scaled("1.0"),
             "The scale is missing: divide the scores by the square root of one head's width before"
             " the softmax.",
         ),
@@ -716,8 +596,9 @@ FACTORISED_DOT_PRODUCT = Exercise(
 
 
 def _classifier(clip):
-    """A stand-in for a trained model, (b t c h w) to 4 logits; early and late, top and bottom count
-    differently.
+    """Stand in for a trained model, (b t c h w) to 4 logits.
+
+    Early and late frames, top and bottom, left and right count differently.
     """
     t, _, h, w = clip.shape[1:]
     ramps = [
@@ -741,53 +622,6 @@ def _view_cases(rng):
     ]
 
 
-def _spread(last, count):
-    return [i * last // (count - 1) for i in range(count)] if count > 1 else [last // 2]
-
-
-def _starts(t, frames, views):
-    return _spread(t - frames, views)
-
-
-def _squares(down):
-    """Where the squares begin that move down the picture if `down` of its (h, w) says so, across if
-    not.
-    """
-
-    def corners(h, w, size, crops):
-        if down(h, w):
-            return [(top, (w - size) // 2) for top in _spread(h - size, crops)]
-        return [((h - size) // 2, left) for left in _spread(w - size, crops)]
-
-    return corners
-
-
-_along_the_longer = _squares(lambda h, w: h > w)
-
-
-def _seen(starts=_starts, corners=_along_the_longer, one_of=lambda logits: logits.mean(0)):
-    """multi_view with other windows, other crops, or another way to make one answer of many."""
-
-    def answer(model, video, frames, size, views, crops):
-        t, _, h, w = video.shape[1:]
-        logits = [
-            model(video[:, start : start + frames, :, top : top + size, left : left + size])
-            for start in starts(t, frames, views)
-            for top, left in corners(h, w, size, crops)
-        ]
-        return one_of(torch.stack(logits))
-
-    return answer
-
-
-def _every_nth(model, video, frames, size, views, crops):
-    step = video.shape[1] // frames
-    windows = [video[:, start::step][:, :frames] for start in range(views)]
-    return torch.stack(
-        [vivit.multi_view(model, window, frames, size, 1, crops) for window in windows]
-    ).mean(0)
-
-
 MULTI_VIEW = Exercise(
     id="vivit.multi_view",
     reference=vivit.multi_view,
@@ -798,54 +632,59 @@ MULTI_VIEW = Exercise(
     minutes=12,
     misconceptions={
         "after_the_softmax": (
-            _seen(one_of=lambda logits: logits.softmax(-1).mean(0)),
-            "You averaged probabilities. Average the logits, as the model gives them.",
+            edit(".mean(0)", ".softmax(-1).mean(0)"),
+            "You averaged probabilities. Average the logits, as the model returns them.",
         ),
         "summed": (
-            _seen(one_of=lambda logits: logits.sum(0)),
-            "You added the views up. Take their mean, so that the logits do not grow with the"
+            edit(".mean(0)", ".sum(0)"),
+            "You summed over the views. Take their mean, so that the logits do not grow with the"
             " number of views.",
         ),
         "one_crop": (
-            _seen(corners=lambda h, w, size, crops: [((h - size) // 2, (w - size) // 2)]),
-            "You looked at the middle of the picture alone. Each window is seen through `crops`"
+            edit("zip(tops, lefts, strict=True)", "[((h - size) // 2, (w - size) // 2)]"),
+            "You looked only at the middle of the image. Each window is seen through `crops`"
             " squares.",
         ),
         "shorter_side": (
-            _seen(corners=_squares(lambda h, w: h < w)),
-            "Your squares move along the shorter side. What a square leaves out lies along the"
-            " longer one.",
+            edit("if h > w", "if h < w"),
+            "Your squares move along the shorter side. What a square leaves out is along the longer"
+            " one.",
         ),
         "always_across": (
-            _seen(corners=_squares(lambda h, w: False)),
+            edit("if h > w", "if False"),
             "Your squares always move from left to right. An upright clip is longer from top to"
-            " bottom; move them there.",
+            " bottom; move them that way.",
         ),
         "back_to_back": (
-            _seen(starts=lambda t, frames, views: [i * frames for i in range(views)]),
+            edit("evenly_spaced(t - frames, views)", "range(0, views * frames, frames)"),
             "Your windows follow each other from the start. Spread them over the clip: the first"
             " starts at 0 and the last at t - frames.",
         ),
         "never_the_end": (
-            _seen(
-                starts=lambda t, frames, views: [i * (t - frames) // views for i in range(views)]
+            edit(
+                "evenly_spaced(t - frames, views)",
+                "[i * (t - frames) // views for i in range(views)]",
             ),
             "Your last window stops short of the end: you divided by views. From the first start to"
             " the last there are views - 1 steps.",
         ),
         "every_nth_frame": (
-            _every_nth,
-            "You thinned the clip out for each view. A window is `frames` frames in a row; only its"
+            edit(
+                "evenly_spaced(t - frames, views)",
+                "range(views)",
+                "video[:, start : start + frames]",
+                "video[:, start :: t // frames][:, :frames]",
+            ),
+            "You skipped frames within each view. A window is `frames` frames in a row; only its"
             " start moves.",
         ),
         "mixed_up": (
-            _seen(
-                one_of=lambda logits: rearrange(
-                    logits.flatten(0, 1), "(b v) k -> b v k", b=logits.shape[1]
-                ).mean(1)
+            edit(
+                "torch.stack(logits).mean(0)",
+                "torch.cat(logits).unflatten(0, (len(video), -1)).mean(1)",
             ),
-            "The views of different clips are mixed: with views stacked in front, the batch is the"
-            " second axis, so average over the first.",
+            "The views of different clips are mixed: stacked views form the first axis and the"
+            " batch the second, so average over the first.",
         ),
     },
 )

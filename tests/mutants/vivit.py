@@ -13,9 +13,9 @@ from course_lib.papers import vivit
 
 def frames_of_a_clip_one_shorter(video, count):
     t = video.shape[1]
-    return (
-        video[:, (torch.linspace(0, t - 1, count + 2)[1:-1]).round().long()] if count < t else video
-    )
+    if count >= t:
+        return video
+    return video[:, torch.linspace(0, t - 1, count + 2)[1:-1].round().long()]
 
 
 def frames_at_random(video, count):
@@ -83,21 +83,18 @@ def views_and_crops_in_pairs(model, video, frames, size, views, crops):
     t, _, h, w = video.shape[1:]
     logits = []
     for i in range(min(views, crops)):
-        start, shift = (
-            i * (t - frames) // max(views - 1, 1),
-            i * (max(h, w) - size) // max(crops - 1, 1),
-        )
+        start = i * (t - frames) // max(views - 1, 1)
+        shift = i * (max(h, w) - size) // max(crops - 1, 1)
         top, left = (shift, (w - size) // 2) if h > w else ((h - size) // 2, shift)
-        logits.append(
-            model(video[:, start : start + frames, :, top : top + size, left : left + size])
-        )
+        window = video[:, start : start + frames]
+        logits.append(model(window[..., top : top + size, left : left + size]))
     return torch.stack(logits).mean(0)
 
 
 def a_single_view_from_the_start(model, video, frames, size, views, crops):
-    return vivit.multi_view(
-        model, video[:, :frames] if views == 1 else video, frames, size, views, crops
-    )
+    if views == 1:
+        video = video[:, :frames]
+    return vivit.multi_view(model, video, frames, size, views, crops)
 
 
 def views_that_vote(model, video, frames, size, views, crops):
@@ -131,7 +128,7 @@ WRONG = {
         "no_identity_at_the_end": layer_that_ends_in_the_mlp,
     },
     "vivit.factorised_dot_product": {
-        "time_alone": heads_that_all_look_over_time,
+        "only_time": heads_that_all_look_over_time,
         "two_heads_always": heads_that_are_always_two,
     },
     "vivit.multi_view": {
@@ -165,18 +162,16 @@ def tubelets_by_convolution(video, kernel, bias):
 
 
 def tubelets_one_by_one(video, kernel, bias):
-    (kt, kh, kw), (t, _, h, w) = kernel.shape[2:], video.shape[1:]
+    kt, kh, kw = kernel.shape[2:]
+    t, _, h, w = video.shape[1:]
     times = []
     for frame in range(0, t, kt):
-        corners = [(row, column) for row in range(0, h, kh) for column in range(0, w, kw)]
-        boxes = [
-            video[:, frame : frame + kt, :, row : row + kh, col : col + kw] for row, col in corners
-        ]
-        times.append(
-            torch.stack(
-                [torch.einsum("btchw,dcthw->bd", box, kernel) + bias for box in boxes], dim=1
-            )
-        )
+        tokens = []
+        for row in range(0, h, kh):
+            for column in range(0, w, kw):
+                box = video[:, frame : frame + kt, :, row : row + kh, column : column + kw]
+                tokens.append(torch.einsum("btchw,dcthw->bd", box, kernel) + bias)
+        times.append(torch.stack(tokens, dim=1))
     return torch.stack(times, dim=1)
 
 
@@ -224,13 +219,13 @@ def layer_sequence_by_sequence(x, over_space, over_time, mlp):
 
 
 def heads_with_masks(qkv, heads):
-    """Attention over all tokens of the clip, with minus infinity where a head does not look."""
+    """Attend over all tokens of the clip, with minus infinity where a head does not look."""
     t, n = qkv.shape[1:3]
     q, k, v = rearrange(qkv, "b t n (three h d) -> three b h (t n) d", three=3, h=heads)
-    time, place = torch.arange(t * n) // n, torch.arange(t * n) % n
-    seen = torch.stack([time[:, None] == time, place[:, None] == place]).repeat_interleave(
-        heads // 2, 0
-    )
+    time = torch.arange(t * n) // n
+    place = torch.arange(t * n) % n
+    seen = torch.stack([time[:, None] == time, place[:, None] == place])
+    seen = seen.repeat_interleave(heads // 2, 0)
     scores = (q @ k.mT / math.sqrt(q.shape[-1])).masked_fill(~seen, -math.inf)
     return rearrange(scores.softmax(-1) @ v, "b h (t n) d -> b t n (h d)", t=t)
 
@@ -240,45 +235,43 @@ def heads_one_by_one(qkv, heads):
     q, k, v = (part.split(d, dim=-1) for part in qkv.chunk(3, dim=-1))
     outputs = []
     for head in range(heads):
-        three = [
-            part[head] if head < heads // 2 else part[head].transpose(1, 2) for part in (q, k, v)
-        ]
+        over_time = head >= heads // 2
+        three = [part[head].transpose(1, 2) if over_time else part[head] for part in (q, k, v)]
         y = torch.softmax(three[0] @ three[1].mT * d**-0.5, dim=-1) @ three[2]
-        outputs.append(y if head < heads // 2 else y.transpose(1, 2))
+        outputs.append(y.transpose(1, 2) if over_time else y)
     return torch.cat(outputs, dim=-1)
 
 
 def views_in_one_batch(model, video, frames, size, views, crops):
     t, _, h, w = video.shape[1:]
-    starts = (
-        torch.linspace(0, t - frames, views).int().tolist() if views > 1 else [(t - frames) // 2]
-    )
+    starts = [(t - frames) // 2]
+    if views > 1:
+        starts = torch.linspace(0, t - frames, views).int().tolist()
     slack = max(h, w) - size
     shifts = [slack * i // (crops - 1) for i in range(crops)] if crops > 1 else [slack // 2]
     middle = (min(h, w) - size) // 2
     corners = [(shift, middle) if h > w else (middle, shift) for shift in shifts]
-    clips = [
-        video[:, s : s + frames, :, y : y + size, x : x + size] for s in starts for y, x in corners
-    ]
+    clips = []
+    for start in starts:
+        for top, left in corners:
+            window = video[:, start : start + frames]
+            clips.append(window[..., top : top + size, left : left + size])
     return model(torch.cat(clips)).unflatten(0, (views * crops, -1)).mean(0)
 
 
-def views_turned_to_lie(model, video, frames, size, views, crops):
-    """An upright clip is cut lying down, and each cut is set upright again."""
+def views_on_the_side(model, video, frames, size, views, crops):
+    """Turn an upright clip on its side, cut it, and set each cut upright again."""
     upright = video.shape[3] > video.shape[4]
-    lying = video.mT if upright else video
-    short, long = lying.shape[3:]
-    lying = lying[..., (short - size) // 2 :, :][..., :size, :]
+    wide = video.mT if upright else video
+    t = wide.shape[1]
+    short, long = wide.shape[3:]
+    wide = wide[..., (short - size) // 2 :, :][..., :size, :]
     total = 0
     for view in range(views):
-        start = (
-            view * (video.shape[1] - frames) // (views - 1)
-            if views > 1
-            else (video.shape[1] - frames) // 2
-        )
+        start = view * (t - frames) // (views - 1) if views > 1 else (t - frames) // 2
         for crop in range(crops):
             left = crop * (long - size) // (crops - 1) if crops > 1 else (long - size) // 2
-            clip = lying[:, start : start + frames, ..., left : left + size]
+            clip = wide[:, start : start + frames, ..., left : left + size]
             total = total + model(clip.mT if upright else clip) / (views * crops)
     return total
 
@@ -306,5 +299,5 @@ RIGHT = {
         "with_masks": heads_with_masks,
         "one_by_one": heads_one_by_one,
     },
-    "vivit.multi_view": {"in_one_batch": views_in_one_batch, "turned_to_lie": views_turned_to_lie},
+    "vivit.multi_view": {"in_one_batch": views_in_one_batch, "on_the_side": views_on_the_side},
 }
