@@ -1,23 +1,24 @@
-"""The ``course`` command.  What a subcommand needs is imported when it runs, so that help is
-instant.
+"""The ``course`` command.
+
+A subcommand imports what it needs when it runs, so that help is instant.
 """
 
 import argparse
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
-__all__ = ["main"]
+__all__ = ["main", "parser"]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one subcommand; 0 when it went well, 1 when it failed.  A usage error exits with 2
-    (argparse).
+    """Run one subcommand and return its exit status: 0 when it went well, 1 when it failed.
+
+    A usage error exits with 2 (argparse).
     """
-    argv = list(sys.argv[1:] if argv is None else argv)
-    options = _parser().parse_args(argv[:1] if argv[:1] == ["train"] else argv)
-    options.rest = argv[1:]  # the options of `train` are the training loop's own
+    options = parser().parse_args(argv)
     try:
         return options.run(options)
     except BrokenPipeError:  # the reader of a pipe has seen enough
@@ -28,24 +29,52 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 1
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="course", description="Tools of the visual generation course."
-    )
-    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+# ------------------------------------------------------------------------------------------- arguments
 
-    def add(name, run, text):
-        command = commands.add_parser(name, help=text, description=text, add_help=name != "train")
-        command.set_defaults(run=run)
-        return command
 
-    add(
+class _Command(argparse.ArgumentParser):
+    """A parser whose epilog may be a function, called when the help is asked for."""
+
+    def format_help(self) -> str:
+        if callable(self.epilog):
+            self.epilog = self.epilog()
+        return super().format_help()
+
+
+def parser() -> argparse.ArgumentParser:
+    """Return the parser of all subcommands; what it parses holds the function to `run`."""
+    course = _Command(prog="course", description="Tools of the visual generation course.")
+    commands = course.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    _add(
+        commands,
         "doctor",
         _doctor,
         "say whether this machine can run the course, and what to do where it cannot",
     )
+    _add_build(commands)
+    _add_train(commands)
+    _add_grade(commands)
+    _add_hand_in(commands)
+    _add(
+        commands,
+        "models",
+        _models,
+        "list every preset, its parameters counted and published, and the source",
+    )
+    _add_quiz(commands)
+    return course
 
-    build = add("build", _build, "make the notebooks from solutions/, and execute them")
+
+def _add(
+    commands: Any, name: str, run: Callable, text: str, epilog: Callable[[], str] | None = None
+) -> argparse.ArgumentParser:
+    command = commands.add_parser(name, help=text, description=text, epilog=epilog)
+    command.set_defaults(run=run)
+    return command
+
+
+def _add_build(commands: Any) -> None:
+    build = _add(commands, "build", _build, "make the notebooks from solutions/, and execute them")
     build.add_argument(
         "notebooks", nargs="*", metavar="NOTEBOOK", help="such as 01 or 01_ddpm (default: all)"
     )
@@ -68,9 +97,34 @@ def _parser() -> argparse.ArgumentParser:
         "--no-execute", action="store_true", help="write the student editions without running them"
     )
 
-    add("train", _train, "train a recipe and store its checkpoint (course train --help says more)")
-    grade = add(
-        "grade", _grade, "mark a folder of submissions: grades, feedback and a picture of the class"
+
+def _add_train(commands: Any) -> None:
+    train = _add(commands, "train", _train, "train a recipe; run it again to resume", _recipes)
+    train.add_argument("name", help="a recipe of those below, or module:ATTRIBUTE")
+    train.add_argument("--device", help="cpu, cuda or mps (default: best available)")
+    train.add_argument("--steps", type=int, help="go to this step only; resume later")
+    train.add_argument("--seconds", type=float, help="stop after so much time; resume later")
+    train.add_argument("--fresh", action="store_true", help="start over instead of resuming")
+    train.add_argument(
+        "--folder", type=Path, help="keep everything there, not in the course's own folders"
+    )
+    train.add_argument(
+        "--save-every", type=float, default=60.0, help="seconds between saves (default 60)"
+    )
+
+
+def _recipes() -> str:
+    from course_lib.training.recipes import RECIPES
+
+    return f"recipes: {', '.join(RECIPES) or '(none yet)'}"
+
+
+def _add_grade(commands: Any) -> None:
+    grade = _add(
+        commands,
+        "grade",
+        _grade,
+        "mark a folder of submissions: grades, feedback and a picture of the class",
     )
     grade.add_argument(
         "submissions", type=Path, help="a folder or zip with an entry per student, or one notebook"
@@ -80,7 +134,7 @@ def _parser() -> argparse.ArgumentParser:
         type=Path,
         required=True,
         metavar="GRADES",
-        help="where to write; run again to go on",
+        help="where to write; re-run to resume",
     )
     grade.add_argument(
         "--topic",
@@ -98,7 +152,7 @@ def _parser() -> argparse.ArgumentParser:
         "--isolation",
         choices=["bwrap", "process"],
         default="bwrap",
-        help="process: limits alone, for code you trust",
+        help="process: resource limits only, for code you trust",
     )
     grade.add_argument(
         "--roster", type=Path, metavar="CSV", help="columns submission and student, and any further"
@@ -107,19 +161,22 @@ def _parser() -> argparse.ArgumentParser:
         "--scheduler", metavar="ADDRESS", help="mark on a dask.distributed cluster: tcp://..."
     )
 
-    pack = add(
-        "hand-in", _hand_in, "pack a notebook with its quiz answers into one file to hand in"
+
+def _add_hand_in(commands: Any) -> None:
+    pack = _add(
+        commands,
+        "hand-in",
+        _hand_in,
+        "pack a notebook with its quiz answers into one file to hand in",
     )
     pack.add_argument("notebook", type=Path, help="such as notebooks/01_ddpm.ipynb")
     pack.add_argument(
         "target", type=Path, nargs="?", help="the .zip to write, or its folder (default: here)"
     )
 
-    add(
-        "models", _models, "list every preset, its parameters counted and published, and the source"
-    )
 
-    quiz = add("quiz", _quiz, "take a question bank elsewhere")
+def _add_quiz(commands: Any) -> None:
+    quiz = _add(commands, "quiz", _quiz, "take a question bank elsewhere")
     actions = quiz.add_subparsers(dest="action", required=True, metavar="ACTION")
     export = actions.add_parser(
         "export", help="write a bank for Moodle (gift), Canvas (qti) or Anki (anki)"
@@ -127,10 +184,12 @@ def _parser() -> argparse.ArgumentParser:
     export.add_argument("topic", help="the bank in data/quizzes, such as ddpm")
     export.add_argument("format", choices=["gift", "qti", "anki"])
     export.add_argument("path", type=Path, help="the file to write")
-    return parser
 
 
-def _doctor(options) -> int:
+# ------------------------------------------------------------------------------------------ subcommands
+
+
+def _doctor(options: argparse.Namespace) -> int:
     from course_lib.doctor import doctor
 
     report = doctor()
@@ -138,7 +197,7 @@ def _doctor(options) -> int:
     return 0 if report.ok else 1
 
 
-def _build(options) -> int:
+def _build(options: argparse.Namespace) -> int:
     from course_lib import build
 
     chapters = build.sources(options.notebooks)
@@ -162,16 +221,14 @@ def _build(options) -> int:
     for source in chapters:
         seconds = build.build(source, run=not options.no_execute)
         slowest = max(range(len(seconds)), key=seconds.__getitem__, default=None)
-        told = (
-            f": {sum(seconds):.0f} s, cell {slowest} alone {seconds[slowest]:.0f} s"
-            if seconds
-            else ""
-        )
-        print(f"notebooks/{source.stem}.ipynb{told}", flush=True)
+        took = ""
+        if seconds:
+            took = f": {sum(seconds):.0f} s, cell {slowest} alone {seconds[slowest]:.0f} s"
+        print(f"notebooks/{source.stem}.ipynb{took}", flush=True)
     return 0
 
 
-def _grade(options) -> int:
+def _grade(options: argparse.Namespace) -> int:
     settings = {
         name: getattr(options, name)
         for name in ("seed", "jobs", "isolation", "roster", "scheduler")
@@ -182,7 +239,7 @@ def _grade(options) -> int:
         grades = grade(options.submissions, options.out, topics=options.topic, **settings)
     except KeyboardInterrupt:
         print(
-            "\nstopped; what is finished is kept, the same command goes on from there",
+            "\nstopped; what is finished is kept, and the same command resumes from there",
             file=sys.stderr,
             flush=True,
         )
@@ -194,7 +251,7 @@ def _grade(options) -> int:
     return 0
 
 
-def _hand_in(options) -> int:
+def _hand_in(options: argparse.Namespace) -> int:
     from course_lib.classroom.hand_in import hand_in, to_pack
 
     packed = hand_in(options.notebook, options.target)
@@ -202,30 +259,35 @@ def _hand_in(options) -> int:
     return 0
 
 
-def _train(options) -> int:
-    from course_lib import training
+def _train(options: argparse.Namespace) -> int:
+    from course_lib.training.main import run_training
 
-    return training.main(options.rest)
+    return run_training(
+        options.name,
+        options.device,
+        steps=options.steps,
+        seconds=options.seconds,
+        fresh=options.fresh,
+        folder=options.folder,
+        save_every=options.save_every,
+    )
 
 
-def _models(options) -> int:
+def _models(options: argparse.Namespace) -> int:
+    import torch
+
     from course_lib.zoo import MODELS
 
-    wide = max(map(len, MODELS))
-    print(f"{'preset':<{wide}}{'parameters':>18}  {'published':<10}source")
+    width = max(map(len, MODELS))
+    print(f"{'preset':<{width}}{'parameters':>18}  {'published':<10}source")
     for name, entry in MODELS.items():
-        print(f"{name:<{wide}}{_count(entry):>18,}  {entry.published:<10}{entry.source}".rstrip())
+        with torch.device("meta"):  # shapes without memory
+            count = sum(parameter.numel() for parameter in entry.build().parameters())
+        print(f"{name:<{width}}{count:>18,}  {entry.published:<10}{entry.source}".rstrip())
     return 0
 
 
-def _count(entry) -> int:
-    import torch
-
-    with torch.device("meta"):  # shapes without memory
-        return sum(p.numel() for p in entry.build().parameters())
-
-
-def _quiz(options) -> int:
+def _quiz(options: argparse.Namespace) -> int:
     from course_lib.classroom import quiz_export
 
     quiz_export.export(options.topic, options.format, options.path)

@@ -7,7 +7,6 @@ Read in this order: `recipe` (what is trained), `randomness` (what a step may dr
 from course_lib.training.distributed import all_gather, choose_device
 from course_lib.training.ema import EMA
 from course_lib.training.loop import TrainingResult, live, train
-from course_lib.training.main import main
 from course_lib.training.randomness import RandomSource
 from course_lib.training.recipe import Recipe, Tensors, Trainable
 from course_lib.training.recipes import RECIPES
@@ -29,7 +28,6 @@ __all__ = [
     "find_recipe",
     "live",
     "load_checkpoint",
-    "main",
     "results",
     "show_checkpoint",
     "train",

@@ -1,7 +1,8 @@
-"""Run as `python -m course_lib.training NAME`, or `torchrun -m course_lib.training NAME`."""
+"""`python -m course_lib.training NAME`: the command `course train NAME`, also under torchrun."""
 
 import sys
 
-from course_lib.training.main import main
+from course_lib.cli import parser
 
-sys.exit(main())
+options = parser().parse_args(["train", *sys.argv[1:]])
+sys.exit(options.run(options))

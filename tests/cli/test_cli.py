@@ -72,10 +72,34 @@ def test_check_prints_every_problem_and_fails(monkeypatch, capsys):
 
 
 def test_train_hands_its_options_on(monkeypatch):
-    from course_lib import training
+    from course_lib.training import main
 
-    monkeypatch.setattr(training, "main", lambda argv: len(argv))
-    assert cli.main(["train", "ddpm", "--device", "cpu", "--help"]) == 4
+    asked = []
+
+    def run_training(*args, **named):
+        asked.append((args, named))
+        return 130
+
+    monkeypatch.setattr(main, "run_training", run_training)
+    command = ["train", "ddpm", "--device", "cpu", "--steps=4", "--fresh", "--save-every", "2"]
+    assert cli.main(command) == 130
+    options = {"steps": 4, "seconds": None, "fresh": True, "folder": None, "save_every": 2.0}
+    assert asked == [(("ddpm", "cpu"), options)]
+
+
+def test_the_help_of_train_lists_the_recipes(capsys):
+    with pytest.raises(SystemExit) as stop:
+        cli.main(["train", "--help"])
+    out = capsys.readouterr().out
+    assert stop.value.code == 0
+    assert "usage: course train" in out and "--save-every" in out and "ddpm-32" in out
+
+
+def test_a_usage_error_of_train_is_one_of_course_train(capsys):
+    with pytest.raises(SystemExit) as stop:
+        cli.main(["train", "ddpm-32", "--steps", "many"])
+    assert stop.value.code == 2
+    assert "course train: error: argument --steps" in capsys.readouterr().err
 
 
 def test_models_counts_parameters_without_memory(module, capsys):

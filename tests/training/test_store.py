@@ -8,7 +8,8 @@ import safetensors.torch
 import torch
 from torch import nn
 
-from course_lib.training import Store, load_checkpoint, main, results, show_checkpoint, train
+from course_lib import cli
+from course_lib.training import Store, load_checkpoint, results, show_checkpoint, train
 from course_lib.training.registry import find_recipe
 from course_lib.training.store import downsample_curve
 from tests.training.toy_recipes import TOY, Denoiser, ToyRecipe
@@ -150,14 +151,14 @@ def test_a_thinned_curve_keeps_the_mean_and_the_last_step():
 
 def test_the_command_trains_in_parts_and_prints_what_it_measured(tmp_path, capsys):
     arguments = ["tests.training.toy_recipes:TOY", "--device=cpu", "--folder", str(tmp_path)]
-    assert main([*arguments, "--steps=4"]) == 0
+    assert cli.main(["train", *arguments, "--steps=4"]) == 0
     assert "stopped after step 4 of 30" in capsys.readouterr().out
-    assert main(arguments) == 0
+    assert cli.main(["train", *arguments]) == 0
     assert "toy: weight = 1." in capsys.readouterr().out
 
 
 def test_the_command_reports_bad_input(capsys):
-    assert main(["no-such-recipe"]) == 2
+    assert cli.main(["train", "no-such-recipe"]) == 2
     assert "no recipe 'no-such-recipe'" in capsys.readouterr().err
     with pytest.raises(ValueError, match="expected a Recipe at"):
         find_recipe("tests.training.toy_recipes:Denoiser")
