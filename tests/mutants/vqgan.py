@@ -15,7 +15,7 @@ from course_lib.quantize import vq
 # ---------------------------------------------------------------- wrong
 
 
-def nearest_one_hot(z, codebook):
+def nearest_as_one_hot(z, codebook):
     return F.one_hot(vq.nearest_code(z, codebook), len(codebook))
 
 
@@ -28,12 +28,12 @@ def nearest_by_length(z, codebook):
 
 
 def nearest_by_sums(z, codebook):
-    """The square around the sum."""
+    """Squares the sum of the differences, not each of them."""
     return (z[:, None] - codebook).sum(-1).square().argmin(1)
 
 
 def straight_through_parameter(z, z_q):
-    """A new tensor, cut off from both."""
+    """Makes a new tensor, without a gradient to either."""
     return torch.tensor(z_q.tolist(), requires_grad=True)
 
 
@@ -50,7 +50,7 @@ def straight_through_sum(z, z_q):
 
 
 def straight_through_scaled(z, z_q):
-    """z times a detached ratio: the value of z_q, the gradient times the ratio."""
+    """Multiplies z by a detached ratio: the value is z_q's, the gradient has the ratio in it."""
     return z * (z_q / z).detach()
 
 
@@ -71,7 +71,7 @@ def vq_loss_all_detached(z, z_q, beta):
 
 
 def vq_loss_averaged(z, z_q, beta):
-    """Weights that add up to 1."""
+    """Makes the weights add up to 1."""
     return vq.vq_loss(z, z_q, beta) / (1 + beta)
 
 
@@ -82,7 +82,7 @@ def ema_in_place(codebook, counts, sums, z, indices, decay, eps):
     return codebook, counts, sums
 
 
-def ema_codes_alone(codebook, counts, sums, z, indices, decay, eps):
+def ema_only_codes(codebook, counts, sums, z, indices, decay, eps):
     return vq.ema_update(codebook, counts, sums, z, indices, decay, eps)[0]
 
 
@@ -92,17 +92,19 @@ def ema_sums_first(codebook, counts, sums, z, indices, decay, eps):
 
 
 def ema_each_vector_once(codebook, counts, sums, z, indices, decay, eps):
-    """Indexing adds a repeated index once."""
-    n, total = torch.zeros_like(counts), torch.zeros_like(sums)
+    """Adds by indexing, which counts a repeated index once."""
+    n = torch.zeros_like(counts)
+    total = torch.zeros_like(sums)
     n[indices] += 1
     total[indices] += z
-    counts, sums = decay * counts + (1 - decay) * n, decay * sums + (1 - decay) * total
+    counts = decay * counts + (1 - decay) * n
+    sums = decay * sums + (1 - decay) * total
     smooth = (counts + eps) / (counts.sum() + len(counts) * eps) * counts.sum()
     return torch.where(counts[:, None] > 0, sums / smooth[:, None], codebook), counts, sums
 
 
 def weight_of_the_input(reconstruction_loss, generator_loss, last_layer, delta):
-    """The last layer itself in place of its gradients."""
+    """Takes the last layer itself, not its gradients."""
     return last_layer.detach().norm() / (last_layer.detach().norm() + delta)
 
 
@@ -111,23 +113,19 @@ def weight_scaled(reconstruction_loss, generator_loss, last_layer, delta):
 
 
 def weight_elementwise(reconstruction_loss, generator_loss, last_layer, delta):
-    r, g = (
-        torch.autograd.grad(x, last_layer, retain_graph=True)[0]
-        for x in (reconstruction_loss, generator_loss)
-    )
+    (r,) = torch.autograd.grad(reconstruction_loss, last_layer, retain_graph=True)
+    (g,) = torch.autograd.grad(generator_loss, last_layer, retain_graph=True)
     return (r.abs() / (g.abs() + delta)).clamp(max=1e4).mean()
 
 
 def weight_per_filter(reconstruction_loss, generator_loss, last_layer, delta):
-    r, g = (
-        torch.autograd.grad(x, last_layer, retain_graph=True)[0]
-        for x in (reconstruction_loss, generator_loss)
-    )
+    (r,) = torch.autograd.grad(reconstruction_loss, last_layer, retain_graph=True)
+    (g,) = torch.autograd.grad(generator_loss, last_layer, retain_graph=True)
     return (r.flatten(2).norm(dim=2) / (g.flatten(2).norm(dim=2) + delta)).clamp(max=1e4).mean()
 
 
 def weight_leaves_gradients(reconstruction_loss, generator_loss, last_layer, delta):
-    """By `backward`, whose gradients the training step then adds to its own."""
+    """Uses `backward`, whose gradients the training step then adds to its own."""
     reconstruction_loss.backward(retain_graph=True)
     r = last_layer.grad.clone()
     generator_loss.backward(retain_graph=True)
@@ -144,17 +142,17 @@ def hinge_summed(real, fake):
     return (F.relu(1 - real).sum() + F.relu(1 + fake).sum()) / 2
 
 
-def hinge_per_picture(real, fake):
-    return (
-        F.relu(1 - real).flatten(1).mean(1).mean() + F.relu(1 + fake).flatten(1).sum(1).mean()
-    ) / 2
+def hinge_per_image(real, fake):
+    real_loss = F.relu(1 - real).flatten(1).mean(1).mean()
+    fake_loss = F.relu(1 + fake).flatten(1).sum(1).mean()
+    return (real_loss + fake_loss) / 2
 
 
 def hinge_of_probabilities(real, fake):
     return (F.relu(1 - real.sigmoid()).mean() + F.relu(1 + fake.sigmoid()).mean()) / 2
 
 
-def hinge_fake_cut_off(real, fake):
+def hinge_fake_detached(real, fake):
     return adversarial.hinge_discriminator_loss(real, fake.detach())
 
 
@@ -166,7 +164,7 @@ def mask_one_step_ahead(m, n):
     return torch.ones(m, n, dtype=torch.bool).tril(n - m + 1)
 
 
-def mask_turned(m, n):
+def mask_upside_down(m, n):
     return attention.causal_mask(m, n).flip(0)
 
 
@@ -175,7 +173,7 @@ def mask_with_heads(m, n):
 
 
 def mask_local(m, n):
-    """The token itself and the one before it."""
+    """Shows a token itself and the one before it."""
     mask = attention.causal_mask(m, n)
     return mask & ~mask.tril(n - m - 2)
 
@@ -185,7 +183,7 @@ def top_k_multinomial(logits, k, temperature, uniform):
 
 
 def top_k_of_the_batch(logits, k, temperature, uniform):
-    """One threshold for all rows."""
+    """Takes one threshold for all rows."""
     kept = logits.masked_fill(
         logits < logits.flatten().topk(k * len(logits)).values[-1], -torch.inf
     )
@@ -194,12 +192,12 @@ def top_k_of_the_batch(logits, k, temperature, uniform):
 
 
 def top_k_zeros(logits, k, temperature, uniform):
-    """Zero is a logit like any other."""
+    """Sets the other logits to zero, which is a logit like any other."""
     kept = logits * (logits >= logits.topk(k).values[:, -1:])
     return sampling.draw_tokens((kept / temperature).softmax(-1), uniform)
 
 
-def top_k_column(logits, k, temperature, uniform):
+def top_k_as_a_column(logits, k, temperature, uniform):
     return sampling.top_k_sample(logits, k, temperature, uniform)[:, None]
 
 
@@ -234,7 +232,7 @@ def window_one_inside(row, column, grid, window):
 
 WRONG = {
     "vqgan.nearest_code": {
-        "one_hot": nearest_one_hot,
+        "as_one_hot": nearest_as_one_hot,
         "largest_difference": nearest_largest_difference,
         "by_length": nearest_by_length,
         "by_sums": nearest_by_sums,
@@ -255,7 +253,7 @@ WRONG = {
     },
     "vqgan.ema_update": {
         "in_place": ema_in_place,
-        "codes_alone": ema_codes_alone,
+        "only_codes": ema_only_codes,
         "sums_first": ema_sums_first,
         "each_vector_once": ema_each_vector_once,
     },
@@ -269,14 +267,14 @@ WRONG = {
     },
     "vqgan.hinge_loss": {
         "summed": hinge_summed,
-        "per_picture": hinge_per_picture,
+        "per_image": hinge_per_image,
         "of_probabilities": hinge_of_probabilities,
-        "fake_cut_off": hinge_fake_cut_off,
+        "fake_detached": hinge_fake_detached,
         "squared": hinge_squared,
     },
     "vqgan.causal_mask": {
         "one_step_ahead": mask_one_step_ahead,
-        "turned": mask_turned,
+        "upside_down": mask_upside_down,
         "with_heads": mask_with_heads,
         "local": mask_local,
     },
@@ -284,7 +282,7 @@ WRONG = {
         "multinomial": top_k_multinomial,
         "of_the_batch": top_k_of_the_batch,
         "zeros": top_k_zeros,
-        "column": top_k_column,
+        "as_a_column": top_k_as_a_column,
         "argmax_without_sum": top_k_argmax_without_sum,
         "evenly": top_k_evenly,
     },
@@ -352,7 +350,9 @@ def ema_by_one_hot(codebook, counts, sums, z, indices, decay, eps):
 
 
 def ema_by_loop(codebook, counts, sums, z, indices, decay, eps):
-    codebook, counts, sums = codebook.clone(), counts.clone(), sums.clone()
+    codebook = codebook.clone()
+    counts = counts.clone()
+    sums = sums.clone()
     for code in range(len(codebook)):
         mine = z[indices == code]
         counts[code] = decay * counts[code] + (1 - decay) * len(mine)
@@ -385,10 +385,8 @@ def weight_by_backward(reconstruction_loss, generator_loss, last_layer, delta):
 
 
 def weight_detached_late(reconstruction_loss, generator_loss, last_layer, delta):
-    r, g = (
-        torch.autograd.grad(x, last_layer, create_graph=True)[0]
-        for x in (reconstruction_loss, generator_loss)
-    )
+    (r,) = torch.autograd.grad(reconstruction_loss, last_layer, create_graph=True)
+    (g,) = torch.autograd.grad(generator_loss, last_layer, create_graph=True)
     return (r.norm() / (g.norm() + delta)).clamp(max=1e4).detach()
 
 
@@ -422,7 +420,7 @@ def top_k_temperature_after_the_filter(logits, k, temperature, uniform):
     return (p.cumsum(dim=-1) <= uniform[:, None]).sum(dim=-1)
 
 
-def top_k_renormalised(logits, k, temperature, uniform):
+def top_k_renormalized(logits, k, temperature, uniform):
     p = (logits / temperature).softmax(-1)
     p = p.where(p >= p.sort(descending=True).values[:, k - 1 : k], 0)
     return torch.searchsorted(
@@ -448,7 +446,7 @@ def window_by_cases(row, column, grid, window):
 
 
 def window_by_sorting(row, column, grid, window):
-    """The middle one of three numbers."""
+    """Takes the middle one of three numbers."""
     return [
         sorted((0, place - size // 2, whole - size))[1]
         for place, whole, size in zip((row, column), grid, window, strict=True)
@@ -480,7 +478,7 @@ RIGHT = {
     },
     "vqgan.top_k_sample": {
         "temperature_after_the_filter": top_k_temperature_after_the_filter,
-        "renormalised": top_k_renormalised,
+        "renormalized": top_k_renormalized,
         "by_scatter": top_k_by_scatter,
     },
     "vqgan.sliding_window": {"by_cases": window_by_cases, "by_sorting": window_by_sorting},
