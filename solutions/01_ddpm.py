@@ -1,36 +1,18 @@
 # %% [markdown]
 # # 01 Denoising diffusion: DDPM and Improved DDPM
 #
-# At the end of this chapter you can make pictures like these out of nothing but noise, say how many bits your
-# model needs for a picture it has never seen, and explain what each term of its loss is for.
+# At the end of this chapter you can make images like these out of nothing but noise, say how many bits your
+# model needs for an image it has never seen, and explain what each term of its loss is for.
 
 # %%
-import math
-
-import torch
-from torch import nn
-
 import course_lib.classroom as room
-from course_lib import data, metrics
-from course_lib.classroom import exercise, explore, show, show_images, show_lines, slider
-from course_lib.diffusion import cosine_betas, linear_betas
-from course_lib.papers import ddpm, improved_ddpm
-from course_lib.training import find_recipe, load_checkpoint, results
-from course_lib.world import pixels_to_float
-from course_lib.zoo import build
 
-# %%
-dreamer, made = load_checkpoint("ddpm-32")
-process = find_recipe("ddpm-32").diffusion.respaced(100)
-noise = torch.randn(16, 3, 32, 32, generator=torch.Generator().manual_seed(3))
-dreams = process.sample(dreamer, noise, generator=torch.Generator().manual_seed(0))
-show_images(dreams, columns=8, alt="Pictures drawn by the network: single coloured objects on patterned floors.")
-print(f"after {made['steps']:,} steps, {made['seconds'] / 60:.0f} minutes on {made['device']}")
+room.show_hero("ddpm")
 
 # %% [markdown]
-# **You will** derive DDPM in full (Ho, Jain and Abbeel 2020, arXiv 2006.11239), write the twelve central functions of this paper and the next,
-# train it on this machine in a minute, and then follow Nichol and Dhariwal (2021, arXiv 2102.09672) as they find
-# out why its likelihood was poor and mend it.
+# **You will** derive DDPM in full (Ho, Jain and Abbeel 2020, arXiv 2006.11239), write the twelve central functions of
+# this paper and the next, train it on this machine in a minute, and then follow Nichol and Dhariwal (2021,
+# arXiv 2102.09672) as they find out why its likelihood was poor and fix it.
 #
 # **You need** the chain rule, Bayes' theorem, the density of a normal distribution, and a little PyTorch.
 #
@@ -39,27 +21,33 @@ print(f"after {made['steps']:,} steps, {made['seconds'] / 60:.0f} minutes on {ma
 # %% [markdown]
 # ## 1 The problem
 #
-# Here is one picture of the little world, sixteen pixels wide, and next to it the same picture with more and more
+# Here is one image of the little world, sixteen pixels wide, and next to it the same image with more and more
 # noise. Going right is easy: anyone can add noise. A *generative* model goes left. If we could undo one small step
-# of noise at a time, we could start from pure noise and walk all the way back to a picture.
+# of noise at a time, we could start from pure noise and walk all the way back to an image.
 #
 # **Predict first:** at which of these would you give up guessing the colour of the object?
 
 # %%
-photos = pixels_to_float(data.images("test", 16, 16, scale="large")["pixels"])  # b c h w, in [-1, 1]
-photo, hiss = photos[:1], torch.randn(1, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+import torch
+
+from course_lib import data
+from course_lib.classroom import show_images
+from course_lib.world import pixels_to_float
+
+images = pixels_to_float(data.images("test", 16, 16, scale="large")["pixels"])  # b c h w
+fixed_noise = torch.randn(1, 3, 16, 16, generator=torch.Generator().manual_seed(0))
 levels = [0.0, 0.1, 0.3, 0.5, 0.7, 0.9, 0.97, 1.0]
-noisy = torch.cat([(1 - level) ** 0.5 * photo + level**0.5 * hiss for level in levels])
+noisy = [(1 - level) ** 0.5 * images[:1] + level**0.5 * fixed_noise for level in levels]
 show_images(
-    noisy,
+    torch.cat(noisy),
     [f"{level:.0%} noise" for level in levels],
     columns=8,
-    alt="One picture under eight growing amounts of noise; the last is noise alone.",
+    alt="One image under eight growing amounts of noise; the last is only noise.",
 )
 
 # %% [markdown]
 # The object's colour outlives its outline, and its outline outlives the pattern of the floor. Keep that in mind:
-# most of what makes a picture recognisable is decided while it is still very noisy, but most of the *bits* are
+# most of what makes an image recognizable is decided while it is still very noisy, but most of the *bits* are
 # spent at the very end of the way back, on detail you hardly see.
 
 # %% [markdown]
@@ -70,7 +58,7 @@ show_images(
 #
 # $$q(x_t \mid x_{t-1}) = \mathcal N\!\left(x_t;\ \sqrt{1-\beta_t}\,x_{t-1},\ \beta_t I\right)$$
 #
-# The factor $\sqrt{1-\beta_t}$ shrinks the picture just enough that the total variance stays 1 if it was 1.
+# The factor $\sqrt{1-\beta_t}$ shrinks the image just enough that the total variance stays 1 if it was 1.
 # Write $\alpha_t = 1-\beta_t$ and $\bar\alpha_t = \alpha_1\alpha_2\cdots\alpha_t$. Two steps in a row are
 #
 # $$x_t = \sqrt{\alpha_t}\,x_{t-1} + \sqrt{1-\alpha_t}\,\varepsilon_t
@@ -84,21 +72,23 @@ show_images(
 # One jump, whatever $t$. This is what makes training cheap.
 
 # %%
+from course_lib.classroom import exercise, explore, slider
+from course_lib.diffusion import cosine_betas, linear_betas
+
 T = 1000
 betas = linear_betas(T).float()  # from 1e-4 to 0.02
 alphas_cumprod = torch.cumprod(1 - betas, dim=0)  # alpha-bar
-print(
-    f"alpha-bar: first {alphas_cumprod[0]:.4f}, middle {alphas_cumprod[T // 2 - 1]:.4f}, last {alphas_cumprod[-1]:.2e}"
-)
+first, middle, last = alphas_cumprod[[0, T // 2 - 1, T - 1]]
+print(f"alpha-bar: first {first:.4f}, middle {middle:.4f}, last {last:.2e}")
 
 # %% [markdown]
-# Steps count from 0 in code: `t = 0` is the paper's $t = 1$, and `alphas_cumprod[t]` is the entry that belongs to it. `T`,
-# `betas` and `alphas_cumprod` are this notebook's own chain. Inside your functions use only the parameters: the checks use
-# shorter chains.
+# Steps count from 0 in code: `t = 0` is the paper's $t = 1$, and `alphas_cumprod[t]` is the entry that belongs to it.
+# `T`, `betas` and `alphas_cumprod` are this notebook's own chain. Inside your functions use only the parameters: the
+# checks use shorter chains.
 #
 # ### Exercise: jump to step t
 #
-# Write Eq. 4. `t` holds one step per sample, so each gets its own amount of noise. Samples are pictures (b c h w) here, and
+# Write Eq. 4. `t` holds one step per sample, so each gets its own amount of noise. Samples are images (b c h w) here, and
 # points in the plane (b 2) in section 6.
 #
 # <details><summary>Hint 1: the idea</summary>
@@ -106,7 +96,7 @@ print(
 # which of its powers is a standard deviation.
 # </details>
 # <details><summary>Hint 2: the line</summary>
-# <code>a = alphas_cumprod[t].reshape(-1, *[1] * (x_start.ndim - 1))</code> has shape (b, 1, 1, 1) for pictures and
+# <code>a = alphas_cumprod[t].reshape(-1, *[1] * (x_start.ndim - 1))</code> has shape (b, 1, 1, 1) for images and
 # (b, 1) for points.
 # </details>
 
@@ -122,27 +112,28 @@ def q_sample(x_start, t, noise, alphas_cumprod):
 
 
 # %% [markdown]
-# The function is used at once: the same six pictures at any step, on two schedules. Move the slider. The cosine
-# schedule is explained in section 10; for now, find the step at which each schedule has destroyed the object.
+# Use it right away: the same six images at any step, on two schedules. Move the slider. The cosine schedule is
+# explained in section 10; for now, find the step at which each schedule has destroyed the object.
 
 # %%
 schedules = {"linear": linear_betas(T), "cosine": cosine_betas(T)}
 
 
 def noise_level(t, schedule):
-    a = (1 - schedules[schedule]).cumprod(0)
-    static = torch.randn(6, 3, 16, 16, generator=torch.Generator().manual_seed(1))
-    x_t = q_sample(photos[:6], torch.full((6,), t), static, a.float())
-    return room.image_grid(x_t, columns=6, title=f"{schedule} schedule, t = {t}: alpha-bar = {a[t]:.4f}")
+    a = (1 - schedules[schedule]).cumprod(0)  # alpha-bar
+    noise = torch.randn(6, 3, 16, 16, generator=torch.Generator().manual_seed(1))
+    x_t = q_sample(images[:6], torch.full((6,), t), noise, a.float())
+    title = f"{schedule} schedule, t = {t}: alpha-bar = {a[t]:.4f}"
+    return room.image_grid(x_t, columns=6, title=title)
 
 
 explore(noise_level, t=slider(0, T - 1, 60, label="step t"), schedule=["linear", "cosine"])
 
 # %% [markdown]
-# ## 3 The way back, if you knew the picture
+# ## 3 The way back, if you knew the image
 #
-# Going back one step from $x_t$ alone is hard: it depends on what pictures there are. But if you also know $x_0$, Bayes'
-# theorem answers it exactly. The chain is Markov, so $q(x_t \mid x_{t-1}, x_0) = q(x_t \mid x_{t-1})$ and
+# Going back one step from $x_t$ alone is hard: it depends on what images there are. But if you also know $x_0$, Bayes'
+# theorem gives the exact answer. The chain is Markov, so $q(x_t \mid x_{t-1}, x_0) = q(x_t \mid x_{t-1})$ and
 #
 # $$q(x_{t-1} \mid x_t, x_0) = \frac{q(x_t \mid x_{t-1})\; q(x_{t-1} \mid x_0)}{q(x_t \mid x_0)}$$
 #
@@ -163,7 +154,7 @@ explore(noise_level, t=slider(0, T - 1, 60, label="step t"), schedule=["linear",
 # %% [markdown]
 # ### Exercise: the posterior
 #
-# Return the mean, shaped like `x_t`, and the variance, shaped (b, 1, ...) so that it multiplies a picture.
+# Return the mean, shaped like `x_t`, and the variance, shaped (b, 1, ...) so that it multiplies an image.
 #
 # <details><summary>Hint 1: the idea</summary>
 # Compute three vectors of length T first: the weight of x_0, the weight of x_t, and the variance. Then look all
@@ -196,41 +187,50 @@ def posterior_mean_variance(x_start, x_t, t, betas):
 # the runs that happen to pass close to one chosen value at step $t$, and see where they came from.
 
 # %%
-step, x0, n = 60, 0.8, 400_000
+n = 400_000  # runs, all from the same number
+step = 60
+x_start = torch.full((n, 1), 0.8)
 rng = torch.Generator().manual_seed(0)
-hidden = q_sample(torch.full((n, 1), x0), torch.full((n,), step - 1), torch.randn(n, 1, generator=rng), alphas_cumprod)
+noise = torch.randn(n, 1, generator=rng)
+x_prev = q_sample(x_start, torch.full((n,), step - 1), noise, alphas_cumprod)
 beta = float(betas[step])
-seen = (1 - beta) ** 0.5 * hidden + beta**0.5 * torch.randn(n, 1, generator=rng)  # one more step
-chosen = hidden[(seen - 0.5).abs() < 0.01]  # the runs that arrive near 0.5
-mean, variance = posterior_mean_variance(torch.tensor([[x0]]), torch.tensor([[0.5]]), torch.tensor([step]), betas)
+x_t = (1 - beta) ** 0.5 * x_prev + beta**0.5 * torch.randn(n, 1, generator=rng)  # one step on
+came_from = x_prev[(x_t - 0.5).abs() < 0.01]  # of the runs that arrive near 0.5
+print(f"{n:,} runs, {len(came_from):,} of them arrive near 0.5")
 
 # %%
-grid = torch.linspace(0.25, 0.75, 200)
+from course_lib.classroom import show
+
+x_t = torch.tensor([[0.5]])
+mean, variance = posterior_mean_variance(x_start[:1], x_t, torch.tensor([step]), betas)
 normal = torch.distributions.Normal(mean[0], variance[0].sqrt())
-fig, ax = room.figure("Where did the runs that reach x_t = 0.5 come from?", "x_{t-1}", "density")
-ax.hist(chosen.numpy(), bins=60, density=True, color="#56B4E9", label=f"{len(chosen):,} of {n:,} runs")
+grid = torch.linspace(0.25, 0.75, 200)
+title = "Where did the runs that reach x_t = 0.5 come from?"
+fig, ax = room.figure(title, "x_{t-1}", "density")
+label = f"{len(came_from):,} of {n:,} runs"
+ax.hist(came_from.numpy(), bins=60, density=True, color="#56B4E9", label=label)
 ax.plot(grid, normal.log_prob(grid).exp(), label="Eq. 6 and 7")
 ax.legend()
-show(fig, "A histogram of simulated values of x_{t-1} with the normal density of Eq. 7 drawn through it.")
+show(fig, "A histogram of simulated values of x_{t-1}, and through it the density of Eq. 7.")
 
 # %% [markdown]
 # The curve was not fitted to the histogram: it is your formula. And at the very first step $\tilde\beta = 0$: $x_0$ is known, so
 # nothing is left to guess.
 #
-# ### Exercise: the picture behind the noise
+# ### Exercise: the image under the noise
 #
-# A network will tell us the noise in $x_t$. Turn that into a guess of the picture: solve Eq. 4 for $x_0$ (DDPM
+# A network will tell us the noise in $x_t$. Turn that into a guess of the image: solve Eq. 4 for $x_0$ (DDPM
 # Eq. 15). No clamping.
 #
 # <details><summary>Hint 1: the idea</summary>
-# x_t is a weighted sum of picture and noise. Take the noise away, then undo the shrinking.
+# x_t is a weighted sum of image and noise. Take the noise away, then undo the shrinking.
 # </details>
 # <details><summary>Hint 2: the line</summary>
 # With <code>a</code> as in the first exercise: subtract <code>(1 - a).sqrt() * eps</code>, then divide.
 # </details>
 
 
-# %% exercise: the picture behind the noise
+# %% exercise: the image under the noise
 @exercise("ddpm.predict_x_start")
 def predict_x_start(x_t, t, eps, alphas_cumprod):
     """Eq. 15: x_0 from x_t and its noise.  x_t, eps: (b ...); t: (b,); alphas_cumprod: (T,)"""
@@ -244,7 +244,7 @@ def predict_x_start(x_t, t, eps, alphas_cumprod):
 # ## 4 The bound
 #
 # The model is a chain in the other direction, $p_\theta(x_{0:T}) = p(x_T)\prod_t p_\theta(x_{t-1}\mid x_t)$ with $p(x_T) = \mathcal N(0, I)$ and
-# $p_\theta(x_{t-1}\mid x_t) = \mathcal N(\mu_\theta(x_t,t), \sigma_t^2 I)$. Its likelihood is an integral over all noisy pictures, which nobody
+# $p_\theta(x_{t-1}\mid x_t) = \mathcal N(\mu_\theta(x_t,t), \sigma_t^2 I)$. Its likelihood is an integral over all noisy images, which nobody
 # can compute. Jensen's inequality, $\log \mathbb E[z] \ge \mathbb E[\log z]$, gives a bound on it (Eq. 3):
 #
 # $$-\log p_\theta(x_0) \le \mathbb E_q\!\left[-\log \frac{p_\theta(x_{0:T})}{q(x_{1:T}\mid x_0)}\right]
@@ -259,8 +259,15 @@ def predict_x_start(x_t, t, eps, alphas_cumprod):
 # \sum_{t>1}\underbrace{\mathrm{KL}\big(q(x_{t-1}\mid x_t,x_0)\,\|\,p_\theta(x_{t-1}\mid x_t)\big)}_{L_{t-1}}
 # \underbrace{{}-\log p_\theta(x_0\mid x_1)}_{L_0}\Big]$$
 #
-# $L_T$ has nothing to learn. Each $L_{t-1}$ asks the network to step back as Bayes would, had it known $x_0$.
-#
+# $L_T$ has nothing to learn: look at $x_T$, which is all but indistinguishable from noise. Each $L_{t-1}$ asks the
+# network to step back as Bayes would if he knew $x_0$.
+
+# %%
+noise = torch.randn(images.shape, generator=torch.Generator().manual_seed(2))
+x_T = q_sample(images, torch.full((16,), T - 1), noise, alphas_cumprod)
+print(f"{tuple(x_T.shape)}, mean {x_T.mean():.3f}, standard deviation {x_T.std():.3f}")
+
+# %% [markdown]
 # The KL between two normals follows in one line. $\log \mathcal N_1 - \log \mathcal N_2$ is
 # $\tfrac12\log\tfrac{\sigma_2^2}{\sigma_1^2} - \tfrac{(x-\mu_1)^2}{2\sigma_1^2} + \tfrac{(x-\mu_2)^2}{2\sigma_2^2}$; under $x\sim\mathcal N_1$ the mean of the second term is $-\tfrac12$
 # and of $(x-\mu_2)^2$ is $\sigma_1^2 + (\mu_1-\mu_2)^2$:
@@ -269,7 +276,7 @@ def predict_x_start(x_t, t, eps, alphas_cumprod):
 #
 # ### Exercise: the KL between normals
 #
-# The inputs are *log variances*, so that no variance can come out negative. Element by element, in nats.
+# The inputs are *log variances*, so that no variance can come out negative. Work element by element, in nats.
 #
 # <details><summary>Hint 1: the idea</summary>
 # A quotient of variances is the exponential of a difference of their logarithms.
@@ -308,11 +315,13 @@ def normal_kl(mean1, log_variance1, mean2, log_variance2):
 # $$L_{t-1} - C = \mathbb E\left[\frac{\beta_t^2}{2\sigma_t^2\alpha_t(1-\bar\alpha_t)}\,\big\|\varepsilon - \varepsilon_\theta(x_t, t)\big\|^2\right]$$
 
 # %%
+from course_lib.classroom import show_lines
+
 weight = betas / (2 * (1 - betas) * (1 - alphas_cumprod))  # Eq. 12 with sigma^2 = beta
 show_lines(
     range(1, T + 1),
     {"weight": weight},
-    "What Eq. 12 multiplies the squared error with",
+    "What Eq. 12 multiplies the squared error by",
     "t",
     "weight",
     xscale="log",
@@ -322,8 +331,8 @@ show_lines(
 )
 
 # %% [markdown]
-# The true weight is fifty to a hundred times larger at the very first step than in the middle of the chain. There the noise
-# is so faint that no eye would see it, and finding it is the hardest. DDPM drops the weight altogether (Eq. 14):
+# The true weight is fifty to a hundred times larger at the very first step than in the middle of the chain. There the
+# noise is so faint that no eye would see it, and it is the hardest to find. DDPM drops the weight altogether (Eq. 14):
 #
 # $$L_\text{simple} = \mathbb E_{t, x_0, \varepsilon}\,\big\|\varepsilon - \varepsilon_\theta\big(\sqrt{\bar\alpha_t}\,x_0 + \sqrt{1-\bar\alpha_t}\,\varepsilon,\ t\big)\big\|^2$$
 #
@@ -332,10 +341,10 @@ show_lines(
 # ### Exercise: the simple loss
 #
 # Return one loss per sample: the mean squared error over the sample's own values. (Eq. 14 has the squared norm, a sum; the
-# mean differs by a constant factor and does not grow with the picture.) Use your `q_sample`.
+# mean differs by a constant factor and does not grow with the image.) Use your `q_sample`.
 #
 # <details><summary>Hint 1: the idea</summary>
-# Make x_t, ask the model, compare with the noise you put in.
+# Make x_t, call the model, compare its output with the noise you put in.
 # </details>
 # <details><summary>Hint 2: the line</summary>
 # <code>.flatten(1).mean(1)</code> turns (b ...) into (b,).
@@ -356,7 +365,7 @@ def simple_loss(model, x_start, t, noise, alphas_cumprod):
 # ### Exercise: one step back
 #
 # Algorithm 2, line 4: the mean of Eq. 11 plus $\sigma_t z$, with $\sigma_t^2 = \beta_t$. `t` holds one step per
-# sample; wherever it is 0, no noise is added. The function gets only betas: form alpha and alpha-bar first.
+# sample; wherever it is 0, no noise is added. The function is given only betas: form alpha and alpha-bar first.
 #
 # <details><summary>Hint 1: the idea</summary>
 # Three vectors of length T again: the factor in front, the weight of eps, and sigma with a 0 as its first entry.
@@ -384,23 +393,25 @@ def sample_step(x_t, t, eps, noise, betas):
 # %% [markdown]
 # ## 6 A world whose density you know
 #
-# Before pictures, something for which the truth is known: eight blobs in the plane. A mixture of normals stays a
+# Before images, something for which the truth is known: eight blobs in the plane. A mixture of normals stays a
 # mixture of normals under Eq. 4, so its exact density, and even the *best possible* noise prediction
 # $\mathbb E[\varepsilon \mid x_t]$, have closed forms. Your network can be compared with perfection.
 #
-# It is a small one, and its training loop is all there is to DDPM (Algorithm 1). Read it line by line.
+# It is a small network, and its training loop is all there is to DDPM (Algorithm 1). Read it line by line.
 
 # %%
+from torch import nn
+
 from course_lib.diffusion import GaussianMixture
 from course_lib.nn.embeddings import timestep_embedding
 
 blobs = GaussianMixture.ring(components=8, radius=0.75, std=0.1)
-short = linear_betas(100).float()  # T = 100 is enough in the plane
-short_cumprod = torch.cumprod(1 - short, dim=0)
+short_betas = linear_betas(100).float()  # T = 100 is enough in the plane
+short_cumprod = torch.cumprod(1 - short_betas, dim=0)
 
 
 class PlaneNet(nn.Module):
-    """The noise in points of the plane: an MLP that is told the time, in thousandths of the chain."""
+    """Predict the noise in points of the plane; the time is in thousandths of the chain."""
 
     def __init__(self, width=128):
         super().__init__()
@@ -415,17 +426,19 @@ class PlaneNet(nn.Module):
 
 # %%
 torch.manual_seed(0)
-plane_net, updates = PlaneNet(), 6000
-optimiser = torch.optim.Adam(plane_net.parameters(), lr=4e-3)
-slower = torch.optim.lr_scheduler.LinearLR(optimiser, 1.0, 0.01, updates)
+plane_net = PlaneNet()
+updates = 6000
+optimizer = torch.optim.Adam(plane_net.parameters(), lr=4e-3)
+lr_schedule = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.01, updates)
 for _ in range(updates):
     x_start = blobs.sample(256)
     t = torch.randint(0, 100, (256,))
-    loss = simple_loss(plane_net, x_start, t, torch.randn_like(x_start), short_cumprod).mean()
-    optimiser.zero_grad()
+    noise = torch.randn_like(x_start)
+    loss = simple_loss(plane_net, x_start, t, noise, short_cumprod).mean()
+    optimizer.zero_grad()
     loss.backward()
-    optimiser.step()
-    slower.step()
+    optimizer.step()
+    lr_schedule.step()
 print(f"last loss {loss.item():.3f}")
 
 
@@ -438,7 +451,7 @@ def walk_back(eps_of, n=1500):
     x = torch.randn(n, 2, generator=torch.Generator().manual_seed(1))
     for step in reversed(range(100)):
         t = torch.full((n,), step)
-        x = sample_step(x, t, eps_of(x, t), torch.randn_like(x), short)
+        x = sample_step(x, t, eps_of(x, t), torch.randn_like(x), short_betas)
     return x
 
 
@@ -447,29 +460,35 @@ def perfect(x, t):
 
 
 with torch.no_grad():
-    walked = {
+    samples = {
         "data": blobs.sample(1500),
         "your network": walk_back(plane_net),
         "perfect": walk_back(perfect),
     }
 show(
-    room.scatter_panels(walked, "Samples in the plane"),
-    "Three panels of eight blobs on a ring: the data, the network's samples, the samples of the perfect denoiser.",
+    room.scatter_panels(samples, "Samples in the plane"),
+    "Three panels of eight blobs on a ring: the data, samples of the network, samples of the"
+    " perfect denoiser.",
 )
 
 # %% [markdown]
 # How good is the bound? Its terms are KLs between normals (your `normal_kl`), and for points in the plane $L_0$ is an
-# ordinary normal density. Lay it beside the exact $-\log_2 p(x_0)$, in bits per dimension.
+# ordinary normal density. Compare it with the exact $-\log_2 p(x_0)$, in bits per dimension.
 #
 # **Predict first:** order the three numbers "exact", "bound with the perfect denoiser", "bound with your network".
 
-
 # %%
-def bound(eps_of, x_start, betas, variances=None):
-    """L_0 to L_{T-1} of Eq. 5 on points in the plane, in bits per dimension (L_T is negligible)."""
-    a, terms = torch.cumprod(1 - betas, dim=0), []
+import math
+
+from course_lib.papers import ddpm, improved_ddpm
+
+
+def bound(eps_of, x_start, betas, variances):
+    """Return L_0 to L_{T-1} of Eq. 5, bits per dimension, in the plane (L_T is negligible)."""
+    a = torch.cumprod(1 - betas, dim=0)  # alpha-bar
     log_tilde = ddpm.posterior_log_variance(betas).float()
-    log_variance = (betas if variances is None else variances).log().float()
+    log_variance = variances.log().float()
+    terms = []
     for step in range(len(betas)):
         t = torch.full((len(x_start),), step)
         x_t = q_sample(x_start, t, torch.randn_like(x_start), a)
@@ -477,9 +496,11 @@ def bound(eps_of, x_start, betas, variances=None):
         mean, _ = posterior_mean_variance(guess, x_t, t, betas)
         true_mean, _ = posterior_mean_variance(x_start, x_t, t, betas)
         if step > 0:
-            terms.append(normal_kl(true_mean, log_tilde[t, None], mean, log_variance[t, None]).mean())
+            term = normal_kl(true_mean, log_tilde[t, None], mean, log_variance[t, None])
         else:
-            terms.append(-torch.distributions.Normal(mean, (log_variance[0] / 2).exp()).log_prob(x_start).mean())
+            normal = torch.distributions.Normal(mean, (log_variance[0] / 2).exp())
+            term = -normal.log_prob(x_start)
+        terms.append(term.mean())
     return torch.stack(terms) / math.log(2)
 
 
@@ -487,24 +508,32 @@ def bound(eps_of, x_start, betas, variances=None):
 points = blobs.sample(4000, torch.Generator().manual_seed(5))
 exact = float(-blobs.log_prob(points).mean()) / 2 / math.log(2)
 with torch.no_grad():
-    best, yours = bound(perfect, points, short), bound(plane_net, points, short)
+    perfect_terms = bound(perfect, points, short_betas, short_betas)
+    network_terms = bound(plane_net, points, short_betas, short_betas)
 print(f"exact                      {exact:7.3f} bits per dimension")
-print(f"bound, perfect denoiser    {best.sum():7.3f}")
-print(f"bound, your network        {yours.sum():7.3f}")
+print(f"bound, perfect denoiser    {perfect_terms.sum():7.3f}")
+print(f"bound, your network        {network_terms.sum():7.3f}")
 
 # %% [markdown]
-# This shows two things. First, where does your network lose against the perfect one?
+# This raises two questions. First, where does your network lose to the perfect one?
 
 # %%
-lost = yours - best
-show_lines(range(1, 101), {"your network": lost}, f"{lost[:5].sum() / lost.sum():.0%} is lost in the first five steps", "t",
-           "bits/dim above perfect", xscale="log", height=2.4,
-           alt="What the network loses against the perfect denoiser, by step: most of it in the first few steps.")
+lost = network_terms - perfect_terms
+show_lines(
+    range(1, 101),
+    {"your network": lost},
+    f"{lost[:5].sum() / lost.sum():.0%} is lost in the first five steps",
+    "t",
+    "bits/dim above perfect",
+    xscale="log",
+    height=2.4,
+    alt="What the network loses to the perfect denoiser, by step: most of it in the first few.",
+)
 
 # %% [markdown]
-# These are the steps to which $L_\text{simple}$ gives too little weight. Remember this picture in section 8.
+# These are the steps to which $L_\text{simple}$ gives too little weight. Remember this figure in section 8.
 #
-# Second, the bound lies above the truth even for the perfect denoiser. Each step back is one normal of fixed variance,
+# Second, why is the bound above the truth even for the perfect denoiser? Each step back is one normal of fixed variance,
 # and the true step back is neither one normal nor of that variance. Does it help to take more, smaller steps? That
 # depends on the variance.
 #
@@ -513,39 +542,56 @@ show_lines(range(1, 101), {"your network": lost}, f"{lost[:5].sum() / lost.sum()
 
 # %%
 def gap(n, tilde):
-    """The bound of the perfect denoiser in n cosine steps, minus the truth."""
-    chain = cosine_betas(n).float()
-    a = torch.cumprod(1 - chain, dim=0)
-    variances = ddpm.posterior_log_variance(chain).exp() if tilde else chain
-    return float(bound(lambda x, t: blobs.best_eps(x, float(a[t[0]])), points, chain, variances).sum()) - exact
+    """Return the bound of the perfect denoiser in n cosine steps, minus the truth."""
+    chain_betas = cosine_betas(n).float()
+    a = torch.cumprod(1 - chain_betas, dim=0)  # alpha-bar
+    variances = ddpm.posterior_log_variance(chain_betas).exp() if tilde else chain_betas
+
+    def perfect_on_chain(x, t):
+        return blobs.best_eps(x, float(a[t[0]]))
+
+    return float(bound(perfect_on_chain, points, chain_betas, variances).sum()) - exact
 
 
+# %%
 counts = [10, 20, 50, 100, 200]
-gaps = {name: [gap(n, tilde) for n in counts] for name, tilde in (("beta", False), ("beta-tilde", True))}
-show_lines(counts, gaps, "What fixed variances cost", "number of steps T", "bound minus truth, bits/dim",
-           xscale="log", height=2.6, ylim=(0, 1.6),
-           alt="With variance beta the gap shrinks towards zero as steps are added; with beta-tilde it hardly shrinks.")
+gaps = {
+    "beta": [gap(n, tilde=False) for n in counts],
+    "beta-tilde": [gap(n, tilde=True) for n in counts],
+}
+show_lines(
+    counts,
+    gaps,
+    "What fixed variances cost",
+    "number of steps T",
+    "bound minus truth, bits/dim",
+    xscale="log",
+    height=2.6,
+    ylim=(0, 1.6),
+    alt="With variance beta the gap shrinks towards zero as steps are added; with beta-tilde it"
+    " hardly shrinks.",
+)
 
 # %% [markdown]
-# More steps bring the true step back closer to a normal of variance $\beta_t$, so with it the gap closes. $\tilde\beta_t$ is the
+# With more steps the true step back comes closer to a normal of variance $\beta_t$, so with that variance the gap closes. $\tilde\beta_t$ is the
 # right variance only when $x_0$ is known. Section 9 returns to this.
 
 # %% [markdown]
 # ## 7 Train it here
 #
-# Now pictures. The network is a miniature of Improved DDPM's U-Net, which is DDPM's with small changes (time scales and
-# shifts the norms). DDPM's own network, in the paper's size, has exactly as many parameters as the official one.
+# Now images. The network is a miniature of Improved DDPM's U-Net, which is DDPM's with small changes (time scales and
+# shifts the norms). DDPM's own network, at the paper's size, has exactly as many parameters as the official one.
 
 # %%
-with torch.device("meta"):  # shapes without memory
-    full = build("ddpm/CIFAR-10")
-small = find_recipe("ddpm-live").build().model
-print(f"ddpm/CIFAR-10 {sum(p.numel() for p in full.parameters()):>12,} parameters")
-print(f"ours          {sum(p.numel() for p in small.parameters()):>12,}")
+from course_lib.training import find_recipe
+
+untrained = find_recipe("ddpm-live").build().model
+print(f"ddpm/CIFAR-10 {room.parameters('ddpm/CIFAR-10'):>12,} parameters")
+print(f"ours          {room.parameters(untrained):>12,}")
 
 # %% [markdown]
-# It trains for at most 60 seconds, on $L_\text{simple}$ with the linear schedule. The weights that are kept are a running
-# average (EMA) of those that are trained, as in the paper.
+# It trains for at most 60 seconds, on $L_\text{simple}$ with the linear schedule. The weights that are kept are a
+# running average (EMA) of those that are trained, as in the paper.
 #
 # **Predict first:** which will be right first, the floor, the colour or the shape of the object?
 
@@ -554,49 +600,56 @@ trained = room.train_live("ddpm-live", seconds=60)
 
 # %%
 start = torch.randn(16, 3, 16, 16, generator=torch.Generator().manual_seed(2))
-linear = find_recipe("ddpm-live").diffusion
-quick = linear.respaced(250)  # 250 of the 1000 steps, see section 12
+process = find_recipe("ddpm-live").diffusion.respaced(250)  # of the 1000 steps: section 12
 rng = torch.Generator().manual_seed(0)
-untrained = quick.sample(find_recipe("ddpm-live").build().model, start[:8], generator=rng)
-after = quick.sample(trained.model, start, generator=rng)
+before = process.sample(untrained, start[:8], generator=rng)
+after = process.sample(trained.model, start, generator=rng)
 show_images(
-    torch.cat([untrained, after]),
+    torch.cat([before, after]),
     columns=8,
     title="Before training, and after",
     alt="First row: noise. Two rows below: floors, skies and coloured objects.",
 )
 
 # %% [markdown]
-# Watch one sample come into being. Above is $x_t$, below the network's guess of $x_0$ at that moment (Eq. 15): as long as next
-# to nothing can be known, the guess is noise itself, blown up and clipped; then come a floor and a colour, at last a shape.
+# Watch one sample come into being. Above is $x_t$, below the network's guess of $x_0$ at that moment (Eq. 15): as long
+# as next to nothing can be known, the guess is itself noise, blown up and clipped; then come a floor and a colour, and
+# at last a shape.
 
 # %%
-path = [(x, p.x_start) for x, p in quick.denoise(trained.model, start[:1], generator=rng)]
-shown = [path[i] for i in (0, 60, 120, 160, 190, 215, 235, 249)]
+path = list(process.denoise(trained.model, start[:1], generator=rng))
+stages = [path[i] for i in (0, 60, 120, 160, 190, 215, 235, 249)]
 show_images(
-    torch.cat([x for x, _ in shown] + [guess for _, guess in shown]),
+    torch.cat([x for x, _ in stages] + [prediction.x_start for _, prediction in stages]),
     columns=8,
-    alt="Above, noise turning into a picture in eight stages; below, the guess of the picture at each stage.",
+    alt="Above, noise turning into an image in eight stages; below, the guess of the image at each"
+    " stage.",
 )
 
 # %% [markdown]
-# ## 8 How many bits is a picture?
+# ## 8 How many bits is an image?
 #
-# A likelihood is a number of bits: a model that gives a picture probability $p$ lets you store it in $-\log_2 p$ bits.
-# Divided by the number of values (16 x 16 x 3), that is *bits per dimension*. An uncompressed picture has 8.
+# A likelihood is a number of bits: a model that gives an image probability $p$ lets you store it in $-\log_2 p$ bits.
+# Divided by the number of values (16 x 16 x 3), that is *bits per dimension*. An uncompressed image has 8.
 #
 # A good likelihood matters because it is a promise to cover *all* of the data: a model that leaves out a kind of
-# picture pays infinitely many bits when one comes. Looking at samples cannot show what a model leaves out.
-#
+# image pays infinitely many bits when one comes. Looking at samples cannot show what a model leaves out.
+
+# %%
+pixel_values = torch.arange(256) / 127.5 - 1  # 0, 1, ..., 255 on the scale of the networks
+print(f"{tuple(images.shape[1:])}: {images[0].numel()} dimensions")
+print(f"{len(pixel_values)} pixel values, {pixel_values[1] - pixel_values[0]:.5f} apart")
+
+# %% [markdown]
 # Pixels are whole numbers, and a density is not a probability. So the last term, $L_0$, integrates the normal's density over
-# the bin of each pixel value. On the scale of -1 to 1 values lie $2/255$ apart (Eq. 13):
+# the bin of each pixel value. On the scale of -1 to 1 values are $2/255$ apart (Eq. 13):
 #
 # $$p_\theta(x_0\mid x_1) = \prod_i \int_{\delta_-(x_0^i)}^{\delta_+(x_0^i)} \mathcal N(x;\, \mu_\theta^i(x_1, 1),\, \sigma_1^2)\,dx
 # \qquad \delta_\pm(x) = x \pm \tfrac{1}{255}$$
 #
 # except that the bins of black and white are open: $\delta_-(-1) = -\infty$ and $\delta_+(1) = \infty$.
 #
-# ### Exercise: the discretised normal
+# ### Exercise: the discretized normal
 #
 # Return minus the log of that mass, in nats, element by element; clamp the mass at 1e-12 before the logarithm. A value counts
 # as black below -0.999 and as white above 0.999, so that rounding does no harm.
@@ -610,10 +663,11 @@ show_images(
 # </details>
 
 
-# %% exercise: the discretised normal
+# %% exercise: the discretized normal
 @exercise("ddpm.discretised_nll")
 def discretized_nll(x, mean, log_scale):
-    """Eq. 13 in nats.  x: pixel values k / 127.5 - 1; log_scale: log of the standard deviation; all of one shape"""
+    """Eq. 13 in nats.  x: pixel values k / 127.5 - 1; log_scale: log of the standard
+    deviation; all of one shape"""
     # SOLUTION
     above = torch.special.ndtr((x + 1 / 255 - mean) / log_scale.exp())
     below = torch.special.ndtr((x - 1 / 255 - mean) / log_scale.exp())
@@ -624,56 +678,64 @@ def discretized_nll(x, mean, log_scale):
 
 
 # %%
-values = torch.arange(256) / 127.5 - 1
-mass = torch.exp(-discretized_nll(values, torch.full((256,), 0.97), torch.full((256,), -3.0)))
-print(
-    f"probabilities of the 256 pixel values add up to {mass.sum():.6f}; white alone has {mass[-1]:.3f}"
-)
+mean = torch.full((256,), 0.97)
+mass = torch.exp(-discretized_nll(pixel_values, mean, torch.full((256,), -3.0)))
+print(f"probabilities of the 256 pixel values add up to {mass.sum():.6f};", end=" ")
+print(f"white alone has {mass[-1]:.3f}")
 
 # %% [markdown]
-# All terms of Eq. 5 are in place. The long-trained models below were evaluated with them on test pictures, one
+# All terms of Eq. 5 are in place. The long-trained models below were evaluated with them on test images, one
 # network call for each of the $T$ terms. They share data, seed, number of steps and
 # network, except that `simple` has a fixed variance ($\beta_t$) and so half as many output channels; `vlb` draws $t$ by
 # importance (section 11).
 
 # %%
-names = [f"ddpm-16-{s}-{o}" for s in ("linear", "cosine") for o in ("simple", "hybrid", "vlb")]
-runs = {name.removeprefix("ddpm-16-"): results(name) for name in names}
+from course_lib.training import results
+
+runs = {}
+for schedule in ("linear", "cosine"):
+    for objective in ("simple", "hybrid", "vlb"):
+        runs[f"{schedule}-{objective}"] = results(f"ddpm-16-{schedule}-{objective}")
 for name, run in runs.items():
-    m, made = run["metrics"], run["provenance"]
+    made = run["provenance"]
     cost = f"{made['steps']:,} steps, {made['seconds'] / 60:.0f} min on {made['device']}"
-    print(f"{name:14s} {cost}: {m['bits_per_dim']:.3f} ± {m['bits_per_dim_error']:.3f} bits/dim")
+    bits = f"{run['metrics']['bits_per_dim']:.3f} ± {run['metrics']['bits_per_dim_error']:.3f}"
+    print(f"{name:14s} {cost}: {bits} bits/dim")
 
 # %% [markdown]
-# Read the bound as a message, and the plots from right to left. A sender transmits $x_T$, then what is needed to get from $x_T$ to $x_{T-1}$, and so on.
-# The *rate* is what has been sent when the receiver holds $x_t$; the *distortion* is how far the receiver's best guess of
-# the picture is off, on the scale of 0 to 255.
+# Read the bound as a message, and the plots from right to left. A sender transmits $x_T$, then what is needed to get
+# from $x_T$ to $x_{T-1}$, and so on. The *rate* is what has been sent when the receiver holds $x_t$; the *distortion* is
+# how far off the receiver's best guess of the image is, on the scale of 0 to 255.
 #
 # **Predict first:** at what $t$ has the receiver got half of the rate?
 
 
 # %%
 def where_the_bits_go(t, run):
-    rate, distortion = (torch.tensor(runs[run]["details"][key]) for key in ("rate", "distortion"))
+    rate = torch.tensor(runs[run]["details"]["rate"])
+    distortion = torch.tensor(runs[run]["details"]["distortion"])
     title = f"at t = {t}: {rate[t]:.3f} bits/dim sent, guess off by {distortion[t]:.1f} of 255"
     fig, (left, right) = room.figure(title, "t", columns=2, height=2.6)
-    left.plot(rate), right.plot(distortion, color="#E69F00")
-    left.set(ylabel="rate, bits/dim"), right.set(ylabel="distortion (RMSE)")
-    left.plot(t, rate[t], "o", color="#000000"), right.plot(t, distortion[t], "o", color="#000000")
+    left.plot(rate)
+    left.plot(t, rate[t], "o", color="#000000")
+    left.set(ylabel="rate, bits/dim")
+    right.plot(distortion, color="#E69F00")
+    right.plot(t, distortion[t], "o", color="#000000")
+    right.set(ylabel="distortion (RMSE)")
     return fig
 
 
 explore(where_the_bits_go, t=slider(0, T - 1, 100, label="step t"), run=list(runs))
 
 # %%
-example = runs["linear-simple"]
-terms = torch.tensor(example["details"]["terms"])
-share = terms[1:101].sum() / terms[1:].sum()
+details = runs["linear-simple"]["details"]
+terms = torch.tensor(details["terms"])
+last_hundred = terms[1:101].sum() / terms[1:].sum()
 print(
     f"linear-simple: {terms[0]:.2f} bits/dim for L_0, {terms[1:].sum():.2f} for all other terms;"
-    f" {share:.0%} of those in the 100 steps nearest the picture"
+    f" {last_hundred:.0%} of those in the 100 steps nearest the image"
 )
-half = int((torch.tensor(example["details"]["rate"]) > terms[1:].sum() / 2).sum())
+half = int((torch.tensor(details["rate"]) > terms[1:].sum() / 2).sum())
 print(f"half of the rate has been sent when the receiver holds x_t at t = {half}")
 
 # %% [markdown]
@@ -689,10 +751,10 @@ print(f"half of the rate has been sent when the receiver holds x_t at t = {half}
 # themselves $\mathcal N(0, I)$, $\tilde\beta_t$ if they are a single point: an upper and a lower bound for real data.
 
 # %%
-ratio = ddpm.posterior_variance(betas) / betas
+variance_ratio = ddpm.posterior_variance(betas) / betas
 show_lines(
     range(1, T + 1),
-    {"T = 1000": ratio},
+    {"T = 1000": variance_ratio},
     "How far apart are the two choices of the variance?",
     "t",
     "beta-tilde / beta",
@@ -711,9 +773,19 @@ show_lines(
 #
 # $$\Sigma_\theta(x_t, t) = \exp\big(v\log\beta_t + (1-v)\log\tilde\beta_t\big)$$
 #
-# The output of the network gets twice as many channels: the noise, then the position. Its last layer starts at zero, so the
-# code reads an output $v$ as the share $(v + 1) / 2$: 0 becomes the middle, -1 becomes $\tilde\beta$ and 1 becomes $\beta$. Nothing
-# confines it to that range.
+# The output of the network gets twice as many channels: the noise, then the position.
+
+# %%
+from course_lib.training import load_checkpoint
+
+hybrid, _ = load_checkpoint("ddpm-16-cosine-hybrid")
+with torch.no_grad():
+    output = hybrid(images, torch.full((16,), 500.0))
+print(f"in: {tuple(images.shape)}, out: {tuple(output.shape)}")
+
+# %% [markdown]
+# The last layer starts at zero, so the code reads an output $v$ as the share $(v + 1) / 2$: 0 becomes the middle, -1
+# becomes $\tilde\beta$ and 1 becomes $\beta$. Nothing confines it to that range.
 #
 # ### Exercise: the learned variance
 #
@@ -724,7 +796,8 @@ show_lines(
 # First turn v from [-1, 1] into a share from [0, 1].
 # </details>
 # <details><summary>Hint 2: the line</summary>
-# <code>share * betas.log()[t] + (1 - share) * ddpm.posterior_log_variance(betas)[t]</code>, both tables with axes added.
+# <code>share * betas.log()[t] + (1 - share) * ddpm.posterior_log_variance(betas)[t]</code>, both tables with axes
+# added.
 # </details>
 
 
@@ -742,13 +815,13 @@ def learned_range_variance(v, t, betas):
 
 
 # %% [markdown]
-# $L_\text{simple}$ says nothing about the variance, so it must be taught by the bound. The bound alone would train badly, as
-# section 11 shows. The compromise is the hybrid (Eq. 16), with $\lambda = 0.001$:
+# $L_\text{simple}$ says nothing about the variance, so it must be taught by the bound. The bound alone would train badly,
+# as section 11 shows. The compromise is the hybrid (Eq. 16), with $\lambda = 0.001$:
 #
 # $$L_\text{hybrid} = L_\text{simple} + \lambda L_\text{vlb}$$
 #
-# and one more idea: inside $L_\text{vlb}$ the predicted noise is *detached*. The noise learns from $L_\text{simple}$ alone; the
-# bound teaches the variance and nothing else.
+# and one more idea: inside $L_\text{vlb}$ the predicted noise is *detached*. The noise learns only from
+# $L_\text{simple}$; the bound teaches the variance and nothing else.
 #
 # ### Exercise: the hybrid loss
 #
@@ -777,21 +850,21 @@ def hybrid_loss(output, x_start, x_t, t, noise, betas):
 
 
 # %% [markdown]
-# What does the network make of its freedom? The picture shows the share $(v+1)/2$ it chose, by step.
+# What does the network make of its freedom? The figure shows the share $(v+1)/2$ it chose, by step.
 
 # %%
-hybrid, _ = load_checkpoint("ddpm-16-cosine-hybrid")
-cosine = find_recipe("ddpm-16-cosine-hybrid").diffusion
-chosen_steps, chosen_shares = [1, 2, 5, 10, 20, 50, 100, 200, 400, 700, 950], []
-for step in chosen_steps:
+cosine_process = find_recipe("ddpm-16-cosine-hybrid").diffusion
+steps = [1, 2, 5, 10, 20, 50, 100, 200, 400, 700, 950]
+shares = []
+for step in steps:
     t = torch.full((16,), step)
-    x_t = cosine.q_sample(photos, t, torch.randn_like(photos))
+    x_t = cosine_process.q_sample(images, t, torch.randn_like(images))
     with torch.no_grad():
-        _, v = cosine.call_network(hybrid, x_t, t).chunk(2, dim=1)
-    chosen_shares.append(float((v.mean() + 1) / 2))
+        _, v = cosine_process.call_network(hybrid, x_t, t).chunk(2, dim=1)
+    shares.append(float((v.mean() + 1) / 2))
 show_lines(
-    chosen_steps,
-    {"mean over pixels": chosen_shares},
+    steps,
+    {"mean over pixels": shares},
     "Where between beta-tilde (0) and beta (1)?",
     "t",
     "share",
@@ -803,7 +876,7 @@ show_lines(
 # %% [markdown]
 # ## 10 The schedule
 #
-# Look at the slider of section 2 again: under the linear schedule the last quarter of the steps is almost pure noise.
+# Go back to the slider of section 2: under the linear schedule the last quarter of the steps is almost pure noise.
 # Those steps teach little, and up to a fifth of them can be skipped with little loss in FID (their Figure 4). The cosine
 # schedule lets $\bar\alpha$ fall almost linearly in the middle and slowly at both ends. It defines $\bar\alpha$ itself (Eq. 17):
 #
@@ -839,24 +912,27 @@ def cosine_alphas_cumprod(timesteps, s=0.008):
 show_lines(
     range(1, T + 1),
     {"linear": alphas_cumprod, "cosine": cosine_alphas_cumprod(T)},
-    "How much of the picture is left",
+    "How much of the image is left",
     "t",
     "alpha-bar",
     height=2.6,
-    alt="alpha-bar of the linear schedule drops early and is near 0 by step 700; the cosine falls almost linearly in the middle.",
+    alt="alpha-bar of the linear schedule drops early and is near 0 by step 700; the cosine falls"
+    " almost linearly in the middle.",
 )
 
 # %%
 steps = [0, 142, 285, 428, 571, 714, 857, 999]
 strips = []
 for a in (alphas_cumprod, cosine_alphas_cumprod(T)):
-    strips += [q_sample(photos[3:4], torch.tensor([t]), hiss, a.float()) for t in steps]
+    for t in steps:
+        strips.append(q_sample(images[3:4], torch.tensor([t]), fixed_noise, a.float()))
 show_images(
     torch.cat(strips),
     [f"t = {t}" for t in steps] * 2,
     columns=8,
     title="Linear above, cosine below",
-    alt="The same picture at eight steps: the linear schedule is almost pure noise for the last three, the cosine for one.",
+    alt="The same image at eight steps: the linear schedule is almost pure noise for the last"
+    " three, the cosine for one.",
 )
 
 # %% [markdown]
@@ -864,10 +940,9 @@ show_images(
 
 # %%
 for n in (50, 100, 1000, 4000):
-    print(
-        f"T = {n:4d}: {int((cosine_betas(n) >= 0.999).sum())} beta clipped;"
-        f" the last four are {[round(float(b), 4) for b in cosine_betas(n)[-4:]]}"
-    )
+    clipped = int((cosine_betas(n) >= 0.999).sum())
+    last_four = [round(float(beta), 4) for beta in cosine_betas(n)[-4:]]
+    print(f"T = {n:4d}: {clipped} beta clipped; the last four are {last_four}")
 
 # %% [markdown]
 # ## 11 The noisy gradient
@@ -877,35 +952,37 @@ for n in (50, 100, 1000, 4000):
 
 # %%
 vlb_model, _ = load_checkpoint("ddpm-16-cosine-vlb")
-many = pixels_to_float(data.images("test", 512, 16, scale="large")["pixels"])
+test_images = pixels_to_float(data.images("test", 512, 16, scale="large")["pixels"])
 rng = torch.Generator().manual_seed(0)
 t = torch.randint(0, T, (512,), generator=rng)
+noise = torch.randn(test_images.shape, generator=rng)
 with torch.no_grad():
-    losses = cosine.vlb_loss(vlb_model, many, t, torch.randn(many.shape, generator=rng))
-fig, ax = room.figure(
-    "One loss per picture: T times its term of the bound", "t", "bits/dim", yscale="log", height=2.6
-)
+    losses = cosine_process.vlb_loss(vlb_model, test_images, t, noise)
+title = "One loss per image: T times its term of the bound"
+fig, ax = room.figure(title, "t", "bits/dim", yscale="log", height=2.6)
 ax.plot(t, losses, ".", markersize=3)
 show(
     fig,
-    "Losses of 512 pictures against the step, on a logarithmic scale; those near step 0 are the largest.",
+    "Losses of 512 images against the step, on a logarithmic scale; those near step 0 are the"
+    " largest.",
 )
 
 # %% [markdown]
-# (If a point stands high at the far right, it is the last step, whose beta was clipped.)
+# (A high point at the far right is the last step, whose beta was clipped.)
 #
-# The cure is importance sampling: visit step $t$ with probability $p_t \propto \sqrt{\mathbb E[L_t^2]}$ and divide its term by $p_t$ (Eq. 18),
+# The cure is importance sampling: visit step $t$ with probability $p_t \propto \sqrt{\mathbb E[L_t^2]}$ and divide its
+# term by $p_t$ (Eq. 18),
 #
 # $$L_\text{vlb} = \mathbb E_{t\sim p_t}\left[\frac{L_t}{p_t}\right]$$
 #
-# which leaves the expectation as it was and makes the weighted losses of similar size. `vlb_loss` returns $T L_t$, so in
-# code the weight is $1/(T p_t)$. The losses are not known in advance, so the code keeps
-# the last ten of every step. A share of 0.001 of the probability is spread evenly, so that no step is forgotten.
+# which leaves the expectation as it was and makes the weighted losses similar in size. `vlb_loss` returns $T L_t$, so in
+# code the weight is $1/(T p_t)$. The losses are not known in advance, so the code keeps the last ten of every step. A
+# share of 0.001 of the probability is spread evenly, so that no step is forgotten.
 #
 # ### Exercise: importance weights
 #
 # `history` is (T, k), the last k losses of every step. Return the probabilities and the weights $1/(T p_t)$, each of length
-# T = `len(history)`. First normalise, then mix: a share `uniform` of the probability is spread evenly over all steps.
+# T = `len(history)`. First normalize, then mix: a share `uniform` of the probability is spread evenly over all steps.
 #
 # <details><summary>Hint 1: the idea</summary>
 # The root of the mean square of each row, made to add up to 1; then the mixture with the even distribution.
@@ -928,30 +1005,35 @@ def importance_weights(history, uniform=0.001):
 
 # %% [markdown]
 # Measure it. The *gradient noise scale* is the batch size at which noise and signal are equally strong: the larger, the
-# noisier. Here for one trained network and both objectives, with every $t$ drawn evenly and by importance. The true gradient is the
-# same for both ways of drawing, so the calmer of the two is used to estimate it.
+# noisier. Here it is for one trained network and both objectives, with $t$ drawn evenly and by importance. The true
+# gradient is the same for both ways of drawing, so the calmer of the two is used to estimate it.
 #
 # **Predict first:** for which of the two objectives does importance sampling help?
 
 # %%
 from functools import partial
 
-scales, weights = {}, list(hybrid.requires_grad_(True).parameters())
-for name, objective in (("L_vlb", cosine.vlb_loss), ("L_hybrid", cosine.hybrid_loss)):
+from course_lib.metrics import objective_noise, step_losses
+
+network_weights = list(hybrid.requires_grad_(True).parameters())
+objectives = {"L_vlb": cosine_process.vlb_loss, "L_hybrid": cosine_process.hybrid_loss}
+noise_scales = {}
+for name, objective in objectives.items():
     loss = partial(objective, hybrid)
-    p, _ = importance_weights(metrics.step_losses(loss, many, T))
-    ways = {"evenly": torch.ones(T) / T, "by importance": p}
-    found = {how: metrics.objective_noise(loss, weights, many, odds) for how, odds in ways.items()}
-    signal = min(found.values()).signal
-    for how in ways:
-        scales[name, how] = found[how].noise / signal
-        print(f"{name:9s} t drawn {how:14s} gradient noise scale {scales[name, how]:12,.0f}")
+    p_even = torch.ones(T) / T
+    p_importance, _ = importance_weights(step_losses(loss, test_images, T))
+    even = objective_noise(loss, network_weights, test_images, p_even)
+    importance = objective_noise(loss, network_weights, test_images, p_importance)
+    signal = min(even, importance).signal
+    noise_scales[name] = (even.noise / signal, importance.noise / signal)
+    for how, scale in zip(("evenly", "by importance"), noise_scales[name], strict=True):
+        print(f"{name:9s} t drawn {how:14s} gradient noise scale {scale:12,.0f}")
 
 # %% [markdown]
 # ## 12 Fewer steps
 #
-# A thousand network calls per picture is slow. The trained network knows every step, so visit only some of them. What
-# must stay is $\bar\alpha$: at a kept step the picture is as noisy as the network expects. The betas follow (Eq. 19): with
+# A thousand network calls per image is slow. The trained network knows every step, so visit only some of them. What
+# must stay is $\bar\alpha$: at a kept step the image is as noisy as the network expects. The betas follow (Eq. 19): with
 # $S_1 < S_2 < \dots$ the kept steps,
 #
 # $$\beta_{S_i} = 1 - \frac{\bar\alpha_{S_i}}{\bar\alpha_{S_{i-1}}}$$
@@ -981,47 +1063,62 @@ def respace(betas, kept):
 # %%
 kept = improved_ddpm.strided_steps(T, 10)
 print("kept steps   ", kept.tolist())
-print("their betas  ", [round(float(b), 3) for b in respace(betas, kept)])
+print("their betas  ", [round(float(beta), 3) for beta in respace(betas, kept)])
 
 # %% [markdown]
 # With a learned variance the network also knows how much noise a *long* step should leave. DDIM is another way to walk:
-# it adds no noise at all (J. Song et al. 2021), so every step may be long. It visits other steps, too: evenly
-# spaced from 0 (for 10 steps 0, 100, ..., 900), which leaves out the last one, where nothing of the picture is left. Try both samplers; the number in
-# the title was measured on 512 samples. It is the Fréchet distance: the distance between two normals fitted to the features of
-# samples and of test pictures (section 13 says which features); 0 is equal.
+# it adds no noise at all (J. Song et al. 2021), so every step may be long. It also visits other steps: evenly spaced from
+# 0 (for 10 steps 0, 100, ..., 900), which leaves out the last one, where nothing of the image is left. Try both samplers;
+# the number in the title was measured on 512 samples. It is the Fréchet distance: the distance between two normals fitted
+# to the features of samples and of test images (section 13 says which features); 0 means equal.
 
 
 # %%
 def fewer_steps(steps, sampler):
-    curves, ddim = runs["cosine-hybrid"]["details"]["curves"], sampler == "DDIM"
-    score = curves["ddim" if ddim else "ddpm"][curves["steps"].index(steps)]["frechet"]
-    chain = cosine.respaced(steps, improved_ddpm.ddim_steps if ddim else improved_ddpm.strided_steps)
+    curves = runs["cosine-hybrid"]["details"]["curves"]
+    rng = torch.Generator().manual_seed(0)
     x = torch.randn(8, 3, 16, 16, generator=torch.Generator().manual_seed(4))
-    x = chain.sample(hybrid, x, eta=0.0 if ddim else None, generator=torch.Generator().manual_seed(0))
-    return room.image_grid(x, columns=8, title=f"{sampler}, {steps} steps: Fréchet distance {score:.1f}")
+    if sampler == "DDIM":
+        scores = curves["ddim"]
+        chain = cosine_process.respaced(steps, improved_ddpm.ddim_steps)
+        x = chain.sample(hybrid, x, eta=0.0, generator=rng)
+    else:
+        scores = curves["ddpm"]
+        x = cosine_process.respaced(steps).sample(hybrid, x, generator=rng)
+    distance = scores[curves["steps"].index(steps)]["frechet"]
+    title = f"{sampler}, {steps} steps: Fréchet distance {distance:.1f}"
+    return room.image_grid(x, columns=8, title=title)
 
 
 explore(fewer_steps, steps=[10, 5, 25, 50, 100], sampler=["ancestral", "DDIM"])
 
 # %%
-curves = {}
+distances = {}
 for name in ("linear-simple", "cosine-hybrid"):
-    found = runs[name]["details"]["curves"]
-    curves[f"{name}, ancestral"] = [score["frechet"] for score in found["ddpm"]]
-    curves[f"{name}, DDIM"] = [score["frechet"] for score in found["ddim"]]
-show_lines(found["steps"], curves, "Quality against the number of steps", "steps", "Fréchet distance (less is better)",
-           xscale="log", yscale="log", alt="Fréchet distance against the number of steps for two models and two samplers.")
+    curves = runs[name]["details"]["curves"]
+    distances[f"{name}, ancestral"] = [scores["frechet"] for scores in curves["ddpm"]]
+    distances[f"{name}, DDIM"] = [scores["frechet"] for scores in curves["ddim"]]
+show_lines(
+    curves["steps"],
+    distances,
+    "Quality against the number of steps",
+    "steps",
+    "Fréchet distance (less is better)",
+    xscale="log",
+    yscale="log",
+    alt="Fréchet distance against the number of steps for two models and two samplers.",
+)
 
 # %% [markdown]
-# In the paper, $L_\text{hybrid}$ models come near their best FID with 100 of 4000 steps, and DDIM is better below 50 (Figure 8). See
-# whether our curves cross, and where: with many steps the ancestral sampler should win.
+# In the paper, $L_\text{hybrid}$ models come near their best FID with 100 of 4000 steps, and DDIM is better below 50
+# (Figure 8). See whether our curves cross, and where: with many steps the ancestral sampler should win.
 
 # %% [markdown]
-# ## 13 A GAN beside it
+# ## 13 A GAN for comparison
 #
-# A generative adversarial network draws a picture in a single pass: a generator tries to fool a discriminator. The
-# improved paper compares with GANs by *precision* (how many samples look like data) and *recall* (how much of the data is
-# like some sample). Both are measured in the feature space of a network that knows the data: a point counts as inside a
+# A generative adversarial network draws an image in a single pass: a generator tries to fool a discriminator. The
+# improved paper compares with GANs by *precision* (how many samples look like data) and *recall* (how much of the data
+# looks like some sample). Both are measured in the feature space of a network that knows the data: a point counts as inside a
 # set when it is no farther from a member than that member's third-nearest neighbour in the set.
 #
 # The paper uses Inception's features. Ours are those of the world's judge, a small network that reads shape and
@@ -1030,41 +1127,43 @@ show_lines(found["steps"], curves, "Quality against the number of steps", "steps
 # %%
 gan, _ = load_checkpoint("dcgan-16")
 rng = torch.Generator().manual_seed(0)
-x = torch.randn(16, 3, 16, 16, generator=rng)
+start = torch.randn(16, 3, 16, 16, generator=rng)
+gan_samples = gan.sample(16, rng)
+diffusion_samples = cosine_process.respaced(100).sample(hybrid, start, generator=rng)
 show_images(
-    torch.cat(
-        [many[:16], gan.sample(16, rng), cosine.respaced(100).sample(hybrid, x, generator=rng)]
-    ),
+    torch.cat([test_images[:16], gan_samples, diffusion_samples]),
     columns=16,
-    title="Test pictures, the GAN, the diffusion model",
-    alt="Three rows of pictures: the first from the test set, the second by the GAN, the third by diffusion.",
+    title="Test images, the GAN, the diffusion model",
+    alt="Three rows of images: the first from the test set, the second by the GAN, the third by"
+    " diffusion.",
 )
 
 # %%
-print(f"{'':16s}{'precision':>10s}{'recall':>10s}{'Frechet':>10s}{'recognised':>12s}")
+print(f"{'':16s}{'precision':>10s}{'recall':>10s}{'Frechet':>10s}{'recognized':>12s}")
 for name, run in {"dcgan": results("dcgan-16"), **runs}.items():
-    m = run["metrics"]
-    print(
-        f"{name:16s}{m['precision']:10.2f}{m['recall']:10.2f}{m['frechet']:10.2f}{m['recognised']:12.0%}"
-    )
+    scores = run["metrics"]
+    print(f"{name:16s}{scores['precision']:10.2f}{scores['recall']:10.2f}", end="")
+    print(f"{scores['frechet']:10.2f}{scores['recognised']:12.0%}")
 
 # %% [markdown]
-# *Recognised* is the share of samples of whose shape and colour the judge is at least 90% sure. In the paper, class-conditional
-# on ImageNet at 64 pixels, BigGAN-deep has precision 0.86 and recall 0.59, the large diffusion model 0.82 and 0.71: nearly as precise,
-# covering more, and with the better FID (2.92 against 4.06). Compare the columns above with that.
+# *Recognized* is the share of samples of whose shape and colour the judge is at least 90% sure. In the paper,
+# class-conditional on ImageNet at 64 pixels, BigGAN-deep has precision 0.86 and recall 0.59, the large diffusion model
+# 0.82 and 0.71: nearly as precise, covering more, and with the better FID (2.92 against 4.06). Compare the columns above
+# with that.
 
 # %% [markdown]
 # ## 14 Scaling
 #
-# The paper trains four sizes and finds that FID falls with training compute along a power law towards a constant, while the
-# likelihood improves less regularly. Three widths of our network, trained equally long, show what the miniature can show.
+# The paper trains four sizes and finds that FID falls with training compute along a power law towards a constant, while
+# the likelihood improves less regularly. Three widths of our network, trained equally long, show what the miniature can
+# show.
 
 # %%
 from torch.utils.flop_counter import FlopCounterMode
 
 
 def training_flops(recipe):
-    """Floating-point operations of a whole training: the backward pass costs twice the forward."""
+    """Count the operations of a training run: backward costs twice as much as forward."""
     with FlopCounterMode(display=False) as counter:
         recipe.build().model(torch.zeros(1, 3, 16, 16), torch.zeros(1))
     return 3 * counter.get_total_flops() * recipe.batch_size * recipe.steps
@@ -1072,13 +1171,19 @@ def training_flops(recipe):
 
 scaling = [find_recipe(f"ddpm-16-width-{width}") for width in (8, 16, 24)]
 compute = [training_flops(recipe) for recipe in scaling]
-bits, frechet = ([results(r.name)["metrics"][key] for r in scaling] for key in ("bits_per_dim", "frechet"))
+bits_per_dim = [results(recipe.name)["metrics"]["bits_per_dim"] for recipe in scaling]
+frechet = [results(recipe.name)["metrics"]["frechet"] for recipe in scaling]
 
 # %%
-fig, (left, right) = room.figure("More compute", "training compute, FLOP", columns=2, height=2.6, xscale="log")
-left.plot(compute, bits, "o-"), right.plot(compute, frechet, "o-", color="#E69F00")
-left.set(ylabel="bits/dim"), right.set(ylabel="Fréchet distance", yscale="log")
-left.xaxis.set_minor_formatter(""), right.xaxis.set_minor_formatter("")
+fig, (left, right) = room.figure(
+    "More compute", "training compute, FLOP", columns=2, height=2.6, xscale="log"
+)
+left.plot(compute, bits_per_dim, "o-")
+left.set(ylabel="bits/dim")
+left.xaxis.set_minor_formatter("")
+right.plot(compute, frechet, "o-", color="#E69F00")
+right.set(ylabel="Fréchet distance", yscale="log")
+right.xaxis.set_minor_formatter("")
 show(fig, "Two panels: bits per dimension and Fréchet distance of three widths against training compute.")
 
 # %% [markdown]
@@ -1086,34 +1191,27 @@ show(fig, "Two panels: bits per dimension and Fréchet distance of three widths 
 #
 # First what is exact: sizes and schedules.
 
-
 # %%
-def count(preset):
-    with torch.device("meta"):
-        return sum(p.numel() for p in build(preset).parameters())
+from course_lib.classroom import parameters, row
 
-
-learned, fixed = "improved_ddpm/CIFAR-10", "improved_ddpm/CIFAR-10 fixed variance"
+cifar = parameters("ddpm/CIFAR-10")
+imagenet = parameters("improved_ddpm/ImageNet-64")
+learned = parameters("improved_ddpm/CIFAR-10")
+fixed = parameters("improved_ddpm/CIFAR-10 fixed variance")
 grey = torch.full((1, 3, 16, 16), 0.5)  # its mean square is 0.25
-prior = float(improved_ddpm.ImprovedDiffusion(betas).prior_bits(grey))
-room.scorecard(
-    [
-        dict(what="Parameters, DDPM on CIFAR-10", paper="35.7M", code=count("ddpm/CIFAR-10")),
-        dict(
-            what="Parameters, Improved DDPM on ImageNet-64",
-            paper="120M",
-            code=count("improved_ddpm/ImageNet-64"),
-        ),
-        dict(what="Parameters that a learned variance costs", code=count(learned) - count(fixed)),
-        dict(what="L_T, linear schedule", paper="about 1e-5 bits/dim", code=f"{prior:.2e}"),
-        dict(what="alpha-bar at the end, linear", code=f"{float(alphas_cumprod[-1]):.2e}"),
-    ],
-    title="Exact",
-)
+prior_bits = float(improved_ddpm.ImprovedDiffusion(betas).prior_bits(grey))
+exact_rows = [
+    row("Parameters, DDPM on CIFAR-10", paper="35.7M", code=cifar),
+    row("Parameters, Improved DDPM on ImageNet-64", paper="120M", code=imagenet),
+    row("Parameters that a learned variance costs", code=learned - fixed),
+    row("L_T, linear schedule", paper="about 1e-5 bits/dim", code=f"{prior_bits:.2e}"),
+    row("alpha-bar at the end, linear", code=f"{float(alphas_cumprod[-1]):.2e}"),
+]
+room.scorecard(exact_rows, title="Exact")
 
 # %% [markdown]
-# Then the likelihoods. The paper's numbers are from its Table 2 (CIFAR-10, 500,000 steps; dropout 0.1 with the linear schedule, 0.3
-# with the cosine), here NLL / FID:
+# Then the likelihoods. The paper's numbers are from its Table 2 (CIFAR-10, 500,000 steps; dropout 0.1 with the linear
+# schedule, 0.3 with the cosine), here NLL / FID:
 #
 # | T | schedule | objective | NLL | FID |
 # |---|---|---|---|---|
@@ -1124,70 +1222,121 @@ room.scorecard(
 # | 4000 | cosine | hybrid | 3.17 | 3.19 |
 # | 4000 | cosine | vlb | 2.94 | 11.47 |
 #
-# More steps alone gain 0.36 bits, and fewer bits are not a lower FID. Ours have $T = 1000$ and no dropout. Two of our runs are compared on the
-# same pictures with the same noise, and a trend counts as shown when the mean difference exceeds twice its standard error.
+# More steps alone gain 0.36 bits, and fewer bits do not mean a lower FID. Ours have $T = 1000$ and no dropout. Two of our
+# runs are compared on the same images with the same noise, and a trend counts as shown when the mean difference exceeds
+# twice its standard error.
 
 
 # %%
 def fewer_bits(better, worse, paper):
-    """A row: does run `better` need fewer bits than run `worse`?"""
-    low, high = (torch.tensor(runs[name]["details"]["totals"]) for name in (better, worse))
-    gain, error = float((high - low).mean()), float((high - low).std() / len(low) ** 0.5)
+    """Make a row: does the run `better` need fewer bits than the run `worse`?"""
+    low = torch.tensor(runs[better]["details"]["totals"])
+    high = torch.tensor(runs[worse]["details"]["totals"])
+    gain = float((high - low).mean())
+    error = float((high - low).std() / len(low) ** 0.5)
     measured = f"{low.mean():.3f} and {high.mean():.3f}, gain {gain:.3f} ± {error:.3f}"
-    return dict(what=f"{better} below {worse}", paper=paper, measured=measured, shown=gain > 2 * error)
+    shown = gain > 2 * error
+    return row(f"{better} below {worse}", paper=paper, measured=measured, shown=shown)
 
 
-room.scorecard([
+bits_rows = [
     fewer_bits("linear-hybrid", "linear-simple", "3.26 < 3.37"),
     fewer_bits("cosine-hybrid", "cosine-simple", "3.17 < 3.26"),
     fewer_bits("cosine-simple", "linear-simple", "3.26 < 3.37"),
     fewer_bits("cosine-hybrid", "linear-hybrid", "3.17 < 3.26"),
     fewer_bits("cosine-vlb", "cosine-hybrid", "2.94 < 3.17"),
     fewer_bits("cosine-vlb", "linear-vlb", "not tabulated"),
-], title="Bits per dimension")
+]
+room.scorecard(bits_rows, title="Bits per dimension")
 
 # %% [markdown]
-# The last row is our own question: the paper trains on $L_\text{vlb}$ with the cosine schedule only. In the miniature the linear one
-# needs fewer bits there.
+# The last row is our own question: the paper trains on $L_\text{vlb}$ only with the cosine schedule. In the miniature the
+# linear one needs fewer bits there.
 #
 # And the rest: rate, gradient noise, samples.
 
 # %%
-hyb, vlb, g = runs["cosine-hybrid"]["metrics"], runs["cosine-vlb"]["metrics"], results("dcgan-16")["metrics"]
-slow, fast = (runs["cosine-hybrid"]["details"]["curves"][key][1]["frechet"] for key in ("ddpm", "ddim"))
-(even, calm), (noise, idle) = list(scales.values())[:2], list(scales.values())[2:]
-columns = ("what", "paper", "measured", "shown")
-facts = [
-    ("Share of the rate in the last 100 steps", "over 93%", f"{share:.0%}", share > 0.9),
-    ("Gradient noise of L_vlb over L_hybrid", "orders of magnitude", f"{even / noise:.1f} times", even > 10 * noise),
-    ("Importance sampling is no help for L_hybrid", "not helpful", f"{noise / idle:.1f} times less", noise < 1.5 * idle),
-    ("Importance sampling calms L_vlb", "yes", f"{even / calm:.1f} times less", calm < even),
-    ("Samples: vlb worse than hybrid", "FID 11.47 > 3.19", f"{vlb['frechet']:.1f}, {hyb['frechet']:.1f}",
-     vlb["frechet"] > hyb["frechet"]),
-    ("Few steps: DDIM better than ancestral", "below 50", f"10 steps: {fast:.1f}, {slow:.1f}", fast < slow),
-    ("Recall: diffusion above the GAN", "0.71 > 0.59", f"{hyb['recall']:.2f}, {g['recall']:.2f}", hyb["recall"] > g["recall"]),
-    ("Fréchet distance falls with compute", "a power law", ", ".join(f"{f:.1f}" for f in frechet),
-     frechet == sorted(frechet, reverse=True)),
+vlb_even, vlb_importance = noise_scales["L_vlb"]
+hybrid_even, hybrid_importance = noise_scales["L_hybrid"]
+gradient_rows = [
+    row(
+        "Share of the rate in the last 100 steps",
+        paper="over 93%",
+        measured=f"{last_hundred:.0%}",
+        shown=bool(last_hundred > 0.9),
+    ),
+    row(
+        "Gradient noise of L_vlb over L_hybrid",
+        paper="orders of magnitude",
+        measured=f"{vlb_even / hybrid_even:.1f} times",
+        shown=vlb_even > 10 * hybrid_even,
+    ),
+    row(
+        "Importance sampling is no help for L_hybrid",
+        paper="not helpful",
+        measured=f"{hybrid_even / hybrid_importance:.1f} times less",
+        shown=hybrid_even < 1.5 * hybrid_importance,
+    ),
+    row(
+        "Importance sampling calms L_vlb",
+        paper="yes",
+        measured=f"{vlb_even / vlb_importance:.1f} times less",
+        shown=vlb_importance < vlb_even,
+    ),
 ]
-room.scorecard([dict(zip(columns, fact, strict=True)) for fact in facts], "Rate, gradients, samples")
+
+# %%
+hybrid_scores = runs["cosine-hybrid"]["metrics"]
+vlb_scores = runs["cosine-vlb"]["metrics"]
+gan_scores = results("dcgan-16")["metrics"]
+curves = runs["cosine-hybrid"]["details"]["curves"]
+ancestral = curves["ddpm"][curves["steps"].index(10)]["frechet"]
+ddim = curves["ddim"][curves["steps"].index(10)]["frechet"]
+sample_rows = [
+    row(
+        "Samples: vlb worse than hybrid",
+        paper="FID 11.47 > 3.19",
+        measured=f"{vlb_scores['frechet']:.1f}, {hybrid_scores['frechet']:.1f}",
+        shown=vlb_scores["frechet"] > hybrid_scores["frechet"],
+    ),
+    row(
+        "Few steps: DDIM better than ancestral",
+        paper="below 50",
+        measured=f"10 steps: {ddim:.1f}, {ancestral:.1f}",
+        shown=ddim < ancestral,
+    ),
+    row(
+        "Recall: diffusion above the GAN",
+        paper="0.71 > 0.59",
+        measured=f"{hybrid_scores['recall']:.2f}, {gan_scores['recall']:.2f}",
+        shown=hybrid_scores["recall"] > gan_scores["recall"],
+    ),
+    row(
+        "Fréchet distance falls with compute",
+        paper="a power law",
+        measured=", ".join(f"{distance:.1f}" for distance in frechet),
+        shown=frechet == sorted(frechet, reverse=True),
+    ),
+]
+room.scorecard([*gradient_rows, *sample_rows], "Rate, gradients, samples")
 
 # %% [markdown]
-# The paper's models train for 200,000 to 1,500,000 steps, ours for a few thousand on pictures of 16 pixels. Where a trend is not
-# shown, the miniature is too small or too briefly trained to show it, or the trend is less general than it seemed. It is
-# reported either way.
+# The paper's models train for 200,000 to 1,500,000 steps, ours for a few thousand on images of 16 pixels. Where a trend
+# is not shown, the miniature is too small or too briefly trained to show it, or the trend is less general than it
+# seemed. It is reported either way.
 
 # %% [markdown]
 # ## 16 Think further
 #
 # <details><summary>Why did DDPM have good samples and a poor likelihood at the same time?</summary>
-# L_simple drops the weight of Eq. 12, which is large at the first steps. So the network spends its strength on large
+# L_simple drops the weight of Eq. 12, which is large at the first steps. So the network spends its capacity on large
 # structures, which decide how samples look, and neglects the imperceptible detail on which most bits are spent. The fixed
 # variance is also wrong exactly there.
 # </details>
 #
 # <details><summary>Why does the bound teach only the variance in the hybrid loss, and why is its weight so small?</summary>
-# The gradient of the bound is noisy. Confined to the variance, it cannot disturb the noise prediction directly, and the small weight keeps
-# the two parts from competing for the shared layers of the network.
+# The gradient of the bound is noisy. Confined to the variance, it cannot disturb the noise prediction directly, and the
+# small weight keeps the two parts from competing for the shared layers of the network.
 # </details>
 #
 # <details><summary>If the offset s of the cosine schedule were 0, what would go wrong?</summary>
@@ -1197,16 +1346,17 @@ room.scorecard([dict(zip(columns, fact, strict=True)) for fact in facts], "Rate,
 #
 # <details><summary>Importance sampling makes the gradient of the bound calmer. Why does it not help the hybrid?</summary>
 # L_simple averages squared errors of the noise that are of one order of magnitude at all steps. There is no imbalance to
-# correct. The bound's part is small and reaches the network through the variance alone.
+# correct. The bound's part is small and reaches the network only through the variance.
 # </details>
 #
 # <details><summary>A GAN draws in one pass, diffusion in a hundred. When would you still want diffusion?</summary>
-# When all of the data must be covered (recall), when a likelihood is needed, or when training must be stable: the loss is a regression, with no
-# adversary.
+# When all of the data must be covered (recall), when a likelihood is needed, or when training must be stable: the loss is
+# a regression, with no adversary.
 # </details>
 #
 # **Read on:** Sohl-Dickstein et al. 2015 (where it began), J. Song et al. 2021 (DDIM), Y. Song et al. 2021 (score-based
-# models, the same thing in continuous time), Dhariwal and Nichol 2021 (guidance by a classifier), Karras et al. 2022 (EDM, which chapter 08 uses).
+# models, the same thing in continuous time), Dhariwal and Nichol 2021 (guidance by a classifier), Karras et al. 2022 (EDM,
+# which chapter 08 uses).
 #
 # **What comes next:** 02_vit leaves generation for a moment, to meet the architecture that all later chapters are built from.
 
