@@ -1,24 +1,27 @@
-"""The weights of ViT, as others publish them.  Ours equals theirs with these settings of our
-config:
+"""The weights of ViT, as others publish them.
+
+Our model equals theirs with these settings of our config:
     google         gelu="tanh", norm_eps=1e-6 (the defaults)
     transformers   gelu="exact", norm_eps=1e-12, unless the checkpoint's config.json says otherwise
     timm           gelu="exact", norm_eps=1e-6
 
 google: the .npz files of google-research/vision_transformer, hybrids included.  Such a file holds
-weights and nothing else.  The paper's models pre-trained on ImageNet-21k have the representation
-layer (`pre_logits`: that needs representation=width), and their published heads are zeros.  A group
-norm's scale and bias are (1, 1, 1, c), as flax had them then.  The state of a training
-(`opt/target/...`) is refused, like everything that no tensor of ours asks for.
+only weights.  The paper's models pre-trained on ImageNet-21k have the representation layer
+(`pre_logits`: set representation=width), and their published heads are zeros.  A group norm's scale
+and bias are (1, 1, 1, c), as flax had them then.  The state of a training run (`opt/target/...`) is
+refused, like everything that no tensor of ours asks for.
 
 transformers: ViTForImageClassification.  The older names
 (encoder.layer.0.attention.attention.query), under which most weights are published, are read too.
 It has no representation layer: that is the pooler of ViTModel, which has no head.
 
-timm: VisionTransformer, vit_base_patch16_224 and the like; older versions have the representation
-layer, `pre_logits.fc`.  What is not ours in exact arithmetic is not read: `fc_norm`, a norm behind
-the average over the tokens (ours stands before it), and hybrids, whose convolutions and norms have
-other epsilons.
+timm: VisionTransformer, such as vit_base_patch16_224; older versions have the representation layer,
+`pre_logits.fc`.  What is not ours in exact arithmetic is not read: `fc_norm`, a norm after the
+average over the tokens (ours is before it), and hybrids, whose convolutions and norms have other
+epsilons.
 """
+
+from dataclasses import dataclass
 
 from torch import nn
 
@@ -27,71 +30,93 @@ from course_lib.papers.vit import ViTConfig
 
 # ---------------------------------------------------------------- google-research/vision_transformer
 
-GOOGLE_AXES = {  # theirs, of all parts of a layer, -> ours; all others are the same
-    "conv.weight": "1 h w i o -> o i h w",
-    "linear.weight": "1 i o -> o i",
-    "qkv.weight": "parts i heads d -> (parts heads d) i",
-    "qkv.bias": "parts heads d -> (parts heads d)",
-    "out.weight": "1 heads d o -> o (heads d)",
-    "group_norm.weight": "1 1 1 1 c -> c",
-    "group_norm.bias": "1 1 1 1 c -> c",
+# Their names of a layer's weight and bias, by the kind of layer; and the axes that differ from
+# ours: those of all parts of a layer, theirs -> ours.
+GOOGLE_NAMES = {
+    "conv": {"weight": "kernel", "bias": "bias"},
+    "linear": {"weight": "kernel", "bias": "bias"},
+    "qkv": {"weight": "kernel", "bias": "bias"},
+    "out": {"weight": "kernel", "bias": "bias"},
+    "layer_norm": {"weight": "scale", "bias": "bias"},
+    "group_norm": {"weight": "scale", "bias": "bias"},
+}
+GOOGLE_AXES = {
+    ("conv", "weight"): "1 h w i o -> o i h w",
+    ("linear", "weight"): "1 i o -> o i",
+    ("qkv", "weight"): "parts i heads d -> (parts heads d) i",
+    ("qkv", "bias"): "parts heads d -> (parts heads d)",
+    ("out", "weight"): "1 heads d o -> o (heads d)",
+    ("group_norm", "weight"): "1 1 1 1 c -> c",
+    ("group_norm", "bias"): "1 1 1 1 c -> c",
 }
 
 
+@dataclass(frozen=True)
+class GoogleLayer:
+    """The kind of a layer, a key of GOOGLE_NAMES, and the names of its parts there."""
+
+    kind: str
+    names: tuple[str, ...]
+
+
 def google_sources(model: nn.Module) -> dict[str, Source]:
-    """The layout of the .npz files: their layers are flax's, whose kernels have their inputs first."""
-    layers, sources = _google_layers(model.config), {}
-    whole = {"cls_token": "cls", "positions.table": "Transformer/posembed_input/pos_embedding"}
+    """Return the layout of the .npz files: their layers are flax's, with a kernel's inputs first."""
+    layers = _google_layers(model.config)
+    single = {"cls_token": "cls", "positions.table": "Transformer/posembed_input/pos_embedding"}
+    sources = {}
     for ours, tensor in model.state_dict().items():
-        layer, _, leaf = ours.rpartition(".")
-        if ours in whole:
-            sources[ours] = Source.of(tensor, (whole[ours],))
-        elif layer in layers:
-            kind, *theirs = layers[layer].split()
-            name = "bias" if leaf == "bias" else "scale" if kind.endswith("norm") else "kernel"
-            axes = GOOGLE_AXES.get(f"{kind}.{leaf}", STACKED)
-            sources[ours] = Source.of(
-                tensor, tuple(f"{each}/{name}" for each in theirs), axes, model.config.heads
-            )
+        name, _, leaf = ours.rpartition(".")
+        if ours in single:
+            sources[ours] = Source.of(tensor, (single[ours],))
+        elif name in layers:
+            layer = layers[name]
+            keys = tuple(f"{part}/{GOOGLE_NAMES[layer.kind][leaf]}" for part in layer.names)
+            axes = GOOGLE_AXES.get((layer.kind, leaf), STACKED)
+            sources[ours] = Source.of(tensor, keys, axes, model.config.heads)
     return sources
 
 
-def _google_layers(config: ViTConfig) -> dict[str, str]:
-    """By our names, the kind of each layer and its names there."""
+def _google_layers(config: ViTConfig) -> dict[str, GoogleLayer]:
+    """Return each layer by our name."""
     layers = {
-        "resnet.root": "conv conv_root",
-        "resnet.norm": "group_norm gn_root",
-        "patch_embed": "conv embedding",
-        "norm": "norm Transformer/encoder_norm",
-        "representation": "linear pre_logits",
-        "head": "linear head",
+        "resnet.root": GoogleLayer("conv", ("conv_root",)),
+        "resnet.norm": GoogleLayer("group_norm", ("gn_root",)),
+        "patch_embed": GoogleLayer("conv", ("embedding",)),
+        "norm": GoogleLayer("layer_norm", ("Transformer/encoder_norm",)),
+        "representation": GoogleLayer("linear", ("pre_logits",)),
+        "head": GoogleLayer("linear", ("head",)),
     }
     for i in range(config.depth):
-        block = f"Transformer/encoderblock_{i}"
-        attention = f"{block}/MultiHeadDotProductAttention_1"
+        ours = f"blocks.{i}"
+        theirs = f"Transformer/encoderblock_{i}"
+        attention = f"{theirs}/MultiHeadDotProductAttention_1"
+        qkv = tuple(f"{attention}/{part}" for part in ("query", "key", "value"))
         layers |= {
-            f"blocks.{i}.norm1": f"norm {block}/LayerNorm_0",
-            f"blocks.{i}.attention.qkv": f"qkv {attention}/query {attention}/key {attention}/value",
-            f"blocks.{i}.attention.out": f"out {attention}/out",
-            f"blocks.{i}.norm2": f"norm {block}/LayerNorm_2",
-            f"blocks.{i}.mlp.0": f"linear {block}/MlpBlock_3/Dense_0",
-            f"blocks.{i}.mlp.3": f"linear {block}/MlpBlock_3/Dense_1",
+            f"{ours}.norm1": GoogleLayer("layer_norm", (f"{theirs}/LayerNorm_0",)),
+            f"{ours}.attention.qkv": GoogleLayer("qkv", qkv),
+            f"{ours}.attention.out": GoogleLayer("out", (f"{attention}/out",)),
+            f"{ours}.norm2": GoogleLayer("layer_norm", (f"{theirs}/LayerNorm_2",)),
+            f"{ours}.mlp.0": GoogleLayer("linear", (f"{theirs}/MlpBlock_3/Dense_0",)),
+            f"{ours}.mlp.3": GoogleLayer("linear", (f"{theirs}/MlpBlock_3/Dense_1",)),
         }
-    units = [
-        (stage, unit) for stage, units in enumerate(config.resnet or ()) for unit in range(units)
-    ]
-    for i, (stage, unit) in enumerate(units):
-        theirs = f"block{stage + 1}/unit{unit + 1}"
-        for n in (1, 2, 3):
-            layers[f"resnet.stages.{i}.conv{n}"] = f"conv {theirs}/conv{n}"
-            layers[f"resnet.stages.{i}.norm{n}"] = f"group_norm {theirs}/gn{n}"
-        layers[f"resnet.stages.{i}.skip.0"] = f"conv {theirs}/conv_proj"
-        layers[f"resnet.stages.{i}.skip.1"] = f"group_norm {theirs}/gn_proj"
+
+    number = 0  # ours: units are counted through all stages
+    for stage, units in enumerate(config.resnet or (), start=1):
+        for unit in range(1, units + 1):
+            ours = f"resnet.stages.{number}"
+            theirs = f"block{stage}/unit{unit}"
+            for n in (1, 2, 3):
+                layers[f"{ours}.conv{n}"] = GoogleLayer("conv", (f"{theirs}/conv{n}",))
+                layers[f"{ours}.norm{n}"] = GoogleLayer("group_norm", (f"{theirs}/gn{n}",))
+            layers[f"{ours}.skip.0"] = GoogleLayer("conv", (f"{theirs}/conv_proj",))
+            layers[f"{ours}.skip.1"] = GoogleLayer("group_norm", (f"{theirs}/gn_proj",))
+            number += 1
     return layers
 
 
 # ---------------------------------------------------------------- transformers
 
+# In this order: attention's output is renamed before the MLP's, whose name its own contains.
 OLD_TRANSFORMERS = {
     ".encoder.layer.": ".layers.",
     ".attention.attention.query": ".attention.q_proj",
@@ -104,7 +129,7 @@ OLD_TRANSFORMERS = {
 
 
 def transformers_sources(model: nn.Module) -> dict[str, Source]:
-    """The layout of transformers' ViTForImageClassification."""
+    """Return the layout of transformers' ViTForImageClassification."""
     names = {
         "cls_token": "vit.embeddings.cls_token",
         "positions.table": "vit.embeddings.position_embeddings",
@@ -118,7 +143,7 @@ def transformers_sources(model: nn.Module) -> dict[str, Source]:
 
 
 def transformers_blocks(depth: int, ours: str, theirs: str) -> dict[str, str]:
-    """The layers of `depth` blocks, ours and those of transformers' ViT and ViViT."""
+    """Name the layers of `depth` blocks: ours, and those of transformers' ViT and ViViT."""
     names = {}
     for i in range(depth):
         block = f"{theirs}.{i}"
@@ -136,9 +161,7 @@ def transformers_blocks(depth: int, ours: str, theirs: str) -> dict[str, str]:
 
 
 def modern_transformers(key: str) -> str:
-    """A key of transformers' ViT or ViViT, with the layers of its blocks named as they are since
-    version 5.
-    """
+    """Rename a key of transformers' ViT or ViViT to what it is since version 5."""
     for old, new in OLD_TRANSFORMERS.items():
         key = key.replace(old, new)
     return key
@@ -148,7 +171,7 @@ def modern_transformers(key: str) -> str:
 
 
 def timm_sources(model: nn.Module) -> dict[str, Source]:
-    """The layout of timm's VisionTransformer, which packs queries, keys and values as we do."""
+    """Return the layout of timm's VisionTransformer, which packs queries, keys and values as we do."""
     names = {
         "cls_token": "cls_token",
         "positions.table": "pos_embed",

@@ -1,7 +1,7 @@
 """The weights of ViViT's Model 1, as transformers publishes them: VivitForVideoClassification.
 
-Ours equals it with the defaults of our config: its "gelu_fast" is the tanh form, its epsilon 1e-6.
-The older names of layers are read too.  The other three models are not there.
+Our model equals it with the defaults of our config: its "gelu_fast" is the tanh form, its epsilon
+1e-6.  The older names of layers are read too.  transformers has none of the other three models.
 """
 
 from torch import nn
@@ -11,7 +11,7 @@ from course_lib.convert.vit import modern_transformers, transformers_blocks
 
 
 def transformers_sources(model: nn.Module) -> dict[str, Source]:
-    """The layout of transformers' VivitForVideoClassification."""
+    """Return the layout of transformers' VivitForVideoClassification."""
     names = {
         "encoder.cls_token": "vivit.embeddings.cls_token",
         "encoder.positions": "vivit.embeddings.position_embeddings",

@@ -1,7 +1,6 @@
-"""The world's judges: trained networks that read what is in a picture or a clip of the little
-world.
+"""The world's judges: trained networks that read what is in an image or a clip of the little world.
 
-What a model generates can be measured with them, because for the world's own pictures the truth is
+They measure what a model generates.  That works because the truth about the world's own images is
 known.
 """
 
@@ -17,20 +16,20 @@ CLIP_LABELS = {"motion": 9, "camera": 3}
 
 
 class LabelJudge(nn.Module):
-    """A network with `forward` to logits and `features` below them, its logits split among several
-    labels.
+    """A classifier of several labels at once, which share the logits of one network.
 
-    labels: how many values each label has, in the order of the logits.  `temperature` divides each
-    label's logits; `calibrate` sets it.
+    network: has `forward` to logits and `features` below them.  labels: how many values each label
+    has, in the order of the logits.  `temperature` divides each label's logits; `calibrate` sets it.
     """
 
     def __init__(self, network: nn.Module, labels: Mapping[str, int]):
         super().__init__()
-        self.network, self.labels = network, dict(labels)
+        self.network = network
+        self.labels = dict(labels)
         self.register_buffer("temperature", torch.ones(len(labels)))
 
     def forward(self, x: Float[Tensor, "b ..."]) -> dict[str, Float[Tensor, "b classes"]]:
-        """Logits of every label, calibrated."""
+        """Return the logits of every label, calibrated."""
         parts = self.network(x).split(list(self.labels.values()), dim=1)
         return {
             name: part / t
@@ -38,15 +37,15 @@ class LabelJudge(nn.Module):
         }
 
     def features(self, x: Float[Tensor, "b ..."]) -> Float[Tensor, "b d"]:
-        """One vector per picture or clip, the space in which sets of samples can be compared."""
+        """Return one vector per image or clip: in their space, sets of samples can be compared."""
         return self.network.features(x)
 
     @torch.no_grad()
     def read(self, x: Float[Tensor, "b ..."]) -> dict[str, Int[Tensor, " b"]]:
-        """The number of each label's most likely value."""
+        """Return the number of each label's most likely value."""
         return {name: logits.argmax(1) for name, logits in self(x).items()}
 
     @torch.no_grad()
     def confidence(self, x: Float[Tensor, "b ..."]) -> Shaped[Tensor, " b"]:
-        """The probability of the judge's own reading of all labels together."""
+        """Return the probability of the judge's own reading of all labels together."""
         return torch.stack([logits.softmax(1).amax(1) for logits in self(x).values()]).prod(0)

@@ -1,10 +1,11 @@
-"""A ResNet without batch statistics: group norm and standardised convolutions, as in Big Transfer.
+"""A ResNet without batch statistics: group norm and standardized convolutions, as in Big Transfer.
 
-ViT's baseline and the stem of its hybrids (arXiv 2010.11929, section 4.1; Kolesnikov et al., arXiv
-1912.11370). Convolutions pad as TensorFlow's SAME does, right and bottom first, as the published
-weights need it.
+It is ViT's baseline and the stem of its hybrids (arXiv 2010.11929, section 4.1; Kolesnikov et al.,
+arXiv 1912.11370).  Convolutions pad as TensorFlow's SAME does, right and bottom first: the published
+weights were trained with that.
 """
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -17,15 +18,20 @@ from course_lib.shapes import Float, Tensor
 def pad_same(
     x: Float[Tensor, "b c h w"], kernel: int, stride: int, value: float = 0.0
 ) -> Float[Tensor, "b c h2 w2"]:
-    """Padding with which a convolution of this kernel and stride gives ceil(side / stride) rows and
-    columns.
+    """Pad so that a convolution of this kernel and stride returns ceil(side / stride) rows and columns.
+
+    Half of what is missing is put first, the rest, which may be one more, last.
     """
-    (top, bottom), (left, right) = (
-        (total // 2, total - total // 2)
-        for total in (
-            max((-(-side // stride) - 1) * stride + kernel - side, 0) for side in x.shape[2:]
-        )
-    )
+
+    def missing(side: int) -> int:
+        steps = math.ceil(side / stride)
+        return max((steps - 1) * stride + kernel - side, 0)
+
+    height, width = x.shape[2:]
+    top = missing(height) // 2
+    bottom = missing(height) - top
+    left = missing(width) // 2
+    right = missing(width) - left
     return F.pad(x, (left, right, top, bottom), value=value)
 
 
@@ -47,9 +53,12 @@ class ResidualUnit(nn.Module):
     def __init__(self, c_in: int, width: int, stride: int, groups: int):
         super().__init__()
         c_out = 4 * width
-        self.conv1, self.norm1 = StdConv(c_in, width, 1), nn.GroupNorm(groups, width, 1e-6)
-        self.conv2, self.norm2 = StdConv(width, width, 3, stride), nn.GroupNorm(groups, width, 1e-6)
-        self.conv3, self.norm3 = StdConv(width, c_out, 1), nn.GroupNorm(groups, c_out, 1e-6)
+        self.conv1 = StdConv(c_in, width, 1)
+        self.norm1 = nn.GroupNorm(groups, width, 1e-6)
+        self.conv2 = StdConv(width, width, 3, stride)
+        self.norm2 = nn.GroupNorm(groups, width, 1e-6)
+        self.conv3 = StdConv(width, c_out, 1)
+        self.norm3 = nn.GroupNorm(groups, c_out, 1e-6)
         self.skip: nn.Module = nn.Identity()
         if c_in != c_out or stride > 1:
             self.skip = nn.Sequential(
@@ -66,8 +75,8 @@ class ResidualUnit(nn.Module):
 class ResNet(nn.Module):
     """Stages of residual units, the first at the root's resolution, each further one at half of it.
 
-    blocks: units per stage; width: of the first stage.  The root halves twice, or, for pictures of
-    few pixels (`halving_root=False`), not at all.
+    blocks: units per stage.  width: channels of the first stage.  The root halves twice, or not at
+    all (`halving_root=False`, for images of few pixels).
     """
 
     def __init__(
@@ -87,15 +96,14 @@ class ResNet(nn.Module):
         for stage, units in enumerate(blocks):
             inner = width * 2**stage
             for unit in range(units):
-                self.stages.append(
-                    ResidualUnit(c, inner, 2 if stage > 0 and unit == 0 else 1, groups)
-                )
+                halves = stage > 0 and unit == 0
+                self.stages.append(ResidualUnit(c, inner, 2 if halves else 1, groups))
                 c = 4 * inner
         self.out_channels = c
         self.stride = 2 ** (len(blocks) - 1) * (4 if halving_root else 1)
 
     def forward(self, image: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c_out h2 w2"]:
-        """The last stage's feature map."""
+        """Return the last stage's feature map."""
         h = F.relu(self.norm(self.root(image)))  # b width h/2 w/2
         if self.halving_root:
             h = F.max_pool2d(pad_same(h, 3, 2, value=-torch.inf), 3, 2)  # b width h/4 w/4

@@ -18,7 +18,7 @@ def test_labels_drawn_from_the_softmax_are_calibrated():
 
 
 @pytest.mark.parametrize("factor", [0.3, 3.0])
-def test_sharper_or_flatter_logits_are_not_and_the_temperature_mends_them(factor):
+def test_temperature_scaling_fixes_sharper_and_flatter_logits(factor):
     logits, label = calibrated()
     assert calibration_error(factor * logits, label) > 0.1
     temperature = fit_temperature(factor * logits, label)
@@ -29,7 +29,7 @@ def test_sharper_or_flatter_logits_are_not_and_the_temperature_mends_them(factor
 def test_the_error_equals_a_count_by_hand():
     logits = torch.tensor([[0.9, 0.1], [0.8, 0.2], [0.3, 0.7], [0.55, 0.45]]).log()
     label = torch.tensor([0, 1, 1, 1])
-    # ten bins: 0.9 alone and right; 0.8 alone and wrong; 0.7 alone and right; 0.55 alone and wrong
+    # ten bins: 0.9, one answer, right; 0.8, one, wrong; 0.7, one, right; 0.55, one, wrong
     assert calibration_error(logits, label, bins=10) == pytest.approx(
         (0.1 + 0.8 + 0.3 + 0.55) / 4, abs=1e-6
     )

@@ -55,7 +55,7 @@ def test_a_shipped_judge_reads_what_it_has_not_seen_as_well_as_its_results_say(n
         assert abs(scores[f"{label} accuracy"] - stated) < 4 * error, label
 
 
-def test_the_picture_judge_is_surer_of_pictures_than_of_noise():
+def test_the_image_judge_is_surer_of_images_than_of_noise():
     judge, _ = load_checkpoint("vit-judge")
     seen = pixels_to_float(judge_images("test", 100)["pixels"])
     noise = torch.randn(seen.shape, generator=torch.Generator().manual_seed(0)).clamp(-1, 1)

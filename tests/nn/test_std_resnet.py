@@ -22,15 +22,15 @@ def test_same_padding_gives_one_step_per_stride(side, kernel, stride):
     windows = F.max_pool2d(padded, kernel, stride)
     assert windows.shape == (1, 1, -(-side // stride), -(-13 // stride))
     assert windows.min() == 1  # every window sees something
-    rows = padded[0, 0].amax(1)  # 1 where a row is the picture's
-    before, behind = int(rows.argmax()), int(rows.flip(0).argmax())
-    assert padded.shape[2] == before + side + behind and behind - before in (0, 1)
+    rows = padded[0, 0].amax(1)  # 1 where a row is the image's
+    before, after = int(rows.argmax()), int(rows.flip(0).argmax())
+    assert padded.shape[2] == before + side + after and after - before in (0, 1)
 
 
 def test_what_is_padded_with_and_what_is_not_padded():
     x = randn(2, 3, 5, 8)
     assert torch.equal(pad_same(x, 1, 2), x) and torch.equal(pad_same(x, 2, 2)[:, :, :5], x)
-    # 5 rows: one before and behind; 8 columns: one behind
+    # 5 rows: one before and one after; 8 columns: one after
     padded = pad_same(x, 3, 2, value=-torch.inf)
     assert padded.shape == (2, 3, 7, 9) and torch.equal(padded[:, :, 1:6, :8], x)
     assert padded.isinf().sum() == 2 * 3 * (7 * 9 - 5 * 8)
@@ -50,7 +50,7 @@ def test_filters_have_mean_0_and_standard_deviation_1():
     torch.testing.assert_close(seen.std((0, 2, 3), correction=0), torch.ones(7), rtol=0, atol=1e-3)
 
 
-def test_neither_a_filter_s_scale_nor_its_mean_matters():
+def test_neither_a_filters_scale_nor_its_mean_matters():
     conv, x = StdConv(4, 6, 3, stride=2), randn(2, 4, 9, 6)
     before = conv(x)
     with torch.no_grad():
@@ -132,7 +132,7 @@ def test_width_doubles_and_resolution_halves_from_stage_to_stage(halving_root, s
     assert [unit.conv2.stride[0] for unit in network.stages] == [1, 2, 2, 1]
 
 
-def test_a_fresh_unit_is_the_identity_behind_a_relu():
+def test_a_fresh_unit_is_the_identity_after_a_relu():
     unit, x = ResidualUnit(32, 8, stride=1, groups=4), randn(2, 32, 5, 6)
     assert isinstance(unit.skip, torch.nn.Identity) and torch.equal(unit(x), x.relu())
 

@@ -62,6 +62,6 @@ def test_the_dtype_is_kept(dtype):
 
 
 @pytest.mark.parametrize("rate", [-0.1, 1.0, 3.0])
-def test_a_rate_that_is_none_is_refused(rate):
+def test_a_rate_outside_0_to_1_is_refused(rate):
     with pytest.raises(ValueError, match=rf"expected a rate in \[0, 1\), got {rate}"):
         StochasticDepth(rate)

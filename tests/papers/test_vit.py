@@ -352,7 +352,7 @@ def test_patches_are_embedded_one_by_one_in_reading_order():
 
 def test_patches_that_do_not_fit_are_refused():
     with pytest.raises(
-        ValueError, match="patch must divide the height and the width, got patch 4 for 8 x 6"
+        ValueError, match="patch: expected a divisor of height and width 8 x 6, got 4"
     ):
         vit.embed_patches(rand(1, 3, 8, 6), rand(5, 3, 4, 4), rand(5))
 
