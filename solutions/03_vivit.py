@@ -5,37 +5,15 @@
 # of looking through space and time costs.
 
 # %%
-import time
-from dataclasses import replace
-from functools import partial
-
-import torch
-import torch.nn.functional as F
-from einops import rearrange
-
 import course_lib.classroom as room
-from course_lib import data
-from course_lib.classroom import exercise, explore, show, show_clip, show_images, slider
-from course_lib.papers import vivit
-from course_lib.training import find_recipe, load_checkpoint, results
-from course_lib.world import VOCABULARY, float_to_pixels, pixels_to_float, videos
-from course_lib.zoo import build
 
-# %%
-judge, made = load_checkpoint("vivit-judge")
-shown = data.free_clips("test", 4, frames=16, seed=2)
-read = judge.read(pixels_to_float(shown["pixels"]))
-words = [[VOCABULARY[label][i] for i in read[label]] for label in ("motion", "camera")]
-labels = [f"{motion}, camera {camera}" for motion, camera in zip(*words, strict=True)]
-show_clip(list(shown["pixels"]), labels=labels, frames=8,
-          alt="Four clips as strips of eight frames; beside each, the motion and the camera that the network read.")
-print(f"after {made['steps']:,} steps, {made['seconds'] / 60:.0f} minutes on {made['device']}")
+room.show_hero("vivit")
 
 # %% [markdown]
 # **You will** cut clips into tokens, give a video model what an image model knows, write the four encoders of ViViT
-# (Arnab et al. 2021, arXiv 2103.15691), train one in a minute to tell motions apart, and measure what each of them
-# costs. Tables and figures are numbered as in the ICCV paper; in arXiv's second version Tables 3 to 5 are 4 to 6, and
-# Figures 6 and 7 are 8 and 9.
+# (Arnab et al. 2021, arXiv 2103.15691), train one of them in a minute to tell motions apart, and measure what each of
+# them costs. Tables and figures are numbered as in the ICCV paper; in arXiv's second version Tables 3 to 5 are 4 to 6,
+# and Figures 6 and 7 are 8 and 9.
 #
 # **You need** chapter 02: attention, the encoder block, the class token, positions.
 #
@@ -49,28 +27,36 @@ print(f"after {made['steps']:,} steps, {made['seconds'] / 60:.0f} minutes on {ma
 # **Predict first:** which of these objects rises, which falls, which rests, which slides?
 
 # %%
+import torch
+
+from course_lib.classroom import show_clip, show_images
+from course_lib.world import videos
+
 kinds = ("rise", "fall", "bounce", "rest", "slide", "grow")
-six = {kind: videos(1, 48, 16, seed=11, motion=kind, count=1, camera="still")[0] for kind in kinds}
+clip_of = {kind: videos(1, 48, 16, seed=11, motion=kind, count=1, camera="still")[0] for kind in kinds}
 show_images(
-    torch.stack([clip[8] for clip in six.values()]),
+    torch.stack([clip[8] for clip in clip_of.values()]),
     columns=6,
     alt="Six middle frames, each of one object; nothing tells which way it moves.",
 )
 
 # %%
 show_clip(
-    list(six.values()), labels=kinds, frames=8, alt="The six clips as strips: rise, fall, bounce, rest, slide, grow."
+    list(clip_of.values()),
+    labels=kinds,
+    frames=8,
+    alt="The six clips as strips: rise, fall, bounce, rest, slide, grow.",
 )
 
 # %% [markdown]
 # One frame cannot tell you: motion is a relation between frames. An image model that looks at frames one by one and
 # averages what it sees knows where the object has been, but not in which order: a clip and the same clip played
-# backwards are one to it. Yet such a model does rather well on many films of everyday life, where the *scene* gives
-# the action away. Video data sets differ in what they ask of a model.
+# backwards are the same to it. Yet such a model does rather well on many films of everyday life, where the *scene*
+# gives the action away. Video data sets differ in what they ask of a model.
 #
-# A transformer reads any set of tokens, so one may simply give it the tokens of all frames. The trouble is their
+# A transformer reads any set of tokens, so you could simply give it the tokens of all frames. The trouble is their
 # number: 32 frames of 224 pixels in patches of 16 are 6,272 tokens, and attention compares each with each, a thousand
-# times the work of one picture. This paper is about which of these comparisons can be left out.
+# times the work of one image. This paper is about which of these comparisons can be left out.
 
 # %% [markdown]
 # ## 2 Tokens from a clip
@@ -78,10 +64,19 @@ show_clip(
 # In code, clips are (b t c h w), t frames of c channels, and tokens are (b t n d): n tokens of d numbers at each of t
 # times, where the paper writes $n_t$ for the number of times. In einops the left letter of a bracket is the outer
 # loop, as in chapter 00: `(t kt)` is t blocks of kt neighbours.
-#
+
+# %%
+from course_lib.classroom import exercise
+from course_lib.world import pixels_to_float
+
+bouncing = clip_of["bounce"]
+bouncing_video = pixels_to_float(bouncing)[None]
+print("bytes (t h w c):", tuple(bouncing.shape), "  floats (b t c h w):", tuple(bouncing_video.shape))
+
+# %% [markdown]
 # **Uniform frame sampling** (Figure 2): take $n_t$ frames, evenly spaced, cut each into patches as ViT does, and
 # string the tokens together. The official code keeps away from both ends: of $T$ frames it takes numbers
-# $\frac{i\,T}{n_t + 1}$, $i = 1, \dots, n_t$, rounded. The video becomes a large picture, so to speak.
+# $\frac{i\,T}{n_t + 1}$, $i = 1, \dots, n_t$, rounded. The video becomes one large image, so to speak.
 #
 # ### Exercise: sample frames
 #
@@ -92,7 +87,7 @@ show_clip(
 # Make a tensor of frame numbers first; a tensor of whole numbers can index an axis.
 # </details>
 # <details><summary>Hint 2: the line</summary>
-# <code>torch.arange(1, count + 1)</code> has the right number of entries; <code>.round().long()</code> makes frame numbers of floats.
+# <code>torch.arange(1, count + 1)</code> has the right number of entries; <code>.round().long()</code> turns floats into frame numbers.
 # </details>
 
 
@@ -116,11 +111,23 @@ for count in (4, 8, 16):
     print(f"{count:2d} of 32 frames:", uniform_frames(numbers, count).flatten().long().tolist())
 
 # %% [markdown]
-# **Tubelets** (Figure 3): cut boxes instead of squares, $t\times h\times w$ pixels each, and multiply each box with
+# **Tubelets** (Figure 3): cut boxes instead of squares, $t\times h\times w$ pixels each, and multiply each box by
 # one matrix. A token then spans a short piece of time and can hold motion before any attention. The naming scheme
-# counts them: ViViT-B/16x2 is Base, tubelets of 16 x 16 pixels and 2 frames. A clip of $T\times H\times W$ gives $n_t n_h n_w = \lfloor T/t\rfloor\lfloor H/h\rfloor\lfloor W/w\rfloor$
-# tokens.
-#
+# counts them: ViViT-B/16x2 is Base, tubelets of 16 x 16 pixels and 2 frames. A clip of $T\times H\times W$ gives
+# $n_t n_h n_w = \lfloor T/t\rfloor\lfloor H/h\rfloor\lfloor W/w\rfloor$ tokens. The matrix is stored as the kernel of
+# a convolution:
+
+# %%
+import torch.nn.functional as F
+from einops import rearrange
+
+from course_lib import zoo
+
+with torch.device("meta"):  # shapes only, no numbers
+    base = zoo.build("vivit/ViViT-B/16x2")
+print("kernel (d c kt kh kw):", tuple(base.tubelet_embed.weight.shape))
+
+# %% [markdown]
 # ### Exercise: tubelets to tokens
 #
 # `kernel` is (d c kt kh kw), the shape of a 3-D convolution's; its last three axes are the tubelet, and tubelets
@@ -128,7 +135,7 @@ for count in (4, 8, 16):
 # order.
 #
 # <details><summary>Hint 1: the idea</summary>
-# As in chapter 02, with one axis more: cut and multiply, or convolve with a stride that is the tubelet itself.
+# As in chapter 02, with one more axis: cut and multiply, or convolve with a stride that is the tubelet itself.
 # </details>
 # <details><summary>Hint 2: the line</summary>
 # <code>F.conv3d</code> takes (b c t h w) and a <code>stride</code> of three numbers, and returns (b d t h w). Or cut with
@@ -149,41 +156,52 @@ def tubelet_embed(video, kernel, bias):
 # %% [markdown]
 # Choose a tubelet and see what one token holds, and how many tokens the clip becomes.
 #
-# **Predict first:** what becomes of the number of tokens if a tubelet is twice as long, and if its side is twice as
+# **Predict first:** what happens to the number of tokens if a tubelet is twice as long, and if its side is twice as
 # large?
 
 # %%
-bouncing = six["bounce"]
+from course_lib.classroom import explore, slider
 
 
 def one_token(frames, side, time_step):
-    cut = (frames, side, side)
-    n = (16 // frames, 48 // side, 48 // side)
-    at = min(time_step, n[0] - 1)
-    light = torch.zeros(16, 48 // side, 48 // side) + 0.25
-    light[at * frames : (at + 1) * frames, n[1] // 2, n[2] // 2] = 1
-    title = f"tubelet {cut[0]} x {cut[1]} x {cut[2]}: {n[0]} x {n[1]} x {n[2]} = {n[0] * n[1] * n[2]} tokens"
+    times, rows, columns = 16 // frames, 48 // side, 48 // side
+    chosen = min(time_step, times - 1)
+    light = torch.full((16, rows, columns), 0.25)
+    light[chosen * frames : (chosen + 1) * frames, rows // 2, columns // 2] = 1
+    count = f"{times} x {rows} x {columns} = {times * rows * columns} tokens"
+    title = f"tubelet {frames} x {side} x {side}: {count}"
     return room.image_grid(room.shade_by_map(bouncing, light), columns=8, title=title)
 
 
 explore(one_token, frames=[2, 1, 4, 8], side=[8, 4, 16], time_step=slider(0, 15, 3, label="token's time"),
-        alt="Sixteen frames of a clip; the pixels of one token are lit")
+        alt="Sixteen frames of a clip; the pixels of one token are bright")
 
 # %% [markdown]
 # Twice the frames halve the sequence, twice the side quarters it. A token of 8 frames is long enough for a whole bounce.
 
 # %% [markdown]
-# ## 3 Starting from pictures
+# ## 3 Starting from images
 #
 # Video data sets are small: Kinetics-400 has a quarter of a million clips, ImageNet-21k and JFT have 14 and 303
-# million pictures. So every ViViT starts from a trained image ViT. Most of it fits as it is: blocks, norms, class
+# million images. So every ViViT starts from a trained image ViT. Most of it fits as it is: blocks, norms, class
 # token. Three things do not: positions, filters, and a second attention that Model 3 has (the end of section 4).
 #
 # **Positions.** There are $n_t$ times as many tokens. Each frame gets the image model's positions: at the start,
-# tokens of one place are told apart by their content alone, not by their time.
+# tokens of one place are told apart only by their content, not by their time.
 #
-# **Filters.** The image filter $E_\text{image}$ is $h\times w$, the tubelet's $t\times h\times w$. *Filter
-# inflation*, known from 3-D convolutions, copies it to every frame and divides by their number (Eq. 8):
+# **Filters.** Here are those of chapter 02's model with patches of 8 pixels:
+
+# %%
+from course_lib.training import load_checkpoint
+
+image_model, _ = load_checkpoint("vit-patch-8")
+kernel = image_model.patch_embed.weight.detach()
+bias = image_model.patch_embed.bias
+print("filters (d c h w):", tuple(kernel.shape))
+
+# %% [markdown]
+# The image filter $E_\text{image}$ is $h\times w$, the tubelet's $t\times h\times w$. *Filter inflation*, known from
+# 3-D convolutions, copies it to every frame and divides by their number (Eq. 8):
 #
 # $$E = \frac1t\left[E_\text{image}, \dots, E_\text{image}, \dots, E_\text{image}\right]$$
 #
@@ -193,7 +211,7 @@ explore(one_token, frames=[2, 1, 4, 8], side=[8, 4, 16], time_step=slider(0, 15,
 # the shape of a 3-D convolution's kernel.
 #
 # <details><summary>Hint 1: the idea</summary>
-# Insert an axis for time behind the channels and repeat along it.
+# Insert an axis for time after the channels and repeat along it.
 # </details>
 # <details><summary>Hint 2: the line</summary>
 # <code>kernel[:, :, None]</code> has shape (d c 1 h w).
@@ -210,34 +228,34 @@ def filter_inflation_init(kernel, t):
 
 
 # %% [markdown]
-# On a clip that stands still, a token's value is then exactly what the image model would have made of the frame:
-# $\frac1t\sum_\tau E_\text{image}\,x = E_\text{image}\,x$. On a clip that moves, it sees the *mean* of $t$ frames, a
-# blurred picture such as it has never seen.
+# On a clip in which nothing moves, a token's value is then exactly what the image model would have made of the frame:
+# $\frac1t\sum_\tau E_\text{image}\,x = E_\text{image}\,x$. On a clip with motion, it sees the *mean* of $t$ frames, a
+# blurred image such as it has never seen.
 #
-# *Central frame initialisation* is the paper's own idea (Eq. 9): the filter stands at the middle frame, the others
-# are zero.
+# *Central frame initialization* is the paper's own idea (Eq. 9): the filter goes to the middle frame, the others are
+# zero.
 #
 # $$E = \left[0, \dots, E_\text{image}, \dots, 0\right]$$
 #
 # The model starts as an image model that looks at every $t$-th frame, sharp as ever, and learns from there what the
 # other frames are good for.
 #
-# ### Exercise: central frame initialisation
+# ### Exercise: central frame initialization
 #
 # The middle of $t$ frames is number $\lfloor t/2\rfloor$, counted from 0; all of the filter goes there.
 #
 # <details><summary>Hint 1: the idea</summary>
-# Zeros of the full shape, and one slice along time filled.
+# Start from zeros of the full shape and fill one slice along time.
 # </details>
 # <details><summary>Hint 2: the line</summary>
 # <code>kernel.new_zeros(d, c, t, h, w)</code> makes zeros of the right kind and device; fill <code>[:, :, t // 2]</code>.
 # </details>
 
 
-# %% exercise: central frame initialisation
+# %% exercise: central frame initialization
 @exercise("vivit.central_frame_init")
 def central_frame_init(kernel, t):
-    """Eq. 9: an image filter (d c h w) -> a tubelet's (d c t h w), zero but for the middle frame"""
+    """Eq. 9: an image filter (d c h w) -> a tubelet's (d c t h w), zero except in the middle frame"""
     # SOLUTION
     blank = torch.zeros_like(kernel)
     return torch.stack([kernel if frame == t // 2 else blank for frame in range(t)], dim=2)
@@ -246,58 +264,69 @@ def central_frame_init(kernel, t):
 
 # %% [markdown]
 # Below, the image model's filters are made three-dimensional in both ways and compared with what the image model
-# makes of the middle frame; then once more on a clip that stands still.
+# makes of the middle frame; then once more on a clip in which nothing moves.
 #
 # **Predict first:** in the central frame's filters, the zeros have no influence on the output. Do they ever get a
 # gradient?
 
 # %%
-image_model, _ = load_checkpoint("vit-patch-8")  # chapter 02's, patches of 8
-kernel = image_model.patch_embed.weight.detach()
+from course_lib import data
+
 moving = pixels_to_float(data.clips("test", 64)["pixels"])[:, 4:8]  # b 4 c h w: four frames of moving objects
-tokens = {how: tubelet_embed(moving, init(kernel, 4), image_model.patch_embed.bias)
-          for how, init in (("filter inflation", filter_inflation_init), ("central frame", central_frame_init))}
-seen = image_model.patch_embed(moving[:, 2])  # what the image model makes of the middle frame
+still = moving[:, [2] * 4]  # the third of them, four times
+image_tokens = image_model.patch_embed(moving[:, 2])  # what the image model makes of that frame
+tokens = {
+    "filter inflation": tubelet_embed(moving, filter_inflation_init(kernel, 4), bias)[:, 0],
+    "central frame": tubelet_embed(moving, central_frame_init(kernel, 4), bias)[:, 0],
+}
 for how, x in tokens.items():
-    print(f"{how:17s} differs from the image model's tokens by {(x[:, 0] - seen).norm() / seen.norm():.1%}")
-still = tubelet_embed(moving[:, [2] * 4], filter_inflation_init(kernel, 4), image_model.patch_embed.bias)
-print(f"filter inflation, still clips: by {(still[:, 0] - seen).norm() / seen.norm():.1%}")
-started = central_frame_init(kernel, 4).requires_grad_(True)
-tubelet_embed(moving, started, image_model.patch_embed.bias).square().mean().backward()
-by_frame = started.grad.square().sum(dim=(0, 1, 3, 4)).sqrt()
+    print(f"{how:17s} differs from the image model's tokens by {(x - image_tokens).norm() / image_tokens.norm():.1%}")
+x = tubelet_embed(still, filter_inflation_init(kernel, 4), bias)[:, 0]
+print(f"filter inflation, still clips: by {(x - image_tokens).norm() / image_tokens.norm():.1%}")
+
+# %%
+tubelet_kernel = central_frame_init(kernel, 4).requires_grad_(True)
+tubelet_embed(moving, tubelet_kernel, bias).square().mean().backward()
+by_frame = tubelet_kernel.grad.square().sum(dim=(0, 1, 3, 4)).sqrt()
 print("gradient by frame:", [f"{g:.3f}" for g in by_frame.tolist()])
 
 # %% [markdown]
-# As promised: the central frame's tokens are the image model's; inflation's are too if nothing moves, and differ by a
-# sixth here.
+# As promised: the central frame's tokens are the image model's; so are inflation's if nothing moves, and they differ
+# by a sixth here.
 #
 # And the zeros do get a gradient, as large as the others': a weight's gradient is its *input* times what comes from
 # above, and the other frames' pixels are not zero. Zero is only where these weights start.
 #
 # Table 1 of the paper compares the four ways to make tokens (Model 1, Base, 4 frames per tubelet, Kinetics-400), and
-# we do in miniature: 8 motions of a lone object, clips of 16 frames, from the image model of chapter 02 that reads
-# shapes and colours. Ours also has a row that starts from nothing.
+# we do so in miniature: 8 motions of a single object, clips of 16 frames, from the image model of chapter 02 that
+# reads shapes and colours. Ours also has a row that starts from nothing.
 
 # %%
+from course_lib.training import results
+
 paper_1 = {"uniform": 78.5, "random": 73.2, "inflation": 77.6, "central": 79.2, "nothing": None}
 inits = {name: results(f"vivit-init-{name}")["metrics"] for name in paper_1}
 rows = [
-    {"tokens": name, "paper, K400": score, "here": f"{inits[name]['accuracy']:.1%}",
-     "here, frames shuffled": f"{inits[name]['shuffled']:.1%}"}
+    {
+        "tokens": name,
+        "paper, K400": score,
+        "here": f"{inits[name]['accuracy']:.1%}",
+        "here, frames shuffled": f"{inits[name]['shuffled']:.1%}",
+    }
     for name, score in paper_1.items()
-]  # fmt: skip
+]
 room.table(rows, "Ways to make tokens and to start, accuracy in percent")
 
 # %% [markdown]
-# *Uniform* sampling throws three of four frames away. On Kinetics that hardly costs anything; here, where motion is
+# *Uniform* sampling throws away three of four frames. On Kinetics that hardly costs anything; here, where motion is
 # all there is, it costs more than twenty points.
 #
-# The order of the other rows is not the paper's: the image model's blocks behind *random* filters come first, and
+# The order of the other rows is not the paper's: the image model's blocks after *random* filters come first, and
 # copied filters are no better than nothing. A likely reason: a copied filter sees one frame of a tubelet, or the mean
 # of four, and in both no motion; a random one sees differences between frames from the first step. On Kinetics a good
-# eye for single pictures is worth more than that. On plain backgrounds it is not.
+# eye for single images is worth more than that. On plain backgrounds it is not.
 #
-# The last column shuffles the 16 frames. That breaks tubelets of 4 frames up from within; uniform sampling has single
+# The last column shuffles the 16 frames. That breaks up tubelets of 4 frames from within; uniform sampling has single
 # frames, where there is nothing to break, and loses least.
 
 # %% [markdown]
@@ -305,29 +334,35 @@ room.table(rows, "Ways to make tokens and to start, accuracy in percent")
 #
 # ### Model 1: all with all
 #
-# String all $n_t n$ tokens together ($n = n_h n_w$), put a class token in front, and use ViT's encoder as it is.
-# Every layer relates every pair of tokens in space and time. Its price is quadratic in the whole clip: attention
-# costs $(n_t n)^2$.
-#
+# String all $n_t n$ tokens together ($n = n_h n_w$), put a class token first, and use ViT's encoder as it is. Every
+# layer relates every pair of tokens in space and time. Its price is quadratic in the whole clip: attention costs
+# $(n_t n)^2$.
+
+# %%
+bouncing_tokens = tubelet_embed(bouncing_video, central_frame_init(kernel, 2), bias)
+print("tokens (b t n d):", tuple(bouncing_tokens.shape))
+print("Model 1 reads (b t*n d):", tuple(bouncing_tokens.flatten(1, 2).shape), "and a class token")
+
+# %% [markdown]
 # ### Model 2: the factorised encoder
 #
-# First a *spatial* encoder reads each time by itself and says one vector for it (its class token); then a *temporal*
-# encoder with $L_t$ layers reads these $n_t$ vectors in turn. That is late fusion: times meet only after each has
-# been summed up. Attention costs $n_t n^2$ and then a mere $n_t^2$. With no temporal encoder at all, averaging the
-# $n_t$ vectors instead, it becomes the paper's baseline. That one is blind to the order of its times, though not to
-# what happens inside a tubelet.
+# First a *spatial* encoder reads each time separately and returns one vector for it (its class token); then a
+# *temporal* encoder with $L_t$ layers reads the sequence of these $n_t$ vectors. That is late fusion: times meet only
+# after each has been summed up. Attention costs $n_t n^2$ and then a mere $n_t^2$. With no temporal encoder at all,
+# averaging the $n_t$ vectors instead, it becomes the paper's baseline. That one is blind to the order of its times,
+# though not to what happens inside a tubelet.
 #
 # ### Exercise: the factorised encoder
 #
-# `spatial` and `temporal` are functions from (batch, sequence, d) to (batch, d). Let `spatial` read each time by
-# itself, and `temporal` the sequence of its results.
+# `spatial` and `temporal` are functions from (batch, sequence, d) to (batch, d). Let `spatial` read each time
+# separately, and `temporal` the sequence of its results.
 #
 # <details><summary>Hint 1: the idea</summary>
 # To a function that knows only (batch, sequence, d), every time of every clip is a sample of its own. Fold time into
 # the batch and unfold it again.
 # </details>
 # <details><summary>Hint 2: the line</summary>
-# <code>rearrange(x, "b t n d -> (b t) n d")</code> folds. What <code>spatial</code> gives is unfolded in the same order,
+# <code>rearrange(x, "b t n d -> (b t) n d")</code> folds. What <code>spatial</code> returns is unfolded in the same order,
 # <code>"(b t) d -> b t d"</code>, with <code>b=len(x)</code>; with (t b) once and (b t) once, clips would get mixed.
 # </details>
 
@@ -337,8 +372,8 @@ room.table(rows, "Ways to make tokens and to start, accuracy in percent")
 def factorised_encoder(x, spatial, temporal):
     """Model 2: x (b t n d); spatial and temporal: (batch sequence d) -> (batch d).  Returns (b d)"""
     # SOLUTION
-    said = spatial(x.flatten(0, 1))  # (b t) d
-    return temporal(said.unflatten(0, x.shape[:2]))
+    frames = spatial(x.flatten(0, 1))  # (b t) d
+    return temporal(frames.unflatten(0, x.shape[:2]))
     # END
 
 
@@ -348,14 +383,19 @@ def factorised_encoder(x, spatial, temporal):
 # tubelet, averaged:
 
 # %%
-start = vivit.ViViT(replace(vivit.VIVIT_CONFIGS["tiny FE"], temporal_depth=0))
-vivit.start_from_image_model(start, image_model)  # positions, filters and blocks, as in section 3
-few = pixels_to_float(data.clips("test", 64)["pixels"][:4])
+from dataclasses import replace
+
+from course_lib.papers import vivit
+
+video_model = vivit.ViViT(replace(vivit.VIVIT_CONFIGS["tiny FE"], temporal_depth=0))
+vivit.start_from_image_model(video_model, image_model)  # positions, filters and blocks, as in section 3
+four_clips = pixels_to_float(data.clips("test", 64)["pixels"][:4])
 with torch.no_grad():
-    boxes = tubelet_embed(few, central_frame_init(kernel, 2), image_model.patch_embed.bias)
-    yours = factorised_encoder(boxes, start.encoder.spatial, lambda said: said.mean(1))
-    middles = image_model.features(few[:, 1::2].flatten(0, 1)).unflatten(0, (4, 8)).mean(1)
-print(f"largest difference: {(yours - middles).abs().max():.1e}")
+    tokens = tubelet_embed(four_clips, central_frame_init(kernel, 2), bias)
+    yours = factorised_encoder(tokens, video_model.encoder.spatial, lambda frames: frames.mean(1))
+    middle_frames = four_clips[:, 1::2].flatten(0, 1)
+    averaged = image_model.features(middle_frames).unflatten(0, (4, 8)).mean(1)
+print(f"largest difference: {(yours - averaged).abs().max():.1e}")
 
 # %% [markdown]
 # ### Model 3: factorised self-attention
@@ -370,11 +410,11 @@ print(f"largest difference: {(yours - middles).abs().max():.1e}")
 #
 # ### Exercise: factorised self-attention
 #
-# The three functions contain their norms and return the branch alone: the identity is yours to add. `over_space` and
+# The three functions contain their norms and return only the branch: the identity is yours to add. `over_space` and
 # `over_time` attend along the second-to-last axis of whatever they get; all axes before it are batch.
 #
 # <details><summary>Hint 1: the idea</summary>
-# Three sums. For the second, time must stand where the sequence is expected, and must be put back afterwards.
+# Three sums. For the second, move time to where the sequence is expected, and move it back afterwards.
 # </details>
 # <details><summary>Hint 2: the line</summary>
 # <code>transpose(1, 2)</code> turns (b t n d) into (b n t d), and back.
@@ -395,9 +435,9 @@ def factorised_self_attention(x, over_space, over_time, mlp):
 # %% [markdown]
 # ### Model 4: factorised dot-product attention
 #
-# Spend the heads instead: half of them attend over space, half over time. Each head is ordinary attention (Eq. 7),
+# Divide the heads instead: half of them attend over space, half over time. Each head is ordinary attention (Eq. 7),
 # but its keys and values are those of the query's own time, or of its own place; then all outputs are put side by
-# side. That needs no weight more than Model 1 has, and attention costs half as much as Model 3's.
+# side. That needs no more weights than Model 1 has, and attention costs half as much as Model 3's.
 #
 # ### Exercise: factorised dot-product attention
 #
@@ -410,7 +450,7 @@ def factorised_self_attention(x, over_space, over_time, mlp):
 # exchange t and n before and after.
 # </details>
 # <details><summary>Hint 2: the line</summary>
-# <code>F.scaled_dot_product_attention(q, k, v)</code> attends along the second-to-last axis, whatever stands before it.
+# <code>F.scaled_dot_product_attention(q, k, v)</code> attends along the second-to-last axis, whatever the axes before it.
 # </details>
 
 
@@ -429,8 +469,8 @@ def factorised_dot_product(qkv, heads):
 
 
 # %% [markdown]
-# Who may look at whom? Choose a token (its time with the slider, its place by a click), and a model. Lit is what it
-# can attend to within one layer.
+# Who may look at whom? Choose a token (its time with the slider, its place by a click), and a model. The bright
+# places are what it can attend to within one layer.
 #
 # **Predict first:** in Model 3, can a token of the first frame reach a token of the last frame at another place? In
 # how many layers?
@@ -438,15 +478,16 @@ def factorised_dot_product(qkv, heads):
 
 # %%
 def within_one_layer(place, time_step, model):
+    row, column = place
     same_time = torch.zeros(8, 6, 6)
     same_time[time_step] = 1
     same_place = torch.zeros(8, 6, 6)
-    same_place[:, place[0], place[1]] = 1
-    parts = {"1": [torch.ones(8, 6, 6)], "2": [same_time]}.get(model, [same_time, same_place])
-    frames = bouncing[1::2].repeat(len(parts), 1, 1, 1)
-    reached = sum(int(part.sum()) for part in parts)
-    title = f"Model {model}: {reached} of 288 comparisons a token"
-    return room.image_grid(room.shade_by_map(frames, torch.cat(parts)), columns=8, title=title)
+    same_place[:, row, column] = 1
+    maps = {"1": [torch.ones(8, 6, 6)], "2": [same_time]}.get(model, [same_time, same_place])
+    frames = bouncing[1::2].repeat(len(maps), 1, 1, 1)
+    compared = sum(int(reached.sum()) for reached in maps)
+    title = f"Model {model}: {compared} of 288 comparisons a token"
+    return room.image_grid(room.shade_by_map(frames, torch.cat(maps)), columns=8, title=title)
 
 
 explore(
@@ -454,12 +495,12 @@ explore(
     place=room.patches(bouncing[8], 6, 6, value=(3, 3)),
     time_step=slider(0, 7, 3, label="time"),
     model=["1", "2", "3: space, then time", "4: heads of both kinds"],
-    alt="Eight frames of a clip, lit where one token may look",
+    alt="Eight frames of a clip, bright where one token may look",
 )
 
 # %% [markdown]
 # In Model 3 two steps of one layer reach everything: along space to the right place, then along time. In Model 4 both
-# happen at once, so it takes two layers. In Model 2 times meet in the temporal encoder only.
+# happen at once, so it takes two layers. In Model 2 times meet only in the temporal encoder.
 #
 # ### What they weigh and cost
 #
@@ -475,10 +516,10 @@ table_2 = {  # millions of parameters, GMAC, ms, accuracy on Kinetics-400 and on
 }
 rows = []
 for name, (millions, giga, ms, k400, epic) in table_2.items():
-    c = vivit.VIVIT_CONFIGS[name]
-    counted = {"parameters": vivit.count_parameters(c), "GMAC": f"{vivit.count_macs(c) / 1e9:.1f}"}
-    said = {"paper, M": millions, "paper, GMAC": giga, "paper, ms": ms, "K400": k400, "EK": epic}
-    rows.append({"model": name} | counted | said)
+    config = vivit.VIVIT_CONFIGS[name]
+    counted = {"parameters": vivit.count_parameters(config), "GMAC": f"{vivit.count_macs(config) / 1e9:.1f}"}
+    printed = {"paper, M": millions, "paper, GMAC": giga, "paper, ms": ms, "K400": k400, "EK": epic}
+    rows.append({"model": name} | counted | printed)
 room.table(rows, "Counted by the code, and Table 2")
 
 # %% [markdown]
@@ -486,7 +527,7 @@ room.table(rows, "Counted by the code, and Table 2")
 # which is smaller, the factorised encoder is ahead, because it overfits less.
 #
 # And Model 4 has the fewest multiply-adds but is not the fastest. Counting products is not measuring time: Models 3
-# and 4 must move axes about in every layer, which the count does not see, and Model 2 need not.
+# and 4 have to move axes about in every layer, which the count does not see, and Model 2 does not.
 #
 # ### A dead point
 #
@@ -500,29 +541,30 @@ room.table(rows, "Counted by the code, and Table 2")
 def gradients(zeroed):
     model = vivit.ViViT(vivit.VIVIT_CONFIGS["tiny FSA"])
     torch.nn.init.normal_(model.head.weight)
-    extra = model.encoder.blocks[1].attention_time
-    for name, p in extra.named_parameters():
+    over_time = model.encoder.blocks[1].attention_time
+    for name, parameter in over_time.named_parameters():
         if name.startswith(zeroed):
-            torch.nn.init.zeros_(p)
-    model(pixels_to_float(data.clips("test", 64)["pixels"][:4])).square().mean().backward()
-    return {name: float(p.grad.norm()) for name, p in extra.named_parameters()}
+            torch.nn.init.zeros_(parameter)
+    model(four_clips).square().mean().backward()
+    return {name: float(parameter.grad.norm()) for name, parameter in over_time.named_parameters()}
 
 
 torch.manual_seed(0)
-dead, alive = gradients(("qkv", "out")), gradients(("out",))
+dead = gradients(("qkv", "out"))
+alive = gradients(("out",))
 for name in dead:
-    print(f"{name:12s} all weights zero: {dead[name]:.5f}   output layer alone: {alive[name]:.5f}")
+    print(f"{name:12s} all weights zero: {dead[name]:.5f}   only the output layer: {alive[name]:.5f}")
 
 # %% [markdown]
 # With everything at zero the values $v$ are zero, so the output layer's weights see no input; and the output layer is
-# zero, so nothing flows back to $q$, $k$ and $v$. Only the last bias learns, for ever. Zero the output layer *alone*
-# and the branch still adds nothing at first, but its weights see values that are not zero, and learning starts there;
+# zero, so nothing flows back to $q$, $k$ and $v$. Only the last bias ever learns. Zero *only* the output layer, and
+# the branch still adds nothing at first, but its weights see values that are not zero, and learning starts there;
 # $q$, $k$ and $v$ follow from the second step on. That is what `start_from_image_model` does.
 
 # %% [markdown]
 # ## 5 Train it here
 #
-# A tiny factorised encoder learns eight motions of a lone object from 1,500 clips, starting from the image model of
+# A tiny factorised encoder learns eight motions of a single object from 1,500 clips, starting from the image model of
 # chapter 02. Its head starts at zero, so its first loss is that of guessing, $\log 8 \approx 2.08$. Rendering the
 # clips takes a few seconds, training at most 40.
 #
@@ -533,52 +575,63 @@ trained = room.train_live("vivit-live", seconds=40)
 
 # %%
 test = data.clips("test", 400)
-video, motion = pixels_to_float(test["pixels"]), test["motion"]
+video = pixels_to_float(test["pixels"])
+motion = test["motion"]
 
 
-def score(model, x, batch=100):
+def accuracy(model, video, batch=100):
     with torch.no_grad():
-        answers = torch.cat([model(part).argmax(1) for part in x.split(batch)])
+        answers = torch.cat([model(part).argmax(1) for part in video.split(batch)])
     return float((answers == motion).float().mean())
 
 
-right = score(trained.model, video)
+right = accuracy(trained.model, video)
 print(f"after {trained.step} steps: {right:.1%} of 400 clips it has never seen (chance {1 / len(data.MOTIONS):.1%})")
 
 # %% [markdown]
-# Does it read motion, or does it guess from single frames? Take its sense of time away and see.
+# Does it read motion, or does it guess from single frames? Take away its sense of time and see.
 #
 # **Predict first:** order these: frames in order, reversed, frames shuffled, tubelets shuffled (the two frames inside
 # each stay as they are), one frame repeated. For which motions does reversing matter?
 
 # %%
-longer, made = load_checkpoint("vivit-model-2")
-rng, each = torch.Generator().manual_seed(0), torch.arange(400)[:, None]  # each clip gets an order of its own
-boxes = torch.rand(400, 8, generator=rng).argsort(1)
-changes = {
+longer, provenance = load_checkpoint("vivit-model-2")
+rng = torch.Generator().manual_seed(0)  # each clip gets an order of its own
+tubelet_order = torch.rand(400, 8, generator=rng).argsort(1)
+frame_orders = {
     "in order": torch.arange(16),
     "reversed": torch.arange(15, -1, -1),
     "frames shuffled": torch.rand(400, 16, generator=rng).argsort(1),
-    "tubelets shuffled": (2 * boxes[:, :, None] + torch.arange(2)).flatten(1),
+    "tubelets shuffled": (2 * tubelet_order[:, :, None] + torch.arange(2)).flatten(1),
     "one frame repeated": torch.full((16,), 8),
 }
-rows = [
-    {"frames": name, "yours": f"{score(trained.model, video[each, kept]):.1%}",
-     "trained longer": f"{score(longer, video[each, kept]):.1%}"}
-    for name, kept in changes.items()
-]  # fmt: skip
-effort = f"{made['steps']:,} steps on {made['recipe']['clips']:,} clips, {made['seconds'] / 60:.0f} min"
-room.table(rows, f"Accuracy on 400 test clips; trained longer: {effort} on {made['device']}")
-
+reordered = {name: video[torch.arange(400)[:, None], order] for name, order in frame_orders.items()}
 
 # %%
-def told(kept):
+rows = [
+    {
+        "frames": name,
+        "yours": f"{accuracy(trained.model, clips):.1%}",
+        "trained longer": f"{accuracy(longer, clips):.1%}",
+    }
+    for name, clips in reordered.items()
+]
+steps, seconds, clips = provenance["steps"], provenance["seconds"], provenance["recipe"]["clips"]
+effort = f"{steps:,} steps on {clips:,} clips, {seconds / 60:.0f} min on {provenance['device']}"
+room.table(rows, f"Accuracy on 400 test clips; trained longer: {effort}")
+
+# %%
+from course_lib.classroom import show
+
+
+def confusion_counts(clips):
     with torch.no_grad():
-        answers = longer(video[each, kept]).argmax(1)
+        answers = longer(clips).argmax(1)
     return (motion * 8 + answers).bincount(minlength=64).reshape(8, 8)
 
 
-show(room.confusion({name: told(changes[name]) for name in ("in order", "reversed")}, data.MOTIONS),
+counts = {name: confusion_counts(reordered[name]) for name in ("in order", "reversed")}
+show(room.confusion(counts, data.MOTIONS),
      "Two confusion matrices: in order most is on the diagonal; reversed, rise and fall change places, grow is lost.")
 
 # %% [markdown]
@@ -586,9 +639,9 @@ show(room.confusion({name: told(changes[name]) for name in ("in order", "reverse
 # most are called a slide. The other five motions hardly care. One frame repeated is mostly called rest, and rightly:
 # nothing moves.
 #
-# Now compare the two shufflings: with tubelets shuffled, less is lost than with frames. Part of what the network
-# knows of motion it reads *inside* a tubelet, before any attention. The order of the tubelets decides the rest, above
-# all between rise and fall.
+# Now compare the two kinds of shuffling: with tubelets shuffled, less is lost than with frames. Part of what the
+# network knows of motion it reads *inside* a tubelet, before any attention. The order of the tubelets decides the
+# rest, above all between rise and fall.
 #
 # In order, what it confuses most is a slide with an orbit: a piece of a large circle is nearly a straight line.
 
@@ -597,19 +650,23 @@ show(room.confusion({name: told(changes[name]) for name in ("in order", "reverse
 #
 # All four, and the average-pooling baseline, trained alike: same clips, same seed, same image model to start from.
 # Accuracy comes from the recipes' results; time and memory are measured here, on this machine. Memory is what a
-# training step must keep of the forward pass until the gradients are computed, weights not counted.
+# training step has to keep of the forward pass until the gradients are computed, not counting the weights.
 #
 # **Predict first:** in which order will the four come, by accuracy and by time?
 
 
 # %%
+import time
+
+
 def cost(config, batch=8):
     """Milliseconds per clip of a forward pass, and megabytes kept for the backward pass per clip."""
-    model, x = vivit.ViViT(config), torch.randn(batch, config.frames, 3, *config.size)
+    model = vivit.ViViT(config)
+    x = torch.randn(batch, config.frames, 3, *config.size)
     kept = {}  # what autograd keeps passes through the first of two hooks; each tensor is counted once, by its address
     with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.setdefault(t.data_ptr(), t), lambda t: t):
         model(x)
-    weights = {p.data_ptr() for p in model.parameters()}  # there anyway
+    weights = {p.data_ptr() for p in model.parameters()}  # these are in memory anyway
     numbers = sum(t.numel() for address, t in kept.items() if address not in weights)
     with torch.no_grad():
         model(x)
@@ -621,35 +678,52 @@ def cost(config, batch=8):
 
 
 # %%
-names = {
-    "1": "vivit-model-1", "2": "vivit-model-2", "2, average": "vivit-model-2-average",
-    "3": "vivit-model-3", "4": "vivit-model-4",
-}  # fmt: skip
-runs = {name: results(run) for name, run in names.items()}
-found = {name: run["metrics"] for name, run in runs.items()}
-learned = {name: sum(run["curve"]["model"][-20:]) / 20 for name, run in runs.items()}  # the loss at the end
-configs = {name: find_recipe(run).config for name, run in names.items()}
-spent = {name: cost(c) for name, c in configs.items()}
+from course_lib.training import find_recipe
+
+run_names = {
+    "1": "vivit-model-1",
+    "2": "vivit-model-2",
+    "2, average": "vivit-model-2-average",
+    "3": "vivit-model-3",
+    "4": "vivit-model-4",
+}
+runs = {name: results(run) for name, run in run_names.items()}
+metrics = {name: run["metrics"] for name, run in runs.items()}
+configs = {name: find_recipe(run).config for name, run in run_names.items()}
+costs = {name: cost(config) for name, config in configs.items()}
+
+
+def final_loss(run):
+    return sum(run["curve"]["model"][-20:]) / 20
+
+
+# %%
 rows = [
-    {"model": name, "accuracy": f"{found[name]['accuracy']:.1%}", "shuffled": f"{found[name]['shuffled']:.1%}",
-     "training loss": f"{learned[name]:.2f}", "MMAC": f"{vivit.count_macs(configs[name]) / 1e6:.1f}",
-     "ms a clip": f"{ms:.2f}", "MB a clip": f"{mb:.1f}"}
-    for name, (ms, mb) in spent.items()
-]  # fmt: skip
+    {
+        "model": name,
+        "accuracy": f"{metrics[name]['accuracy']:.1%}",
+        "shuffled": f"{metrics[name]['shuffled']:.1%}",
+        "training loss": f"{final_loss(runs[name]):.2f}",
+        "MMAC": f"{vivit.count_macs(configs[name]) / 1e6:.1f}",
+        "ms a clip": f"{milliseconds:.2f}",
+        "MB a clip": f"{megabytes:.1f}",
+    }
+    for name, (milliseconds, megabytes) in costs.items()
+]
 room.table(rows, "Accuracy on 1,000 test clips; time of a forward pass; memory kept for the backward pass")
 
 # %% [markdown]
-# Expected from Table 2: Model 1 first. It came last of the four, more than ten points behind. Look at the loss: Model
-# 1 has not yet learned its own *training* clips, so this is no overfitting. A likely reason: comparing everything
-# with everything, it must find out by itself which comparisons matter; the other three are told. The paper's Model 1
-# had the data and the steps to find out.
+# Expected from Table 2: Model 1 first. It came last of the four, by more than ten points. Look at the loss: Model 1
+# has not yet learned its own *training* clips, so this is not overfitting. A likely reason: comparing everything with
+# everything, it has to find out for itself which comparisons matter; the other three are told. The paper's Model 1 had
+# the data and the steps to find out.
 #
-# Averaging is far behind its own model with a temporal encoder, as in the paper, but also far above chance: it reads
+# Averaging is far below its own model with a temporal encoder, as in the paper, but also far above chance: it reads
 # what moves inside tubelets. Shuffle the frames, and most of that is gone.
 #
 # The paper's runtime order is Model 2, 4, 3, 1. Ours need not follow. We have 128 tokens of width 64: for Model 3,
-# the four matrices of the second attention cost more than it saves in comparisons, and by the formula it is dearer
-# than Model 1. The next section changes that.
+# the four matrices of the second attention cost more than it saves in comparisons, and by the formula it is more
+# expensive than Model 1. The next section changes that.
 
 # %% [markdown]
 # ## 7 Longer clips
@@ -661,36 +735,44 @@ room.table(rows, "Accuracy on 1,000 test clips; time of a forward pass; memory k
 # **Predict first:** from 8 to 128 frames, by what factor does each become slower?
 
 # %%
-lengths, presets = (8, 16, 32, 64, 128), {"1": "tiny", "2": "tiny FE", "3": "tiny FSA", "4": "tiny FDP"}
-grown = {
-    name: [replace(vivit.VIVIT_CONFIGS[preset], frames=t, tubelet=(2, 4, 4)) for t in lengths]
-    for name, preset in presets.items()
-}
-formula = {name: [vivit.count_macs(c) / 1e6 for c in long] for name, long in grown.items()}
-measured = {name: [cost(c, batch=1)[0] for c in long] for name, long in grown.items()}
+lengths = (8, 16, 32, 64, 128)
+presets = {"1": "tiny", "2": "tiny FE", "3": "tiny FSA", "4": "tiny FDP"}
+macs = {}
+times = {}
+for name, preset in presets.items():
+    sizes = [replace(vivit.VIVIT_CONFIGS[preset], frames=t, tubelet=(2, 4, 4)) for t in lengths]
+    macs[name] = [vivit.count_macs(config) / 1e6 for config in sizes]
+    times[name] = [cost(config, batch=1)[0] for config in sizes]
 
 # %%
 fig, (left, right) = room.figure(
     "Cost of a clip as frames grow (64 tokens at each time)", "frames", columns=2, height=2.9, xscale="log", yscale="log"
 )
 for name in presets:
-    left.plot(lengths, formula[name], "o-", label=f"Model {name}"), right.plot(lengths, measured[name], "o-")
-left.set(ylabel="MMAC, by the formula"), right.set(ylabel="ms, measured here"), left.legend()
+    left.plot(lengths, macs[name], "o-", label=f"Model {name}")
+    right.plot(lengths, times[name], "o-")
+left.set(ylabel="MMAC, by the formula")
+right.set(ylabel="ms, measured here")
+left.legend()
 for ax in (left, right):
-    ax.set_xticks(lengths, labels=lengths), ax.xaxis.set_minor_formatter("")
+    ax.set_xticks(lengths, labels=lengths)
+    ax.xaxis.set_minor_formatter("")
 show(fig, "Multiply-adds by formula and measured milliseconds against 8 to 128 frames, for the four models.")
 
 # %%
 rows = [
-    {"model": name, "multiply-adds": f"{formula[name][-1] / formula[name][0]:.0f} times",
-     "time": f"{measured[name][-1] / measured[name][0]:.0f} times"}
+    {
+        "model": name,
+        "multiply-adds": f"{macs[name][-1] / macs[name][0]:.0f} times",
+        "time": f"{times[name][-1] / times[name][0]:.0f} times",
+    }
     for name in presets
-]  # fmt: skip
+]
 room.table(rows, "What 16 times the frames cost")
 
 # %% [markdown]
 # By the formula, sixteen times the frames cost Model 2 sixteen times as much, Models 3 and 4 a little more, and Model
-# 1 more than a hundred times. The clock has its own view while clips are short: then starting each operation takes
+# 1 more than a hundred times. The clock tells another story while clips are short: then starting each operation takes
 # longer than the operation.
 #
 # The same formula at the paper's size. **Predict first:** Model 1 reads 32 frames of 224 pixels. Which costs it more,
@@ -699,12 +781,13 @@ room.table(rows, "What 16 times the frames cost")
 
 # %%
 def full_size(frames, pixels):
-    asked = [replace(vivit.VIVIT_CONFIGS[name], frames=frames, image_size=pixels) for name in table_2]
-    t, h, w = asked[0].grid
+    configs = [replace(vivit.VIVIT_CONFIGS[name], frames=frames, image_size=pixels) for name in table_2]
+    t, h, w = configs[0].grid
     title = f"ViViT-B/16x2: {t} x {h} x {w} = {t * h * w:,} tokens"
     fig, ax = room.figure(title, "GMAC", height=2.4, xscale="log", xlim=(10, 1e5))
     colours = ["#0072B2", "#E69F00", "#009E73", "#CC79A7"]
-    ax.barh([f"Model {i}" for i in (1, 2, 3, 4)], [vivit.count_macs(c) / 1e9 for c in asked], color=colours)
+    names = [f"Model {number}" for number in (1, 2, 3, 4)]
+    ax.barh(names, [vivit.count_macs(config) / 1e9 for config in configs], color=colours)
     ax.invert_yaxis()
     return fig
 
@@ -719,7 +802,7 @@ explore(full_size, frames=[32, 8, 16, 64, 128, 256], pixels=[224, 288, 320])
 # %% [markdown]
 # ## 8 The length of a tubelet
 #
-# Shorter tubelets are more tokens. In the paper (Figure 6) accuracy falls steadily as tubelets grow from 2 frames to
+# Shorter tubelets mean more tokens. In the paper (Figure 6) accuracy falls steadily as tubelets grow from 2 frames to
 # 4 and 8.
 #
 # **Predict first:** ours are Model 1, all with 1,200 steps. After section 6, do you expect the same order?
@@ -728,15 +811,21 @@ explore(full_size, frames=[32, 8, 16, 64, 128, 256], pixels=[224, 288, 320])
 by_length = {2: "vivit-model-1", 4: "vivit-init-central", 8: "vivit-tubelet-8"}
 rows = []
 for frames, name in by_length.items():
-    c, run = find_recipe(name).config, results(name)
-    n, loss = c.grid[0] * c.grid[1] * c.grid[2], sum(run["curve"]["model"][-20:]) / 20
-    rows.append({"frames": frames, "tokens": n, "MMAC": f"{vivit.count_macs(c) / 1e6:.1f}",
-                 "accuracy": f"{run['metrics']['accuracy']:.1%}", "training loss": f"{loss:.2f}"})  # fmt: skip
+    config = find_recipe(name).config
+    run = results(name)
+    t, h, w = config.grid
+    rows.append({
+        "frames": frames,
+        "tokens": t * h * w,
+        "MMAC": f"{vivit.count_macs(config) / 1e6:.1f}",
+        "accuracy": f"{run['metrics']['accuracy']:.1%}",
+        "training loss": f"{final_loss(run):.2f}",
+    })
 room.table(rows, "The length of a tubelet, of 16 frames")
 
 # %% [markdown]
 # Ours runs the other way, from first to last. The training loss says why: the more tokens, the less Model 1 has
-# learned of its own training clips after 1,200 steps. Short tubelets leave motion to attention, which must be
+# learned of its own training clips after 1,200 steps. Short tubelets leave motion to attention, which has to be
 # learned; long ones have it in their filters. In the paper models are trained until that no longer matters, and then
 # the finer tokens win.
 
@@ -747,7 +836,7 @@ room.table(rows, "The length of a tubelet, of 16 frames")
 # and ViViT needs help there. Table 3 of the paper adds one thing after the other (factorised encoder):
 #
 # - random crop, flip and colour jitter, the same for all frames of a clip;
-# - initialisation from a model trained on Kinetics, instead of an ImageNet model (ours: from the image model, instead
+# - initialization from a model trained on Kinetics, instead of an ImageNet model (ours: from the image model, instead
 #   of nothing);
 # - *stochastic depth*: layers are skipped at random in training, the later the more often;
 # - *RandAugment*: random operations on contrast, colour and geometry;
@@ -759,18 +848,22 @@ room.table(rows, "The length of a tubelet, of 16 frames")
 
 # %%
 ladder = {"base": 38.4, "initialised": 39.6, "depth": 40.2, "augment": 41.1, "smoothing": 43.1, "mixup": 43.7}
-rungs = {name: results(f"vivit-regular-{name}") for name in ladder}
+ladder_runs = {name: results(f"vivit-regular-{name}") for name in ladder}
 rows = [
-    {"each row adds": name, "paper, EK": there, "here": f"{rungs[name]['metrics']['accuracy']:.1%}",
-     "training loss": f"{sum(rungs[name]['curve']['model'][-20:]) / 20:.2f}"}
-    for name, there in ladder.items()
-]  # fmt: skip
-room.table(rows, "Regularisers, one after the other; accuracy in percent")
+    {
+        "each row adds": name,
+        "paper, EK": score,
+        "here": f"{ladder_runs[name]['metrics']['accuracy']:.1%}",
+        "training loss": f"{final_loss(ladder_runs[name]):.2f}",
+    }
+    for name, score in ladder.items()
+]
+room.table(rows, "Regularizers, one after the other; accuracy in percent")
 
 # %% [markdown]
-# A regulariser makes training harder, and the training loss shows it. (With smoothing and Mixup it could not reach
+# A regularizer makes training harder, and the training loss shows it. (With smoothing and Mixup it could not reach
 # zero even if every answer were right: their targets are not certain themselves.) That pays once a model has begun to
-# learn its clips by heart. Where the loss is still high, more steps would help more than another regulariser.
+# learn its clips by heart. Where the loss is still high, more steps would help more than another regularizer.
 
 # %% [markdown]
 # ## 10 Many views
@@ -779,6 +872,14 @@ room.table(rows, "Regularisers, one after the other; accuracy in percent")
 # paper therefore reads several windows in time and several crops in space, and averages their logits: *views*,
 # written 4 x 3 for 4 windows with 3 crops each.
 #
+# Ours reads 16 frames of 32 pixels. Here are clips that are longer and wider:
+
+# %%
+single_object = dict(seed=5, motion=data.MOTIONS, count=1, camera="still")
+wide = pixels_to_float(videos(200, (32, 36), 22, **single_object))
+print("b t c h w:", tuple(wide.shape))
+
+# %% [markdown]
 # ### Exercise: many views
 #
 # `model` is a function from (b frames c size size) to logits. Windows are `frames` long. Of `views` windows the first
@@ -804,7 +905,8 @@ def multi_view(model, video, frames, size, views=4, crops=3):
     def starts(space, number):
         return [space // 2] if number == 1 else [k * space // (number - 1) for k in range(number)]
 
-    down, across = video.shape[3] - size, video.shape[4] - size
+    down = video.shape[3] - size
+    across = video.shape[4] - size
     if down > across:
         corners = [(y, across // 2) for y in starts(down, crops)]
     else:
@@ -818,22 +920,20 @@ def multi_view(model, video, frames, size, views=4, crops=3):
 
 
 # %% [markdown]
-# Ours reads 16 frames. Give it clips of 22 frames, 36 pixels wide and 32 high, and look through more and more
-# windows. A scene lasts two seconds however many frames are drawn, so a window now shows seven tenths of it, at seven
-# tenths of the speed.
+# Look at the clips of 22 frames, 36 pixels wide and 32 high, through more and more windows. A scene lasts two seconds
+# however many frames are rendered, so a window now shows seven tenths of it, at seven tenths of the speed.
 #
 # **Predict first:** what do one, four and twelve views give, next to the accuracy of section 6?
 
 # %%
 from course_lib.world import scenes, stack_labels
 
-lone = dict(seed=5, motion=data.MOTIONS, count=1, camera="still")
-wide, truth = pixels_to_float(videos(200, (32, 36), 22, **lone)), stack_labels(scenes(200, **lone))["motion"]
+truth = stack_labels(scenes(200, **single_object))["motion"]
 by_views = {}
 for views, crops in ((1, 1), (4, 1), (1, 3), (4, 3)):
     with torch.no_grad():
-        answers = torch.cat([multi_view(longer, part, 16, 32, views, crops).argmax(1) for part in wide.split(50)])
-    by_views[views, crops] = float((answers == truth).float().mean())
+        logits = [multi_view(longer, part, 16, 32, views, crops) for part in wide.split(50)]
+    by_views[views, crops] = float((torch.cat(logits).argmax(1) == truth).float().mean())
     print(f"{views} x {crops} views: {by_views[views, crops]:.1%}, {views * crops} times the cost")
 
 # %% [markdown]
@@ -844,21 +944,32 @@ for views, crops in ((1, 1), (4, 1), (1, 3), (4, 3)):
 # %% [markdown]
 # ## 11 Your own clip
 #
-# The network of this chapter's first picture reads what moves and what the camera does. Show it a clip of your own:
-# it takes 16 frames spread over the whole of it, at 32 pixels. It has only ever seen the little world, so expect it
-# to be wrong, and look at *how*.
+# The network that opened this chapter reads what moves and what the camera does. Show it a clip of your own: it takes
+# 16 frames spread over the whole clip, at 32 pixels. It has only ever seen the little world, so expect it to be wrong,
+# and look at *how*.
 
 
 # %%
+from functools import partial
+
+from course_lib.world import VOCABULARY, float_to_pixels
+
+judge, _ = load_checkpoint("vivit-judge")
+
+
 def read_your_clip(clip):
     with torch.no_grad():
-        chances = {label: logits.softmax(1)[0] for label, logits in judge(clip[None]).items()}
-    named = {label: dict(zip(VOCABULARY[label], p, strict=True)) for label, p in chances.items()}
-    strip = rearrange(float_to_pixels(clip[::4]), "(a b) h w c -> (a h) (b w) c", a=2)  # four of its frames
-    return room.probability_bars(strip, named)
+        logits = judge(clip[None])
+    probabilities = {}
+    for label, scores in logits.items():
+        probabilities[label] = dict(zip(VOCABULARY[label], scores.softmax(1)[0], strict=True))
+    four_frames = float_to_pixels(clip[::4])
+    strip = rearrange(four_frames, "(a b) h w c -> (a h) (b w) c", a=2)
+    return room.probability_bars(strip, probabilities)
 
 
-reader, example = partial(room.read_clip, frames=16, size=32), pixels_to_float(shown["pixels"][0])
+example = pixels_to_float(data.free_clips("test", 4, frames=16, seed=2)["pixels"][0])
+reader = partial(room.read_clip, frames=16, size=32)
 explore(read_your_clip, clip=room.upload(reader, example, label="your clip", accept="video/*"))
 
 # %% [markdown]
@@ -873,8 +984,8 @@ explore(read_your_clip, clip=room.upload(reader, example, label="your clip", acc
 #   since objects and backgrounds are the same across classes.
 #
 # **Results.** Before 2021 these tables were led by convolutional networks, most of them 3-D. ViViT-H, pre-trained on
-# JFT, reached 84.9% on Kinetics-400 and 85.8% on Kinetics-600; the large factorised encoder 44.0% of actions on Epic
-# Kitchens and 65.4% on Something-Something v2 (65.9% in the later arXiv version). There the margin is small: fine
+# JFT, reached 84.9% on Kinetics-400 and 85.8% on Kinetics-600; the large factorised encoder reached 44.0% of actions on
+# Epic Kitchens and 65.4% on Something-Something v2 (65.9% in the later arXiv version). There the margin is small: fine
 # motion, the paper says, is still to be improved.
 #
 # **A row that does not add up:** the conference paper's table prints 47.77 TFLOPs for "ViViT-H/16x2" with 4 x 3
@@ -882,14 +993,14 @@ explore(read_your_clip, clip=room.upload(reader, example, label="your clip", acc
 
 # %%
 for patch in (16, 14):
-    c = vivit.ViViTConfig(width=1280, depth=32, heads=16, mlp=5120, tubelet=(2, patch, patch))
-    print(f"ViViT-H/{patch}x2, 4 x 3 views: {12 * vivit.count_macs(c) / 1e12:.2f} tera multiply-adds")
+    config = vivit.ViViTConfig(width=1280, depth=32, heads=16, mlp=5120, tubelet=(2, patch, patch))
+    print(f"ViViT-H/{patch}x2, 4 x 3 views: {12 * vivit.count_macs(config) / 1e12:.2f} tera multiply-adds")
 
 # %% [markdown]
 # The row fits H/14x2. (arXiv's second version prints that name.)
 #
 # **A closing thought.** ViT, and for video ViViT and TimeSformer within weeks of each other, were the first models
-# made of transformers alone to lead their field. They classify. The chapters from here on *generate*, and they use
+# made only of transformers to lead their field. They classify. The chapters from here on *generate*, and they use
 # these blocks: over discrete codes (04 to 07), and in the compressed space into which latent diffusion moved the
 # whole process to make it fast (08, 09).
 
@@ -897,18 +1008,22 @@ for patch in (16, 14):
 # ## 13 The clip judge
 #
 # A tiny factorised encoder, started from an image model of chapter 02, reads motion and camera of any clip the world
-# can draw, with one to three objects, collisions included: nine motions, three cameras. Later chapters will ask it
+# can render, with one to three objects, collisions included: nine motions, three cameras. Later chapters will ask it
 # what their generated clips show. Chance is 11% and 33%. The calibration error is chapter 02's, the mean gap between
-# confidence and accuracy: a judge that is often wrong is of use only if it knows when. Whatever it says of generated
-# clips is to be read beside these numbers on real ones.
+# confidence and accuracy: a judge that is often wrong is of use only if it knows when. Read whatever it says of
+# generated clips next to these numbers on real ones.
 
 # %%
-m = results("vivit-judge")["metrics"]
+judged = results("vivit-judge")["metrics"]
 rows = [
-    {"label": name, "accuracy": f"{m[name + ' accuracy']:.1%}",
-     "calibration error": f"{m[name + ' calibration error']:.3f}", "temperature": f"{t:.2f}"}
-    for name, t in zip(judge.labels, judge.temperature.tolist(), strict=True)
-]  # fmt: skip
+    {
+        "label": name,
+        "accuracy": f"{judged[name + ' accuracy']:.1%}",
+        "calibration error": f"{judged[name + ' calibration error']:.3f}",
+        "temperature": f"{temperature:.2f}",
+    }
+    for name, temperature in zip(judge.labels, judge.temperature.tolist(), strict=True)
+]
 room.table(rows, "The clip judge on 1,000 test clips")
 
 # %% [markdown]
@@ -916,35 +1031,26 @@ room.table(rows, "The clip judge on 1,000 test clips")
 
 
 # %%
-def count(preset):
-    with torch.device("meta"):
-        return sum(p.numel() for p in build(preset).parameters())
-
-
-room.scorecard([
-    dict(what=f"{kind}, {name}", paper=paper, code=code)
-    for name, (millions, giga, *_) in table_2.items()
-    for kind, paper, code in (
-        ("Parameters", f"{millions}M", count(f"vivit/{name}")),
-        ("Multiply-adds", f"{giga} G", f"{vivit.count_macs(vivit.VIVIT_CONFIGS[name]) / 1e9:.1f} G"),
-    )
-], title="Counted (Table 2): parameters exactly, multiply-adds within one percent")
+rows = []
+for name, (millions, giga, *_) in table_2.items():
+    macs_counted = f"{vivit.count_macs(vivit.VIVIT_CONFIGS[name]) / 1e9:.1f} G"
+    rows.append(room.row(f"Parameters, {name}", paper=f"{millions}M", code=room.parameters(f"vivit/{name}")))
+    rows.append(room.row(f"Multiply-adds, {name}", paper=f"{giga} G", code=macs_counted))
+room.scorecard(rows, title="Counted (Table 2): parameters exactly, multiply-adds within one percent")
 
 # %%
-acc, init, reg = (
-    {name: m["accuracy"] for name, m in group.items()}
-    for group in (found, inits, {name: run["metrics"] for name, run in rungs.items()})
-)
-ms = [spent[k][0] for k in "1234"]
-grew = [measured[k][-1] / measured[k][0] for k in "1234"]
-tube = [results(name)["metrics"]["accuracy"] for name in by_length.values()]
-
-
 def above(what, paper, high, low, n=1000):
     """A row: is one accuracy above another by two standard errors, at most, of an accuracy on n clips?"""
     error = 2 * (0.25 / n) ** 0.5
-    return dict(what=what, paper=paper, measured=f"{high:.1%}, {low:.1%}", shown=high - low > error)
+    return room.row(what, paper=paper, measured=f"{high:.1%}, {low:.1%}", shown=high - low > error)
 
+
+init = {name: run["accuracy"] for name, run in inits.items()}
+model = {name: run["accuracy"] for name, run in metrics.items()}
+regular = {name: run["metrics"]["accuracy"] for name, run in ladder_runs.items()}
+tubelet = {frames: results(name)["metrics"]["accuracy"] for frames, name in by_length.items()}
+milliseconds = [costs[name][0] for name in "1234"]
+growth = [times[name][-1] / times[name][0] for name in "1234"]
 
 # %%
 room.scorecard([
@@ -952,20 +1058,20 @@ room.scorecard([
     above("Central frame above uniform frames", "79.2 > 78.5", init["central"], init["uniform"]),
     above("Filter inflation above random filters", "77.6 > 73.2", init["inflation"], init["random"]),
     above("An image model to start from, above none", "yes", init["central"], init["nothing"]),
-    above("Model 1 above the best of the others (K400)", "80.0 > 78.8", acc["1"], max(acc[k] for k in "234")),
-    above("A temporal encoder above averaging", "78.8 > 75.8", acc["2"], acc["2, average"]),
-    above("Tubelets of 2 frames above 8", "Figure 6", tube[0], tube[-1]),
-    above("All regularisers above the first alone", "43.7 > 38.4", reg["mixup"], reg["base"]),
-    above("Frames in order above shuffled", "", found["2"]["accuracy"], found["2"]["shuffled"]),
+    above("Model 1 above the best of the others (K400)", "80.0 > 78.8", model["1"], max(model[k] for k in "234")),
+    above("A temporal encoder above averaging", "78.8 > 75.8", model["2"], model["2, average"]),
+    above("Tubelets of 2 frames above 8", "Figure 6", tubelet[2], tubelet[8]),
+    above("All regularizers above only the first", "43.7 > 38.4", regular["mixup"], regular["base"]),
+    above("Frames in order above shuffled", "", metrics["2"]["accuracy"], metrics["2"]["shuffled"]),
     above("4 x 3 views above one (200 clips)", "Figure 7", by_views[4, 3], by_views[1, 1], n=200),
-    dict(what="Model 2 fastest", paper="17.4 of 58.9 ms", measured=", ".join(f"{t:.1f}" for t in ms),
-         shown=ms[1] == min(ms)),
-    dict(what="Model 1 grows fastest with frames", paper="quadratic",
-         measured=", ".join(f"{g:.0f} times" for g in grew), shown=grew[0] == max(grew)),
+    room.row("Model 2 fastest", paper="17.4 of 58.9 ms", measured=", ".join(f"{ms:.1f}" for ms in milliseconds),
+             shown=milliseconds[1] == min(milliseconds)),
+    room.row("Model 1 grows fastest with frames", paper="quadratic",
+             measured=", ".join(f"{factor:.0f} times" for factor in growth), shown=growth[0] == max(growth)),
 ], "Trends")
 
 # %% [markdown]
-# One training per row, with seed 0. Accuracies are of 1,000 test clips, so that two standard errors are at most 3
+# One training run per row, with seed 0. Accuracies are of 1,000 test clips, so that two standard errors are at most 3
 # percentage points (7 for the views, with 200 clips); a smaller difference counts as not shown. Another seed might
 # move a row by more than that.
 #
@@ -988,7 +1094,7 @@ room.scorecard([
 # </details>
 #
 # <details><summary>In which order should Model 3 attend, space first or time first?</summary>
-# The paper found no difference, given its initialisation: the temporal attention adds nothing at first, and over many
+# The paper found no difference, given its initialization: the temporal attention adds nothing at first, and over many
 # layers the two alternate anyway. (The official code's default is time first, the paper's equations have space
 # first.)
 # </details>
@@ -999,16 +1105,16 @@ room.scorecard([
 # this kind.
 # </details>
 #
-# <details><summary>Would central frame initialisation help if clips were recorded at 200 frames per second?</summary>
+# <details><summary>Would central frame initialization help if clips were recorded at 200 frames per second?</summary>
 # Less: neighbouring frames would be nearly the same, the mean of four would hardly be blurred, and filter inflation
-# would start almost as well. The advantage lies in motion within a tubelet.
+# would start almost as well. The advantage comes from motion within a tubelet.
 # </details>
 #
 # **Read on:** Bertasius et al. 2021 (TimeSformer, divided attention), Fan et al. 2021 (MViT), Liu et al. 2022 (Video
 # Swin), Tong et al. 2022 (VideoMAE: far fewer labels), Dehghani et al. 2023 (ViT-22B), and Peebles and Xie 2023 (DiT:
 # this encoder as a denoiser).
 #
-# **What comes next:** 04_vqgan turns pictures into a small vocabulary of codes, so that a language model can write them.
+# **What comes next:** 04_vqgan turns images into a small vocabulary of codes, so that a language model can write them.
 
 # %%
 room.quiz("vivit")
