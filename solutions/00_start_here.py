@@ -1,10 +1,10 @@
 # %% [markdown]
 # # 00 Start here
 #
-# This course takes you from adding noise to a picture to the inside of a text-to-video model. Everything in it runs
-# on this machine, without the network, and every model in it is the real one, only smaller.
+# This course takes you from adding noise to an image to the inside of a text-to-video model. Everything in it runs
+# on this machine, offline, and every model in it is the real one, only smaller.
 #
-# The data is a little world of its own. Here is a second of work for your processor:
+# The data comes from a little world of its own. Here is a second of work for your processor:
 
 # %%
 import course_lib.classroom as room
@@ -22,12 +22,6 @@ room.show_hero("start_here")
 # without.
 
 # %%
-import numpy as np
-from einops import rearrange, reduce, repeat
-
-from course_lib.classroom import exercise, explore, show_clip, show_images, slider
-from course_lib.world import image_captions, images, render, sample_scene
-
 room.doctor()
 
 # %% [markdown]
@@ -37,21 +31,24 @@ room.doctor()
 # Two habits will serve you well. **Predict before you run:** where a cell is about to show something, say first what you
 # expect. And **read the shape:** most mistakes in this field are a wrong axis, and the shape says so.
 #
-# A picture comes as *pixels*: whole numbers from 0 to 255, one triple of red, green and blue for each place.
+# An image comes as *pixels*: whole numbers from 0 to 255, one triple of red, green and blue for each place.
 
 # %%
+from course_lib.classroom import exercise, show_images
+from course_lib.world import images
+
 rgb = images(5, size=32, seed=1)
 print(tuple(rgb.shape), rgb.dtype, "from", int(rgb.min()), "to", int(rgb.max()))
-show_images(rgb, columns=5, alt="Five pictures of the little world, each with coloured objects on a floor.")
+show_images(rgb, columns=5, alt="Five images of the little world, each with coloured objects on a floor.")
 
 # %% [markdown]
 # The axes are `b h w c`: batch, height, width, channels. A model wants something else: floats from -1 to 1, and the
-# channels before the space, `b c h w`.
+# channels before height and width, `b c h w`.
 #
-# ### Exercise: from pixels to model
+# ### Exercise: from pixels to floats
 #
-# Replace the line that raises by your own code and run the cell. It checks itself at once. **Fail first, on purpose:** return
-# `rgb.float() / 255`, and read what the check says. Then mend it.
+# Replace the line that raises with your own code and run the cell. It checks itself at once. **Fail first, on purpose:**
+# return `rgb.float() / 255`, and read what the check says. Then fix it.
 #
 # <details><summary>Hint 1: the idea</summary>
 # Three things: float, range, axes. 0 must become -1, and 255 must become 1.
@@ -62,7 +59,7 @@ show_images(rgb, columns=5, alt="Five pictures of the little world, each with co
 # </details>
 
 
-# %% exercise: from pixels to model
+# %% exercise: from pixels to floats
 @exercise("start_here.to_model")
 def pixels_to_float(rgb):
     """Pixels uint8 (b h w c), 0..255 -> float (b c h w) in [-1, 1]"""
@@ -72,7 +69,7 @@ def pixels_to_float(rgb):
 
 
 # %% [markdown]
-# Whether or not you solved it, the notebook goes on: as long as your function is not right, its name stands for the
+# Whether or not you solved it, the notebook goes on: as long as your function is not right, its name refers to the
 # course's own version. So you can always run everything, skip an exercise, and come back.
 
 # %%
@@ -85,51 +82,59 @@ print(tuple(x.shape), x.dtype, f"from {x.min():.2f} to {x.max():.2f}")
 # `einops` writes a change of axes as a sentence: what comes in, an arrow, what goes out. Letters that meet in a bracket
 # become one axis. Five sentences are enough for the whole course.
 #
-# **One: move axes.** Swapping `h` and `w` mirrors a picture along its diagonal.
+# **One: move axes.** Swapping `h` and `w` mirrors an image along its diagonal.
 
 # %%
+from einops import rearrange
+
 flipped = rearrange(rgb, "b h w c -> b w h c")
-show_images(flipped, columns=5, alt="The five pictures with height and width exchanged: mirrored along the diagonal.")
+show_images(flipped, columns=5, alt="The five images with height and width exchanged: mirrored along the diagonal.")
 
 # %% [markdown]
-# **Two: join axes.** Bracket the batch with the width, and the pictures stand side by side. The order in the bracket
+# **Two: join axes.** Bracket the batch with the width, and the images appear side by side. The order in the bracket
 # matters: the left letter is the outer loop. **Predict first:** what would `(w b)` look like?
 
 # %%
 side_by_side = rearrange(rgb, "b h w c -> h (b w) c")
 interleaved = rearrange(rgb, "b h w c -> h (w b) c")
-show_images(side_by_side[None], cell=640, alt="Five pictures joined side by side.")
-show_images(interleaved[None], cell=640, alt="The columns of the five pictures interleaved: five ghosts in one.")
+show_images(side_by_side[None], cell=640, alt="Five images joined side by side.")
+show_images(interleaved[None], cell=640, alt="The columns of the five images interleaved: five ghosts in one.")
 
 # %% [markdown]
-# **Three: split axes.** A number says how long one of the parts is. Splitting height and width into four cuts the picture
+# **Three: split axes.** A number says how long one of the parts is. Splitting height and width into four cuts the image
 # into sixteen patches, which is how a vision transformer reads it (02_vit).
 
 # %%
 patches = rearrange(rgb[0], "(h p1) (w p2) c -> (h w) p1 p2 c", p1=8, p2=8)
 print(tuple(patches.shape))
-show_images(patches, columns=4, cell=48, alt="Sixteen square patches of one picture in reading order.")
+show_images(patches, columns=4, cell=48, alt="Sixteen square patches of one image in reading order.")
 
 # %% [markdown]
-# **Four: reduce.** An axis that is missing on the right is summed up, here by its mean: this shrinks the picture.
+# **Four: reduce.** An axis that is missing on the right is summed up, here by its mean: this shrinks the image.
 
 # %%
+from einops import reduce
+
 small = reduce(rgb.float(), "b (h p1) (w p2) c -> b h w c", "mean", p1=4, p2=4)
-show_images(small.round().byte(), columns=5, alt="The five pictures at a quarter of their width, as coarse mosaics.")
+show_images(small.round().byte(), columns=5, alt="The five images at a quarter of their width, as coarse mosaics.")
 
 # %% [markdown]
-# **Five: repeat.** An axis that is new on the right is copied. Repeating along a time axis turns a picture into a clip in
-# which nothing happens: the simplest video, and one that a video model must get right.
+# **Five: repeat.** An axis that is new on the right is copied. Repeating along a time axis turns an image into a clip in
+# which nothing happens: the simplest video, and one that a video model has to get right.
 
 # %%
-still = repeat(rgb[0], "h w c -> t h w c", t=6)
-show_clip(still, frames=6, alt="Six identical frames.")
+from einops import repeat
+
+from course_lib.classroom import show_clip
+
+still_clip = repeat(rgb[0], "h w c -> t h w c", t=6)
+show_clip(still_clip, frames=6, alt="Six identical frames.")
 
 # %% [markdown]
 # ### Exercise: patches as tokens
 #
-# A transformer reads a sequence of tokens, `b n d`. Cut each picture into square patches of `patch` pixels, in reading order, and
-# flatten each patch: first its rows, then its columns, then the channels.
+# A transformer reads a sequence of tokens, `b n d`. Cut each image into square patches of `patch` pixels, in reading
+# order, and flatten each patch: first its rows, then its columns, then the channels.
 #
 # <details><summary>Hint 1: the idea</summary>
 # Split both sides as in picture three, then join: the grid of patches becomes n, the inside of a patch becomes d.
@@ -156,39 +161,50 @@ print(tuple(x.shape), "->", tuple(tokens.shape))
 # ## 4 The little world
 #
 # A scene is drawn from a seed, and rendered by following a ray of light through every pixel. Because the scene is
-# known, so is everything else: how far each pixel is, which way its surface faces, what it belongs to, where it moves.
+# known, so is everything else: how far away each pixel is, which way its surface faces, what it belongs to, where it
+# moves.
 
 # %%
+from course_lib.world import render, sample_scene
+
 views = room.clip_views(render(sample_scene(8, count=3, motion="bounce", camera="orbit"), 72, frames=9))
 show_clip(list(views.values()), frames=7, labels=list(views),
           alt="Five film strips of one clip: colour, depth, surface normals, objects and motion.")
 
 # %% [markdown]
-# Every chapter uses this world, and can *measure* what a model makes, because the truth is at hand. You choose what
-# is in it:
-
+# Every chapter uses this world, and can *measure* what a model makes, because the truth is known. You choose what is in
+# it:
 
 # %%
-def look(shape, motion, camera, frame):
+import numpy as np
+
+from course_lib.classroom import explore, slider
+
+
+def one_frame(shape, motion, camera, frame):
     scene = sample_scene(3, shape=shape, motion=motion, camera=camera, count=2)
     clip = render(scene, size=48, frames=9)
-    pictures = np.stack([view[frame] for view in room.clip_views(clip).values()])
-    return room.image_grid(pictures, list(views), columns=5, title=clip.caption)
+    frames = np.stack([view[frame] for view in room.clip_views(clip).values()])
+    return room.image_grid(frames, list(views), columns=5, title=clip.caption)
 
 
-shapes, cameras = ["cube", "sphere", "cylinder", "cone"], ["still", "orbit", "zoom"]
+shapes = ["cube", "sphere", "cylinder", "cone"]
+cameras = ["still", "orbit", "zoom"]
 motions = ["bounce", "slide", "spin", "orbit", "rise", "grow", "collide"]
-explore(look, shape=shapes, motion=motions, camera=cameras, frame=slider(0, 8, 0, label="frame"))
+explore(one_frame, shape=shapes, motion=motions, camera=cameras, frame=slider(0, 8, 0, label="frame"))
 
 # %% [markdown]
-# The caption is part of the data, and it is true: a text-to-video model will be asked for exactly such sentences.
+# The caption is part of the data, and it is true: a text-to-video model will be given exactly such sentences.
 
 # %%
-show_images(images(8, 48, seed=6), columns=8, cell=72, alt="Eight pictures; their captions stand below.")
+from course_lib.world import image_captions
+
+show_images(images(8, 48, seed=6), columns=8, cell=72, alt="Eight images; their captions are below.")
 print(*image_captions(8, seed=6), sep="\n")
 
 # %% [markdown]
-# Ask for what there is not, and you are told what there is. All of the library speaks like this: read the last line.
+# Ask for something that does not exist, and you are told what does. The whole library answers like this: read the last
+# line.
 
 # %%
 try:
@@ -205,7 +221,7 @@ except ValueError as error:
 room.quiz("start_here")
 
 # %% [markdown]
-# And a deck of flashcards, for the week after:
+# And here is a deck of flashcards, for the week after:
 
 # %%
 room.flashcards("start_here")
@@ -217,4 +233,4 @@ room.flashcards("start_here")
 room.progress()
 
 # %% [markdown]
-# **What comes next:** 01_ddpm, where you turn noise into pictures of this world.
+# **What comes next:** 01_ddpm, where you turn noise into images of this world.
