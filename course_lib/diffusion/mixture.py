@@ -1,9 +1,8 @@
-"""A mixture of Gaussians: the one distribution on which everything about diffusion is known
-exactly.
+"""A mixture of Gaussians, for which everything about diffusion is known exactly.
 
-Diffusing a mixture gives a mixture (every mean shrinks, every variance grows), so its density, its
-score and the best possible denoiser have closed forms.  A trained network, a bound on the
-likelihood and a sampler can all be laid beside the truth.
+Diffusing a mixture gives a mixture (every mean shrinks, every variance grows), so its
+density, its score and the best possible denoiser have closed forms.  A trained network, a bound on
+the likelihood and a sampler can all be compared with the truth.
 """
 
 import math
@@ -23,7 +22,7 @@ class GaussianMixture:
         self.weights = weights.double() / weights.double().sum()
         if not (len(self.means) == len(self.variances) == len(self.weights)):
             raise ValueError(
-                "means, stds and weights must have one entry per component, got "
+                "means, stds and weights: expected one entry per component, got "
                 f"{len(self.means)}, {len(self.variances)} and {len(self.weights)}"
             )
 
@@ -31,46 +30,50 @@ class GaussianMixture:
     def ring(
         cls, components: int = 8, radius: float = 0.75, std: float = 0.06
     ) -> "GaussianMixture":
-        """Equal components on a circle in the plane, inside [-1, 1]."""
+        """Put equal components on a circle in the plane, inside [-1, 1]."""
         angle = torch.arange(components) * 2 * math.pi / components
-        return cls(
-            radius * torch.stack([angle.cos(), angle.sin()], dim=1), torch.full((components,), std)
-        )
+        means = radius * torch.stack([angle.cos(), angle.sin()], dim=1)  # k 2
+        return cls(means, torch.full((components,), std))
 
     def sample(self, n: int, generator: torch.Generator | None = None) -> Float[Tensor, "n d"]:
-        """n independent points, float32."""
+        """Draw n independent points, float32."""
         which = torch.multinomial(self.weights, n, replacement=True, generator=generator)
         noise = torch.randn(n, self.means.shape[1], generator=generator, dtype=torch.float64)
         return (self.means[which] + self.variances[which].sqrt()[:, None] * noise).float()
 
     def diffused(self, alpha_bar: float) -> "GaussianMixture":
-        """The mixture after q(x_t | x_0): means times sqrt(alpha_bar), variances pulled towards 1."""
+        """Return the mixture after q(x_t | x_0).
+
+        Its means are multiplied by sqrt(alpha_bar), its variances pulled towards 1.
+        """
         stds = (alpha_bar * self.variances + 1 - alpha_bar).sqrt()
         return GaussianMixture(math.sqrt(alpha_bar) * self.means, stds, self.weights)
 
     def log_prob(self, x: Float[Tensor, "n d"]) -> Float[Tensor, " n"]:
-        """The exact log density in nats."""
+        """Return the exact log density in nats."""
         return self._joint(x).logsumexp(dim=1)
 
     def score(self, x: Float[Tensor, "n d"]) -> Float[Tensor, "n d"]:
-        """The gradient of log_prob at x: a pull towards each mean, weighted by whose point x may
-        be.
+        """Return the gradient of log_prob at x.
+
+        It is a pull towards each mean, weighted by the probability that x came from that component.
         """
         whose = self._joint(x).softmax(dim=1)  # n k
         pulls = (self.means - x.double()[:, None]) / self.variances[:, None]  # n k d
         return (whose[..., None] * pulls).sum(dim=1)
 
     def best_eps(self, x_t: Float[Tensor, "n d"], alpha_bar: float) -> Float[Tensor, "n d"]:
-        """E[eps | x_t], which no network can beat: eps = -sqrt(1 - alpha_bar) times the diffused
-        score.
+        """Return E[eps | x_t], which no network can beat.
+
+        It is -sqrt(1 - alpha_bar) times the diffused score.
         """
-        return (-math.sqrt(1 - alpha_bar) * self.diffused(alpha_bar).score(x_t)).to(x_t.dtype)
+        score = self.diffused(alpha_bar).score(x_t)
+        return (-math.sqrt(1 - alpha_bar) * score).to(x_t.dtype)
 
     def _joint(self, x: Tensor) -> Tensor:
-        """log of weight times density, per component (n k)."""
+        """Return the log of weight times density, per component (n k)."""
         squared = ((x.double()[:, None] - self.means) ** 2).sum(dim=2)  # n k
         dims = self.means.shape[1]
-        log_density = -0.5 * (
-            squared / self.variances + dims * torch.log(2 * math.pi * self.variances)
-        )
+        log_volume = dims * torch.log(2 * math.pi * self.variances)  # k
+        log_density = -0.5 * (squared / self.variances + log_volume)  # n k
         return log_density + self.weights.log()

@@ -11,14 +11,13 @@ def ddim_step(
     eta: float = 0.0,
     noise: Float[Tensor, "b ..."] | None = None,
 ) -> Float[Tensor, "b ..."]:
-    """One DDIM step (Song et al. 2021, arXiv 2010.02502, Eq. 12 and 16).
+    """Take one DDIM step (Song et al. 2021, arXiv 2010.02502, Eq. 12 and 16).
 
     alpha_bar belongs to x_t and alpha_bar_prev to the less noisy x_s; both broadcast against x_t.
     eta = 0 is deterministic; eta = 1 has the variance of DDPM's posterior and needs `noise`.
     """
     x_start = (x_t - (1 - alpha_bar).sqrt() * eps) / alpha_bar.sqrt()
     variance = eta**2 * (1 - alpha_bar_prev) / (1 - alpha_bar) * (1 - alpha_bar / alpha_bar_prev)
-    x_s = (
-        alpha_bar_prev.sqrt() * x_start + (1 - alpha_bar_prev - variance).clamp(min=0).sqrt() * eps
-    )
+    towards_x_t = (1 - alpha_bar_prev - variance).clamp(min=0).sqrt() * eps
+    x_s = alpha_bar_prev.sqrt() * x_start + towards_x_t
     return x_s if noise is None else x_s + variance.sqrt() * noise

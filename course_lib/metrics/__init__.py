@@ -1,6 +1,4 @@
-"""Measuring models: likelihood, fidelity, distances between sets, gradient noise, few-shot probes,
-judges.
-"""
+"""Measuring models: likelihood, fidelity, distances of sets, gradient noise, probes, judges."""
 
 from course_lib.metrics.bits_per_dim import Likelihood, likelihood
 from course_lib.metrics.calibration import calibration_error, fit_temperature

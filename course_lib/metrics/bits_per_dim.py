@@ -1,6 +1,4 @@
-"""Where a diffusion model's bits go: the variational bound of Eq. 5, term by term, with rate and
-distortion.
-"""
+"""Where a diffusion model's bits go: the bound of Eq. 5, term by term, with rate and distortion."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -16,7 +14,7 @@ class Likelihood:
     """The bound on -log p(x_0) of n samples, in bits per dimension; axis t counts from 0.
 
     prior: L_T.  terms: L_0 at t = 0, then L_{t-1}.  x_start_mse and eps_mse: the squared error,
-    averaged over a sample's values, of the clean picture and of the noise that the network predicts
+    averaged over a sample's values, of the clean image and of the noise that the network predicts
     at each step.
     """
 
@@ -32,7 +30,7 @@ class Likelihood:
 
     @property
     def rate(self) -> Float[Tensor, " t"]:
-        """Bits per dimension that a receiver who has x_t has been sent: all of the terms above t."""
+        """Bits per dimension already sent to a receiver who has x_t: all of the terms above t."""
         above = self.terms.mean(dim=0).flip(0).cumsum(0).flip(0)[1:]
         return self.prior.mean() + torch.cat([above, above.new_zeros(1)])
 

@@ -9,15 +9,18 @@ from course_lib.shapes import Float, Tensor
 
 
 def frechet_distance(real: Float[Tensor, "n d"], fake: Float[Tensor, "m d"]) -> float:
-    """Distance between the normals that have the two sets' means and covariances (Heusel et al.
-    2017).
+    """Return the distance between the normals that fit the two sets (Heusel et al. 2017).
 
-    |mu_1 - mu_2|^2 + tr(C_1 + C_2 - 2 (C_1 C_2)^(1/2)).  ValueError for fewer than two samples.
+    With the sets' means and covariances, |mu_1 - mu_2|^2 + tr(C_1 + C_2 - 2 (C_1 C_2)^(1/2)).
+    ValueError for fewer than two samples.
     """
     if min(len(real), len(fake)) < 2:
-        raise ValueError(f"at least two samples a side are needed, got {len(real)} and {len(fake)}")
-    real, fake = real.double(), fake.double()
-    c_real, c_fake = real.T.cov(), fake.T.cov()
+        raise ValueError(f"expected at least two samples a side, got {len(real)} and {len(fake)}")
+    real = real.double()
+    fake = fake.double()
+    c_real = real.T.cov()
+    c_fake = fake.T.cov()
+
     values, vectors = torch.linalg.eigh(c_real)
     root = (vectors * values.clamp(min=0).sqrt()) @ vectors.T
     # The eigenvalues of C_1 C_2 are those of the symmetric root C_2 root.

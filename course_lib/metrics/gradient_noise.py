@@ -18,43 +18,42 @@ class GradientNoise(NamedTuple):
 def gradient_noise(
     loss: Callable[[int], Tensor], parameters: Iterable[Tensor], draws: int, batch: int
 ) -> GradientNoise:
-    """Both parts of the simple noise scale tr(S) / |G|^2 (McCandlish et al. 2018, arXiv 1812.06162,
-    Eq. 2.9).
+    """Return both parts of the simple noise scale tr(S) / |G|^2.
 
-    The scale is the batch size at which noise and signal are equally strong.  loss(i) is the mean
-    loss of the i-th independent batch of `batch` samples.  |G|^2 is estimated without bias from the
-    spread between the batches, so that it may come out below zero where noise hides it.  ValueError
-    for fewer than two draws.
+    McCandlish et al. 2018, arXiv 1812.06162, Eq. 2.9: the scale is the batch size at which noise
+    and signal are equally strong.  loss(i) is the mean loss of the i-th independent batch of
+    `batch` samples.  |G|^2 is estimated without bias from the spread between the batches, so it
+    can come out below zero where noise hides it.  ValueError for fewer than two draws.
     """
     if draws < 2:
-        raise ValueError(f"at least two draws are needed to see a spread, got {draws}")
+        raise ValueError(f"draws: expected at least two, to see a spread, got {draws}")
     parameters = list(parameters)
     gradients = []
     for draw in range(draws):
         parts = torch.autograd.grad(loss(draw), parameters)
         gradients.append(torch.cat([part.flatten() for part in parts]).double())
     mean = torch.stack(gradients).mean(0)
-    # tr(S) / batch
     spread = sum((gradient - mean).square().sum() for gradient in gradients) / (draws - 1)
-    return GradientNoise(float(batch * spread), float(mean.square().sum() - spread / draws))
+    noise = batch * spread  # the spread is tr(S) / batch
+    signal = mean.square().sum() - spread / draws
+    return GradientNoise(float(noise), float(signal))
 
 
 def step_losses(
     objective: Callable, x_start: Batch, steps: int, k: int = 4
 ) -> Float[Tensor, "steps k"]:
-    """k losses of every step, without gradients: what importance sampling keeps a record of.
+    """Compute k losses of every step, which importance sampling keeps a record of.
 
-    objective(x_start, t, noise) -> one loss per sample.
+    objective(x_start, t, noise) -> one loss per sample.  No gradients are kept.
     """
     t = torch.arange(steps).repeat_interleave(k)
     x = x_start[torch.arange(len(t)) % len(x_start)]
     noise = torch.randn(x.shape, generator=torch.Generator().manual_seed(0))
+    losses = []
     with torch.no_grad():
-        parts = [
-            objective(*part)
-            for part in zip(x.split(500), t.split(500), noise.split(500), strict=True)
-        ]
-    return torch.cat(parts).reshape(steps, k)
+        for part in zip(x.split(500), t.split(500), noise.split(500), strict=True):
+            losses.append(objective(*part))
+    return torch.cat(losses).reshape(steps, k)
 
 
 def objective_noise(
@@ -65,17 +64,18 @@ def objective_noise(
     draws: int = 24,
     batch: int = 64,
 ) -> GradientNoise:
-    """The noise of objective(x_start, t, noise), its t drawn by `probabilities` and weighed by 1 /
-    (T p).
+    """Return the gradient noise of objective(x_start, t, noise) with t drawn by `probabilities`.
 
-    The true gradient does not depend on the probabilities, so that noises may be compared directly.
+    Each loss is weighted by 1 / (T p), so that the true gradient does not depend on the
+    probabilities and noises can be compared directly.
     """
 
     def loss(draw: int) -> Tensor:
         rng = torch.Generator().manual_seed(draw)
         t = torch.multinomial(probabilities, batch, replacement=True, generator=rng)
         x = x_start[torch.randint(0, len(x_start), (batch,), generator=rng)]
+        noise = torch.randn(x.shape, generator=rng)
         weights = 1 / (len(probabilities) * probabilities[t])
-        return (weights.to(x) * objective(x, t, torch.randn(x.shape, generator=rng))).mean()
+        return (weights.to(x) * objective(x, t, noise)).mean()
 
     return gradient_noise(loss, parameters, draws, batch)

@@ -1,4 +1,4 @@
-"""The world's judge: a small network that reads what is in a picture of the little world.
+"""The world's judge: a small network that reads what is in an image of the little world.
 
 Because it knows the world's shapes and colours, its features are a space in which samples can be
 compared (`course_lib.metrics.frechet`), and its confidence says whether a generated object is one.
@@ -29,12 +29,14 @@ class Judge(nn.Module):
         super().__init__()
         self.config = config
         w = config.width
-        self.convolutions = nn.ModuleList([
-            nn.Conv2d(3, w, 3, padding=1),
-            nn.Conv2d(w, 2 * w, 3, stride=2, padding=1),
-            nn.Conv2d(2 * w, 4 * w, 3, stride=2, padding=1),
-            nn.Conv2d(4 * w, 4 * w, 3, padding=1),
-        ])  # fmt: skip
+        self.convolutions = nn.ModuleList(
+            [
+                nn.Conv2d(3, w, 3, padding=1),
+                nn.Conv2d(w, 2 * w, 3, stride=2, padding=1),
+                nn.Conv2d(2 * w, 4 * w, 3, stride=2, padding=1),
+                nn.Conv2d(4 * w, 4 * w, 3, padding=1),
+            ]
+        )
         self.norms = nn.ModuleList(nn.GroupNorm(8, conv.out_channels) for conv in self.convolutions)
         self.project = nn.Linear(2 * 4 * w, config.features)
         self.heads = nn.ModuleDict(
@@ -42,7 +44,7 @@ class Judge(nn.Module):
         )
 
     def features(self, image: Float[Tensor, "b c h w"]) -> Float[Tensor, "b d"]:
-        """One vector per picture in [-1, 1]."""
+        """Return one vector per image in [-1, 1]."""
         h = image
         for conv, norm in zip(self.convolutions, self.norms, strict=True):
             h = F.relu(norm(conv(h)))  # b c h w
@@ -50,12 +52,12 @@ class Judge(nn.Module):
         return self.project(pooled)
 
     def forward(self, image: Float[Tensor, "b c h w"]) -> dict[str, Float[Tensor, "b classes"]]:
-        """Logits of every label."""
+        """Return the logits of every label."""
         features = F.relu(self.features(image))
         return {name: head(features) for name, head in self.heads.items()}
 
     @torch.no_grad()
     def confidence(self, image: Float[Tensor, "b c h w"]) -> Float[Tensor, " b"]:
-        """The probability of the judge's own reading of all labels together."""
+        """Return the probability that the judge gives its own reading of all labels together."""
         probabilities = [logits.softmax(dim=1).amax(dim=1) for logits in self(image).values()]
         return torch.stack(probabilities).prod(dim=0)

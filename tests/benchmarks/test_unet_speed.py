@@ -15,7 +15,7 @@ from jaxtyping import config as typing
 from course_lib.convert import load_official
 from course_lib.papers.ddpm import DDPMConfig
 from course_lib.papers.improved_ddpm import ImprovedDDPMConfig
-from tests.parity.peers import diffusers_unet, inputs, randomise
+from tests.parity.peers import diffusers_unet, inputs, randomize
 
 MOST = 1.0
 CONFIGS = {
@@ -46,7 +46,7 @@ def step_seconds(model, x, t):
 
 def measure(paper, config, rounds=9):
     """Ours over theirs, and the seconds of each."""
-    peer = randomise(diffusers_unet(config)).train()
+    peer = randomize(diffusers_unet(config)).train()
     model = load_official(paper, peer.state_dict(), config).train()
     x, t, _ = inputs(config, 8, 32, 32)
     for warmup in (model, peer):

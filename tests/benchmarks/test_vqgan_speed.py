@@ -15,7 +15,7 @@ from jaxtyping import config as typing
 from course_lib.convert import load_official
 from course_lib.papers.vqgan import VQGANConfig
 from course_lib.training.distributed import place
-from tests.parity.peers import diffusers_vqmodel, randomise
+from tests.parity.peers import diffusers_vqmodel, randomize
 
 MOST = 1.0
 CONFIG = VQGANConfig(width=64, legacy=True)
@@ -36,7 +36,7 @@ def as_in_a_notebook():
 @pytest.fixture(scope="module")
 def models():
     """Ours, theirs, and pictures, after a first run."""
-    peer = randomise(diffusers_vqmodel(CONFIG)).train()
+    peer = randomize(diffusers_vqmodel(CONFIG)).train()
     model = place(load_official("vqgan", peer.state_dict(), CONFIG), torch.device("cpu")).train()
     image = torch.randn(PICTURES, generator=torch.Generator().manual_seed(0))
     return model, peer, image

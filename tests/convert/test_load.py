@@ -9,7 +9,7 @@ from course_lib.papers import ddpm, improved_ddpm
 from course_lib.papers.ddpm import DDPM_CONFIGS, DDPMConfig
 from course_lib.papers.improved_ddpm import IMPROVED_DDPM_CONFIGS, ImprovedDDPMConfig
 from tests.parity import openai_layout
-from tests.parity.peers import diffusers_unet, randomise
+from tests.parity.peers import diffusers_unet, randomize
 
 TINY = DDPM_CONFIGS["tiny"]
 IMPROVED = IMPROVED_DDPM_CONFIGS["tiny"]
@@ -17,7 +17,7 @@ IMPROVED = IMPROVED_DDPM_CONFIGS["tiny"]
 
 @pytest.fixture(scope="module")
 def official():
-    return randomise(diffusers_unet(TINY)).state_dict()
+    return randomize(diffusers_unet(TINY)).state_dict()
 
 
 @pytest.fixture

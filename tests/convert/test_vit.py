@@ -14,7 +14,7 @@ from course_lib.papers.ddpm import DDPM_CONFIGS
 from course_lib.papers.vit import VIT_CONFIGS, ViT, ViTConfig
 from course_lib.papers.vivit import VIVIT_CONFIGS
 from tests.parity import vit_layouts
-from tests.parity.peers import diffusers_unet, randomise, transformers_vit, transformers_vivit
+from tests.parity.peers import diffusers_unet, randomize, transformers_vit, transformers_vivit
 
 SMALL = {
     "image_size": (6, 9),
@@ -32,7 +32,7 @@ LAYOUTS = ["google", "transformers", "timm"]
 
 def weights_of(layout, config=CONFIG):
     if layout == "transformers":
-        return dict(randomise(transformers_vit(config)).state_dict())
+        return dict(randomize(transformers_vit(config)).state_dict())
     shapes = vit_layouts.google_shapes if layout == "google" else vit_layouts.timm_shapes
     return vit_layouts.random_weights(shapes(config))
 

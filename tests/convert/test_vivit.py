@@ -7,7 +7,7 @@ from safetensors.torch import save_file
 from course_lib.convert import load_official
 from course_lib.papers.vit import VIT_CONFIGS
 from course_lib.papers.vivit import VIVIT_CONFIGS, ViViT, ViViTConfig
-from tests.parity.peers import randomise, transformers_vit, transformers_vivit
+from tests.parity.peers import randomize, transformers_vit, transformers_vivit
 
 SMALL = {
     "frames": 4,
@@ -23,7 +23,7 @@ CONFIG = ViViTConfig(1, **SMALL, num_classes=5)
 
 @pytest.fixture(scope="module")
 def official():
-    return randomise(transformers_vivit(CONFIG)).state_dict()
+    return randomize(transformers_vivit(CONFIG)).state_dict()
 
 
 @pytest.fixture
@@ -50,7 +50,7 @@ def test_every_number_arrives_and_none_is_made_up(weights):
 
 
 def test_a_preset_by_name_from_a_file(tmp_path):
-    weights = randomise(transformers_vivit(VIVIT_CONFIGS["tiny"])).state_dict()
+    weights = randomize(transformers_vivit(VIVIT_CONFIGS["tiny"])).state_dict()
     save_file(weights, tmp_path / "vivit.safetensors")
     model = load_official("vivit/tiny", tmp_path / "vivit.safetensors")
     assert model.config == VIVIT_CONFIGS["tiny"] and torch.equal(

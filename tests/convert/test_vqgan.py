@@ -20,7 +20,7 @@ from course_lib.papers.vqgan import (
     VQGANConfig,
 )
 from tests.parity import taming_layouts
-from tests.parity.peers import diffusers_vqmodel, randomise
+from tests.parity.peers import diffusers_vqmodel, randomize
 
 CONFIG = VQGANConfig(
     image_size=16,
@@ -41,7 +41,7 @@ STATISTICS = {"quantizer.unused", "quantizer.counts", "quantizer.sums"}
 def weights_of(layout, config=None):
     config = config or CONFIGS[layout]
     if layout == "diffusers":
-        return dict(randomise(diffusers_vqmodel(config)).state_dict())
+        return dict(randomize(diffusers_vqmodel(config)).state_dict())
     shapes = (
         taming_layouts.vqgan_shapes if layout == "taming" else taming_layouts.transformer_shapes
     )

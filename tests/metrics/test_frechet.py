@@ -38,5 +38,5 @@ def test_frechet_distance_with_correlated_axes_agrees_with_a_matrix_square_root(
 
 
 def test_too_few_samples_are_refused():
-    with pytest.raises(ValueError, match="at least two samples a side are needed, got 1 and 5"):
+    with pytest.raises(ValueError, match="expected at least two samples a side, got 1 and 5"):
         frechet_distance(torch.zeros(1, 2), torch.zeros(5, 2))

@@ -27,7 +27,7 @@ def test_noise_around_zero_has_no_signal_and_one_draw_is_refused():
     noise = noise - noise.mean(0)
     found = gradient_noise(lambda draw: noise[draw] @ w, [w], draws=50, batch=4)
     assert found.signal == pytest.approx(-found.noise / 4 / 50, rel=1e-5)
-    with pytest.raises(ValueError, match="at least two draws"):
+    with pytest.raises(ValueError, match="draws: expected at least two"):
         gradient_noise(lambda draw: noise[draw] @ w, [w], draws=1, batch=4)
 
 

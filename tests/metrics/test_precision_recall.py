@@ -22,5 +22,5 @@ def test_precision_and_recall_tell_missing_kinds_from_wrong_samples():
 
 
 def test_too_few_samples_are_refused():
-    with pytest.raises(ValueError, match="more than k = 3 samples a side are needed, got 9 and 3"):
+    with pytest.raises(ValueError, match="expected more than k = 3 samples a side, got 9 and 3"):
         precision_recall(torch.zeros(9, 2), torch.zeros(3, 2))

@@ -159,7 +159,7 @@ def _encoder(config):
     )
 
 
-def randomise(model, seed=0):
+def randomize(model, seed=0):
     """Weights of unit gain, nowhere zero, so that every parameter has a say in the output."""
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():

@@ -21,7 +21,7 @@ from course_lib.papers.magvit_tokenizer import (
     Tokenizer,
     TokenizerConfig,
 )
-from tests.parity.peers import largest_difference, randomise
+from tests.parity.peers import largest_difference, randomize
 
 import_torchvision()  # before transformers asks for it
 
@@ -467,7 +467,7 @@ def from_peer(state, depth):
     ids=["one task", "several tasks"],
 )
 def test_the_transformer_equals_transformers_bert(config):
-    peer = randomise(peer_of(config)).double().eval()
+    peer = randomize(peer_of(config)).double().eval()
     with torch.no_grad():
         peer.bert.embeddings.token_type_embeddings.weight.zero_()
     model = MaskedTransformer(config).double().eval()

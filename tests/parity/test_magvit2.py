@@ -14,7 +14,7 @@ from torch import nn
 from course_lib.compat import import_torchvision
 from course_lib.nn.causal_conv import CausalConv3d, CausalUpsample
 from course_lib.papers.magvit2 import LMConfig, MaskedLM, Tokenizer, TokenizerConfig
-from tests.parity.peers import gradients, largest_difference, randomise
+from tests.parity.peers import gradients, largest_difference, randomize
 
 import_torchvision()  # before diffusers asks for it
 
@@ -170,7 +170,7 @@ TOKENIZERS = {  # with frames, rows and columns
 @pytest.mark.parametrize(("config", "size"), TOKENIZERS.values(), ids=TOKENIZERS)
 def test_the_tokenizer_equals_one_that_goes_frame_by_frame(config, size):
     torch.manual_seed(0)
-    model = randomise(Tokenizer(config)).double().eval()
+    model = randomize(Tokenizer(config)).double().eval()
     named = dict(model.named_parameters())
     ours, theirs = (rand(3, 2, *size).requires_grad_() for _ in range(2))
     reconstruction, quantized = model(ours)
@@ -248,7 +248,7 @@ def test_the_masked_model_is_transformers_bert_on_sums_of_embeddings():
         (2, 3, 2), 2**6, num_classes=4, width=20, depth=3, heads=5, mlp=28, dropout=0.0
     )
     torch.manual_seed(0)
-    ours = randomise(MaskedLM(config)).double().eval()
+    ours = randomize(MaskedLM(config)).double().eval()
     with torch.no_grad():
         for p in (
             *ours.tokens.tables,

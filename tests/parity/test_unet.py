@@ -8,7 +8,7 @@ from course_lib.convert import load_official
 from course_lib.papers.ddpm import DDPM_CONFIGS, DDPMConfig
 from course_lib.papers.improved_ddpm import IMPROVED_DDPM_CONFIGS, ImprovedDDPMConfig
 from tests.parity import openai_layout
-from tests.parity.peers import diffusers_unet, gradients, inputs, largest_difference, randomise
+from tests.parity.peers import diffusers_unet, gradients, inputs, largest_difference, randomize
 
 SMALL = {"image_size": 16, "width": 16, "dropout": 0.0, "norm_groups": 8}
 
@@ -62,7 +62,7 @@ def theirs_under_our_names(model, peer, grads):
 @pytest.mark.parametrize("name", CASES)
 def test_equals_diffusers(name, float_times):
     config, *shape = CASES[name]
-    peer = randomise(diffusers_unet(config)).eval()
+    peer = randomize(diffusers_unet(config)).eval()
     model = load_official(paper(config), peer.state_dict(), config).eval()
     x, t, label = inputs(config, *shape, float_times)
     ours, theirs = x.clone().requires_grad_(), x.clone().requires_grad_()
@@ -84,7 +84,7 @@ def test_equals_diffusers(name, float_times):
 @pytest.mark.parametrize("name", CASES)
 def test_equals_diffusers_in_double_precision_to_a_billionth(name):
     config, *shape = CASES[name]
-    peer = randomise(diffusers_unet(config)).eval()
+    peer = randomize(diffusers_unet(config)).eval()
     model = load_official(paper(config), peer.state_dict(), config).eval()
     x, t, label = inputs(config, *shape)
     got, expected = model.double()(x.double(), t, label), peer.double()(x.double(), t, label).sample
@@ -118,7 +118,7 @@ def test_the_two_networks_differ():
     to fail.
     """
     config = ddpm(attention_resolutions=(8,))
-    peer = randomise(diffusers_unet(config)).eval()
+    peer = randomize(diffusers_unet(config)).eval()
     x, t, _ = inputs(config, 2, 8, 8)
     expected = peer(x, t).sample
     for quirk in (

@@ -11,7 +11,7 @@ from course_lib import zoo
 from course_lib.convert import load_official
 from course_lib.papers.vit import ViT, ViTConfig, for_fine_tuning, interpolate_positions
 from tests.parity import vit_layouts
-from tests.parity.peers import gradients, largest_difference, randomise, transformers_vit
+from tests.parity.peers import gradients, largest_difference, randomize, transformers_vit
 
 
 def vit(**changes):
@@ -71,7 +71,7 @@ def compare(model, image, peer, peer_parameters, layout):
 @pytest.mark.parametrize("name", CASES)
 def test_equals_transformers(name):
     config = CASES[name]
-    peer = randomise(transformers_vit(config)).eval()
+    peer = randomize(transformers_vit(config)).eval()
     model = load_official("vit", peer.state_dict(), config).eval()
     values, slopes = compare(
         model, pictures(config), lambda x: peer(x).logits, peer.named_parameters(), "transformers"
@@ -82,7 +82,7 @@ def test_equals_transformers(name):
 @pytest.mark.parametrize("name", CASES)
 def test_equals_transformers_in_double_precision_to_a_billionth(name):
     config = CASES[name]
-    peer = randomise(transformers_vit(config)).eval()
+    peer = randomize(transformers_vit(config)).eval()
     model = load_official("vit", peer.state_dict(), config).eval()
     x = pictures(config).double()
     torch.testing.assert_close(model.double()(x), peer.double()(x).logits, rtol=0, atol=1e-9)
@@ -93,7 +93,7 @@ def test_what_a_checkpoint_does_not_say_changes_the_output():
     have to fail.
     """
     config = vit(norm_eps=1e-12, gelu="exact")
-    weights = randomise(transformers_vit(config)).state_dict()
+    weights = randomize(transformers_vit(config)).state_dict()
     x = pictures(config)
     expected = load_official("vit", weights, config)(x)
     for changed in (
@@ -106,7 +106,7 @@ def test_what_a_checkpoint_does_not_say_changes_the_output():
 
 def test_attention_maps_equal_transformers():
     config = vit(depth=3, gelu="exact")
-    peer = randomise(transformers_vit(config)).eval()
+    peer = randomize(transformers_vit(config)).eval()
     peer.set_attn_implementation("eager")
     model = load_official("vit", peer.state_dict(), config).eval()
     x = pictures(config)

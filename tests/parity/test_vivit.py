@@ -6,7 +6,7 @@ import torch
 from course_lib import zoo
 from course_lib.convert import load_official
 from course_lib.papers.vivit import ViViTConfig
-from tests.parity.peers import gradients, largest_difference, randomise, transformers_vivit
+from tests.parity.peers import gradients, largest_difference, randomize, transformers_vivit
 
 
 def vivit(**changes):
@@ -40,7 +40,7 @@ def clips(config, batch=3, seed=1):
 @pytest.mark.parametrize("name", CASES)
 def test_equals_transformers(name):
     config = CASES[name]
-    peer = randomise(transformers_vivit(config)).eval()
+    peer = randomize(transformers_vivit(config)).eval()
     model = load_official("vivit", peer.state_dict(), config).eval()
     x = clips(config)
     ours, theirs = x.clone().requires_grad_(), x.clone().requires_grad_()
@@ -60,7 +60,7 @@ def test_equals_transformers(name):
 @pytest.mark.parametrize("name", CASES)
 def test_equals_transformers_in_double_precision_to_a_billionth(name):
     config = CASES[name]
-    peer = randomise(transformers_vivit(config)).eval()
+    peer = randomize(transformers_vivit(config)).eval()
     model = load_official("vivit", peer.state_dict(), config).eval()
     x = clips(config).double()
     expected = peer.double()(x).logits
@@ -71,7 +71,7 @@ def test_equals_transformers_in_double_precision_to_a_billionth(name):
 
 def test_what_a_checkpoint_does_not_say_changes_the_output():
     config = vivit(gelu="tanh")
-    weights = randomise(transformers_vivit(config)).state_dict()
+    weights = randomize(transformers_vivit(config)).state_dict()
     x = clips(config)
     expected = load_official("vivit", weights, config)(x)
     for changed in (vivit(gelu="exact"), vivit(norm_eps=1e-3), vivit(heads=2)):

@@ -14,7 +14,7 @@ from tests.parity.peers import (
     gpt2_as_taming,
     gradients,
     largest_difference,
-    randomise,
+    randomize,
     transformers_gpt2,
 )
 
@@ -99,7 +99,7 @@ def compare(model, x, peer, parameters, layout):
 def test_equals_diffusers(name):
     """Theirs in double precision, so that the difference is our rounding alone."""
     config, *shape = CASES[name]
-    peer = randomise(diffusers_vqmodel(config)).eval()
+    peer = randomize(diffusers_vqmodel(config)).eval()
     model = load_official("vqgan", peer.state_dict(), config).eval()
     peer, x = peer.double(), pictures(config, *shape)
     values, slopes = compare(
@@ -112,7 +112,7 @@ def test_equals_diffusers(name):
 def test_equals_diffusers_in_double_precision(name):
     """Values to a billionth; gradients as far as their way through single precision lets them."""
     config, *shape = CASES[name]
-    peer = randomise(diffusers_vqmodel(config)).eval()
+    peer = randomize(diffusers_vqmodel(config)).eval()
     model = load_official("vqgan", peer.state_dict(), config).eval().double()
     peer, x = peer.double(), pictures(config, *shape).double()
     values, slopes = compare(
@@ -123,7 +123,7 @@ def test_equals_diffusers_in_double_precision(name):
 
 def test_codes_are_decoded_as_diffusers_does():
     config = vqgan()
-    peer = randomise(diffusers_vqmodel(config)).eval()
+    peer = randomize(diffusers_vqmodel(config)).eval()
     model = load_official("vqgan", peer.state_dict(), config).eval()
     codes = torch.randint(
         0, config.num_codes, (2, 3, 5), generator=torch.Generator().manual_seed(3)
@@ -139,7 +139,7 @@ def test_what_a_checkpoint_does_not_say_changes_the_output():
     would have to fail.
     """
     config = vqgan()
-    weights = randomise(diffusers_vqmodel(config)).state_dict()
+    weights = randomize(diffusers_vqmodel(config)).state_dict()
     x = pictures(config, 2, 24, 40)
     expected, quantized = load_official("vqgan", weights, config)(x)
     other, _ = load_official("vqgan", weights, vqgan(groups=8))(x)
@@ -230,7 +230,7 @@ def tokens_of(config, batch, n):
 @pytest.mark.parametrize("name", TRANSFORMERS)
 def test_the_transformer_equals_gpt2(name):
     config, *shape = TRANSFORMERS[name]
-    peer = randomise(transformers_gpt2(config)).eval()
+    peer = randomize(transformers_gpt2(config)).eval()
     model = load_official("vqgan", gpt2_as_taming(peer.state_dict()), config).eval()
     values, slopes = compare_transformers(
         model,
@@ -245,7 +245,7 @@ def test_the_transformer_equals_gpt2(name):
 def test_another_activation_changes_the_output():
     """Were GELU's form lost, the comparison with GPT2 would have to fail."""
     config = transformer()
-    peer = randomise(transformers_gpt2(config)).eval()
+    peer = randomize(transformers_gpt2(config)).eval()
     model = load_official("vqgan", gpt2_as_taming(peer.state_dict()), config).eval()
     other = type(peer)(
         type(peer.config)(**{**peer.config.to_dict(), "activation_function": "gelu_new"})
