@@ -1,13 +1,11 @@
-"""Notebook 05, the second half, MAGVIT-v2: quantisation without a table, causal convolutions,
-tokens in factors.
-"""
+"""Notebook 05, second half, MAGVIT-v2: lookup-free quantization, causal convolution, factors."""
 
 import math
 
 import torch
 import torch.nn.functional as F
 
-from course_lib.checking import Exercise
+from course_lib.checking import Exercise, edit
 from course_lib.nn import causal_conv
 from course_lib.quantize import lfq
 
@@ -15,19 +13,10 @@ from course_lib.quantize import lfq
 
 
 def _latent_cases(rng):
-    """Latents of both signs, some beyond 1; exact zeros and numbers next to zero."""
+    """Draw latents of both signs, some beyond 1; exact zeros and numbers next to zero."""
     drawn = [2 * torch.randn(shape, generator=rng) for shape in ((4, 3), (2, 5, 3, 4))]
     drawn[1][0, :2] = 0
     return [*({"z": z} for z in drawn), {"z": torch.tensor([0.0, -0.0, 1e-6, -1e-6, 3.0, -0.4])}]
-
-
-def _through(value, gradient=lambda z: z):
-    """lfq with another value forward, or with the gradient of another function."""
-    return lambda z: value(z).detach() + gradient(z) - gradient(z).detach()
-
-
-def _signs(z):
-    return torch.where(z > 0, 1.0, -1.0)
 
 
 LFQ = Exercise(
@@ -41,31 +30,31 @@ LFQ = Exercise(
     minutes=6,
     misconceptions={
         "zero_stays": (
-            _through(torch.sign),
-            "`torch.sign(0)` is 0, and no token stands for that. Eq. 3 has -1 for z <= 0 and +1 for"
+            edit("lfq_sign(z)", "torch.sign(z)"),
+            "`torch.sign(0)` is 0, and no token means that. Eq. 3 has -1 for z <= 0 and +1 for"
             " z > 0: `torch.where`.",
         ),
         "zero_is_positive": (
-            _through(lambda z: torch.where(z >= 0, 1.0, -1.0)),
+            edit("z > 0", "z >= 0", of=lfq.lfq_sign),
             "A zero became +1. In Eq. 3 zero counts as negative: +1 only where z > 0.",
         ),
         "bits": (
-            _through(lambda z: (z > 0).float()),
+            edit("lfq_sign(z)", "(z > 0).float()"),
             "Those are the bits, 0 and 1. The code that the decoder sees is made of -1 and +1.",
         ),
         "no_gradient": (
-            lambda z: _signs(z) + 0 * z.detach(),
+            edit("straight_through(z, lfq_sign(z))", "lfq_sign(z) + 0 * z.detach()"),
             "The signs are right, but no gradient comes through: a sign has none. Pass it straight"
             " through, z + (q - z).detach().",
         ),
         "held_gradient": (
-            _through(_signs, lambda z: z.clamp(-1, 1)),
-            "The signs are right. Your gradient stops where z is beyond -1 and 1, as in binarised"
-            " networks; straight through it goes everywhere. (The commitment loss keeps z small.)",
+            edit("straight_through(z,", "straight_through(z.clamp(-1, 1),"),
+            "The signs are right. Your gradient stops where z is beyond -1 and 1, as in binarized"
+            " networks; straight through, it goes everywhere. (The commitment loss keeps z small.)",
         ),
         "gradient_of_tanh": (
-            _through(_signs, torch.tanh),
-            "The signs are right, but the gradient is that of tanh. Straight through it is handed"
+            edit("straight_through(z,", "straight_through(torch.tanh(z),"),
+            "The signs are right, but the gradient is that of tanh. Straight through, it is passed"
             " to z unchanged.",
         ),
         "squashed": (
@@ -73,17 +62,17 @@ LFQ = Exercise(
             "You squashed z softly between -1 and 1. A code has only these two values: the signs.",
         ),
         "turned_round": (
-            _through(lambda z: -_signs(z)),
+            edit("lfq_sign(z)", "-lfq_sign(z)"),
             "The signs are the wrong way round: +1 where z > 0.",
         ),
         "gradient_turned": (
-            _through(_signs, lambda z: -z),
-            "The signs are right, the gradient has the wrong sign: z + (q - z).detach(), where only"
-            " the difference is detached.",
+            edit("straight_through(z,", "straight_through(-z,"),
+            "The signs are right, but the gradient has the wrong sign: z + (q - z).detach(), where"
+            " only the difference is detached.",
         ),
         "not_quantised": (
             lambda z: 1 * z,
-            "You returned z. Forward it is the sign of every number, backward the gradient of z.",
+            "You returned z. Forward, it is the sign of every number; backward, the gradient of z.",
         ),
     },
 )
@@ -93,22 +82,13 @@ LFQ = Exercise(
 
 
 def _index_cases(rng):
-    """The paper's own token 2; zeros; 18 bits, the paper's vocabulary; a single vector."""
+    """Draw zeros, 18 bits (the paper's vocabulary), a single vector; the paper's own token 2."""
     drawn = [torch.randn(shape, generator=rng) for shape in ((2, 3, 4, 5), (6, 18), (3,))]
     drawn[1][:3, ::2] = 0
     return [
         *({"z": z} for z in drawn),
         {"z": torch.tensor([[-0.3, 0.1], [0.3, -0.1], [0.2, 0.4], [-1.0, 0.0]])},
     ]
-
-
-def _places(z):
-    return torch.arange(z.shape[-1])
-
-
-def _weighed(bits=lambda z: z > 0, weight=lambda z: 2 ** _places(z)):
-    """token_index from other bits, or with other weights of them."""
-    return lambda z: (bits(z).long() * weight(z)).sum(-1)
 
 
 TOKEN_INDEX = Exercise(
@@ -121,48 +101,49 @@ TOKEN_INDEX = Exercise(
     minutes=5,
     misconceptions={
         "highest_first": (
-            _weighed(weight=lambda z: 2 ** _places(z).flip(0)),
+            edit("device=z.device)", "device=z.device).flip(0)"),
             "Your first number is the highest bit, as in the library vector-quantize-pytorch. In"
             " Eq. 4 its weight is 2^0: z = (-0.3, 0.1) is token 2, not 1.",
         ),
         "from_one": (
-            lambda z: lfq.token_index(z) + 1,
+            edit(".sum(dim=-1)", ".sum(dim=-1) + 1"),
             "Your tokens begin with 1. Where nothing is positive the sum of Eq. 4 is empty:"
             " token 0.",
         ),
         "doubled": (
-            _weighed(weight=lambda z: 2 ** (_places(z) + 1)),
+            edit("arange(z.shape[-1]", "arange(1, z.shape[-1] + 1"),
             "Your tokens are twice too large. Eq. 4 counts i from 1 and has 2^(i-1): the first bit"
             " weighs 1.",
         ),
         "negatives_counted": (
-            _weighed(bits=lambda z: z <= 0),
+            edit("z > 0", "z <= 0"),
             "You added up the weights of the negative numbers. In Eq. 4 a bit is set where z > 0.",
         ),
         "zero_counted": (
-            _weighed(bits=lambda z: z >= 0),
-            "Right but for zeros: they count as negative, so their bit is 0. Set is where z > 0.",
+            edit("z > 0", "z >= 0"),
+            "Right but for zeros: they count as negative, so their bit is 0. A bit is set where"
+            " z > 0.",
         ),
         "codes_weighed": (
-            _weighed(bits=lambda z: torch.where(z > 0, 1, -1)),
+            edit("(z > 0)", "torch.where(z > 0, 1, -1)"),
             "You weighed the code, -1 and +1. Eq. 4 weighs the bits, 0 and 1, or half of the tokens"
             " are negative.",
         ),
         "bits_counted": (
-            _weighed(weight=lambda z: 1),
+            edit(" << torch.arange(z.shape[-1], device=z.device)", ""),
             "You counted how many numbers are positive. Each has a weight of its own: 2^(i-1).",
         ),
         "places_added": (
-            _weighed(weight=lambda z: _places(z) + 1),
+            edit("<< torch.arange(z.shape[-1]", "* torch.arange(1, z.shape[-1] + 1"),
             "You added up places. The weights are powers of two, so that every code has a token of"
             " its own.",
         ),
         "decimal": (
-            _weighed(weight=lambda z: 10 ** _places(z)),
+            edit("<< torch", "* 10 ** torch"),
             "You wrote the bits as decimal digits. The weights are powers of two.",
         ),
         "as_a_fraction": (
-            lambda z: lfq.token_index(z).float(),
+            edit(".sum(dim=-1)", ".sum(dim=-1).float()"),
             "The values are right, but a token is a whole number: int64, which an embedding can"
             " look up.",
         ),
@@ -174,8 +155,9 @@ TOKEN_INDEX = Exercise(
 
 
 def _entropy_cases(rng):
-    """Bits that go together, so that the batch's codes are not what its single bits say; one bit; a
-    shy batch.
+    """Draw correlated bits, one bit, and a batch of vectors near zero.
+
+    With correlated bits the batch's codes are not what its single bits say.
     """
     cases = []
     for n, bits, temperature, scale in [
@@ -194,8 +176,8 @@ def _codes(bits):
     return lfq.token_code(torch.arange(2**bits), bits)
 
 
-def _by_distance(z, temperature):
-    """q(z) over all codes, (n K)."""
+def _softmax_of_distances(z, temperature):
+    """Return q(z) over all codes, (n K)."""
     distances = (z[:, None] - _codes(z.shape[1])).square().sum(-1)
     return (-distances / temperature).softmax(-1)
 
@@ -204,11 +186,16 @@ def _entropy(p):
     return -(p * p.clamp(min=1e-12).log()).sum(-1)
 
 
-def _penalised(q=_by_distance, combine=lambda q, h: h(q).mean() - h(q.mean(0)), entropy=_entropy):
-    """entropy_penalty with other probabilities q(z, temperature), or by another formula of them and
-    the entropy.
+def _difference(q, entropy):
+    return entropy(q).mean() - entropy(q.mean(0))
+
+
+def _penalty(q=_softmax_of_distances, combine=_difference):
+    """Build entropy_penalty with other probabilities q(z, temperature).
+
+    Or with another formula, combine, of them and of the entropy.
     """
-    return lambda z, temperature: combine(q(z, temperature), entropy)
+    return lambda z, temperature: combine(q(z, temperature), _entropy)
 
 
 def _single_bits(z, temperature):
@@ -217,11 +204,10 @@ def _single_bits(z, temperature):
     return _entropy(both).sum(1).mean() - _entropy(both.mean(0)).sum()
 
 
-def _entropy_of_the_mean(z, temperature):
-    return (
-        _entropy(_by_distance(z, temperature)).mean()
-        - _entropy(_by_distance(z.mean(0, keepdim=True), temperature))[0]
-    )
+def _entropy_of_the_mean_vector(z, temperature):
+    mean = z.mean(0, keepdim=True)
+    entropies = _entropy(_softmax_of_distances(z, temperature))
+    return entropies.mean() - _entropy(_softmax_of_distances(mean, temperature))[0]
 
 
 ENTROPY_PENALTY = Exercise(
@@ -235,28 +221,28 @@ ENTROPY_PENALTY = Exercise(
     minutes=13,
     misconceptions={
         "sign_swapped": (
-            _penalised(combine=lambda q, h: h(q.mean(0)) - h(q).mean()),
-            "The sign is turned round: as a loss, yours would make every vector unsure and use few "
-            "codes. Eq. 5: E[H(q)] - H(E[q]).",
+            _penalty(combine=lambda q, h: h(q.mean(0)) - h(q).mean()),
+            "The sign is wrong: as a loss, yours would make every vector unsure and use few codes."
+            " Eq. 5: E[H(q)] - H(E[q]).",
         ),
         "sure_alone": (
-            _penalised(combine=lambda q, h: h(q).mean()),
-            "That is the first half, which asks every vector to be sure. With it alone all of them"
-            " could be sure of the same code: subtract the entropy of the mean distribution.",
+            _penalty(combine=lambda q, h: h(q).mean()),
+            "That is the first half, which asks every vector to be sure. With nothing else all of"
+            " them could be sure of the same code: subtract the entropy of the mean distribution.",
         ),
         "used_alone": (
-            _penalised(combine=lambda q, h: -h(q.mean(0))),
+            _penalty(combine=lambda q, h: -h(q.mean(0))),
             "That is the second half, which asks the batch to use all codes. Add the first, the"
             " mean of the vectors' own entropies.",
         ),
         "single_bits": (
             _single_bits,
             "Your second term adds up the entropies of single bits, as if they were independent in"
-            " the batch. They are so for one vector, not for the mean over vectors: E[q] is a"
-            " distribution over all 2^bits codes.",
+            " the batch. They are independent for one vector, but not for the mean over vectors:"
+            " E[q] is a distribution over all 2^bits codes.",
         ),
         "bits": (
-            _penalised(combine=lambda q, h: (h(q).mean() - h(q.mean(0))) / math.log(2)),
+            _penalty(combine=lambda q, h: (h(q).mean() - h(q.mean(0))) / math.log(2)),
             "Your entropies are in bits. Here they are in nats: the natural logarithm.",
         ),
         "mean_over_bits": (
@@ -265,37 +251,37 @@ ENTROPY_PENALTY = Exercise(
             " their mean.",
         ),
         "half_the_distance": (
-            _penalised(lambda z, temperature: (z @ _codes(z.shape[1]).T / temperature).softmax(-1)),
+            _penalty(lambda z, temperature: (z @ _codes(z.shape[1]).T / temperature).softmax(-1)),
             "Your logits are z times the code. The squared distance has twice that, ||z - c||^2 ="
             " ||z||^2 - 2 z c + bits, and of these only the product differs from code to code.",
         ),
         "not_squared": (
-            _penalised(
+            _penalty(
                 lambda z, temperature: (-torch.cdist(z, _codes(z.shape[1])) / temperature).softmax(
                     -1
                 )
             ),
-            "Your logits are distances. They are to be squared: -||z - c||^2 / temperature.",
+            "Your logits are distances. They should be squared: -||z - c||^2 / temperature.",
         ),
         "temperature_multiplied": (
-            _penalised(lambda z, temperature: _by_distance(z, 1 / temperature)),
-            "You multiplied with the temperature. Divide by it: a low temperature makes q(z) sure.",
+            _penalty(lambda z, temperature: _softmax_of_distances(z, 1 / temperature)),
+            "You multiplied by the temperature. Divide by it: a low temperature makes q(z) sure.",
         ),
         "no_temperature": (
-            _penalised(lambda z, temperature: _by_distance(z, 1.0)),
+            _penalty(lambda z, temperature: _softmax_of_distances(z, 1.0)),
             "The temperature is missing: -||z - c||^2 / temperature.",
         ),
         "entropy_of_the_mean_vector": (
-            _entropy_of_the_mean,
+            _entropy_of_the_mean_vector,
             "You averaged the vectors and asked how sure their mean is. Eq. 5 averages the"
             " distributions: q of every vector first, then the mean over the batch.",
         ),
         "summed": (
-            _penalised(combine=lambda q, h: h(q).sum() - h(q.mean(0))),
+            _penalty(combine=lambda q, h: h(q).sum() - h(q.mean(0))),
             "You added up the entropies of the vectors. E[H(q)] is their mean.",
         ),
         "hard": (
-            _penalised(combine=lambda q, h: -h(F.one_hot(q.argmax(1), q.shape[1]).float().mean(0))),
+            _penalty(combine=lambda q, h: -h(F.one_hot(q.argmax(1), q.shape[1]).float().mean(0))),
             "You counted the tokens, and counts have no gradient. q(z) is soft: the probabilities"
             " of all codes.",
         ),
@@ -307,8 +293,9 @@ ENTROPY_PENALTY = Exercise(
 
 
 def _clip_cases(rng):
-    """1 + s t frames; a picture, which is a clip of one frame; kernels with two frames and with
-    one.
+    """Draw clips of 1 + s t frames, and an image, which is a clip of one frame.
+
+    Kernels have two or more frames, or one.
     """
     sizes = [
         ((2, 3, 5, 6, 7), (4, 3, 3, 3, 5), (1, 1, 1)),
@@ -328,26 +315,6 @@ def _clip_cases(rng):
     ]
 
 
-def _convolved(
-    frames=lambda kt: (kt - 1, 0), rows=lambda k: (k // 2, k // 2), move=lambda stride: stride
-):
-    """causal_conv with other pads of frames and of rows and columns, or another stride."""
-
-    def answer(x, weight, bias, stride):
-        kt, kh, kw = weight.shape[2:]
-        return F.conv3d(F.pad(x, (*rows(kw), *rows(kh), *frames(kt))), weight, bias, move(stride))
-
-    return answer
-
-
-def _first_frame_repeated(x, weight, bias, stride):
-    return causal_conv.causal_conv3d(x, weight, bias, stride, padding="replicate")
-
-
-def _past_alone(x, weight, bias, stride):
-    return causal_conv.causal_conv3d(F.pad(x[:, :, :-1], (0, 0, 0, 0, 1, 0)), weight, bias, stride)
-
-
 CAUSAL_CONV = Exercise(
     id="magvit2.causal_conv",
     reference=causal_conv.causal_conv3d,
@@ -359,75 +326,65 @@ CAUSAL_CONV = Exercise(
     minutes=8,
     misconceptions={
         "both_sides": (
-            _convolved(frames=lambda kt: ((kt - 1) // 2, kt // 2)),
+            edit("past, 0)", "past // 2, kt // 2)"),
             "You padded frames on both sides, so a frame sees later ones. All kt - 1 of them come"
-            " in front.",
+            " before the first.",
         ),
         "behind": (
-            _convolved(frames=lambda kt: (0, kt - 1)),
-            "You padded the frames behind, so a frame sees what comes and not what was. They come"
-            " in front.",
+            edit("past, 0)", "0, past)"),
+            "You padded frames after the last, so a frame sees what comes and not what was. They"
+            " belong before the first.",
         ),
         "first_frame_repeated": (
-            _first_frame_repeated,
-            "You repeated the first frame in front. CogVideoX does so; here the padded frames are"
+            edit('padding: str = "zeros"', 'padding: str = "replicate"'),
+            "You repeated the first frame before it. CogVideoX does so; here the padded frames are"
             " zeros.",
         ),
         "frames_not_padded": (
-            _convolved(frames=lambda kt: (0, 0)),
-            "Without padded frames the clip becomes shorter, and a picture cannot be read at all:"
-            " kt - 1 in front.",
+            edit("past, 0)", "0, 0)"),
+            "Without padded frames the clip becomes shorter, and an image cannot be read at all:"
+            " kt - 1 before the first.",
         ),
         "half_in_front": (
-            _convolved(frames=lambda kt: (kt // 2, 0)),
-            "You padded kt // 2 frames, half of what is needed. Nothing comes behind, so all kt - 1"
-            " come in front.",
+            edit("past = kt - 1", "past = kt // 2"),
+            "You padded kt // 2 frames, half of what is needed. None comes after the last, so all"
+            " kt - 1 come before the first.",
         ),
         "one_too_many": (
-            _convolved(frames=lambda kt: (kt, 0)),
-            "You padded one frame too many: kt - 1, because the last weight lies on the frame"
-            " itself.",
+            edit("past = kt - 1", "past = kt"),
+            "You padded one frame too many: kt - 1, as the last weight meets the frame itself.",
         ),
         "past_alone": (
-            _past_alone,
-            "Your frames see only those before them. Causal means the present one too: the last"
-            " weight lies on the frame itself, so kt - 1 frames are padded and none is cut off.",
+            edit("past = kt - 1", "past = kt", "F.pad(x, pad)", "F.pad(x[:, :, :-1], pad)"),
+            "Your frames see only those before them. Causal includes the present one, too: the last"
+            " weight meets the frame itself, so kt - 1 frames are padded and none is cut off.",
         ),
         "picture_not_padded": (
-            _convolved(rows=lambda k: (0, 0)),
-            "The frames are right, rows and columns became fewer. In space the padding is as usual:"
-            " k // 2 zeros on each side.",
+            edit(
+                "((kw - 1) // 2, kw // 2, (kh - 1) // 2, kh // 2, past, 0)", "(0, 0, 0, 0, past, 0)"
+            ),
+            "The frames are right, but there are fewer rows and columns. In space the padding is as"
+            " usual: k // 2 zeros on each side.",
         ),
         "causal_in_space": (
-            _convolved(rows=lambda k: (k - 1, 0)),
-            "You pad rows and columns in front, too. In space a pixel may look to all sides: k // 2"
-            " on each.",
+            edit("(kw - 1) // 2, kw // 2, (kh - 1) // 2, kh // 2", "kw - 1, 0, kh - 1, 0"),
+            "You pad rows and columns only before the first, too. In space a pixel may look to all"
+            " sides: k // 2 on each.",
         ),
         "axes_reversed": (
-            lambda x, weight, bias, stride: F.conv3d(
-                F.pad(
-                    x,
-                    [
-                        p
-                        for axis, k in enumerate(weight.shape[2:])
-                        for p in ((k // 2, k // 2) if axis else (k - 1, 0))
-                    ],
-                ),
-                weight,
-                bias,
-                stride,
+            edit(
+                "((kw - 1) // 2, kw // 2, (kh - 1) // 2, kh // 2, past, 0)",
+                "(past, 0, (kh - 1) // 2, kh // 2, (kw - 1) // 2, kw // 2)",
             ),
             "The pads of frames and columns have changed places: `F.pad` counts from the last axis."
             " First columns, then rows, then frames.",
         ),
         "stride_forgotten": (
-            _convolved(move=lambda stride: 1),
+            edit("bias, tuple(stride)", "bias"),
             "The stride is missing: pass it to the convolution. It takes 1 + s t frames to 1 + t.",
         ),
         "no_bias": (
-            lambda x, weight, bias, stride: causal_conv.causal_conv3d(
-                x, weight, torch.zeros_like(bias), stride
-            ),
+            edit("weight, bias, tuple", "weight, None, tuple"),
             "The bias is missing: pass it to the convolution.",
         ),
     },
@@ -438,7 +395,7 @@ CAUSAL_CONV = Exercise(
 
 
 def _factor_cases(rng):
-    """Two halves, three factors of other widths, a single factor."""
+    """Draw indices for two halves, three factors of different widths, a single factor."""
     cases = []
     for shape, bits in [((3, 5), (9, 9)), ((2, 3, 4), (3, 5, 2)), ((6,), (7,)), ((7,), (4, 1))]:
         cases.append(
@@ -448,30 +405,7 @@ def _factor_cases(rng):
     return cases
 
 
-def _split(cut, arrange=lambda parts: torch.stack(parts, dim=-1)):
-    """factorize with another step: cut(what is left, bits of the factor) is (the factor, what is
-    left).
-    """
-
-    def answer(indices, bits):
-        parts = []
-        for count in bits:
-            part, indices = cut(indices, count)
-            parts.append(part)
-        return arrange(parts)
-
-    return answer
-
-
-def _cut(indices, count):
-    return indices % 2**count, indices // 2**count
-
-
-def _highest_first(indices, bits):
-    return lfq.factorize(indices, bits[::-1]).flip(-1)
-
-
-FACTORISE = Exercise(
+FACTORIZE = Exercise(
     id="magvit2.factorise",
     reference=lfq.factorize,
     cases=_factor_cases,
@@ -481,50 +415,50 @@ FACTORISE = Exercise(
     minutes=7,
     misconceptions={
         "highest_first": (
-            _highest_first,
+            lambda indices, bits: lfq.factorize(indices, bits[::-1]).flip(-1),
             "Your first factor has the highest bits. The lowest come first, as in Eq. 4: with bits"
             " (9, 9) token 2^18 - 2 is (510, 511).",
         ),
         "order_turned": (
-            lambda indices, bits: lfq.factorize(indices, bits).flip(-1),
-            "The factors are right and stand in the wrong order: the one with the lowest bits comes"
+            edit("stack(parts", "stack(parts[::-1]"),
+            "The factors are right but in the wrong order: the one with the lowest bits comes"
             " first.",
         ),
         "widths_turned": (
-            lambda indices, bits: lfq.factorize(indices, bits[::-1]),
-            "The widths are turned round: bits[0] is how many of the lowest bits the first factor"
-            " takes.",
+            edit("in bits", "in bits[::-1]"),
+            "The widths are in the wrong order: bits[0] is how many of the lowest bits the first"
+            " factor takes.",
         ),
         "decimal": (
-            _split(lambda indices, count: (indices % 10**count, indices // 10**count)),
+            edit("& (1 << count) - 1", "% 10**count", ">> count", "// 10**count"),
             "You cut decimal digits. A factor of b bits has 2^b values.",
         ),
         "first_width_for_all": (
-            lambda indices, bits: _split(_cut)(indices, bits[:1] * len(bits)),
+            edit("in bits", "in bits[:1] * len(bits)"),
             "Every factor has as many bits as the first. Each has its own number in `bits`.",
         ),
         "not_shifted": (
-            _split(lambda indices, count: (indices % 2**count, indices)),
+            edit("indices >> count", "indices"),
             "Every factor begins at the lowest bit. What a factor has taken must go before the next"
             " one is cut: indices // 2^b.",
         ),
         "not_cut": (
-            _split(lambda indices, count: (indices, indices // 2**count)),
+            edit(" & (1 << count) - 1", ""),
             "The bits of later factors are still in the earlier ones. Take the remainder: indices %"
             " 2^b.",
         ),
         "bits_for_values": (
-            _split(lambda indices, count: (indices % count, indices // count)),
+            edit("& (1 << count) - 1", "% count", ">> count", "// count"),
             "You divided by the number of bits. A factor of b bits has 2^b values.",
         ),
         "one_short": (
-            _split(lambda indices, count: (indices % (2**count - 1), indices // (2**count - 1))),
+            edit("& (1 << count) - 1", "% (2**count - 1)", ">> count", "// (2**count - 1)"),
             "You divided by 2^b - 1, the greatest value. There are 2^b of them. (With `&` it would"
             " be 2^b - 1.)",
         ),
         "factors_first": (
-            lambda indices, bits: lfq.factorize(indices, bits).movedim(-1, 0),
-            "The factors stand in the first axis. They belong in the last one: (..., factors).",
+            edit("dim=-1", "dim=0"),
+            "The factors are in the first axis. They belong in the last one: (..., factors).",
         ),
         "codes": (
             lambda indices, bits: lfq.token_code(indices, sum(bits)),
@@ -534,4 +468,4 @@ FACTORISE = Exercise(
     },
 )
 
-EXERCISES = [LFQ, TOKEN_INDEX, ENTROPY_PENALTY, CAUSAL_CONV, FACTORISE]
+EXERCISES = [LFQ, TOKEN_INDEX, ENTROPY_PENALTY, CAUSAL_CONV, FACTORIZE]

@@ -133,7 +133,7 @@ LOSS_CONFIG = LossConfig(squared_weight=5.0)  # appendix A; all other weights ar
 
 @dataclass(frozen=True)
 class LMConfig(BertConfig):
-    """A language model on factorized tokens; its vocabulary is MAGVIT's.  Defaults: UCF-101 (4.1)."""
+    """A language model on factorized tokens, with MAGVIT's vocabulary.  Defaults: UCF-101 (4.1)."""
 
     grid: tuple[int, int, int] = (5, 16, 16)
     num_codes: int = 2**18
@@ -438,7 +438,7 @@ def joint_logits(logits: list[Float[Tensor, "b n _"]]) -> Float[Tensor, "b n k"]
 
 
 class MaskedLM(nn.Module):
-    """MAGVIT's transformer on factorized tokens: a prefix, and what is shown in the codes' places."""
+    """MAGVIT's transformer on factorized tokens: a prefix, then what is shown for the codes."""
 
     def __init__(self, config: LMConfig):
         super().__init__()

@@ -1,6 +1,4 @@
-"""Answers to the exercises of notebook 05, the first half: more wrong ones, and right ones written
-differently.
-"""
+"""Notebook 05, first half: more wrong answers, and right ones written differently."""
 
 import math
 
@@ -17,7 +15,7 @@ from course_lib.papers import magvit, magvit_tokenizer
 
 
 def inflate_halves(kernel, frames):
-    """Shared between the two middle frames."""
+    """Shares the kernel between two middle frames."""
     return (
         magvit_tokenizer.inflate_central(kernel, frames)
         + magvit_tokenizer.inflate_central(kernel, frames).flip(2)
@@ -25,7 +23,7 @@ def inflate_halves(kernel, frames):
 
 
 def inflate_new_tensor(kernel, frames):
-    """The right numbers without their past."""
+    """Gives the right numbers without their gradient."""
     return torch.tensor(magvit_tokenizer.inflate_central(kernel, frames).tolist())
 
 
@@ -40,23 +38,23 @@ def inflate_random(kernel, frames):
 
 
 def inflate_turned(kernel, frames):
-    """The kernel as a true convolution has it."""
+    """Flips the kernel, as a true convolution does."""
     return magvit_tokenizer.inflate_central(kernel.flip(2, 3), frames)
 
 
-def padding_alone(x, pad):
+def only_the_padding(x, pad):
     """Only where all axes are padded does anything appear: the rest is zero."""
     inner = F.pad(torch.ones_like(x), [p for p in reversed(pad) for _ in range(2)])
     return conv3d.reflect_pad(x, pad) * (1 - inner)
 
 
 def padding_odd(x, pad):
-    """Turned round at the border, so that a slope goes on."""
+    """Turned round at the border, so that a slope continues."""
     for axis, p in zip((2, 3, 4), pad, strict=True):
         n = x.shape[axis]
         first, last = x.narrow(axis, 0, 1), x.narrow(axis, n - 1, 1)
-        before, behind = x.narrow(axis, 1, p).flip(axis), x.narrow(axis, n - 1 - p, p).flip(axis)
-        x = torch.cat([2 * first - before, x, 2 * last - behind], dim=axis)
+        before, after = x.narrow(axis, 1, p).flip(axis), x.narrow(axis, n - 1 - p, p).flip(axis)
+        x = torch.cat([2 * first - before, x, 2 * last - after], dim=axis)
     return x
 
 
@@ -65,12 +63,12 @@ def padding_frames_alone(x, pad):
 
 
 def padding_of_one(x, pad):
-    """One place on every side, whatever is asked for."""
+    """Pads one place on every side, whatever is asked for."""
     return conv3d.reflect_pad(x, tuple(min(p, 1) for p in pad))
 
 
 def padding_by_last_elements(x, pad):
-    """x[-0:] is all of x."""
+    """Forgets that x[-0:] is all of x."""
     for axis, p in zip((2, 3, 4), pad, strict=True):
         x = x.movedim(axis, 0)
         x = torch.cat([x[1 : p + 1].flip(0), x, x[:-1][-p:].flip(0)]).movedim(0, axis)
@@ -114,25 +112,25 @@ def tasks_flat(task, grid):
 
 
 def tasks_of_pixels(task, grid):
-    """Masks of 4 x 8 x 8 pixels each, touched anywhere."""
+    """Marks cells of 4 x 8 x 8 pixels that hold any given pixel."""
     t, h, w = grid
     return magvit.cells_with_given_pixels(magvit.task_mask(task, (4 * t, 8 * h, 8 * w)), (4, 8, 8))
 
 
 def tasks_last_frame(task, grid):
-    """Prediction backwards."""
+    """Predicts backwards."""
     mask = magvit.task_mask(task, grid)
     return mask.flip(0) if task in ("FP", "CFP") else mask
 
 
 def tasks_middle_frames(task, grid):
-    """Interpolation is given what it is to make."""
+    """Gives interpolation what it has to make."""
     mask = magvit.task_mask(task, grid)
     return ~mask if task == "FI" else mask
 
 
 def tasks_vertical_motion(task, grid):
-    """A window that moves down."""
+    """Moves the window down."""
     if task not in ("OPD", "IPD"):
         return magvit.task_mask(task, grid)
     t, h, w = grid
@@ -204,7 +202,7 @@ def schedule_with_the_start(steps, n):
 
 
 def decode_multinomial(logits, tokens, unknown, number, uniform, noise):
-    """A draw of its own."""
+    """Draws with random numbers of its own."""
     uniform = torch.rand(uniform.shape)
     return maskgit.decode_step(logits, tokens, unknown, number, uniform, noise)
 
@@ -215,7 +213,7 @@ def decode_known_flags(logits, tokens, unknown, number, uniform, noise):
 
 
 def decode_forgotten_hidden(logits, tokens, unknown, number, uniform, noise):
-    """The forgotten places show what stood there before."""
+    """Lets the forgotten places show what was there before."""
     new, forgotten = maskgit.decode_step(logits, tokens, unknown, number, uniform, noise)
     return torch.where(forgotten, tokens, new), forgotten
 
@@ -227,7 +225,7 @@ def decode_any_place(logits, tokens, unknown, number, uniform, noise):
 
 
 def decode_over_the_batch(logits, tokens, unknown, number, uniform, noise):
-    """The lowest of all rows together."""
+    """Forgets the lowest of all rows together."""
     p = logits.softmax(-1)
     guess = (p.cumsum(-1) <= uniform[..., None]).sum(-1)
     confidence = (p.gather(-1, guess[..., None])[..., 0].log() + noise).masked_fill(
@@ -247,7 +245,7 @@ def decode_in_place(logits, tokens, unknown, number, uniform, noise):
     return tokens, forgotten
 
 
-def decode_tokens_alone(logits, tokens, unknown, number, uniform, noise):
+def decode_only_tokens(logits, tokens, unknown, number, uniform, noise):
     return maskgit.decode_step(logits, tokens, unknown, number, uniform, noise)[0]
 
 
@@ -260,7 +258,7 @@ WRONG = {
         "turned": inflate_turned,
     },
     "magvit.reflect_padding": {
-        "alone": padding_alone,
+        "only_the_padding": only_the_padding,
         "odd": padding_odd,
         "frames_alone": padding_frames_alone,
         "of_one": padding_of_one,
@@ -310,7 +308,7 @@ WRONG = {
         "over_the_batch": decode_over_the_batch,
         "one_too_many": decode_one_too_many,
         "in_place": decode_in_place,
-        "tokens_alone": decode_tokens_alone,
+        "only_tokens": decode_only_tokens,
     },
 }
 
@@ -337,8 +335,8 @@ def inflate_by_stack(kernel, frames):
 def padding_by_flips(x, pad):
     for axis, p in enumerate(pad, start=2):
         n = x.shape[axis]
-        before, behind = x.narrow(axis, 1, p), x.narrow(axis, n - 1 - p, p)
-        x = torch.cat([before.flip(axis), x, behind.flip(axis)], dim=axis)
+        before, after = x.narrow(axis, 1, p), x.narrow(axis, n - 1 - p, p)
+        x = torch.cat([before.flip(axis), x, after.flip(axis)], dim=axis)
     return x
 
 
@@ -391,7 +389,7 @@ def tasks_by_slices(task, grid):
 
 
 def tasks_by_places(task, grid):
-    """Every place asked for itself."""
+    """Asks for every place by itself."""
     t, h, w = grid
 
     def is_given(i, r, c):
@@ -464,7 +462,7 @@ def decode_by_rows(logits, tokens, unknown, number, uniform, noise):
 
 
 def decode_by_cut_off(logits, tokens, unknown, number, uniform, noise):
-    """As the official code does: below the confidence at the place where the list is cut."""
+    """Compares with the confidence where the sorted list is cut, as the official code does."""
     guess = torch.searchsorted(logits.softmax(-1).cumsum(-1), uniform[..., None], right=True)
     confidence = logits.log_softmax(-1).gather(-1, guess)[..., 0] + noise
     confidence = confidence.where(unknown, math.inf)

@@ -1,6 +1,4 @@
-"""Answers to the exercises of notebook 05, the second half: more wrong ones, and right ones written
-differently.
-"""
+"""Notebook 05, second half: more wrong answers, and right ones written differently."""
 
 import torch
 import torch.nn.functional as F
@@ -11,18 +9,18 @@ from course_lib.quantize import lfq
 # ---------------------------------------------------------------- wrong
 
 
-def lfq_normalised(z):
-    """A direction of length 1, as in spherical quantisation."""
+def lfq_normalized(z):
+    """Gives a direction of length 1, as in spherical quantization."""
     return F.normalize(z, dim=-1)
 
 
 def lfq_hidden_gradient(z):
-    """The value is right, the gradient is half."""
+    """Has the right value and half the gradient."""
     return lfq.lfq_sign(z).detach() + (z - z.detach()) / 2
 
 
 def lfq_by_division(z):
-    """0 / 0."""
+    """Divides 0 by 0."""
     return z / z.abs()
 
 
@@ -35,7 +33,7 @@ def lfq_detached_late(z):
 
 
 def lfq_through_sign(z):
-    """The difference keeps the gradient and takes it away again."""
+    """Keeps a gradient in the difference that takes the other away."""
     return z + (lfq.lfq_sign(z) - z)
 
 
@@ -56,25 +54,25 @@ def index_kept_axis(z):
 
 
 def index_of_all(z):
-    """One number for everything."""
+    """Gives one number for everything."""
     return lfq.token_index(z.flatten())
 
 
 def index_gray(z):
-    """Neighbouring tokens differ in one bit."""
+    """Numbers tokens so that neighbours differ in one bit."""
     index = lfq.token_index(z)
     return index ^ (index >> 1)
 
 
 def penalty_batch_of_means(z, temperature):
-    """Logits averaged."""
+    """Averages logits."""
     logits = 2 * z @ lfq.token_code(torch.arange(2 ** z.shape[1]), z.shape[1]).T / temperature
     p = logits.mean(0).softmax(-1)
     return lfq.sample_entropy(z, temperature) + (p * p.log()).sum()
 
 
 def penalty_squares(z, temperature):
-    """Gini's instead of Shannon's."""
+    """Takes Gini's measure instead of Shannon's."""
     logits = 2 * z @ lfq.token_code(torch.arange(2 ** z.shape[1]), z.shape[1]).T / temperature
     q = logits.softmax(-1)
     return (1 - q.square().sum(-1)).mean() - (1 - q.mean(0).square().sum())
@@ -89,19 +87,19 @@ def penalty_batch_detached(z, temperature):
 
 
 def penalty_cross(z, temperature):
-    """Half the temperature."""
+    """Halves the temperature."""
     return lfq.entropy_penalty(z, temperature / 2)
 
 
 def penalty_each(z, temperature):
-    """One number for every vector."""
+    """Gives one number for every vector."""
     return torch.stack(
         [lfq.sample_entropy(row[None], temperature) for row in z]
     ) - lfq.batch_entropy(z, temperature)
 
 
 def penalty_over_the_batch(z, temperature):
-    """The softmax over vectors."""
+    """Takes the softmax over vectors."""
     q = (2 * z @ lfq.token_code(torch.arange(2 ** z.shape[1]), z.shape[1]).T / temperature).softmax(
         0
     )
@@ -109,7 +107,7 @@ def penalty_over_the_batch(z, temperature):
 
 
 def conv_turned(x, weight, bias, stride):
-    """A true convolution."""
+    """Flips the kernel: a true convolution."""
     return causal_conv.causal_conv3d(x, weight.flip(2, 3, 4), bias, stride)
 
 
@@ -118,7 +116,7 @@ def conv_frames_turned(x, weight, bias, stride):
 
 
 def conv_every_second(x, weight, bias, stride):
-    """Every stride-th frame, the first one dropped."""
+    """Keeps every stride-th frame, without the first."""
     y = causal_conv.causal_conv3d(x, weight, bias, (1, *stride[1:]))
     return y[:, :, stride[0] - 1 :: stride[0]]
 
@@ -132,7 +130,7 @@ def conv_mirrored_frames(x, weight, bias, stride):
 
 
 def conv_of_frames(x, weight, bias, stride):
-    """Each frame for itself, with the last slice of the kernel."""
+    """Convolves each frame by itself, with the last slice of the kernel."""
     return causal_conv.causal_conv3d(x, weight[:, :, -1:], bias, stride)
 
 
@@ -153,7 +151,7 @@ def factorize_floats(indices, bits):
 
 
 def factorize_interleaved(indices, bits):
-    """The bits dealt out one by one."""
+    """Deals the bits out one by one."""
     set_bits = indices[..., None] >> torch.arange(sum(bits)) & 1
     dealt = [set_bits[..., i :: len(bits)][..., :count] for i, count in enumerate(bits)]
     return torch.stack([(part << torch.arange(part.shape[-1])).sum(-1) for part in dealt], dim=-1)
@@ -165,7 +163,7 @@ def factorize_last_keeps_all(indices, bits):
 
 
 def factorize_unshifted_high(indices, bits):
-    """The later factors keep their place value."""
+    """Lets the later factors keep their place value."""
     parts, done = [], 0
     for count in bits:
         parts.append(indices & ((1 << count) - 1 << done))
@@ -181,7 +179,7 @@ def factorize_in_place(indices, bits):
 
 WRONG = {
     "magvit2.lfq": {
-        "normalised": lfq_normalised,
+        "normalized": lfq_normalized,
         "hidden_gradient": lfq_hidden_gradient,
         "by_division": lfq_by_division,
         "rounded": lfq_rounded,
@@ -297,7 +295,7 @@ def penalty_by_categorical(z, temperature):
 
 
 def penalty_farthest(z, temperature):
-    """The codes lie as -z does to z: an entropy does not see which of the two is nearer."""
+    """Takes the opposite codes: an entropy does not see which of two is nearer."""
     return penalty_by_softmax(-z, temperature)
 
 
