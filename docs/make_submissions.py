@@ -1,11 +1,11 @@
 """Invent a class's submissions of chapter 01, to try `course grade` on.
 
-python docs/make_submissions.py FOLDER [--students N] [--seed S]
+    python docs/make_submissions.py FOLDER [--students N] [--seed S]
 
-FOLDER gets a folder for every student, as they hand them in: the notebook, and the quiz answers
-that it saved. Beside FOLDER lies roster.csv.  The first three students are always the same: one who
-has all right, one with three misconceptions and a half right answer, one who stopped half way.  Of
-the others every answer is drawn.
+FOLDER gets a folder for every student, as they hand it in: the notebook, and the quiz answers that
+it saved.  roster.csv is written beside FOLDER.  The first three students are always the same: one
+whose answers are all right, one with three misconceptions and a half right answer, and one who
+stopped halfway.  The answers of all others are drawn at random.
 """
 
 import argparse
@@ -29,229 +29,154 @@ from course_lib.paths import SOLUTIONS
 
 SOURCE = SOLUTIONS / "01_ddpm.py"
 STUB = "    raise NotImplementedError  # your turn"
-RIGHT, UNFILLED, HALF = "right", "unfilled", "half right"
-FIRST = [
-    "Ada",
-    "Blaise",
-    "Carl",
-    "Dora",
-    "Emil",
-    "Fatima",
-    "Goran",
-    "Hana",
-    "Ivan",
-    "Jun",
-    "Kofi",
-    "Lena",
-    "Mehmet",
+RIGHT = "right"
+UNFILLED = "unfilled"
+HALF = "half right"
+FIRST_NAMES = (
+    "Ada Blaise Carl Dora Emil Fatima Goran Hana Ivan Jun Kofi Lena Mehmet Nils Olga Priya"
+)
+LAST_NAMES = (
+    "Lovelace Pascal Gauss Abel Bayes Cantor Euler Fourier Green Hall Ito Jacobi Klein Laplace"
+    " Markov Wiener"
+)
+NAMES = [
+    f"{first} {last}" for first, last in itertools.product(FIRST_NAMES.split(), LAST_NAMES.split())
 ]
-FIRST += ["Nils", "Olga", "Priya"]
-LAST = [
-    "Lovelace",
-    "Pascal",
-    "Gauss",
-    "Abel",
-    "Bayes",
-    "Cantor",
-    "Euler",
-    "Fourier",
-    "Green",
-    "Hall",
-    "Ito",
-    "Jacobi",
-]
-LAST += ["Klein", "Laplace", "Markov", "Wiener"]
-MOST = len(FIRST) * len(LAST)
 
-# What students write in the place of `your turn`: by exercise, and by the name of the misconception
-# it shows.
+# What students write in place of `your turn`, by exercise and by the misconception that it shows.
 ANSWERS = {
     "ddpm.q_sample": {
-        HALF: (
-            """
+        HALF: """
 a = alphas_cumprod[t].reshape(-1, 1, 1, 1)
-return a.sqrt() * x_start + (1 - a).sqrt() * noise"""
-        ),
-        "no_sqrt": (
-            """
+return a.sqrt() * x_start + (1 - a).sqrt() * noise""",
+        "no_sqrt": """
 a = alphas_cumprod[t].reshape(-1, *[1] * (x_start.ndim - 1))
-return a * x_start + (1 - a) * noise"""
-        ),
-        "swapped": (
-            """
+return a * x_start + (1 - a) * noise""",
+        "swapped": """
 abar = alphas_cumprod[t].view(-1, *[1] * (x_start.ndim - 1))
-return torch.sqrt(1 - abar) * x_start + torch.sqrt(abar) * noise"""
-        ),
-        "t_minus_1": (
-            """
+return torch.sqrt(1 - abar) * x_start + torch.sqrt(abar) * noise""",
+        "t_minus_1": """
 a = alphas_cumprod[t - 1].reshape(-1, *[1] * (x_start.ndim - 1))
-return a**0.5 * x_start + (1 - a)**0.5 * noise"""
-        ),
+return a**0.5 * x_start + (1 - a)**0.5 * noise""",
     },
     "ddpm.posterior_mean_variance": {
-        "variance_is_beta": (
-            """
+        "variance_is_beta": """
 shape = (-1, *[1] * (x_t.ndim - 1))
 abar = torch.cumprod(1 - betas, dim=0)
 before = torch.cat([torch.ones(1), abar[:-1]])
 c0 = (before.sqrt() * betas / (1 - abar))[t].reshape(shape)
 ct = ((1 - betas).sqrt() * (1 - before) / (1 - abar))[t].reshape(shape)
-return c0 * x_start + ct * x_t, betas[t].reshape(shape)"""
-        ),
-        "deviation": (
-            """
+return c0 * x_start + ct * x_t, betas[t].reshape(shape)""",
+        "deviation": """
 shape = (-1, *[1] * (x_t.ndim - 1))
 abar = torch.cumprod(1 - betas, dim=0)
 before = torch.cat([torch.ones(1), abar[:-1]])
 c0 = (before.sqrt() * betas / (1 - abar))[t].reshape(shape)
 ct = ((1 - betas).sqrt() * (1 - before) / (1 - abar))[t].reshape(shape)
 sigma = ((1 - before) / (1 - abar) * betas).sqrt()
-return c0 * x_start + ct * x_t, sigma[t].reshape(shape)"""
-        ),
+return c0 * x_start + ct * x_t, sigma[t].reshape(shape)""",
     },
     "ddpm.predict_x_start": {
-        "not_divided": (
-            """
+        "not_divided": """
 a = alphas_cumprod[t].reshape(-1, *[1] * (x_t.ndim - 1))
-return x_t - (1 - a).sqrt() * eps"""
-        ),
-        "divided_by_variance": (
-            """
+return x_t - (1 - a).sqrt() * eps""",
+        "divided_by_variance": """
 a = alphas_cumprod[t].reshape(-1, *[1] * (x_t.ndim - 1))
-return (x_t - (1 - a).sqrt() * eps) / a"""
-        ),
-        "clamped": (
-            """
+return (x_t - (1 - a).sqrt() * eps) / a""",
+        "clamped": """
 a = alphas_cumprod[t].reshape(-1, *[1] * (x_t.ndim - 1))
 x_start = (x_t - (1 - a).sqrt() * eps) / a.sqrt()
-return x_start.clamp(-1, 1)"""
-        ),
+return x_start.clamp(-1, 1)""",
     },
     "ddpm.normal_kl": {
-        "log_std": (
-            """
+        "log_std": """
 s1, s2 = log_variance1.exp(), log_variance2.exp()
-return torch.log(s2 / s1) + (s1**2 + (mean1 - mean2)**2) / (2 * s2**2) - 0.5"""
-        ),
-        "reversed": (
-            """
+return torch.log(s2 / s1) + (s1**2 + (mean1 - mean2)**2) / (2 * s2**2) - 0.5""",
+        "reversed": """
 d = log_variance1 - log_variance2
-return 0.5 * (d - 1 + torch.exp(-d) + (mean1 - mean2)**2 * torch.exp(-log_variance1))"""
-        ),
+return 0.5 * (d - 1 + torch.exp(-d) + (mean1 - mean2)**2 * torch.exp(-log_variance1))""",
     },
     "ddpm.simple_loss": {
-        "summed": (
-            """
+        "summed": """
 x_t = q_sample(x_start, t, noise, alphas_cumprod)
-return (noise - model(x_t, t)).pow(2).flatten(1).sum(1)"""
-        ),
-        "rooted": (
-            """
+return (noise - model(x_t, t)).pow(2).flatten(1).sum(1)""",
+        "rooted": """
 x_t = q_sample(x_start, t, noise, alphas_cumprod)
 error = (model(x_t, t) - noise)**2
-return error.flatten(1).mean(1).sqrt()"""
-        ),
+return error.flatten(1).mean(1).sqrt()""",
     },
     "ddpm.sample_step": {
-        "noise_at_the_end": (
-            """
+        "noise_at_the_end": """
 def at(table):
     return table[t].reshape(-1, *[1] * (x_t.ndim - 1))
 
 abar = (1 - betas).cumprod(0)
 mean = (x_t - at(betas / (1 - abar).sqrt()) * eps) / at((1 - betas).sqrt())
-return mean + at(betas.sqrt()) * noise"""
-        ),
-        "variance_for_std": (
-            """
+return mean + at(betas.sqrt()) * noise""",
+        "variance_for_std": """
 shape = (-1, *[1] * (x_t.ndim - 1))
 b, abar = betas[t].reshape(shape), (1 - betas).cumprod(0)[t].reshape(shape)
 z = noise * (t > 0).reshape(shape)
-return (x_t - b / (1 - abar).sqrt() * eps) / (1 - b).sqrt() + b * z"""
-        ),
+return (x_t - b / (1 - abar).sqrt() * eps) / (1 - b).sqrt() + b * z""",
     },
     "ddpm.discretised_nll": {
-        "density": (
-            """
+        "density": """
 normal = torch.distributions.Normal(mean, log_scale.exp())
-return -normal.log_prob(x)"""
-        ),
-        "closed_ends": (
-            """
+return -normal.log_prob(x)""",
+        "closed_ends": """
 scale = log_scale.exp()
 upper = torch.special.ndtr((x + 1 / 255 - mean) / scale)
 lower = torch.special.ndtr((x - 1 / 255 - mean) / scale)
-return -torch.log((upper - lower).clamp(min=1e-12))"""
-        ),
+return -torch.log((upper - lower).clamp(min=1e-12))""",
     },
     "ddpm.learned_range_variance": {
-        "not_shifted": (
-            """
+        "not_shifted": """
 shape = (-1, *[1] * (v.ndim - 1))
 top = betas.log()[t].reshape(shape)
 bottom = ddpm.posterior_log_variance(betas)[t].reshape(shape)
-return v * top + (1 - v) * bottom"""
-        ),
-        "exponentiated": (
-            """
+return v * top + (1 - v) * bottom""",
+        "exponentiated": """
 shape = (-1, *[1] * (v.ndim - 1))
 top = betas.log()[t].reshape(shape)
 bottom = ddpm.posterior_log_variance(betas)[t].reshape(shape)
 share = 0.5 * (v + 1)
-return (share * top + (1 - share) * bottom).exp()"""
-        ),
+return (share * top + (1 - share) * bottom).exp()""",
     },
     "ddpm.hybrid_loss": {
-        "no_stop_gradient": (
-            """
+        "no_stop_gradient": """
 eps, v = output.chunk(2, dim=1)
 simple = ((noise - eps)**2).mean(dim=(1, 2, 3))
-return simple + 0.001 * len(betas) * improved_ddpm.vlb_term(eps, v, x_start, x_t, t, betas)"""
-        ),
-        "no_steps": (
-            """
+return simple + 0.001 * len(betas) * improved_ddpm.vlb_term(eps, v, x_start, x_t, t, betas)""",
+        "no_steps": """
 eps, v = output.chunk(2, dim=1)
 simple = ((noise - eps)**2).mean(dim=(1, 2, 3))
-return simple + 0.001 * improved_ddpm.vlb_term(eps.detach(), v, x_start, x_t, t, betas)"""
-        ),
+return simple + 0.001 * improved_ddpm.vlb_term(eps.detach(), v, x_start, x_t, t, betas)""",
     },
     "ddpm.cosine_alphas_cumprod": {
-        "single_precision": (
-            """
+        "single_precision": """
 t = torch.arange(timesteps + 1) / timesteps
 f = torch.cos((t + s) / (1 + s) * math.pi / 2)**2
-return (f[1:] / f[0]).double()"""
-        ),
-        "not_normalised": (
-            """
+return (f[1:] / f[0]).double()""",
+        "not_normalised": """
 t = torch.arange(1, timesteps + 1, dtype=torch.float64) / timesteps
-return torch.cos((t + s) / (1 + s) * math.pi / 2)**2"""
-        ),
+return torch.cos((t + s) / (1 + s) * math.pi / 2)**2""",
     },
     "ddpm.importance_weights": {
-        "mean_loss": (
-            """
+        "mean_loss": """
 mean = history.mean(dim=1)
 p = (1 - uniform) * mean / mean.sum() + uniform / len(mean)
-return p, 1 / (len(p) * p)"""
-        ),
-        "global_T": (
-            """
+return p, 1 / (len(p) * p)""",
+        "global_T": """
 rms = history.pow(2).mean(dim=1).sqrt()
 p = (1 - uniform) * rms / rms.sum() + uniform / len(rms)
-return p, 1 / (T * p)"""
-        ),
+return p, 1 / (T * p)""",
     },
     "ddpm.respace": {
-        "picked": (
-            """
-return betas[kept]"""
-        ),
-        "rolled": (
-            """
+        "picked": """
+return betas[kept]""",
+        "rolled": """
 abar = torch.cumprod(1 - betas, dim=0)[kept]
-return 1 - abar / abar.roll(1)"""
-        ),
+return 1 - abar / abar.roll(1)""",
     },
 }
 
@@ -261,10 +186,10 @@ class Student:
     """What one student hands in.
 
     answers   for every exercise RIGHT, UNFILLED, or one of its ANSWERS
-    attempts  exercises of which an earlier, unfilled cell was left standing above the answer
-    moved     exercises whose cell was dragged to the end of the notebook
-    quiz      share of the quiz that is right; the rest is wrong
-    answered  share of the quiz that is answered at all
+    attempts  exercises with an earlier, unfilled cell left above the answer
+    moved     exercises whose cell was moved to the end of the notebook
+    quiz      probability that an answer to a question of the quiz is right
+    answered  probability that a question of the quiz is answered at all
     """
 
     name: str
@@ -275,8 +200,8 @@ class Student:
     answered: float = 1.0
 
 
-def the_three() -> list[Student]:
-    """The students of the README's example."""
+def example_students() -> list[Student]:
+    """Return the students of the README's example."""
     ids = every_exercise()
     mistaken = {
         "ddpm.q_sample": HALF,
@@ -292,21 +217,23 @@ def the_three() -> list[Student]:
     ]
 
 
-def drawn(name: str, rng: random.Random) -> Student:
-    """A student at random: more or less able, more or less tidy."""
+def draw_student(name: str, rng: random.Random) -> Student:
+    """Draw a student at random: more or less able, more or less tidy."""
     ids = every_exercise()
-    skill, tidy = rng.choice([1.0, 0.95, 0.9, 0.8, 0.6, 0.4]), rng.random() < 0.8
+    skill = rng.choice([1.0, 0.95, 0.9, 0.8, 0.6, 0.4])
+    tidy = rng.random() < 0.8
     reached = len(ids) if rng.random() < 0.8 else rng.randrange(3, len(ids))
-    answers = {
-        id: RIGHT if rng.random() < skill else rng.choice([UNFILLED, *ANSWERS[id]]) for id in ids
-    }
+    answers = {}
+    for id in ids:
+        is_right = rng.random() < skill
+        answers[id] = RIGHT if is_right else rng.choice([UNFILLED, *ANSWERS[id]])
     answers |= dict.fromkeys(ids[reached:], UNFILLED)
     untidy = [] if tidy else rng.sample(ids, 4)
     return Student(
         name,
         answers,
-        untidy[:2],
-        untidy[2:],
+        attempts=untidy[:2],
+        moved=untidy[2:],
         quiz=skill * rng.uniform(0.8, 1),
         answered=reached / len(ids),
     )
@@ -316,9 +243,11 @@ def drawn(name: str, rng: random.Random) -> Student:
 
 
 def notebook(student: Student) -> str:
-    """The student's 01_ddpm.ipynb."""
-    edition, right = copy.deepcopy(blank()), solutions()
-    cells, end = [], []
+    """Return the student's 01_ddpm.ipynb."""
+    edition = copy.deepcopy(blank_notebook())
+    right = solutions()
+    cells = []
+    moved = []
     for cell in edition.cells:
         id = next(iter(exercise_ids(nbformat.v4.new_notebook(cells=[cell]))), None)
         answer = student.answers.get(id, UNFILLED)
@@ -327,57 +256,50 @@ def notebook(student: Student) -> str:
         if answer != UNFILLED:
             body = right[id] if answer == RIGHT else indent(ANSWERS[id][answer].strip(), "    ")
             cell.source = cell.source.replace(STUB, body)
-        (end if id in student.moved else cells).append(cell)
-    edition.cells = [*cells, *end]
+        (moved if id in student.moved else cells).append(cell)
+    edition.cells = [*cells, *moved]
     return nbformat.writes(edition)
 
 
 @cache
-def blank() -> nbformat.NotebookNode:
-    """The notebook as every student gets it."""
+def blank_notebook() -> nbformat.NotebookNode:
+    """Return the notebook as every student gets it."""
     return student_edition(SOURCE)
 
 
 @cache
 def solutions() -> dict[str, str]:
-    """The course's own lines of every exercise, in the order of the chapter."""
+    """Return the course's own lines for every exercise, in the order of the chapter."""
     code = (cell.source for cell in solution_edition(SOURCE).cells if cell.cell_type == "code")
-    cells = re.findall(
-        r'^@exercise\("(.+?)"\).*?# SOLUTION\n(.*?)\n +# END',
-        "\n".join(code),
-        re.DOTALL | re.MULTILINE,
-    )
-    return dict(cells)
+    pattern = r'^@exercise\("(.+?)"\).*?# SOLUTION\n(.*?)\n +# END'
+    return dict(re.findall(pattern, "\n".join(code), re.DOTALL | re.MULTILINE))
 
 
 def every_exercise() -> list[str]:
-    """The ids of the chapter's exercises, in its order."""
+    """Return the ids of the chapter's exercises, in its order."""
     return list(solutions())
 
 
 def quiz_answers(student: Student) -> str:
-    """The student's quiz-ddpm.json, as the notebook's quiz saves it."""
-    rng, saved = random.Random(student.name), {}
+    """Return the student's quiz-ddpm.json, as the notebook's quiz saves it."""
+    rng = random.Random(student.name)
+    saved = {}
     for question in load_bank("ddpm").questions:
         right = rng.random() < student.quiz
         if rng.random() < student.answered:
-            answer = chosen(question, right)
-            saved[question.id] = {
-                "digest": digest(question),
-                "result": {"answer": answer, "right": right},
-            }
+            result = {"answer": choose(question, right), "right": right}
+            saved[question.id] = {"digest": digest(question), "result": result}
     return json.dumps(saved, indent=1)
 
 
-def chosen(question, right: bool) -> list[int] | float:
-    """A right or a wrong answer to a question of the bank."""
+def choose(question, right: bool) -> list[int] | float:
+    """Return a right or a wrong answer to a question of the bank."""
     if question.kind == "numeric":
         return question.answer if right else round(question.answer + 10 * question.tolerance, 6)
     if question.kind == "ordering":
         return list(range(len(question.items))) if right else question.start()
-    return [i for i, option in enumerate(question.options) if option.correct == right][
-        : None if right else 1
-    ]
+    options = [i for i, option in enumerate(question.options) if option.correct == right]
+    return options if right else options[:1]
 
 
 def write(folder: Path, students: Sequence[Student]) -> None:
@@ -394,39 +316,37 @@ def write(folder: Path, students: Sequence[Student]) -> None:
             first, last = student.name.split()
             login = f"{first[0]}{last}{number}".lower()
             section = f"Group {1 + number % 2}"
-            roster.writerow(
-                [
-                    student.name,
-                    f"{last}, {first}",
-                    1000 + number,
-                    login,
-                    section,
-                    f"{login}@example.org",
-                ]
-            )
+            email = f"{login}@example.org"
+            row = [student.name, f"{last}, {first}", 1000 + number, login, section, email]
+            roster.writerow(row)
 
 
 def invent(count: int, seed: int = 0) -> list[Student]:
-    """The three and `count` - 3 others, the same for the same seed."""
-    three, rng = the_three(), random.Random(seed)
-    names = [f"{first} {last}" for first, last in itertools.product(FIRST, LAST)]
-    others = [name for name in names if name not in {student.name for student in three}]
-    return [*three, *(drawn(name, rng) for name in rng.sample(others, max(count - 3, 0)))][:count]
+    """Return the README's students and `count` - 3 others, the same for the same seed."""
+    first_three = example_students()
+    rng = random.Random(seed)
+    others = [name for name in NAMES if name not in {student.name for student in first_three}]
+    drawn = [draw_student(name, rng) for name in rng.sample(others, max(count - 3, 0))]
+    return [*first_three, *drawn][:count]
 
 
 def main() -> None:
-    """Write as many submissions as were asked for."""
+    """Write as many submissions as the command line asks for."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("folder", type=Path, help="where to write; roster.csv comes beside it")
+    parser.add_argument("folder", type=Path, help="where to write; roster.csv is written beside it")
     parser.add_argument(
-        "--students", type=int, default=3, metavar="N", help=f"from 1 to {MOST} (default: 3)"
+        "--students",
+        type=int,
+        default=3,
+        metavar="N",
+        help=f"from 1 to {len(NAMES)} (default: 3)",
     )
     parser.add_argument(
-        "--seed", type=int, default=0, metavar="S", help="of what is drawn (default: 0)"
+        "--seed", type=int, default=0, metavar="S", help="for the drawn answers (default: 0)"
     )
     options = parser.parse_args()
-    if not 1 <= options.students <= MOST:
-        parser.error(f"expected from 1 to {MOST} students, got {options.students}")
+    if not 1 <= options.students <= len(NAMES):
+        parser.error(f"expected from 1 to {len(NAMES)} students, got {options.students}")
     write(options.folder, invent(options.students, options.seed))
 
 
