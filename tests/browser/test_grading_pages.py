@@ -1,6 +1,4 @@
-"""The feedback and class pages in a browser: wide and narrow, light and dark, and with names that
-attack them.
-"""
+"""The feedback and class pages in a browser: wide and narrow, light and dark, and under attack."""
 
 import os
 import random
@@ -15,7 +13,7 @@ from course_lib.classroom.bank import load_bank, plain
 from course_lib.grading.pages import class_page, feedback_page
 from course_lib.grading.records import ExerciseMark, Grade, QuestionMark, QuizMark
 
-SCREENSHOTS = os.environ.get("COURSE_SCREENSHOTS")  # a folder: pictures of the pages go there
+SCREENSHOTS = os.environ.get("COURSE_SCREENSHOTS")  # a folder for screenshots of the pages
 ATTACK = "<script>document.title='owned'</script><img src=x onerror=\"document.title='owned'\">"
 FIRST = (
     "Ada Bao Chidi Dalia Emil Fatou Goran Hana Inés Jun Kofi Leïla Mateo Nadia Óscar Priya Quentin"
@@ -40,7 +38,7 @@ MANY = ("`q_sample` is defined in cell 12 and again in cell 31; the last one was
 
 @cache
 def make_class(n=24, seed=1):
-    """Grades of n invented students on the real exercises and quiz of chapter 01."""
+    """Return grades of n invented students on the real exercises and quiz of chapter 01."""
     draw = random.Random(seed)
     names = [f"{first} {last}" for last in LAST.split() for first in FIRST.split()]
     names += [f"{name} {generation}" for generation in ("II", "III") for name in names]
@@ -49,13 +47,14 @@ def make_class(n=24, seed=1):
 
 @cache
 def make_assignment():
-    """The exercises of chapter 01, each with its cases in words, and the questions of its quiz."""
+    """Return chapter 01's exercises, each with its cases in words, and its quiz's questions."""
     return [
         (e, [describe(case) for case in e.make_cases(0)]) for e in exercises("ddpm")
     ], load_bank("ddpm").questions
 
 
 def make_grade(name, skill, draw):
+    """Return a grade of a random student."""
     declared, questions = make_assignment()
     marks = tuple(
         make_mark(*pair, skill - 0.35 * i / len(declared), draw) for i, pair in enumerate(declared)
@@ -76,6 +75,7 @@ def make_grade(name, skill, draw):
 
 
 def make_mark(exercise, described, skill, draw):
+    """Return a random mark of an exercise."""
     cases, points = len(described), exercise.points
     told = {"id": exercise.id, "points": points, "cases": cases}
     luck = draw.random()
@@ -118,6 +118,7 @@ def make_mark(exercise, described, skill, draw):
 
 
 def make_answer(question, skill, draw):
+    """Return a random answer to a question."""
     told = {"id": question.id, "prompt": plain(question.prompt)}
     if skill is None or draw.random() < 0.05:
         return QuestionMark(**told, status="not answered")
@@ -134,12 +135,14 @@ def make_answer(question, skill, draw):
 
 @pytest.fixture
 def open_page(browser, tmp_path):
-    """open_page(html, width=..., color_scheme=...) -> a page of it, and all that the browser
-    complained about.
+    """Provide open_page(html, width=..., color_scheme=...).
+
+    It returns the page, and a list of all that the browser complains about.
     """
     opened = []
 
     def open_one(html, width=1200, **options):
+        """Open a page of this HTML."""
         path = tmp_path / f"page{len(opened)}.html"
         path.write_text(html, encoding="utf-8")
         page, complaints = browser.new_page(viewport={"width": width, "height": 900}, **options), []
@@ -160,7 +163,7 @@ def open_page(browser, tmp_path):
 
 
 def overflow(page):
-    """By how many pixels the page is wider than its window, and what sticks out of it."""
+    """Return how many pixels wider than its window the page is, and what sticks out."""
     wide = "document.documentElement.scrollWidth - innerWidth"
     out = (
         "[...document.querySelectorAll('body *')].filter(e => e.getBoundingClientRect().right >"
@@ -196,7 +199,7 @@ def test_a_page_opens_without_complaint_and_fits_its_window(name, width, scheme,
 
 
 def attacked(grade):
-    """The grade with an attack, and a word that never ends, wherever a student can write."""
+    """Return a grade with an attack, and an endless word, wherever a student can write."""
     text = f"{ATTACK}\u202e{'W' * 400}\x1b[2J"
     marks = [
         mark.model_copy(
@@ -259,7 +262,7 @@ def test_a_link_of_the_table_leads_to_what_happened(open_page):
     assert page.locator("article:target h3").inner_text().strip() == link.inner_text().strip()
 
 
-def test_drawings_have_a_name_and_a_description_for_those_who_cannot_see_them(open_page):
+def test_drawings_have_a_name_and_a_description_for_screen_readers(open_page):
     page, _ = open_page(class_page(make_class()))
     assert page.get_by_role("img", name="Distribution of the totals").count() == 1
     assert page.get_by_role("img", name="ddpm.respace: ").count() == 1

@@ -1,9 +1,9 @@
 """A big class of chapter 01, one student in ten of it hostile, to measure `course grade` on.
 
-python -m tests.grading.big_class FOLDER [--students N] [--seed S]
+    python -m tests.grading.big_class FOLDER [--students N] [--seed S]
 
-Beside FOLDER lies roster.csv.  The hostile ones hand in right answers to eleven exercises and an
-attack instead of the twelfth, or files that are no notebooks.
+roster.csv is written beside FOLDER.  Hostile students hand in right answers to eleven exercises and
+an attack instead of the twelfth, or files that are not notebooks.
 """
 
 import argparse
@@ -18,14 +18,13 @@ ATTACKS = {**ENDING, **RESOURCES, **FORGERY, **PATCHES}
 
 
 def make(folder: Path, students: int, seed: int = 0) -> None:
-    """Write a class of `students`, the same for the same seed: 15 of 200 attack, 5 of 200 hand in
-    odd files.
+    """Write a class of `students`, the same for the same seed.
+
+    Of 200, 15 attack and 5 hand in odd files.
     """
-    rng, attacks, odd = (
-        random.Random(seed),
-        max(students * 15 // 200, 1),
-        max(students * 5 // 200, 1),
-    )
+    rng = random.Random(seed)
+    attacks = max(students * 15 // 200, 1)
+    odd = max(students * 5 // 200, 1)
     write(folder, invent(students - attacks - odd, seed))
     others = [source for id, source in RIGHT.items() if id != TARGET]
     for n, name in enumerate(rng.sample(sorted(ATTACKS), attacks), 1):

@@ -11,7 +11,8 @@ from course_lib.paths import SOLUTIONS
 CHAPTER = solution_edition(SOLUTIONS / "01_ddpm.py")
 CELLS = [cell.source for cell in CHAPTER.cells if cell.cell_type == "code"]
 IMPORTS = next(source for source in CELLS if "import torch" in source)
-RIGHT = {  # exercise id: the cell with the course's own answer; it needs the names of IMPORTS alone
+# Exercise id -> the cell with the course's own answer, which needs only the names of IMPORTS.
+RIGHT = {
     source.partition('"')[2].partition('"')[0]: source
     for source in CELLS
     if source.startswith("@exercise(")
@@ -19,7 +20,7 @@ RIGHT = {  # exercise id: the cell with the course's own answer; it needs the na
 
 
 def notebook(*cells: str) -> bytes:
-    """A notebook of format 4 with these code cells, as Jupyter saves it."""
+    """Return a notebook of format 4 with these code cells, as Jupyter saves it."""
     code = {"cell_type": "code", "execution_count": None, "metadata": {}, "outputs": []}
     made = [
         code | {"id": f"cell-{n}", "source": cell.splitlines(keepends=True)}
@@ -30,15 +31,17 @@ def notebook(*cells: str) -> bytes:
     ).encode()
 
 
-def answer(id: str, body: str, mark: str = "@exercise") -> str:
-    """A cell that answers an exercise: the stub's decorator and parameters, with this body."""
+def answer(id: str, body: str, decorator: str = "@exercise") -> str:
+    """Return a cell that answers an exercise with this body, below the stub's own lines."""
     parameters = ", ".join(find_exercise(id).make_cases(0)[0])
     name = id.partition(".")[2]
-    return f'{mark}("{id}")\ndef {name}({parameters}):\n{indent(dedent(body).strip(), "    ")}\n'
+    return (
+        f'{decorator}("{id}")\ndef {name}({parameters}):\n{indent(dedent(body).strip(), "    ")}\n'
+    )
 
 
 def work(*cells: str, student: str = "Ada") -> Work:
-    """What is read from such a notebook."""
+    """Return what is read from a notebook of these cells."""
     return Work(
         student=student,
         cells=tuple(Cell(name=f"cell {n}", source=cell) for n, cell in enumerate(cells, 1)),

@@ -1,9 +1,8 @@
-"""What hostile, careless and unlucky students hand in: HOSTILE notebooks, each against one
-exercise, and odd FILES.
+"""What hostile, careless and unlucky students hand in: HOSTILE notebooks and odd FILES.
 
-A notebook holds right answers to BEFORE and AFTER, and between them the cells of the attack on
-TARGET.  Names like @home@ stand for what the tests have planted for the attack to find; what it
-must not find has PLANTED in it.
+Each notebook attacks one exercise: it holds right answers to BEFORE and AFTER, and between them the
+cells of the attack on TARGET.  Names like @home@ stand for what the tests have planted for the
+attack to find; what it must not find contains PLANTED.
 """
 
 import io
@@ -20,8 +19,8 @@ from tests.grading.handed_in import IMPORTS, RIGHT, answer, notebook
 
 BEFORE, TARGET, AFTER = "ddpm.q_sample", "ddpm.predict_x_start", "ddpm.posterior_mean_variance"
 PLANTED = "planted-secret"
-MARK = f'@exercise("{TARGET}")\n'
-STUB = f"{MARK}def predict_x_start(x_t, t, eps, alphas_cumprod):\n"
+DECORATOR = f'@exercise("{TARGET}")\n'
+STUB = f"{DECORATOR}def predict_x_start(x_t, t, eps, alphas_cumprod):\n"
 RIGHT_BODY = """\
 a = alphas_cumprod[t].to(x_t).reshape(-1, *[1] * (x_t.ndim - 1))
 return (x_t - (1 - a).sqrt() * eps) / a.sqrt()
@@ -34,10 +33,10 @@ LATE = "ran for more than"
 class Hostile:
     """A notebook that attacks TARGET.
 
-    cells  of the attack
-    says   a pattern of what its student is told
-    earned of the one point: none, unless the answer is right after all
-    loops  whether it has to be stopped by the clock
+    cells   of the attack
+    says    a pattern of what the student is told
+    earned  of the one point: none, unless the answer is right after all
+    loops   whether it has to be stopped by the clock
     """
 
     cells: tuple[str, ...]
@@ -46,7 +45,7 @@ class Hostile:
     loops: bool = False
 
     def sources(self, places: dict[str, str]) -> tuple[str, ...]:
-        """All code cells of the notebook."""
+        """Return all code cells of the notebook."""
         cells = self.cells
         for name, place in places.items():
             cells = tuple(cell.replace(f"@{name}@", place) for cell in cells)
@@ -54,20 +53,22 @@ class Hostile:
 
 
 def wrong(says: str, body: str, above: str = "") -> Hostile:
-    """An answer with this body, and a cell above it."""
+    """Return an answer with this body, and a cell above it."""
     return Hostile((dedent(above), answer(TARGET, body)), says)
 
 
 def endless(body: str, above: str = "", says: str = LATE) -> Hostile:
+    """Return an answer that never ends."""
     return Hostile((dedent(above), answer(TARGET, body)), says, loops=True)
 
 
 def right(body: str, above: str = "", says: str = "") -> Hostile:
-    """The right answer, given after something that hurts nobody."""
+    """Return the right answer, given after something that harms nobody."""
     return Hostile((dedent(above), answer(TARGET, dedent(body) + RIGHT_BODY)), says, earned=1.0)
 
 
 def cells(*sources: str, says: str = "", earned: float = 0.0) -> Hostile:
+    """Return a notebook with these cells."""
     return Hostile(tuple(map(dedent, sources)), says, earned)
 
 
@@ -232,7 +233,8 @@ RESOURCES = {
         c, passed = ctypes.CDLL(None, use_errno=True), []
         for name, (*numbers, error) in REFUSED.items():
             ctypes.set_errno(0)
-            if c.syscall(numbers[os.uname().machine == "aarch64"], 0, 0, 0, 0, 0) != -1 or ctypes.get_errno() != error:
+            number = numbers[os.uname().machine == "aarch64"]
+            if c.syscall(number, 0, 0, 0, 0, 0) != -1 or ctypes.get_errno() != error:
                 passed.append(name)
         raise ValueError(f"refused all{passed or ''}")
     """,
@@ -242,10 +244,12 @@ RESOURCES = {
         """
         import ctypes, os
         from signal import SIGCHLD
-        user, mounts, clone = 0x10000000, 0x00020000, {"x86_64": 56, "aarch64": 220}[os.uname().machine]
+        user, mounts = 0x10000000, 0x00020000
+        clone = {"x86_64": 56, "aarch64": 220}[os.uname().machine]
         c = ctypes.CDLL(None)
         taken = c.unshare(user | mounts) == 0 or c.syscall(clone, user | SIGCHLD, 0, 0, 0, 0) != -1
-        raise ValueError("taken" if taken or c.mount(b"none", b"/scratch", b"tmpfs", 0, None) == 0 else "refused")
+        taken = taken or c.mount(b"none", b"/scratch", b"tmpfs", 0, None) == 0
+        raise ValueError("taken" if taken else "refused")
     """,
     ),
     "one large file": wrong(
@@ -291,14 +295,16 @@ RESOURCES = {
 
 # ------------------------------------------------------------------------------------------ secrets
 
-PATTERN = f"[{PLANTED[0]}]{PLANTED[1:]}|[#] SOLUTION"  # which does not match itself
+PATTERN = f"[{PLANTED[0]}]{PLANTED[1:]}|[#] SOLUTION"  # the pattern does not match itself
 LOOK = f"""
     import os, re
 
     def look(*places):
-        "Whatever secret stands in these files, or in the files of these folders."
+        "Return the secrets in these files, or in the files of these folders."
         files = [place for place in places if not os.path.isdir(place)]
-        files += [os.path.join(*one) for place in places for one in ((f, n) for f, _, ns in os.walk(place) for n in ns)]
+        for place in places:
+            for folder, _, names in os.walk(place):
+                files += [os.path.join(folder, name) for name in names]
         found = []
         for file in files:
             try:
@@ -310,7 +316,8 @@ LOOK = f"""
 """
 
 
-def looking(*places: str) -> Hostile:
+def search(*places: str) -> Hostile:
+    """Return an answer that searches places for the planted secret."""
     return wrong(
         r"ValueError: found \[\]$",
         f'raise ValueError(f"found {{look({", ".join(places)})}}")',
@@ -319,14 +326,14 @@ def looking(*places: str) -> Hostile:
 
 
 SECRETS = {
-    "reads the solutions": looking("'@solutions@'", "'/course/solutions'", "'/course/notebooks'"),
-    "reads the grades": looking("'@grades@'", "'@grades@/students/ada/grade.json'"),
-    "reads other submissions": looking("'@submissions@'", "'@submissions@/zoe.ipynb'"),
-    "reads the home directory": looking("'@home@'", "'@home@/.secret'", "os.path.expanduser('~')"),
-    "reads the temporary directory": looking("'@home@/..'", "'/var/tmp'", "os.environ['TMPDIR']"),
-    "reads its environment": looking("'/proc/self/environ'"),
-    "reads the environment of its parent": looking("f'/proc/{os.getppid()}/environ'"),
-    "reads the environment of all": looking(
+    "reads the solutions": search("'@solutions@'", "'/course/solutions'", "'/course/notebooks'"),
+    "reads the grades": search("'@grades@'", "'@grades@/students/ada/grade.json'"),
+    "reads other submissions": search("'@submissions@'", "'@submissions@/zoe.ipynb'"),
+    "reads the home directory": search("'@home@'", "'@home@/.secret'", "os.path.expanduser('~')"),
+    "reads the temporary directory": search("'@home@/..'", "'/var/tmp'", "os.environ['TMPDIR']"),
+    "reads its environment": search("'/proc/self/environ'"),
+    "reads the environment of its parent": search("f'/proc/{os.getppid()}/environ'"),
+    "reads the environment of all": search(
         "*(f'/proc/{p}/{f}' for p in range(1000) for f in ('environ', 'cmdline'))"
     ),
     "reads the environment in os.environ": wrong(
@@ -336,7 +343,7 @@ SECRETS = {
         raise ValueError(f"found {{re.findall('{PATTERN}', str(os.environ))}}")
     """,
     ),
-    "reads through the root of another process": looking("'/proc/1/root@home@'", "'/proc/1/cwd/'"),
+    "reads through the root of another process": search("'/proc/1/root@home@'", "'/proc/1/cwd/'"),
     "reads the password file": wrong(
         "FileNotFoundError", "raise ValueError(open('/etc/passwd').read())"
     ),
@@ -355,15 +362,19 @@ SECRETS = {
         parent, found = os.getppid(), []
         for name in ("mem", "maps", "environ", "auxv", "fd/0", "fd/1", "stack", "syscall"):
             try:
-                found.append(os.open(f"/proc/{parent}/{name}", os.O_RDWR if name == "mem" else os.O_RDONLY))
+                flags = os.O_RDWR if name == "mem" else os.O_RDONLY
+                found.append(os.open(f"/proc/{parent}/{name}", flags))
                 os.read(found[-1], 1)
             except OSError:
                 pass
         c = ctypes.CDLL(None)
         buffer = ctypes.create_string_buffer(100)
-        local, remote = ((ctypes.c_void_p * 2)(at, 100) for at in (ctypes.addressof(buffer), 0x400000))
-        if c.ptrace(16, parent, 0, 0) != -1 or c.process_vm_readv(parent, local, 1, remote, 1, 0) != -1:
+        local = (ctypes.c_void_p * 2)(ctypes.addressof(buffer), 100)
+        remote = (ctypes.c_void_p * 2)(0x400000, 100)
+        if c.ptrace(16, parent, 0, 0) != -1:
             found.append("ptrace")
+        if c.process_vm_readv(parent, local, 1, remote, 1, 0) != -1:
+            found.append("process_vm_readv")
         raise ValueError(f"found {found or 'nothing'}")
     """,
     ),
@@ -454,9 +465,11 @@ WRITING = {
         """
         import os, sys, torch, course_lib
         wrote = []
-        for place in ("/", "/tmp", "/usr", "/usr/bin", "/etc", "/course", "/course/course_lib", "/dev", "/dev/shm",
-                      "/proc", "/proc/sys/kernel", "/sys", "/home", "/root", "/var/tmp", sys.prefix, "@home@",
-                      os.path.dirname(torch.__file__), os.path.dirname(course_lib.__file__)):
+        places = ["/", "/tmp", "/usr", "/usr/bin", "/etc", "/course", "/course/course_lib"]
+        places += ["/dev", "/dev/shm", "/proc", "/proc/sys/kernel", "/sys", "/home", "/root"]
+        places += ["/var/tmp", sys.prefix, "@home@"]
+        places += [os.path.dirname(module.__file__) for module in (torch, course_lib)]
+        for place in places:
             try:
                 open(os.path.join(place, "hostile.py"), "w").close()
                 wrote.append(place)
@@ -470,10 +483,17 @@ WRITING = {
         """
         import os, sys, torch, course_lib.checking.diagnose as diagnose
         changed = []
-        for file in (torch.__file__, diagnose.__file__, os.__file__, sys.executable, "/proc/sys/kernel/hostname",
-                     f"/proc/{os.getppid()}/oom_score_adj", "/proc/sysrq-trigger", "/etc/ld.so.cache"):
-            for change in (lambda: open(file, "r+"), lambda: os.truncate(file, 0), lambda: os.unlink(file),
-                           lambda: os.chmod(file, 0o777), lambda: os.rename(file, file + "x")):
+        files = [torch.__file__, diagnose.__file__, os.__file__, sys.executable]
+        files += ["/proc/sys/kernel/hostname", f"/proc/{os.getppid()}/oom_score_adj"]
+        files += ["/proc/sysrq-trigger", "/etc/ld.so.cache"]
+        for file in files:
+            for change in (
+                lambda: open(file, "r+"),
+                lambda: os.truncate(file, 0),
+                lambda: os.unlink(file),
+                lambda: os.chmod(file, 0o777),
+                lambda: os.rename(file, file + "x"),
+            ):
                 try:
                     change()
                     changed.append(file)
@@ -488,11 +508,14 @@ WRITING = {
         import ctypes, os
         c, gained = ctypes.CDLL(None), []
         for name, attempt in {
-            "user": lambda: os.setuid(0) if os.getuid() else os.getuid() / 0, "group": lambda: os.setgroups([0, 1]),
-            "root": lambda: os.chroot("/scratch"), "device": lambda: os.mknod("disk", 0o60666, os.makedev(8, 0)),
+            "user": lambda: os.setuid(0) if os.getuid() else os.getuid() / 0,
+            "group": lambda: os.setgroups([0, 1]),
+            "root": lambda: os.chroot("/scratch"),
+            "device": lambda: os.mknod("disk", 0o60666, os.makedev(8, 0)),
             "mount": lambda: 1 / (1 + c.mount(b"none", b"/scratch", b"tmpfs", 0, None)),
             "writable": lambda: 1 / (1 + c.mount(None, b"/", None, 0x20 | 0x1000, None)),
-            "name": lambda: 1 / (1 + c.sethostname(b"x", 1)), "limit": lambda: os.nice(-5),
+            "name": lambda: 1 / (1 + c.sethostname(b"x", 1)),
+            "limit": lambda: os.nice(-5),
         }.items():
             try:
                 attempt()
@@ -521,7 +544,9 @@ WRITING = {
         "!ls  # needs IPython",
         *right("""
         import os, sys
-        for name in ("torch", "IPython", "json", "psutil", "safetensors", "course_lib", "usercustomize", "random"):
+        names = ["torch", "IPython", "json", "psutil", "safetensors"]
+        names += ["course_lib", "usercustomize", "random"]
+        for name in names:
             if os.path.exists(name):
                 continue
             os.mkdir(name)
@@ -744,7 +769,8 @@ PATCHES = {
         WRONG_VALUES,
         f"""
         import course_lib.checking.compare as compare, course_lib.checking.diagnose as diagnose
-        torch.allclose = torch.equal = torch.isclose = torch.testing.assert_close = lambda *a, **k: True
+        torch.allclose = torch.equal = torch.isclose = lambda *a, **k: True
+        torch.testing.assert_close = lambda *a, **k: True
         compare.close = diagnose.close = compare._look_at_values = lambda *a, **k: True
         compare.compare = diagnose.compare = compare._compare_outputs = lambda *a, **k: None
         diagnose.assess = lambda exercise, *_: diagnose.Verdict("passed", (None,) * 3)
@@ -832,7 +858,8 @@ PATCHES = {
         ".",
         f"""
         import builtins
-        for name in ("len", "isinstance", "type", "str", "range", "open", "print", "__import__", "BaseException"):
+        names = ["len", "isinstance", "type", "str", "range", "open", "print", "__import__"]
+        for name in [*names, "BaseException"]:
             setattr(builtins, name, lambda *a, **k: True)
         {ZEROS}
     """,
@@ -939,7 +966,8 @@ OBJECTS = {
         """
         class Named(type):
             __name__ = property(lambda cls: Named)
-        class Strange(Exception, metaclass=Named if issubclass(type(Exception), Named) else type): pass
+        kind = Named if issubclass(type(Exception), Named) else type
+        class Strange(Exception, metaclass=kind): pass
         class Thing(metaclass=Named): pass
         return Thing()
     """,
@@ -1168,7 +1196,8 @@ REFERENCE = {
         f"return solve{CALL}",
         """
         def elsewhere():
-            code = "from course_lib.papers import ddpm; solve = lambda *given: ddpm.predict_x_start(*given)"
+            code = "from course_lib.papers import ddpm"
+            code += "; solve = lambda *given: ddpm.predict_x_start(*given)"
             exec(compile(code, "elsewhere", "exec"), globals())
             return solve
         solve = elsewhere()
@@ -1259,7 +1288,7 @@ NOTEBOOKS = {
         earned=1.0,
     ),
     "a class instead of a function": cells(
-        f"{MARK}class predict_x_start:\n    def __init__(self, *_): pass",
+        f"{DECORATOR}class predict_x_start:\n    def __init__(self, *_): pass",
         says="keep the parameters",
     ),
     "a lambda": cells(
@@ -1267,7 +1296,8 @@ NOTEBOOKS = {
         says="No definition",
     ),
     "the same parameter twice": cells(
-        f"{MARK}def predict_x_start(x_t, x_t): return x_t", says="SyntaxError: duplicate argument"
+        f"{DECORATOR}def predict_x_start(x_t, x_t): return x_t",
+        says="SyntaxError: duplicate argument",
     ),
     "answers known by heart": cells(
         "KNOWN = @known@",
@@ -1275,7 +1305,7 @@ NOTEBOOKS = {
         says=WRONG_VALUES,
     ),
     "other parameters": cells(
-        f"{MARK}def predict_x_start(*values): return values[0]", says="keep the parameters"
+        f"{DECORATOR}def predict_x_start(*values): return values[0]", says="keep the parameters"
     ),
     **{f"deep {name}": cells(source, RIGHT_CELL, earned=1.0) for name, source in DEEP.items()},
     "many statements": cells("a;" * 30_000, "x = [" + "a," * 30_000 + "]", RIGHT_CELL, earned=1.0),
@@ -1320,7 +1350,7 @@ ANYWHERE = {
     **PAGES,
 }
 HOSTILE = {**ANYWHERE, **REFERENCE, **NOTEBOOKS}
-# which take tensors
+# The exercises whose functions take tensors.
 OTHERS = [id for id in RIGHT if id not in (BEFORE, AFTER, "ddpm.cosine_alphas_cumprod")]
 TENSOR = (
     "x_t = eps = next(value for value in list(locals().values()) if isinstance(value,"
@@ -1329,8 +1359,9 @@ TENSOR = (
 
 
 def gathered(places: dict[str, str]) -> dict[str, bytes]:
-    """Notebooks with all attacks that can be made in any exercise, each against another one of
-    OTHERS.
+    """Return notebooks with all attacks that can be made in any exercise.
+
+    Each attack is on another one of OTHERS.
     """
     notebooks = {}
     for n in range(0, len(ANYWHERE), len(OTHERS)):
@@ -1352,8 +1383,11 @@ CODE = {"cell_type": "code", "metadata": {}, "outputs": []}
 
 @dataclass(frozen=True)
 class Odd:
-    """Something at the top of the submissions, which `make(folder)` puts there; `earned` of six
-    points.
+    """Something at the top of the submissions.
+
+    make    puts it into a folder
+    says    a pattern of the notes on it
+    earned  of six points
     """
 
     make: Callable[[Path], object]
@@ -1362,17 +1396,20 @@ class Odd:
 
 
 def data(name: str, content: bytes, says: str) -> Odd:
+    """Return a file with this content."""
     return Odd(lambda folder: (folder / name).write_bytes(content), says)
 
 
 def called(name: str) -> Odd:
-    """A right notebook of this name."""
+    """Return a right notebook of this name."""
     return Odd(lambda folder: (folder / name).write_bytes(notebook(*ALL_RIGHT)), earned=6.0)
 
 
 def zipped(
     name: str, members: dict[str | zipfile.ZipInfo, bytes], says: str = "", earned: float = 0.0
 ) -> Odd:
+    """Return a zip of these members."""
+
     def make(folder: Path) -> None:
         with zipfile.ZipFile(folder / name, "w", zipfile.ZIP_DEFLATED) as archive:
             for member, content in members.items():
@@ -1382,11 +1419,12 @@ def zipped(
 
 
 def changed(**parts: object) -> bytes:
-    """A right notebook with these parts instead of its own."""
+    """Return a right notebook with these parts instead of its own."""
     return json.dumps(json.loads(notebook(*ALL_RIGHT)) | parts).encode()
 
 
 def version_3() -> bytes:
+    """Return a right notebook of format 3."""
     lines = (source.splitlines(keepends=True) for source in ALL_RIGHT)
     sheet = [{"cell_type": "code", "input": source, "language": "python"} for source in lines]
     return json.dumps(
@@ -1395,18 +1433,21 @@ def version_3() -> bytes:
 
 
 def link(name: str) -> zipfile.ZipInfo:
+    """Return a zip's member that is a symbolic link."""
     info = zipfile.ZipInfo(name)
     info.external_attr = (stat.S_IFLNK | 0o777) << 16
     return info
 
 
 def large(folder: Path) -> None:
+    """Write a right notebook of 100 MB."""
     with open(folder / "large.ipynb", "wb") as file:
         file.write(notebook(*ALL_RIGHT))
         file.truncate(100 * 2**20)
 
 
 def linked(folder: Path) -> None:
+    """Write a folder of symbolic links."""
     (folder / "links").mkdir()
     (folder / "links" / "a.ipynb").symlink_to(
         Path(__file__).parents[2] / "notebooks" / "01_ddpm.ipynb"
@@ -1416,6 +1457,7 @@ def linked(folder: Path) -> None:
 
 
 def bomb() -> bytes:
+    """Return a zip of large files."""
     inner = io.BytesIO()
     with zipfile.ZipFile(inner, "w", zipfile.ZIP_DEFLATED) as archive:
         for n in range(4):

@@ -1,6 +1,4 @@
-"""Five students of chapter 00, whose two exercises are quick to mark, and ways to run the command
-on them.
-"""
+"""Five students of chapter 00, which is quick to mark, and ways to run the command on them."""
 
 import os
 import shutil
@@ -39,7 +37,7 @@ CLASS = {
 
 
 def write_class(folder: Path, students=CLASS) -> Path:
-    """One notebook a student."""
+    """Write one notebook per student."""
     folder.mkdir(parents=True, exist_ok=True)
     for name, cells in students.items():
         (folder / f"{name}.ipynb").write_bytes(notebook(*cells))
@@ -47,7 +45,7 @@ def write_class(folder: Path, students=CLASS) -> Path:
 
 
 def tree(folder: Path) -> dict[str, bytes]:
-    """All files below a folder; the lock is none of the results."""
+    """Return all files below a folder except the lock, with their contents."""
     files = {
         path.relative_to(folder).as_posix(): path.read_bytes()
         for path in folder.rglob("*")
@@ -58,11 +56,12 @@ def tree(folder: Path) -> dict[str, bytes]:
 
 
 def grade_files(out: Path) -> list[Path]:
+    """Return the grade.json of every student marked so far."""
     return sorted(out.glob("students/*/grade.json"))
 
 
 def start(submissions: Path, out: Path, *options: str, path: str | None = None) -> subprocess.Popen:
-    """`course grade`, running.  path: instead of this process's PATH."""
+    """Start `course grade`; `path` replaces this process's PATH."""
     return subprocess.Popen(
         [
             sys.executable,
@@ -79,13 +78,13 @@ def start(submissions: Path, out: Path, *options: str, path: str | None = None) 
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        # a shell's & would ignore it
+        # A shell that runs this in the background would ignore the signal.
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
     )
 
 
 def wait_until(condition, seconds=60.0):
-    """Wait until the condition holds, and fail when it does not in time."""
+    """Wait until the condition holds, and fail if it does not in time."""
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, "waited in vain"
@@ -93,7 +92,7 @@ def wait_until(condition, seconds=60.0):
 
 
 def counted_bwrap(folder: Path) -> tuple[str, Path]:
-    """A PATH on which every start of bwrap adds a line to a log, and that log."""
+    """Return a PATH on which every start of bwrap adds a line to a log, and that log."""
     folder.mkdir()
     log, command = folder / "starts", folder / "bwrap"
     log.touch()

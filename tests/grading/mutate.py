@@ -1,8 +1,7 @@
-"""Damaged notebooks without end: real ones, small, with bytes or parts of their JSON changed at
-random.
+"""Damaged notebooks without end: small real ones, with bytes or parts of their JSON changed.
 
-A mutant comes from a `random.Random` alone, so that the same seed gives the same bytes, and
-hypothesis, with a Random of its own, can shrink one that breaks something.
+A mutant depends only on a `random.Random`, so that the same seed gives the same bytes, and
+hypothesis, with a Random of its own, can shrink a mutant that breaks something.
 """
 
 import json
@@ -15,7 +14,7 @@ from typing import Any
 
 from course_lib.paths import NOTEBOOKS
 
-DEEP = "@deep@"  # stands for brackets that json cannot write
+DEEP = "@deep@"  # replaced by brackets that json cannot write
 WORDS = [
     "",
     "code",
@@ -34,8 +33,9 @@ NUMBERS = [0, 1, 3, 4, 5, -1, 2**63, 10**400, 1e308, float("nan"), float("inf"),
 
 
 def mutated_notebooks(seed: int, count: int) -> Iterator[bytes]:
-    """`count` mutants, the same for the same seed (as long as notebooks/00_start_here.ipynb does
-    not change).
+    """Yield `count` mutants, the same for the same seed.
+
+    They change with notebooks/00_start_here.ipynb.
     """
     random = Random(seed)
     for _ in range(count):
@@ -43,7 +43,7 @@ def mutated_notebooks(seed: int, count: int) -> Iterator[bytes]:
 
 
 def mutant(random: Random) -> bytes:
-    """A notebook of format 4 or 3 with one to four changes, in its JSON or in its bytes."""
+    """Return a notebook of format 4 or 3 with one to four changes, in its JSON or in its bytes."""
     notebook = json.loads(random.choice(originals()))
     if random.random() < 0.5:
         for _ in range(random.randint(1, 4)):
@@ -56,7 +56,7 @@ def mutant(random: Random) -> bytes:
 
 
 def mutated_zip(random: Random) -> bytes:
-    """A zip of two notebooks, quiz answers and a zip, with one or two changes in its bytes."""
+    """Return a zip of notebooks, quiz answers and a zip, with one or two changes in its bytes."""
     inner = BytesIO()
     with zipfile.ZipFile(inner, "w", zipfile.ZIP_DEFLATED) as package:
         package.writestr("inner.ipynb", originals()[1])
@@ -71,7 +71,8 @@ def mutated_zip(random: Random) -> bytes:
     data = outer.getvalue()
     listing = data.index(b"PK\1\2")
     for _ in range(random.randint(1, 2)):
-        if random.random() < 0.5:  # most changes would fall into the compressed text
+        # Otherwise most changes would fall into the compressed text.
+        if random.random() < 0.5:
             data = data[:listing] + change_bytes(data[listing:], random)
         else:
             data = change_bytes(data, random)
@@ -80,7 +81,7 @@ def mutated_zip(random: Random) -> bytes:
 
 @cache
 def originals() -> tuple[str, str]:
-    """The beginning of a real notebook with little of its outputs, as format 4 and as format 3."""
+    """Return the beginning of a real notebook, with few of its outputs, in formats 4 and 3."""
     notebook = json.loads((NOTEBOOKS / "00_start_here.ipynb").read_text(encoding="utf-8"))
     cells = notebook["cells"][:14]
     for cell in cells:
@@ -134,7 +135,7 @@ def change_bytes(data: bytes, random: Random) -> bytes:
 
 
 def change_json(value: Any, random: Random, stay: float = 0.01) -> Any:
-    """Go down to a part of the value at random and replace it, or delete it, or repeat it."""
+    """Descend to a random part of the value and replace, delete or repeat it."""
     if isinstance(value, dict | list) and value and random.random() > stay:
         keys = sorted(value) if isinstance(value, dict) else range(len(value))
         key = random.choice(keys)
@@ -150,7 +151,7 @@ def change_json(value: Any, random: Random, stay: float = 0.01) -> Any:
 
 
 def anything(random: Random, depth: int) -> Any:
-    """JSON of any type, and a little more than JSON allows."""
+    """Return JSON of any type, and a little more than JSON allows."""
     kind = random.randint(0, 5) if depth < 3 else random.randint(0, 1)
     if kind == 0:
         return random.choice(NUMBERS)
@@ -161,8 +162,9 @@ def anything(random: Random, depth: int) -> Any:
 
 
 def encode(notebook: Any, random: Random) -> bytes:
-    """The notebook's text, mostly in UTF-8, with brackets for DEEP and at times a key that stands
-    twice.
+    """Return the notebook's text, mostly in UTF-8, with brackets for DEEP.
+
+    Sometimes a key occurs twice.
     """
     text = json.dumps(notebook, ensure_ascii=random.random() < 0.7, indent=random.choice([None, 1]))
     depth = random.choice([10, 300, 990, 100_000])

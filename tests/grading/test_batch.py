@@ -1,6 +1,6 @@
-"""The batch: resumed at any moment, nothing run twice, and what a class as a whole decides.
+"""The batch: it resumes at any moment, runs nothing twice, and decides what a class is marked on.
 
-Where no answer has to run, a jail stands in that finds no answer in any notebook.
+Where no answer has to run, a stand-in for the jail finds no answer in any notebook.
 """
 
 import contextlib
@@ -54,11 +54,11 @@ SEED = ("--seed", "5")
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
-    """The class, and its grades from one run that nothing disturbed."""
+    """Return the folder of the class and of its grades from one run that nothing disturbed."""
     folder = tmp_path_factory.mktemp("whole")
     running = start(write_class(folder / "class"), folder / "grades", *SEED, "--jobs", "2")
     out, err = running.communicate(timeout=120)
-    # where there is no terminal, there is no progress bar
+    # Without a terminal there is no progress bar.
     assert (running.returncode, err) == (0, ""), err
     assert out.startswith("5 submissions, 1.9 of 3 points on average\n")
     return folder
@@ -76,7 +76,7 @@ class NoAnswers(Jail):
 
 @pytest.fixture
 def marked(monkeypatch):
-    """The students that were marked, in order; nothing of theirs is run."""
+    """Return a list that collects the students marked, in order, without running their code."""
     names = []
 
     def mark_json(work, *rest):
@@ -90,14 +90,17 @@ def marked(monkeypatch):
 
 
 def rows(out):
+    """Return the rows of grades.csv."""
     return list(csv.DictReader(io.StringIO((out / "grades.csv").read_text(encoding="utf-8"))))
 
 
 def students(out):
+    """Return the students in grades.csv."""
     return [row["Student"] for row in rows(out)]
 
 
 def assignment(out):
+    """Return what grading.json holds."""
     return json.loads((out / "grading.json").read_text(encoding="utf-8"))
 
 
@@ -127,13 +130,16 @@ def test_killed_at_any_moment_and_resumed_it_ends_with_the_same_bytes(whole, tmp
     out, (path, starts) = tmp_path / "grades", counted_bwrap(tmp_path / "bin")
     for finished in (0, 1, 3):
         running = start(whole / "class", out, *SEED, "--jobs", "2", path=path)
-        wait_until(
-            lambda: psutil.Process(running.pid).children() and len(grade_files(out)) >= finished  # noqa: B023
-        )
-        family = psutil.Process(running.pid).children(recursive=True)
+        grader = psutil.Process(running.pid)
+
+        def is_underway(grader=grader, finished=finished):
+            return grader.children() and len(grade_files(out)) >= finished
+
+        wait_until(is_underway)
+        family = grader.children(recursive=True)
         running.kill()
         running.wait()
-        # a jail that was being built when it came notices once loaded
+        # A jail that was starting at that moment notices once it has loaded.
         _, left = psutil.wait_procs(family, timeout=15)
         assert family and not left
     done = len(grade_files(out))
@@ -142,7 +148,7 @@ def test_killed_at_any_moment_and_resumed_it_ends_with_the_same_bytes(whole, tmp
     running = start(whole / "class", out, *SEED, "--jobs", "1", path=path)
     assert running.wait(timeout=120) == 0
     assert tree(out) == tree(whole / "grades")
-    # a trial, and one for each submission that was left
+    # One jail is a trial, and one marks each remaining submission.
     assert len(starts.read_text()) == 1 + len(CLASS) - done
 
 
@@ -163,7 +169,7 @@ def test_ctrl_c_ends_at_once_and_loses_nothing(tmp_path, marked):
     assert marked == ["zed"] and [row["start_here.to_model"] for row in rows(out)] == ["1", "0"]
 
 
-def test_one_job_and_limits_alone_write_the_same_bytes(whole, tmp_path):
+def test_one_job_with_only_resource_limits_writes_the_same_bytes(whole, tmp_path):
     grade(whole / "class", tmp_path / "grades", seed=5, jobs=1, isolation="process")
     assert tree(tmp_path / "grades") == tree(whole / "grades")
 
@@ -182,10 +188,12 @@ def test_without_bwrap_it_stops_with_advice_and_writes_no_grades(tmp_path, monke
     assert "--isolation process" in err and set(tree(tmp_path / "grades")) == {"grading.json"}
 
 
-def test_a_machine_that_fails_in_the_middle_loses_nothing(tmp_path, marked, monkeypatch):
+def test_a_machine_that_fails_halfway_loses_nothing(tmp_path, marked, monkeypatch):
     folder, out = write_class(tmp_path / "class"), tmp_path / "grades"
 
     class Failing(NoAnswers):
+        """A jail that stops working after two students."""
+
         def run(self, request):
             if len(marked) > 2:
                 raise JailError("out of order")
@@ -201,8 +209,10 @@ def test_a_machine_that_fails_in_the_middle_loses_nothing(tmp_path, marked, monk
     assert sorted(marked) == ["cyd", "dan", "eve"]
 
 
-def test_a_jail_in_which_the_course_does_not_run_costs_nobody_a_mark(tmp_path, monkeypatch):
+def test_a_jail_that_cannot_run_the_course_costs_nobody_a_mark(tmp_path, monkeypatch):
     class Broken(NoAnswers):
+        """A jail in which numpy is missing."""
+
         def run(self, request):
             return Reply([], "ModuleNotFoundError: No module named 'numpy'\n")
 
@@ -215,13 +225,13 @@ def test_a_jail_in_which_the_course_does_not_run_costs_nobody_a_mark(tmp_path, m
     monkeypatch.setattr(
         batch, "_threads", lambda *_: contextlib.nullcontext((ThreadPoolExecutor(1), 1))
     )
-    # on a worker of a cluster, for instance
+    # The same without the trial at the start, as on a worker of a cluster.
     with pytest.raises(JailError, match=r"does not run in its jail"):
         grade(tmp_path / "class", tmp_path / "grades")
     assert not grade_files(tmp_path / "grades")
 
 
-def test_a_grader_that_is_killed_leaves_no_scratch_folder_behind(tmp_path):
+def test_a_killed_grader_leaves_no_scratch_folder(tmp_path):
     code = (
         "import os; from course_lib.grading.isolation import Jail; Jail('process').start();"
         " os.kill(os.getpid(), 9)"
@@ -234,7 +244,7 @@ def test_a_grader_that_is_killed_leaves_no_scratch_folder_behind(tmp_path):
     wait_until(lambda: not list(tmp_path.iterdir()), seconds=10)
 
 
-def test_a_busy_machine_takes_nobody_s_mark(tmp_path):
+def test_a_busy_machine_costs_nobody_a_mark(tmp_path):
     work = "end = time.process_time() + 0.3\n    while time.process_time() < end: pass\n    return"
     cells = [
         {"name": "cell 1", "source": f"import time\n{IMPORTS}\n{TO_MODEL.replace('return', work)}"}
@@ -245,7 +255,7 @@ def test_a_busy_machine_takes_nobody_s_mark(tmp_path):
         processes = psutil.Process(jail._process.pid).children(recursive=True)
         try:
             loop = [sys.executable, "-c", "while True: pass"]
-            # a session has its own share
+            # A process in a session of its own gets its own share of the processor.
             hogs += [subprocess.Popen(loop, start_new_session=True) for _ in range(3)]
             for one in (*processes, *(psutil.Process(hog.pid) for hog in hogs)):
                 one.cpu_affinity([0])
@@ -274,9 +284,7 @@ def test_a_busy_machine_takes_nobody_s_mark(tmp_path):
 
 @pytest.fixture
 def graded(tmp_path, marked):
-    """A class that has been graded, without its answers: the folder of submissions and that of
-    grades.
-    """
+    """Return the folders of a class and of its grades; no answers were run."""
     grade(write_class(tmp_path / "class"), tmp_path / "grades", seed=5)
     assert sorted(marked) == list(CLASS)
     marked.clear()
@@ -285,16 +293,17 @@ def graded(tmp_path, marked):
 
 def test_what_has_not_changed_is_neither_run_nor_written_again(graded, marked, monkeypatch):
     def stamps():
+        """Return when each file was last written."""
         return {path: path.stat().st_mtime_ns for path in out.rglob("*") if path.name != ".lock"}
 
     folder, out = graded
     before = stamps()
-    monkeypatch.setattr(batch, "Jail", None)  # not even one on trial
+    monkeypatch.setattr(batch, "Jail", None)  # not even a trial is run
     grade(folder, out)
     assert marked == [] and stamps() == before
 
 
-def test_a_changed_submission_alone_is_run_again(graded, marked):
+def test_only_a_changed_submission_is_run_again(graded, marked):
     folder, out = graded
     write_class(folder, {"cyd": HONEST})
     grade(folder, out)
@@ -304,7 +313,7 @@ def test_a_changed_submission_alone_is_run_again(graded, marked):
     assert marked == ["cyd", "fay"] and students(out) == [*CLASS, "fay"]
 
 
-def test_another_version_of_the_course_marks_all_anew(graded, marked, monkeypatch):
+def test_another_version_of_the_course_marks_everyone_again(graded, marked, monkeypatch):
     monkeypatch.setattr(marking, "_course_digest", lambda: "another")
     grade(*graded)
     assert sorted(marked) == list(CLASS)
@@ -313,7 +322,7 @@ def test_another_version_of_the_course_marks_all_anew(graded, marked, monkeypatc
 @pytest.mark.parametrize(
     "damage", [lambda data: data[:-40], lambda data: b"", lambda data: b'{"student": "ada"}']
 )
-def test_a_damaged_grade_is_marked_anew(graded, marked, damage):
+def test_a_damaged_grade_is_marked_again(graded, marked, damage):
     folder, out = graded
     path, before = out / "students" / "bob" / "grade.json", tree(out)
     path.write_bytes(damage(path.read_bytes()))
@@ -333,7 +342,7 @@ def test_a_page_that_was_deleted_or_damaged_is_written_again(graded, marked, nam
     assert marked == [] and tree(out) == before
 
 
-def test_a_submission_that_has_vanished_is_no_longer_in_the_table(graded, marked):
+def test_a_submission_that_is_gone_is_no_longer_in_the_table(graded, marked):
     folder, out = graded
     (folder / "bob.ipynb").unlink()
     grade(folder, out)
@@ -348,7 +357,13 @@ def test_the_roster_goes_into_the_table_and_changes_no_mark(graded, marked, tmp_
         encoding="utf-8",
     )
     grade(folder, out, roster=roster)
-    assert sorted(marked) == ["bob", "cyd", "dan", "eve", "late"]  # these got a note, or are new
+    assert sorted(marked) == [
+        "bob",
+        "cyd",
+        "dan",
+        "eve",
+        "late",
+    ]  # the others got a note, or are new
     named = {row["Student"]: (row["ID"], row["Email address"]) for row in rows(out)}
     assert (
         named["ada"] == ("7", "ada@example.org")
@@ -397,7 +412,7 @@ def test_a_seed_is_drawn_once(tmp_path, marked):
 @pytest.mark.parametrize(
     "settings", [{"seed": -1}, {"seed": 2**32}, {"jobs": 0}, {"isolation": "docker"}]
 )
-def test_a_setting_that_cannot_be_is_refused_before_anything_is_run(tmp_path, settings):
+def test_an_impossible_setting_is_refused_before_anything_runs(tmp_path, settings):
     with pytest.raises(
         ValueError, match=r"expected (a seed from 0 to|at least one job|an isolation out of)"
     ):
@@ -412,14 +427,14 @@ def test_an_unknown_topic_is_refused(tmp_path):
         grade(write_class(tmp_path / "class"), tmp_path / "grades", topics=["ddpm", "dance"])
 
 
-def test_a_damaged_assignment_is_said(graded):
+def test_a_damaged_assignment_is_reported(graded):
     folder, out = graded
     (out / "grading.json").write_text("{")
     with pytest.raises(ValueError, match=r"grading.json is damaged .*; grade into another folder"):
         grade(folder, out)
 
 
-def test_topics_stand_in_the_order_of_the_course(tmp_path, marked):
+def test_topics_are_in_the_order_of_the_course(tmp_path, marked):
     grade(
         write_class(tmp_path / "class"), tmp_path / "grades", topics=["ddpm", "start_here", "ddpm"]
     )
@@ -427,7 +442,7 @@ def test_topics_stand_in_the_order_of_the_course(tmp_path, marked):
 
 
 def hand_in(folder, name, topics=(), quizzes=()):
-    """A folder with an answer to each topic and saved answers to each quiz."""
+    """Hand in an answer to each topic and saved answers to each quiz."""
     own = folder / name
     own.mkdir(parents=True)
     cells = [f'@exercise("{topic}.anything")\ndef anything(): pass' for topic in topics]
@@ -450,19 +465,19 @@ def hand_in(folder, name, topics=(), quizzes=()):
         {"topics": ["ddpm"] * 50, "quizzes": ["start_here", "ddpm"]},
     ],
 )
-def test_one_student_alone_adds_no_topic_and_no_quiz(tmp_path, marked, attacker):
+def test_a_single_student_adds_no_topic_and_no_quiz(tmp_path, marked, attacker):
     folder = tmp_path / "class"
     hand_in(folder, "mallory", **attacker)
     for name in ("ada", "bob"):
         hand_in(folder, name, ["start_here"])
     for name in ("cyd", "dan"):
-        hand_in(folder, name)  # who hands in an empty notebook has no vote
+        hand_in(folder, name)  # an empty notebook has no vote
     grade(folder, tmp_path / "grades")
     found = assignment(tmp_path / "grades")
     assert (found["topics"], found["quizzes"]) == (["start_here"], False)
 
 
-def test_quizzes_count_where_half_the_class_answers_them(tmp_path, marked):
+def test_quizzes_count_if_half_the_class_answers_them(tmp_path, marked):
     folder = tmp_path / "class"
     for name, quizzes in {
         "ada": ["start_here"],
@@ -519,7 +534,7 @@ def test_two_graders_do_not_write_into_one_folder(graded):
 
 
 @pytest.mark.parametrize("place", ["file", "file/grades"])
-def test_a_folder_that_cannot_be_written_is_one_line(tmp_path, capsys, place):
+def test_an_unwritable_folder_is_reported_in_one_line(tmp_path, capsys, place):
     (tmp_path / "file").write_text("")
     assert (
         cli.main(["grade", str(write_class(tmp_path / "class")), "--out", str(tmp_path / place)])
@@ -533,11 +548,13 @@ def test_a_folder_that_cannot_be_written_is_one_line(tmp_path, capsys, place):
 
 
 class Terminal(io.StringIO):
+    """A stream that claims to be a terminal."""
+
     def isatty(self):
         return True
 
 
-def test_a_terminal_shows_how_far_it_is(graded, monkeypatch):
+def test_a_terminal_shows_the_progress(graded, monkeypatch):
     folder, out = graded
     (out / "students" / "cyd" / "grade.json").unlink()
     terminal = Terminal()
@@ -551,7 +568,7 @@ def test_a_terminal_shows_how_far_it_is(graded, monkeypatch):
 
 
 @pytest.mark.parametrize("id", made.every_exercise())
-def test_invented_answers_show_the_misconceptions_that_they_are_named_after(id):
+def test_invented_answers_show_the_misconceptions_they_are_named_after(id):
     for name in (made.RIGHT, *made.ANSWERS[id]):
         student = made.Student("", dict.fromkeys(made.every_exercise(), made.RIGHT) | {id: name})
         sources = filter(None, read_notebook(made.notebook(student).encode()))

@@ -17,7 +17,7 @@ from tests.grading.little_class import CLASS, grade_files, tree, wait_until, wri
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
-    """A class, and its grades from this machine alone."""
+    """Return the folder of a class and of its grades from this machine only."""
     folder = tmp_path_factory.mktemp("whole")
     students = {name: CLASS[name] for name in ("ada", "bob", "dan")}
     grade(write_class(folder / "class", students), folder / "grades", seed=5)
@@ -26,6 +26,7 @@ def whole(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def cluster():
+    """Provide a scheduler with two workers."""
     with LocalCluster(
         n_workers=2, threads_per_worker=1, dashboard_address=":0", silence_logs=50
     ) as cluster:
@@ -34,11 +35,13 @@ def cluster():
 
 @pytest.fixture
 def a_worker_dies(cluster, tmp_path):
-    """Once a first grade is written, a worker that is marking is killed.  It is started anew by its
-    nanny.
+    """Kill a worker that is marking once the first grade is written.
+
+    Its nanny restarts it.
     """
 
     def kill():
+        """Wait for a grade, then kill a busy worker."""
         wait_until(lambda: grade_files(tmp_path / "grades"))
         busy = {
             worker.address for worker in cluster.scheduler.workers.values() if worker.processing
@@ -65,7 +68,7 @@ def test_a_worker_that_dies_changes_nothing(whole, cluster, tmp_path, a_worker_d
     assert tree(tmp_path / "grades") == tree(whole / "grades")
 
 
-def test_a_cluster_that_gives_up_is_one_line_and_is_resumed(
+def test_a_cluster_that_gives_up_is_reported_in_one_line_and_resumed(
     whole, cluster, tmp_path, a_worker_dies, monkeypatch, capsys
 ):
     command = ["grade", str(whole / "class"), "--out", str(tmp_path / "grades"), "--seed", "5"]
@@ -83,7 +86,7 @@ def test_a_cluster_that_gives_up_is_one_line_and_is_resumed(
     assert done and all(path.stat().st_mtime_ns == then for path, then in done.items())
 
 
-def test_a_scheduler_without_workers_is_said(whole, tmp_path, monkeypatch):
+def test_a_scheduler_without_workers_is_reported(whole, tmp_path, monkeypatch):
     monkeypatch.setattr(batch, "WORKER_SECONDS", 0.1)
     with (
         LocalCluster(n_workers=0, dashboard_address=":0") as empty,
@@ -92,7 +95,7 @@ def test_a_scheduler_without_workers_is_said(whole, tmp_path, monkeypatch):
         grade(whole / "class", tmp_path / "grades", scheduler=empty.scheduler_address)
 
 
-def test_an_address_where_no_scheduler_is_is_one_line(whole, tmp_path, capsys):
+def test_an_address_without_a_scheduler_is_reported_in_one_line(whole, tmp_path, capsys):
     command = [
         "grade",
         str(whole / "class"),
@@ -107,10 +110,8 @@ def test_an_address_where_no_scheduler_is_is_one_line(whole, tmp_path, capsys):
     assert line.startswith("course grade: ") and "tcp://127.0.0.1:1" in line
 
 
-def test_without_dask_it_is_said_how_to_get_it(whole, tmp_path, monkeypatch):
+def test_without_dask_the_message_says_how_to_get_it(whole, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "distributed", None)
-    with pytest.raises(
-        ImportError,
-        match=r'dask.distributed is not installed; get it with pip install "visual-generation-course\[cluster\]"',
-    ):
+    advice = r'is not installed; get it with pip install "visual-generation-course\[cluster\]"'
+    with pytest.raises(ImportError, match=f"dask.distributed {advice}"):
         grade(whole / "class", tmp_path / "grades", scheduler="tcp://127.0.0.1:1")

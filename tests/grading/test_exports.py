@@ -1,3 +1,5 @@
+"""Grades for other programs: what Canvas, Moodle, spreadsheets and Gradescope accept."""
+
 import csv
 import io
 import json
@@ -13,6 +15,7 @@ names = st.text(st.characters(exclude_categories=["Cs"]), max_size=30)
 
 
 def mark(id="ddpm.q_sample", earned=2.0, points=2, **more):
+    """Return an exercise's mark, passed if all points are earned."""
     status = "passed" if earned == points else "wrong"
     return ExerciseMark(
         **{
@@ -28,6 +31,7 @@ def mark(id="ddpm.q_sample", earned=2.0, points=2, **more):
 
 
 def quiz(topic="ddpm", right=1, wrong=1, **more):
+    """Return a quiz with so many right and wrong answers."""
     statuses = ["right"] * right + ["wrong"] * wrong
     questions = [
         QuestionMark(id=f"q{i}", status=status, prompt=f"Question {i}?")
@@ -37,19 +41,20 @@ def quiz(topic="ddpm", right=1, wrong=1, **more):
 
 
 def grade(student="Ada Moreau", *exercises, **more):
+    """Return a student's grade."""
     return Grade(student=student, digest="0", exercises=exercises or (mark("ddpm.a"),), **more)
 
 
 def read(text):
+    """Return the header and the rows of a CSV."""
     header, *rows = csv.reader(io.StringIO(text, newline=""))
     return header, rows
 
 
 def canvas_columns(header):
-    """How Canvas's importer divides a header, told from its source: the student's columns, then the
-    assignments.
+    """Split a header as Canvas's importer does, following its source.
 
-    Raises ValueError where it refuses the file.
+    Returns the student's columns and the assignments.  Raises ValueError where it refuses the file.
     """
     if len(header) <= 3 or "Student" not in header[0] or "ID" not in header[1]:
         raise ValueError("expected Student, ID")
@@ -96,7 +101,7 @@ def test_a_row_for_each_student_and_a_column_for_each_exercise_and_quiz():
     ]
 
 
-def test_no_students_give_the_header_alone():
+def test_no_students_give_only_the_header():
     assert grades_csv([]) == "Student,ID,Section,Final Points\r\n"
 
 
@@ -127,12 +132,12 @@ def test_canvas_takes_the_file_with_any_roster(roster):
     header, (row,) = read(grades_csv([grade("Ada", mark(), quizzes=(quiz(),), details=roster)]))
     student, assignments = canvas_columns(header)
     further = [name for name in roster if name not in student]
-    # what is not known, Canvas asks about
+    # Canvas asks about what it does not know
     assert assignments == [*further, "ddpm.q_sample", "ddpm.quiz"]
     assert roster.items() <= dict(zip(header, row, strict=True)).items()
 
 
-def test_the_total_is_no_assignment_to_canvas():
+def test_the_total_is_not_an_assignment_for_canvas():
     header, _ = read(grades_csv([grade("Ada", mark())]))
     assert canvas_columns(header)[1] == ["ddpm.q_sample"]
     assert (
@@ -142,12 +147,12 @@ def test_the_total_is_no_assignment_to_canvas():
 
 
 def test_there_is_no_row_of_possible_points():
-    """Moodle looks for a student in every row, and drops the whole import when one has none."""
+    """Moodle looks for a student in every row, and drops the whole import if a row has none."""
     _, rows = read(grades_csv([grade("Ada", mark())]))
     assert [row[0] for row in rows] == ["Ada"]
 
 
-def test_rosters_that_differ_are_joined_in_their_order():
+def test_different_rosters_are_joined_in_their_order():
     students = [
         grade("Ada", details={"Mail": "a", "Group": "1"}),
         grade("Bao", details={"Mail": "b", "Desk": "9"}),
@@ -160,7 +165,7 @@ def test_rosters_that_differ_are_joined_in_their_order():
     ]
 
 
-def test_a_column_of_the_roster_does_not_stand_in_for_a_mark():
+def test_a_column_of_the_roster_does_not_replace_a_mark():
     details = {"Student": "other", "ddpm.q_sample": "999", "Final Points": "999", "Mail": "a"}
     header, (row,) = read(grades_csv([grade("Ada", mark(), details=details)]))
     assert header == ["Student", "ID", "Section", "Mail", "ddpm.q_sample", "Final Points"]
@@ -200,7 +205,7 @@ def test_every_figure_is_a_plain_number():
     assert read(text)[1][0][3:] == ["0.33", "1000000", "1000000.33"]
 
 
-def test_students_of_one_name_are_all_there_and_in_one_order():
+def test_students_of_the_same_name_are_all_there_in_a_fixed_order():
     a, b = (
         grade("Ada", mark(earned=e)).model_copy(update={"digest": d})
         for e, d in ((0.5, "1"), (2.0, "2"))
@@ -209,7 +214,7 @@ def test_students_of_one_name_are_all_there_and_in_one_order():
     assert [row[-1] for row in read(grades_csv([b, a]))[1]] == ["0.5", "2"]
 
 
-def test_lines_end_as_the_rfc_says():
+def test_lines_end_as_rfc_4180_says():
     assert grades_csv([grade("Ada")]).count("\r\n") == 2
 
 
@@ -245,7 +250,7 @@ def test_gradescope_gets_a_test_for_each_exercise_and_quiz():
     assert second["score"] == second["max_score"]
 
 
-def test_gradescope_finds_the_keys_and_words_that_it_documents():
+def test_gradescope_finds_the_keys_and_words_it_documents():
     result = gradescope(grade("Ada", mark(earned=0.5), quizzes=(quiz(),)))
     assert result.keys() <= {
         "score",
@@ -268,11 +273,11 @@ def test_gradescope_finds_the_keys_and_words_that_it_documents():
             "visibility",
         }
         assert test["status"] in ("passed", "failed") and isinstance(test["output"], str)
-        assert test["output_format"] == "text"  # never html: it is the student's text
+        assert test["output_format"] == "text"  # never HTML, because it is the student's text
         assert 0 <= test["score"] <= test["max_score"]
 
 
-def test_the_score_on_gradescope_is_the_total_however_its_parts_are_rounded():
+def test_the_score_on_gradescope_is_the_total_before_rounding_its_parts():
     thirds = [mark(f"ddpm.e{i}", earned=2 / 3) for i in range(6)]
     result = gradescope(grade("Ada", *thirds))
     assert (

@@ -1,4 +1,4 @@
-"""Damaged notebooks and zips: whatever comes, it is read or refused with a sentence."""
+"""Damaged notebooks and zips: each is read, or refused with a sentence."""
 
 import zipfile
 from pathlib import Path
@@ -18,6 +18,7 @@ RANDOMS = st.randoms(use_true_random=False)
 
 
 def fuzz(count):
+    """Return settings for so many examples, the same in every run."""
     return settings(
         max_examples=count,
         derandomize=True,
@@ -28,7 +29,7 @@ def fuzz(count):
 
 
 def read(path: Path) -> Work:
-    """The only submission at `path`, read; its record survives being written and read."""
+    """Return the only submission at `path`; its record survives being written and read."""
     (submission,) = find_submissions(path)
     work = submission.read()
     text = work.model_dump_json()
@@ -40,7 +41,7 @@ def read(path: Path) -> Work:
 
 
 def check(path: Path, data: bytes) -> Work:
-    """Read a mutant both ways; they agree on its code, or on the sentence that refuses it."""
+    """Read a mutant both ways: they agree on its code, or on the sentence that refuses it."""
     path.write_bytes(data)
     work = read(path)
     try:
@@ -71,7 +72,7 @@ def test_a_thousand_mutants_are_read_or_refused_with_a_sentence(tmp_path):
     works = [check(tmp_path / "ada.ipynb", data) for data in mutants]
     whole = sum(bool(work.cells) for work in works)
     refused = sum(bool(work.notes) for work in works)
-    # the mutants are neither harmless nor mere noise
+    # The mutants are neither harmless nor mere noise.
     assert whole > 250 and refused > 250, (whole, refused)
 
 
@@ -108,11 +109,11 @@ def test_a_mutated_zip_of_a_class_is_read_or_refused(tmp_path):
 def test_a_mutant_beside_others_changes_nothing_for_them(tmp_path):
     honest = originals()[0].encode()
     (tmp_path / "zoe.ipynb").write_bytes(honest)
-    alone = read(tmp_path)
+    expected = read(tmp_path)
     for n, data in enumerate(mutated_notebooks(seed=1, count=50)):
         (tmp_path / f"mutant {n}.ipynb").write_bytes(data)
     works = [submission.read() for submission in find_submissions(tmp_path)]
-    assert len(works) == 51 and works[-1] == alone
+    assert len(works) == 51 and works[-1] == expected
 
 
 @pytest.mark.parametrize("form", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED])

@@ -1,6 +1,4 @@
-"""Hostile submissions: each costs its own exercise alone, steals nothing, and changes no other
-student's grade.
-"""
+"""Hostile submissions: each costs only its own exercise, steals nothing, changes no other grade."""
 
 import dataclasses
 import json
@@ -40,7 +38,8 @@ from tests.grading.hostile import (
 
 ASSIGNMENT = Assignment(topics=("ddpm",), quizzes=False, seed=5)
 HONEST = {"ada": ALL_RIGHT, "zoe": (IMPORTS, RIGHT[BEFORE], "1 / 0", RIGHT[AFTER])}
-PROCESS = {  # what differs with limits alone
+# What a student is told where there are only resource limits.
+PROCESS = {
     "loop": LATE,
     "os._exit(3)": "exit code 3",
     "kills itself": "SIGKILL",
@@ -58,10 +57,8 @@ PROCESS = {  # what differs with limits alone
 
 
 @pytest.fixture(scope="module")
-def places(tmp_path_factory):
-    """What the attacks look for: secrets in files and in the grader's environment, and sockets that
-    listen.
-    """
+def planted(tmp_path_factory):
+    """Plant what the attacks look for: secrets in files and the environment, and open sockets."""
     home = tmp_path_factory.mktemp("home")
     grades, submissions = home / "grades", home / "submissions"
     for place in (
@@ -95,13 +92,13 @@ def places(tmp_path_factory):
             "known": repr(known_by_heart()),
         }
         for listener in (*streams, datagrams):
-            with listener, pytest.raises(BlockingIOError):  # nobody has called
+            with listener, pytest.raises(BlockingIOError):  # nothing has connected
                 listener.setblocking(False)
                 listener.recv(1) if listener is datagrams else listener.accept()
 
 
 def known_by_heart() -> dict:
-    """The right answers to the cases of the notebook's own seed, by shape."""
+    """Return the right answers to the cases of the notebook's own seed, by shape."""
     with preserved():
         values = [
             outcome.outputs[""].value
@@ -111,8 +108,9 @@ def known_by_heart() -> dict:
 
 
 def shorten(patch, seconds):
-    """Three exercises are marked; what never ends in the middle one has `seconds`, and half a
-    second for reading.
+    """Have three exercises marked, the middle one with a limit of `seconds`.
+
+    Half a second is added for reading.
     """
     three = [
         find_exercise(BEFORE),
@@ -125,14 +123,15 @@ def shorten(patch, seconds):
 
 
 @pytest.fixture(scope="module")
-def jail(places):
+def jail(planted):
+    """Provide a bwrap jail."""
     with Jail() as jail:
         yield jail
 
 
 @pytest.fixture(scope="module")
-def clean(jail):
-    """The grades of the honest, by name."""
+def honest_grades(jail):
+    """Return the grades of the honest students, by name."""
     with pytest.MonkeyPatch.context() as patch:
         shorten(patch, 20)
         return {
@@ -141,36 +140,41 @@ def clean(jail):
         }
 
 
-def attack(name, places, jail, monkeypatch):
-    """What came of an attack: the marks for the exercises before it, attacked, and after it."""
+def attack(name, planted, jail, monkeypatch):
+    """Return the marks for the exercises before, under and after an attack."""
     hostile = HOSTILE[name]
     shorten(monkeypatch, 0.5 if hostile.loops else 20)
     grade = mark_work(
-        work(*hostile.sources(places), student="<script>alert(1)</script>"), ASSIGNMENT, jail
+        work(*hostile.sources(planted), student="<script>alert(1)</script>"), ASSIGNMENT, jail
     )
     assert "<script>alert" not in feedback_page(grade) + class_page([grade])
     return grade.exercises
 
 
 def told(mark):
+    """Return all that the student is told about a mark."""
     return "\n".join((mark.sentence, *mark.notes)) or mark.status
 
 
 @pytest.mark.parametrize("name", HOSTILE)
-def test_an_attack_costs_its_own_exercise_alone(name, places, jail, clean, monkeypatch):
-    before, attacked, after = attack(name, places, jail, monkeypatch)
+def test_an_attack_costs_only_its_own_exercise(name, planted, jail, honest_grades, monkeypatch):
+    before, attacked, after = attack(name, planted, jail, monkeypatch)
     assert (attacked.earned, attacked.points) == (HOSTILE[name].earned, 1), told(attacked)
     assert re.search(HOSTILE[name].says, told(attacked)), told(attacked)
-    assert (before, after) == (clean["ada"].exercises[0], clean["ada"].exercises[2])
+    assert (before, after) == (honest_grades["ada"].exercises[0], honest_grades["ada"].exercises[2])
     assert PLANTED not in attacked.model_dump_json()
     assert len(attacked.sentence) <= 1000
-    if name not in ANYWHERE:  # those meet others below
+    if name not in ANYWHERE:  # the others are marked beside honest students below
         shorten(monkeypatch, 20)
-        assert mark_work(work(*HONEST["ada"], student="ada"), ASSIGNMENT, jail) == clean["ada"]
+        assert (
+            mark_work(work(*HONEST["ada"], student="ada"), ASSIGNMENT, jail) == honest_grades["ada"]
+        )
 
 
 @pytest.mark.parametrize("name", FILES)
-def test_an_odd_file_is_its_students_message(name, tmp_path, jail, clean, monkeypatch):
+def test_an_odd_file_becomes_a_note_for_its_student(
+    name, tmp_path, jail, honest_grades, monkeypatch
+):
     shorten(monkeypatch, 20)
     (tmp_path / "in").mkdir()
     FILES[name].make(tmp_path / "in")
@@ -182,13 +186,13 @@ def test_an_odd_file_is_its_students_message(name, tmp_path, jail, clean, monkey
     assert not re.search("[\0-\x1f\u202e]", grade.student)
 
 
-def test_no_attack_changes_the_grade_of_another_student(places, tmp_path, monkeypatch):
+def test_no_attack_changes_the_grade_of_another_student(planted, tmp_path, monkeypatch):
     shortened = [dataclasses.replace(exercise, seconds=2) for exercise in exercises("ddpm")]
     shorten(monkeypatch, 2)
     monkeypatch.setattr(marking, "exercises", lambda topic: shortened)
     alone, all_of_them = tmp_path / "alone", tmp_path / "all"
     honest = {"ada": notebook(IMPORTS, *RIGHT.values()), "zoe": notebook(*HONEST["zoe"])}
-    hostile = gathered(places)
+    hostile = gathered(planted)
     for folder, students in ((alone, honest), (all_of_them, honest | hostile)):
         folder.mkdir()
         for name, content in students.items():
@@ -203,7 +207,7 @@ def test_no_attack_changes_the_grade_of_another_student(places, tmp_path, monkey
     attacks = [
         json.loads(got[file]) for file in got if "hostile" in file and file.endswith("results.json")
     ]
-    # 0 is right in a case
+    # One case is also answered right by 0.
     assert len(attacks) == len(hostile) and all(attack["score"] <= 0.5 for attack in attacks)
     assert not any(PLANTED.encode() in content for content in got.values())
     assert not any(
@@ -221,7 +225,7 @@ def test_no_attack_changes_the_grade_of_another_student(places, tmp_path, monkey
 
 
 def grade(folder: Path) -> dict[str, bytes]:
-    """The files of all students, and the honest's rows of the table."""
+    """Return the files of all students, and the honest students' rows of the table."""
     out = folder.with_name(f"graded-{folder.name}")
     batch.grade(folder, out, topics=["ddpm"], seed=5, jobs=2)
     files = {
@@ -233,17 +237,20 @@ def grade(folder: Path) -> dict[str, bytes]:
 
 
 @pytest.fixture(scope="module")
-def limits():
+def process_jail():
+    """Provide a jail with only resource limits."""
     with Jail("process") as jail:
         yield jail
 
 
 @pytest.mark.parametrize("name", PROCESS)
-def test_limits_alone_keep_an_attack_to_its_own_exercise(name, places, limits, clean, monkeypatch):
-    before, attacked, after = attack(name, places, limits, monkeypatch)
+def test_resource_limits_keep_an_attack_to_its_own_exercise(
+    name, planted, process_jail, honest_grades, monkeypatch
+):
+    before, attacked, after = attack(name, planted, process_jail, monkeypatch)
     assert attacked.earned == 0
     assert re.search(PROCESS[name], told(attacked)), told(attacked)
-    assert (before, after) == (clean["ada"].exercises[0], clean["ada"].exercises[2])
+    assert (before, after) == (honest_grades["ada"].exercises[0], honest_grades["ada"].exercises[2])
 
 
 @pytest.mark.parametrize(
@@ -259,15 +266,15 @@ def test_no_reference_can_be_called_in_an_answer(exercise, jail):
 @pytest.mark.parametrize(
     "told", [[], [b""], [b"[]"], [b"\xff\xff"], [b'{"notes": 3}'], [b"{}", b""], [b"null"] * 2000]
 )
-def test_a_jail_that_tells_nonsense_costs_the_exercise_alone(told, monkeypatch):
+def test_a_jail_that_sends_nonsense_costs_only_the_exercise(told, monkeypatch):
     taken = Jail()
     monkeypatch.setattr(taken, "run", lambda request: Reply(told))
     marked = marking._mark_exercise(find_exercise(TARGET), work(*ALL_RIGHT).cells, 5, (), taken)
     assert (marked.status, marked.earned) == ("wrong", 0)
 
 
-def test_a_number_of_a_coarse_dtype_is_not_taken():
-    """Every number is near to 0 in the precision of float8."""
+def test_a_number_of_a_coarse_dtype_is_refused():
+    """Every number is close to 0 in the precision of float8."""
     made_up = Outcome({"": Leaf("float", torch.zeros((), dtype=torch.float8_e5m2))})
     with pytest.raises(ValueError, match="expected the outcome of a case"):
         unpack(pack(made_up))

@@ -1,6 +1,4 @@
-"""A jail as its owner sees it: how it starts, what can be seen in it, how it ends, and what is left
-of it.
-"""
+"""A jail seen from outside: how it starts, what is visible in it, how it ends, what it leaves."""
 
 import json
 import os
@@ -32,7 +30,7 @@ RIGHT = "return rgb.permute(0, 3, 1, 2) / 127.5 - 1"
 
 
 def request(body, seconds=20, more=""):
-    """What a jail is asked with an answer of this body, the code `more` above it."""
+    """Return the request to run an answer of this body, with the code `more` above it."""
     source = (
         f"import json, os, sys, time\n{more}\n@exercise('{ID}')\ndef"
         f" answer(rgb):\n{indent(body, '    ')}\n"
@@ -41,8 +39,8 @@ def request(body, seconds=20, more=""):
     return {"exercise": ID, "seed": 0, "seconds": seconds, "cells": cells, "passed": []}
 
 
-def told(jail, expression):
-    """The value of an expression in the jail."""
+def evaluate(jail, expression):
+    """Return the value of an expression in the jail."""
     reply = jail.run(request(f"return json.dumps({expression})"))
     outcome = unpack(reply.frames[1])
     assert outcome.error is None, outcome.error
@@ -50,17 +48,19 @@ def told(jail, expression):
 
 
 def is_right(reply):
+    """Tell whether the answer passed and the jail survived it."""
     verdict = marking._assess(find_exercise(ID), [unpack(frame) for frame in reply.frames[1:]], 0)
     return verdict.passed and not reply.stopped and not reply.lost
 
 
 def server(jail):
-    """The process that forks the answers."""
+    """Return the process that forks the answers."""
     return [*isolation._descendants(jail._process.pid), psutil.Process(jail._process.pid)][0]
 
 
 @pytest.fixture(scope="module")
 def jail():
+    """Provide a running jail, with a secret in the grader's environment."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("SECRET_OF_THE_GRADER", "1234")
         with Jail() as jail:
@@ -71,14 +71,14 @@ def jail():
 # ------------------------------------------------------------------------------------ what is in it
 
 
-def test_an_answer_is_run_and_tells_what_it_returned(jail):
+def test_an_answer_is_run_and_its_result_is_sent(jail):
     reply = jail.run(request("print('hello')\n" + RIGHT))
     assert is_right(reply) and reply.printed == "hello\n" * 3
     assert json.loads(reply.frames[0])["notes"] == []
 
 
-def test_the_environment_is_what_was_meant_and_no_more(jail):
-    environment = told(jail, "dict(os.environ)")
+def test_the_environment_holds_what_is_meant_and_no_more(jail):
+    environment = evaluate(jail, "dict(os.environ)")
     assert environment.pop("PWD", "/scratch") == "/scratch"  # some versions of bubblewrap set it
     assert environment == {
         "OMP_NUM_THREADS": "1",
@@ -96,7 +96,7 @@ def test_the_environment_is_what_was_meant_and_no_more(jail):
     assert "SECRET" in "".join(os.environ)
 
 
-def test_no_folder_is_there_but_python_the_system_and_the_course(jail):
+def test_the_only_folders_are_those_of_python_the_system_and_the_course(jail):
     system = {
         "usr",
         "bin",
@@ -111,14 +111,14 @@ def test_no_folder_is_there_but_python_the_system_and_the_course(jail):
         "course",
     }
     python = {Path(folder).parts[1] for folder in libraries()}
-    assert set(told(jail, "os.listdir('/')")) <= system | python
-    assert told(jail, "os.listdir('/course')") == ["course_lib"]
-    assert told(jail, "os.listdir('/etc')") == ["ld.so.cache"]
-    assert told(jail, "os.listdir('/scratch')") == []
-    assert told(jail, "os.getcwd()") == "/scratch"
+    assert set(evaluate(jail, "os.listdir('/')")) <= system | python
+    assert evaluate(jail, "os.listdir('/course')") == ["course_lib"]
+    assert evaluate(jail, "os.listdir('/etc')") == ["ld.so.cache"]
+    assert evaluate(jail, "os.listdir('/scratch')") == []
+    assert evaluate(jail, "os.getcwd()") == "/scratch"
 
 
-def test_of_the_folders_above_python_nothing_else_is_there(jail):
+def test_the_folders_above_python_show_nothing_else(jail):
     shown = {
         "/usr",
         *libraries(),
@@ -138,19 +138,19 @@ def test_of_the_folders_above_python_nothing_else_is_there(jail):
             for place in shown
             if Path(place).is_relative_to(folder)
         }
-        assert set(told(jail, f"os.listdir({folder!r})")) <= expected, folder
+        assert set(evaluate(jail, f"os.listdir({folder!r})")) <= expected, folder
 
 
 @pytest.mark.parametrize(
     "place", ["solutions", "notebooks", "data", "tests", "docs", "README.md", "conftest.py"]
 )
-def test_the_rest_of_the_repository_is_not_there(jail, place):
+def test_the_rest_of_the_repository_is_invisible(jail, place):
     assert (ROOT / place).exists()
     for path in (ROOT / place, Path("/course") / place):
-        assert told(jail, f"os.path.exists({str(path)!r})") is False
+        assert evaluate(jail, f"os.path.exists({str(path)!r})") is False
 
 
-def test_the_rest_of_the_machine_is_not_there(jail, tmp_path):
+def test_the_rest_of_the_machine_is_invisible(jail, tmp_path):
     places = [
         "/var",
         "/mnt",
@@ -161,7 +161,7 @@ def test_the_rest_of_the_machine_is_not_there(jail, tmp_path):
         str(Path.home() / ".ssh"),
         str(tmp_path),
     ]
-    assert told(jail, f"[path for path in {places} if os.path.exists(path)]") == []
+    assert evaluate(jail, f"[path for path in {places} if os.path.exists(path)]") == []
 
 
 @pytest.mark.parametrize(
@@ -184,27 +184,29 @@ def test_nothing_can_be_written_outside_the_scratch_folder(jail, place):
     assert not Path(place, "new").exists()
 
 
-def test_it_has_processes_of_its_own_and_no_network(jail):
-    assert 1 <= len(told(jail, "[n for n in os.listdir('/proc') if n.isdigit()]")) <= 4
-    assert told(
+def test_a_jail_has_processes_of_its_own_and_no_network(jail):
+    assert 1 <= len(evaluate(jail, "[n for n in os.listdir('/proc') if n.isdigit()]")) <= 4
+    assert evaluate(
         jail, "[line.split(':')[0].strip() for line in open('/proc/net/dev') if ':' in line]"
     ) == ["lo"]
-    assert told(jail, "os.uname().nodename") == "jail"
+    assert evaluate(jail, "os.uname().nodename") == "jail"
 
 
 # ------------------------------------------------------------------------- one answer after another
 
 
-def test_answers_leave_each_other_nothing(jail):
+def test_an_answer_leaves_nothing_to_the_next(jail):
     leave = (
         "open('left', 'w').write('x')\nos.makedirs('deep/er', exist_ok=True)\nos.environ['LEFT'] ="
         " '1'\n"
     )
     patch = "import torch, builtins\ntorch.ones = builtins.left = None\nsys.left = 1\n"
     assert is_right(jail.run(request(leave + patch + RIGHT)))
-    assert told(jail, "os.listdir('.')") == []
+    assert evaluate(jail, "os.listdir('.')") == []
     assert (
-        told(jail, "['LEFT' in os.environ, hasattr(sys, 'left'), __import__('torch').ones is None]")
+        evaluate(
+            jail, "['LEFT' in os.environ, hasattr(sys, 'left'), __import__('torch').ones is None]"
+        )
         == [False] * 3
     )
 
@@ -220,7 +222,7 @@ def test_what_an_answer_leaves_running_is_ended(jail):
     assert is_right(jail.run(request(RIGHT)))
 
 
-def test_every_answer_has_all_its_processes(jail):
+def test_every_answer_may_start_all_its_processes(jail):
     fork = (
         "if len(rgb) == 4:\n    for _ in range(40):\n        if os.fork() == 0:\n           "
         " time.sleep(1000)\n"
@@ -234,7 +236,7 @@ def test_random_numbers_are_the_same_in_every_run(jail):
         " float(__import__('torch').rand(()))]"
     )
     order = "list({str(n) for n in range(20)})"
-    assert told(jail, f"[{draw}, {order}]") == told(jail, f"[{draw}, {order}]")
+    assert evaluate(jail, f"[{draw}, {order}]") == evaluate(jail, f"[{draw}, {order}]")
 
 
 def test_what_is_printed_is_cut(jail):
@@ -258,7 +260,7 @@ def test_an_answer_that_does_not_end_is_stopped_in_time(jail):
     assert is_right(jail.run(request(RIGHT))) and server(jail) == before
 
 
-def test_what_was_shown_before_the_time_was_over_is_kept(jail):
+def test_what_was_sent_before_the_time_was_up_is_kept(jail):
     reply = jail.run(request(f"if len(rgb) == 4:\n    time.sleep(100)\n{RIGHT}", seconds=2))
     assert len(reply.frames) == 2 and reply.stopped
 
@@ -272,18 +274,18 @@ def test_what_was_shown_before_the_time_was_over_is_kept(jail):
         ("import ctypes\nctypes.string_at(0)", "its process was ended by signal 11 (SIGSEGV)"),
     ],
 )
-def test_how_an_answer_ended_is_told(jail, body, why):
+def test_the_reply_says_how_an_answer_ended(jail, body, why):
     reply = jail.run(request(body))
     assert reply.stopped.startswith(why) and not reply.lost
     assert len(reply.frames) == 1
 
 
-def test_large_cells_are_taken(jail):
+def test_large_cells_are_accepted(jail):
     padding = "x = '" + "y" * 3_000_000 + "'\n# " + "é😀" * 100_000
     assert is_right(jail.run(request(RIGHT, more=padding)))
 
 
-def test_many_cells_are_taken(jail):
+def test_many_cells_are_accepted(jail):
     asked = request(RIGHT)
     asked["cells"] += [{"name": f"cell {n}", "source": f"x{n} = {n}"} for n in range(2, 5000)]
     assert is_right(jail.run(asked))
@@ -292,7 +294,7 @@ def test_many_cells_are_taken(jail):
 # -------------------------------------------------------------------------------- when it goes down
 
 
-def test_a_jail_that_was_taken_down_says_so_and_starts_again():
+def test_a_jail_that_was_killed_says_so_and_starts_again():
     with Jail() as jail:
         assert is_right(jail.run(request(RIGHT)))
         first = server(jail)
@@ -304,11 +306,11 @@ def test_a_jail_that_was_taken_down_says_so_and_starts_again():
         mark = marking._mark_exercise(
             find_exercise(ID), [Cell(**request(RIGHT)["cells"][0])], 0, [], jail
         )
-        assert mark.status == "passed"  # at the second try
+        assert mark.status == "passed"  # on the second attempt
 
 
 class Doomed(Jail):
-    """Goes down every time."""
+    """A jail that goes down every time."""
 
     asked = 0
 
@@ -330,8 +332,8 @@ def test_an_answer_that_takes_the_jail_down_twice_is_given_up():
 # ------------------------------------------------------------------------------------- what is left
 
 
-def owned():
-    """How many files are open, the processes below this one, and the scratch folders."""
+def resources():
+    """Return the number of open files, the processes below this one, and the scratch folders."""
     this = psutil.Process()
     folders = {name for name in os.listdir(tempfile.gettempdir()) if name.startswith("answers-")}
     return this.num_fds(), {process.pid for process in this.children(recursive=True)}, folders
@@ -339,21 +341,21 @@ def owned():
 
 @pytest.mark.parametrize("kind", ["bwrap", "process"])
 def test_a_closed_jail_leaves_nothing(kind, tmp_path, monkeypatch):
-    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))  # another jail's folders are no concern
-    before = owned()
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))  # ignores the folders of other jails
+    before = resources()
     with Jail(kind) as jail:
         assert is_right(jail.run(request("open('left', 'w')\n" + RIGHT)))
-        assert owned()[0] != before[0] and owned()[1] != before[1]
-        assert (owned()[2] != before[2]) == (kind == "process")
+        assert resources()[0] != before[0] and resources()[1] != before[1]
+        assert (resources()[2] != before[2]) == (kind == "process")
         jail.run(request("if os.fork() == 0:\n    time.sleep(1000)\n" + RIGHT))
-    assert owned() == before
-    jail.close()  # again, and nothing happens
+    assert resources() == before
+    jail.close()  # closing it again does nothing
 
 
 def test_an_unused_jail_starts_nothing():
-    before = owned()
+    before = resources()
     with Jail():
-        assert owned() == before
+        assert resources() == before
 
 
 # -------------------------------------------------------------------------- where there can be none
@@ -367,12 +369,12 @@ def test_an_unknown_isolation_is_refused():
 
 
 def test_without_bubblewrap_the_message_says_how_to_install_it(monkeypatch, tmp_path):
-    before = owned()
+    before = resources()
     monkeypatch.setenv("PATH", str(tmp_path))
     advice = r"(?s)was not found\..*apt install bubblewrap.*--isolation process"
     with pytest.raises(JailError, match=advice), Jail() as jail:
         jail.start()
-    assert owned() == before
+    assert resources() == before
 
 
 @pytest.mark.parametrize(
@@ -387,37 +389,37 @@ def test_without_bubblewrap_the_message_says_how_to_install_it(monkeypatch, tmp_
         ("exec sleep 1000", "it had not started after 1 s"),
     ],
 )
-def test_where_bubblewrap_fails_the_message_says_how(monkeypatch, tmp_path, script, said):
+def test_where_bubblewrap_fails_the_message_says_why(monkeypatch, tmp_path, script, said):
     fake = tmp_path / "bwrap"
     fake.write_text(f"#!/bin/sh\n{script}\n")
     fake.chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
     monkeypatch.setattr(isolation, "JAIL_START_SECONDS", 1)
-    before = owned()
+    before = resources()
     with pytest.raises(JailError) as caught, Jail() as jail:
         jail.run(request(RIGHT))
     assert "it does not work here: " in str(caught.value) and f"{said}.\n" in str(caught.value)
     assert "user namespaces" in str(caught.value) and "--isolation process" in str(caught.value)
-    assert owned() == before
+    assert resources() == before
 
 
-def test_a_python_that_cannot_load_the_course_is_told(monkeypatch):
+def test_a_python_that_cannot_load_the_course_is_reported(monkeypatch):
     monkeypatch.setattr(isolation, "_environment", lambda scratch, kind: {})
-    before = owned()
+    before = resources()
     with pytest.raises(JailError, match="No module named 'course_lib'"), Jail() as jail:
         jail.start()
-    assert owned() == before
+    assert resources() == before
 
 
-def test_frames_are_whole_messages_alone():
+def test_frames_are_only_complete_messages():
     assert frames(b"") == [] == frames(b"\x01\0\0") == frames(b"\x02\0\0\0a")
     assert frames(b"\x01\0\0\0a\0\0\0\0\x02\0\0\0b") == [b"a", b""]
     assert frames(b"\xff\xff\xff\xff" + bytes(100)) == []
     assert len(frames(bytes(40_000))) == isolation.MAX_MESSAGES
 
 
-def test_a_library_whose_folder_is_its_owners_alone_can_be_read(tmp_path, monkeypatch):
-    """As where a virtual environment was made in a folder of mktemp."""
+def test_a_library_in_a_private_folder_can_be_read(tmp_path, monkeypatch):
+    """As when a virtual environment is in a folder made by mktemp."""
     library = tmp_path / "library"
     (library / "package").mkdir(parents=True)
     (library / "package" / "module.py").write_text("there")
@@ -425,11 +427,11 @@ def test_a_library_whose_folder_is_its_owners_alone_can_be_read(tmp_path, monkey
     folders = (*isolation.libraries(), str(library))
     monkeypatch.setattr(isolation, "libraries", lambda: folders)
     with Jail() as jail:
-        assert told(jail, f"open({str(library / 'package' / 'module.py')!r}).read()") == "there"
+        assert evaluate(jail, f"open({str(library / 'package' / 'module.py')!r}).read()") == "there"
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="answers run as the same user")
-def test_root_is_told_of_libraries_that_answers_could_not_read(tmp_path, monkeypatch):
+def test_root_is_told_which_libraries_answers_cannot_read(tmp_path, monkeypatch):
     closed = tmp_path / "package" / "module.py"
     closed.parent.mkdir()
     closed.touch(mode=0o600)

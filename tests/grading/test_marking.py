@@ -1,4 +1,4 @@
-"""One student's work becomes one grade: points, sentences, lines, notes; the same every time."""
+"""One student's work becomes one grade: points, sentences, lines and notes, the same every time."""
 
 import json
 import re
@@ -39,17 +39,19 @@ TO_MODEL = '@exercise("start_here.to_model")\ndef pixels_to_float(rgb):\n    '
 
 @pytest.fixture(scope="module")
 def jail():
+    """Provide a bwrap jail."""
     with Jail() as jail:
         yield jail
 
 
 def work(*cells, **more):
+    """Return a notebook of these cells as it was read."""
     named = tuple(Cell(name=f"cell {n}", source=source) for n, source in enumerate(cells, 1))
     return Work(student="Ada", cells=named, **more)
 
 
 def one(id, jail, *cells, seed=5, passed=()):
-    """The mark of one exercise in a notebook of these cells."""
+    """Return the mark of one exercise in a notebook of these cells."""
     return marking._mark_exercise(
         find_exercise(id), work(IMPORTS, *cells).cells, seed, list(passed), jail
     )
@@ -73,8 +75,11 @@ def test_the_solution_editions_get_full_marks(jail):
         == sum(e.points for topic in assignment.topics for e in exercises(topic))
     )
     assert len(grade.exercises) == 14 and {mark.status for mark in grade.exercises} == {"passed"}
-    assert all((mark.right, mark.sentence, mark.shown, mark.lines, mark.notes) == (mark.cases, "", "", (), ())
-               for mark in grade.exercises)  # fmt: skip
+    assert all(
+        (mark.right, mark.sentence, mark.shown, mark.lines, mark.notes)
+        == (mark.cases, "", "", (), ())
+        for mark in grade.exercises
+    )
 
 
 def test_the_student_edition_is_not_attempted(jail):
@@ -87,9 +92,9 @@ def test_the_student_edition_is_not_attempted(jail):
     )
 
 
-def test_the_grade_holds_what_was_handed_in(jail):
+def test_the_grade_records_what_was_handed_in(jail):
     handed_in = work(RIGHT, details={"ID": "7"}, files=("a.ipynb", "b.json"), notes=("A note.",))
-    grade = mark_work(handed_in, START_HERE, Doomed())
+    grade = mark_work(handed_in, START_HERE, FakeJail())
     assert (grade.student, grade.details, grade.files) == (
         "Ada",
         {"ID": "7"},
@@ -100,15 +105,15 @@ def test_the_grade_holds_what_was_handed_in(jail):
     assert Grade.model_validate_json(grade.model_dump_json()) == grade
 
 
-def test_where_there_is_no_notebook_all_is_missing():
-    grade = mark_work(Work(student="Ada"), START_HERE, Doomed())
+def test_without_a_notebook_every_exercise_is_missing():
+    grade = mark_work(Work(student="Ada"), START_HERE, FakeJail())
     assert [(mark.status, mark.earned) for mark in grade.exercises] == [("missing", 0.0)] * 2
     assert {mark.sentence for mark in grade.exercises} == {
         "There is no notebook to look for an answer in."
     }
 
 
-def test_where_there_is_no_answer_the_sentence_says_what_was_looked_for(jail):
+def test_a_missing_answer_is_told_what_was_looked_for(jail):
     missing = one("ddpm.q_sample", jail, "x = 1")
     assert (missing.status, missing.earned, missing.right, missing.cases) == ("missing", 0.0, 0, 3)
     assert missing.sentence == 'No definition with @exercise("ddpm.q_sample") above it was found.'
@@ -186,7 +191,7 @@ def test_the_seed_draws_the_cases(jail):
 # ------------------------------------------------------------------------- what the student is told
 
 
-def test_error_lines_are_the_students_own_with_their_numbers_in_the_cell(jail):
+def test_error_lines_are_the_students_own_numbered_as_in_the_cell(jail):
     helper = (
         "\n# a comment\n\ndef helper(x):\n    return torch.linalg.inv(x)  # numbers are of no shape"
     )
@@ -199,7 +204,7 @@ def test_error_lines_are_the_students_own_with_their_numbers_in_the_cell(jail):
     assert found.status == "wrong" and "linalg.inv" in found.sentence
 
 
-def test_an_error_in_what_an_answer_needs_is_told_with_its_cell(jail):
+def test_an_error_in_what_an_answer_needs_names_its_cell(jail):
     found = one(
         "ddpm.q_sample",
         jail,
@@ -211,7 +216,7 @@ def test_an_error_in_what_an_answer_needs_is_told_with_its_cell(jail):
     assert found.lines == (("cell 2", 2, "from nowhere import thing"),)
 
 
-def test_code_that_does_not_compile_is_told(jail):
+def test_code_that_does_not_compile_is_reported(jail):
     found = one("ddpm.q_sample", jail, "@exercise('ddpm.q_sample')\ndef f(x, x):\n    return x")
     assert found.status == "wrong"
     assert (
@@ -239,7 +244,7 @@ def test_addresses_and_folders_are_left_out(jail):
     assert found.sentence == "ValueError: <object object at 0x...> in ..."
 
 
-def test_a_sentence_has_an_end(jail):
+def test_a_sentence_has_a_maximum_length(jail):
     found = one(
         "start_here.to_model",
         jail,
@@ -251,7 +256,7 @@ def test_a_sentence_has_an_end(jail):
     )
 
 
-def test_names_that_are_not_there_and_names_from_outside_are_explained(jail):
+def test_undefined_names_and_names_from_outside_are_explained(jail):
     loop = "for step in range(3):\n    best = step"
     found = one("start_here.to_model", jail, loop, TO_MODEL + "return rgb * best")
     assert found.sentence == "NameError: name 'best' is not defined"
@@ -289,12 +294,15 @@ def test_warnings_of_other_cells_are_not_printed(jail):
 # ------------------------------------------------------------------------------- exercises together
 
 
-def statuses(grade):
+def marks_by_name(grade):
+    """Return the marks by the exercise's name without its topic."""
     return {mark.id.partition(".")[2]: mark for mark in grade.exercises}
 
 
-def test_an_exercise_that_needs_one_that_failed_is_run_with_the_courses_and_says_so(jail):
-    grade = statuses(mark_work(work(IMPORTS, Q_SAMPLE.format("x_start"), SIMPLE_LOSS), DDPM, jail))
+def test_an_exercise_that_needs_a_failed_one_gets_the_courses_and_says_so(jail):
+    grade = marks_by_name(
+        mark_work(work(IMPORTS, Q_SAMPLE.format("x_start"), SIMPLE_LOSS), DDPM, jail)
+    )
     assert (grade["q_sample"].status, grade["simple_loss"].status) == ("wrong", "passed")
     assert grade["simple_loss"].notes == (
         (
@@ -304,9 +312,9 @@ def test_an_exercise_that_needs_one_that_failed_is_run_with_the_courses_and_says
     )
 
 
-def test_an_exercise_that_needs_one_that_passed_is_run_with_the_students_own(jail):
+def test_an_exercise_that_needs_a_passed_one_gets_the_students_own(jail):
     mine = RIGHT.replace("    a =", "    print('mine')\n    a =")
-    grade = statuses(mark_work(work(IMPORTS, mine, SIMPLE_LOSS), DDPM, jail))
+    grade = marks_by_name(mark_work(work(IMPORTS, mine, SIMPLE_LOSS), DDPM, jail))
     assert (grade["q_sample"].status, grade["simple_loss"].status) == ("passed", "passed")
     assert "mine" in grade["simple_loss"].printed and grade["simple_loss"].notes == ()
 
@@ -323,12 +331,12 @@ def test_a_helper_with_a_mistyped_id_is_used_as_it_is(jail):
 
 
 def test_one_bad_answer_changes_nothing_for_the_others(jail):
-    alone = statuses(mark_work(work(IMPORTS, RIGHT, SIMPLE_LOSS), DDPM, jail))
+    alone = marks_by_name(mark_work(work(IMPORTS, RIGHT, SIMPLE_LOSS), DDPM, jail))
     bad = (
         '@exercise("ddpm.normal_kl")\ndef kl(mean1, log_variance1, mean2, log_variance2):\n   '
         " import os; os._exit(1)"
     )
-    beside = statuses(mark_work(work(IMPORTS, RIGHT, SIMPLE_LOSS, bad, "def ("), DDPM, jail))
+    beside = marks_by_name(mark_work(work(IMPORTS, RIGHT, SIMPLE_LOSS, bad, "def ("), DDPM, jail))
     assert (
         beside["normal_kl"].sentence
         == "Your code was stopped: it ended the process it ran in, with exit code 1"
@@ -346,8 +354,9 @@ import numpy as np
 def pixels_to_float(rgb):
     class Thing: pass
     names = {f"name {n}" for n in range(50)}
-    print(random.random(), np.random.rand(), torch.rand(2), names, Thing(), [n for n in {object() for _ in range(0)}])
-    return torch.randn(rgb.shape).permute(0, 3, 1, 2) + random.random() + np.random.rand() + len(min(names))
+    print(random.random(), np.random.rand(), torch.rand(2), names, Thing())
+    x = torch.randn(rgb.shape).permute(0, 3, 1, 2)
+    return x + random.random() + np.random.rand() + len(min(names))
 
 @exercise("start_here.patchify")
 def patchify(image, patch):
@@ -375,7 +384,7 @@ def test_another_seed_gives_other_cases(jail):
     )
 
 
-def test_marking_leaves_the_random_numbers_of_the_grader_alone(jail):
+def test_marking_does_not_touch_the_graders_random_numbers(jail):
     torch.manual_seed(0)
     expected = torch.rand(3)
     torch.manual_seed(0)
@@ -386,11 +395,11 @@ def test_marking_leaves_the_random_numbers_of_the_grader_alone(jail):
 # ------------------------------------------------------------------------------ quizzes and digests
 
 
-def test_quizzes_are_marked_where_they_count_alone():
+def test_quizzes_are_marked_only_where_they_count():
     answered = work(answers={"ddpm": {}})
-    assert mark_work(answered, DDPM, Doomed()).quizzes == ()
+    assert mark_work(answered, DDPM, FakeJail()).quizzes == ()
     both = Assignment(topics=("start_here", "ddpm"), quizzes=True, seed=5)
-    quizzes = mark_work(answered, both, Doomed()).quizzes
+    quizzes = mark_work(answered, both, FakeJail()).quizzes
     assert [quiz.topic for quiz in quizzes] == ["start_here", "ddpm"]
     assert quizzes[0].note == "no quiz answers were handed in" and quizzes[1].note == ""
 
@@ -421,7 +430,7 @@ def test_the_digest_changes_with_the_work_the_assignment_and_the_course(monkeypa
     assert work_digest(work("x = 1"), DDPM.model_copy()) == digests[0]
 
 
-def test_the_course_is_all_its_code(monkeypatch, tmp_path):
+def test_the_digest_of_the_course_covers_all_its_code(monkeypatch, tmp_path):
     for name in ("a.py", "deep/b.py"):
         (tmp_path / "course_lib" / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / "course_lib" / name).write_text("x = 1")
@@ -437,8 +446,8 @@ def test_the_course_is_all_its_code(monkeypatch, tmp_path):
 # --------------------------------------------------------------------------- what a jail could send
 
 
-class Doomed(Jail):
-    """Sends what it was made with."""
+class FakeJail(Jail):
+    """A jail that replies with given frames, whatever it is asked."""
 
     def __init__(self, *frames, **more):
         super().__init__()
@@ -448,47 +457,49 @@ class Doomed(Jail):
         return self.reply
 
 
-FOUND = json.dumps({"notes": [], "replaced": [], "unresolved": [], "outside": []}).encode()
+INFO = json.dumps({"notes": [], "replaced": [], "unresolved": [], "outside": []}).encode()
 
 
 def made_up(*frames, id="start_here.to_model", **more):
-    return one(id, Doomed(*frames, **more))
+    """Return the mark for frames that a jail made up."""
+    return one(id, FakeJail(*frames, **more))
 
 
 def honest(id="start_here.to_model"):
+    """Return the frames of a right answer."""
     with preserved():
         return [pack(outcome) for outcome in run(find_exercise(id).reference, find_exercise(id), 5)]
 
 
 def test_honest_frames_pass():
-    assert made_up(FOUND, *honest()).status == "passed"
+    assert made_up(INFO, *honest()).status == "passed"
 
 
 @pytest.mark.parametrize(
     ("frames", "right", "sentence"),
     [
         ([], 0, "Your code was stopped: it ended the process it ran in"),
-        ([FOUND], 0, "Your code was stopped: it ended the process it ran in"),
-        ([FOUND, *honest()[:2]], 2, "Your code was stopped: it ended the process it ran in"),
+        ([INFO], 0, "Your code was stopped: it ended the process it ran in"),
+        ([INFO, *honest()[:2]], 2, "Your code was stopped: it ended the process it ran in"),
         (
-            [FOUND, honest()[0], b"nonsense", *honest()[1:]],
+            [INFO, honest()[0], b"nonsense", *honest()[1:]],
             1,
             "Your code was stopped: what it sent cannot be read",
         ),
-        ([FOUND, *honest()[::-1]], 1, "The shape of your answer is"),
+        ([INFO, *honest()[::-1]], 1, "The shape of your answer is"),
         ([b"nonsense", *honest()], 3, ""),
         ([b'{"missing": 3}', *honest()], 3, ""),
-        ([FOUND, *honest() * 9], 3, ""),
+        ([INFO, *honest() * 9], 3, ""),
     ],
 )
-def test_frames_count_for_what_they_show(frames, right, sentence):
+def test_frames_count_for_what_they_contain(frames, right, sentence):
     found = made_up(*frames)
     assert found.right == right and found.sentence.startswith(sentence)
     assert bool(found.sentence) == (right < 3)
 
 
-def test_why_it_was_stopped_is_told_once():
-    found = made_up(FOUND, *honest()[:1], stopped="it ran for more than 1 s")
+def test_the_reason_for_stopping_is_told_once():
+    found = made_up(INFO, *honest()[:1], stopped="it ran for more than 1 s")
     assert (
         found.sentence == "Your code was stopped: it ran for more than 1 s"
         and found.shown.startswith("case 2, ")
@@ -510,6 +521,6 @@ def test_why_it_was_stopped_is_told_once():
     ],
     ids=range(8),
 )
-def test_what_cannot_be_compared_costs_its_own_exercise_alone(outcome):
-    found = made_up(FOUND, *[pack(outcome)] * 3)
+def test_what_cannot_be_compared_costs_only_its_own_exercise(outcome):
+    found = made_up(INFO, *[pack(outcome)] * 3)
     assert found.status == "wrong" and found.earned == 0 and found.sentence

@@ -1,6 +1,4 @@
-"""Every misconception that the course declares, handed in as an answer, is named in the mark and in
-the feedback.
-"""
+"""Every declared misconception, handed in as an answer, is named in the mark and the feedback."""
 
 import pytest
 
@@ -14,8 +12,8 @@ from course_lib.grading.records import Assignment, Cell, Work
 DECLARED = [exercise for topic in topics() for exercise in exercises(topic)]
 MOST = max(len(exercise.misconceptions) for exercise in DECLARED)
 
-# A wrong answer of the course may call the reference, which refuses to be called by an answer; so a
-# twin that does not refuse is put in its place, wherever the course's modules look it up.
+# A misconception may call the reference, which refuses to be called by an answer.  So a twin that
+# does not refuse takes its place wherever the course's modules look it up.
 CELL = """\
 import sys, types
 from course_lib.classroom import exercise
@@ -23,9 +21,12 @@ from course_lib.checking import find_exercise
 
 def wrong_answer(id, name):
     original = find_exercise(id).reference
-    twin = types.FunctionType(original.__code__, original.__globals__, original.__name__, original.__defaults__)
+    twin = types.FunctionType(
+        original.__code__, original.__globals__, original.__name__, original.__defaults__
+    )
     twin.__kwdefaults__ = original.__kwdefaults__
-    for module in [module for path, module in sys.modules.items() if path.startswith("course_lib.")]:
+    modules = sys.modules.items()
+    for module in [module for path, module in modules if path.startswith("course_lib.")]:
         for key in [key for key, value in vars(module).items() if value is original]:
             setattr(module, key, twin)
     return find_exercise(id).misconceptions[name].answer
@@ -39,7 +40,7 @@ def answer({parameters}):
 
 
 def notebook(k):
-    """The k-th misconception of every exercise that has so many, one cell each."""
+    """Yield a cell for the k-th misconception of every exercise that has so many."""
     for exercise in DECLARED:
         if k < len(exercise.misconceptions):
             parameters = ", ".join(exercise.make_cases(0)[0])
@@ -51,7 +52,7 @@ def notebook(k):
 
 @pytest.fixture(scope="module")
 def grades():
-    """A grade for each k."""
+    """Return a grade for each k."""
     assignment = Assignment(topics=tuple(topics()), quizzes=False, seed=5)
     with Jail() as jail:
         return [

@@ -1,4 +1,4 @@
-"""Reading a notebook as data: what is read, what is skipped, and the sentence on what is refused."""
+"""A notebook as data: what is read, what is skipped, and the sentence on what is refused."""
 
 import json
 
@@ -10,18 +10,19 @@ from course_lib.paths import NOTEBOOKS
 
 
 def code(source, **fields):
+    """Return a code cell."""
     return {"cell_type": "code", "source": source, "metadata": {}, "outputs": [], **fields}
 
 
 def four(*cells, **fields):
-    """The bytes of a notebook of format 4."""
+    """Return the bytes of a notebook of format 4."""
     return json.dumps(
         {"cells": list(cells), "metadata": {}, "nbformat": 4, "nbformat_minor": 5, **fields}
     ).encode()
 
 
 def three(*sheets, **fields):
-    """The bytes of a notebook of format 3, whose worksheets hold these lists of cells."""
+    """Return the bytes of a notebook of format 3 with these worksheets, each a list of cells."""
     worksheets = [{"cells": cells} for cells in sheets]
     return json.dumps({"worksheets": worksheets, "metadata": {}, "nbformat": 3, **fields}).encode()
 
@@ -64,12 +65,12 @@ def test_a_strange_format_number_does_not_hide_the_cells(number):
     assert read_notebook(four(code("x"), nbformat=number)) == ["x"]
 
 
-def test_what_else_is_missing_does_not_hide_the_cells():
+def test_missing_fields_do_not_hide_the_cells():
     assert read_notebook(b'{"cells": [{"cell_type": "code", "source": "x"}]}') == ["x"]
 
 
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-le", "utf-32"])
-def test_encodings_that_say_what_they_are_are_read(encoding):
+def test_self_describing_encodings_are_read(encoding):
     text = json.dumps({"cells": [code("# é \U0001f600")], "nbformat": 4}, ensure_ascii=False)
     assert read_notebook(text.encode(encoding)) == ["# é \U0001f600"]
 
@@ -88,13 +89,13 @@ def test_encodings_that_say_what_they_are_are_read(encoding):
     ]
     + [code(source) for source in (None, 3, {"a": 1}, ["x", 3], [["x"]], ["x", None], True)],
 )
-def test_a_malformed_cell_costs_itself_alone(cell):
+def test_a_malformed_cell_costs_only_itself(cell):
     assert read_notebook(four(code("a"), cell, code("b"))) == ["a", None, "b"]
     assert read_notebook(three([code("a"), cell], [code("b")])) == ["a", None, "b"]
 
 
 @pytest.mark.parametrize("sheet", [None, 3, [], {}, {"cells": None}, {"cells": {"0": code("x")}}])
-def test_a_malformed_worksheet_costs_itself_alone(sheet):
+def test_a_malformed_worksheet_costs_only_itself(sheet):
     data = json.dumps({"worksheets": [sheet, {"cells": [code("a")]}], "nbformat": 3})
     assert read_notebook(data.encode()) == ["a"]
 
@@ -119,7 +120,7 @@ def test_a_nul_is_replaced_because_no_code_can_hold_one():
     assert read_notebook(four(code("a\0b"))) == ["a\ufffdb"]
 
 
-def test_of_keys_that_stand_twice_the_last_one_counts():
+def test_of_repeated_keys_the_last_one_counts():
     cells = '[{"cell_type": "markdown", "cell_type": "code", "source": "a", "source": "b"}]'
     assert read_notebook(f'{{"cells": [], "cells": {cells}}}'.encode()) == ["b"]
 
@@ -127,7 +128,7 @@ def test_of_keys_that_stand_twice_the_last_one_counts():
 @pytest.mark.parametrize(
     "value", ["NaN", "-Infinity", "1e999999999", "9" * 5000, "-" + "9" * 5000, "1" * 10**6]
 )
-def test_numbers_beyond_bounds_are_no_hindrance(value):
+def test_numbers_out_of_range_do_no_harm(value):
     cells = f'[{{"cell_type": "code", "source": "x", "execution_count": {value}}}]'
     assert read_notebook(f'{{"nbformat": {value}, "cells": {cells}}}'.encode()) == ["x"]
 
@@ -170,13 +171,13 @@ def test_numbers_beyond_bounds_are_no_hindrance(value):
         ),
     ],
 )
-def test_what_is_no_notebook_is_refused_with_a_sentence(data, said):
+def test_what_is_not_a_notebook_is_refused_with_a_sentence(data, said):
     with pytest.raises(NotANotebook) as caught:
         read_notebook(data)
     assert str(caught.value) == said
 
 
-def test_the_limits_themselves_are_within_bounds():
+def test_the_limits_themselves_are_allowed():
     assert len(read_notebook(four(*[TEXT] * notebook.MAX_CELLS))) == notebook.MAX_CELLS
     assert read_notebook(four(code("x" * notebook.MAX_CODE_BYTES))) == [
         "x" * notebook.MAX_CODE_BYTES
@@ -191,6 +192,7 @@ def test_the_limits_themselves_are_within_bounds():
 
 def test_how_deep_is_too_deep_does_not_depend_on_the_caller():
     def call(depth, data):
+        """Read the notebook from so many calls deep."""
         return call(depth - 1, data) if depth else read_notebook(data)
 
     deep = b'{"cells": ' + b"[" * 99 + b"]" * 99 + b"}"

@@ -1,15 +1,21 @@
+"""The feedback and the class page: what they say, and that no student's text becomes markup."""
+
+import json
 import random
 import re
 import subprocess
 import sys
 import xml.etree.ElementTree as ET
 from html.parser import HTMLParser
+from types import SimpleNamespace
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from course_lib import checking
 from course_lib.checking import exercises, find_exercise
+from course_lib.grading.exports import gradescope
 from course_lib.grading.pages import class_page, feedback_page, overview
 from course_lib.grading.pages.page import STYLE, number, prose, text, visible
 from course_lib.grading.records import ExerciseMark, Grade, QuestionMark, QuizMark
@@ -30,6 +36,7 @@ TAGS += (
 
 
 def exercise_mark(id="ddpm.q_sample", status="passed", points=2, **more):
+    """Return an exercise's mark, with all points if it passed."""
     earned = float(points) if status == "passed" else 0.0
     cases = {"right": 3 if status == "passed" else 0, "cases": 3}
     return ExerciseMark(
@@ -38,10 +45,12 @@ def exercise_mark(id="ddpm.q_sample", status="passed", points=2, **more):
 
 
 def question(id="jump", status="wrong", prompt="What is x?", **more):
+    """Return a question of a quiz."""
     return QuestionMark(id=id, status=status, prompt=prompt, **more)
 
 
 def grade(student="Ada Moreau", *marks, **more):
+    """Return a student's grade."""
     return Grade(
         **{
             "student": student,
@@ -58,7 +67,9 @@ class Tags(HTMLParser):
 
     def __init__(self, page):
         super().__init__()
-        self.tags, self.attributes, self.said = set(), set(), []
+        self.tags = set()
+        self.attributes = set()
+        self.said = []
         self.feed(page)
         self.words = " ".join("".join(self.said).split())
 
@@ -69,21 +80,22 @@ class Tags(HTMLParser):
             self.said.append(" ")
 
     def handle_data(self, data):
-        if self.cdata_elem is None:  # not in the style sheet
+        if self.cdata_elem is None:  # outside the style sheet
             self.said.append(data)
 
 
 def words(page):
+    """Return the words of a page."""
     return Tags(page).words
 
 
 def section(page, title):
-    """The section under a heading."""
+    """Return the section under a heading."""
     return next(part for part in page.split("<section>") if part.startswith(f"<h2>{title}"))
 
 
 def hostile():
-    """A grade with an attack in every place that a student can write to."""
+    """Return a grade with an attack in every place that a student can write to."""
     mark = exercise_mark(
         status="wrong",
         sentence=ATTACK,
@@ -222,7 +234,7 @@ def test_every_drawing_is_well_formed_and_says_what_it_shows(draw):
 
 
 @every_page
-def test_no_name_of_a_part_is_used_twice(draw):
+def test_no_id_of_a_part_is_used_twice(draw):
     ids = re.findall(r' id="([^"]*)"', draw())
     assert len(ids) == len(set(ids))
 
@@ -253,12 +265,13 @@ def test_text_is_readable_in_both_schemes():
 
 
 def contrast(a, b):
-    """WCAG's contrast of two colours."""
+    """Return WCAG's contrast between two colours."""
     bright, dark = sorted((luminance(a), luminance(b)), reverse=True)
     return (bright + 0.05) / (dark + 0.05)
 
 
 def luminance(colour):
+    """Return WCAG's relative luminance of a colour."""
     digits = colour[1:] if len(colour) == 7 else "".join(2 * digit for digit in colour[1:])
     parts = [int(digits[i : i + 2], 16) / 255 for i in (0, 2, 4)]
     linear = [
@@ -307,7 +320,7 @@ def test_the_feedback_tells_what_happened():
     assert '<a href="#exercise-1">' in page and 'id="exercise-1"' in page
 
 
-def test_a_passed_exercise_without_notes_has_its_row_alone():
+def test_a_passed_exercise_without_notes_has_only_its_row():
     page = feedback_page(grade("Ada", exercise_mark()))
     assert "What happened" not in page and "#exercise" not in page
     assert "2 of 2" in words(page)
@@ -340,7 +353,7 @@ def test_a_quiz_shows_what_was_wrong_and_folds_the_rest():
 
 
 def bars(page):
-    """The histogram's bars: {"60 to 70 %": students}."""
+    """Return the histogram's bars: {"60 to 70 %": students}."""
     drawing = next(
         svg
         for svg in re.findall(r"<svg.*?</svg>", page, re.S)
@@ -397,7 +410,7 @@ def test_the_hardest_exercise_comes_first():
     assert "ddpm.simple_loss: 1 passed, 1 missing" in page
 
 
-def test_misconceptions_are_counted_and_told_in_the_courses_own_words():
+def test_misconceptions_are_counted_and_told_in_the_courses_words():
     wrong = [("ddpm.q_sample", "swapped")] * 2 + [("ddpm.normal_kl", "reversed")] * 3
     students = [
         grade(f"s{i}", exercise_mark(id, "wrong", misconception=name))
@@ -416,11 +429,39 @@ def test_misconceptions_are_counted_and_told_in_the_courses_own_words():
 
 
 @pytest.mark.parametrize("id", ["ddpm.q_sample", "ddpm.gone", "gone.gone", "gone"])
-def test_a_misconception_that_the_course_does_not_declare_keeps_the_sentence_it_was_marked_with(id):
+def test_an_undeclared_misconception_keeps_its_stored_sentence(id):
     page = class_page(
         [grade("Ada", exercise_mark(id, "wrong", misconception="gone", sentence="As it was."))]
     )
     assert "As it was." in words(section(page, "What was misunderstood"))
+
+
+def test_the_slip_of_a_misconception_is_folded_away_for_the_instructor_only():
+    slip = find_exercise("ddpm.q_sample").misconceptions["no_sqrt"]
+    one = grade("Ada", exercise_mark("ddpm.q_sample", "wrong", misconception="no_sqrt"))
+    page = class_page([one])
+    fold = (
+        f"<details><summary>The slip in the course's own solution</summary><pre>{text(slip.diff)}"
+    )
+    assert ".sqrt()" in slip.diff and fold in section(page, "What was misunderstood")
+    for line in slip.diff.splitlines():
+        for handed_back in (feedback_page(one), json.dumps(gradescope(one)), one.model_dump_json()):
+            assert line not in handed_back and text(line) not in handed_back
+
+
+def test_a_slip_cannot_become_markup(monkeypatch):
+    slip = SimpleNamespace(sentence="A sentence.", diff=f"-    a < b\n+    {ATTACK}")
+    declared = SimpleNamespace(misconceptions={"slip": slip})
+    monkeypatch.setattr(checking, "find_exercise", lambda id: declared)
+    page = class_page([grade("Ada", exercise_mark(status="wrong", misconception="slip"))])
+    assert "&lt;script&gt;" in page and Tags(page).tags <= set(TAGS.split())
+
+
+def test_a_misconception_without_a_slip_has_no_fold(monkeypatch):
+    declared = SimpleNamespace(misconceptions={"slip": SimpleNamespace(sentence="No.", diff="")})
+    monkeypatch.setattr(checking, "find_exercise", lambda id: declared)
+    page = class_page([grade("Ada", exercise_mark(status="wrong", misconception="slip"))])
+    assert "<details" not in section(page, "What was misunderstood")
 
 
 def test_every_declared_misconception_can_be_shown():
@@ -435,7 +476,7 @@ def test_every_declared_misconception_can_be_shown():
     assert [sentence for _, _, sentence in names if sentence not in said] == []
 
 
-def test_the_quiz_questions_most_often_wrong_come_first():
+def test_the_questions_most_often_answered_wrong_come_first():
     statuses = {
         "a": "right right wrong",
         "b": "wrong wrong right",
@@ -472,7 +513,7 @@ def test_notes_are_listed_for_the_students_who_have_some():
     assert said == "Submissions with notes Bao Cut."
 
 
-def test_students_of_whom_nothing_could_be_read_count_in_no_figure():
+def test_students_without_a_readable_file_count_in_no_figure():
     absent = grade(
         "Cleo", exercise_mark(status="missing"), files=(), notes=("Nothing was handed in.",)
     )
@@ -498,7 +539,7 @@ def test_a_class_without_a_point_says_so():
     assert bars(page) == {"0 to 10 %": 5}
 
 
-def test_the_order_in_which_grades_come_does_not_matter():
+def test_the_order_of_the_grades_does_not_matter():
     draw = random.Random(0)
     statuses = ("passed", "wrong", "missing")
     students = [

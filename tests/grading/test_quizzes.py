@@ -1,4 +1,4 @@
-"""Marking saved quiz answers: by the bank's rule, whatever the file says of itself."""
+"""Saved quiz answers are marked by the bank's rule, whatever the file claims."""
 
 import json
 
@@ -17,7 +17,7 @@ WRONG = {SHAPE: [0], MOVES: [0, 1], TOKENS: 95, LIFE: [1, 0, 2, 3, 4], WHY: [0]}
 
 
 def saved(answers, right=False):
-    """What the student's file holds after these answers."""
+    """Return what the student's file holds after these answers."""
     digests = {question.id: digest(question) for question in BANK.questions}
     return {
         i: {"digest": digests[i], "result": {"answer": a, "right": right}}
@@ -26,14 +26,16 @@ def saved(answers, right=False):
 
 
 def marks(stored):
+    """Return the marks of the questions by id."""
     return {mark.id: mark for mark in mark_quiz("start_here", stored).questions}
 
 
 def statuses(stored):
+    """Return the statuses of the questions, in order."""
     return [mark.status for mark in mark_quiz("start_here", stored).questions]
 
 
-def test_right_answers_earn_their_points_even_if_the_file_calls_them_wrong():
+def test_right_answers_earn_points_even_if_the_file_calls_them_wrong():
     mark = mark_quiz("start_here", saved(RIGHT, right=False))
     assert (mark.topic, mark.earned, mark.points, mark.note) == ("start_here", 5, 5, "")
     assert [question.id for question in mark.questions] == list(RIGHT)
@@ -52,7 +54,7 @@ def test_a_file_that_the_widget_saved_is_marked(course_home):
     assert statuses(stored) == ["right"] * 4 + ["wrong"]
 
 
-def test_the_mark_tells_the_question_the_answer_and_the_feedback_in_plain_text():
+def test_a_mark_holds_question_answer_and_feedback_in_plain_text():
     mark = marks(saved(WRONG))
     shape, why = BANK.questions[0], BANK.questions[4]
     assert (
@@ -161,7 +163,7 @@ WRITTEN = {SHAPE: ["[1]"], MOVES: ["[0, 2]", "[2, 0]"], LIFE: ["[0, 1, 2, 3, 4]"
 
 
 def deserves(name, answer):
-    """The quiz's rule once more, by what an answer reads like: `[True]` and `[1.0]` are not `[1]`."""
+    """Tell by its text whether an answer is right: `[True]` and `[1.0]` are not `[1]`."""
     if name == TOKENS:
         return type(answer) in (int, float) and 95.5 <= answer <= 96.5
     return repr(answer) in WRITTEN[name]

@@ -1,4 +1,4 @@
-"""What a class hands in: who is found, what is read, and the note on everything that is not."""
+"""What a class hands in: who is found, what is read, and the notes on everything else."""
 
 import json
 import os
@@ -22,20 +22,20 @@ ANSWERS = {"one": {"digest": "0123", "result": {"answer": [0], "right": True}}}
 
 
 def notebook(*sources):
-    """The bytes of a notebook with a title and then these code cells."""
+    """Return the bytes of a notebook with a title and these code cells."""
     cells = [{"cell_type": "markdown", "source": "# A title"}]
     cells += [{"cell_type": "code", "source": source} for source in sources]
     return json.dumps({"cells": cells, "nbformat": 4}).encode()
 
 
 def packed(*members, form=ZIP_DEFLATED):
-    """The bytes of a zip; a member is (name, bytes) or (ZipInfo, bytes)."""
+    """Return the bytes of a zip; a member is (name, bytes) or (ZipInfo, bytes)."""
     file = BytesIO()
     with ZipFile(file, "w", form) as archive:
         for name, data in members:
             info = name if isinstance(name, ZipInfo) else ZipInfo("x")
             if info is not name:
-                info.filename = name  # ZipInfo itself would tidy it up
+                info.filename = name  # ZipInfo would normalize the name
                 info.compress_type = form
             archive.writestr(info, data)
     return file.getvalue()
@@ -50,7 +50,7 @@ def put(folder, files):
 
 
 def read(path, roster=None):
-    """All works at `path` by student; every one survives being written and read."""
+    """Return all works at `path` by student; each survives being written and read."""
     works = [submission.read() for submission in find_submissions(path, roster)]
     for work in works:
         assert Work.model_validate_json(work.model_dump_json().encode("utf-8")) == work
@@ -60,12 +60,13 @@ def read(path, roster=None):
 
 
 def only(path):
-    """The only work at `path`."""
+    """Return the only work at `path`."""
     (work,) = read(path).values()
     return work
 
 
 def code(work):
+    """Return the sources of a work's cells."""
     return [cell.source for cell in work.cells]
 
 
@@ -164,7 +165,7 @@ def test_a_place_without_submissions_is_the_instructors_error(tmp_path, files, p
     assert said in str(caught.value) and str(tmp_path) in str(caught.value)
 
 
-def test_a_pipe_is_no_place_for_submissions(tmp_path):
+def test_submissions_cannot_be_in_a_pipe(tmp_path):
     os.mkfifo(tmp_path / "class.zip")
     with pytest.raises(ValueError, match=r"expected a folder, a \.zip or an \.ipynb, got"):
         find_submissions(tmp_path / "class.zip")
@@ -183,8 +184,13 @@ def test_entries_of_the_same_name_stay_apart(tmp_path):
     works = read(tmp_path)
     found = {student: "".join(code(work)) for student, work in works.items()}
     assert found == {
-        "ada": "3", "Ada.ipynb": "4", "ada.ipynb": "1", "ada.ipynb.zip": "", "ada.zip": "2", "bo": "5"
-    }  # fmt: skip
+        "ada": "3",
+        "Ada.ipynb": "4",
+        "ada.ipynb": "1",
+        "ada.ipynb.zip": "",
+        "ada.zip": "2",
+        "bo": "5",
+    }
     assert works["ada.zip"].notes == (
         "Another submission is called ada, too; this one is ada.zip.",
     )
@@ -298,11 +304,11 @@ def test_slugs_differ_where_names_do():
         "01",
         "a" * 60,
     }
-    names |= {slug(name) for name in names}  # someone may call himself by the slug of another
+    names |= {slug(name) for name in names}  # a student may be named like another's slug
     assert len({slug(name) for name in names}) == len(names)
 
 
-def test_students_whose_slugs_would_meet_get_two(tmp_path, monkeypatch):
+def test_students_never_share_a_slug(tmp_path, monkeypatch):
     monkeypatch.setattr(
         submissions, "slug", lambda student: "x" if student in ("y", "y.ipynb") else student
     )
@@ -317,6 +323,7 @@ def test_students_whose_slugs_would_meet_get_two(tmp_path, monkeypatch):
 
 
 def with_roster(tmp_path, text, files=None):
+    """Return the works of a class with this roster, by student."""
     put(tmp_path, {"roster.csv": text})
     everyone = {
         "s1.ipynb": notebook("1"),
@@ -367,7 +374,7 @@ def test_an_entry_cannot_take_the_name_of_someone_in_the_roster(tmp_path):
     assert len(works["BO.ipynb"].notes) == 2
 
 
-def test_a_full_name_in_the_roster_goes_before_one_without_its_suffix(tmp_path):
+def test_a_full_name_in_the_roster_precedes_one_without_its_suffix(tmp_path):
     files = {
         "ada.ipynb": notebook("1"),
         "ada/x.ipynb": notebook("2"),
@@ -485,7 +492,7 @@ def test_quiz_answers_can_be_written_again_whatever_they_hold(tmp_path):
 @pytest.mark.parametrize(
     "name", ["quiz-a b.json", "quiz-.json", "quiz-<b>.json", "Quiz-a.json", "quiz-a.json.txt"]
 )
-def test_files_with_other_names_are_no_quiz_answers(tmp_path, name):
+def test_files_with_other_names_are_not_quiz_answers(tmp_path, name):
     put(tmp_path, {f"ada/{name}": "{}", "ada/x.ipynb": notebook("x")})
     assert only(tmp_path).answers == {} and only(tmp_path).notes == ()
 
@@ -494,7 +501,7 @@ def test_files_with_other_names_are_no_quiz_answers(tmp_path, name):
 
 
 def measured(path):
-    """The only work at `path`, and the most bytes that reading it took at once."""
+    """Return the only work at `path` and the most bytes that reading it took at once."""
     tracemalloc.start()
     try:
         return only(path), tracemalloc.get_traced_memory()[1]
@@ -502,7 +509,7 @@ def measured(path):
         tracemalloc.stop()
 
 
-def test_a_notebook_of_100_mb_is_that_students_message(tmp_path):
+def test_a_notebook_of_100_mb_becomes_a_note(tmp_path):
     put(tmp_path, {"ada.ipynb": notebook("a"), "bo/x.ipynb": notebook("b")})
     with open(tmp_path / "bo" / "big.ipynb", "wb") as file:
         file.truncate(104_000_000)
@@ -557,13 +564,14 @@ def test_a_declared_size_is_not_believed(tmp_path):
     for size in (0, 1, 4_000_000_000):
         data[listing + 24 : listing + 28] = struct.pack("<I", size)
         notes += [only(put(tmp_path, {"ada.zip": bytes(data)})).notes]
-    # too small: damaged; too large: what is there is read
+    # If the size is too small, the file is damaged; if it is too large, what is there is read.
     assert [len(each) for each in notes] == [1, 1, 0]
 
 
 def test_members_that_overlap_cost_no_more_than_the_limit(tmp_path, monkeypatch):
-    """One compressed body, listed 90 times under as many names: each is read, or refused, within
-    the budget.
+    """One compressed body is listed 90 times under as many names.
+
+    Each is read, or refused, within the budget.
     """
     monkeypatch.setattr(reading, "MAX_SUBMISSION_BYTES", 1_000_000)
     data = packed(("000.ipynb", notebook("x" * 100_000)))
@@ -585,7 +593,7 @@ def test_the_hundred_and_first_file_is_not_read(tmp_path):
     )
 
 
-def test_notes_have_an_end(tmp_path):
+def test_the_number_of_notes_is_limited(tmp_path):
     put(
         tmp_path, {"ada.zip": packed(*[(f"../{'d/' * 500}{n:05}.ipynb", b"") for n in range(2000)])}
     )
@@ -647,7 +655,7 @@ def test_a_zip_that_lists_files_without_end_is_refused(tmp_path):
         (packed(), "No notebook was found in ada.zip."),
     ],
 )
-def test_a_bad_zip_is_that_students_message(tmp_path, data, said):
+def test_a_bad_zip_becomes_a_note(tmp_path, data, said):
     put(tmp_path, {"ada.zip": data, "bo.ipynb": notebook("b")})
     put(tmp_path, {"class.zip": packed(("ada.zip", data), ("bo.ipynb", notebook("b")))})
     for works in (read(tmp_path / "class.zip"), read(tmp_path)):
@@ -655,10 +663,12 @@ def test_a_bad_zip_is_that_students_message(tmp_path, data, said):
 
 
 def damaged(data, at):
+    """Return a zip with a byte of its content changed."""
     return data[:at] + bytes([data[at] ^ 255]) + data[at + 1 :]
 
 
 def encrypted(data):
+    """Return a zip with a member that claims to be encrypted."""
     for head, offset in ((b"PK\3\4", 6), (b"PK\1\2", 8)):
         at = data.index(head) + offset
         data = data[:at] + bytes([data[at] | 1]) + data[at + 1 :]
@@ -696,7 +706,7 @@ def encrypted(data):
         ),
     ],
 )
-def test_a_bad_member_of_a_zip_costs_itself_alone(tmp_path, data, said):
+def test_a_bad_member_of_a_zip_costs_only_itself(tmp_path, data, said):
     with ZipFile(file := BytesIO(data), "a") as archive:
         archive.writestr("z.ipynb", notebook("z"))
     put(tmp_path, {"in/ada.zip": file.getvalue()})
@@ -723,7 +733,7 @@ def test_names_in_a_zip_are_only_shown(tmp_path, name, shown):
     assert work.files == (f"ada.zip/{shown}",) and code(work) == ["x"] and work.notes == ()
 
 
-def test_names_made_to_be_slow_are_not(tmp_path):
+def test_names_made_to_be_slow_take_little_time(tmp_path):
     piled = "a" + "\u0301" * 15_000 + "\u0316" * 15_000
     nested = "d/" * 30_000
     put(
@@ -736,11 +746,11 @@ def test_names_made_to_be_slow_are_not(tmp_path):
     )
     start = time.process_time()
     assert len(only(tmp_path).notes) == reading.MAX_NOTES
-    # hundredths of a second; minutes if all of a name were made presentable
+    # It takes hundredths of a second, and would take minutes if whole names were normalized.
     assert time.process_time() - start < 5
 
 
-def test_a_member_without_a_name_is_no_hindrance(tmp_path):
+def test_a_member_without_a_name_does_no_harm(tmp_path):
     put(
         tmp_path,
         {"ada.zip": packed(("", b"x"), ("a.zip\\", b""), ("/", b""), ("x.ipynb", notebook("x")))},
@@ -748,7 +758,7 @@ def test_a_member_without_a_name_is_no_hindrance(tmp_path):
     assert code(only(tmp_path)) == ["x"] and only(tmp_path).notes == ()
 
 
-def test_names_that_lead_out_of_the_zip_of_a_class_are_nobodys_work(tmp_path):
+def test_names_that_lead_out_of_a_zip_of_a_class_belong_to_nobody(tmp_path):
     put(tmp_path, {"out.zip": packed(("../bo.ipynb", notebook("b")))})
     assert code(only(tmp_path / "out.zip")) == []
     members = (
@@ -794,7 +804,7 @@ def test_a_zip_within_a_zip_is_read_and_one_within_that_is_not(tmp_path):
     }
 
 
-def test_a_zip_that_holds_itself_has_an_end(tmp_path):
+def test_a_zip_that_contains_itself_has_an_end(tmp_path):
     inner = b""
     for _ in range(30):
         inner = packed(("x.ipynb", notebook("x")), ("y.zip", inner))
@@ -839,7 +849,7 @@ def test_pipes_and_devices_are_never_opened(tmp_path):
     put(tmp_path, {"ada/x.ipynb": notebook("x")})
     for name in ("ada/pipe.ipynb", "ada/quiz-ddpm.json", "ada/pipe.zip", "bo.ipynb"):
         os.mkfifo(tmp_path / name)
-    works = read(tmp_path)  # would wait for ever
+    works = read(tmp_path)  # opening it would wait forever
     assert code(works["ada"]) == ["x"] and len(works["ada"].notes) == 3
     assert works["bo"].notes[0] == "bo.ipynb is neither a file nor a folder."
 
@@ -857,7 +867,7 @@ def test_a_file_that_turns_into_a_pipe_or_a_link_is_not_read(tmp_path, monkeypat
     assert submission.read().notes[0].startswith("ada.ipynb cannot be read: ")
 
 
-def test_files_that_vanish_are_a_note(tmp_path):
+def test_files_that_vanish_become_a_note(tmp_path):
     files = {
         "ada.ipynb": notebook("x"),
         "bo/x.ipynb": notebook("x"),
@@ -872,7 +882,7 @@ def test_files_that_vanish_are_a_note(tmp_path):
     assert all("No such file or directory." in submission.read().notes[0] for submission in found)
 
 
-def test_the_zip_of_a_class_that_changes_meanwhile_is_a_note(tmp_path):
+def test_a_zip_of_a_class_that_changes_meanwhile_becomes_a_note(tmp_path):
     put(tmp_path, {"class.zip": packed(*[(f"{n}.ipynb", notebook("x")) for n in range(3)])})
     found = find_submissions(tmp_path / "class.zip")
     put(tmp_path, {"class.zip": packed(("0.ipynb", notebook("x")))})
@@ -880,12 +890,13 @@ def test_the_zip_of_a_class_that_changes_meanwhile_is_a_note(tmp_path):
 
 
 @pytest.mark.parametrize("function", ["open", "listdir", "lstat"])
-def test_what_may_not_be_read_is_a_note(tmp_path, monkeypatch, function):
+def test_what_may_not_be_read_becomes_a_note(tmp_path, monkeypatch, function):
     put(tmp_path, {"ada/x.ipynb": notebook("x"), "bo/x.ipynb": notebook("x")})
     found = find_submissions(tmp_path)
     real = getattr(os, function)
 
     def refuse(path, *arguments):
+        """Raise an error of permission for Ada's files."""
         if "ada" in str(path):
             raise PermissionError(13, "Permission denied", str(path))
         return real(path, *arguments)
@@ -898,7 +909,7 @@ def test_what_may_not_be_read_is_a_note(tmp_path, monkeypatch, function):
     assert str(tmp_path) not in works[0].model_dump_json()
 
 
-def test_a_fault_of_the_course_costs_one_student(tmp_path, monkeypatch):
+def test_a_fault_of_the_course_affects_one_student(tmp_path, monkeypatch):
     put(tmp_path, {"ada.ipynb": b"{}", "bo.ipynb": notebook("x")})
     real = reading.read_notebook
     monkeypatch.setattr(
@@ -910,7 +921,7 @@ def test_a_fault_of_the_course_costs_one_student(tmp_path, monkeypatch):
     ) == ["x"]
 
 
-def test_a_notebook_without_code_is_a_note(tmp_path):
+def test_a_notebook_without_code_becomes_a_note(tmp_path):
     put(tmp_path, {"ada.ipynb": notebook()})
     assert only(tmp_path).notes == ("ada.ipynb holds no code.",)
 
@@ -926,6 +937,7 @@ def test_a_deep_call_stack_reads_the_same(tmp_path):
     (submission,) = find_submissions(tmp_path)
 
     def call(depth):
+        """Read the class from so many calls deep."""
         return call(depth - 1) if depth else submission.read()
 
     assert call(sys.getrecursionlimit() // 2) == call(0)

@@ -1,6 +1,4 @@
-"""Outcomes on their way out of a jail: what is packed arrives, and what was made up is refused or
-judged.
-"""
+"""Outcomes leaving a jail: what is packed arrives, what is made up is refused or judged."""
 
 import functools
 import json
@@ -32,23 +30,26 @@ Pair = namedtuple("Pair", "mean variance")
 
 @dataclass
 class Both:
+    """A data class with two tensors."""
+
     mean: torch.Tensor
     variance: torch.Tensor
 
 
 def bits(x):
+    """Return a tensor's bytes."""
     return x.resolve_conj().resolve_neg().contiguous().flatten().view(torch.uint8)
 
 
 def same(a, b):
-    """Whether two tensors, texts or None are equal to the bit, NaN included."""
+    """Tell whether two tensors, texts or None are equal bit-for-bit, including NaN."""
     if not isinstance(a, torch.Tensor) or not isinstance(b, torch.Tensor):
         return a == b
     return (a.dtype, a.shape) == (b.dtype, b.shape) and torch.equal(bits(a), bits(b))
 
 
 def sent(outcome):
-    """The outcome after its journey, which has changed nothing."""
+    """Return the outcome after packing and unpacking, which have changed nothing."""
     got = unpack(pack(outcome))
     for before, after in ((outcome.outputs, got.outputs), (outcome.inputs, got.inputs)):
         assert [(path, leaf.kind, leaf.device) for path, leaf in before.items()] == [
@@ -74,17 +75,50 @@ def test_a_tensor_of_every_dtype_and_shape_arrives(name, shape):
 @pytest.mark.parametrize(
     "value",
     [
-        True, False, 0, -(2**63) + 1, 2**62, 0.1, -0.0, float("nan"), float("inf"), 1e-320, 1 + 2j, complex("nan-infj"),
-        "", "text", "a\nb\t\"'\\ \x00 \x7f ü 图 😀 <script>", "x" * 100_000, None, b"bytes", object(), 2**70,
-        [], (), {},
-        np.float32(0.5), np.int8(-3), np.bool_(True), np.complex64(1j), np.arange(6).reshape(2, 3), np.zeros((0, 2)),
-        np.arange(6)[::-2], np.array("text"), np.array([1, "a"], dtype=object),
-        [1, (2.0, "three", None), {"four": torch.ones(2), 5: [True]}], Pair(torch.ones(2), 3), Both(torch.ones(2), 4),
-        {"a b": 1, "it's": 2, '"': 3, "ü": 4}, {1: 1, (2, 3): 2, None: 3, 2.5: 4}, list(range(LEAVES)),
-        torch.ones(2).to_sparse(), torch.ones(2, device="meta"), torch.ones(3, requires_grad=True) * 2,
+        True,
+        False,
+        0,
+        -(2**63) + 1,
+        2**62,
+        0.1,
+        -0.0,
+        float("nan"),
+        float("inf"),
+        1e-320,
+        1 + 2j,
+        complex("nan-infj"),
+        "",
+        "text",
+        "a\nb\t\"'\\ \x00 \x7f ü 图 😀 <script>",
+        "x" * 100_000,
+        None,
+        b"bytes",
+        object(),
+        2**70,
+        [],
+        (),
+        {},
+        np.float32(0.5),
+        np.int8(-3),
+        np.bool_(True),
+        np.complex64(1j),
+        np.arange(6).reshape(2, 3),
+        np.zeros((0, 2)),
+        np.arange(6)[::-2],
+        np.array("text"),
+        np.array([1, "a"], dtype=object),
+        [1, (2.0, "three", None), {"four": torch.ones(2), 5: [True]}],
+        Pair(torch.ones(2), 3),
+        Both(torch.ones(2), 4),
+        {"a b": 1, "it's": 2, '"': 3, "ü": 4},
+        {1: 1, (2, 3): 2, None: 3, 2.5: 4},
+        list(range(LEAVES)),
+        torch.ones(2).to_sparse(),
+        torch.ones(2, device="meta"),
+        torch.ones(3, requires_grad=True) * 2,
     ],
     ids=lambda value: re.sub(" at 0x.*", "", repr(value))[:30],
-)  # fmt: skip
+)
 def test_every_kind_of_leaf_arrives(value):
     sent(Outcome(flatten(value), flatten({"x": value})))
 
@@ -106,7 +140,7 @@ def test_every_kind_of_leaf_arrives(value):
     ],
     ids=range(11),
 )
-def test_views_arrive_as_the_numbers_that_they_show(x):
+def test_views_arrive_as_the_numbers_they_show(x):
     assert torch.equal(sent(Outcome({"": Leaf("tensor", x)})).outputs[""].value, x)
     assert torch.equal(sent(Outcome(gradients={"x": x})).gradients["x"], x)
 
@@ -155,64 +189,120 @@ def test_what_could_not_be_read_is_not_packed(outcome):
 
 
 def frame(header, body=b""):
+    """Return a safetensors file with this header and body."""
     header = header if isinstance(header, bytes) else json.dumps(header).encode()
     return struct.pack("<Q", len(header)) + header + body
 
 
 def record(**changes):
+    """Return an empty outcome's record with these changes."""
     return {"outputs": {}, "inputs": {}, "gradients": {}, "error": None, **changes}
 
 
 def made_up(record, tensors=None, body=b""):
+    """Return a frame with a made-up record."""
     text = record if isinstance(record, str) else json.dumps(record)
     return frame({"__metadata__": {"outcome": text}, **(tensors or {})}, body)
 
 
 def entry(dtype="F32", shape=(2,), offsets=(0, 8)):
+    """Return a tensor's entry in the header."""
     return {"dtype": dtype, "shape": list(shape), "data_offsets": list(offsets)}
 
 
 def leaf(**changes):
+    """Return a leaf's record with these changes."""
     return {"kind": "tensor", "device": "cpu", "tensor": "0", "text": None, **changes}
 
 
 def one(tensor, **changes):
+    """Return a frame with one tensor."""
     return made_up(record(outputs={"": leaf(**changes)}), {"0": tensor}, bytes(8))
 
 
 @pytest.mark.parametrize(
     "data",
     [
-        b"", b"\0", b"\0" * 8, b"\xff" * 8, b"\xff" * 64, struct.pack("<Q", 2**40), struct.pack("<Q", 2**40) + b"{}",
-        frame(b""), frame(b"null"), frame(b"[]"), frame(b'"text"'), frame(b"{}"), frame(b"\xff"), frame(b"[" * 100_000),
-        frame(b'{"a":' * 50_000), frame(b"1" * 5000), frame(b'{"__metadata__": null}'), frame({"__metadata__": {}}),
-        frame({"__metadata__": []}), made_up(None), made_up(3), frame({"__metadata__": {"outcome": 3}}),
-        frame({"__metadata__": {"outcome": None}}), frame({"__metadata__": {"outcome": ["{}"]}}),
-        made_up(""), made_up("null"), made_up("{}"), made_up("[" * 9999),
-        made_up('{"outputs":' * 9999), made_up(record(more=1)), made_up(record(outputs=[])), made_up("\ud800"),
-        made_up(record(outputs={"": leaf(tensor=None, text="\ud800")})), made_up(record(outputs={"\ud800": leaf()})),
-        made_up(record(outputs={"": leaf()})), made_up(record(outputs={"a": leaf(tensor=None)})),
-        made_up(record(outputs={"": leaf(kind="x" * 201, tensor=None)})), made_up(record(gradients={"x": "0"})),
+        b"",
+        b"\0",
+        b"\0" * 8,
+        b"\xff" * 8,
+        b"\xff" * 64,
+        struct.pack("<Q", 2**40),
+        struct.pack("<Q", 2**40) + b"{}",
+        frame(b""),
+        frame(b"null"),
+        frame(b"[]"),
+        frame(b'"text"'),
+        frame(b"{}"),
+        frame(b"\xff"),
+        frame(b"[" * 100_000),
+        frame(b'{"a":' * 50_000),
+        frame(b"1" * 5000),
+        frame(b'{"__metadata__": null}'),
+        frame({"__metadata__": {}}),
+        frame({"__metadata__": []}),
+        made_up(None),
+        made_up(3),
+        frame({"__metadata__": {"outcome": 3}}),
+        frame({"__metadata__": {"outcome": None}}),
+        frame({"__metadata__": {"outcome": ["{}"]}}),
+        made_up(""),
+        made_up("null"),
+        made_up("{}"),
+        made_up("[" * 9999),
+        made_up('{"outputs":' * 9999),
+        made_up(record(more=1)),
+        made_up(record(outputs=[])),
+        made_up("\ud800"),
+        made_up(record(outputs={"": leaf(tensor=None, text="\ud800")})),
+        made_up(record(outputs={"\ud800": leaf()})),
+        made_up(record(outputs={"": leaf()})),
+        made_up(record(outputs={"a": leaf(tensor=None)})),
+        made_up(record(outputs={"": leaf(kind="x" * 201, tensor=None)})),
+        made_up(record(gradients={"x": "0"})),
         made_up(record(gradients={"x": 0})),
         made_up(record(error={"kind": "E", "message": "", "lines": [["f", "x", ""]]})),
         made_up(record(error={"kind": "E", "message": "x" * 501, "lines": []})),
         made_up(record(error={"kind": "E", "message": "", "lines": [["f", 1, ""]] * 6})),
         made_up(record(outputs={f"[{n}]": leaf(tensor=None) for n in range(LEAVES + 2)})),
-        one(entry(shape=[2**40])), one(entry(shape=[2**40], offsets=[0, 2**42])), one(entry(shape=[2**63, 0])),
-        one(entry(shape=[0, 2**64 - 1], offsets=[0, 0])), one(entry(shape=[0, 2**63], offsets=[0, 0])),
-        one(entry(shape=[-1])), one(entry(shape=[2.0])), one(entry(shape=[1] * 5000 + [2])), one(entry(shape="2")),
-        one(entry(offsets=[8, 0])), one(entry(offsets=[0, 4])), one(entry(offsets=[0, 8, 8])),
-        one(entry(offsets=[-8, 0])), one(entry("F99")), one(entry("F4")), one(entry("F8_E8M0", [8])),
-        one(entry("object")), one(entry(None)), one({}), one(None),
-        made_up(record(outputs={"": leaf(tensor="0 complex")}), {"0 complex": entry("I64", [1])}, bytes(8)),
-        made_up(record(outputs={"": leaf(tensor="0 complex")}), {"0 complex": entry("F32", [1, 2, 1])}, bytes(8)),
+        one(entry(shape=[2**40])),
+        one(entry(shape=[2**40], offsets=[0, 2**42])),
+        one(entry(shape=[2**63, 0])),
+        one(entry(shape=[0, 2**64 - 1], offsets=[0, 0])),
+        one(entry(shape=[0, 2**63], offsets=[0, 0])),
+        one(entry(shape=[-1])),
+        one(entry(shape=[2.0])),
+        one(entry(shape=[1] * 5000 + [2])),
+        one(entry(shape="2")),
+        one(entry(offsets=[8, 0])),
+        one(entry(offsets=[0, 4])),
+        one(entry(offsets=[0, 8, 8])),
+        one(entry(offsets=[-8, 0])),
+        one(entry("F99")),
+        one(entry("F4")),
+        one(entry("F8_E8M0", [8])),
+        one(entry("object")),
+        one(entry(None)),
+        one({}),
+        one(None),
+        made_up(
+            record(outputs={"": leaf(tensor="0 complex")}),
+            {"0 complex": entry("I64", [1])},
+            bytes(8),
+        ),
+        made_up(
+            record(outputs={"": leaf(tensor="0 complex")}),
+            {"0 complex": entry("F32", [1, 2, 1])},
+            bytes(8),
+        ),
         made_up(record(), {"0": entry(), "1": entry()}, bytes(8)),
         made_up(record(), {"0": entry()}, bytes(9)),
         made_up(record(), {"__metadata__": {"outcome": 1}}),
     ],
     ids=lambda data: repr(data[8:60]),
-)  # fmt: skip
-def test_what_is_no_outcome_is_refused(data):
+)
+def test_what_is_not_an_outcome_is_refused(data):
     with pytest.raises(
         ValueError, match=f"^expected the outcome of a case, got {len(data)} bytes: "
     ):
@@ -230,7 +320,7 @@ EMPTY = b'{"dtype":"F32","shape":[0],"data_offsets":[0,0]}'
 
 
 def grown(data):
-    """By how many megabytes reading the data has enlarged this process at most."""
+    """Return by how many megabytes reading the data has enlarged this process."""
     before = getrusage(RUSAGE_SELF).ru_maxrss
     with pytest.raises(ValueError):
         unpack(data)
@@ -245,12 +335,14 @@ def grown(data):
         lambda n: b'{"a":[' + b"{}," * (n // 3) + b"{}]}",
         lambda n: b'{"__metadata__":{"outcome":"[' + b"[]," * (n // 3) + b'[]]"}}',
         lambda n: b'{"a":"' + "😀".encode() + b"a" * n + b'"}',
-        lambda n: b'{"0":{"dtype":"F32","shape":[' + b"1," * (n // 2 - 50) + b'0],"data_offsets":[0,0]}}',
+        lambda n: (
+            b'{"0":{"dtype":"F32","shape":[' + b"1," * (n // 2 - 50) + b'0],"data_offsets":[0,0]}}'
+        ),
         lambda n: b"{" + b",".join(b'"%d":%s' % (i, EMPTY) for i in range(n // 60)) + b"}",
     ],
     ids=["lists", "dicts", "record", "text", "shape", "tensors"],
-)  # fmt: skip
-def test_reading_takes_no_memory_to_speak_of(fill, size):
+)
+def test_reading_takes_little_memory(fill, size):
     with ProcessPoolExecutor(1, get_context("fork")) as process:
         assert process.submit(grown, frame(fill(size))).result() < 110
 
@@ -259,6 +351,7 @@ def test_reading_takes_no_memory_to_speak_of(fill, size):
 
 
 def fuzz(count):
+    """Return settings for so many examples, the same in every run."""
     checks = [HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.filter_too_much]
     return settings(
         max_examples=count,
@@ -271,7 +364,7 @@ def fuzz(count):
 
 @pytest.fixture(scope="module")
 def the_course_answers_once():
-    """The reference and the misconceptions answer the same each time: one run of each will do."""
+    """Run the reference and each misconception once, since they answer the same each time."""
     with pytest.MonkeyPatch.context() as patch:
         once = functools.cache(lambda answer, seed: list(run(answer, EXERCISE, seed)))
         patch.setattr(diagnose, "run", lambda answer, exercise, seed: once(answer, seed))
@@ -280,7 +373,7 @@ def the_course_answers_once():
 
 @functools.cache
 def originals():
-    """Frames of honest outcomes: right and wrong answers, errors, all kinds of leaves."""
+    """Return frames of honest outcomes: right and wrong answers, errors, all kinds of leaves."""
     answers = [
         EXERCISE.reference,
         *(one.answer for one in EXERCISE.misconceptions.values()),
@@ -300,7 +393,7 @@ def originals():
 
 
 def mutant(random):
-    """An honest frame after a few accidents, its header's length mended or not."""
+    """Return an honest frame after a few accidents, with its header's length corrected or not."""
     data = bytearray(random.choice(originals()))
     size = int.from_bytes(data[:8], "little")
     header, body = data[8 : 8 + size], data[8 + size :]
@@ -344,7 +437,7 @@ def mutant(random):
 
 
 def read_and_judged(data):
-    """Whether the frame was read; if it was, it is judged, and nothing made up has earned anything."""
+    """Tell whether the frame was read; if so, judge it and check that it earned nothing made up."""
     try:
         outcome = unpack(data)
     except ValueError as error:
@@ -424,9 +517,7 @@ TENSORS = st.lists(st.tuples(st.sampled_from(sorted(WIDTHS)), SHAPES), min_size=
 
 @fuzz(500)
 @given(RECORDS, TENSORS, st.randoms(use_true_random=False))
-def test_a_frame_that_was_made_up_is_refused_or_judged(
-    the_course_answers_once, record, tensors, random
-):
+def test_a_made_up_frame_is_refused_or_judged(the_course_answers_once, record, tensors, random):
     entries, at = {}, 0
     for key, (dtype, shape) in zip(("0", "1", "2 complex", "3"), tensors, strict=True):
         if key == "2 complex" and random.random() < 0.9:
