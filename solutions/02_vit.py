@@ -1,38 +1,13 @@
 # %% [markdown]
 # # 02 The Vision Transformer
 #
-# At the end of this chapter you can say what this network read in each picture, where it looked, and why an
-# architecture made for words can see.
+# By the end of this chapter you can say what this network read in each image, where it looked, and why an architecture
+# made for words can see.
 
 # %%
-from functools import partial
-
-import torch
-import torch.nn.functional as F
-from einops import rearrange
-
 import course_lib.classroom as room
-from course_lib import data
-from course_lib.classroom import exercise, explore, show, show_images, show_lines, slider
-from course_lib.papers import vit
-from course_lib.training import find_recipe, load_checkpoint, results
-from course_lib.world import VOCABULARY, float_to_pixels, pixels_to_float
-from course_lib.zoo import build
 
-# %%
-judge, made = load_checkpoint("vit-judge")
-shown = data.images("test", 8, seed=3)
-images = pixels_to_float(shown["pixels"])  # b c h w, in [-1, 1]
-looked = vit.attention_rollout(judge.network.attention_maps(images))[:, 0, 1:].unflatten(1, (8, 8))
-words = [[VOCABULARY[label][i] for i in judge.read(images)[label]] for label in ("colour", "shape")]
-names, everywhere = [" ".join(pair) for pair in zip(*words, strict=True)], torch.ones(8, 1, 1)
-show_images(
-    [*room.shade_by_map(images, everywhere), *room.shade_by_map(images, looked)],
-    names + [""] * 8,
-    columns=8,
-    alt="Eight pictures with what the network read above each; below, the same pictures, lit where it looked.",
-)
-print(f"after {made['steps']:,} steps, {made['seconds'] / 60:.0f} minutes on {made['device']}")
+room.show_hero("vit")
 
 # %% [markdown]
 # **You will** derive and write a Vision Transformer (Dosovitskiy et al. 2020, arXiv 2010.11929) piece by piece, train
@@ -47,53 +22,74 @@ print(f"after {made['steps']:,} steps, {made['seconds'] / 60:.0f} minutes on {ma
 # %% [markdown]
 # ## 1 The problem
 #
-# A convolutional network is told two things about pictures before it has seen one: neighbouring pixels belong together,
-# and a thing is the same thing wherever it stands. These *inductive biases* are true, and they save data. But they
-# are also fixed. A pixel in one corner can influence a decision about the other corner only after many layers.
+# A convolutional network is told two things about images before it has seen one: neighbouring pixels belong together,
+# and an object is the same object wherever it is. These *inductive biases* are true, and they save data. But they are
+# also fixed. A pixel in one corner can influence a decision about the other corner only after many layers.
 #
-# In language, one architecture without such biases, the transformer, had overtaken all others once there was
-# enough text. Can it read pictures, if a picture is written as a sequence?
+# In language, one architecture without such biases, the transformer, had overtaken all others once there was enough
+# text. Can it read images, if an image is written as a sequence?
 #
-# **Predict first:** the network that made the pictures above gets each picture as 64 little squares. If you dealt the
-# squares out in a random order, would you still know the shape? The colour?
+# **Predict first:** the network above gets each image as 64 little squares. If you shuffled the squares, would you
+# still know the shape? The colour?
 
 # %%
+import torch
+from einops import rearrange
+
+from course_lib import data
+from course_lib.classroom import show_images
+from course_lib.world import pixels_to_float
+
+images = pixels_to_float(data.images("test", 8, seed=3)["pixels"])  # b c h w, in [-1, 1]
 photo = images[:1]
 squares = rearrange(photo, "1 c (h p1) (w p2) -> (h w) c p1 p2", p1=4, p2=4)
 order = torch.randperm(64, generator=torch.Generator().manual_seed(0))
-mixed = rearrange(squares[order], "(h w) c p1 p2 -> 1 c (h p1) (w p2)", h=8)
-show_images(torch.cat([photo, mixed]), ["in order", "dealt out"], columns=2, cell=200,
+shuffled = rearrange(squares[order], "(h w) c p1 p2 -> 1 c (h p1) (w p2)", h=8)
+show_images(torch.cat([photo, shuffled]), ["in order", "shuffled"], columns=2, cell=200,
             alt="A picture of an object, and the same 64 squares of it in random order.")
 
 # %% [markdown]
 # The colour survives. Of the shape there is only what single squares show: a rounded rim, a corner, a shaded side. A
-# network that reads a *set* of squares must make do with that; for the rest it must be told where each square was.
-# Keep it in mind for section 3, and for section 10, where a network is trained without being told.
+# network that reads a *set* of squares has to make do with that; for the rest it has to be told where each square
+# was. Keep this in mind for section 3, and for section 10, where a network is trained without being told.
 
 # %% [markdown]
 # ## 2 Patches as words
 #
 # A transformer reads a sequence of vectors, called tokens. For text, each word is looked up in a table of vectors.
-# For a picture $x \in \mathbb R^{H\times W\times C}$, cut it into $N = HW/P^2$ patches of $P\times P$ pixels, flatten
-# each into a vector $x_p^i$ of $P^2C$ numbers, and multiply it with one matrix $E$ for all, which makes a token of
-# $D$ numbers (the first half of Eq. 1; $D$ is the *width* of the network):
+# For an image $x \in \mathbb R^{H\times W\times C}$, cut it into $N = HW/P^2$ patches of $P\times P$ pixels, flatten
+# each into a vector $x_p^i$ of $P^2C$ numbers, and multiply it by one matrix $E$, the same for all, which makes a
+# token of $D$ numbers (the first half of Eq. 1; $D$ is the *width* of the network):
 #
 # $$\left[x_p^1 E;\ x_p^2 E;\ \dots;\ x_p^N E\right] \qquad E \in \mathbb R^{(P^2 C)\times D}$$
 #
-# No pixel is treated specially, and no patch knows where it stood. At 224 pixels and $P = 16$, a picture is 196 words
-# of 16 x 16 pixels: hence the paper's title. One token per *pixel* would be 50,176 words, and attention compares
-# every word with every other.
+# No pixel is treated specially, and no patch knows where it was. At 224 pixels and $P = 16$, an image is 196 words of
+# 16 x 16 pixels: hence the paper's title. One token per *pixel* would be 50,176 words, and attention compares every
+# word with every other.
 #
 # In code, $E$ is kept in the shape of a convolution's kernel, (d c p p): each of the $d$ outputs is the sum over a
-# patch times one filter. A convolution with stride $P$ does just that.
+# patch times one filter. A convolution with stride $P$ does exactly that.
 #
+# One image of 32 pixels, cut into patches of 4, and the kernel of the network above:
+
+# %%
+import torch.nn.functional as F
+
+from course_lib.classroom import exercise
+from course_lib.training import load_checkpoint
+
+judge, _ = load_checkpoint("vit-judge")
+print("image", tuple(photo.shape), "is", len(squares), "patches", tuple(squares.shape[1:]), "of", squares[0].numel(), "numbers")
+print("kernel", tuple(judge.network.patch_embed.weight.shape))
+
+# %% [markdown]
 # ### Exercise: patches to tokens
 #
 # `kernel` is (d, c, p, p) and `bias` (d,). Return one token of d numbers for every patch, patches in reading order.
 #
 # <details><summary>Hint 1: the idea</summary>
-# Either cut and flatten the patches and the filters in the same order and multiply, or convolve with a stride that is
-# the patch's side.
+# Either cut and flatten the patches and the filters in the same order and multiply, or convolve with a stride equal
+# to the patch's side.
 # </details>
 # <details><summary>Hint 2: the line</summary>
 # <code>F.conv2d(image, kernel, bias, stride=kernel.shape[-1])</code> has shape (b, d, rows, columns). Flatten its last two axes into one, then
@@ -112,7 +108,7 @@ def embed_patches(image, kernel, bias):
 
 
 # %% [markdown]
-# What does a trained network look for in a patch? Each filter of $E$ is a little picture itself, here of 4 x 4 pixels
+# What does a trained network look for in a patch? Each filter of $E$ is a little image itself, here of 4 x 4 pixels
 # in three colours. In the paper the principal components of the filters look like a basis of smooth patterns (Figure
 # 7, left).
 #
@@ -122,33 +118,33 @@ def embed_patches(image, kernel, bias):
 filters = judge.network.patch_embed.weight.detach()  # d c p p
 order = filters.flatten(1).norm(dim=1).argsort(descending=True)
 strongest = filters[order[:48]] / filters[order[:48]].flatten(1).abs().amax(1)[:, None, None, None]
-show_images(strongest, columns=16, cell=36, alt="48 filters of 4 x 4 pixels: to the eye, coloured noise.")
-beside = torch.stack([filters[..., :-1].flatten(), filters[..., 1:].flatten()])
-print(f"correlation of weights that lie side by side: {torch.corrcoef(beside)[0, 1]:.2f}")
+show_images(strongest, columns=16, cell=36, alt="48 filters of 4 x 4 pixels: they look like coloured noise.")
+pairs = torch.stack([filters[..., :-1].flatten(), filters[..., 1:].flatten()])
+print(f"correlation of neighbouring weights: {torch.corrcoef(pairs)[0, 1]:.2f}")
 
 # %% [markdown]
 # They look like noise, and neighbouring weights hardly agree. The filters started as random numbers, and this network
-# learned to read colours and shapes without making them smooth. Those of Figure 7 saw far more pictures for far
-# longer.
+# learned to read colours and shapes without making them smooth. Those of Figure 7 were trained on far more images for
+# far longer.
 
 # %% [markdown]
 # ## 3 The class token and the positions
 #
-# Two things are still missing. First, a place for the answer. ViT puts one more token in front, the *class token*: a
-# learned vector that is the same for every picture. It has nothing to say at first; attention lets it collect from
-# the patches, and the answer is read off it at the end. (Averaging the patches at the end works as well, with another
-# learning rate: appendix D.3.)
+# Two things are still missing. First, a place for the answer. ViT puts one more token before the patches, the *class
+# token*: a learned vector that is the same for every image. It has nothing to say at first; attention lets it collect
+# from the patches, and the answer is read from it at the end. (Averaging the patches at the end works as well, with
+# another learning rate: appendix D.3.)
 #
-# Second, the places. Add to every token a learned vector $E_{pos}$ that depends on its place alone (Eq. 1, whole):
+# Second, the places. Add to every token a learned vector $E_{pos}$ that depends only on its place (Eq. 1, whole):
 #
 # $$z_0 = \left[x_\text{class};\ x_p^1 E;\ \dots;\ x_p^N E\right] + E_{pos} \qquad E_{pos} \in \mathbb R^{(N+1)\times D}$$
 #
 # ### Exercise: class token and positions
 #
-# `cls_token` is (1 1 d), one for all pictures of the batch; `positions` has n + 1 rows, the class token's first.
+# `cls_token` is (1 1 d), one for all images of the batch; `positions` has n + 1 rows, the class token's first.
 #
 # <details><summary>Hint 1: the idea</summary>
-# Every picture needs its own copy of the class token in front of its patches; then all n + 1 tokens get their positions.
+# Every image needs its own copy of the class token before its patches; then all n + 1 tokens get their positions.
 # </details>
 # <details><summary>Hint 2: the line</summary>
 # <code>cls_token.expand(len(patches), -1, -1)</code> repeats the first axis, of length 1, without copying; <code>-1</code> leaves an axis as it is.
@@ -160,8 +156,8 @@ print(f"correlation of weights that lie side by side: {torch.corrcoef(beside)[0,
 def tokens_and_positions(patches, cls_token, positions):
     """Eq. 1: patches (b n d), cls_token (1 1 d), positions (1 n+1 d) -> (b n+1 d)"""
     # SOLUTION
-    first = cls_token.expand(len(patches), -1, -1)
-    return torch.cat([first, patches], dim=1) + positions
+    token = cls_token.expand(len(patches), -1, -1)
+    return torch.cat([token, patches], dim=1) + positions
     # END
 
 
@@ -186,6 +182,8 @@ def tokens_and_positions(patches, cls_token, positions):
 # without the division?
 
 # %%
+from course_lib.classroom import show_lines
+
 rng = torch.Generator().manual_seed(0)
 widths, share = [4, 16, 64, 256], {"divided by the root": [], "not divided": []}
 for width in widths:
@@ -204,6 +202,17 @@ show_lines(widths, share, "How much attention the best of 196 keys gets", "width
 # side, each on its share of the width, $D_h = D / \text{heads}$, and mixes their outputs with one more matrix (Eq. 8,
 # where the paper calls the number of heads $k$, like the key): $\mathrm{MSA}(z) = [\mathrm{SA}_1(z); \mathrm{SA}_2(z); \dots]\,U_{msa}$.
 #
+# One layer of the network above, asked about eight images:
+
+# %%
+from course_lib.papers import vit
+
+block = judge.network.blocks[0]
+qkv = block.attention.qkv(block.norm1(judge.network.embed(images)))
+q, k, v = vit.split_heads(qkv, heads=4)
+print("qkv", tuple(qkv.shape), "-> q, k and v, each", tuple(q.shape), "= (b heads n c)")
+
+# %% [markdown]
 # ### Exercise: attention
 #
 # `qkv` is $z\,U_{qkv}$ for all heads at once, (b, n, 3 d): its last axis holds all queries, then all keys, then all
@@ -226,8 +235,8 @@ def attention(qkv, heads):
     # SOLUTION
     q, k, v = (rearrange(part, "b n (h c) -> b h n c", h=heads) for part in qkv.chunk(3, dim=-1))
     scores = torch.einsum("bhic,bhjc->bhij", q, k) * q.shape[-1] ** -0.5
-    look = scores.softmax(dim=-1)
-    return rearrange(look @ v, "b h n c -> b n (h c)"), look
+    weights = scores.softmax(dim=-1)
+    return rearrange(weights @ v, "b h n c -> b n (h c)"), weights
     # END
 
 
@@ -243,9 +252,9 @@ out_shuffled, _ = attention(tokens[:, shuffle], 4)
 print(f"largest difference: {(out[:, shuffle] - out_shuffled).abs().max():.1e}")
 
 # %% [markdown]
-# So without $E_{pos}$ the class token could not tell the two pictures of section 1 apart. Besides the cutting into
-# patches, this is all that ViT is told about the plane: that every patch has a place of its own. Which places are
-# neighbours it must find out.
+# So without $E_{pos}$ the class token could not tell the two images of section 1 apart. Apart from the cutting into
+# patches, this is all that ViT is told about the plane: every patch has a place of its own. It has to find out which
+# places are neighbours.
 
 # %% [markdown]
 # ## 5 The block
@@ -253,19 +262,27 @@ print(f"largest difference: {(out[:, shuffle] - out_shuffled).abs().max():.1e}")
 # A layer of the encoder has two halves: attention, in which tokens exchange what they know, and an MLP, in which each
 # thinks for itself. The MLP is a matrix from $D$ to $M$ numbers, a GELU (a smoothed ReLU), and a matrix back to $D$.
 #
-# Each half stands behind a LayerNorm, which brings a token's $D$ numbers to mean 0 and variance 1 and then gives each
-# a learned scale and shift. Around each half runs the identity (Eq. 2 and 3):
+# Before each half there is a LayerNorm, which brings a token's $D$ numbers to mean 0 and variance 1 and then gives
+# each a learned scale and shift. The identity runs around each half (Eq. 2 and 3):
 #
 # $$z'_\ell = \mathrm{MSA}(\mathrm{LN}(z_{\ell-1})) + z_{\ell-1} \qquad z_\ell = \mathrm{MLP}(\mathrm{LN}(z'_\ell)) + z'_\ell$$
 #
-# The original transformer normed *after* each sum, $\mathrm{LN}(z + f(z))$ with either half as $f$. Here the norm is
-# inside the branch (*pre-norm*), so that the sum $z_0 + f_1 + f_2 + \dots$ runs through the network untouched, and so
-# does the gradient.
+# The original transformer normalized *after* each sum, $\mathrm{LN}(z + f(z))$ with either half as $f$. Here the norm
+# is inside the branch (*pre-norm*), so that the sum $z_0 + f_1 + f_2 + \dots$ runs through the network untouched, and
+# so does the gradient.
 #
-# After the last layer, number $L$, the class token is normed once more and read: $y = \mathrm{LN}(z_L^0)$ (Eq. 4).
-# One linear layer, the *classification head*, turns $y$ into a score for every class. With the heads of attention it
-# shares only the name.
+# After the last layer, number $L$, the class token is normalized once more and read: $y = \mathrm{LN}(z_L^0)$ (Eq.
+# 4). One linear layer, the *classification head*, turns $y$ into a score for every class. It shares only its name
+# with the heads of attention.
 #
+# What LayerNorm does to the tokens of one image:
+
+# %%
+x = judge.network.embed(photo)[0]  # n d
+print("deviation of tokens 0 to 4:", [f"{float(d):.2f}" for d in x.std(1)[:5]])
+print("and after a LayerNorm:     ", [f"{float(d):.2f}" for d in F.layer_norm(x, x.shape[1:]).std(1)[:5]])
+
+# %% [markdown]
 # ### Exercise: the encoder block
 #
 # `norm1`, `attend`, `norm2` and `mlp` are functions from (b n d) to (b n d).
@@ -313,15 +330,15 @@ print(f"largest difference between your ViT and the library's: {difference:.1e}"
 # ## 6 How large is it?
 #
 # Table 1 of the paper has three sizes, Base, Large and Huge. A model's name says its size and its patches: ViT-L/16
-# is Large with patches of 16 pixels. Everything that can be learned is one of: $E$ and its bias; the class token;
-# $E_{pos}$; per layer two LayerNorms ($2D$ each), $U_{qkv}$ and $U_{msa}$ with biases, the MLP's two matrices
-# ($D\times M$ and $M\times D$) with biases; the last LayerNorm; the head with its bias.
+# is Large with patches of 16 pixels. What can be learned is this: $E$ and its bias; the class token; $E_{pos}$; per
+# layer two LayerNorms ($2D$ each), $U_{qkv}$ and $U_{msa}$ with biases, the MLP's two matrices ($D\times M$ and
+# $M\times D$) with biases; the last LayerNorm; the head with its bias.
 #
 # ### Exercise: count the parameters
 #
 # `config` has `size` (height and width in pixels), `grid` (rows and columns of patches), `patch_size`, `channels`,
 # `width` $D$, `depth` $L$, `mlp` $M$ and `num_classes`. There is a class token, and every place in the sequence has a
-# learned vector. Return an `int`; pictures need not be square.
+# learned vector. Return an `int`; images need not be square.
 #
 # <details><summary>Hint 1: the idea</summary>
 # Count one layer, multiply by the depth, then add what comes before and after. A linear layer from a to b has ab
@@ -354,7 +371,7 @@ rows = [
      "parameters": count_parameters(c), "tokens": c.tokens, "GMAC": f"{vit.count_macs(c) / 1e9:.1f}"}
     for name, c in sizes.items()
 ]  # fmt: skip
-room.table(rows, "By your formula; GMAC: billions of multiply-adds for one picture of 224 pixels")
+room.table(rows, "By your formula; GMAC: billions of multiply-adds for one image of 224 pixels")
 
 # %% [markdown]
 # From B/32 to B/16 the patch is half as wide, so there are four times as many patches and four times the cost, but no
@@ -365,6 +382,9 @@ room.table(rows, "By your formula; GMAC: billions of multiply-adds for one pictu
 
 
 # %%
+from course_lib.classroom import explore
+
+
 def cost_of_patches(patch, pixels):
     side = pixels // patch * patch
     c = vit.ViTConfig(image_size=side, patch_size=patch)
@@ -391,8 +411,8 @@ explore(cost_of_patches, patch=[16, 4, 8, 14, 32, 56], pixels=[224, 384, 512])
 # %% [markdown]
 # ## 7 Train it here
 #
-# A tiny ViT, four layers of 64 channels on 32-pixel pictures with patches of 4, learns to name shape and colour of
-# the object: 4 shapes times 8 colours make 32 classes, number $8 \cdot \text{shape} + \text{colour}$.
+# A tiny ViT, four layers of 64 channels on 32-pixel images with patches of 4, learns to name shape and colour of the
+# object: 4 shapes times 8 colours make 32 classes, number $8 \cdot \text{shape} + \text{colour}$.
 #
 # The loss is the cross-entropy, minus the logarithm of the chance given to the right class. The head starts at zero,
 # so all chances are 1/32 and the first loss is $\log 32 \approx 3.47$. It trains for at most 45 seconds.
@@ -403,12 +423,14 @@ explore(cost_of_patches, patch=[16, 4, 8, 14, 32, 56], pixels=[224, 384, 512])
 trained = room.train_live("vit-live", seconds=45)
 
 # %%
+from course_lib.world import VOCABULARY
+
 test = data.images("test", 500)
 x_test = pixels_to_float(test["pixels"])
 with torch.no_grad():
     answer = trained.model(x_test).argmax(1)
 colours, shapes = (answer % 8 == test["colour"]).float().mean(), (answer // 8 == test["shape"]).float().mean()
-print(f"after {trained.step} steps: colour {colours:.0%}, shape {shapes:.0%} of 500 pictures it has never seen")
+print(f"after {trained.step} steps: colour {colours:.0%}, shape {shapes:.0%} of 500 images it has never seen")
 
 
 def in_words(kinds):
@@ -416,47 +438,54 @@ def in_words(kinds):
 
 
 show_images(test["pixels"][:8], in_words(answer[:8]), columns=8, title="What your network says",
-            alt="Eight test pictures, each with the answer of the network that was just trained.")
+            alt="Eight test images, each with the answer of the network that was just trained.")
 
 # %% [markdown]
 # Colour is in every patch of the object. Of the shape, a patch shows a rim or a corner at most; the rest is in how
-# patches lie to each other.
+# the patches are arranged.
 #
 # The same code reads handwritten digits, scikit-learn's 8 x 8 pixels, in patches of 2 x 2:
 
 # %%
 digit_reader = room.train_live("vit-digits-live", seconds=20)
-ink, digit = data.digits(8)
+digit_images, digit = data.digits(8)
 with torch.no_grad():
-    answer = digit_reader.model(pixels_to_float(ink[1400:])).argmax(1)
+    answer = digit_reader.model(pixels_to_float(digit_images[1400:])).argmax(1)
 print(f"{(answer == digit[1400:]).float().mean():.1%} of 397 digits it has never seen")
 
 # %% [markdown]
 # ## 8 Minutes instead of seconds
 #
-# The same network with more pictures and more steps. This is one checkpoint of the series that the next section compares:
+# The same network with more images and more steps. This is one checkpoint of the series that the next section
+# compares:
 
 # %%
-longer, made = load_checkpoint("vit-data-32000")
+longer, provenance = load_checkpoint("vit-data-32000")
 with torch.no_grad():
     before, after = trained.model(x_test).argmax(1), longer(x_test).argmax(1)
-cost = f"{made['steps']:,} steps on {made['recipe']['pictures']:,} pictures, {made['seconds'] / 60:.0f} min"
+cost = f"{provenance['steps']:,} steps on {provenance['recipe']['pictures']:,} images, {provenance['seconds'] / 60:.0f} min"
 yours = (before == test["kind"]).float().mean()
-print(f"{cost} on {made['device']}: {made['metrics']['accuracy']:.1%} of test pictures right; yours {yours:.1%}")
+long_trained = provenance["metrics"]["accuracy"]
+print(f"{cost} on {provenance['device']}: {long_trained:.1%} of test images right; yours {yours:.1%}")
 wrong = (after != test["kind"]).nonzero()[:8, 0]
 show_images(test["pixels"][wrong], in_words(after[wrong]), columns=8, title="What it still gets wrong, and what it says",
-            alt="Up to eight pictures on which the long-trained network is wrong, each with its answer.")
+            alt="Up to eight images on which the long-trained network is wrong, each with its answer.")
 
 # %% [markdown]
 # The colours are right. What it confuses is mostly cubes and cylinders, whose outlines at this size differ by a few
 # pixels.
 #
-# Now a picture from *outside* the little world. Choose a photo of your own, of one thing with a plain background if
-# you can. The network of this chapter's first picture knows four shapes, eight colours and two sizes, and nothing
-# else: it must answer, whatever you show it, and a long bar there is no sign of knowledge.
+# Now an image from *outside* the little world. Choose a photo of your own, of one thing with a plain background if
+# you can. The network that opened this chapter knows four shapes, eight colours and two sizes, and nothing else: it
+# has to answer, whatever you show it, and a long bar is no sign of knowledge.
 
 
 # %%
+from functools import partial
+
+from course_lib.world import float_to_pixels
+
+
 def read_your_photo(photo):
     x = F.interpolate(photo[None], (32, 32), mode="bilinear", antialias=True).clamp(-1, 1)
     with torch.no_grad():
@@ -470,46 +499,48 @@ explore(read_your_photo, photo=room.upload(partial(room.read_photo, size=224), r
 # %% [markdown]
 # ## 9 How much data does it need?
 #
-# The paper's main claim is about data. Trained on ImageNet alone (1.3 million pictures), ViT stays a few points
-# behind ResNets of similar size: the biases of section 1 are worth something. Pre-trained on 300 million pictures, it
-# is ahead (Figure 3). On random parts of JFT-300M, ViT-B/32 is worse than a ResNet50 with 9 million pictures, and
-# better with 90 million (Figure 4).
+# The paper's main claim is about data. Trained only on ImageNet (1.3 million images), ViT stays a few points behind
+# ResNets of similar size: the biases of section 1 are worth something. Pre-trained on 300 million images, it is ahead
+# (Figure 3). On random parts of JFT-300M, ViT-B/32 is worse than a ResNet50 with 9 million images, and better with 90
+# million (Figure 4).
 #
 # The miniature of that experiment: our tiny ViT and a ResNet with about as many multiply-adds, 2,000 steps each, on
-# 500 to 32,000 different pictures. The learning rates differ (ViT 1e-3, ResNet 3e-3), all else is equal. Unlike the
+# 500 to 32,000 different images. The learning rates differ (ViT 1e-3, ResNet 3e-3), all else is equal. Unlike the
 # paper we do not stop early.
 #
 # **Predict first:** draw the two curves. Do they cross?
 
 # %%
+from course_lib.training import results
 from course_lib.training.recipes.vit import SIZES, ConvNet
 
 scores = {name: [results(f"{name}-data-{n}") for n in SIZES] for name in ("vit", "resnet")}
 accuracy = {name: [run["metrics"]["accuracy"] for run in runs] for name, runs in scores.items()}
-show_lines(SIZES, {"tiny ViT": accuracy["vit"], "ResNet": accuracy["resnet"]}, "Accuracy on test pictures, 32 classes",
-           "training pictures", "accuracy", xscale="log", ylim=(0, 1), height=2.8,
-           alt="Accuracy of a ViT and a ResNet against the number of training pictures.")
+show_lines(SIZES, {"tiny ViT": accuracy["vit"], "ResNet": accuracy["resnet"]}, "Accuracy on test images, 32 classes",
+           "training images", "accuracy", xscale="log", ylim=(0, 1), height=2.8,
+           alt="Accuracy of a ViT and a ResNet against the number of training images.")
 columns = [f"{n:,}" for n in SIZES]
 rows = [{"network": name, **dict(zip(columns, map("{:.1%}".format, a), strict=True))} for name, a in accuracy.items()]
-room.table(rows, "Accuracy by number of training pictures")
+room.table(rows, "Accuracy by number of training images")
 
 # %% [markdown]
-# That is not quite the paper's picture. With 2,000 and 8,000 pictures the ResNet is ahead by two to three points, as its
-# biases promise, and with 32,000 the ViT has all but caught up; the curves do not cross. But with 500 pictures, where
-# biases should help most, the ResNet falls far behind. Both networks fit their 500 pictures
-# to a loss near zero, so the difference lies in what they make of new ones. Each training was run once and at one
-# learning rate: how much of this belongs to the architectures and how much to the recipes, the table cannot say.
+# That is not quite the paper's result. With 2,000 and 8,000 images the ResNet is ahead by two to three points, as its
+# biases promise, and with 32,000 the ViT has all but caught up; the curves do not cross. But with 500 images, where
+# biases should help most, the ResNet falls far behind. Both networks fit their 500 images to a loss near zero, so the
+# difference lies in what they make of new ones. Each network was trained once, at one learning rate: how much of this
+# belongs to the architectures and how much to the recipes, the table cannot say.
 #
-# "Equal cost" is counted in multiply-adds, as papers count them. (The library's ViT spares a few: of the last layer it
-# computes the class token alone, since nobody reads the patches there.)
+# "Equal cost" is counted in multiply-adds, as papers count them. (The library's ViT saves a few: in the last layer it
+# computes only the class token, since nothing reads the patches there.)
 
 # %%
 from torch.utils.flop_counter import FlopCounterMode
 
 with FlopCounterMode(display=False) as counter, torch.no_grad():
     ConvNet()(x_test[:1])
-macs = vit.count_macs(longer.config), counter.get_total_flops() / 2
-print(f"ViT {macs[0] / 1e6:.1f} million multiply-adds a picture, ResNet {macs[1] / 1e6:.1f}")
+vit_macs = vit.count_macs(longer.config)
+resnet_macs = counter.get_total_flops() / 2
+print(f"ViT {vit_macs / 1e6:.1f} million multiply-adds per image, ResNet {resnet_macs / 1e6:.1f}")
 minutes = {name: [run["provenance"]["seconds"] / 60 for run in runs] for name, runs in scores.items()}
 print("minutes of training: " + ", ".join(f"{name} {min(m):.0f} to {max(m):.0f}" for name, m in minutes.items()))
 
@@ -518,14 +549,14 @@ print("minutes of training: " + ", ".join(f"{name} {min(m):.0f} to {max(m):.0f}"
 #
 # **Few-shot probes.** Fine-tuning a model on every task to compare it with another is slow. For some of its studies
 # the paper freezes the network, takes the features $y$ below the head, and fits a *linear* map from them to targets
-# in $\{-1, 1\}^K$, one for each of $K$ classes, by regularised least squares. With features $X$ (n d, one row per
-# example) and targets $T$ (n K), minimise
+# in $\{-1, 1\}^K$, one for each of $K$ classes, by regularized least squares. With features $X$ (n d, one row per
+# example) and targets $T$ (n K), minimize
 #
 # $$\|XW - T\|^2 + \lambda\|W\|^2 \quad\Rightarrow\quad 2X^\top(XW - T) + 2\lambda W = 0 \quad\Rightarrow\quad W = (X^\top X + \lambda I)^{-1} X^\top T$$
 #
 # No learning rate, no steps: the same features always give the same score. Two tasks that our networks were *not*
 # trained for: the pattern of the floor (checker, stripes, rings or dots), and scikit-learn's digits. The floor is in
-# every picture they saw; digits in none.
+# every image they saw; digits in none.
 #
 # **Predict first:** on which of the two will the probe do better?
 
@@ -540,43 +571,45 @@ right = (features[1] @ weights).argmax(1) == floor_test["floor"]
 print(f"floor pattern from 400 examples: {right.float().mean():.1%} (chance 25%)")
 
 # %% [markdown]
-# A probe's score means little alone: how far would the *pixels* get, in place of features? For the floor, pixels at
-# half the resolution; for digits, their own 64. Here and in the figure, features are first scaled to unit variance,
-# and the map has a bias.
+# A probe's score means little without a comparison: how far would the *pixels* get, in place of features? For the
+# floor, pixels at half the resolution; for digits, their own 64. Here and in the figure, features are first scaled to
+# unit variance, and the map has a bias.
 
 # %%
 from course_lib.metrics import few_shot_accuracy
 
 coarse = [F.avg_pool2d(pixels_to_float(part["pixels"]), 2).flatten(1) for part in (floor_train, floor_test)]  # n 768
-ink64 = pixels_to_float(ink)[:, 0].flatten(1)  # n 64
+digit_pixels = pixels_to_float(digit_images)[:, 0].flatten(1)  # n 64
 sets = {
     "floor": [(x, part["floor"]) for x, part in zip(coarse, (floor_train, floor_test), strict=True)],
-    "digits": [(ink64[:1000], digit[:1000]), (ink64[1000:], digit[1000:])],
+    "digits": [(digit_pixels[:1000], digit[:1000]), (digit_pixels[1000:], digit[1000:])],
 }
 of_pixels = {task: sum(few_shot_accuracy(*pair, 10)) / 5 for task, pair in sets.items()}
 
 # %%
-fig, axes = room.figure("Linear probes on frozen features, 10 examples of each class", "pictures trained on", "accuracy",
+from course_lib.classroom import show
+
+fig, axes = room.figure("Linear probes on frozen features, 10 examples of each class", "images trained on", "accuracy",
                         columns=2, height=2.8, xscale="log", ylim=(0, 1))
-few = {}
+probe_accuracy = {}
 for ax, task in zip(axes, ("floor", "digits"), strict=True):
     for name, style in (("vit", "o-"), ("resnet", "s--")):
         draws = torch.tensor([run["details"]["few_shot"][task]["10"] for run in scores[name]])
-        few[task, name] = draws.mean(1).tolist()
+        probe_accuracy[task, name] = draws.mean(1).tolist()
         ax.errorbar(SIZES, draws.mean(1), draws.std(1), fmt=style, label=name)
     ax.axhline(of_pixels[task], color="#8a8a8a", linestyle=":", label="pixels")
     ax.set_title(task), ax.legend()
-show(fig, "Two panels: few-shot accuracy on floors and on digits of ViT and ResNet features against training pictures,"
+show(fig, "Two panels: few-shot accuracy on floors and on digits of ViT and ResNet features against training images,"
           " with that of the pixels as a dotted line.")
 
 # %% [markdown]
 # The floor is gone from the features: half of the floors can be told from pixels, and no more than chance from $y$.
-# The floor stood in every training picture, but it never helped to name shape or colour. (It is not gone from the
+# The floor was in every training image, but it never helped to name shape or colour. (It is not gone from the
 # network: put the patch tokens, `longer.encode(...)[:, 1:].flatten(1)`, into your own probe.)
 #
-# Digits are new to the network. The ViT's features carry more of them the more pictures it was trained on, and yet,
+# Digits are new to the network. The ViT's features say more about them the more images it was trained on, and yet,
 # with 10 examples of each, no network here beats the 64 pixels themselves. What a network learns to *ignore* is part
-# of its training, too; remember this when you take somebody's frozen features for a task of your own.
+# of its training, too; remember this when you take somebody else's frozen features for a task of your own.
 
 # %% [markdown]
 # ## 10 Positions and patches
@@ -584,10 +617,10 @@ show(fig, "Two panels: few-shot accuracy on floors and on digits of ViT and ResN
 # Which positions? The paper tried four kinds with ViT-B/16 and compared them by 5-shot accuracy on ImageNet (Table 8,
 # added once, at the input): none 0.61382; one vector per place (1-D) 0.64206; a half-width vector per row and one per
 # column (2-D) 0.64001; relative 0.64032. None at all costs almost three points; between the others there is hardly a
-# difference. The network finds out by itself that the places form a grid.
+# difference. The network finds out on its own that the places form a grid.
 #
-# **Predict first:** how much accuracy do *our* networks lose without positions, on colours and on shapes? Guessing a
-# shape is right in 25%.
+# **Predict first:** how much accuracy do *our* networks lose without positions, on colours and on shapes? Guessing
+# gets 25% of the shapes right.
 
 # %%
 kinds = {"none": "vit-positions-none", "1-D": "vit-data-8000", "2-D": "vit-positions-2d"}
@@ -596,15 +629,15 @@ rows = [
     {"positions": kind, "shape": f"{m['shape accuracy']:.1%}", "colour": f"{m['colour accuracy']:.1%}"}
     for kind, m in by_kind.items()
 ]
-room.table(rows, "Accuracy with 8,000 training pictures")
+room.table(rows, "Accuracy with 8,000 training images")
 
 # %% [markdown]
 # Less than section 1 may have led you to expect. A bag of patches names nine shapes in ten: rims, corners and shading
-# say a good deal about a lone object, whatever their places. Positions add two to three points, about as many as in
+# say a good deal about a single object, whatever their places. Positions add two to three points, about as many as in
 # the paper; 1-D and 2-D differ by no more than chance allows.
 #
 # Now look at the learned 1-D positions of the long-trained model. Choose a patch, and see how similar its position
-# vector is to all others (cosine). Nobody told the network that the second row lies below the first.
+# vector is to all others (cosine). Nobody told the network that the second row is below the first.
 
 # %%
 similar = vit.position_similarity(longer.positions().detach(), longer.config.grid)
@@ -612,46 +645,50 @@ similar = vit.position_similarity(longer.positions().detach(), longer.config.gri
 
 def neighbours(patch):
     fig, ax = room.figure(f"Position of patch {patch}: similarity to all others", "column", "row", height=3.2, width=4.6)
-    picture = ax.imshow(similar[patch], cmap="cividis", vmin=-1, vmax=1)
+    heatmap = ax.imshow(similar[patch], cmap="cividis", vmin=-1, vmax=1)
     ax.plot(patch[1], patch[0], "s", markersize=18, fillstyle="none", color="white"), ax.grid(False)
-    fig.colorbar(picture, ax=ax, label="cosine similarity")
+    fig.colorbar(heatmap, ax=ax, label="cosine similarity")
     return fig
 
 
 explore(neighbours, patch=room.patches(photo[0], 8, 8, value=(3, 3)))
 
 # %% [markdown]
-# Near patches are the most alike: the network has found out which places are neighbours. But nearness is not all. The
-# border forms one group, and the middle, where the objects stand, differs from it. The paper's positions show rows
-# and columns (Figure 7, centre).
+# Near patches are the most alike: the network has found out which places are neighbours. But nearness is not
+# everything. The border forms one group, and the middle, where the objects are, differs from it. The paper's
+# positions show rows and columns (Figure 7, centre).
 #
-# And how large should a patch be? **Predict first:** with patches of 16 pixels, four to a picture, how much accuracy
+# And how large should a patch be? **Predict first:** with patches of 16 pixels, four to an image, how much accuracy
 # is lost?
 
 # %%
+from course_lib.training import find_recipe
+
 sides = {side: f"vit-patch-{side}" if side != 4 else "vit-data-8000" for side in (4, 8, 16)}
 rows = []
 for side, name in sides.items():
-    c, right = find_recipe(name).config, results(name)["metrics"]["accuracy"]
-    rows.append({"patch": side, "tokens": c.tokens, "MMAC": f"{vit.count_macs(c) / 1e6:.1f}", "accuracy": f"{right:.1%}"})
+    config, right = find_recipe(name).config, results(name)["metrics"]["accuracy"]
+    mmac = f"{vit.count_macs(config) / 1e6:.1f}"
+    rows.append({"patch": side, "tokens": config.tokens, "MMAC": mmac, "accuracy": f"{right:.1%}"})
 room.table(rows, "The side of a patch, in pixels of 32")
 
 # %% [markdown]
-# None: our larger patches are cheaper *and* better, by almost three points, nearly four standard errors. All three
-# networks made 2,000 steps on 8,000 pictures. What small patches must learn to put together by attention, a large one
-# hands to $E$ in one piece; whether more pictures would turn this round, we have not tried.
+# None is lost: our larger patches are cheaper *and* better, by almost three points, nearly four standard errors. All
+# three networks made 2,000 steps on 8,000 images. What small patches must learn to put together by attention, a large
+# one hands to $E$ in one piece; we have not tried whether more images would reverse this.
 #
 # In the paper smaller patches are better when all else is equal (Figure 8), and in its Table 5 patches of 16 beat
-# those of 32 in 33 of 36 comparisons. The three exceptions are on CIFAR, whose pictures have 32 pixels to begin with.
+# those of 32 in 33 of 36 comparisons. The three exceptions are on CIFAR, whose images have 32 pixels to begin with.
 
 # %% [markdown]
 # ## 11 Another resolution
 #
-# It often helps to fine-tune at a higher resolution than one trained at. The patch stays the same, so the sequence
-# grows, and there are suddenly places without a position. The paper interpolates: lay the learned vectors out on
-# their grid, resize the grid like a picture, and flatten it again (section 3.2).
+# It often helps to fine-tune at a higher resolution than the model was trained at. The patch stays the same, so
+# the sequence grows, and there are suddenly places without a position. The paper interpolates: lay the learned vectors
+# out on their grid, resize the grid like an image, and flatten it again (section 3.2).
 #
-# Cutting patches and interpolating positions are the only two places where ViT is told that pictures are two-dimensional.
+# Cutting patches and interpolating positions are the only two places where ViT is told that images are
+# two-dimensional.
 #
 # ### Exercise: interpolate the positions
 #
@@ -660,7 +697,7 @@ room.table(rows, "The side of a patch, in pixels of 32")
 # one, as the official code does.
 #
 # <details><summary>Hint 1: the idea</summary>
-# Set the first vector aside. Bring the rest into the shape of a picture whose channels are the d numbers, resize it,
+# Set the first vector aside. Give the rest the shape of an image whose channels are the d numbers, resize it,
 # and go back.
 # </details>
 # <details><summary>Hint 2: the line</summary>
@@ -673,40 +710,40 @@ room.table(rows, "The side of a patch, in pixels of 32")
 def interpolate_positions(positions, old, new):
     """Section 3.2: positions (1 1+n d) of a grid old = (rows, columns) -> (1 1+m d) of a grid new"""
     # SOLUTION
-    first, rest = positions[:, :1], positions[:, 1:]
-    plane = rest.mT.unflatten(2, tuple(old))  # 1 d rows columns
-    plane = F.interpolate(plane, size=tuple(new), mode="bilinear", align_corners=True)
-    return torch.cat([first, plane.flatten(2).mT], dim=1)
+    token, patches = positions[:, :1], positions[:, 1:]
+    grid = patches.mT.unflatten(2, tuple(old))  # 1 d rows columns
+    grid = F.interpolate(grid, size=tuple(new), mode="bilinear", align_corners=True)
+    return torch.cat([token, grid.flatten(2).mT], dim=1)
     # END
 
 
 # %% [markdown]
-# The 32-pixel network of section 8, shown 48-pixel pictures *without any training*: with your interpolated positions,
+# The 32-pixel network of section 8, shown 48-pixel images *without any training*: with your interpolated positions,
 # and with positions drawn at random.
 #
 # **Predict first:** how much of its accuracy is left in each case? Section 10 gives a hint.
 
 # %%
-found = data.images("test", 300, size=48)
-large, kind = pixels_to_float(found["pixels"]), found["kind"]
+large = data.images("test", 300, size=48)
+x_large = pixels_to_float(large["pixels"])
 
 
 def at_48_pixels(positions):
     model = vit.for_fine_tuning(longer, 48, 32)
     model.head.load_state_dict(longer.head.state_dict())
     model.positions.table.copy_(positions)
-    return float((model(large).argmax(1) == kind).float().mean())
+    return float((model(x_large).argmax(1) == large["kind"]).float().mean())
 
 
 with torch.no_grad():
-    moved = at_48_pixels(interpolate_positions(longer.positions(), (8, 8), (12, 12)))
-    drawn = at_48_pixels(torch.randn(1, 145, 64, generator=rng) * 0.02)
-print(f"untouched network at 48 pixels: {moved:.1%} with interpolated positions, {drawn:.1%} with random ones")
+    interpolated = at_48_pixels(interpolate_positions(longer.positions(), (8, 8), (12, 12)))
+    random_ones = at_48_pixels(torch.randn(1, 145, 64, generator=rng) * 0.02)
+print(f"untouched network at 48 pixels: {interpolated:.1%} with interpolated positions, {random_ones:.1%} with random ones")
 
 # %% [markdown]
 # Interpolated positions keep most of the accuracy, though every patch now shows a smaller piece of the object. With
-# random ones it is far from guessing, too: much is in the patches themselves. How quickly does fine-tuning mend
-# either?
+# random ones, too, it is far better than guessing: much is in the patches themselves. How quickly does fine-tuning
+# repair the damage?
 
 # %%
 tuned = {name: results(f"vit-48-{name}") for name in ("interpolated", "fresh")}
@@ -718,36 +755,39 @@ for name, run in tuned.items():
     print(f"{name:13s} {run['metrics']['accuracy']:.1%} after {run['provenance']['steps']} steps")
 
 # %% [markdown]
-# After 300 steps with a head from zero, the network reads 48 pixels less well than it read 32 before. That a higher
-# resolution pays, as in the paper, which fine-tunes 20,000 steps on ImageNet, the miniature does not show.
+# After 300 steps with a head from zero, the network reads 48 pixels less well than it read 32 before. In the paper,
+# which fine-tunes for 20,000 steps on ImageNet, a higher resolution pays; the miniature does not show that.
 
 # %% [markdown]
 # ## 12 Where does it look?
 #
 # The attention of Eq. 6 can be read. Click a patch (or move with the arrow keys) to see where that patch looks, in
 # each of the four heads: bright patches have its attention. What goes to the class token, which has no place in the
-# picture, stands above each.
+# image, is written above each head.
 #
 # **Predict first:** in layer 1, will a patch of the sky look at its neighbours or at the object?
 
 # %%
+from course_lib.classroom import slider
+
 maps = judge.network.attention_maps(images)  # depth b heads n n
 
 
 def where_it_looks(patch, layer):
     token = 1 + patch[0] * 8 + patch[1]
-    look = maps[layer - 1, 0, :, token]  # heads n
-    heads = [f"head {i}: {on_class:.0%} on class" for i, on_class in enumerate(look[:, 0], 1)]
-    light = room.shade_by_map(photo.expand(len(look), -1, -1, -1), look[:, 1:].unflatten(1, (8, 8)))
-    return room.image_grid(light, heads, columns=4, cell=150, title=f"Layer {layer}: where patch {patch} looks")
+    weights = maps[layer - 1, 0, :, token]  # heads n
+    heads = [f"head {i}: {on_class:.0%} on class" for i, on_class in enumerate(weights[:, 0], 1)]
+    grids = weights[:, 1:].unflatten(1, (8, 8))  # heads rows columns
+    shaded = room.shade_by_map(photo.expand(len(grids), -1, -1, -1), grids)
+    return room.image_grid(shaded, heads, columns=4, cell=150, title=f"Layer {layer}: where patch {patch} looks")
 
 
 explore(where_it_looks, patch=room.patches(photo[0], 8, 8, value=(4, 4)), layer=slider(1, 6, 1),
-        alt="A picture four times, once for each head, lit where one patch looks")
+        alt="An image four times, once for each head, lit where one patch looks")
 
 # %% [markdown]
 # At the object: in three heads of layer 1 a patch of the sky gives it two to four times the attention that its size
-# would earn, from right across the picture. The last layers are harder to read.
+# would earn, from right across the image. The last layers are harder to read.
 #
 # A convolution sees only its neighbourhood in the first layer. How far does a head look? The paper's *mean attention
 # distance* is the distance in pixels between a querying patch and what it looks at, averaged with the attention as
@@ -756,15 +796,15 @@ explore(where_it_looks, patch=room.patches(photo[0], 8, 8, value=(4, 4)), layer=
 # ### Exercise: attention distance
 #
 # `weights` (b heads 1+n 1+n) is one layer's attention, class token first; `grid` is (rows, columns) of patches, in
-# reading order. Leave the class token out as query and as key, and divide what is left of each query's attention by its
-# sum. Average over queries and pictures. Distances are straight lines between patch centres, in pixels.
+# reading order. Leave the class token out as query and as key, and divide what is left of each query's attention by
+# its sum. Average over queries and images. Distances are straight lines between patch centres, in pixels.
 #
 # <details><summary>Hint 1: the idea</summary>
 # Compute an (n n) table of distances once; then it is a weighted mean over keys and a plain mean over the rest.
 # </details>
 # <details><summary>Hint 2: the line</summary>
-# Patch i stands in row <code>i // columns</code> and column <code>i % columns</code>; <code>torch.cdist</code> gives
-# all distances between two lists of points.
+# Patch i is in row <code>i // columns</code> and column <code>i % columns</code>; <code>torch.cdist</code> gives all
+# distances between two lists of points.
 # </details>
 
 
@@ -775,34 +815,41 @@ def attention_distance(weights, grid, patch):
     # SOLUTION
     i = torch.arange(grid[0] * grid[1])
     centres = patch * torch.stack([i // grid[1], i % grid[1]], dim=1).to(weights)  # n 2
-    far = torch.linalg.vector_norm(centres[:, None] - centres, dim=-1)  # n n
-    seen = weights[:, :, 1:, 1:]
-    seen = seen / seen.sum(dim=-1, keepdim=True)
-    return torch.einsum("bhij,ij->h", seen, far) / (len(seen) * len(i))
+    distances = torch.linalg.vector_norm(centres[:, None] - centres, dim=-1)  # n n
+    between = weights[:, :, 1:, 1:]
+    between = between / between.sum(dim=-1, keepdim=True)
+    return torch.einsum("bhij,ij->h", between, distances) / (len(between) * len(i))
     # END
 
 
 # %%
-many = judge.network.attention_maps(x_test[:128])
-distances = torch.stack([attention_distance(layer, (8, 8), 4) for layer in many])  # depth heads
-even = attention_distance(torch.full((1, 1, 65, 65), 1 / 65), (8, 8), 4).item()
+test_maps = judge.network.attention_maps(x_test[:128])
+distances = torch.stack([attention_distance(layer, (8, 8), 4) for layer in test_maps])  # depth heads
+uniform = attention_distance(torch.full((1, 1, 65, 65), 1 / 65), (8, 8), 4).item()
 fig, ax = room.figure("How far each head looks", "layer", "pixels", height=2.8)
 for head in range(distances.shape[1]):
     ax.plot(range(1, len(distances) + 1), distances[:, head], "o", color="#0072B2")
-ax.axhline(even, color="#D55E00", linestyle="--", label="looking everywhere alike")
+ax.axhline(uniform, color="#D55E00", linestyle="--", label="uniform attention")
 ax.legend(), ax.set(ylim=(0, None))
 show(fig, "Mean attention distance of every head by layer, with the distance of uniform attention as a dashed line.")
-print("mean by layer: " + ", ".join(f"{d:.1f}" for d in distances.mean(1).tolist()) + f" pixels; uniform {even:.1f}")
+print("mean by layer: " + ", ".join(f"{d:.1f}" for d in distances.mean(1).tolist()) + f" pixels; uniform {uniform:.1f}")
 
 # %% [markdown]
-# Nearly all our dots lie a little below the line: every head looks far from the first layer on, which a convolution
+# Nearly all our dots are a little below the line: every head looks far from the first layer on, which a convolution
 # cannot do, and depth adds only a pixel or so. In the paper's ViT-L/16 the lowest layers have heads of two kinds,
-# some that look at most of the picture and some that stay close to home; with depth all look far. (The number cannot
+# some that look at most of the image and some that stay close to home; with depth all look far. (The number cannot
 # tell looking everywhere from looking always at the object in the middle. The explorer above can.)
 #
+# So far these are maps of single layers; every row is a distribution:
+
+# %%
+print("maps", tuple(maps.shape), "= (depth b heads n n)")
+print(f"a row sums to {float(maps[0, 0, 0, 0].sum()):.3f}; the class token keeps {float(maps[-1, 0, :, 0, 0].mean()):.0%} for itself")
+
+# %% [markdown]
 # One layer's attention says little about where the *answer* came from, since each layer mixes what the layers before
 # have mixed. *Rollout* (Abnar and Zuidema 2020) follows the mixing through all layers, with two simplifications:
-# heads are averaged, and half of a token is taken to pass by on the identity. Then layer $\ell$ mixes tokens by
+# heads are averaged, and half of a token is assumed to pass along the identity. Then layer $\ell$ mixes tokens by
 # $\tfrac12(A_\ell + I)$, and mixing after mixing is a product:
 #
 # $$R = \tfrac12(A_L + I)\cdots\tfrac12(A_2 + I)\,\tfrac12(A_1 + I)$$
@@ -811,13 +858,13 @@ print("mean by layer: " + ", ".join(f"{d:.1f}" for d in distances.mean(1).tolist
 #
 # ### Exercise: attention rollout
 #
-# `maps` is (depth b heads n n), the first layer first. Return $R$ for each picture, (b n n).
+# `maps` is (depth b heads n n), the first layer first. Return $R$ for each image, (b n n).
 #
 # <details><summary>Hint 1: the idea</summary>
-# Start from the identity and multiply one layer after the other. On which side does the later layer stand?
+# Start from the identity and multiply one layer after the other. On which side does the later layer go?
 # </details>
 # <details><summary>Hint 2: the line</summary>
-# <code>torch.eye(maps.shape[-1])</code> is added to every picture's averaged map by broadcasting.
+# <code>torch.eye(maps.shape[-1])</code> is added to every image's averaged map by broadcasting.
 # </details>
 
 
@@ -827,45 +874,47 @@ def attention_rollout(maps):
     """Figure 6: maps (depth b heads n n) -> how much of each token came from each input token (b n n)"""
     # SOLUTION
     identity = torch.eye(maps.shape[-1], dtype=maps.dtype)
-    rolled = identity.expand(maps.shape[1], -1, -1)
-    for heads in maps:
-        rolled = torch.bmm(0.5 * heads.mean(dim=1) + 0.5 * identity, rolled)
-    return rolled
+    rollout = identity.expand(maps.shape[1], -1, -1)
+    for layer in maps:
+        rollout = torch.bmm(0.5 * layer.mean(dim=1) + 0.5 * identity, rollout)
+    return rollout
     # END
 
 
 # %%
-rolled = attention_rollout(maps)[:, 0, 1:].unflatten(1, (8, 8))
+rollout = attention_rollout(maps)[:, 0, 1:].unflatten(1, (8, 8))
 last = maps[-1].mean(1)[:, 0, 1:].unflatten(1, (8, 8))
 show_images(
-    [*room.shade_by_map(images, last), *room.shade_by_map(images, rolled)],
+    [*room.shade_by_map(images, last), *room.shade_by_map(images, rollout)],
     columns=8,
     title="The class token: the last layer's attention, and rollout through all layers",
-    alt="Two rows of eight pictures, lit by the last layer's attention and by rollout through all layers.",
+    alt="Two rows of eight images, lit by the last layer's attention and by rollout through all layers.",
 )
 
 # %% [markdown]
 # How well does rollout find the object? The world knows which pixels are the object's, so this can be measured.
 #
-# **Predict first:** which lies more on the object, the rollout or the last layer's attention?
+# **Predict first:** which is more on the object, the rollout or the last layer's attention?
 
 # %%
 from course_lib.world import clips as world_clips
 
-known = world_clips(100, 32, frames=1, seed=0, count=1, motion="rest", camera="still")
-there = F.avg_pool2d((known.segmentation[:, 0] >= 2).float()[:, None], 4)[:, 0].flatten(1)  # b n: share of object
-looks = judge.network.attention_maps(pixels_to_float(known.rgb[:, 0]))
+scenes = world_clips(100, 32, frames=1, seed=0, count=1, motion="rest", camera="still")
+is_object = (scenes.segmentation[:, 0] >= 2).float()  # b h w
+covered = F.avg_pool2d(is_object[:, None], 4)[:, 0].flatten(1)  # b n: the object's share of each patch
+scene_maps = judge.network.attention_maps(pixels_to_float(scenes.rgb[:, 0]))
 
 
 def share_on_object(mixed):
-    """Of what the class token takes from patches, the share that comes from the object.  mixed: (b n n)"""
+    """Return how much of what the class token takes from patches comes from the object.  mixed: (b n n)"""
     taken = mixed[:, 0, 1:] / mixed[:, 0, 1:].sum(1, keepdim=True)
-    return float((taken * there).sum(1).mean())
+    return float((taken * covered).sum(1).mean())
 
 
-on_object, by_last = share_on_object(attention_rollout(looks)), share_on_object(looks[-1].mean(1))
+on_object = share_on_object(attention_rollout(scene_maps))
+by_last = share_on_object(scene_maps[-1].mean(1))
 print(f"on the object: {on_object:.0%} of the rollout, {by_last:.0%} of the last layer's attention")
-print(f"the object covers {there.mean():.0%} of the picture")
+print(f"the object covers {covered.mean():.0%} of the image")
 
 # %% [markdown]
 # Both favour the object, rollout more: by the last layer, much of what the class token wants has already been carried
@@ -874,10 +923,10 @@ print(f"the object covers {there.mean():.0%} of the picture")
 # %% [markdown]
 # ## 13 The paper's evaluation
 #
-# **Data.** Pre-training on ImageNet (1,000 classes, 1.3 million pictures), ImageNet-21k (21,000 classes, 14 million)
-# or JFT (18,000 classes, 303 million). Transfer to ImageNet with its original and its cleaned-up *ReaL* labels,
-# CIFAR-10 and CIFAR-100, Oxford-IIIT Pets, Oxford Flowers-102, and the 19 tasks of VTAB, 1,000 examples each: natural
-# pictures, specialised ones (medical, satellite), and structured ones (counting, distances).
+# **Data.** Pre-training on ImageNet (1,000 classes, 1.3 million images), ImageNet-21k (21,000 classes, 14 million) or
+# JFT (18,000 classes, 303 million). Transfer to ImageNet with its original and its cleaned-up *ReaL* labels, CIFAR-10
+# and CIFAR-100, Oxford-IIIT Pets, Oxford Flowers-102, and the 19 tasks of VTAB, 1,000 examples each: natural images,
+# specialized ones (medical, satellite), and structured ones (counting, distances).
 #
 # **Against the state of the art** (Table 2; accuracy in percent; the last row is the cost of pre-training):
 #
@@ -894,40 +943,53 @@ print(f"the object covers {there.mean():.0%} of the picture")
 #
 # The text says that L/16 pre-trained on JFT beats BiT-L on all tasks. Check that sentence against the table: it is
 # equal on ReaL and a hundredth below on VTAB. What the table does show is the price, a fifteenth of BiT-L's
-# pre-training. It is the price of a whole recipe: schedule, optimiser and weight decay differ too, as the authors
+# pre-training. It is the price of a whole recipe: schedule, optimizer and weight decay differ too, as the authors
 # themselves warn. The next study is a controlled one.
 #
+# %%
+core_days = {"ViT-L/16, JFT": 680, "ViT-H/14, JFT": 2500, "BiT-L": 9900}
+for name, days in core_days.items():
+    print(f"{name:14s} {days / core_days['BiT-L']:6.1%} of BiT-L's core-days")
+
+# %% [markdown]
 # **The scaling study** (Figure 5) plots transfer accuracy against pre-training compute on JFT. ViTs reach the same
 # accuracy with about half to a quarter of the ResNets' compute. Within the range tried, ViT does not level off.
 #
-# **Hybrids** put a ResNet in front: the tokens are the places of its feature map, each multiplied with $E$. In
-# R50+ViT-B/16 the ResNet shrinks the picture 16 times, so there are as many tokens as in B/16. Hybrids are a little
-# ahead while models are small; for large models the difference vanishes, though one might have expected a
-# convolution's view of detail to help at any size.
+# **Hybrids** put a ResNet before the transformer: the tokens are the places of its feature map, each multiplied by
+# $E$. In R50+ViT-B/16 the ResNet shrinks the image by a factor of 16, so there are as many tokens as in B/16. Hybrids
+# are a little ahead as long as models are small; for large models the difference vanishes, though one might have
+# expected a convolution's view of detail to help at any size.
 #
+# %%
+from course_lib.classroom import parameters
+
+for name in ("ViT-B/16", "R50+ViT-B/16"):
+    print(f"{name:12s} {vit.VIT_CONFIGS[name].tokens} tokens, {parameters(f'vit/{name}'):,} parameters")
+
+# %% [markdown]
 # **Without labels:** predicting masked patches (their mean colour) gives B/16 79.9% on ImageNet, two points better
-# than from scratch and four behind supervised pre-training.
+# than from scratch and four below supervised pre-training.
 
 # %% [markdown]
 # ## 14 A judge for later chapters
 #
-# The network of this chapter's first picture, six layers of 96 channels, reads shape, colour and scale of a lone
-# object, and counts objects. When a later chapter *generates* a picture from "a small red cube", this judge will say
-# whether it did. A judge must know how sure it is: of the answers it gives with 90% confidence, 90% should be right.
-# The *expected calibration error* is the mean gap between confidence and accuracy.
+# The network that opened this chapter, six layers of 96 channels, reads shape, colour and scale of a single object,
+# and counts objects. When a later chapter *generates* an image from "a small red cube", this judge will say whether
+# it did. A judge has to know how sure it is: of the answers it gives with 90% confidence, 90% should be right. The
+# *expected calibration error* is the mean gap between confidence and accuracy.
 #
-# One number per label, a temperature $T$ that divides the logits, was fitted on pictures that were not trained on.
-# Colour and scale keep $T = 1$: the judge made no mistake there, and without mistakes the most likely $T$ is 0, which
-# would be certain of everything.
+# One number per label, a temperature $T$ that divides the logits, was fitted on images that the judge was not trained
+# on. Colour and scale keep $T = 1$: the judge made no mistake there, and without mistakes the most likely $T$ is 0,
+# which would be certain of everything.
 
 # %%
-m = results("vit-judge")["metrics"]
-rows = [
-    {"label": name, "accuracy": f"{m[name + ' accuracy']:.1%}",
-     "calibration error": f"{m[name + ' calibration error']:.3f}", "temperature": f"{t:.2f}"}
-    for name, t in zip(judge.labels, judge.temperature.tolist(), strict=True)
-]  # fmt: skip
-room.table(rows, "The picture judge on 4,000 test pictures, a third of them with one object")
+metrics = results("vit-judge")["metrics"]
+rows = []
+for name, temperature in zip(judge.labels, judge.temperature.tolist(), strict=True):
+    error = f"{metrics[name + ' calibration error']:.3f}"
+    rows.append({"label": name, "accuracy": f"{metrics[name + ' accuracy']:.1%}",
+                 "calibration error": error, "temperature": f"{temperature:.2f}"})
+room.table(rows, "The image judge on 4,000 test images, a third of them with one object")
 
 # %%
 from course_lib.training.recipes.vit import label_logits
@@ -938,69 +1000,71 @@ show(room.reliability(logits, fresh["shape"], "Shape: is the judge right as ofte
      "Share of right answers against confidence, a dot for each tenth: the dots lie near the diagonal.")
 
 # %% [markdown]
-# The dots lie near the diagonal, as they should. Their areas say how many answers each stands for: more than nine in
-# ten are in the last one, and the others, a few dozen answers in all, are uncertain. All this holds for pictures of
-# the world. Of a photo, or of what a bad generator draws, the judge's confidence says nothing.
+# The dots are near the diagonal, as they should be. Their areas say how many answers each of them represents: more
+# than nine in ten are in the last one, and the others, a few dozen answers in all, are uncertain. All this holds for
+# images of the world. Of a photo, or of what a bad generator draws, the judge's confidence says nothing.
 
 # %% [markdown]
 # ## 15 Scorecard
 
-
 # %%
-def count(preset):
-    with torch.device("meta"):
-        return sum(p.numel() for p in build(preset).parameters())
+from course_lib.classroom import row
 
-
-uniform = attention_distance(torch.full((1, 1, 197, 197), 1 / 197), (14, 14), 16).item()
+uniform_224 = attention_distance(torch.full((1, 1, 197, 197), 1 / 197), (14, 14), 16).item()
 room.scorecard([
-    dict(what="Parameters, ViT-B/16", paper="86M", code=count("vit/ViT-B/16")),
-    dict(what="Parameters, ViT-L/16", paper="307M", code=count("vit/ViT-L/16"), note="307M is nearer to L/32"),
-    dict(what="Parameters, ViT-L/32", paper="307M", code=count("vit/ViT-L/32")),
-    dict(what="Parameters, ViT-H/14", paper="632M", code=count("vit/ViT-H/14")),
-    dict(what="Tokens, 224 pixels, patches of 16", paper="14 x 14 + 1", code=vit.VIT_CONFIGS["ViT-B/16"].tokens),
-    dict(what="Uniform attention distance, 14 x 14 patches", code=f"{uniform:.1f} pixels"),
+    row("Parameters, ViT-B/16", paper="86M", code=parameters("vit/ViT-B/16")),
+    row("Parameters, ViT-L/16", paper="307M", code=parameters("vit/ViT-L/16"), note="307M is nearer to L/32"),
+    row("Parameters, ViT-L/32", paper="307M", code=parameters("vit/ViT-L/32")),
+    row("Parameters, ViT-H/14", paper="632M", code=parameters("vit/ViT-H/14")),
+    row("Tokens, 224 pixels, patches of 16", paper="14 x 14 + 1", code=vit.VIT_CONFIGS["ViT-B/16"].tokens),
+    row("Uniform attention distance, 14 x 14 patches", code=f"{uniform_224:.1f} pixels"),
 ], title="Exact")
 
 # %%
 v, r = accuracy["vit"], accuracy["resnet"]
 none, one, two = (by_kind[kind]["shape accuracy"] for kind in ("none", "1-D", "2-D"))
 by_side = [results(name)["metrics"]["accuracy"] for name in sides.values()]
-probe = {name: few["digits", name][-1] for name in ("vit", "resnet")}
+probe = {name: probe_accuracy["digits", name][-1] for name in ("vit", "resnet")}
 low, high = float(distances[0].mean()), float(distances[-1].mean())
 nearest, farthest = float(distances[0].min()), float(distances[0].max())
+object_size = float(covered.mean())
 
 
 def above(a, b, n=2000):
-    """Is accuracy a above b by more than two standard errors, each measured on n pictures?"""
+    """Is accuracy a above b by more than two standard errors, each measured on n images?"""
     return a - b > 2 * ((a * (1 - a) + b * (1 - b)) / n) ** 0.5
 
 
 # %%
-columns = ("what", "paper", "measured", "shown")
-facts = [
-    ("Little data: ResNet ahead", "B/32 < R50 at 9M", f"500 pictures: {v[0]:.1%}, {r[0]:.1%}", above(r[0], v[0])),
-    ("Much data: ViT ahead", "B/32 > R50 from 90M", f"32,000: {v[-1]:.1%}, {r[-1]:.1%}", above(v[-1], r[-1])),
-    ("ViT gains more from data", "yes", f"{v[-1] - v[0]:+.1%}, {r[-1] - r[0]:+.1%}", v[-1] - v[0] > r[-1] - r[0]),
-    ("Probes on digits, most data: ViT ahead", "Figure 4", f"{probe['vit']:.1%}, {probe['resnet']:.1%}",
-     probe["vit"] > probe["resnet"]),
-    ("No positions is worse", "0.614 < 0.642", f"shape {none:.1%}, {one:.1%}", above(one, none)),
-    ("1-D and 2-D are alike", "0.642, 0.640", f"shape {one:.1%}, {two:.1%}", not (above(one, two) or above(two, one))),
-    ("Smaller patches are better", "B/32 < B/16", ", ".join(f"{a:.1%}" for a in by_side),
-     by_side == sorted(by_side, reverse=True)),
-    ("Layer 1 has near heads and far ones", "Figure 7", f"{nearest:.1f} to {farthest:.1f} px, uniform {even:.1f}",
-     nearest < even / 2 < farthest),
-    ("Heads look farther with depth", "Figure 7", f"first {low:.1f} px, last {high:.1f} px", high > low),
-    ("Rollout lights up what is meant", "Figure 6", f"{on_object:.0%} on {there.mean():.0%}",
-     on_object > 2 * float(there.mean())),
-    ("Interpolated positions transfer", "section 3.2", f"{moved:.1%}, random {drawn:.1%}", above(moved, drawn, 300)),
-]
-room.scorecard([dict(zip(columns, fact, strict=True)) for fact in facts], "Trends")
+room.scorecard([
+    row("Little data: ResNet ahead", paper="B/32 < R50 at 9M",
+        measured=f"500 images: {v[0]:.1%}, {r[0]:.1%}", shown=above(r[0], v[0])),
+    row("Much data: ViT ahead", paper="B/32 > R50 from 90M",
+        measured=f"32,000: {v[-1]:.1%}, {r[-1]:.1%}", shown=above(v[-1], r[-1])),
+    row("ViT gains more from data", paper="yes",
+        measured=f"{v[-1] - v[0]:+.1%}, {r[-1] - r[0]:+.1%}", shown=v[-1] - v[0] > r[-1] - r[0]),
+    row("Probes on digits, most data: ViT ahead", paper="Figure 4",
+        measured=f"{probe['vit']:.1%}, {probe['resnet']:.1%}", shown=probe["vit"] > probe["resnet"]),
+    row("No positions is worse", paper="0.614 < 0.642",
+        measured=f"shape {none:.1%}, {one:.1%}", shown=above(one, none)),
+    row("1-D and 2-D are alike", paper="0.642, 0.640",
+        measured=f"shape {one:.1%}, {two:.1%}", shown=not (above(one, two) or above(two, one))),
+    row("Smaller patches are better", paper="B/32 < B/16",
+        measured=", ".join(f"{a:.1%}" for a in by_side), shown=by_side == sorted(by_side, reverse=True)),
+    row("Layer 1 has near heads and far ones", paper="Figure 7",
+        measured=f"{nearest:.1f} to {farthest:.1f} px, uniform {uniform:.1f}", shown=nearest < uniform / 2 < farthest),
+    row("Heads look farther with depth", paper="Figure 7",
+        measured=f"first {low:.1f} px, last {high:.1f} px", shown=high > low),
+    row("Rollout lights up what matters", paper="Figure 6",
+        measured=f"{on_object:.0%} on {object_size:.0%}", shown=on_object > 2 * object_size),
+    row("Interpolated positions transfer", paper="section 3.2",
+        measured=f"{interpolated:.1%}, random {random_ones:.1%}", shown=above(interpolated, random_ones, 300)),
+], title="Trends")
 
 # %% [markdown]
-# Accuracies of two networks on 2,000 pictures count as different beyond two standard errors of their difference. That
-# is the error of evaluation alone: each training was run once, with seed 0. Differences in the other rows are taken
-# at face value.
+# Accuracies of two networks on 2,000 images count as different beyond two standard errors of their difference. That
+# is only the error of evaluation: each network was trained once, with seed 0. Differences in the other rows are
+# taken at face value.
 #
 # Where a trend is not shown, our world may be too simple for it or too small, our recipe may not be the right one, or
 # the trend may be less general than it seemed. It is reported either way.
@@ -1008,22 +1072,22 @@ room.scorecard([dict(zip(columns, fact, strict=True)) for fact in facts], "Trend
 # %% [markdown]
 # ## 16 Think further
 #
-# <details><summary>What does ViT know about pictures before training, and where is it put in?</summary>
-# Two things: pictures are cut into square patches of neighbouring pixels (Eq. 1), and positions are interpolated on a
-# grid when the resolution changes. Besides, E and the MLPs treat every token alike: what they make of a patch does
-# not depend on where it lies, except through its position vector. All else, which places are neighbours included, is
-# learned.
+# <details><summary>What does ViT know about images before training, and where is it put in?</summary>
+# Two things: images are cut into square patches of neighbouring pixels (Eq. 1), and positions are interpolated on a
+# grid when the resolution changes. Otherwise E and the MLPs treat every token alike: what they make of a patch does
+# not depend on where it is, except through its position vector. Everything else is learned, including which places
+# are neighbours.
 # </details>
 #
 # <details><summary>Why does a model with weaker biases win when there is enough data?</summary>
-# A bias is a restriction. While data are few it excludes wrong solutions, and that helps. With many data the right
+# A bias is a restriction. With little data it excludes wrong solutions, and that helps. With a lot of data the right
 # solution would be found anyway, and what the bias also excludes (looking far in the first layer, treating places
 # differently) is lost.
 # </details>
 #
 # <details><summary>The head starts at zero. Why does anything below it learn?</summary>
-# At the first step the gradient reaches the head's weights alone: what flows below is multiplied with them and
-# vanishes. After one step they are not zero any more. A zero head makes the first loss exactly log K and keeps random
+# At the first step the gradient reaches only the head's weights: what flows further down is multiplied by them and
+# vanishes. After one step they are no longer zero. A zero head makes the first loss exactly log K and keeps random
 # directions out of a pre-trained body.
 # </details>
 #
@@ -1034,13 +1098,13 @@ room.scorecard([dict(zip(columns, fact, strict=True)) for fact in facts], "Trend
 # </details>
 #
 # <details><summary>Would you use attention maps to explain a decision to someone it concerns?</summary>
-# With caution. Attention says from where content was taken, not what was done with it in the MLPs, and different maps
+# With caution. Attention says where content was taken from, not what was done with it in the MLPs, and different maps
 # can give the same answer. Rollout ignores the values and the MLPs altogether. It is a first look, not an
 # explanation.
 # </details>
 #
 # **Read on:** Vaswani et al. 2017 (the transformer), Kolesnikov et al. 2019 (BiT, the ResNet beside it), Touvron et
-# al. 2021 (DeiT, ViT trained on ImageNet alone with strong augmentation), Beyer et al. 2022 (a better plain
+# al. 2021 (DeiT, ViT trained only on ImageNet, with strong augmentation), Beyer et al. 2022 (a better plain
 # baseline), He et al. 2021 (masked autoencoders), Darcet et al. 2023 (registers: large ViTs use patches of the
 # background as scratch paper, unless they are given some).
 #
