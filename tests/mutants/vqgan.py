@@ -28,12 +28,12 @@ def nearest_by_length(z, codebook):
 
 
 def nearest_by_sums(z, codebook):
-    """Squares the sum of the differences, not each of them."""
+    """Square the sum of the differences, not each of them."""
     return (z[:, None] - codebook).sum(-1).square().argmin(1)
 
 
 def straight_through_parameter(z, z_q):
-    """Makes a new tensor, without a gradient to either."""
+    """Make a new tensor, without a gradient to either."""
     return torch.tensor(z_q.tolist(), requires_grad=True)
 
 
@@ -50,7 +50,7 @@ def straight_through_sum(z, z_q):
 
 
 def straight_through_scaled(z, z_q):
-    """Multiplies z by a detached ratio: the value is z_q's, the gradient has the ratio in it."""
+    """Multiply z by a detached ratio: the value is z_q's, the gradient has the ratio in it."""
     return z * (z_q / z).detach()
 
 
@@ -71,7 +71,7 @@ def vq_loss_all_detached(z, z_q, beta):
 
 
 def vq_loss_averaged(z, z_q, beta):
-    """Makes the weights add up to 1."""
+    """Make the weights add up to 1."""
     return vq.vq_loss(z, z_q, beta) / (1 + beta)
 
 
@@ -92,7 +92,7 @@ def ema_sums_first(codebook, counts, sums, z, indices, decay, eps):
 
 
 def ema_each_vector_once(codebook, counts, sums, z, indices, decay, eps):
-    """Adds by indexing, which counts a repeated index once."""
+    """Add by indexing, which counts a repeated index once."""
     n = torch.zeros_like(counts)
     total = torch.zeros_like(sums)
     n[indices] += 1
@@ -104,7 +104,7 @@ def ema_each_vector_once(codebook, counts, sums, z, indices, decay, eps):
 
 
 def weight_of_the_input(reconstruction_loss, generator_loss, last_layer, delta):
-    """Takes the last layer itself, not its gradients."""
+    """Take the last layer itself, not its gradients."""
     return last_layer.detach().norm() / (last_layer.detach().norm() + delta)
 
 
@@ -125,7 +125,7 @@ def weight_per_filter(reconstruction_loss, generator_loss, last_layer, delta):
 
 
 def weight_leaves_gradients(reconstruction_loss, generator_loss, last_layer, delta):
-    """Uses `backward`, whose gradients the training step then adds to its own."""
+    """Use `backward`, whose gradients the training step then adds to its own."""
     reconstruction_loss.backward(retain_graph=True)
     r = last_layer.grad.clone()
     generator_loss.backward(retain_graph=True)
@@ -173,7 +173,7 @@ def mask_with_heads(m, n):
 
 
 def mask_local(m, n):
-    """Shows a token itself and the one before it."""
+    """Show a token itself and the one before it."""
     mask = attention.causal_mask(m, n)
     return mask & ~mask.tril(n - m - 2)
 
@@ -183,7 +183,7 @@ def top_k_multinomial(logits, k, temperature, uniform):
 
 
 def top_k_of_the_batch(logits, k, temperature, uniform):
-    """Takes one threshold for all rows."""
+    """Take one threshold for all rows."""
     kept = logits.masked_fill(
         logits < logits.flatten().topk(k * len(logits)).values[-1], -torch.inf
     )
@@ -192,7 +192,7 @@ def top_k_of_the_batch(logits, k, temperature, uniform):
 
 
 def top_k_zeros(logits, k, temperature, uniform):
-    """Sets the other logits to zero, which is a logit like any other."""
+    """Set the other logits to zero, which is a logit like any other."""
     kept = logits * (logits >= logits.topk(k).values[:, -1:])
     return sampling.draw_tokens((kept / temperature).softmax(-1), uniform)
 
@@ -446,7 +446,7 @@ def window_by_cases(row, column, grid, window):
 
 
 def window_by_sorting(row, column, grid, window):
-    """Takes the middle one of three numbers."""
+    """Take the middle one of three numbers."""
     return [
         sorted((0, place - size // 2, whole - size))[1]
         for place, whole, size in zip((row, column), grid, window, strict=True)
