@@ -23,7 +23,7 @@ room.show_hero("vqgan")
 # ## 1 The problem
 #
 # Language models work with *tokens*: whole numbers from a finite list. What they can do is remarkable. If other things
-# could be written as tokens, the same models could be used on them, for tasks as different in kind and detail as
+# could be written as tokens, the same models could be used for them, in tasks as different in kind and detail as
 # detecting objects, captioning and predicting pixels. So: how do you write an image in tokens?
 #
 # The obvious way is one token per pixel. A transformer compares every token with every other, so that its attention
@@ -380,10 +380,10 @@ def show_usage(codebook):
 explore(show_usage, codebook=list(runs), alt="Share of tokens of each code, in order, against the even share")
 
 # %% [markdown]
-# Left alone, the codebook of the loss ends with some two dozen of 1,024 codes in use, as good as 16. The moving
-# average is better, since its codes at least move at once to where their vectors are, but most of them still never
-# get any. Revived, both use nearly all, and between them there is no difference worth a choice. How much it matters
-# is the last column: two decibels.
+# Left alone, the codebook of the loss ends with some two dozen of 1,024 codes in use, worth 16 evenly used ones. The
+# moving average is better, since its codes at least move at once to where their vectors are, but most of them still
+# never get any. Revived, both use nearly all, and there is nothing to choose between them. The last column says how
+# much it matters: two decibels.
 
 # %% [markdown]
 # ## 6 What the eye sees
@@ -452,7 +452,7 @@ from course_lib.nn.patchgan import PatchGAN
 
 
 def reach(halvings):
-    """How many pixels of a side one logit depends on, found by asking the gradient."""
+    """Return on how many pixels of a side one logit depends, found from its gradient, and the logits' side."""
     x = torch.zeros(1, 3, 256, 256, requires_grad=True)
     logits = PatchGAN(width=2, halvings=halvings).eval()(x)  # 1 1 h w
     logits[0, 0, logits.shape[2] // 2, logits.shape[3] // 2].backward()
@@ -466,7 +466,7 @@ for halvings in (2, 3):
 
 # %% [markdown]
 # The paper's has three halvings and sees 70 pixels of 256. Ours, for images of 32, has two; its logits near the
-# middle see 31 of the 32 rows and columns, so that "patch" is said in hope.
+# middle see 31 of the 32 rows and columns, so "patch" is an optimistic word.
 #
 # The discriminator minimizes the *hinge loss*: it wants logits of at least $1$ for images and at most $-1$ for
 # reconstructions, and loses interest once it has that:
@@ -659,7 +659,7 @@ inside = [float(difference[distance <= radius].sum() / difference.sum()) for rad
 print("share of the change within 4 x 4, 8 x 8, 12 x 12, 20 x 20 pixels: " + ", ".join(f"{s:.0%}" for s in inside))
 
 # %% [markdown]
-# Only a sixth of the change falls on the code's own 4 x 4 pixels, half of it within 12 x 12. The other way round: what
+# Only a sixth of the change falls on the code's own 4 x 4 pixels, half of it within 12 x 12. Conversely, what
 # is at a place is painted from many codes together, and no code has a patch of pixels to itself.
 #
 # **An image from outside.** This tokenizer has seen nothing but the little world. Give it a photo of your own; it is
@@ -831,7 +831,7 @@ explore(sample_images, temperature=slider(0.2, 2.0, 1.0, step=0.2), top_k=[256, 
         alt="Eight images drawn with this temperature and top-k")
 
 # %% [markdown]
-# With one token to choose from (k = 1, *greedy*) every class has only one image, a clean one, if not always of the
+# With one token to choose from (k = 1, *greedy*) every class has only one image, a clean one, though not always of the
 # right shape: look at the cubes. At temperature 1 the objects have dents, and at 2 they fall apart: one unlikely code
 # leads to the next. In between you buy quality with variety. In the paper's Table 4, k = 250 of 16,384 brings the FID of ImageNet samples from 29.20 to 15.98.
 #

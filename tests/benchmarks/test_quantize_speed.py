@@ -1,4 +1,4 @@
-"""The look-up-free quantiser at 2^18 codes against vector-quantize-pytorch's: same latents and
+"""The lookup-free quantizer at 2^18 codes against vector-quantize-pytorch's: same latents and
 settings, one thread.
 
 As in test_unet_speed: seconds of the process's own CPU time, the two taking turns; here the ratio
@@ -21,7 +21,7 @@ BITS, WEIGHTS, TEMPERATURE = 18, {"commitment": 0.25, "entropy": 0.1}, 0.01
 
 @pytest.fixture(autouse=True)
 def as_in_a_notebook():
-    """One thread, and no checks of types, which cost time under pytest alone."""
+    """Use one thread and no type checks, which cost time only under pytest."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     typing.update("jaxtyping_disable", True)

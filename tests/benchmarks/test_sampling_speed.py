@@ -5,7 +5,7 @@ As in test_unet_speed: seconds of the process's own CPU time, the two taking tur
 the ratios of neighbouring runs.  The peer has the cache that it has by default; its static one,
 made for compiled models on accelerators, is slower here.  Both sample a batch: one or two rows are
 multiplied faster by weights kept (in, out), as in GPT-2's layers, than (out, in), as in nn.Linear,
-so that one picture at a time of a model 512 or more wide takes 2 to 4 % longer than theirs.
+so that one image at a time of a model 512 or more wide takes 2 to 4 % longer than theirs.
 """
 
 import re
@@ -25,7 +25,7 @@ import_torchvision()  # before transformers asks for it
 from transformers import GPT2Config, GPT2LMHeadModel  # noqa: E402
 
 MOST = 1.0
-MODELS = {  # config, pictures at once, tokens of each, rounds
+MODELS = {  # config, images at once, tokens of each, rounds
     "transformer-tiny": (TRANSFORMER_CONFIGS["transformer-tiny"], 16, 64, 5),
     "middling": (
         TransformerConfig(vocabulary=1024, length=256, depth=6, heads=8, width=512),
@@ -48,7 +48,7 @@ LAYER = {
 
 @pytest.fixture(autouse=True)
 def as_in_a_notebook():
-    """One thread, and no checks of types, which cost time under pytest alone."""
+    """Use one thread and no type checks, which cost time only under pytest."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     typing.update("jaxtyping_disable", True)

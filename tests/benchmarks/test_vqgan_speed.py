@@ -1,8 +1,8 @@
-"""VQGAN against diffusers' VQModel: same weights and pictures, one CPU thread.
+"""VQGAN against diffusers' VQModel: same weights and images, one CPU thread.
 
 As in test_unet_speed: seconds of the process's own CPU time, the two models taking turns, the
 median of the ratios of neighbouring runs.  The network is the one for ImageNet, at half its width
-and on smaller pictures.  Ours is placed as the course's trainings place it, theirs is as it comes.
+and on smaller images.  Ours is placed as in the course's training runs, theirs is as it comes.
 """
 
 import statistics
@@ -24,7 +24,7 @@ PICTURES = (2, 3, 64, 64)
 
 @pytest.fixture(autouse=True)
 def as_in_a_notebook():
-    """One thread, and no checks of types, which cost time under pytest alone."""
+    """Use one thread and no type checks, which cost time only under pytest."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     typing.update("jaxtyping_disable", True)
@@ -35,7 +35,7 @@ def as_in_a_notebook():
 
 @pytest.fixture(scope="module")
 def models():
-    """Ours, theirs, and pictures, after a first run."""
+    """Return ours, theirs and images, after a first run."""
     peer = randomize(diffusers_vqmodel(CONFIG)).train()
     model = place(load_official("vqgan", peer.state_dict(), CONFIG), torch.device("cpu")).train()
     image = torch.randn(PICTURES, generator=torch.Generator().manual_seed(0))

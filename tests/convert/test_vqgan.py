@@ -180,7 +180,7 @@ def test_diffusers_has_no_loss():
 
 
 def around(taming):
-    """What stands beside the GPT in a Net2NetTransformer."""
+    """Return what surrounds the GPT in a Net2NetTransformer."""
     first = {
         f"first_stage_model.{key}": value
         for key, value in {**taming, **taming_layouts.loss_weights()}.items()
@@ -258,7 +258,7 @@ def test_a_checkpoint_of_lightning_is_read(taming, lightning):
     ):
         torch.load(path, weights_only=True)
     assert same(load_official("vqgan", path, CONFIG), load_official("vqgan", taming, CONFIG))
-    # it was let in for our own reading alone
+    # The class is only let in while we read a file.
     with pytest.raises(Exception, match="ModelCheckpoint"):
         torch.load(path, weights_only=True)
 

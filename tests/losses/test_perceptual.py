@@ -60,13 +60,13 @@ def test_the_distance_is_equation_1_with_w_on_the_squared_difference():
     torch.testing.assert_close(lpips(x, y), by_hand(lpips, x, y), rtol=1e-6, atol=0)
 
 
-def test_it_is_zero_for_equal_pictures_symmetric_and_one_number_for_each_pair():
+def test_it_is_zero_for_equal_images_symmetric_and_one_number_for_each_pair():
     lpips, (x, y) = trained(), pair()
     assert (lpips(x, x) == 0).all()
     torch.testing.assert_close(lpips(x, y), lpips(y, x))
-    alone = torch.cat([lpips(x[i : i + 1], y[i : i + 1]) for i in range(3)])
-    torch.testing.assert_close(lpips(x, y), alone)
-    assert (lpips(x, y) > 0).all() and len({round(float(d), 6) for d in alone}) == 3
+    one_by_one = torch.cat([lpips(x[i : i + 1], y[i : i + 1]) for i in range(3)])
+    torch.testing.assert_close(lpips(x, y), one_by_one)
+    assert (lpips(x, y) > 0).all() and len({round(float(d), 6) for d in one_by_one}) == 3
 
 
 def test_without_human_judgements_the_distance_is_the_mean_over_the_taps():
@@ -103,7 +103,7 @@ def test_taps_come_after_each_stage(trunk, extents):
 
 
 @pytest.mark.parametrize("value", [1.01, -1.01, 255.0, float("nan")])
-def test_a_picture_outside_the_range_is_refused_wherever_it_stands(value):
+def test_an_image_outside_the_range_is_refused_as_either_argument(value):
     lpips, (x, y) = LPIPS("small"), (p.float() for p in pair())
     bad = x.clone()
     bad[1, 2, 3, 4] = value

@@ -1,4 +1,4 @@
-"""PSNR and SSIM against scikit-image's, picture by picture."""
+"""PSNR and SSIM against scikit-image's, image by image."""
 
 import numpy as np
 import pytest
@@ -11,7 +11,7 @@ SHAPES = [(3, 3, 32, 32), (2, 1, 11, 17), (1, 3, 40, 23), (4, 2, 13, 11)]
 
 
 def pair(shape, noise=0.3, seed=0):
-    """Smooth pictures and noisy ones."""
+    """Smooth images and noisy ones."""
     generator = torch.Generator().manual_seed(seed)
     x = torch.nn.functional.interpolate(
         torch.rand(*shape[:2], 3, 4, generator=generator), shape[2:], mode="bicubic"
@@ -38,7 +38,7 @@ def test_both_equal_scikit_images(shape, noise):
         assert similarity.item() == pytest.approx(scikit_ssim(a, b), abs=1e-10)
 
 
-def test_equal_pictures_have_no_error():
+def test_equal_images_have_no_error():
     x, _ = pair((3, 3, 15, 12))
     assert psnr(x, x).tolist() == [np.inf] * 3
     torch.testing.assert_close(ssim(x, x), torch.ones(3, dtype=torch.float64))
@@ -51,13 +51,13 @@ def test_an_error_of_a_tenth_of_the_range_is_20_decibels():
     )
 
 
-def test_flat_pictures_are_as_similar_as_equation_13_says():
+def test_flat_images_are_as_similar_as_equation_13_says():
     x = torch.zeros(1, 1, 12, 12)
     c1 = 0.02**2
     assert ssim(x + 0.5, x - 0.5).item() == pytest.approx((-0.5 + c1) / (0.5 + c1))
 
 
-def test_pictures_of_two_shapes_and_pictures_below_the_window_are_refused():
+def test_images_of_two_shapes_and_images_below_the_window_are_refused():
     with pytest.raises(ValueError, match=r"one shape, got \(1, 3, 12, 12\) and \(1, 3, 12, 13\)"):
         psnr(torch.zeros(1, 3, 12, 12), torch.zeros(1, 3, 12, 13))
     with pytest.raises(ValueError, match=r"at least 11 x 11 pixels, got \(1, 3, 10, 12\)"):

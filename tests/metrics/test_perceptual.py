@@ -150,10 +150,8 @@ def test_a_pickle_that_wants_more_than_arrays_is_refused_and_not_run(bare_machin
     assert not (bare_machine / "sprung").exists()
 
 
-def test_the_small_trunk_orders_what_blur_and_noise_do_to_a_picture():
-    """On a photograph of none of the training's: the more, the farther; and moved by a pixel is not
-    blurred.
-    """
+def test_the_small_trunk_orders_what_blur_and_noise_do_to_an_image():
+    """On a photograph it was not trained on: more is farther, and a shift by a pixel is not blur."""
     from skimage import data, transform
 
     photo = torch.from_numpy(
@@ -171,14 +169,14 @@ def test_the_small_trunk_orders_what_blur_and_noise_do_to_a_picture():
 def test_following_its_gradient_takes_blur_away():
     x = 0.6 * pixels_to_float(photo_patches(TEST_PHOTOS, 6, seed=5)["pixels"])
     y = blurred(x, torch.full((6,), 2.0)).requires_grad_()
-    before, lpips, optimiser = (
+    before, lpips, optimizer = (
         psnr(y.detach(), x),
         perceptual("small"),
         torch.optim.Adam([y], lr=1e-2),
     )
     for _ in range(60):
         loss = lpips.loss(y, x).mean()
-        optimiser.zero_grad()
+        optimizer.zero_grad()
         loss.backward()
-        optimiser.step()
+        optimizer.step()
     assert (psnr(y.detach(), x) > before + 3).all()

@@ -99,15 +99,15 @@ def test_first_weights_are_those_of_the_official_code():
 
 
 def test_it_learns_to_tell_real_from_fake():
-    """White pictures from black ones, in a few steps."""
+    """White images from black ones, in a few steps."""
     torch.manual_seed(0)
     model = PatchGAN(1, 4, 2)
     white, black = torch.ones(3, 1, 24, 32), -torch.ones(3, 1, 24, 32)
-    optimiser = torch.optim.Adam(model.parameters(), 1e-2)
+    optimizer = torch.optim.Adam(model.parameters(), 1e-2)
     for _ in range(15):
         logits = model(torch.cat([white, black]))
         loss = (1 - logits[:3]).relu().mean() + (1 + logits[3:]).relu().mean()
-        optimiser.zero_grad()
+        optimizer.zero_grad()
         loss.backward()
-        optimiser.step()
+        optimizer.step()
     assert logits[:3].min() > 0 > logits[3:].max()

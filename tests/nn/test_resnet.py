@@ -20,6 +20,12 @@ def test_the_time_is_added_between_the_convolutions(c_out):
     torch.testing.assert_close(block(X, time), expected)
 
 
+def test_a_block_with_time_refuses_to_run_without_one():
+    block = ResBlock(8, 8, 5, groups=4, eps=1e-6, dropout=0.0)
+    with pytest.raises(ValueError, match="time: expected a vector per image, got None"):
+        block(X)
+
+
 @pytest.mark.parametrize("c_out", [8, 12])
 def test_a_block_without_time(c_out):
     block = ResBlock(8, c_out, None, groups=4, eps=1e-6, dropout=0.0)
@@ -58,9 +64,7 @@ def test_the_vqgan_s_epsilon_reaches_both_norms():
 
 
 def corner(layer):
-    """What a layer that only looks at the middle of its window makes of a picture that counts its
-    pixels.
-    """
+    """Apply a layer that only sees the middle of its window to an image that counts its pixels."""
     with torch.no_grad():
         layer.conv.weight.zero_()
         layer.conv.bias.zero_()
@@ -68,7 +72,7 @@ def corner(layer):
     return layer(torch.arange(16.0).reshape(1, 1, 4, 4))[0, 0].tolist()
 
 
-def test_where_the_windows_of_a_halving_stand():
+def test_where_the_windows_of_a_halving_are():
     # padded right and bottom: centres on odd pixels
     assert corner(Downsample(1)) == [[5, 7], [13, 15]]
     assert corner(SymmetricDownsample(1)) == [[0, 2], [8, 10]]  # padded all around: on even pixels

@@ -37,7 +37,7 @@ def seeded(seed=4):
 
 
 def awake(model, seed=0):
-    """A model in which nothing is zero, one or small any more."""
+    """Return the model after no weight in it is zero, one or small any more."""
     torch.manual_seed(seed)
     for p in model.parameters():
         nn.init.normal_(p, std=0.3)
@@ -70,7 +70,7 @@ def test_presets():
     assert found["transformer-faceshq"] == (24, 16, 1024, 1024, 512)
 
 
-def test_the_tiny_transformer_holds_a_class_and_the_codes_of_a_tiny_picture():
+def test_the_tiny_transformer_holds_a_class_and_the_codes_of_a_tiny_image():
     tokenizer, prior = vqgan.VQGAN_CONFIGS["tiny"], vqgan.TRANSFORMER_CONFIGS["transformer-tiny"]
     codes = (tokenizer.image_size // tokenizer.downsampling) ** 2
     assert prior.length == 1 + codes - 1 and prior.vocabulary == tokenizer.num_codes
@@ -280,7 +280,7 @@ def test_the_game_moves_encoder_and_decoder():
         assert moved.any()
 
 
-def test_the_discriminator_s_loss_is_the_hinge_and_leaves_the_autoencoder_alone():
+def test_the_discriminators_loss_is_the_hinge_and_does_not_move_the_autoencoder():
     s = setting()
     s.judge.eval()  # batch norms with the same statistics in every call
     loss = VQGANLoss.discriminator_loss(s.judge, s.image, s.rebuilt)

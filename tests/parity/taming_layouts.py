@@ -1,8 +1,7 @@
-"""VQGAN and its transformer told by the names in taming's checkpoints: nothing of our models is
-used.
+"""VQGAN and its transformer, computed from taming's checkpoints without any code of our models.
 
 `vqgan_shapes`, `loss_shapes` and `transformer_shapes` list what a checkpoint holds.  `run_vqgan`
-and `run_transformer` compute the networks from such a dict alone; what stands where is read off the
+and `run_transformer` compute the networks from nothing but such a dict; what goes where is read off the
 keys and the shapes.
 """
 
@@ -89,7 +88,7 @@ def loss_weights():
 
 
 def run_vqgan(weights, x, groups, beta=0.25):
-    """Reconstructions of pictures (b c h w), their codes (b h2 w2), and the released models'
+    """Reconstructions of images (b c h w), their codes (b h2 w2), and the released models'
     codebook loss.
     """
     w = weights
@@ -145,9 +144,9 @@ def run_vqgan(weights, x, groups, beta=0.25):
     codes_of = (z[..., None, :] - codes).square().sum(-1).argmin(-1)  # b h2 w2
     chosen = codes[codes_of]
     loss = (chosen.detach() - z).square().mean() + beta * (chosen - z.detach()).square().mean()
-    quantised = (z + (chosen - z).detach()).permute(0, 3, 1, 2)
+    quantized = (z + (chosen - z).detach()).permute(0, 3, 1, 2)
 
-    h = middle("decoder.mid", conv("decoder.conv_in", conv("post_quant_conv", quantised)))
+    h = middle("decoder.mid", conv("decoder.conv_in", conv("post_quant_conv", quantized)))
     for i in reversed(range(levels)):
         h = level(f"decoder.up.{i}", h)
         if i > 0:

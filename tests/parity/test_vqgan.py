@@ -29,7 +29,7 @@ def vqgan(**changes):
 
 
 CASES = {  # config, batch, height, width
-    "one level with attention, one picture": (vqgan(multipliers=(1,), attention=(32,)), 1, 6, 11),
+    "one level with attention, one image": (vqgan(multipliers=(1,), attention=(32,)), 1, 6, 11),
     "two levels": (vqgan(), 3, 24, 40),
     "two levels, attention at the finest": (vqgan(attention=(32,), blocks=2), 2, 10, 6),
     "three levels, attention at two of them": (vqgan(multipliers=(1, 3, 2), attention=(32, 8), channels=1), 2, 24, 40),
@@ -41,7 +41,7 @@ CASES = {  # config, batch, height, width
 }  # fmt: skip
 
 
-def pictures(config, batch, height, width, seed=1):
+def images(config, batch, height, width, seed=1):
     return torch.randn(
         batch, config.channels, height, width, generator=torch.Generator().manual_seed(seed)
     )
@@ -97,11 +97,11 @@ def compare(model, x, peer, parameters, layout):
 
 @pytest.mark.parametrize("name", CASES)
 def test_equals_diffusers(name):
-    """Theirs in double precision, so that the difference is our rounding alone."""
+    """Theirs is in double precision, so that the only difference is our rounding."""
     config, *shape = CASES[name]
     peer = randomize(diffusers_vqmodel(config)).eval()
     model = load_official("vqgan", peer.state_dict(), config).eval()
-    peer, x = peer.double(), pictures(config, *shape)
+    peer, x = peer.double(), images(config, *shape)
     values, slopes = compare(
         model, x, lambda x: run_diffusers(peer, x), peer.named_parameters(), "diffusers"
     )
@@ -114,7 +114,7 @@ def test_equals_diffusers_in_double_precision(name):
     config, *shape = CASES[name]
     peer = randomize(diffusers_vqmodel(config)).eval()
     model = load_official("vqgan", peer.state_dict(), config).eval().double()
-    peer, x = peer.double(), pictures(config, *shape).double()
+    peer, x = peer.double(), images(config, *shape).double()
     values, slopes = compare(
         model, x, lambda x: run_diffusers(peer, x), peer.named_parameters(), "diffusers"
     )
@@ -140,7 +140,7 @@ def test_what_a_checkpoint_does_not_say_changes_the_output():
     """
     config = vqgan()
     weights = randomize(diffusers_vqmodel(config)).state_dict()
-    x = pictures(config, 2, 24, 40)
+    x = images(config, 2, 24, 40)
     expected, quantized = load_official("vqgan", weights, config)(x)
     other, _ = load_official("vqgan", weights, vqgan(groups=8))(x)
     assert (other - expected).abs().max() > 1e-4
@@ -158,7 +158,7 @@ TAMING_CASES = {
 
 @pytest.mark.parametrize("name", TAMING_CASES)
 def test_equals_the_taming_layout(name):
-    """The layout's own run is in double precision, so that the difference is our rounding alone."""
+    """The layout's own run is in double precision, so that the only difference is our rounding."""
     config, *shape = TAMING_CASES[name]
     config = vqgan(**{**vars(config), "legacy": True, "beta": 0.25})
     weights = taming_layouts.random_weights(taming_layouts.vqgan_shapes(config))
@@ -166,7 +166,7 @@ def test_equals_the_taming_layout(name):
     weights = {key: value.double().requires_grad_() for key, value in weights.items()}
     values, slopes = compare(
         model,
-        pictures(config, *shape),
+        images(config, *shape),
         lambda x: taming_layouts.run_vqgan(weights, x, config.groups),
         weights.items(),
         "taming",

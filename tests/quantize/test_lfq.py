@@ -1,4 +1,4 @@
-"""Look-up-free quantisation: bits and indices, entropies against sums over all codes, the module."""
+"""Lookup-free quantization: bits and indices, entropies against sums over all codes, the module."""
 
 import math
 
@@ -213,7 +213,7 @@ def test_the_weight_is_annealed():
 
 
 @pytest.mark.parametrize(
-    "grid", [(), (6,), (3, 5), (2, 3, 5)], ids=["vectors", "rows", "pictures", "clips"]
+    "grid", [(), (6,), (3, 5), (2, 3, 5)], ids=["vectors", "rows", "images", "clips"]
 )
 def test_every_place_of_a_grid_gets_its_own_index(grid):
     quantizer, z = LFQ(4), randn(7, 4, *grid)
@@ -277,7 +277,7 @@ def test_autocast_changes_nothing():
         assert torch.equal(a, b) and a.dtype == b.dtype
 
 
-def test_latents_of_half_precision_are_quantised_in_single():
+def test_latents_of_half_precision_are_quantized_in_single():
     quantizer, z = LFQ(7), (randn(5, 7, 9) / 30).bfloat16()
     q, expected = quantizer(z), quantizer(z.float())
     assert q.latents.dtype == q.loss.dtype == torch.float32

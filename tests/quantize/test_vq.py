@@ -1,4 +1,4 @@
-"""Vector quantisation against brute force and the papers' formulas; its state, its revivals,
+"""Vector quantization against brute force and the papers' formulas; its state, its revivals,
 several processes.
 """
 
@@ -277,7 +277,7 @@ def test_perplexity_and_usage_are_those_of_the_counts(indices, k):
 
 
 @pytest.mark.parametrize(
-    "grid", [(), (6,), (3, 5), (2, 3, 5)], ids=["vectors", "rows", "pictures", "clips"]
+    "grid", [(), (6,), (3, 5), (2, 3, 5)], ids=["vectors", "rows", "images", "clips"]
 )
 @pytest.mark.parametrize("update", ["loss", "ema"])
 def test_every_place_of_a_grid_gets_its_own_nearest_code(grid, update):
@@ -351,7 +351,7 @@ def test_autocast_changes_nothing(update):
     )
 
 
-def test_latents_of_half_precision_are_quantised_in_the_codebooks():
+def test_latents_of_half_precision_are_quantized_in_the_codebooks():
     quantizer, z = VectorQuantizer(64, 4), randn(5, 4, 9, 7) / 64
     q = quantizer(z.bfloat16())
     assert q.latents.dtype == q.loss.dtype == torch.float32
@@ -467,7 +467,7 @@ def test_codes_were_revived_and_averaged_in_that_training(tmp_path):
     assert trained.quantizers[1].counts.sum() > 10
 
 
-def test_two_processes_quantise_as_one(tmp_path):
+def test_two_processes_quantize_as_one(tmp_path):
     """Counts, sums, revived codes, mean distributions and gradients are those of the whole batch."""
     one, two = tmp_path / "one", tmp_path / "two"
     train(CODING, "cpu", store=Store.under(one))

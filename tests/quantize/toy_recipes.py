@@ -1,4 +1,4 @@
-"""A small recipe with all three quantisers: codes moved by a loss and by averages, signs; revival
+"""A small recipe with all three quantizers: codes moved by a loss and by averages, signs; revival
 and entropies.
 """
 
