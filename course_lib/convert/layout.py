@@ -1,5 +1,6 @@
 """What a file of this package states about each published layout of its paper's weights."""
 
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
@@ -31,7 +32,7 @@ class Source:
         """Return the source of a tensor of ours; `axes`, applied backwards, gives its parts' shape."""
         theirs, ours = axes.split(" -> ")
         sizes = {"parts": len(keys), "heads": heads}
-        named = {name: size for name, size in sizes.items() if name in axes.split()}
+        named = {name: size for name, size in sizes.items() if name in re.findall(r"\w+", axes)}
         parts = rearrange(tensor, f"{ours} -> {theirs}", **named)
         return cls(keys, tuple(parts.shape[1:]), axes=axes)
 

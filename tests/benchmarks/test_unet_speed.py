@@ -1,5 +1,4 @@
-"""A training step of our U-Net against diffusers' UNet2DModel: same weights, same batch, one CPU
-thread.
+"""A training step of our U-Net against diffusers' UNet2DModel: same weights, batch, one thread.
 
 Measured in the process's own CPU time, which other processes on the machine hardly touch, with the
 two models taking turns.  The figure is the median of the ratios of neighbouring steps.
@@ -26,7 +25,7 @@ CONFIGS = {
 
 @pytest.fixture(autouse=True)
 def as_in_a_notebook():
-    """One thread, and no checks of types, which cost time under pytest alone."""
+    """One thread, and no checks of types, which cost time only under pytest."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     typing.update("jaxtyping_disable", True)

@@ -35,7 +35,7 @@ def test_the_score_is_the_gradient_of_the_log_density():
     torch.testing.assert_close(MIXTURE.score(x.detach()), gradient, rtol=1e-9, atol=1e-9)
 
 
-def test_far_out_the_score_is_finite_and_points_home():
+def test_far_out_the_score_is_finite_and_points_back():
     far = torch.tensor([[300.0, 0.0]])
     assert MIXTURE.score(far).isfinite().all() and float(MIXTURE.score(far)[0, 0]) < 0
 
@@ -45,26 +45,25 @@ def test_samples_follow_the_density():
     assert x.shape == (100_000, 2)
     weights = MIXTURE.weights[:, None]
     mean = (weights * MIXTURE.means).sum(0)
-    second = (weights * MIXTURE.means).T @ MIXTURE.means + (
-        MIXTURE.weights * MIXTURE.variances
-    ).sum() * torch.eye(2)
+    spread = (MIXTURE.weights * MIXTURE.variances).sum()
+    second = (weights * MIXTURE.means).T @ MIXTURE.means + spread * torch.eye(2)
     torch.testing.assert_close(x.mean(0), mean, rtol=0, atol=0.01)
     torch.testing.assert_close(x.T.cov(), second - mean.outer(mean), rtol=0, atol=0.01)
     assert MIXTURE.sample(1, torch.Generator().manual_seed(0)).dtype == torch.float32
 
 
-def test_same_generator_same_samples():
+def test_the_same_generator_gives_the_same_samples():
     first, second = (MIXTURE.sample(5, torch.Generator().manual_seed(4)) for _ in range(2))
     assert torch.equal(first, second)
 
 
-def test_the_diffused_mixture_is_the_law_of_diffused_samples():
+def test_diffused_samples_follow_the_diffused_mixture():
     """Both the moments, and the average log density that no other density can exceed."""
-    generator, alpha_bar = torch.Generator().manual_seed(0), 0.6
+    generator = torch.Generator().manual_seed(0)
+    alpha_bar = 0.6
     x = MIXTURE.sample(50_000, generator)
-    x_t = math.sqrt(alpha_bar) * x + math.sqrt(1 - alpha_bar) * torch.randn(
-        x.shape, generator=generator
-    )
+    noise = torch.randn(x.shape, generator=generator)
+    x_t = math.sqrt(alpha_bar) * x + math.sqrt(1 - alpha_bar) * noise
     diffused = MIXTURE.diffused(alpha_bar)
     peer = diffused.sample(50_000, generator)
     torch.testing.assert_close(x_t.mean(0), peer.mean(0), rtol=0, atol=0.02)
@@ -84,7 +83,8 @@ def test_the_ends_of_diffusion():
 @pytest.mark.parametrize("alpha_bar", [0.05, 0.5, 0.97])
 def test_no_network_beats_the_best_noise(alpha_bar):
     generator = torch.Generator().manual_seed(0)
-    x, noise = MIXTURE.sample(100_000, generator), torch.randn(100_000, 2, generator=generator)
+    x = MIXTURE.sample(100_000, generator)
+    noise = torch.randn(100_000, 2, generator=generator)
     x_t = math.sqrt(alpha_bar) * x + math.sqrt(1 - alpha_bar) * noise
     best = MIXTURE.best_eps(x_t, alpha_bar)
     assert best.dtype == x_t.dtype
@@ -106,7 +106,7 @@ def test_no_network_beats_the_best_noise(alpha_bar):
         assert abs(float(((noise - best) * feature).mean())) < 0.01
 
 
-def test_the_ring_stands_on_its_circle():
+def test_the_ring_is_on_its_circle():
     ring = GaussianMixture.ring(5, radius=0.5, std=0.02)
     torch.testing.assert_close(
         ring.means.norm(dim=1), torch.full((5,), 0.5).double(), rtol=1e-6, atol=1e-7
@@ -114,7 +114,7 @@ def test_the_ring_stands_on_its_circle():
     assert ring.weights.tolist() == pytest.approx([0.2] * 5)
 
 
-def test_components_that_do_not_match():
+def test_components_that_do_not_match_are_refused():
     with pytest.raises(ValueError, match="one entry per component, got 3, 2 and 3"):
         GaussianMixture(torch.zeros(3, 2), torch.ones(2))
     with pytest.raises(ValueError, match="got 3, 3 and 2"):

@@ -65,7 +65,7 @@ def test_right_steps_pass():
         ),
     ],
 )
-def test_wrong_steps_are_refused_with_what_was_expected_and_what_came(t, y, message, untyped):
+def test_bad_steps_are_refused_with_what_was_expected(t, y, message, untyped):
     with pytest.raises(ValueError, match=message):
         validate_steps(10, t, x=torch.zeros(2, 3), y=y)
 

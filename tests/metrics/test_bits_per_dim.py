@@ -26,7 +26,7 @@ def test_the_terms_add_up_and_have_the_shapes_promised(process):
     torch.testing.assert_close(found.distortion, 127.5 * found.x_start_mse.mean(0).sqrt())
 
 
-def test_a_network_that_knows_the_picture_pays_for_the_last_term_alone(process):
+def test_a_network_that_knows_the_image_pays_only_for_the_last_term(process):
     x = torch.full((2, 1, 3, 5), 51 / 127.5 - 1)
     a = process.alphas_cumprod
 

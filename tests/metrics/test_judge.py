@@ -20,7 +20,7 @@ def test_shapes_and_confidence_of_any_size():
     assert ((judge.confidence(image) > 0) & (judge.confidence(image) <= 1)).all()
 
 
-def test_the_shipped_judge_reads_pictures_it_has_not_seen_and_is_unsure_of_noise():
+def test_the_shipped_judge_reads_unseen_images_and_is_unsure_of_noise():
     judge, provenance = load_checkpoint("judge-16")
     test = images("test", 200, 16, scale="large")
     pixels = pixels_to_float(test["pixels"])
@@ -33,7 +33,7 @@ def test_the_shipped_judge_reads_pictures_it_has_not_seen_and_is_unsure_of_noise
     assert judge.confidence(pixels).mean() > judge.confidence(noise).mean() + 0.2
 
 
-def test_comparing_pictures_with_pictures_and_with_noise():
+def test_images_resemble_images_and_not_noise():
     one, two = large_objects("test", 300, 16).split(150)
     noise = torch.randn(150, 3, 16, 16, generator=torch.Generator().manual_seed(0)).clamp(-1, 1)
     alike, far = compare_sets(one, two), compare_sets(one, noise)

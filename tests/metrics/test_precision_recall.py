@@ -6,7 +6,7 @@ import torch
 from course_lib.metrics import precision_recall
 
 
-def test_precision_and_recall_tell_missing_kinds_from_wrong_samples():
+def test_missing_kinds_cost_recall_and_wrong_samples_precision():
     rng = torch.Generator().manual_seed(0)
     left, right = torch.randn(2, 200, 2, generator=rng) + torch.tensor([[[-20.0, 0]], [[20.0, 0]]])
     real = torch.cat([left, right])

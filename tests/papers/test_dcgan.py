@@ -20,14 +20,14 @@ def test_the_lsun_generator_has_the_feature_maps_of_figure_1():
 
 
 @pytest.mark.parametrize("size", [8, 16, 32])
-def test_sizes_range_and_logits(size):
+def test_images_of_every_size_are_in_range_and_get_one_logit(size):
     gan = DCGAN(DCGANConfig(image_size=size, channels=2, latent=5, width=32))
     x = gan(torch.randn(3, 5))
     assert x.shape == (3, 2, size, size) and x.abs().max() <= 1
     assert gan.discriminator(x).shape == (3,)
 
 
-def test_sampling_is_determined_by_its_generator_and_weights_are_small_normals():
+def test_the_generator_determines_samples_and_weights_start_small():
     gan = DCGAN(DCGAN_CONFIGS["tiny"]).eval()
     first, again = (gan.sample(4, torch.Generator().manual_seed(1)) for _ in range(2))
     torch.testing.assert_close(first, again, rtol=0, atol=0)

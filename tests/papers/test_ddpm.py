@@ -31,9 +31,7 @@ def test_posterior_variance_as_a_share_of_beta():
 
 
 def test_the_weight_that_l_simple_leaves_out():
-    """Eq. 12, with sigma^2 = beta.  Between two means of Eq. 11 the KL is this weight times the
-    squared error.
-    """
+    """Eq. 12, with sigma^2 = beta, is the KL between two means of Eq. 11 over the squared error."""
     weight = BETAS**2 / (2 * BETAS * (1 - BETAS) * (1 - ALPHAS_CUMPROD))
     for t, expected in {1: 0.50005, 2: 0.27269, 10: 0.07372, 100: 0.01008, 1000: 0.01020}.items():
         assert float(weight[t - 1]) == pytest.approx(expected, abs=5e-6)
@@ -46,7 +44,7 @@ def test_the_weight_that_l_simple_leaves_out():
 
 
 @pytest.mark.parametrize(("timesteps", "expected"), [(1000, 7.279e-6), (4000, 7.66e-6)])
-def test_what_is_left_in_x_t_is_worth_nothing(timesteps, expected):
+def test_next_to_nothing_is_left_in_x_t(timesteps, expected):
     process = GaussianDiffusion(linear_betas(timesteps))
     x = torch.tensor([[0.5, -0.5, 0.5, 0.5]])  # E x^2 = 0.25
     assert float(process.prior_bits(x)) == pytest.approx(expected, rel=1e-3)
@@ -68,7 +66,7 @@ def test_the_cifar_network():
 # ---------------------------------------------------------------- the network
 
 
-def test_a_fresh_network_says_nothing_and_its_blocks_change_nothing():
+def test_a_fresh_network_predicts_zero_and_its_blocks_change_nothing():
     model = UNet(DDPM_CONFIGS["tiny"])
     x, t = torch.randn(3, 3, 8, 12), torch.tensor([0, 500, 999])
     assert torch.equal(model(x, t), torch.zeros_like(x))
@@ -93,7 +91,7 @@ def test_time_features():
     torch.testing.assert_close(features[1], torch.tensor(expected))
 
 
-def test_the_time_and_the_class_matter():
+def test_the_output_depends_on_the_time_and_the_class():
     torch.manual_seed(0)
     model = UNet(
         DDPMConfig(
@@ -102,11 +100,9 @@ def test_the_time_and_the_class_matter():
     ).eval()
     for p in model.parameters():
         torch.nn.init.normal_(p, std=0.1)
-    x, t, label = (
-        torch.randn(1, 3, 8, 8).repeat(4, 1, 1, 1),
-        torch.tensor([1, 2, 1, 1]),
-        torch.tensor([0, 0, 2, 0]),
-    )
+    x = torch.randn(1, 3, 8, 8).repeat(4, 1, 1, 1)
+    t = torch.tensor([1, 2, 1, 1])
+    label = torch.tensor([0, 0, 2, 0])
     out = model(x, t, label)
     torch.testing.assert_close(out[0], out[3], rtol=1e-5, atol=1e-6)
     assert (out[0] - out[1]).abs().max() > 1e-4 and (out[0] - out[2]).abs().max() > 1e-4
@@ -121,7 +117,7 @@ def test_weights_survive_a_round_trip():
     assert torch.equal(first(x, t), second(x, t))
 
 
-def test_same_seed_same_network_and_same_dropout():
+def test_the_same_seed_gives_the_same_network_and_dropout():
     def run():
         torch.manual_seed(3)
         model = UNet(
@@ -141,9 +137,9 @@ def test_a_sample_does_not_see_its_neighbours():
     for p in model.parameters():
         torch.nn.init.normal_(p, std=0.1)
     x, t = torch.randn(3, 3, 8, 8), torch.tensor([1, 30, 900])
-    whole = model(x, t)
-    alone = torch.cat([model(x[i : i + 1], t[i : i + 1]) for i in range(3)])
-    torch.testing.assert_close(whole, alone, rtol=1e-4, atol=1e-5)
+    together = model(x, t)
+    one_by_one = torch.cat([model(x[i : i + 1], t[i : i + 1]) for i in range(3)])
+    torch.testing.assert_close(together, one_by_one, rtol=1e-4, atol=1e-5)
 
 
 # ---------------------------------------------------------------- the process
@@ -268,7 +264,7 @@ EQUATIONS = {
 
 
 @pytest.mark.parametrize("name", EQUATIONS)
-def test_every_equation_refuses_what_cannot_be_right(name, untyped):
+def test_every_equation_refuses_bad_input(name, untyped):
     equation = EQUATIONS[name]
     x, t, y = batch()
     equation(x, t, y)
@@ -303,12 +299,12 @@ def test_every_equation_refuses_what_cannot_be_right(name, untyped):
         (linear_betas(20), r"got 0\.005\.\.1"),  # too few steps for the rescaled line
     ],
 )
-def test_schedules_that_are_none(betas, message, untyped):
+def test_betas_that_are_no_schedule_are_refused(betas, message, untyped):
     with pytest.raises(ValueError, match=message):
         GaussianDiffusion(betas)
 
 
-def test_names_that_are_not_known(untyped):
+def test_unknown_names_are_refused(untyped):
     with pytest.raises(ValueError, match="schedule: expected one of linear, got 'cosine'"):
         GaussianDiffusion.from_config(DDPMConfig(schedule="cosine"))
     x, t, _ = batch()
@@ -318,7 +314,7 @@ def test_names_that_are_not_known(untyped):
         GaussianDiffusion(BETAS, "learned_range").p_mean_variance(lambda x, times: x, x, t)
 
 
-def test_pictures_that_cannot_be_halved():
+def test_images_that_cannot_be_halved_are_refused():
     model = UNet(DDPMConfig(16, width=16, multipliers=(1, 2, 2), blocks_per_level=1, norm_groups=8))
     with pytest.raises(
         ValueError, match=r"image: expected both sides divisible by 4, got \(8, 10\)"
@@ -327,7 +323,7 @@ def test_pictures_that_cannot_be_halved():
 
 
 @pytest.mark.parametrize("classes", [None, 3])
-def test_labels_missing_or_unexpected(classes):
+def test_missing_or_unexpected_labels_are_refused(classes):
     model = UNet(
         DDPMConfig(
             16, width=16, multipliers=(1, 2), blocks_per_level=1, norm_groups=8, num_classes=classes
@@ -339,13 +335,13 @@ def test_labels_missing_or_unexpected(classes):
 
 
 @pytest.mark.parametrize("width", [2, 15])
-def test_widths_without_sines_and_cosines(width):
+def test_widths_too_small_or_odd_for_sines_and_cosines_are_refused(width):
     with pytest.raises(
         ValueError, match=f"width: expected an even number of at least 4, .* got {width}"
     ):
         UNet(DDPMConfig(width=width, norm_groups=1))
 
 
-def test_heads_that_do_not_share_the_channels():
+def test_heads_that_do_not_divide_the_channels_are_refused():
     with pytest.raises(ValueError, match="heads: expected a divisor of the 20 channels, got 3"):
         UNet(DDPMConfig(width=20, multipliers=(1,), norm_groups=4, heads=3))

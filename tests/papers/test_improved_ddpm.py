@@ -1,6 +1,4 @@
-"""Improved DDPM: the published figures, learned variances, the samplers of t, fewer steps, and what
-is refused.
-"""
+"""Improved DDPM: published figures, learned variances, samplers of t, fewer steps, refusals."""
 
 import math
 from fractions import Fraction
@@ -42,7 +40,7 @@ def test_nothing_is_left_in_x_t(timesteps, expected):
     )
 
 
-def test_an_undecided_network_stands_in_the_geometric_middle():
+def test_an_output_of_zero_is_the_geometric_middle():
     betas = cosine_betas(4000)
     assert float(ddpm.posterior_log_variance(betas)[0]) == pytest.approx(-12.204537, abs=1e-6)
     zero = torch.zeros(2, 1)
@@ -70,7 +68,7 @@ def test_sizes(name, count):
 # ---------------------------------------------------------------- the network
 
 
-def test_a_fresh_network_is_zero_and_stands_in_the_middle():
+def test_a_fresh_network_is_zero_and_its_variance_in_the_middle():
     model = UNet(IMPROVED_DDPM_CONFIGS["tiny"])
     out = model(torch.randn(2, 3, 8, 8), torch.tensor([0.25, 999.0]))
     assert out.shape == (2, 6, 8, 8) and not out.any()
@@ -92,7 +90,7 @@ def test_the_time_scales_and_shifts_the_second_norm():
 @pytest.mark.parametrize(
     "betas", [linear_betas(100), cosine_betas(4000)], ids=["linear 100", "cosine 4000"]
 )
-def test_the_hybrid_loss_teaches_the_mean_by_l_simple_and_the_variance_by_l_vlb(betas):
+def test_l_simple_teaches_the_mean_and_l_vlb_the_variance(betas):
     process = ImprovedDiffusion(betas, "learned_range")
     x_start, t, noise, x_t = batch(process)
     output = (0.3 * torch.randn(4, 6, 4, 5)).requires_grad_()
@@ -177,7 +175,7 @@ def test_no_step_is_forgotten():
     assert float(weights.max()) == pytest.approx(1000)
 
 
-def test_the_sampler_is_saved_with_the_training():
+def test_the_sampler_is_saved_with_the_training_run():
     first, second = ImportanceSampler(4, memory=2), ImportanceSampler(4, memory=2)
     first.update(torch.tensor([0, 1, 2, 3] * 2), torch.rand(8))
     second.load_state_dict(first.state_dict())
@@ -297,24 +295,24 @@ def test_bad_steps_and_values_are_refused(untyped):
 
 
 @pytest.mark.parametrize("count", [1, 0, -5, 1001])
-def test_chains_that_are_too_short_or_too_long(count):
+def test_chains_too_short_or_too_long_are_refused(count):
     with pytest.raises(ValueError, match=rf"count: expected 2\.\.1000, got {count}"):
         strided_steps(1000, count)
 
 
 @pytest.mark.parametrize("kept", [[3, 2], [2, 2], [-1, 4], [0, 10]])
-def test_steps_that_cannot_be_kept(kept):
+def test_steps_that_cannot_be_kept_are_refused(kept):
     with pytest.raises(ValueError, match=r"kept: expected rising steps within 0\.\.9, got \["):
         improved_ddpm.respace(cosine_betas(10), torch.tensor(kept))
 
 
-def test_an_odd_width():
+def test_an_odd_width_is_refused():
     with pytest.raises(ValueError, match="got 15"):
         UNet(ImprovedDDPMConfig(width=15, norm_groups=1, heads=1))
 
 
 @pytest.mark.parametrize("channels", [1, 3])
-def test_the_simple_loss_of_a_learned_variance_is_that_of_the_noise_half(channels):
+def test_with_a_learned_variance_l_simple_reads_only_the_noise(channels):
     process = ImprovedDiffusion(cosine_betas(20), "learned_range")
     x, noise = torch.randn(2, 4, channels, 2, 3, generator=torch.Generator().manual_seed(0))
     t = torch.tensor([0, 3, 9, 19])

@@ -1,8 +1,7 @@
-"""The U-Net of openai/improved-diffusion, told by the names in its checkpoints: nothing of our
-model is used.
+"""The U-Net of openai/improved-diffusion, from the names in its checkpoints, without our model.
 
-`shapes` lists what a checkpoint holds.  `run` computes the network from such a dict alone: which
-layer stands where is read off the keys.
+`shapes` lists what a checkpoint holds.  `run` computes the network from nothing but such a dict:
+which layer comes where is read off the keys.
 """
 
 import math
@@ -17,7 +16,8 @@ def shapes(config):
     d = 4 * config.width
 
     def layer(name, *shape):
-        found[f"{name}.weight"], found[f"{name}.bias"] = shape, shape[:1]
+        found[f"{name}.weight"] = shape
+        found[f"{name}.bias"] = shape[:1]
 
     def res(name, c_in, c_out):
         layer(f"{name}.in_layers.0", c_in)
@@ -43,16 +43,21 @@ def shapes(config):
         for level in range(len(widths))
     ]
     layer("input_blocks.0.0", config.width, config.channels, 3, 3)
-    skips, entry, c = [config.width], 1, config.width
+    skips = [config.width]
+    entry = 1
+    c = config.width
     for level, width in enumerate(widths):
         for _ in range(config.blocks_per_level):
             res(f"input_blocks.{entry}.0", c, width)
             if attends[level]:
                 attention(f"input_blocks.{entry}.1", width)
-            skips, entry, c = [*skips, width], entry + 1, width
+            skips.append(width)
+            entry += 1
+            c = width
         if level + 1 < len(widths):
             layer(f"input_blocks.{entry}.0.op", c, c, 3, 3)
-            skips, entry = [*skips, c], entry + 1
+            skips.append(c)
+            entry += 1
     res("middle_block.0", c, c)
     attention("middle_block.1", c)
     res("middle_block.2", c, c)
@@ -82,9 +87,8 @@ def run(weights, x, t, label=None, heads=1, groups=32):
 
     def res(name, h):
         y = F.conv2d(F.silu(norm(f"{name}.in_layers.0", h)), *of(f"{name}.in_layers.2"), padding=1)
-        scale, shift = F.linear(F.silu(time), *of(f"{name}.emb_layers.1"))[:, :, None, None].chunk(
-            2, dim=1
-        )
+        emb = F.linear(F.silu(time), *of(f"{name}.emb_layers.1"))[:, :, None, None]
+        scale, shift = emb.chunk(2, dim=1)
         y = norm(f"{name}.out_layers.0", y) * (1 + scale) + shift
         y = F.conv2d(F.silu(y), *of(f"{name}.out_layers.3"), padding=1)
         skip = f"{name}.skip_connection"
@@ -94,7 +98,7 @@ def run(weights, x, t, label=None, heads=1, groups=32):
         flat = h.flatten(2)
         qkv = F.conv1d(norm(f"{name}.norm", flat), *of(f"{name}.qkv"))
         mixed = []
-        # a head's queries, keys and values lie side by side
+        # A head's queries, keys and values are next to each other.
         for one_head in qkv.chunk(heads, dim=1):
             q, k, v = one_head.chunk(3, dim=1)  # b d n
             share = torch.softmax(q.transpose(1, 2) @ k / math.sqrt(q.shape[1]), dim=2)  # b n n
@@ -132,7 +136,8 @@ def run(weights, x, t, label=None, heads=1, groups=32):
     time = F.linear(F.silu(time), *of("time_embed.2"))
     if label is not None:
         time = time + weights["label_emb.weight"][label]
-    h, skips = x, []
+    h = x
+    skips = []
     for i in entries("input_blocks"):
         h = entry(f"input_blocks.{i}", h)
         skips.append(h)

@@ -1,6 +1,6 @@
 """The equations of DDPM and Improved DDPM, number by number, in plain Python floats (float64).
 
-Steps are the papers', t = 1..T, and `betas[t - 1]` is beta_t.  Nothing here is vectorised,
+Steps are the papers', t = 1..T, and `betas[t - 1]` is beta_t.  Nothing here is vectorized,
 rearranged or shared with the library, so that a mistake there cannot be repeated here.
 """
 
@@ -14,9 +14,7 @@ def linear_betas(T):
 
 
 def cosine_betas(T, s=0.008):
-    """Improved DDPM, Eq. 17 and the sentence after it: beta_t = 1 - alpha_bar_t / alpha_bar_{t-1},
-    at most 0.999.
-    """
+    """Improved DDPM, Eq. 17: beta_t = 1 - alpha_bar_t / alpha_bar_{t-1}, at most 0.999."""
 
     def f(t):
         return math.cos((t / T + s) / (1 + s) * math.pi / 2) ** 2
@@ -40,16 +38,14 @@ class Oracle:
         return math.sqrt(self.alpha_bar[t]) * x0 + math.sqrt(1 - self.alpha_bar[t]) * eps
 
     def posterior_mean(self, x0, xt, t):
-        """Eq. 7, by Bayes' rule: the product of two Gaussians in x_{t-1}, as precisions and
-        weighted means.
-        """
+        """Eq. 7, by Bayes' rule: two Gaussians in x_{t-1}, their precisions and weighted means."""
         if t == 1:
             return x0
-        prior, likelihood = 1 / (1 - self.alpha_bar[t - 1]), self.alpha[t] / self.beta[t]
-        weighted = prior * math.sqrt(self.alpha_bar[t - 1]) * x0 + likelihood * xt / math.sqrt(
-            self.alpha[t]
-        )
-        return weighted / (prior + likelihood)
+        prior = 1 / (1 - self.alpha_bar[t - 1])
+        likelihood = self.alpha[t] / self.beta[t]
+        weighted_x0 = prior * math.sqrt(self.alpha_bar[t - 1]) * x0
+        weighted_xt = likelihood * xt / math.sqrt(self.alpha[t])
+        return (weighted_x0 + weighted_xt) / (prior + likelihood)
 
     def posterior_variance(self, t):
         """Eq. 7, by the same product."""
@@ -58,14 +54,13 @@ class Oracle:
         return 1 / (1 / (1 - self.alpha_bar[t - 1]) + self.alpha[t] / self.beta[t])
 
     def posterior_log_variance(self, t):
-        """The code's convention: beta-tilde_2 stands in for beta-tilde_1 = 0."""
+        """The code's convention: beta-tilde_2 replaces beta-tilde_1 = 0."""
         return math.log(self.posterior_variance(max(t, 2)))
 
     def mean_from_eps(self, xt, t, eps):
         """Eq. 11."""
-        return (xt - self.beta[t] / math.sqrt(1 - self.alpha_bar[t]) * eps) / math.sqrt(
-            self.alpha[t]
-        )
+        without_eps = xt - self.beta[t] / math.sqrt(1 - self.alpha_bar[t]) * eps
+        return without_eps / math.sqrt(self.alpha[t])
 
     def x0_from_eps(self, xt, t, eps):
         """Eq. 15."""
@@ -124,9 +119,7 @@ def nll(x, mean, sigma, floor=1e-12):
 
 
 def importance(history, uniform):
-    """Improved DDPM, Eq. 18, with a share `uniform` of the probability spread evenly: p_t and 1 /
-    (T p_t).
-    """
+    """Improved DDPM, Eq. 18: p_t and 1 / (T p_t), a share `uniform` of p spread evenly."""
     root = [math.sqrt(sum(loss**2 for loss in losses) / len(losses)) for losses in history]
     T = len(history)
     p = [(1 - uniform) * r / sum(root) + uniform / T for r in root]

@@ -96,7 +96,8 @@ def diffusers_vqmodel(config):
         vq_embed_dim=config.code_dim,
         norm_num_groups=config.groups,
     )
-    peer.quantize.beta, peer.quantize.legacy = config.beta, config.legacy
+    peer.quantize.beta = config.beta
+    peer.quantize.legacy = config.legacy
     return peer
 
 
@@ -146,7 +147,7 @@ def gpt2_as_taming(state):
 
 
 def _encoder(config):
-    """What transformers' two configs call alike."""
+    """The options that transformers' two configs have in common."""
     return dict(
         image_size=config.size,
         num_channels=config.channels,
@@ -160,7 +161,7 @@ def _encoder(config):
 
 
 def randomize(model, seed=0):
-    """Weights of unit gain, nowhere zero, so that every parameter has a say in the output."""
+    """Draw weights of unit gain, nowhere zero, so that every parameter affects the output."""
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for module in model.modules():
@@ -178,7 +179,7 @@ def randomize(model, seed=0):
 
 
 def inputs(config, batch, height, width, float_times=False, seed=1):
-    """Pictures, times that include both ends, and labels where the network wants them."""
+    """Images, times that include both ends, and labels where the network takes them."""
     generator = torch.Generator().manual_seed(seed)
     x = torch.randn(batch, config.channels, height, width, generator=generator)
     t = torch.randint(0, 1000, (batch,), generator=generator)
@@ -192,7 +193,7 @@ def inputs(config, batch, height, width, float_times=False, seed=1):
 
 
 def gradients(output, x, parameters, seed=2):
-    """Of a fixed random projection of the output, for x and for every parameter by name."""
+    """Gradients of a fixed random projection of the output: of x, and of parameters by name."""
     probe = torch.randn(output.shape, generator=torch.Generator().manual_seed(seed)).to(output)
     names, tensors = zip(*parameters, strict=True)
     grads = torch.autograd.grad((probe * output).sum() / output[0].numel() ** 0.5, [x, *tensors])
@@ -200,8 +201,7 @@ def gradients(output, x, parameters, seed=2):
 
 
 def largest_difference(ours, theirs):
-    """The largest difference between two dicts of tensors, as a share of the largest value in its
-    tensor.
+    """The largest difference of two dicts of tensors, as a share of its tensor's largest value.
 
     A tensor that is zero in exact arithmetic (the gradient of a key's bias) is measured by the
     largest of all.

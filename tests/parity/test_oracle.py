@@ -21,14 +21,14 @@ def float64(values):
 
 
 def chain(name, T):
-    """Our betas, and the oracle of its own."""
+    """Our betas, and an oracle with betas of its own."""
     ours = {"linear": linear_betas, "cosine": cosine_betas}[name](T)
     theirs = {"linear": oracle.linear_betas, "cosine": oracle.cosine_betas}[name](T)
     return ours, Oracle(theirs)
 
 
-def picture(T, dtype, seed=0):
-    """x_0, x_t and noise (T, pixels) for every step at once, and the steps."""
+def pixels_at_every_step(T, dtype, seed=0):
+    """x_0, the steps and noise, (T, pixels), one row per step."""
     generator = torch.Generator().manual_seed(seed)
     noise = torch.randn(T, len(PIXELS), generator=generator, dtype=torch.float64)
     return PIXELS.repeat(T, 1).to(dtype), torch.arange(T), noise.to(dtype)
@@ -37,12 +37,10 @@ def picture(T, dtype, seed=0):
 def each(function, *tensors):
     """function(t, pixel values...) for every step and pixel, as a tensor of float64."""
     rows = zip(*(tensor.double().tolist() for tensor in tensors), strict=True)
-    return float64(
-        [
-            [function(t, *values) for values in zip(*row, strict=True)]
-            for t, row in enumerate(rows, start=1)
-        ]
-    )
+    results = []
+    for t, row in enumerate(rows, start=1):
+        results.append([function(t, *values) for values in zip(*row, strict=True)])
+    return float64(results)
 
 
 def agree(got, expected, dtype, **tolerance):
@@ -75,20 +73,17 @@ def test_schedules(name, T):
 def test_equations_at_every_step(name, T, dtype):
     betas, truth = chain(name, T)
     alphas_cumprod = (1 - betas).cumprod(0)
-    x0, t, eps = picture(T, dtype)
+    x0, t, eps = pixels_at_every_step(T, dtype)
     xt = ddpm.q_sample(x0, t, eps, alphas_cumprod)
     agree(xt, each(lambda t, x, e: truth.q_sample(x, t, e), x0, eps), dtype)
     mean, variance = ddpm.posterior_mean_variance(x0, xt, t, betas)
     agree(mean, each(lambda t, x, y: truth.posterior_mean(x, y, t), x0, xt), dtype)
     agree(variance, each(lambda t, x: truth.posterior_variance(t), x0[:, :1]), dtype, atol=1e-12)
-    agree(
-        ddpm.predict_mean(xt, t, eps, betas),
-        each(lambda t, y, e: truth.mean_from_eps(y, t, e), xt, eps), dtype,
-        # at the cosine's last step, x_t is divided by 0.03
-        atol=1e-4 if dtype == torch.float32 else 1e-12,
-    )  # fmt: skip
-    # Divided by sqrt(alpha_bar), which is 1e-5 at a cosine's end: the rounding of x_t grows with
-    # it.
+    # At the cosine's last step, x_t is divided by 0.03.
+    atol = 1e-4 if dtype == torch.float32 else 1e-12
+    expected = each(lambda t, y, e: truth.mean_from_eps(y, t, e), xt, eps)
+    agree(ddpm.predict_mean(xt, t, eps, betas), expected, dtype, atol=atol)
+    # x_0 is divided by sqrt(alpha_bar), 1e-5 at a cosine's end, which amplifies x_t's rounding.
     amplified = 1 + alphas_cumprod[:, None].rsqrt()
     x_start = ddpm.predict_x_start(xt, t, eps, alphas_cumprod)
     expected = each(lambda t, y, e: truth.x0_from_eps(y, t, e), xt, eps)
@@ -99,7 +94,7 @@ def test_equations_at_every_step(name, T, dtype):
 @pytest.mark.parametrize(("name", "T"), CHAINS)
 def test_eq_11_is_eq_7_with_eq_15_in_it(name, T):
     betas, _ = chain(name, T)
-    x0, t, eps = picture(T, torch.float64)
+    x0, t, eps = pixels_at_every_step(T, torch.float64)
     alphas_cumprod = (1 - betas).cumprod(0)
     xt = ddpm.q_sample(x0, t, eps, alphas_cumprod)
     x_start = ddpm.predict_x_start(xt, t, eps, alphas_cumprod)
@@ -117,7 +112,7 @@ def test_eq_11_is_eq_7_with_eq_15_in_it(name, T):
 @pytest.mark.parametrize("T", [50, 1000])
 def test_algorithm_2(T):
     betas, truth = chain("linear", T)
-    _, t, eps = picture(T, torch.float64)
+    _, t, eps = pixels_at_every_step(T, torch.float64)
     xt, noise = torch.randn_like(eps), torch.randn_like(eps)
 
     def line_4(t, x, e, z):
@@ -130,30 +125,25 @@ def test_algorithm_2(T):
 @pytest.mark.parametrize(("name", "T"), CHAINS)
 def test_learned_variance(name, T, dtype):
     betas, truth = chain(name, T)
-    _, t, v = picture(T, dtype)
+    _, t, v = pixels_at_every_step(T, dtype)
     got = improved_ddpm.learned_range_variance(v, t, betas)
     agree(got, each(lambda t, v: truth.learned_log_variance(v, t), v), dtype)
 
 
-# ---------------------------------------------------------------- the discretised decoder
+# ---------------------------------------------------------------- the discretized decoder
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("sigma", [1e-3, 0.0064, 0.03, 0.3, 1.0, 30.0])
 def test_discretized_nll(sigma, dtype):
-    """Pixels at both ends and inside, means on them, just beside them, at the far side and out of
-    range.
-    """
+    """Pixels at both ends and inside; means on them, just next to them, far away, out of range."""
     offsets = [0, 1 / 255, -1 / 255, 0.0039, 0.02, -0.3, 1, -1.99, 2, 5.0]
     pairs = [(float(x), float(x) + offset) for x in PIXELS for offset in offsets]
     x, mean = (torch.tensor(column, dtype=dtype)[None] for column in zip(*pairs, strict=True))
     got = ddpm.discretized_nll(x, mean, torch.tensor(sigma, dtype=dtype).log().expand_as(x))
-    # In single precision the bin around a rounded pixel is the one to integrate over, except at the
-    # ends.
-    expected = [
-        oracle.nll(a, b, sigma)
-        for a, b in zip(*(c[0].double().tolist() for c in (x, mean)), strict=True)
-    ]
+    # In single precision the bin is the one around the rounded pixel, except at the ends.
+    columns = zip(x[0].double().tolist(), mean[0].double().tolist(), strict=True)
+    expected = [oracle.nll(a, b, sigma) for a, b in columns]
     slack = {"rtol": 2e-4, "atol": 2e-4} if dtype == torch.float32 else {}
     agree(got[0], float64(expected), dtype, **slack)
 
@@ -184,7 +174,7 @@ def model_output(x_t, times, learned):
 def test_every_term_of_the_bound(name, T, variance, clip, dtype):
     betas, truth = chain(name, T)
     process = ImprovedDiffusion(betas, variance)
-    x0, t, noise = picture(T, dtype)
+    x0, t, noise = pixels_at_every_step(T, dtype)
     x_t = process.q_sample(x0, t, noise)
     output = model_output(x_t, process.times.to(x_t), variance == "learned_range")
     p = process.p_mean_variance(lambda x, t: output, x_t, t, clip=clip)
@@ -201,11 +191,11 @@ def test_every_term_of_the_bound(name, T, variance, clip, dtype):
         }[variance]
         return truth.term(x, y, t, mean, log_variance)
 
-    eps, v = (
-        output.chunk(2, dim=1)
-        if variance == "learned_range"
-        else (output, torch.zeros_like(output))
-    )
+    if variance == "learned_range":
+        eps, v = output.chunk(2, dim=1)
+    else:
+        eps = output
+        v = torch.zeros_like(output)
     expected = each(term, x0, x_t, eps, v).mean(1)
     tolerance = {"rtol": 2e-5 if dtype == torch.float32 else 1e-6}
     agree(got, expected, dtype, **tolerance)

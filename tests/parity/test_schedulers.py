@@ -1,5 +1,4 @@
-"""One step back and whole chains against diffusers' DDPMScheduler and DDIMScheduler, fed the same
-noise.
+"""Steps and whole chains against diffusers' DDPMScheduler and DDIMScheduler, fed the same noise.
 
 Their tables are float32; where 1 - alpha_bar is small that costs them three digits.  So the tables
 are compared as they are, and the steps with the oracle's float64 tables put in their place.
@@ -37,9 +36,7 @@ def scheduler(kind, name, T, **options):
 
 
 def network(learned):
-    """A deterministic stand-in: nearly right, so that chains stay in range, with v beyond -1 and 1
-    too.
-    """
+    """A deterministic substitute, nearly right, so that chains stay in range; v exceeds -1 and 1."""
 
     def model(x, times):
         times = times.reshape(-1, 1, 1, 1) / 1000
@@ -79,10 +76,8 @@ def our_chain(process, model, T, seed=1, **options):
 @pytest.mark.parametrize("T", [50, 1000])
 def test_one_ancestral_step_from_every_t(T, name, variance, clip):
     theirs = scheduler(DDPMScheduler, name, T, variance_type=variance, clip_sample=clip)
-    process, model = (
-        ImprovedDiffusion(SCHEDULES[name](T), variance),
-        network(variance == "learned_range"),
-    )
+    process = ImprovedDiffusion(SCHEDULES[name](T), variance)
+    model = network(variance == "learned_range")
     x, noise = start(T), torch.randn(start(T).shape, generator=torch.Generator().manual_seed(7))
     steps = sorted({0, 1, 2, T // 2, T - 2, T - 1})
     differences = []
@@ -93,7 +88,7 @@ def test_one_ancestral_step_from_every_t(T, name, variance, clip):
         out = theirs.step(
             process.call_network(model, x, t), step, x, generator=torch.Generator().manual_seed(7)
         )
-        # 1e5 and more, unclipped, at a cosine's end
+        # Unclipped, it is 1e5 and more at a cosine's end.
         scale = max(1, float(out.pred_original_sample.abs().max()))
         differences += [
             (ours / scale, out.prev_sample / scale),
@@ -110,10 +105,8 @@ def test_one_ancestral_step_from_every_t(T, name, variance, clip):
 )
 def test_whole_ancestral_chain(T, variance, name):
     theirs = scheduler(DDPMScheduler, name, T, variance_type=variance)
-    process, model = (
-        ImprovedDiffusion(SCHEDULES[name](T), variance),
-        network(variance == "learned_range"),
-    )
+    process = ImprovedDiffusion(SCHEDULES[name](T), variance)
+    model = network(variance == "learned_range")
     pairs = list(zip(our_chain(process, model, T), chain(theirs, model, T), strict=True))
     print(f"T={T} {name} {variance}: {largest(pairs):.1e}")
     assert len(pairs) == T and largest(pairs) < 1e-5
@@ -152,9 +145,7 @@ def test_respaced_ancestral_chain(name, variance, count):
 @pytest.mark.parametrize("name", SCHEDULES)
 @pytest.mark.parametrize(("T", "count"), [(50, 50), (1000, 50), (1000, 20)])
 def test_whole_ddim_chain(T, count, name, eta, clip):
-    """Ours re-derives the noise from the clipped x_0, as OpenAI's code does:
-    use_clipped_model_output there.
-    """
+    """Ours re-derives the noise from the clipped x_0, which is use_clipped_model_output there."""
     theirs = scheduler(DDIMScheduler, name, T, clip_sample=clip)
     theirs.set_timesteps(count)  # their "leading" spacing: 0, T/count, 2 T/count, ...
     process = ImprovedDiffusion(SCHEDULES[name](T), "fixed_small").respaced(count, ddim_steps)

@@ -49,9 +49,7 @@ def paper(config):
 
 
 def theirs_under_our_names(model, peer, grads):
-    """Gradients of a peer's parameters under our names: conversion is linear, so it carries
-    gradients too.
-    """
+    """A peer's gradients under our names: conversion is linear, so it converts gradients too."""
     converted = load_official(
         paper(model.config), {k: g for k, g in grads.items() if k != "x"}, model.config
     )
@@ -114,9 +112,7 @@ def test_equals_the_openai_layout(name):
 
 
 def test_the_two_networks_differ():
-    """With the same weights: were the layouts' quirks lost, the comparisons above would still have
-    to fail.
-    """
+    """With the same weights, each quirk of the layouts changes the output: none can go unnoticed."""
     config = ddpm(attention_resolutions=(8,))
     peer = randomize(diffusers_unet(config)).eval()
     x, t, _ = inputs(config, 2, 8, 8)
