@@ -29,7 +29,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 1
 
 
-# ------------------------------------------------------------------------------------------- arguments
+# ---------------------------------------------------------------------------------------- arguments
 
 
 class _Command(argparse.ArgumentParser):
@@ -186,7 +186,7 @@ def _add_quiz(commands: Any) -> None:
     export.add_argument("path", type=Path, help="the file to write")
 
 
-# ------------------------------------------------------------------------------------------ subcommands
+# -------------------------------------------------------------------------------------- subcommands
 
 
 def _doctor(options: argparse.Namespace) -> int:

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from course_lib.shapes import Tensor, UInt8
 from course_lib.world import VOCABULARY, LittleWorld, float_to_pixels, pixels_to_float
 
-# ---------------------------------------------------------------- the little world
+# --------------------------------------------------------------------------------- the little world
 
 COLOURS = len(VOCABULARY["colour"])
 KINDS = len(VOCABULARY["shape"]) * COLOURS  # shape and colour of one object
@@ -71,7 +71,7 @@ def in_batches(
     return torch.cat(parts)
 
 
-# ---------------------------------------------------------------- real images
+# -------------------------------------------------------------------------------------- real images
 
 TRAIN_PHOTOS = (
     "astronaut", "brick", "cell", "chelsea", "clock", "coins", "colorwheel", "grass", "hubble_deep_field",
@@ -125,7 +125,7 @@ def _colour_channels_first(photo: Tensor) -> Tensor:
     return colour.movedim(-1, 0)
 
 
-# ---------------------------------------------------------------- recipes of the networks that measure others
+# ------------------------------------------------------ recipes of the networks that measure others
 
 SMALL_IMAGE_JUDGE = "judge-16"  # reads shape and colour in images of 16 pixels
 IMAGE_JUDGE = "vit-judge"  # reads shape, colour, scale and count in images of 32 pixels

@@ -17,21 +17,23 @@ from course_lib.checking.wording import (
     simple_relation,
 )
 
+GRADIENT_TOLERANCE = 1e-3  # at least: a gradient sums more rounding than a value
+
 
 @dataclass(frozen=True)
 class Fault:
-    """What is wrong with one case.  `kind` is the aspect that differs, in the order they are looked
-    at.
+    """What is wrong with one case.
+
+    kind: the aspect that differs: error, stopped, structure, shape, dtype, values, inputs or
+    gradients.  Aspects are looked at in this order.
     """
 
-    kind: str  # "error", "stopped", "structure", "shape", "dtype", "values", "inputs", "gradients"
+    kind: str
     sentence: str
 
 
 def compare(expected: Outcome, got: Outcome, tolerance: float = 1e-4) -> Fault | None:
-    """The first aspect in which `got` differs: error, structure, kind, shape, dtype, values,
-    inputs, gradients.
-    """
+    """Find the first aspect in which `got` differs; None if there is none."""
     if expected.raised or got.raised:
         return _compare_errors(expected.error if expected.raised else None, got.error)
     return (
@@ -42,23 +44,19 @@ def compare(expected: Outcome, got: Outcome, tolerance: float = 1e-4) -> Fault |
     )
 
 
+# ----------------------------------------------------------------------------- errors and structure
+
+
 def _compare_errors(expected: Failure | None, got: Failure | None) -> Fault | None:
     if expected is None:
-        stopped = got.kind == STOPPED
-        return (
-            Fault("stopped", f"Your code was stopped: {got.message}")
-            if stopped
-            else Fault("error", str(got))
-        )
+        if got.kind == STOPPED:
+            return Fault("stopped", f"Your code was stopped: {got.message}")
+        return Fault("error", str(got))
+    wanted = f"These inputs are invalid: a {expected.kind} was expected,"
     if got is None:
-        return Fault(
-            "error",
-            f"These inputs are invalid: a {expected.kind} was expected, your code raised none.",
-        )
-    if expected.kind != got.kind:
-        return Fault(
-            "error", f"These inputs are invalid: a {expected.kind} was expected, got {got}"
-        )
+        return Fault("error", f"{wanted} your code raised none.")
+    if got.kind != expected.kind:
+        return Fault("error", f"{wanted} got {got}")
     return None
 
 
@@ -73,64 +71,63 @@ def _compare_structure(expected: dict[str, Leaf], got: dict[str, Leaf]) -> Fault
     return Fault("structure", f"Expected {container(expected)}, got {container(got)}.")
 
 
+# ------------------------------------------------------------------------------------------ outputs
+
+
 def _compare_outputs(
     expected: dict[str, Leaf], got: dict[str, Leaf], tolerance: float
 ) -> Fault | None:
-    for look in (_look_at_kind, _look_at_shape, _look_at_dtype, _look_at_values):
+    """Compare one aspect of all leaves before the next: a wrong shape anywhere is told first."""
+    for compare_leaf in (_compare_kind, _compare_shape, _compare_dtype, _compare_values):
         for path, leaf in expected.items():
             where = f"answer{path}" if path else "your answer"
-            if fault := look(leaf, got[path], where, tolerance):
+            if fault := compare_leaf(leaf, got[path], where, tolerance):
                 return fault
     return None
 
 
-def _look_at_kind(expected: Leaf, got: Leaf, where: str, tolerance: float) -> Fault | None:
+def _compare_kind(expected: Leaf, got: Leaf, where: str, tolerance: float) -> Fault | None:
+    where = capital(where)
     if got.kind == expected.kind or (expected.kind == "float" and got.kind == "int"):
-        if got.device != expected.device:
-            return Fault(
-                "structure", f"{capital(where)} is on {got.device}; expected {expected.device}."
-            )
-        return None
+        if got.device == expected.device:
+            return None
+        return Fault("structure", f"{where} is on {got.device}; expected {expected.device}.")
+    sentence = f"{where} is {kind_of(got)}; {kind_of(expected)} was expected."
     if got.kind == "None":
-        return Fault(
-            "structure",
-            f"{capital(where)} is None; {kind_of(expected)} was expected. Is a `return` missing?",
-        )
-    return Fault(
-        "structure", f"{capital(where)} is {kind_of(got)}; {kind_of(expected)} was expected."
-    )
+        sentence += " Is a `return` missing?"
+    return Fault("structure", sentence)
 
 
-def _look_at_shape(expected: Leaf, got: Leaf, where: str, tolerance: float) -> Fault | None:
-    e, g = expected.value, got.value
+def _compare_shape(expected: Leaf, got: Leaf, where: str, tolerance: float) -> Fault | None:
+    e = expected.value
+    g = got.value
     if not isinstance(e, Tensor) or not isinstance(g, Tensor) or e.shape == g.shape:
         return None
-    said = f"The shape of {where} is {tuple(g.shape)}; expected {tuple(e.shape)}."
-    return Fault("shape", f"{said} {moved_axes(e, g, tolerance)}".strip())
+    sentence = f"The shape of {where} is {tuple(g.shape)}; expected {tuple(e.shape)}."
+    return Fault("shape", f"{sentence} {moved_axes(e, g, tolerance)}".strip())
 
 
-def _look_at_dtype(expected: Leaf, got: Leaf, where: str, tolerance: float) -> Fault | None:
-    e, g = expected.value, got.value
-    if (
-        not isinstance(e, Tensor)
-        or not isinstance(g, Tensor)
-        or e.dtype == g.dtype
-        or expected.kind == "float"
-    ):
+def _compare_dtype(expected: Leaf, got: Leaf, where: str, tolerance: float) -> Fault | None:
+    e = expected.value
+    g = got.value
+    if not isinstance(e, Tensor) or not isinstance(g, Tensor):
         return None
-    right = "The values are right, but the" if close(e, g, tolerance) else "The"
+    if e.dtype == g.dtype or expected.kind == "float":
+        return None
+    start = "The values are right, but the" if close(e, g, tolerance) else "The"
     return Fault(
         "dtype",
-        f"{right} dtype of {where} is {dtype_name(g.dtype)}; expected {dtype_name(e.dtype)}.",
+        f"{start} dtype of {where} is {dtype_name(g.dtype)}; expected {dtype_name(e.dtype)}.",
     )
 
 
-def _look_at_values(expected: Leaf, got: Leaf, where: str, tolerance: float) -> Fault | None:
-    e, g = expected.value, got.value
+def _compare_values(expected: Leaf, got: Leaf, where: str, tolerance: float) -> Fault | None:
+    e = expected.value
+    g = got.value
     if isinstance(e, Tensor) and isinstance(g, Tensor):
-        return (
-            None if close(e, g, tolerance) else Fault("values", difference(e, g, where, tolerance))
-        )
+        if close(e, g, tolerance):
+            return None
+        return Fault("values", difference(e, g, where, tolerance))
     if isinstance(e, str) and isinstance(g, str):
         return None if e == g else Fault("values", f"Expected {e[:80]!r}, got {g[:80]!r}.")
     if expected.kind == "None" or expected.kind.startswith("empty"):
@@ -138,15 +135,12 @@ def _look_at_values(expected: Leaf, got: Leaf, where: str, tolerance: float) -> 
     return Fault("structure", f"{capital(where)} is {kind_of(expected)}, which cannot be compared.")
 
 
+# ----------------------------------------------------------------------------- inputs and gradients
+
+
 def _compare_inputs(expected: dict[str, Leaf], got: dict[str, Leaf]) -> Fault | None:
     for path in [*expected, *sorted(got.keys() - expected.keys())]:
-        e, g = expected.get(path), got.get(path)
-        same = (
-            e == g
-            if e is None or g is None or not isinstance(e.value, Tensor)
-            else _same_tensor(e, g)
-        )
-        if not same:
+        if not _is_unchanged(expected.get(path), got.get(path)):
             return Fault(
                 "inputs",
                 f"Your code changed its input `{argument(path)}` in place; work on a new tensor.",
@@ -154,14 +148,14 @@ def _compare_inputs(expected: dict[str, Leaf], got: dict[str, Leaf]) -> Fault | 
     return None
 
 
-def _same_tensor(e: Leaf, g: Leaf) -> bool:
-    if (
-        not isinstance(g.value, Tensor)
-        or e.value.dtype != g.value.dtype
-        or e.value.shape != g.value.shape
-    ):
+def _is_unchanged(expected: Leaf | None, got: Leaf | None) -> bool:
+    if expected is None or got is None or not isinstance(expected.value, Tensor):
+        return expected == got
+    e = expected.value
+    g = got.value
+    if not isinstance(g, Tensor) or e.dtype != g.dtype or e.shape != g.shape:
         return False
-    return bool(((e.value == g.value) | (e.value.isnan() & g.value.isnan())).all())
+    return bool(((e == g) | (e.isnan() & g.isnan())).all())
 
 
 def _compare_gradients(expected: Outcome, got: Outcome, tolerance: float) -> Fault | None:
@@ -174,23 +168,24 @@ def _compare_gradients(expected: Outcome, got: Outcome, tolerance: float) -> Fau
         )
     for name, e in expected.gradients.items():
         g = got.gradients.get(name)
-        if problem := _gradient_problem(name, e, g, max(tolerance, 1e-3)):
+        if problem := _gradient_problem(name, e, g, max(tolerance, GRADIENT_TOLERANCE)):
             return Fault("gradients", f"The values are right, but {problem}")
     return None
 
 
 def _gradient_problem(name: str, e: Tensor | None, g: Tensor | None, tolerance: float) -> str:
-    silent_e, silent_g = (x is None or not bool(x.any()) for x in (e, g))
-    if (silent_e and silent_g) or (
-        e is not None and g is not None and e.dtype == g.dtype and close(e, g, tolerance)
-    ):
+    flows_e = e is not None and bool(e.any())
+    flows_g = g is not None and bool(g.any())
+    if not flows_e and not flows_g:
         return ""
-    if silent_g:
+    if e is not None and g is not None and e.dtype == g.dtype and close(e, g, tolerance):
+        return ""
+    if not flows_g:
         return (
             f"gradients do not flow back to `{name}`: look for no_grad, detach, item, numpy, "
             "or a new tensor made from numbers."
         )
-    if silent_e:
+    if not flows_e:
         return f"a gradient flows back to `{name}` where it must be stopped (detach)."
     hint = simple_relation(e, g, tolerance) if e.shape == g.shape else ""
     return (

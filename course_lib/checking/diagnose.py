@@ -1,5 +1,4 @@
-"""Reach a verdict on an answer: compare its outcomes with the reference's and find the
-misconception that explains them.
+"""Reach a verdict on an answer, and find the misconception that explains it.
 
 `assess` runs the reference and the misconceptions, never the answer, so the outcomes may come from
 a jail.
@@ -18,16 +17,18 @@ from course_lib.checking.tolerance import close
 
 @dataclass(frozen=True)
 class Verdict:
-    """A Fault or None for each case, and the misconception that explains them, if
-    one does.
+    """What is wrong with an answer, and the misconception that explains it, if one does.
+
+    status: "passed", "failed" or "not attempted".  faults: a Fault or None for each case.
+    first: index of the first case at fault; `sentence` and `error` are about this one.
     """
 
-    status: str  # "passed", "failed", "not attempted"
+    status: str
     faults: tuple[Fault | None, ...]
     misconception: str | None = None
     sentence: str = ""
     error: Failure | None = None
-    first: int | None = None  # index of the first case at fault
+    first: int | None = None
 
     @property
     def passed(self) -> bool:
@@ -40,25 +41,20 @@ class Verdict:
 
 
 def assess(exercise: Exercise, outcomes: Sequence[Outcome], seed: int = 0) -> Verdict:
-    """Compare outcomes of `run` with the reference's; name the misconception that gives the same
-    wrong output.
+    """Compare the outcomes of an answer, from `run`, with the reference's on the same seed.
 
-    Missing outcomes at the end count as cases that did not finish.
+    Missing outcomes at the end count as cases that did not finish; surplus ones are ignored.
     """
     with preserved():
         expected = list(run(exercise.reference, exercise, seed))
+        unfinished = Outcome(error=Failure(STOPPED, "an earlier case did not finish."))
         missing = len(expected) - len(outcomes)
-        never = Outcome(error=Failure(STOPPED, "an earlier case did not finish."))
-        outcomes = [*outcomes[: len(expected)], *[never] * missing]
-        faults = tuple(
-            compare(e, o, exercise.tolerance) for e, o in zip(expected, outcomes, strict=True)
-        )
+        outcomes = [*outcomes[: len(expected)], *[unfinished] * missing]
+        pairs = zip(expected, outcomes, strict=True)
+        faults = tuple(compare(e, o, exercise.tolerance) for e, o in pairs)
         if not any(faults):
             return Verdict("passed", faults)
-        errors = [outcome.error for outcome in outcomes if outcome.error]
-        if len(errors) == len(outcomes) and all(
-            str(error) == "NotImplementedError" for error in errors
-        ):
+        if all(str(outcome.error) == "NotImplementedError" for outcome in outcomes):
             return Verdict("not attempted", faults)
         name = _diagnose(exercise, expected, outcomes, seed)
     first = next(i for i, fault in enumerate(faults) if fault)
@@ -69,28 +65,33 @@ def assess(exercise: Exercise, outcomes: Sequence[Outcome], seed: int = 0) -> Ve
 def _diagnose(
     exercise: Exercise, expected: list[Outcome], outcomes: list[Outcome], seed: int
 ) -> str | None:
-    """The misconception that agrees with the answer wherever it differs from the reference.
+    """Find the misconception that agrees with the answer wherever it differs from the reference.
 
-    Among several, the one that explains the most cases.  It may raise where the answer raises the
-    same.
+    Among several, it is one that matches in every case, or else the one that explains the most.
+    It may raise where the answer raises the same.
     """
-    best, most = None, 0
+    tolerance = exercise.tolerance
+    best = None
+    highest = 0
     for name, misconception in exercise.misconceptions.items():
         wrong = list(run(misconception.answer, exercise, seed))
-        triples = zip(wrong, outcomes, expected, strict=True)
-        differs = [(w, o, f) for w, o, e in triples if (f := compare(e, w, exercise.tolerance))]
-        explained = all(_agree(w, o, f.kind, exercise.tolerance) for w, o, f in differs)
-        whole = all(
-            compare(w, o, exercise.tolerance) is None for w, o in zip(wrong, outcomes, strict=True)
-        )
-        score = len(differs) + len(wrong) * whole
-        if differs and explained and score > most:
-            best, most = name, score
+        differing = 0
+        explains = True
+        matches = True
+        for w, o, e in zip(wrong, outcomes, expected, strict=True):
+            matches = matches and compare(w, o, tolerance) is None
+            if fault := compare(e, w, tolerance):
+                differing += 1
+                explains = explains and _agree(w, o, fault.kind, tolerance)
+        score = differing + len(wrong) * matches
+        if differing and explains and score > highest:
+            best = name
+            highest = score
     return best
 
 
 def _agree(wrong: Outcome, got: Outcome, kind: str, tolerance: float) -> bool:
-    """Whether two outcomes show the same fault of this kind; a dtype on top of it does not matter."""
+    """Say whether two outcomes show the same fault of this kind; another dtype is let pass."""
     if kind == "error" and wrong.error:
         return str(wrong.error) == str(got.error)
     fault = compare(wrong, got, tolerance)

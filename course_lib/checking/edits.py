@@ -1,7 +1,7 @@
-"""A wrong answer as an edit of the reference's own text, so that the slip itself is what is written.
+"""A wrong answer as an edit of the reference's own text: what is written is the slip itself.
 
-    edit(" / math.sqrt(q.shape[-1])", "")                       one place
-    edit("x + attend(x)", "attend(x)", "x + mlp(x)", "mlp(x)")  two places
+    edit(" / math.sqrt(q.shape[-1])", "")                       in one place
+    edit("x + attend(x)", "attend(x)", "x + mlp(x)", "mlp(x)")  in two
     edit("(heads d)", "(d heads)", of=vit.split_heads)          in a function that the reference calls
 
 Nothing is read or compiled before the answer is asked for.
@@ -90,7 +90,8 @@ def _only_place(source: str, old: str, function: Callable) -> int:
     count = source.count(old)
     if count != 1:
         raise ValueError(
-            f"edit of {_full_name(function)}: expected exactly one {old!r} in its source, got {count}"
+            f"edit of {_full_name(function)}: expected exactly one {old!r} in its source,"
+            f" got {count}"
         )
     return source.index(old)
 

@@ -1,10 +1,10 @@
-"""What an exercise is, and where to find it.
+"""What an exercise is, and the registry that finds it.
 
 An exercise is declared once, in ``course_lib/exercises/<module>.py``, in the list ``EXERCISES``.
 Its id is ``"<module>.<name>"``.  A module is a topic of its own unless ``TOPIC_OF`` in
-``course_lib/exercises/__init__.py`` says which topic it belongs to: a notebook on two papers has two
-modules, and ``magvit2.lfq`` belongs to the topic ``magvit``.  The notebook, the mutant tests and the
-grader all read this one declaration.
+``course_lib/exercises/__init__.py`` says which topic it belongs to: a notebook on two papers has
+two modules, and ``magvit2.lfq`` belongs to the topic ``magvit``.  The notebook, the mutant tests
+and the grader all read this one declaration.
 """
 
 import difflib
@@ -26,10 +26,11 @@ _PACKAGE = "course_lib.exercises"  # found by name: the chapters import this mod
 
 
 def call_by_name(answer: Any, case: Case) -> Any:
-    """The usual way to exercise an answer: call it with the case's arguments by name.
+    """Call an answer with the case's arguments by name, which is the usual probe.
 
-    The notebook goes on with the student's function, so its parameters must keep the names and the
-    order of the stub; parameters of the student's own may follow if they have defaults.
+    The notebook goes on with the student's function, so its parameters keep the names and the
+    order of the stub; parameters of the student's own may follow if they have defaults.  Raises
+    TypeError where they do not.
     """
     expected = list(case)
     try:
@@ -76,12 +77,12 @@ class Misconception:
 class Exercise:
     """One exercise: what it teaches, how it is checked, and the wrong answers it can explain.
 
-    cases         rng -> a list of keyword arguments, the same for the same seed; built anew for every run
-    gradients     names of the float arguments through which gradients are compared as well
-    probe         (answer, case) -> what is compared; a class is built and used here
-    seconds       time limit of one check, all cases together
-    tolerance     relative to each value; a tenth of it, relative to the largest value of the tensor, is added
+    cases           rng -> a list of keyword arguments, the same for the same seed, made every time
     misconceptions  name -> (wrong answer, sentence); each becomes a Misconception
+    gradients       names of the float arguments through which gradients are compared as well
+    probe           (answer, case) -> what is compared; a class is built and used here
+    seconds         time limit of one check, all cases together
+    tolerance       relative to each value, plus a tenth of it relative to the tensor's largest
     A case on which the reference raises asks for an error of the same type.
     """
 
@@ -98,11 +99,14 @@ class Exercise:
     seconds: int | float = 10
     tolerance: float = 1e-4
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if not all(part.isidentifier() for part in self.id.split(".")) or self.id.count(".") != 1:
-            raise ValueError(f'an exercise id is "topic.name", got {self.id!r}')
+            raise ValueError(f'exercise id: expected "topic.name", got {self.id!r}')
         if not 1 <= self.stars <= 5 or self.points < 1 or self.minutes <= 0 or self.seconds <= 0:
-            raise ValueError(f"{self.id}: stars are 1 to 5, points, minutes and seconds positive")
+            raise ValueError(
+                f"{self.id}: expected 1 to 5 stars and positive points, minutes and seconds, got"
+                f" {self.stars}, {self.points}, {self.minutes} and {self.seconds}"
+            )
         declared = {
             name: m if isinstance(m, Misconception) else Misconception(*m, self.reference)
             for name, m in self.misconceptions.items()
@@ -125,20 +129,18 @@ class Exercise:
         return self.id.partition(".")[2]
 
     def make_cases(self, seed: int) -> list[Case]:
-        """Fresh cases of a seed, arguments in the order of the reference's parameters."""
-        order = _parameters_of(self.reference)
+        """Make the cases of a seed afresh, arguments in the order of the reference's parameters."""
+        place = _parameters_of(self.reference)
+        last = len(place)
         cases = self.cases(torch.Generator().manual_seed(seed))
         return [
-            {name: case[name] for name in sorted(case, key=lambda n: order.get(n, len(order)))}
-            for case in cases
+            dict(sorted(case.items(), key=lambda item: place.get(item[0], last))) for case in cases
         ]
 
 
 @functools.cache
 def _parameters_of(function: Callable) -> dict[str, int]:
-    """The parameters of a function with their positions; none for the builtins that have no
-    signature.
-    """
+    """Return the parameters of a function with their positions; none for a builtin."""
     try:
         return {name: i for i, name in enumerate(inspect.signature(function).parameters)}
     except (TypeError, ValueError):
@@ -150,12 +152,12 @@ class UnknownExercise(LookupError):
 
 
 def topics() -> list[str]:
-    """Every topic that declares exercises, in alphabetical order."""
+    """Return every topic that declares exercises, in alphabetical order."""
     return sorted({_topic(module) for module in _modules()})
 
 
 def _modules() -> list[str]:
-    """The modules that declare exercises, those of a topic in the order of their numbers."""
+    """Return the modules that declare exercises, in alphabetical order."""
     package = importlib.import_module(_PACKAGE)
     return sorted(module.name for module in pkgutil.iter_modules(package.__path__))
 
@@ -165,7 +167,7 @@ def _topic(module: str) -> str:
 
 
 def exercises(topic: str) -> list[Exercise]:
-    """The exercises of a topic in the order in which its notebook asks them.
+    """Return the exercises of a topic in the order in which its notebook asks them.
 
     Raises UnknownExercise for a topic that does not exist and ValueError for a careless
     declaration.
@@ -181,14 +183,14 @@ def exercises(topic: str) -> list[Exercise]:
 
 
 def _declared(module: str) -> list[Exercise]:
-    """The exercises of one module.  Raises ValueError for ids that are not its own or declared
-    twice.
+    """Return the exercises of one module.
+
+    Raises ValueError for ids that are not its own or are declared twice.
     """
     declared = list(importlib.import_module(f"{_PACKAGE}.{module}").EXERCISES)
     ids = [exercise.id for exercise in declared]
-    strangers = [id for id in ids if not id.startswith(f"{module}.")] + sorted(
-        {i for i in ids if ids.count(i) > 1}
-    )
+    strangers = [id for id in ids if not id.startswith(f"{module}.")]
+    strangers += sorted({id for id in ids if ids.count(id) > 1})
     if strangers:
         raise ValueError(
             f"exercises/{module}.py: ids of another topic, or declared twice:"
@@ -198,7 +200,7 @@ def _declared(module: str) -> list[Exercise]:
 
 
 def find_exercise(id: str) -> Exercise:
-    """The exercise with this id.  Raises UnknownExercise, which names near ids."""
+    """Return the exercise with this id.  Raises UnknownExercise, which names near ids."""
     topic = _topic(str(id).partition(".")[0])
     known = topics()
     found = {exercise.id: exercise for exercise in exercises(topic)} if topic in known else {}
@@ -213,24 +215,24 @@ def find_exercise(id: str) -> Exercise:
 
 
 def with_weights(model: nn.Module, source: nn.Module) -> nn.Module:
-    """`model` with the weights of `source`: by name where the names agree, else in order.  For
-    probes.
+    """Give `model` the weights of `source`, by name where all names agree, else in order.
 
     A probe builds `source` before the answer, so that both runs draw the same weights under one
-    seed. Raises ValueError when the parameters do not correspond, showing both lists.
+    seed.  Raises ValueError when the parameters do not correspond, showing both lists.
     """
-    mine, theirs = dict(model.named_parameters()), dict(source.named_parameters())
-    pairs = [(mine[name], theirs[name]) for name in mine] if mine.keys() == theirs.keys() else None
-    pairs = pairs or list(zip(mine.values(), theirs.values(), strict=False))
+    mine = dict(model.named_parameters())
+    theirs = dict(source.named_parameters())
+    if mine.keys() == theirs.keys():
+        pairs = [(mine[name], theirs[name]) for name in mine]
+    else:
+        pairs = list(zip(mine.values(), theirs.values(), strict=False))
     if len(mine) != len(theirs) or any(a.shape != b.shape for a, b in pairs):
-        raise ValueError(
-            f"expected the parameters {_parameters(theirs)}; yours are {_parameters(mine)}"
-        )
+        raise ValueError(f"expected the parameters {_listed(theirs)}; yours are {_listed(mine)}")
     with torch.no_grad():
         for target, value in pairs:
             target.copy_(value)
     return model
 
 
-def _parameters(named: dict[str, nn.Parameter]) -> str:
+def _listed(named: dict[str, nn.Parameter]) -> str:
     return ", ".join(f"{name} {tuple(p.shape)}" for name, p in named.items()) or "none"

@@ -1,8 +1,9 @@
-"""Run an answer on the cases of its exercise and observe: what it returned, what became of its
-inputs, which gradients flow, how it failed.  Nothing is decided here (see diagnose.py), displayed or
-limited in time.
+"""Run an answer on the cases of its exercise and record what happens.
 
-A grader can `run` in a jail and carry the outcomes out: they hold plain tensors and text alone.
+An outcome is what the answer returned, what became of its inputs, which gradients flow, and how it
+failed.  Nothing is decided here (see diagnose.py), displayed or limited in time.
+
+A grader can `run` in a jail and carry the outcomes out: they hold only plain tensors and text.
 """
 
 import contextlib
@@ -19,18 +20,24 @@ from torch import Tensor
 
 from course_lib.checking.exercise import Case, Exercise
 
-# most parts of an answer, numbers in a tensor, characters of a message
-LEAVES, NUMBERS, TEXT = 1000, 2**27, 500
-STOPPED = "Stopped"  # the kind of a Failure of code that did not end by itself
+MAX_LEAVES = 1000  # of one answer
+MAX_NUMBERS = 2**27  # in one tensor
+MAX_DEPTH = 20  # of nested containers
+MAX_TEXT_CHARACTERS = 100_000  # of a text that an answer returns
+MAX_MESSAGE_CHARACTERS = 500  # of an exception
+MAX_LINE_CHARACTERS = 200  # of a source line in a traceback
+MAX_TRACEBACK_LINES = 5
+STOPPED = "Stopped"  # the kind of a Failure of code that had to be stopped
 
 
-# ------------------------------------------------------------------------------------------ what was seen
+# ------------------------------------------------------------------------------------ what was seen
 
 
 @dataclass(frozen=True)
 class Leaf:
-    """One tensor, array, number or text of an answer.  `value` is None for kinds that cannot be
-    compared.
+    """One tensor, array, number or text of an answer.
+
+    value: None for a kind that cannot be compared.
     """
 
     kind: str
@@ -40,11 +47,14 @@ class Leaf:
 
 @dataclass(frozen=True)
 class Failure:
-    """An exception as the student should read it: type, message, and the student's own lines."""
+    """An exception as the student should read it: type, message, and the student's own lines.
+
+    lines: (where, line number, source line) of each.
+    """
 
     kind: str
     message: str
-    lines: tuple[tuple[str, int, str], ...] = ()  # where, line number, source line
+    lines: tuple[tuple[str, int, str], ...] = ()
 
     def __str__(self) -> str:
         return f"{self.kind}: {self.message}" if self.message else self.kind
@@ -52,7 +62,7 @@ class Failure:
 
 @dataclass
 class Outcome:
-    """What one case showed.  Gradients are None where none flows; leaves are named by their path."""
+    """What one case showed.  Leaves are named by their paths; a gradient is None if none flows."""
 
     outputs: dict[str, Leaf] = field(default_factory=dict)
     inputs: dict[str, Leaf] = field(default_factory=dict)
@@ -61,16 +71,15 @@ class Outcome:
 
     @property
     def raised(self) -> bool:
-        """Whether the plain run raised; an error beside outputs came from the run for gradients."""
+        """Whether the plain run raised; with outputs, the error is from the run for gradients."""
         return self.error is not None and not self.outputs
 
 
 def flatten(value: Any, path: str = "") -> dict[str, Leaf]:
-    """The leaves of nested tuples, lists, dicts and dataclasses: {"": leaf}, {"[0]": ...,
-    "[1].mean": ...}.
+    """Return the leaves of nested tuples, lists, dicts and dataclasses by their paths.
 
-    A tuple and a list count as the same.  Raises ValueError for an answer too large or nested in
-    itself.
+    A tensor gives {"": leaf}, a tuple {"[0]": ..., "[1].mean": ...}; a tuple and a list count as
+    the same.  Raises ValueError for an answer too large or nested in itself.
     """
     leaves: dict[str, Leaf] = {}
     _collect(value, path, leaves, depth=0)
@@ -78,8 +87,8 @@ def flatten(value: Any, path: str = "") -> dict[str, Leaf]:
 
 
 def _collect(value: Any, path: str, leaves: dict[str, Leaf], depth: int) -> None:
-    if depth > 20 or len(leaves) > LEAVES:
-        raise ValueError(f"the answer has more than {LEAVES} parts, or contains itself")
+    if depth > MAX_DEPTH or len(leaves) > MAX_LEAVES:
+        raise ValueError(f"the answer has more than {MAX_LEAVES} parts, or contains itself")
     if isinstance(value, tuple) and hasattr(value, "_fields"):
         parts = {f".{name}": part for name, part in zip(value._fields, value, strict=True)}
     elif isinstance(value, (tuple, list)):
@@ -106,7 +115,7 @@ def _leaf(value: Any) -> Leaf:
     if value is None:
         return Leaf("None")
     if isinstance(value, str):
-        return Leaf("str", str.__str__(value)[:100_000])
+        return Leaf("str", str.__str__(value)[:MAX_TEXT_CHARACTERS])
     if isinstance(value, bool):
         return Leaf("bool", torch.tensor(bool(value)))
     if isinstance(value, int) and abs(value) < 2**63:
@@ -126,25 +135,26 @@ def _tensor_leaf(value: Tensor) -> Leaf:
     with torch._C.DisableTorchFunctionSubclass():  # a subclass may not answer for itself
         device = str(value.device)
         if value.layout != torch.strided or value.is_quantized or value.is_nested or value.is_meta:
-            return Leaf("tensor that is sparse, nested, quantised or without data", None, device)
+            return Leaf("tensor that is sparse, nested, quantized or without data", None, device)
         return Leaf("tensor", _plain(value), device)
 
 
 def _plain(value: Tensor) -> Tensor:
-    if value.numel() > NUMBERS:
+    if value.numel() > MAX_NUMBERS:
         raise ValueError(
-            f"the answer holds {value.numel():,} numbers; at most {NUMBERS:,} are compared"
+            f"the answer holds {value.numel():,} numbers; at most {MAX_NUMBERS:,} are compared"
         )
     return torch.empty(value.shape, dtype=value.dtype).copy_(value.detach())
 
 
-# ------------------------------------------------------------------------------------------------ running
+# ------------------------------------------------------------------------------------------ running
 
 
 @contextlib.contextmanager
 def preserved() -> Iterator[None]:
-    """Put torch's CPU random state and default dtype back at the end, whatever ran in between."""
-    state, dtype = torch.get_rng_state(), torch.get_default_dtype()
+    """Restore torch's CPU random state and default dtype at the end, whatever ran in between."""
+    state = torch.get_rng_state()
+    dtype = torch.get_default_dtype()
     try:
         yield
     finally:
@@ -156,7 +166,7 @@ def run(answer: Any, exercise: Exercise, seed: int = 0) -> Iterator[Outcome]:
     """Observe `answer` on every case of the seed, one Outcome after the other.
 
     An exception of the answer, SystemExit included, is part of the outcome.  The random state and
-    default dtype are set for each case and not put back: wrap the call in `preserved`.
+    default dtype are set for each case and not restored: wrap the call in `preserved`.
     """
     for index in range(len(exercise.make_cases(seed))):
         outcome = Outcome()
@@ -174,9 +184,7 @@ class TimeLimit(BaseException):
 
 
 def _observe(answer: Any, exercise: Exercise, seed: int, index: int, outcome: Outcome) -> None:
-    """Fill `outcome`: first a plain run, then, if gradients are compared, one that is
-    differentiated.
-    """
+    """Fill `outcome`: a plain run first, then a differentiated one if gradients are compared."""
     case = _prepare(exercise, seed, index)
     with torch.inference_mode(False), torch.enable_grad():
         result = exercise.probe(answer, case)
@@ -196,41 +204,35 @@ def _prepare(exercise: Exercise, seed: int, index: int) -> Case:
 def _differentiate(
     answer: Any, exercise: Exercise, case: Case, seed: int
 ) -> dict[str, Tensor | None]:
-    """Vector-Jacobian products of all float outputs together with one seeded random cotangent."""
+    """Return vector-Jacobian products of all float outputs with one seeded random cotangent."""
     wanted = {name: case[name].requires_grad_() for name in exercise.gradients if name in case}
     result = exercise.probe(answer, case)
     outputs = [leaf for leaf in _tensors(result) if leaf.requires_grad]
     if not outputs:
         return dict.fromkeys(wanted)
     cotangents = [_cotangent(output, seed) for output in outputs]
-    found = torch.autograd.grad(outputs, list(wanted.values()), cotangents, allow_unused=True)
-    return {
-        name: None if grad is None else _plain(grad)
-        for name, grad in zip(wanted, found, strict=True)
-    }
+    products = torch.autograd.grad(outputs, list(wanted.values()), cotangents, allow_unused=True)
+    gradients = zip(wanted, products, strict=True)
+    return {name: None if grad is None else _plain(grad) for name, grad in gradients}
 
 
 def _cotangent(output: Tensor, seed: int) -> Tensor:
     rng = torch.Generator().manual_seed(seed)
-    return torch.randn(output.shape, generator=rng, dtype=torch.float64).to(
-        output.device, output.dtype
-    )
+    cotangent = torch.randn(output.shape, generator=rng, dtype=torch.float64)
+    return cotangent.to(output.device, output.dtype)
 
 
 def _tensors(value: Any) -> list[Tensor]:
-    """The tensors of a nested answer with their graph, in the order of `flatten`."""
+    """Return the tensors of a nested answer with their graph, in the order of `flatten`."""
     if isinstance(value, Tensor):
         return [value]
     if is_dataclass(value) and not isinstance(value, type):
         value = [getattr(value, f.name) for f in fields(value)]
-    parts = (
-        value.values()
-        if isinstance(value, Mapping)
-        else value
-        if isinstance(value, (tuple, list))
-        else ()
-    )
-    return [tensor for part in parts for tensor in _tensors(part)]
+    elif isinstance(value, Mapping):
+        value = list(value.values())
+    elif not isinstance(value, (tuple, list)):
+        return []
+    return [tensor for part in value for tensor in _tensors(part)]
 
 
 _LIBRARIES = [Path(__file__).resolve().parents[1]] + [
@@ -240,37 +242,33 @@ _LIBRARIES = [Path(__file__).resolve().parents[1]] + [
 
 
 def _student_lines(stack: traceback.StackSummary) -> tuple[tuple[str, int, str], ...]:
-    """The lines of a stack that are neither the course's nor an installed library's; at most the
-    last five.
-    """
+    """Return the last lines of a stack that are neither the course's nor a library's."""
     own = []
     for frame in stack:
         if frame.filename.startswith(("<frozen", "<@beartype")):
             continue
         if not any(library in Path(frame.filename).parents for library in _LIBRARIES):
-            own.append((_where(frame), frame.lineno or 0, (frame.line or "").strip()[:200]))
-    return tuple(own[-5:])
+            own.append(
+                (_where(frame), frame.lineno or 0, (frame.line or "").strip()[:MAX_LINE_CHARACTERS])
+            )
+    return tuple(own[-MAX_TRACEBACK_LINES:])
 
 
 def _where(frame: traceback.FrameSummary) -> str:
-    """The function; "cell 12, function" where the code goes by another name than a file's, as in a
-    grader.
-    """
+    """Name the function; "cell 12, function" where the code is no file's, as in a grader."""
     if Path(frame.filename).is_absolute() or frame.filename.startswith("<"):
         return frame.name
     return frame.filename if frame.name == "<module>" else f"{frame.filename}, {frame.name}"
 
 
 def failure(error: BaseException) -> Failure:
-    """An exception, trimmed to what a student can use; an exception that cannot even be printed
-    included.
-    """
+    """Trim an exception to what a student can use, even one that cannot be printed."""
     try:
         message = str(error)
     except Exception:
         message = "(the exception has no readable message)"
     return Failure(
         type(error).__name__,
-        message[:TEXT],
+        message[:MAX_MESSAGE_CHARACTERS],
         _student_lines(traceback.extract_tb(error.__traceback__)),
     )

@@ -5,46 +5,57 @@ import itertools
 import torch
 from torch import Tensor
 
-# a float32 tensor whose largest entry is below ZERO is rounding noise around 0
+# A float32 tensor whose largest entry is below ZERO is rounding noise around 0.
 ZERO = 1e-6
 ZERO_SLACK = 2e-6
 
 
-def close(e: Tensor, g: Tensor, tolerance: float) -> bool:
-    """Equal up to rounding: NaN and infinities at the same places, integers exactly, shapes equal."""
-    if e.shape != g.shape:
-        return False
-    return bool((excess(e, g, tolerance) <= 0).all())
+def close(expected: Tensor, got: Tensor, tolerance: float) -> bool:
+    """Say whether two tensors are equal up to rounding.
 
-
-def excess(e: Tensor, g: Tensor, tolerance: float) -> Tensor:
-    """By how much each difference exceeds its allowance; infinite where only one of the two is
-    finite.
+    Shapes and integers are compared exactly; NaN and infinities are at the same places.
     """
-    exact = not (e.is_floating_point() or e.is_complex())
-    if exact and not (g.is_floating_point() or g.is_complex()):
-        return (e != g).double()
-    resolution = 8 * max(
-        torch.finfo(x.dtype).eps for x in (e, g) if x.is_floating_point() or x.is_complex()
-    )
-    relative = 0.0 if exact else max(tolerance, resolution)
-    wide = torch.complex128 if e.is_complex() or g.is_complex() else torch.float64
-    e, g = e.to(wide), g.to(wide)
+    return expected.shape == got.shape and bool((excess(expected, got, tolerance) <= 0).all())
+
+
+def excess(expected: Tensor, got: Tensor, tolerance: float) -> Tensor:
+    """Return by how much each difference exceeds its allowance, as float64.
+
+    The allowance is relative to each value, plus a tenth of it relative to the largest.  The excess
+    is infinite where only one of the two values is finite.
+    """
+    whole = not (_is_inexact(expected) or _is_inexact(got))
+    if whole:
+        return (expected != got).double()
+    resolution = 8 * max(torch.finfo(x.dtype).eps for x in (expected, got) if _is_inexact(x))
+    relative = max(tolerance, resolution) if _is_inexact(expected) else 0.0
+
+    wide = torch.complex128 if expected.is_complex() or got.is_complex() else torch.float64
+    e = expected.to(wide)
+    g = got.to(wide)
     finite = e.isfinite() & g.isfinite()
     same = (e.isnan() & g.isnan()) | (e == g)
     scale = float(e[finite].abs().max()) if finite.any() else 0.0
-    slack = relative / 10 * scale if scale > ZERO or exact else ZERO_SLACK
-    excess = (g - e).abs() - relative * e.abs() - slack
-    return torch.where(same, 0.0, torch.where(finite, excess, torch.inf)).double()
+    noise = _is_inexact(expected) and scale <= ZERO
+    slack = ZERO_SLACK if noise else relative / 10 * scale
+
+    beyond = (g - e).abs() - relative * e.abs() - slack
+    return torch.where(same, 0.0, torch.where(finite, beyond, torch.inf)).double()
 
 
-def axis_order(e: Tensor, g: Tensor, tolerance: float) -> tuple[int, ...] | None:
-    """Find the order of the axes of `e` that gives `g`; None if there is none but the identity."""
-    if not 2 <= e.ndim <= 5 or g.ndim != e.ndim:
+def axis_order(expected: Tensor, got: Tensor, tolerance: float) -> tuple[int, ...] | None:
+    """Find the order of the axes of `expected` that gives `got`.
+
+    Returns None if there is none but the identity, and for fewer than two or more than five axes.
+    """
+    if not 2 <= expected.ndim <= 5 or got.ndim != expected.ndim:
         return None
-    for order in itertools.permutations(range(e.ndim)):
-        if order != tuple(range(e.ndim)):
-            moved = e.permute(order)
-            if moved.shape == g.shape and close(moved, g, tolerance):
-                return order
+    identity = tuple(range(expected.ndim))
+    for order in itertools.permutations(identity):
+        if order != identity and close(expected.permute(order), got, tolerance):
+            return order
     return None
+
+
+def _is_inexact(x: Tensor) -> bool:
+    return x.is_floating_point() or x.is_complex()

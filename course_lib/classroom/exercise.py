@@ -122,7 +122,7 @@ def examine(answer: Any, declared: Exercise, seed: int) -> tuple["Report", Verdi
             return make_report(declared, verdict, printed, seed), verdict
 
 
-# ------------------------------------------------------------------------------------------- time limit
+# --------------------------------------------------------------------------------------- time limit
 
 
 def run_limited(answer: Any, declared: Exercise, seed: int) -> tuple[list[Outcome], str]:
@@ -178,7 +178,7 @@ def _stop(worker: threading.Thread) -> None:
         worker.join(0.2)
 
 
-# ---------------------------------------------------------------------------------------------- printing
+# ----------------------------------------------------------------------------------------- printing
 
 
 class _Capture:
@@ -244,7 +244,7 @@ def _captured(worker: threading.Thread) -> Iterator[_Capture]:
             sys.stdout, sys.stderr = real
 
 
-# ------------------------------------------------------------------------------------------------ report
+# ------------------------------------------------------------------------------------------- report
 
 
 @dataclass(frozen=True)

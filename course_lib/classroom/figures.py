@@ -1,20 +1,27 @@
-"""Figures in the house style, shown with alternative text, and the display of a running training."""
+"""Figures in the house style, shown with alternative text, and the display of a training run."""
 
 import base64
 import html
 import io
 import math
 import time
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from IPython.display import display
+from torch import Tensor
+
+Figure = Any  # matplotlib's, which is imported only when something is drawn
+Array = np.ndarray | Tensor | Sequence
 
 # Okabe and Ito's palette, which people with any common colour blindness can tell apart.
 PALETTE = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#D55E00", "#56B4E9", "#000000", "#F0E442")
 PAPER = "#fdfdfc"  # opaque, so that a figure reads the same in a light and in a dark theme
 INK = "#2b2b2b"
-WIDTH = 640  # CSS pixels of a full-width picture
+WIDTH = 640  # of a full-width figure, in CSS pixels
 DENSITY = 1.5  # pixels of the file for one CSS pixel: sharp on a fine screen, small on disk
+MAX_COLOUR_ERROR = 16  # of 255, where 256 colours are still faithful
 
 STYLE = {
     "figure.facecolor": PAPER,
@@ -48,8 +55,18 @@ STYLE = {
 }
 
 
-def figure(title="", xlabel="", ylabel="", *, rows=1, columns=1, width=6.4, height=3.4, **axes):
-    """A figure in the house style.
+def figure(
+    title: str = "",
+    xlabel: str = "",
+    ylabel: str = "",
+    *,
+    rows: int = 1,
+    columns: int = 1,
+    width: int | float = 6.4,
+    height: int | float = 3.4,
+    **axes: Any,
+) -> tuple[Figure, Any]:
+    """Make a figure in the house style.
 
     width and height are in inches; `rows` and `columns` make a grid, whose axes share the labels.
     Further keywords go to every axes: `yscale="log"`, `xlim=(0, 1)`, ...  Returns (figure, axes),
@@ -68,49 +85,70 @@ def figure(title="", xlabel="", ylabel="", *, rows=1, columns=1, width=6.4, heig
             grid[0, 0].set_title(title)
             return fig, grid[0, 0]
         fig.suptitle(title, x=0.01, ha="left")
-        return fig, (grid[0] if rows == 1 else grid[:, 0] if columns == 1 else grid)
+        if rows == 1:
+            return fig, grid[0]
+        return fig, (grid[:, 0] if columns == 1 else grid)
 
 
-def show(fig, alt: str) -> None:
-    """Show a figure with its alternative text: one sentence that says what is to be seen in it."""
+def show(fig: Figure, alt: str) -> None:
+    """Show a figure with its alternative text: one sentence that says what it shows."""
     _check_alt(alt)
     display({"text/html": image_html(png(fig), alt), "text/plain": f"Figure: {alt}"}, raw=True)
 
 
-def show_images(images, titles=None, columns=None, *, alt: str, title="", cell=None) -> None:
-    """Show pictures in a grid, small ones enlarged without blurring.
+def show_images(
+    images: Array,
+    titles: Sequence | None = None,
+    columns: int | None = None,
+    *,
+    alt: str,
+    title: str = "",
+    cell: int | None = None,
+) -> None:
+    """Show images in a grid, small ones enlarged without blurring.
 
     images: (n h w 3) or (n h w) uint8, or (n 3 h w) or (n 1 h w) float in [-1, 1]; tensor or array.
-    titles: one per picture.  columns: pictures per row (up to six).  cell: width of a picture in
-    pixels. Raises ValueError for other shapes and values, or a number of titles that does not fit.
+    titles: one per image.  columns: images per row (up to six).  cell: width of an image in pixels.
+    Raises ValueError for other shapes and values, or a number of titles that does not fit.
     """
     show(image_grid(images, titles, columns, title=title, cell=cell), alt)
 
 
-def image_grid(images, titles=None, columns=None, *, title="", cell=None):
-    """The figure that `show_images` shows."""
-    pictures = to_images(images)
-    n = len(pictures)
+def image_grid(
+    images: Array,
+    titles: Sequence | None = None,
+    columns: int | None = None,
+    *,
+    title: str = "",
+    cell: int | None = None,
+) -> Figure:
+    """Make the figure that `show_images` shows."""
+    images = to_images(images)
+    n = len(images)
     if titles is not None and len(titles) != n:
-        raise ValueError(f"expected one title per picture, {n}; got {len(titles)}")
+        raise ValueError(f"expected one title per image, {n}; got {len(titles)}")
     if columns is not None and columns < 1:
         raise ValueError(f"expected at least one column, got {columns}")
     columns = min(n, columns or 6)
-    return _mosaic(pictures, columns, cell, title, titles=titles)
+    return _mosaic(images, columns, cell, title, titles=titles)
 
 
-def show_clip(clip, *, alt: str, frames=7, labels=None, title="") -> None:
-    """Show a clip as a film strip: `frames` of its frames, evenly spaced, the first and the last
-    among them.
+def show_clip(
+    clip: Array, *, alt: str, frames: int = 7, labels: Sequence | None = None, title: str = ""
+) -> None:
+    """Show a clip as a film strip.
 
+    `frames` of its frames are shown, evenly spaced, the first and the last among them.
     clip: (t h w 3) uint8 or (t 3 h w) float in [-1, 1]; or several clips of one length, stacked on
     a first axis or in a list, one strip each.  labels: a line for each strip.
     """
     show(film_strips(clip, frames=frames, labels=labels, title=title), alt)
 
 
-def film_strips(clip, *, frames=7, labels=None, title=""):
-    """The figure that `show_clip` shows."""
+def film_strips(
+    clip: Array, *, frames: int = 7, labels: Sequence | None = None, title: str = ""
+) -> Figure:
+    """Make the figure that `show_clip` shows."""
     clips = list(clip) if isinstance(clip, list | tuple) or clip.ndim == 5 else [clip]
     strips = [to_images(c) for c in clips]
     if len({s.shape for s in strips}) != 1:
@@ -118,13 +156,17 @@ def film_strips(clip, *, frames=7, labels=None, title=""):
     if labels is not None and len(labels) != len(strips):
         raise ValueError(f"expected one label per clip, {len(strips)}; got {len(labels)}")
     chosen = np.unique(np.linspace(0, len(strips[0]) - 1, frames).round().astype(int))
-    pictures = np.concatenate([s[chosen] for s in strips])
+    images = np.concatenate([s[chosen] for s in strips])
     heads = [f"t = {t}" for t in chosen]
-    return _mosaic(pictures, len(chosen), None, title, heads=heads, labels=labels, gap=3, paper=INK)
+    return _mosaic(images, len(chosen), None, title, heads=heads, labels=labels, gap=3, paper=INK)
 
 
-def to_images(images) -> np.ndarray:
-    """(n h w 3) uint8 of (n h w 3) or (n h w) uint8, or of (n 3 h w) or (n 1 h w) float in [-1, 1]."""
+def to_images(images: Array) -> np.ndarray:
+    """Convert images of either kind to (n h w 3) uint8.
+
+    images: (n h w 3) or (n h w) uint8, or (n 3 h w) or (n 1 h w) float in [-1, 1].  Raises
+    ValueError for other shapes, dtypes and values that are not finite.
+    """
     array = np.asarray(images.detach().cpu() if hasattr(images, "detach") else images)
     wanted = "expected images (n h w 3) or (n h w) uint8, or (n 3 h w) float in [-1, 1]"
     if array.dtype == np.uint8 and array.ndim == 3 and array.size:
@@ -137,30 +179,30 @@ def to_images(images) -> np.ndarray:
         if not np.isfinite(array).all():
             raise ValueError(f"{wanted}; got values that are not finite")
         pixels = ((array.clip(-1, 1) + 1) * 127.5).round().astype(np.uint8)
-        return np.broadcast_to(
-            np.moveaxis(pixels, 1, -1), (*np.moveaxis(pixels, 1, -1).shape[:3], 3)
-        )
+        pixels = np.moveaxis(pixels, 1, -1)
+        return np.broadcast_to(pixels, (*pixels.shape[:3], 3))
     raise ValueError(f"{wanted}; got {array.dtype} of shape {array.shape}")
 
 
-def png(fig) -> bytes:
-    """The figure as PNG, in 256 colours where that is faithful, which makes it a third of the size."""
+def png(fig: Figure) -> bytes:
+    """Encode a figure as PNG, in 256 colours where that is faithful: a third of the size."""
     import matplotlib
     from PIL import Image
 
     raw = io.BytesIO()
     with matplotlib.rc_context(_style()):
         fig.savefig(raw, format="png", dpi=100 * DENSITY)
-    picture = Image.open(raw).convert("RGB")
-    few = picture.quantize(256, method=Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE)
-    error = np.abs(np.asarray(few.convert("RGB"), int) - np.asarray(picture, int))
+    image = Image.open(raw).convert("RGB")
+    palette = image.quantize(256, method=Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE)
+    error = np.abs(np.asarray(palette.convert("RGB"), int) - np.asarray(image, int))
     small = io.BytesIO()
-    (few if error.max() <= 16 else picture).save(small, format="PNG", optimize=True)
+    chosen = palette if error.max() <= MAX_COLOUR_ERROR else image
+    chosen.save(small, format="PNG", optimize=True)
     return small.getvalue()
 
 
 def image_html(data: bytes, alt: str) -> str:
-    """An image element that carries its picture, as wide as meant and never wider than the page."""
+    """Return an image element that carries its data, never wider than the page."""
     source = "data:image/png;base64," + base64.b64encode(data).decode("ascii")
     width = round(int.from_bytes(data[16:20], "big") / DENSITY)
     style = "max-width:100%;height:auto;border-radius:4px"
@@ -175,7 +217,9 @@ class live_curve:
     `with` block.
     """
 
-    def __init__(self, total: int, label="loss", *, title="Training", every=0.5):
+    def __init__(
+        self, total: int, label: str = "loss", *, title: str = "Training", every: int | float = 0.5
+    ):
         if total < 1:
             raise ValueError(f"expected at least one step, got {total}")
         self.total, self.label, self.title, self.every = total, label, title, every
@@ -185,7 +229,7 @@ class live_curve:
         self.finished = False
         self.handle = display(self._bundle(), raw=True, display_id=True)
 
-    def __call__(self, step: int, loss) -> None:
+    def __call__(self, step: int, loss: Any) -> None:
         values = loss if isinstance(loss, dict) else {self.label: loss}
         self.steps.append(int(step))
         for name, value in values.items():
@@ -196,10 +240,10 @@ class live_curve:
             self.drawn = time.monotonic()
             self._update(self._bundle())
 
-    def __enter__(self):
+    def __enter__(self) -> "live_curve":
         return self
 
-    def __exit__(self, *_):
+    def __exit__(self, *_: object) -> None:
         self.finish()
 
     def finish(self) -> None:
@@ -211,18 +255,17 @@ class live_curve:
             self._update({"text/plain": "no step was made"})
             return
         seconds = time.monotonic() - self.started
-        alt = f"{self.title}: {len(self.steps)} steps in {seconds:.0f} s. " + "; ".join(
-            (
-                f"{name} falls from {v[0]:.3g} to {v[-1]:.3g}"
-                if v[-1] < v[0]
-                else f"{name} ends at {v[-1]:.3g}"
-            )
-            for name, v in self.losses.items()
-        )
-        picture = image_html(png(self._figure(seconds)), alt)
-        self._update({"text/html": picture, "text/plain": alt})
+        curves = []
+        for name, values in self.losses.items():
+            if values[-1] < values[0]:
+                curves.append(f"{name} falls from {values[0]:.3g} to {values[-1]:.3g}")
+            else:
+                curves.append(f"{name} ends at {values[-1]:.3g}")
+        alt = f"{self.title}: {len(self.steps)} steps in {seconds:.0f} s. {'; '.join(curves)}"
+        image = image_html(png(self._figure(seconds)), alt)
+        self._update({"text/html": image, "text/plain": alt})
 
-    def _figure(self, seconds: float):
+    def _figure(self, seconds: float) -> Figure:
         title = f"{self.title}: {len(self.steps)} steps in {seconds:.0f} s"
         fig, ax = figure(title, "step", self.label, height=2.6)
         for colour, (name, values) in zip(PALETTE, self.losses.items(), strict=False):
@@ -237,7 +280,7 @@ class live_curve:
         return fig
 
     def _bundle(self) -> dict:
-        """The running display: a bar, a line of figures and the smoothed curve as a small SVG."""
+        """Draw the running display: a bar, a line of numbers, the smoothed curve as a small SVG."""
         done = len(self.steps)
         seconds = time.monotonic() - self.started
         left = f", about {seconds / done * (self.total - done):.0f} s left" if done else ""
@@ -259,8 +302,8 @@ class live_curve:
             self.handle.update(bundle, raw=True)
 
 
-def smooth(values) -> np.ndarray:
-    """A running mean over a fiftieth of the curve so far; as long as `values`."""
+def smooth(values: Array) -> np.ndarray:
+    """Return a running mean over a fiftieth of the curve so far, as long as `values`."""
     values = np.asarray(values, dtype=float)
     width = max(1, len(values) // 50)
     sums = np.cumsum(np.concatenate([[0.0], values]))
@@ -270,12 +313,13 @@ def smooth(values) -> np.ndarray:
 
 
 def _polyline(values: np.ndarray, share: float, colour: str) -> str:
-    """The curve as SVG, over `share` of the width; at most 300 points, its own range as height."""
+    """Draw a curve as SVG, over `share` of the width; at most 300 points, its range as height."""
     values = values[:: max(1, len(values) // 300)]
     finite = values[np.isfinite(values)]
     if len(finite) < 2:
         return ""
-    low, high = float(finite.min()), float(finite.max())
+    low = float(finite.min())
+    high = float(finite.max())
     heights = 114 - 108 * (values - low) / ((high - low) or 1.0)
     across = np.linspace(2, 2 + 636 * share, len(values))
     points = " ".join(
@@ -285,34 +329,40 @@ def _polyline(values: np.ndarray, share: float, colour: str) -> str:
 
 
 def _mosaic(
-    pictures, columns, cell, title, *, titles=None, heads=None, labels=None, gap=6, paper=PAPER
-):
-    """One figure: pictures (n h w 3), each of their pixels a square, and texts; lengths are pixels
-    of the file.
-    """
+    images: np.ndarray,
+    columns: int,
+    cell: int | None,
+    title: str,
+    *,
+    titles: Sequence | None = None,
+    heads: Sequence[str] = (),
+    labels: Sequence | None = None,
+    gap: int = 6,
+    paper: str = PAPER,
+) -> Figure:
+    """Put images (n h w 3) and texts into one figure; lengths are pixels of its file."""
     import matplotlib
     from matplotlib.figure import Figure
 
-    n, h, w, _ = pictures.shape
+    n, h, w, _ = images.shape
     rows = math.ceil(n / columns)
     left = 0 if labels is None else 12 + 9 * max(len(str(label)) for label in labels)
     room = (WIDTH * DENSITY - left) // columns - gap
     scale = int(max(1, min(room, (cell or 112) * DENSITY) // w))
-    tall, wide = h * scale, w * scale
+    tall = h * scale
+    wide = w * scale
     caption = 27 if titles is not None else 0
     top = (39 if title else 0) + (27 if heads else 0)
-    across, down = left + columns * (wide + gap) + gap, top + rows * (tall + caption + gap) + gap
+    across = left + columns * (wide + gap) + gap
+    down = top + rows * (tall + caption + gap) + gap
     canvas = np.full((down, across, 3), _rgb(PAPER), np.uint8)
     canvas[top:, left:] = _rgb(paper)
-    corners = [
-        (
-            top + gap + caption + i // columns * (tall + caption + gap),
-            left + gap + i % columns * (wide + gap),
-        )
-        for i in range(n)
-    ]
-    for picture, (y, x) in zip(pictures, corners, strict=True):
-        canvas[y : y + tall, x : x + wide] = picture.repeat(scale, axis=0).repeat(scale, axis=1)
+    corners = []
+    for image, i in zip(images, range(n), strict=True):
+        y = top + gap + caption + i // columns * (tall + caption + gap)
+        x = left + gap + i % columns * (wide + gap)
+        canvas[y : y + tall, x : x + wide] = image.repeat(scale, axis=0).repeat(scale, axis=1)
+        corners.append((y, x))
 
     with matplotlib.rc_context(_style()):
         fig = Figure(figsize=(across / (100 * DENSITY), down / (100 * DENSITY)))
@@ -321,7 +371,7 @@ def _mosaic(
         ax.imshow(canvas, interpolation="nearest", extent=(0, across, down, 0), aspect="auto")
         for words, (y, x) in zip(titles if titles is not None else [], corners, strict=False):
             ax.text(x + wide / 2, y - 3, str(words), ha="center", va="bottom", fontsize=7.5)
-        for words, (_, x) in zip(heads or [], corners, strict=False):
+        for words, (_, x) in zip(heads, corners, strict=False):
             ax.text(x + wide / 2, top - 4, words, ha="center", va="bottom", fontsize=7.5)
         for row, words in enumerate(labels if labels is not None else []):
             middle = corners[row * columns][0] + tall / 2
@@ -341,6 +391,6 @@ def _style() -> dict:
     return {**STYLE, "axes.prop_cycle": cycler(color=PALETTE)}
 
 
-def _check_alt(alt) -> None:
+def _check_alt(alt: str) -> None:
     if not isinstance(alt, str) or not alt.strip():
         raise ValueError(f"expected alt: a sentence that says what the picture shows; got {alt!r}")

@@ -55,7 +55,7 @@ def record_quiz(topic: str, score: Number, out_of: Number) -> str:
     return _update(change)
 
 
-# -------------------------------------------------------------------------------------------- the file
+# ----------------------------------------------------------------------------------------- the file
 
 
 def read_record() -> Record:
@@ -134,7 +134,7 @@ def _validate(record: object) -> None:
         raise ValueError("not a progress record: unexpected values")
 
 
-# --------------------------------------------------------------------------------------------- the table
+# ---------------------------------------------------------------------------------------- the table
 
 
 @dataclass(frozen=True)

@@ -28,7 +28,7 @@ def export(topic: str | Bank, format: str, path: Path | str) -> Path:
     return path
 
 
-# ------------------------------------------------------------------------------------------------ Moodle
+# ------------------------------------------------------------------------------------------- Moodle
 
 
 def _write_gift(bank: Bank, path: Path) -> None:
@@ -77,7 +77,7 @@ def _gift_ordering(question: Ordering) -> list[str]:
     return ["", *(f"\t={_gift_html(question.items[i].text)} -> {i + 1}" for i in question.start())]
 
 
-# ------------------------------------------------------------------------------------------------ Canvas
+# ------------------------------------------------------------------------------------------- Canvas
 
 
 def _write_qti(bank: Bank, path: Path) -> None:
@@ -226,7 +226,7 @@ def _field(fields, label: str, entry: str) -> None:
     ET.SubElement(field, "fieldentry").text = entry
 
 
-# -------------------------------------------------------------------------------------------------- Anki
+# --------------------------------------------------------------------------------------------- Anki
 
 
 ANKI_BACK = "{{FrontSide}}<hr id=answer>{{Back}}<p><small>{{Source}}</small></p>"

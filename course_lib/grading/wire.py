@@ -14,7 +14,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
-from course_lib.checking.observe import LEAVES, TEXT, Failure, Leaf, Outcome
+from course_lib.checking.observe import MAX_LEAVES, MAX_MESSAGE_CHARACTERS, Failure, Leaf, Outcome
 
 # Everything that is not a tensor.  JSON takes a hundred times as much memory while it is read.
 MAX_RECORD_BYTES = 2**19
@@ -46,14 +46,14 @@ class _Leaf(_StrictModel):
 
 class _Failure(_StrictModel):
     kind: Name
-    message: Annotated[str, Field(max_length=TEXT)]
+    message: Annotated[str, Field(max_length=MAX_MESSAGE_CHARACTERS)]
     lines: Annotated[list[tuple[Name, int, Name]], Field(max_length=5)]
 
 
 class _Outcome(_StrictModel):
-    outputs: Annotated[dict[Path, _Leaf], Field(max_length=LEAVES + 1)]
-    inputs: Annotated[dict[Path, _Leaf], Field(max_length=LEAVES + 1)]
-    gradients: Annotated[dict[Name, str | None], Field(max_length=LEAVES)]
+    outputs: Annotated[dict[Path, _Leaf], Field(max_length=MAX_LEAVES + 1)]
+    inputs: Annotated[dict[Path, _Leaf], Field(max_length=MAX_LEAVES + 1)]
+    gradients: Annotated[dict[Name, str | None], Field(max_length=MAX_LEAVES)]
     error: _Failure | None
 
 

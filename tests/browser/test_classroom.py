@@ -99,7 +99,7 @@ def sort_items(page):
             rows.nth(row).get_by_role("button", name="Move up").click()
 
 
-# -------------------------------------------------------------------------------------------- with a kernel
+# ------------------------------------------------------------------------------------ with a kernel
 
 
 def test_a_quiz_answered_by_mouse_is_scored_and_kept(open_notebook, notebook, root):
@@ -316,7 +316,7 @@ def test_widgets_work_inside_other_widgets(open_notebook, root):
     lab.page.locator("img[alt='Title 9. n = 9.']").wait_for()
 
 
-# ----------------------------------------------------------------------------------------- without a kernel
+# --------------------------------------------------------------------------------- without a kernel
 
 
 def works_alone(page):

@@ -148,7 +148,7 @@ def read(path):
     return nbformat.read(path, as_version=4)
 
 
-# -------------------------------------------------------------------------------------------- what is written
+# ---------------------------------------------------------------------------------- what is written
 
 
 def test_the_command_writes_a_course_folder_where_nbgrader_is_not_installed(tmp_path):
@@ -224,7 +224,7 @@ def test_a_locked_test_cell_follows_each_exercise_and_no_other_cell_is_marked(
     }
 
 
-# ---------------------------------------------------------------------------------------- nbgrader's commands
+# ------------------------------------------------------------------------------ nbgrader's commands
 
 
 def test_nbgrader_finds_the_source_valid(course):
@@ -363,7 +363,7 @@ def test_formgrader_shows_the_assignments_and_the_scores(graded, root):
     assert all(entry["autograded"] for entry in submissions.values())
 
 
-# ------------------------------------------------------------------------------------------------------- mark
+# --------------------------------------------------------------------------------------------- mark
 
 
 def answer_with(function, name=PATCHIFY):

@@ -42,7 +42,7 @@ def returning(reference, **more):
     )
 
 
-# ------------------------------------------------------------------------------------------- accepted
+# ----------------------------------------------------------------------------------------- accepted
 
 
 @pytest.mark.parametrize(
@@ -62,7 +62,7 @@ def test_right_answers_written_differently_pass(answer):
     assert verdict(answer).passed
 
 
-# -------------------------------------------------------------------------------------------- refused
+# ------------------------------------------------------------------------------------------ refused
 
 
 @pytest.mark.parametrize(
@@ -213,7 +213,7 @@ def test_an_answer_that_remembers_its_inputs_gets_fresh_ones():
     assert verdict(answer, replace(EXERCISE, gradients=())).passed
 
 
-# -------------------------------------------------------------------------------------- kinds of value
+# ----------------------------------------------------------------------------------- kinds of value
 
 
 @dataclass
@@ -272,7 +272,7 @@ def test_a_difference_hidden_in_one_entry_of_many_is_found():
     assert "[299, 17]" in sentence and "1 of 90,000" in sentence
 
 
-# ------------------------------------------------------------------------------------------- diagnosis
+# ---------------------------------------------------------------------------------------- diagnosis
 
 
 def shifted(x, w):
@@ -324,7 +324,7 @@ def test_a_misconception_that_shows_in_one_case_alone_does_not_claim_others():
     assert verdict(shifted, DIAGNOSED).fraction == 0.5
 
 
-# ---------------------------------------------------------------------------------------------- errors
+# ------------------------------------------------------------------------------------------- errors
 
 
 def test_a_stub_is_not_attempted_and_a_missing_operator_is_an_error():
@@ -397,7 +397,7 @@ def test_endless_recursion_is_shown_in_five_lines():
     assert outcome.error.kind == "RecursionError" and len(outcome.error.lines) == 5
 
 
-# ------------------------------------------------------------------------------------ run, judge, state
+# -------------------------------------------------------------------------------- run, judge, state
 
 
 def test_outcomes_are_plain_data_that_can_leave_a_jail():

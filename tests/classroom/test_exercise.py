@@ -44,7 +44,7 @@ def streams():
     sys.stdout, sys.stderr = before
 
 
-# ------------------------------------------------------------------------------------------ the decorator
+# ------------------------------------------------------------------------------------ the decorator
 
 
 def test_a_right_answer_comes_back_unchanged_and_is_recorded(capsys):
@@ -114,7 +114,7 @@ def test_an_unwritable_folder_costs_the_record_alone(monkeypatch, tmp_path):
     assert passed and "could not be saved" in repr(report)
 
 
-# --------------------------------------------------------------------------------------------- time limit
+# --------------------------------------------------------------------------------------- time limit
 
 
 def endless(x, w):
@@ -229,7 +229,7 @@ def test_an_interrupt_of_the_notebook_stops_the_answer_and_gets_through(monkeypa
     assert "answer a.interrupted" not in [thread.name for thread in threading.enumerate()]
 
 
-# ------------------------------------------------------------------------------------- hostile and unlucky
+# ------------------------------------------------------------------------------ hostile and unlucky
 
 
 def leave(x, w):
@@ -299,7 +299,7 @@ def test_what_is_no_function_is_refused(answer):
     assert not check_answer(answer, EXERCISE)[1]
 
 
-# ------------------------------------------------------------------------------------------------ classes
+# ------------------------------------------------------------------------------------------ classes
 
 
 class Affine(nn.Module):
@@ -367,7 +367,7 @@ def test_a_class_is_built_and_used():
     assert "not attempted" in check_answer(Stub, MODULE)[0].title
 
 
-# ------------------------------------------------------------------------------------------------- report
+# ------------------------------------------------------------------------------------------- report
 
 
 def test_the_report_is_small_accessible_and_escaped():

@@ -90,7 +90,7 @@ def test_house_style_leaves_matplotlib_as_it_was():
     assert dict(matplotlib.rcParams) == before
 
 
-# ---------------------------------------------------------------------------------------------- pictures
+# ----------------------------------------------------------------------------------------- pictures
 
 
 def test_every_pixel_of_a_small_picture_is_a_square():
@@ -148,7 +148,7 @@ def test_other_shapes_and_values_are_refused(images):
 
 
 def test_titles_and_columns_are_checked():
-    with pytest.raises(ValueError, match="one title per picture, 3; got 2"):
+    with pytest.raises(ValueError, match="one title per image, 3; got 2"):
         image_grid(pictures(3), titles=["a", "b"])
     with pytest.raises(ValueError, match="at least one column, got 0"):
         image_grid(pictures(3), columns=0)
@@ -179,7 +179,7 @@ def test_several_clips_are_several_strips():
         film_strips([torch.rand(4, 3, 8, 8), torch.rand(5, 3, 8, 8)])
 
 
-# ------------------------------------------------------------------------------------------- live curve
+# --------------------------------------------------------------------------------------- live curve
 
 
 def test_a_training_leaves_a_still_figure_and_no_bar(shown):

@@ -16,7 +16,7 @@ from PIL import Image
 
 from course_lib.classroom import example_photo, media, read_clip, read_photo, write_clip
 
-# ------------------------------------------------------------------------------------------------- photos
+# ------------------------------------------------------------------------------------------- photos
 
 
 def quadrants(height=40, width=60):
@@ -261,7 +261,7 @@ def test_the_classroom_is_imported_without_libraries_for_pictures_and_video():
     assert done.stdout.strip() == "[]", done.stderr
 
 
-# -------------------------------------------------------------------------------------------------- clips
+# -------------------------------------------------------------------------------------------- clips
 
 
 def clip(frames=24, height=48, width=64):

@@ -166,7 +166,7 @@ def test_the_shown_order_is_stable_and_never_the_right_one(tmp_path):
         assert sorted(question.start()) == [0, 1, 2]
 
 
-# ----------------------------------------------------------------------------------------------- answers
+# ------------------------------------------------------------------------------------------ answers
 
 
 @pytest.fixture
@@ -342,7 +342,7 @@ def test_digests_stay_the_same_from_release_to_release(question):
     assert digest(question("one")) == "d8bd555c6f7a"
 
 
-# ------------------------------------------------------------------------------------------------ markup
+# ------------------------------------------------------------------------------------------- markup
 
 
 @pytest.mark.parametrize(
@@ -372,7 +372,7 @@ def test_no_text_can_close_the_script(tmp_path):
     assert json.loads(script_json(evil)) == evil
 
 
-# ------------------------------------------------------------------------------------------------ widget
+# ------------------------------------------------------------------------------------------- widget
 
 
 def test_the_output_is_readable_html_with_the_module_inside(tmp_path):

@@ -40,5 +40,5 @@ def test_maps_need_not_divide_the_picture():
 
 @pytest.mark.parametrize("shape", [(3, 3), (2, 3, 3), (1, 1, 3, 3)])
 def test_a_map_is_needed_for_every_picture(shape):
-    with pytest.raises(ValueError, match="for each of 1 pictures"):
+    with pytest.raises(ValueError, match="for each of 1 images"):
         shade_by_map(np.zeros((1, 4, 4, 3), np.uint8), np.ones(shape))

@@ -18,7 +18,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from course_lib.checking import diagnose, exercises, find_exercise, topics
-from course_lib.checking.observe import LEAVES, Failure, Leaf, Outcome, flatten, preserved, run
+from course_lib.checking.observe import MAX_LEAVES, Failure, Leaf, Outcome, flatten, preserved, run
 from course_lib.grading import marking
 from course_lib.grading.wire import MAX_RECORD_BYTES, pack, unpack
 
@@ -112,7 +112,7 @@ def test_a_tensor_of_every_dtype_and_shape_arrives(name, shape):
         Both(torch.ones(2), 4),
         {"a b": 1, "it's": 2, '"': 3, "ü": 4},
         {1: 1, (2, 3): 2, None: 3, 2.5: 4},
-        list(range(LEAVES)),
+        list(range(MAX_LEAVES)),
         torch.ones(2).to_sparse(),
         torch.ones(2, device="meta"),
         torch.ones(3, requires_grad=True) * 2,
@@ -173,8 +173,8 @@ def test_right_outcomes_arrive_and_pass(exercise):
         Outcome({"no path": Leaf("None")}),
         Outcome({"[0]" * 200: Leaf("None")}),
         Outcome({"": Leaf("str", "x" * 100_001)}),
-        Outcome({f"[{n}]": Leaf("str", "x" * 1000) for n in range(LEAVES)}),
-        Outcome({f"[{n}]": Leaf("None") for n in range(LEAVES + 2)}),
+        Outcome({f"[{n}]": Leaf("str", "x" * 1000) for n in range(MAX_LEAVES)}),
+        Outcome({f"[{n}]": Leaf("None") for n in range(MAX_LEAVES + 2)}),
         Outcome(gradients={"x" * 201: None}),
         Outcome(error=Failure("E", "x" * 501)),
     ],
@@ -265,7 +265,7 @@ def one(tensor, **changes):
         made_up(record(error={"kind": "E", "message": "", "lines": [["f", "x", ""]]})),
         made_up(record(error={"kind": "E", "message": "x" * 501, "lines": []})),
         made_up(record(error={"kind": "E", "message": "", "lines": [["f", 1, ""]] * 6})),
-        made_up(record(outputs={f"[{n}]": leaf(tensor=None) for n in range(LEAVES + 2)})),
+        made_up(record(outputs={f"[{n}]": leaf(tensor=None) for n in range(MAX_LEAVES + 2)})),
         one(entry(shape=[2**40])),
         one(entry(shape=[2**40], offsets=[0, 2**42])),
         one(entry(shape=[2**63, 0])),
