@@ -5,78 +5,33 @@
 # holes in it, extend it at its sides or invent it, in twelve steps.
 
 # %%
-import math
-
-import torch
-import torch.nn.functional as F
-from einops import rearrange, repeat
-
 import course_lib.classroom as room
-from course_lib import data
-from course_lib.classroom import exercise, explore, show, show_clip, show_images, show_lines, slider
-from course_lib.lm.maskgit import gumbel_noise
-from course_lib.metrics import psnr
-from course_lib.papers import magvit, magvit2, magvit_tokenizer
-from course_lib.papers.magvit import TASKS, condition_clip
-from course_lib.quantize.lfq import token_code
-from course_lib.training import load_checkpoint, results
-from course_lib.training.recipes.magvit import (
-    BITS,
-    clip_distance,
-    motion_accuracy,
-    pixels_to_clip,
-    sample_code_grids,
-    tokenized_clips,
-)
-from course_lib.world import float_to_pixels
-from course_lib.zoo import build
 
-# %%
-tokenizer, made = load_checkpoint("magvit-3d")
-bert, bert_made = load_checkpoint("magvit-bert")
-test = tokenized_clips("magvit-3d", "test", 16)
-clip = pixels_to_clip(test["pixels"])  # b c t h w, in [-1, 1]
-
-
-def frames(x):
-    """(c t h w) as a film (t h w 3) uint8"""
-    return float_to_pixels(rearrange(x.clamp(-1, 1), "c t h w -> t c h w"))
-
-
-one = slice(3, 4)
-strips = {"the clip": clip[3]}
-for task, what in (("FP", "first frame given"), ("OPC", "middle given"), ("IPD", "a moving box missing")):
-    strips[f"{what}"] = condition_clip(task, clip[one])[0]
-    strips[f"completed ({task})"] = magvit.generate(
-        tokenizer, bert, task, clip[one], test["label"][one], steps=12, generator=torch.Generator().manual_seed(0)
-    )[0]
-show_clip([frames(x) for x in strips.values()], labels=list(strips), frames=8,
-          title="One network, several tasks",
-          alt="A clip; what is left of it for three tasks; and the clips that the network made of each.")
-minutes = [provenance["seconds"] / 60 for provenance in (made, bert_made)]
-print(f"tokenizer: {minutes[0]:.0f} minutes on {made['device']}; transformer: {minutes[1]:.0f} minutes")
+room.show_hero("magvit")
 
 # %% [markdown]
 # **You will** build MAGVIT (Yu et al. 2022, arXiv 2212.05199), a tokenizer and a masked transformer for video, and then
-# MAGVIT-v2 (Yu et al. 2023, arXiv 2310.05737), which throws the codebook away and lets pictures and clips share one
-# tokenizer. Twelve of their functions you write yourself.
+# MAGVIT-v2 (Yu et al. 2023, arXiv 2310.05737), which throws the codebook away and lets images and clips share one
+# tokenizer. You write twelve of their functions yourself.
 #
 # **You need** chapter 04: codes, codebooks, perceptual and adversarial losses, next-token prediction.
 #
-# **Time** about five hours with the exercises; running everything takes about two minutes. Between sections 8 and 9 is
-# a good place for a night's sleep.
+# **Time** about five hours with the exercises; running everything takes about two minutes. The gap between sections 8
+# and 9 is a good place for a night's sleep.
 
 # %% [markdown]
 # ## 1 The problem
 #
-# A clip is pictures, so the tokenizer of chapter 04 could write it frame by frame. Two things speak against it. The
-# sequence gets long: 16 frames of 64 codes are 1,024. And each frame is coded for itself: where nothing moves, two
-# frames with a little different noise may get different codes, and the picture *flickers*.
+# A clip is a sequence of images, so the tokenizer of chapter 04 could write it frame by frame. There are two problems.
+# The sequence gets long: 16 frames of 64 codes are 1,024. And each frame is coded on its own: where nothing moves, two
+# frames with slightly different noise may get different codes, and the clip *flickers*.
 #
 # The tokenizer decides both: how long the sequences are that a language model must learn, and how good its clips can
 # be at best, since nothing the model writes can look better than what the decoder makes of the right codes.
 
 # %%
+import math
+
 rows = []
 for name, cell in {"frame by frame, 8 x 8": 8 * 8, "3D-VQ, 4 x 8 x 8": 4 * 8 * 8}.items():
     tokens = 16 * 128 * 128 // cell
@@ -89,15 +44,28 @@ room.table(rows, "A clip of 16 frames of 128 x 128 pixels, with 1,024 codes")
 # 614.4 times fewer bits, as the paper has it, and a quarter of the tokens that single frames would need.
 
 # %% [markdown]
-# ## 2 From pictures to clips
+# ## 2 From images to clips
 #
-# MAGVIT's tokenizer, *3D-VQ*, is a VQGAN whose convolutions also run over time. It goes down in two kinds of steps:
-# those that halve rows, columns *and* frames, and those that halve rows and columns only. In the encoder the first two
+# MAGVIT's tokenizer, *3D-VQ*, is a VQGAN whose convolutions also run over time. It downsamples in two kinds of steps:
+# those that halve rows, columns *and* frames, and those that halve only rows and columns. In the encoder the first two
 # of three steps are of the first kind, and the decoder runs backwards, so that its first step is the spatial one. Our
 # tiny one has two steps, both of the first kind: 16 x 32 x 32 pixels become 4 x 8 x 8 tokens.
-#
+
+# %%
+import torch
+
+from course_lib.classroom import exercise
+from course_lib.training import load_checkpoint
+from course_lib.training.recipes.magvit import pixels_to_clip, tokenized_clips
+
+tokenizer, provenance = load_checkpoint("magvit-3d")
+test = tokenized_clips("magvit-3d", "test", 16)
+clip = pixels_to_clip(test["pixels"])  # b c t h w, in [-1, 1]
+print("clips", tuple(clip.shape), "become tokens", tuple(test["codes"].shape))
+
+# %% [markdown]
 # Video is scarce: UCF-101 has 9,537 clips to train on. So the 3D network starts from a 2D one that was trained on
-# pictures. All that has to be invented is time: a kernel of $3 \times 3$ pixels must become one of
+# images. All that has to be invented is time: a kernel of $3 \times 3$ pixels must become one of
 # $3 \times 3 \times 3$. Chapter 03 did the same with tubelets; there were two ways.
 #
 # - **Average:** the kernel at every frame, divided by their number. On a clip in which nothing moves, the inflated
@@ -107,11 +75,11 @@ room.table(rows, "A clip of 16 frames of 128 x 128 pixels, with 1,024 codes")
 #
 # ### Exercise: central inflation
 #
-# `kernel` is (o i h w): output channels, input channels, rows, columns. `F.conv3d` wants
-# (o i t h w). The middle of `frames` frames is number `frames // 2`, counted from 0; of two middle ones it is the later.
+# `kernel` is (o i h w): output channels, input channels, rows, columns. `F.conv3d` wants (o i t h w). The middle of
+# `frames` frames is number `frames // 2`, counted from 0; of two middle ones, take the later.
 #
 # <details><summary>Hint 1: the idea</summary>
-# Zeros of the right shape first; then one place along the new axis.
+# First zeros of the right shape; then fill one place along the new axis.
 # </details>
 # <details><summary>Hint 2: the line</summary>
 # <code>inflated[:, :, frames // 2] = kernel</code>
@@ -134,6 +102,9 @@ def inflate(kernel, frames):
 # frame:
 
 # %%
+import torch.nn.functional as F
+from einops import rearrange, repeat
+
 rng = torch.Generator().manual_seed(0)
 flat = torch.randn(4, 3, 3, 3, generator=rng)
 of_frames = F.conv2d(rearrange(clip[:2], "b c t h w -> (b t) c h w"), flat, padding=1)
@@ -147,12 +118,14 @@ for name, grown in (("central", central), ("average", average)):
 # %% [markdown]
 # The paper's Table 7 compares the starts on UCF-101, base model, by the *Fréchet video distance* (FVD) of rebuilt
 # clips, a Fréchet distance in the features of I3D, a network that reads actions in clips: 127 from
-# scratch, 103 averaged, 58 central. Ours, 300 steps each; the 2D tokenizer from which two of them start has had 600
+# scratch, 103 averaged, 58 central. Ours have 300 steps each; the 2D tokenizer from which two of them start has had 600
 # more, on single frames of the same clips:
 #
 # **Predict first:** will the order be the same?
 
 # %%
+from course_lib.training import results
+
 starts = {"from scratch": "magvit-init-scratch", "average": "magvit-init-average", "central": "magvit-init-central"}
 rows = [
     {"start": name, "PSNR, dB": f"{m['psnr']:.2f}", "LPIPS": f"{m['lpips']:.4f}", "Fréchet": f"{m['frechet']:.2f}",
@@ -162,19 +135,25 @@ rows = [
 room.table(rows, "256 test clips, rebuilt; the Fréchet distance is in the features of chapter 03's clip judge")
 
 # %% [markdown]
-# In PSNR and LPIPS the order is the paper's: scratch, average, central. In the Fréchet distance central is best as well,
-# but the averaged start lies *behind* the one from scratch. That part of the paper's order is not shown here, and one
-# training each cannot say why.
+# In PSNR and LPIPS the order is the paper's: scratch, average, central. In the Fréchet distance central is best as
+# well, but the averaged start does *worse* than the one from scratch. That part of the paper's order is not shown here,
+# and one run each cannot say why.
 
 # %% [markdown]
 # ## 3 The same content, the same token
 #
 # A convolution at the border needs pixels that are not there. Zeros are the usual answer, and they are a signal: only
 # at a border is everything exactly 0. A network learns to use it, and then the same thing gets a different token in the
-# middle of the picture and at its side. For a language model that is a dialect it must learn for nothing. MAGVIT pads
-# by *reflection* instead: beyond the border stands the mirror image, and the border itself is not repeated:
+# middle of a frame and at its side. For a language model that is a dialect it must learn for nothing. MAGVIT pads
+# by *reflection* instead: beyond the border comes the mirror image, and the border itself is not repeated:
 # $0\,1\,2\,3$ becomes $1\,0\,1\,2\,3\,2$.
-#
+
+# %%
+row = clip[3, 0, 0, 0, :4]  # four pixels of one row
+print("a row            ", [f"{x:.2f}" for x in row.tolist()])
+print("padded with zeros", [f"{x:.2f}" for x in F.pad(row, (1, 1)).tolist()])
+
+# %% [markdown]
 # ### Exercise: reflection
 #
 # `pad` says how many frames, rows and columns to add, on *both* sides of each axis. With
@@ -183,23 +162,24 @@ room.table(rows, "256 test clips, rebuilt; the Fréchet distance is in the featu
 # by its number, and `x.flip(axis)` turns it round.
 #
 # <details><summary>Hint 1: the idea</summary>
-# For each axis, three pieces one behind the other: the p places after the first one, turned round; x; the p places
+# For each axis, three pieces one after the other: the p places after the first one, turned round; x; the p places
 # before the last one, turned round.
 # </details>
 # <details><summary>Hint 2: the line</summary>
-# <code>x.narrow(axis, 1, p).flip(axis)</code> is what comes in front.
+# <code>x.narrow(axis, 1, p).flip(axis)</code> is what comes first.
 # </details>
 
 
 # %% exercise: reflection
 @exercise("magvit.reflect_padding")
 def reflect_padding(x, pad):
-    """Section 3.1: x (b c t h w), pad (frames, rows, columns) -> padded by its mirror image on both sides of each axis"""
+    """Section 3.1: x (b c t h w), pad (frames, rows, columns) -> x with its mirror image on both sides of each axis"""
     # SOLUTION
     for axis, p in zip((2, 3, 4), pad, strict=True):
         last = x.shape[axis] - 1
-        before, behind = x.narrow(axis, 1, p), x.narrow(axis, last - p, p)
-        x = torch.cat([before.flip(axis), x, behind.flip(axis)], dim=axis)
+        before = x.narrow(axis, 1, p)
+        after = x.narrow(axis, last - p, p)
+        x = torch.cat([before.flip(axis), x, after.flip(axis)], dim=axis)
     return x
     # END
 
@@ -208,19 +188,24 @@ def reflect_padding(x, pad):
 # Look at the first frame of a clip, as a convolution would see it with four pixels of padding:
 
 # %%
+from course_lib.classroom import show_images
+
 padded = {"zeros": F.pad(clip[3:4], (4, 4, 4, 4)), "reflection": reflect_padding(clip[3:4], (0, 4, 4))}
 show_images(torch.cat([x[:, :, 0] for x in padded.values()]), list(padded), columns=2, cell=150,
             title="A frame and four pixels beyond it", alt="A frame with a grey border, and with a mirrored border.")
 
 # %% [markdown]
-# Two tests. First: a clip of one single colour. Every token stands for the same content. Second: the same view of the
+# Two tests. First: a clip of one single colour, where every token has the same content. Second: the same view of the
 # world, moved by one token (4 pixels) to the side; where both show the same pixels, how many tokens agree? (Both
 # tokenizers start from the 2D one, which reflects, so that the one with zeros has had 300 steps to get used to them.)
 
 # %%
+from course_lib.classroom import show
+
 paddings = {"zeros": "magvit-zero", "reflection": "magvit-init-central"}
 with torch.no_grad():
-    grey = {pad: load_checkpoint(name)[0].encode(torch.zeros(1, 3, 16, 32, 32)).indices for pad, name in paddings.items()}
+    tokenizers = {pad: load_checkpoint(name)[0] for pad, name in paddings.items()}
+    grey = {pad: model.encode(torch.zeros(1, 3, 16, 32, 32)).indices for pad, model in tokenizers.items()}
 fig, axes = room.figure("The tokens of a grey clip, a colour for each number (time 1)", columns=2, height=2.6)
 for ax, (pad, tokens) in zip(axes, grey.items(), strict=True):
     ax.imshow(tokens[0, 1].unique(return_inverse=True)[1], cmap="cividis")
@@ -238,8 +223,8 @@ room.table(rows, "Two tokenizers that differ in their padding")
 
 # %% [markdown]
 # With zeros a clip that is the same everywhere has dozens of tokens, each of which says how near the border is, layer
-# upon layer. With reflection it has a single one, and it must: no place can tell where it stands. After a step aside more
-# tokens agree, too, but far from all: what lies just outside of a view is part of what a token sees. (In the official
+# upon layer. With reflection it has a single one, and it must: no place can tell where it is. After a step aside more
+# tokens agree, too, but far from all: what is just outside a view is part of what a token sees. (In the official
 # code the line that pads by reflection is commented out, and zeros are the default.)
 
 # %% [markdown]
@@ -248,10 +233,10 @@ room.table(rows, "Two tokenizers that differ in their padding")
 # VQGAN's code lets the discriminator wait for 250,000 steps. MAGVIT's plays from the start, against clips: it is
 # StyleGAN's discriminator with convolutions over time, and gives one logit per clip.
 #
-# What keeps it from winning at once is *LeCam regularisation*
-# (Tseng et al. 2021, Eq. 8): it keeps moving averages of its logits for real clips, $\alpha_R$, and for reconstructions,
+# What keeps it from winning at once is *LeCam regularization* (Tseng et al. 2021, Eq. 8): it keeps moving averages of
+# its logits for real clips, $\alpha_R$, and for reconstructions,
 # $\alpha_F$, and no logit may run away from the average of the *other* side. (The paper's Eq. 8 has the squares without
-# the $\max$; its code, and we, leave a logit alone that has passed the other side's average.)
+# the $\max$; its code, and ours, leave a logit as it is once it has passed the other side's average.)
 #
 # $$R_{LC} = \mathbb E\bigl[\max(0,\, D(x) - \alpha_F)^2\bigr] + \mathbb E\bigl[\max(0,\, \alpha_R - D(\hat x))^2\bigr]$$
 #
@@ -272,16 +257,20 @@ room.table(rows, "Two tokenizers that differ in their padding")
 def lecam(real, fake, ema_real, ema_fake):
     """R_LC from logits of clips and of reconstructions, and the moving averages of both"""
     # SOLUTION
-    towards = F.relu(real - ema_fake).square().mean()
-    return towards + F.relu(ema_real - fake).square().mean()
+    of_real = F.relu(real - ema_fake).square().mean()
+    of_fake = F.relu(ema_real - fake).square().mean()
+    return of_real + of_fake
     # END
 
 
 # %%
-logits, far = torch.linspace(-3, 3, 61), torch.tensor([9.0])
-of_real = [lecam(x[None], far, 1.0, -1.0).item() for x in logits]  # the other side contributes nothing
-of_fake = [lecam(-far, x[None], 1.0, -1.0).item() for x in logits]
-show_lines(logits, {"a real clip": of_real, "a reconstruction": of_fake},
+from course_lib.classroom import show_lines
+
+logits = torch.linspace(-3, 3, 61)
+far = torch.tensor([9.0])  # a logit so far away that its side contributes nothing
+cost_of_real = [lecam(x[None], far, 1.0, -1.0).item() for x in logits]
+cost_of_fake = [lecam(-far, x[None], 1.0, -1.0).item() for x in logits]
+show_lines(logits, {"a real clip": cost_of_real, "a reconstruction": cost_of_fake},
            "What a logit costs when the averages are 1 (real) and -1 (rebuilt)", "the discriminator's logit", "penalty",
            height=2.6, alt="The penalty of a real clip rises to the right of -1, that of a reconstruction to the left of 1.")
 
@@ -290,30 +279,50 @@ show_lines(logits, {"a real clip": of_real, "a reconstruction": of_fake},
 # $\alpha_R$: the discriminator pays for being sure. A second brake is *R1*: it also pays for the squared length of the
 # gradient of $D(x)$ with respect to a real clip $x$.
 #
-# The tokenizer's loss: squared error, 0.1 times the perceptual loss of *every frame*, 0.1 times the adversary's
-# $-\ln\sigma(D(\hat x))$, chapter 04's two terms for the codebook, and 0.1 times an entropy term that keeps all codes
-# in use (section 9 has its like). A perceptual loss of single frames sees no flicker as such, and clips still flicker.
-#
-# Ours differs. The squared error and the perceptual loss weigh 20 and 1 (MAGVIT-v2's 40 and 1), for we have a
-# thousandth of the steps; dead codes are revived besides; and the adversary is *not* there from the first step. It
-# enters the chapter's tokenizer after 1,000 of 1,500 steps. All other tokenizers here, those that are compared and
-# the one you train now, have none.
+# The tokenizer's loss has several terms: the squared error, 0.1 times the perceptual loss of *every frame*, 0.1 times
+# the adversary's $-\ln\sigma(D(\hat x))$, chapter 04's two terms for the codebook, and 0.1 times an entropy term that
+# keeps all codes in use (section 9 has a counterpart). A perceptual loss of single frames sees no flicker as such, and
+# clips still flicker.
+
+# %%
+from course_lib.papers import magvit_tokenizer
+from course_lib.training import find_recipe
+
+for weights in (magvit_tokenizer.LossConfig(), find_recipe("magvit-3d")):
+    print(f"squared error: {weights.squared_weight:g}, perceptual loss: {weights.perceptual_weight:g}")
+
+# %% [markdown]
+# The second line is ours, which differs. The squared error and the perceptual loss weigh 20 and 1 (for MAGVIT-v2's
+# tokenizer 40 and 1), because we have a thousandth of the steps; dead codes are also revived; and the adversary is
+# *not* there from the first step. It enters the chapter's tokenizer after 1,000 of 1,500 steps. All other tokenizers
+# here, those that are compared and the one you train now, have none.
 #
 # ## 5 Train it here
 #
 # A 3D tokenizer from nothing, for at most 45 seconds.
 #
-# **Predict first:** beside it you will see one that has not been trained on a single clip: the 2D network, inflated by
+# **Predict first:** next to it you will see one that has not been trained on a single clip: the 2D network, inflated by
 # your function. Which of the two rebuilds clips better?
 
 # %%
 trained = room.train_live("magvit-live", seconds=45)
 
 # %%
+from course_lib.classroom import show_clip
+from course_lib.metrics import psnr
+from course_lib.world import float_to_pixels
+from course_lib.zoo import build
+
+
+def frames(x):
+    """(c t h w) as a film (t h w 3) uint8"""
+    return float_to_pixels(rearrange(x.clamp(-1, 1), "c t h w -> t c h w"))
+
+
 inflated = build("magvit/tiny").eval()
 magvit_tokenizer.inflate(inflated, load_checkpoint("magvit-2d")[0], inflate)
 networks = {f"from nothing, {trained.step} steps": trained.model, "inflated, no step": inflated,
-            f"inflated, {made['steps']:,} steps": tokenizer}
+            f"inflated, {provenance['steps']:,} steps": tokenizer}
 strips = {"the clip": clip[5]}
 with torch.no_grad():
     for name, network in networks.items():
@@ -324,13 +333,13 @@ show_clip([frames(x) for x in strips.values()], labels=list(strips), frames=8,
           alt="A clip, rebuilt by the tokenizer trained here, by an inflated one and by one trained for longer.")
 
 # %% [markdown]
-# The inflated network, which has never seen a clip, is ahead of yours: most of what there is to know about a frame it
-# knows from pictures. What is left to learn is time: one token has to say where things are in four frames.
+# The inflated network, which has never seen a clip, is ahead of yours: it knows most of what there is to know about a
+# frame from single images. What is left to learn is time: one token has to say where things are in four frames.
 
 # %% [markdown]
 # ## 6 Ten tasks
 #
-# One transformer is to do many things. Two tokens in front of the clip's, the *prefix*, tell it what: one for the task,
+# One transformer has to do many things. Two tokens before the clip's, the *prefix*, tell it what: one for the task,
 # one for the class, or for "none" where none is given. The tasks differ in what of the clip is *given* (section 3.2):
 #
 # | | task | given |
@@ -345,20 +354,32 @@ show_clip([frames(x) for x in strips.values()], labels=list(strips), frames=8,
 # | IPD | dynamic inpainting | all but a box of half the rows and columns that moves from left to right |
 # | CG | class-conditional generation | nothing; the class is a token |
 # | CFP | class-conditional frame prediction | the first frame, and the class |
-#
+
+# %%
+from course_lib.papers.magvit import TASKS
+
+transformer, _ = load_checkpoint("magvit-bert")
+for task in ("FP", "CFP", "CG"):
+    print(task, "of class 3 has the prefix", transformer.config.prefix_tokens(task, torch.tensor([3])).tolist())
+
+# %% [markdown]
 # The same rule serves grids of pixels and of tokens. The middle half of $h$ rows goes from row `h // 4` up to, not
 # including, row `h * 3 // 4`; columns likewise. A moving strip is `w // 2` columns wide, and its left edge in frame
 # $i$ of $t$ is $\lfloor w/2 \rfloor \cdot i / (t - 1)$, rounded to the nearest column: 0 in the first frame, $\lfloor w/2 \rfloor$
 # in the last. IPD's box has the rows of OPH and the columns of OPD.
-#
+
+# %%
+print("left edges of a strip in 4 frames of 8 columns:", [round(8 // 2 * i / 3) for i in range(4)])
+
+# %% [markdown]
 # ### Exercise: the tasks' masks
 #
 # Return a (t, h, w) table of booleans for a grid of t frames, h rows and w columns: `True`
-# where the condition is given. t is 3 or more, and no edge falls half way between two columns.
+# where the condition is given. t is 3 or more, and no edge falls halfway between two columns.
 #
 # <details><summary>Hint 1: the idea</summary>
 # Three coordinates that broadcast against one another: frames (t 1 1), rows (h 1), columns (w). Every condition is a
-# comparison of them; <code>&amp;</code>, <code>|</code> and <code>~</code> join comparisons, and at the end comes
+# comparison of them; <code>&amp;</code>, <code>|</code> and <code>~</code> combine comparisons, and at the end comes
 # <code>expand(t, h, w)</code>.
 # </details>
 # <details><summary>Hint 2: the line</summary>
@@ -373,10 +394,13 @@ def task_masks(task, grid):
     """Appendix B.1: task (a name), grid (t, h, w) -> True where the clip is given (t h w), bool"""
     # SOLUTION
     t, h, w = grid
-    frame, row, column = torch.arange(t)[:, None, None], torch.arange(h)[:, None], torch.arange(w)
+    frame = torch.arange(t)[:, None, None]
+    row = torch.arange(h)[:, None]
+    column = torch.arange(w)
+    rows = (h // 4 <= row) & (row < h * 3 // 4)
+    columns = (w // 4 <= column) & (column < w * 3 // 4)
     left = (w // 2 * frame / (t - 1)).round()
     strip = (left <= column) & (column < left + w // 2)
-    rows, columns = (h // 4 <= row) & (row < h * 3 // 4), (w // 4 <= column) & (column < w * 3 // 4)
     first, last, box = frame == 0, frame == t - 1, rows & columns
     masks = {"FP": first, "FI": first | last, "OPC": box, "OPV": columns, "OPH": rows, "OPD": strip}
     masks |= {"IPC": ~box, "IPD": ~(rows & strip), "CG": frame < 0, "CFP": first}
@@ -386,26 +410,31 @@ def task_masks(task, grid):
 
 # %% [markdown]
 # The rest of the clip is *padded* so that the tokenizer has something to encode: with the last given frame (FP), with
-# what lies between (FI, linearly), with the nearest given pixel (OPC, OPV, OPH), or with black (OPD, IPC, IPD).
+# what is in between (FI, linearly), with the nearest given pixel (OPC, OPV, OPH), or with black (OPD, IPC, IPD).
 
 # %%
-def one_task(task, picture):
-    given = task_masks(task, (16, 32, 32))
-    tokens = task_masks(task, (4, 8, 8))
-    padded = condition_clip(task, clip[picture : picture + 1])[0]
-    hidden = torch.where(given, clip[picture], -1.0)
-    title = f"{task}: {1 - given.float().mean():.0%} of the pixels and {1 - tokens.float().mean():.0%} of the tokens are not given"
-    return room.film_strips([frames(x) for x in (clip[picture], hidden, padded)], frames=8,
-                            labels=["the clip", "what is given", "padded"], title=title)
+from course_lib.classroom import explore, slider
+from course_lib.papers.magvit import condition_clip
 
 
-explore(one_task, task=list(TASKS), picture=slider(0, 15, 3),
-        alt="A clip, what of it a task gives, and what stands in for the rest")
+def one_task(task, example):
+    given_pixels = task_masks(task, (16, 32, 32))
+    given_tokens = task_masks(task, (4, 8, 8))
+    padded = condition_clip(task, clip[example : example + 1])[0]
+    hidden = torch.where(given_pixels, clip[example], -1.0)
+    pixels, tokens = (f"{1 - given.float().mean():.0%}" for given in (given_pixels, given_tokens))
+    return room.film_strips([frames(x) for x in (clip[example], hidden, padded)], frames=8,
+                            labels=["the clip", "what is given", "padded"],
+                            title=f"{task}: {pixels} of the pixels and {tokens} of the tokens are not given")
+
+
+explore(one_task, task=list(TASKS), example=slider(0, 15, 3),
+        alt="A clip, what of it a task gives, and what replaces the rest")
 
 # %% [markdown]
-# Table 12 of the paper lists both percentages; here yours, for its sizes. For frame prediction 94% of pixels but only 75%
-# of tokens are missing: the token that holds the first frame holds three more frames. (For FI the paper prints the
-# 87.5% of pixels as 87.)
+# Table 12 of the paper lists both percentages; here are yours, for its sizes. For frame prediction 94% of pixels but
+# only 75% of tokens are missing: the token that holds the first frame holds three more frames. (For FI the paper prints
+# the 87.5% of pixels as 87.)
 
 # %%
 rows = [
@@ -419,23 +448,36 @@ room.table(rows, "16 x 128 x 128 pixels, 4 x 16 x 16 tokens")
 # ## 7 COMMIT
 #
 # A masked transformer sees all tokens at once, some of them replaced by a special token [MASK], and guesses those:
-# MaskGIT (Chang et al. 2022) does so with pictures. How do you tell it the condition? The obvious way: keep the clip's
+# MaskGIT (Chang et al. 2022) does so with images. How do you tell it the condition? The obvious way: keep the clip's
 # tokens where something is given, mask the others. But these tokens come from an encoder that has seen the whole clip.
 # In training they give away what is missing; in use nobody has them. And at the seams a token's *cell*, its 4 x 4 x 4
 # pixels here, holds given *and* missing pixels. With FP every condition token is of this kind.
-#
+
+# %%
+with torch.no_grad():
+    for name, x in {"clip": clip[:1], "padded condition of FP": condition_clip("FP", clip[:1])}.items():
+        first_row = tokenizer.encode(x).indices[0, 0, 0]  # at time 0
+        print(f"{name}: the first row of tokens is {first_row.tolist()}")
+
+# %% [markdown]
 # COMMIT (*conditional masked modeling by interior tokens*) encodes the padded condition clip as well, to tokens
 # $\tilde z$. Draw a share of tokens to mask. Then the transformer is shown (Eq. 2)
 #
 # - at a masked place whose cell holds some given pixel: the condition's token $\tilde z_i$. It knows part of the
-#   truth, and the network is to *refine* it;
-# - at a masked place of padding alone: [MASK];
+#   truth, and the network has to *refine* it;
+# - at a masked place that holds only padding: [MASK];
 # - at a place that is not masked: the clip's own token $z_i$.
 #
-# and it must say the clip's tokens $z$ at *all* places (Eq. 3): the loss has a part for each of the three kinds. (For
-# the windows that move, OPD and IPD, we take section 6's rule on the grid of tokens, as the official code does. By the
-# letter of Eq. 2 more cells hold some given pixel.)
-#
+# and it must predict the clip's tokens $z$ at *all* places (Eq. 3): the loss has a part for each of the three kinds.
+# (For the windows that move, OPD and IPD, we take section 6's rule on the grid of tokens, as the official code does. By
+# the letter of Eq. 2 more cells hold some given pixel.)
+
+# %%
+for task in ("FP", "OPC", "IPD"):
+    given = task_masks(task, (4, 8, 8))
+    print(f"{task}: {int(given.sum())} of {given.numel()} tokens hold some given pixel")
+
+# %% [markdown]
 # ### Exercise: what the transformer is shown
 #
 # `codes` is $z$, `condition` is $\tilde z$, both (b, ...); `given` (...) is true where a cell
@@ -460,18 +502,19 @@ def commit_tokens(codes, condition, given, masked, mask_token):
 
 # %% [markdown]
 # **Predict first:** the condition's tokens come from the same encoder, and where something is given they see the same
-# pixels. In what share of these places are they the clip's own tokens? For which tasks least?
+# pixels. In what share of these places are they the clip's own tokens? For which tasks is it smallest?
 
 # %%
 rows = []
 with torch.no_grad():
     codes = tokenizer.encode(clip).indices
     for task in TASKS[:8]:
-        condition, given = tokenizer.encode(condition_clip(task, clip)).indices, task_masks(task, (4, 8, 8))
+        condition = tokenizer.encode(condition_clip(task, clip)).indices
+        given = task_masks(task, (4, 8, 8))
         masked = torch.rand(codes.shape, generator=rng) < 0.6
-        shown = commit_tokens(codes, condition, given, masked, bert.config.mask_token)
-        shares = {"refine": masked & given, "mask": shown == bert.config.mask_token, "reconstruct": ~masked}
-        rows.append({"task": task, **{kind: f"{places.float().mean():.0%}" for kind, places in shares.items()},
+        shown = commit_tokens(codes, condition, given, masked, transformer.config.mask_token)
+        kinds = {"refine": masked & given, "mask": shown == transformer.config.mask_token, "reconstruct": ~masked}
+        rows.append({"task": task, **{kind: f"{places.float().mean():.0%}" for kind, places in kinds.items()},
                      "right where given": f"{(condition == codes)[:, given].float().mean():.0%}"})
 room.table(rows, "Kinds of tokens when 60% are masked; and how many of the condition's tokens are right already")
 
@@ -480,36 +523,47 @@ room.table(rows, "Kinds of tokens when 60% are masked; and how many of the condi
 # norms of this tokenizer average over the whole clip, so that a black box changes the numbers everywhere. This is what
 # there is to refine.
 #
-# The paper's Table 5 takes it apart on frame prediction (Fréchet video distance): with MaskGIT's way to mask 74;
-# COMMIT with the mask loss alone 388, with reconstruction 51, with all three 48.
+# The paper's Table 5 takes it apart on frame prediction (Fréchet video distance): with MaskGIT's masking 74;
+# COMMIT with only the mask loss 388, with reconstruction 51, with all three 48.
 
 # %% [markdown]
 # ## 8 How many at a time?
 #
-# The network guesses all masked tokens at once, each for itself. If all guesses were kept, neighbours would not fit
-# together: each is drawn from its own distribution, without knowing what was drawn next to it. So keep the few that it
-# is surest of, mask the rest again, and ask again. In $K$ steps from everything unknown to everything known; after step
-# $k$ the number of unknown tokens, out of $n$, is
+# The network guesses all masked tokens at once, each for itself.
+
+# %%
+nothing_known = torch.full((1, 256), transformer.config.mask_token)
+with torch.no_grad():
+    logits = transformer.code_logits(transformer.config.prefix_tokens("CG", test["label"][:1]), nothing_known)
+print(tuple(logits.shape), "a distribution over 1,024 codes at each of 256 places")
+
+# %% [markdown]
+# If all guesses were kept, neighbours would not fit together: each is drawn from its own distribution, without knowing
+# what was drawn next to it. So keep the few that it is surest of, mask the rest again, and ask again. It takes $K$
+# steps from everything unknown to everything known; after step $k$ the number of unknown tokens, out of $n$, is
 #
 # $$\bigl\lfloor \gamma(k / K)\, n \bigr\rfloor \qquad \gamma(r) = \cos(\tfrac{\pi}{2} r)$$
 #
-# (The papers round up, their code and we round down.)
-# The cosine is steep at the end: few tokens are settled in the first steps, when little is known, and many in the last,
-# when all that is left is what follows from the rest. In training, $\gamma$ of a uniform $r$ is the share that is masked,
-# so that the network meets every stage.
-#
+# (The papers round up; their code and ours round down.) The cosine is steep at the end: few tokens are settled in the
+# first steps, when little is known, and many in the last, when all that is left is what follows from the rest. In
+# training, $\gamma$ of a uniform $r$ is the share that is masked, so that the network meets every stage.
+
+# %%
+print("gamma after each of 12 steps:", [round(math.cos(math.pi / 2 * k / 12), 2) for k in range(1, 13)])
+
+# %% [markdown]
 # ### Exercise: the schedule
 #
 # `n` (b,) holds the number of tokens of each clip in a batch. Return how many are
-# unknown after each of the steps, (steps, b), whole numbers. Each step leaves at least one fewer unknown than were
-# unknown before it, so that none is idle, and never fewer than 0. Rows of the batch do not influence each other.
+# unknown after each of the steps, (steps, b), whole numbers. Each step leaves at least one token fewer unknown than
+# before it, so that none is idle, and never fewer than 0. Rows of the batch do not influence each other.
 #
 # <details><summary>Hint 1: the idea</summary>
 # A loop over the steps, with a list of counts that starts with n; the next count comes from the last one and from γ.
 # </details>
 # <details><summary>Hint 2: the line</summary>
-# <code>wanted = (math.cos(math.pi / 2 * step / steps) * n).floor().long()</code>, then <code>torch.minimum</code> with one
-# less than the last count.
+# <code>wanted = (math.cos(math.pi / 2 * step / steps) * n).floor().long()</code>, then <code>torch.minimum</code> with
+# one less than the last count.
 # </details>
 
 
@@ -538,7 +592,7 @@ show_lines(range(13), {"cosine": [1024, *unknown.tolist()], "linear": linear}, "
 # The network has just given `logits` (b, n, v) for all places at once.
 #
 # - **Guess** every unknown place: the first code at which the cumulative probability exceeds `uniform` (b, n), as in
-#   chapter 04. With random numbers from outside, the step is a plain function.
+#   chapter 04. Since its random numbers come from outside, the step is a plain function.
 # - **How sure** is a guess? The logarithm of the probability of the code that was drawn, plus `noise` (b, n).
 # - **Forget** again, in each row, the `number` (b,) unknown places whose guesses are least sure.
 #
@@ -546,8 +600,8 @@ show_lines(range(13), {"cosine": [1024, *unknown.tolist()], "linear": linear}, "
 # with the guesses also where they are forgotten, and the new table of unknown places (b, n), booleans.
 #
 # <details><summary>Hint 1: the idea</summary>
-# Guess, confidence, the lowest <code>number</code>. <code>gather</code> picks the probability of the code that was drawn.
-# Give known places an infinite confidence before you sort.
+# Guess, confidence, the lowest <code>number</code>. <code>gather</code> picks the probability of the code that was
+# drawn. Give known places an infinite confidence before you sort.
 # </details>
 # <details><summary>Hint 2: the line</summary>
 # <code>x.argsort(dim=1).argsort(dim=1)</code> gives every place its rank in its row; compare with
@@ -572,20 +626,23 @@ def parallel_decode(logits, tokens, unknown, number, uniform, noise):
 # The noise is *Gumbel noise*, $-\ln(-\ln u)$ of a uniform $u$ (added to $\ln p$, the largest sum is a draw from $p$),
 # times a temperature that fades to zero, so that the first choices are more adventurous than the last. Your functions
 # make the whole loop of Algorithm 1; what the network is shown at an unknown place is COMMIT's choice, the
-# condition's token or [MASK]. Watch twelve steps: where nothing is settled yet, the guess of the moment is shown
-# dark.
+# condition's token or [MASK]. Watch twelve steps: where nothing is settled yet, the current guess is shown dark.
 
 # %%
+from course_lib.lm.maskgit import gumbel_noise
+
+
 @torch.no_grad()
-def in_steps(task, picture, steps=12):
-    rng, place = torch.Generator().manual_seed(0), slice(picture, picture + 1)
-    condition = tokenizer.encode(condition_clip(task, clip[place])).indices.flatten(1)
-    canvas = torch.where(task_masks(task, (4, 8, 8)).flatten(), condition, bert.config.mask_token)
-    prefix = bert.config.prefix_tokens(task, test["label"][place])
+def in_steps(task, example, steps=12):
+    rng = torch.Generator().manual_seed(0)
+    one = slice(example, example + 1)
+    condition = tokenizer.encode(condition_clip(task, clip[one])).indices.flatten(1)
+    canvas = torch.where(task_masks(task, (4, 8, 8)).flatten(), condition, transformer.config.mask_token)
+    prefix = transformer.config.prefix_tokens(task, test["label"][one])
     tokens, unknown = canvas, torch.ones_like(canvas, dtype=torch.bool)
     history = []
     for step, number in enumerate(mask_schedule(steps, unknown.sum(1))):
-        logits = bert.code_logits(prefix, torch.where(unknown, canvas, tokens))
+        logits = transformer.code_logits(prefix, torch.where(unknown, canvas, tokens))
         uniform, draw = 0.9999 * torch.rand(2, *canvas.shape, generator=rng)
         noise = gumbel_noise(4.5, step, steps, draw)
         tokens, unknown = parallel_decode(logits, tokens, unknown, number, uniform, noise)
@@ -598,25 +655,29 @@ def in_steps(task, picture, steps=12):
 def look(step, task):
     tokens, unknown = (part.view(1, 4, 8, 8) for part in in_steps(task, 3)[step - 1])
     film = tokenizer.decode_indices(tokens)[0]
-    light = repeat(torch.where(unknown, 0.35, 1.0), "1 t h w -> c (t 4) (h 4) (w 4)", c=3)
-    shown = (film.clamp(-1, 1) + 1) * light - 1
+    brightness = repeat(torch.where(unknown, 0.35, 1.0), "1 t h w -> c (t 4) (h 4) (w 4)", c=3)
+    darkened = (film.clamp(-1, 1) + 1) * brightness - 1
     title = f"{task}, after step {step} of 12: {int(unknown.sum())} of 256 tokens unknown"
-    return room.film_strips([frames(clip[3]), frames(shown)], frames=8, labels=["the clip", "decoded"], title=title)
+    return room.film_strips([frames(clip[3]), frames(darkened)], frames=8, labels=["the clip", "decoded"], title=title)
 
 
 explore(look, step=slider(1, 12, 4), task=["OPC", "FP", "FI", "OPV", "OPH", "OPD", "IPC", "IPD", "CG", "CFP"],
         alt="The clip, and the clip as decoded up to this step, dark where tokens are unknown")
 
 # %% [markdown]
-# The middle, which is given, tends to be settled first, since there the network is surest; the noise lets others through.
-# The last three steps settle more than a third of all tokens, when most of the picture is already decided.
+# The middle, which is given, tends to be settled first, since there the network is surest; the noise lets others
+# through. The last three steps settle more than a third of all tokens, when most of what is to be seen is already
+# decided.
 #
 # All ten tasks in numbers. The last column is the share of clips in which chapter 03's judge reads the motion of the
 # original. (It is right for 72% of clips of all kinds; these, of one object under a still camera, are easy for it.) The
-# first row is what to compare with: the real clips, and their distance to 128 *other* real ones. A task that is given
-# part of a clip stays near that very clip and can come below this distance; CG is given nothing and hardly can.
+# first row is the one to compare with: the real clips, and their distance to 128 *other* real ones. A task that is
+# given part of a clip stays near that very clip and can come below this distance; CG is given nothing and hardly can.
 
 # %%
+from course_lib import data
+from course_lib.training.recipes.magvit import clip_distance, motion_accuracy
+
 run = results("magvit-bert")
 real, others = (data.clips("test", 128, seed=seed) for seed in (0, 9))
 pixels = pixels_to_clip(real["pixels"])
@@ -633,8 +694,8 @@ room.table(rows, f"128 test clips; the tokenizer's own reconstructions have {run
 # %% [markdown]
 # One network does ten things, some of them well. Best are the outpaintings that stay in place: what is given is the
 # middle, where the object is, and half of its tokens are right from the start. Where the padding is black, most of the
-# given tokens must be refined, and where the middle is missing (IPC), the object itself is, so that its motion is
-# anybody's guess. One first frame (FP) does not tell the motion; to be told the class as well (CFP) helps a little.
+# given tokens must be refined, and where the middle is missing (IPC), so is the object itself, and its motion is
+# anybody's guess. One first frame (FP) does not tell the motion; being told the class as well (CFP) helps a little.
 # From the class alone (CG) the clips are no better than chance (13%): each batch has one of ten tasks, so that CG has
 # had about 120. Section 12 trains one network for that task alone.
 
@@ -647,18 +708,25 @@ room.table(rows, f"128 test clips; the tokenizer's own reconstructions have {run
 # since that makes the distribution of the tokens easier to learn. So make the codebook's vectors shorter as their
 # number grows, and in the end give them no numbers at all.
 #
-# *Look-up-free quantisation* (LFQ): let the encoder give $\log_2 K$ numbers at each place, and keep their signs,
+# *Lookup-free quantization* (LFQ): let the encoder give $\log_2 K$ numbers at each place, and keep their signs,
 #
 # $$q(z_i) = \operatorname{sign}(z_i) = -\mathbb 1\{z_i \le 0\} + \mathbb 1\{z_i > 0\}$$
 #
-# There are $K = 2^{\log_2 K}$ sign patterns: that is the vocabulary. There is no codebook to store, to search, to revive.
-# (What is zero is the dimension of the *codebook's* vectors; the latent has $\log_2 K$ numbers, 18 in the paper.)
-#
-# ### Exercise: look-up-free quantisation
+# There are $K = 2^{\log_2 K}$ sign patterns: that is the vocabulary. There is no codebook to store, to search, to
+# revive. (What is zero is the dimension of the *codebook's* vectors; the latent has $\log_2 K$ numbers, 18 in the
+# paper.)
+
+# %%
+for bits in (10, 18):
+    print(f"{bits} numbers at each place, {2**bits:,} sign patterns")
+print("torch.sign of -0.3, 0.0 and 0.1:", torch.sign(torch.tensor([-0.3, 0.0, 0.1])).tolist())
+
+# %% [markdown]
+# ### Exercise: lookup-free quantization
 #
 # Return the signs of `z`, any shape. Zero counts as negative (`torch.sign(0)` is 0, which
 # is no code). A sign has gradient 0 wherever it has one at all, so the gradient goes straight through, as in chapter
-# 04, unchanged, also where $|z| > 1$.
+# 04, unchanged, even where $|z| > 1$.
 #
 # <details><summary>Hint 1: the idea</summary>
 # The signs first, with <code>torch.where</code>; then chapter 04's trick.
@@ -668,7 +736,7 @@ room.table(rows, f"128 test clips; the tokenizer's own reconstructions have {run
 # </details>
 
 
-# %% exercise: look-up-free quantisation
+# %% exercise: lookup-free quantization
 @exercise("magvit2.lfq")
 def lfq(z):
     """Section 3.1: forward the signs of z, -1 or +1; backward the identity"""
@@ -684,12 +752,12 @@ def lfq(z):
 # $$\mathrm{Index}(z) = \sum_{i=1}^{\log_2 K} 2^{i-1}\,\mathbb 1\{z_i > 0\}$$
 #
 # The first coordinate is the *lowest* bit. Worked example: $z = (-0.3, 0.1)$ has bits $(0, 1)$, hence number
-# $0 \cdot 1 + 1 \cdot 2 = 2$. (A widely used implementation reads the other way round and says 1. Numbers of tokens mean
+# $0 \cdot 1 + 1 \cdot 2 = 2$. (A widely used implementation reads the other way round and says 1. A token's number means
 # nothing without the order of bits.)
 #
 # ### Exercise: the token's number
 #
-# The last axis of `z` holds the bits; before it stand any axes, or none.
+# The last axis of `z` holds the bits; before it there may be any axes, or none.
 #
 # <details><summary>Hint 1: the idea</summary>
 # Which bits are set, times their weights, added up over the last axis.
@@ -713,27 +781,34 @@ print(token_index(torch.tensor([[-0.3, 0.1], [0.2, -1.0], [0.0, 0.0], [3.0, 4.0]
 
 # %% [markdown]
 # **Keep all of it in use.** Two wishes: every place should be sure of its token, and over a batch all tokens should
-# occur. Softly, a place with the numbers $z$ takes code $c$, out of *all* $K$ sign patterns, with probability
+# occur. In a soft version, a place with the numbers $z$ takes code $c$, out of *all* $K$ sign patterns, with
+# probability
 #
 # $$q(c \mid z) = \operatorname{softmax}_c\bigl(-\lVert z - c \rVert^2 / \tau\bigr)$$
 #
-# Since $\lVert z - c \rVert^2 = \lVert z \rVert^2 - 2\, z \cdot c + \log_2 K$ and only the product differs from code
-# to code, the logits are just $2\, z \cdot c / \tau$. The *entropy penalty* is (Eq. 5), with $H(p) = -\sum_c p_c \ln p_c$,
+# Since $\lVert z - c \rVert^2 = \lVert z \rVert^2 - 2\, z \cdot c + \log_2 K$ and only the product differs from code to
+# code, the logits are just $2\, z \cdot c / \tau$. The *entropy penalty* is (Eq. 5), with $H(p) = -\sum_c p_c \ln p_c$,
 #
 # $$L_{entropy} = \mathbb E\bigl[H(q(z))\bigr] - H\bigl[\mathbb E\, q(z)\bigr]$$
 #
-# The first half is small when each place is sure; the second is large when the batch uses all codes alike. As a loss
-# it is minimised, hence the signs.
-#
+# The first half is small when each place is sure; the second is large when the batch uses all codes equally. As a loss
+# it is minimized, hence the signs.
+
+# %%
+from course_lib.quantize.lfq import token_code
+
+print(token_code(torch.arange(4), 2))  # K bits: the way back from token_index
+
+# %% [markdown]
 # ### Exercise: the entropy penalty
 #
-# `z` is (n, bits); return the penalty in nats, a scalar. `token_code(torch.arange(K),
-# bits)` is the table of all codes, (K, bits) of -1 and +1, by the library: the way back from `token_index`.
+# `z` is (n, bits); return the penalty in nats, a scalar. The library's `token_code(torch.arange(K), bits)` is the table
+# of all codes, (K, bits) of -1 and +1.
 # Temperatures are 0.5 or more here, so that no probability is 0. Gradients are checked.
 #
 # <details><summary>Hint 1: the idea</summary>
-# A table (n, K) of probabilities. An entropy along each of its rows, then their mean; the mean of its rows, then its
-# entropy.
+# Make a table (n, K) of probabilities. Take the entropy of each of its rows, then their mean; take the mean of its
+# rows, then its entropy.
 # </details>
 # <details><summary>Hint 2: the line</summary>
 # <code>q = (2 * z @ codes.T / temperature).softmax(dim=-1)</code>
@@ -772,55 +847,66 @@ room.table(rows, f"The least possible is -4 ln 2 = {-4 * math.log(2):.3f}")
 #
 # With 18 bits the table of codes has 262,144 rows for each place. For the first half you do not need it: the logits
 # are a sum over bits, so that $q$ is the distribution of independent coins with $p_i = \sigma(4 z_i / \tau)$, and its
-# entropy the sum of theirs. The second half has no such shortcut: a *mean* of such distributions is none of
-# independent coins.
+# entropy is the sum of theirs. The second half has no such shortcut: the *mean* of such distributions is not itself one
+# of independent coins.
 
 # %% [markdown]
-# The paper's Figure 1 in miniature, 500 steps for each network: tokenizers of pictures with 16 tokens of $2^6$ to
+# The paper's Figure 1 in miniature, 500 steps for each network: tokenizers of images with 16 tokens of $2^6$ to
 # $2^{14}$ codes, one with a codebook (32 numbers a code, moving averages, dead codes revived), one with LFQ and its
-# entropy penalty, else equal; and a masked language model on the tokens of each. There one difference remains: it
+# entropy penalty, otherwise equal; and a masked language model on the tokens of each. Here one difference remains: it
 # predicts LFQ's tokens in two halves (section 11), VQ's whole.
 #
-# **Predict first:** which of the four curves goes down, which up?
+# **Predict first:** which of the four curves go down, which up?
 
 # %%
-kinds_of = {"VQ": "vq", "LFQ": "lfq"}
-rebuilt_ = {name: [results(f"sweep-{kind}-{b}")["metrics"]["frechet"] for b in BITS] for name, kind in kinds_of.items()}
-drawn_ = {name: [results(f"sweep-{kind}-{b}-mlm")["metrics"]["frechet"] for b in BITS] for name, kind in kinds_of.items()}
+from course_lib.training.recipes.magvit import BITS
+
+rebuilt_by_bits, generated_by_bits = {}, {}  # Fréchet distances
+for name, quantizer in {"VQ": "vq", "LFQ": "lfq"}.items():
+    rebuilt_by_bits[name] = [results(f"sweep-{quantizer}-{b}")["metrics"]["frechet"] for b in BITS]
+    generated_by_bits[name] = [results(f"sweep-{quantizer}-{b}-mlm")["metrics"]["frechet"] for b in BITS]
 fig, axes = room.figure("By size of the vocabulary, in chapter 02's judge's features", "bits",
                         "Fréchet distance", columns=2, height=2.8)
-for ax, (what, curves) in zip(axes, {"rebuilt": rebuilt_, "generated": drawn_}.items(), strict=True):
+for ax, (what, curves) in zip(axes, {"rebuilt": rebuilt_by_bits, "generated": generated_by_bits}.items(), strict=True):
     for name, values in curves.items():
         ax.plot(BITS, values, "o-", label=name)
     ax.set_title(what, fontsize=9.5), ax.legend(), ax.set(ylim=(0, None), xticks=BITS)
-show(fig, "Two panels against the number of bits: Fréchet distance of rebuilt and of generated pictures, VQ and LFQ.")
+show(fig, "Two panels against the number of bits: Fréchet distance of rebuilt and of generated images, VQ and LFQ.")
 
 # %% [markdown]
-# This is the paper's figure. Rebuilt, both kinds gain from a larger vocabulary, and VQ is the better one at every
+# This is the paper's figure. When rebuilding, both kinds gain from a larger vocabulary, and VQ is better at every
 # size. But what the language model *makes* of VQ's tokens is best with 256 codes and gets worse and worse, while
 # LFQ's tokens, which rebuild less well, still gain at $2^{14}$.
 #
-# How much of that is owed to the tokens, and how much to predicting them in two halves of 7 bits? This experiment cannot
+# How much of that is due to the tokens, and how much to predicting them in two halves of 7 bits? This experiment cannot
 # tell. But the halves are possible *because* LFQ's bits mean something: the first half of a codebook's row number says
 # nothing about the row.
 
 # %% [markdown]
-# ## 10 The past alone
+# ## 10 Only the past
 #
-# The second change: one tokenizer for pictures *and* clips. In 3D-VQ a token stands for four frames, and a picture is no
-# clip of four frames. MAGVIT-v2 makes its convolutions *causal* in time: a kernel of $k$ frames is padded with $k - 1$
-# frames in front and none behind. Output frame $i$ then depends on input frames $\le i$ alone, and the first one on the
-# first frame alone: a picture is simply a clip that ends after one frame.
+# The second change: one tokenizer for images *and* clips. In 3D-VQ a token stands for four frames, and an image is not
+# a clip of four frames. MAGVIT-v2 makes its convolutions *causal* in time: a kernel of $k$ frames is padded with $k -
+# 1$ frames before the first and none after the last. Output frame $i$ then depends only on input frames $\le i$, and
+# the first one only on the first frame: an image is simply a clip that ends after one frame.
 #
 # A convolution with stride $s$ over time then takes $1 + s\,t$ frames to $1 + t$: frame 0 keeps a place of its own. Two
 # such steps, and seventeen frames become five tokens in time. On the way back every place becomes $s$ frames, and the
 # first $s - 1$ of all are dropped: $1 + t$ places become $1 + s\,t$ frames.
-#
+
+# %%
+from course_lib.papers import magvit2
+
+for length in (1, 5, 9, 17):
+    grid = magvit2.TOKENIZER_CONFIGS["tiny"].token_grid(length, 32, 32)
+    print(f"{length:2} frames of 32 x 32 pixels become {' x '.join(map(str, grid))} tokens")
+
+# %% [markdown]
 # ### Exercise: the causal convolution
 #
-# `weight` is (o i kt kh kw) with odd kh and kw, `stride` is (frames, rows, columns). In time,
-# kt - 1 frames of zeros in front and none behind; in space as usual, zeros on both sides so that stride 1 keeps the size.
-# `F.pad` counts from the *last* axis: (left, right, top, bottom, front, behind). (The paper does not say what the padded
+# `weight` is (o i kt kh kw) with odd kh and kw, `stride` is (frames, rows, columns). In time, kt - 1 frames of zeros
+# before the first and none after the last; in space as usual, zeros on both sides so that stride 1 keeps the size.
+# `F.pad` counts from the *last* axis: (left, right, top, bottom, first, last). (The paper does not say what the padded
 # frames hold; CogVideoX repeats the first frame.)
 #
 # <details><summary>Hint 1: the idea</summary>
@@ -852,15 +938,16 @@ for name, seen in {"centred": F.conv3d(flash, ones, padding=(1, 0, 0)),
     print(f"{name}: of {seen.shape[2]} frames, these see frame 4: {seen.flatten().nonzero().flatten().tolist()}")
 
 # %% [markdown]
-# Centred, frame 3 sees the flash before it happens. Causal, it is seen at frame 4 and after. With stride 2 the nine
-# frames become $1 + 8/2 = 5$, and number 2 of these, which stands at frame 4, is the first to see it.
+# With a centred kernel, frame 3 sees the flash before it happens. With a causal one, it is seen at frame 4 and after.
+# With stride 2 the nine frames become $1 + 8/2 = 5$, and number 2 of these, which is at frame 4, is the first to see
+# it.
 #
-# Convolutions are not all. GroupNorm divides by a standard deviation taken over space *and time*: through it, the
-# last frame would reach the first. (CogVideoX's tokenizer has this leak; chapter 09.) Ours norms every frame by
-# itself. Change one frame of a clip, and see which tokens change:
+# Convolutions are not everything. GroupNorm divides by a standard deviation taken over space *and time*: through it,
+# the last frame would reach the first. (CogVideoX's tokenizer has this leak; chapter 09.) Ours normalizes every frame
+# on its own. Change one frame of a clip, and see which tokens change:
 
 # %%
-causal, causal_made = load_checkpoint("magvit2-tokenizer")
+causal, _ = load_checkpoint("magvit2-tokenizer")
 longer = tokenized_clips("magvit2-tokenizer", "test", 8)
 film = pixels_to_clip(longer["pixels"])  # b c 17 h w
 
@@ -874,8 +961,8 @@ def probe(frame):
     fig, axes = room.figure(f"Frame {frame} of 0 to 16 is another: tokens that change", columns=5, height=1.9)
     for t, ax in enumerate(axes):
         ax.imshow(different[t], cmap="cividis", vmin=0, vmax=1)
-        frames_ = "frame 0" if t == 0 else f"frames {4 * t - 3} to {4 * t}"
-        ax.set_title(f"{frames_}\n{different[t].mean():.0%}", fontsize=9), ax.set_axis_off()
+        covered = "frame 0" if t == 0 else f"frames {4 * t - 3} to {4 * t}"
+        ax.set_title(f"{covered}\n{different[t].mean():.0%}", fontsize=9), ax.set_axis_off()
     return fig
 
 
@@ -886,8 +973,9 @@ explore(probe, frame=slider(0, 16, 6), alt="Five grids of tokens, one per time, 
 
 # %%
 with torch.no_grad():
-    whole, first = causal.encode(film).indices[:, 0], causal.encode(film[:, :, :1]).indices[:, 0]
-print(f"tokens of the first frame, alone and in a clip: equal {bool((whole == first).all())}")
+    in_a_clip = causal.encode(film).indices[:, 0]
+    as_an_image = causal.encode(film[:, :, :1]).indices[:, 0]
+print(f"tokens of the first frame, alone and in a clip: equal {bool((in_a_clip == as_an_image).all())}")
 
 # %% [markdown]
 # Now flip a single bit of a single token:
@@ -902,9 +990,9 @@ def flip(time, place, bit):
     changed = film_codes.clone()
     changed[0, time, place[0], place[1]] ^= 1 << bit
     before, after = causal.decode_indices(torch.cat([film_codes, changed])).clamp(-1, 1)
-    off = (after - before).abs()
-    title = f"Bit {bit} of the token at time {time}: the largest change is {off.max() / 2:.0%} of the range"
-    return room.film_strips([frames(before), frames(after), frames(2 * off / off.max() - 1)], frames=9,
+    change = (after - before).abs()
+    title = f"Bit {bit} of the token at time {time}: the largest change is {change.max() / 2:.0%} of the range"
+    return room.film_strips([frames(before), frames(after), frames(2 * change / change.max() - 1)], frames=9,
                             labels=["before", "after", "difference, stretched"], title=title)
 
 
@@ -918,14 +1006,14 @@ explore(flip, place=room.patches(film[0, :, 8], 8, 8, value=(4, 4)), time=slider
 # %% [markdown]
 # ## 11 A vocabulary in two parts
 #
-# With $2^{18}$ codes, an embedding table for a transformer of width 1,024 has 268 million numbers, and so has the layer
-# that predicts the next code. So the code is *factorized*: its 18 bits are cut into two halves of 9, each with a table of
-# 512 rows. A token's embedding is the sum of two rows, and two heads predict the two halves.
+# With $2^{18}$ codes, an embedding table for a transformer of width 1,024 has 268 million numbers, and so does the
+# layer that predicts the next code. So the code is *factorized*: its 18 bits are cut into two halves of 9, each with a
+# table of 512 rows. A token's embedding is the sum of two rows, and two heads predict the two halves.
 #
 # ### Exercise: factorize
 #
 # `bits` says how many bits each part has, the part with the lowest bits first: with (9,
-# 9), token $2^{18} - 2$ is (510, 511). Widths may differ, and there may be one part or three. The parts stand on a
+# 9), token $2^{18} - 2$ is (510, 511). Widths may differ, and there may be one part or three. The parts go on a
 # new last axis.
 #
 # <details><summary>Hint 1: the idea</summary>
@@ -957,21 +1045,24 @@ print(f"200,000 = {low} + 512 x {high}; tables: {2 * 512 * 1024:,} numbers in pl
 # %% [markdown]
 # ## 12 Two ways to write
 #
-# Two language models of one size on the same tokens, trained for equally many steps to make a clip of a given motion: one
-# masked, 12 steps in parallel; one autoregressive, token by token with a cache. Both draw the two halves of a token
-# without seeing one from the other. For class-conditional clips of UCF-101 the paper has FVD 58 masked (24 steps) and
-# 109 autoregressive.
+# Two language models of the same size on the same tokens, trained for the same number of steps to make a clip of a
+# given motion: one masked, 12 steps in parallel; one autoregressive, token by token with a cache. Both draw the two
+# halves of a token independently of each other. For class-conditional clips of UCF-101 the paper has FVD 58 masked (24
+# steps) and 109 autoregressive.
 #
 # **Predict first:** 12 steps against 320. How many times faster is the masked one, for one clip, and for eight at once?
 
 # %%
 import time
 
+from course_lib.training.recipes.magvit import sample_code_grids
+
 label = torch.arange(8)
 models = {"masked, 12 steps": "magvit2-mlm", "one by one": "magvit2-ar"}
 seconds, films, rows = {}, {}, []
 for name, recipe in models.items():
-    model, m = load_checkpoint(recipe)[0], results(recipe)["metrics"]
+    model, _ = load_checkpoint(recipe)
+    measured = results(recipe)["metrics"]
     for clips_at_once in (1, 8):
         started = time.perf_counter()
         codes = sample_code_grids(model, label[:clips_at_once], torch.Generator().manual_seed(1))
@@ -979,31 +1070,31 @@ for name, recipe in models.items():
     with torch.no_grad():
         films[name] = causal.decode_indices(codes)
     rows.append({"language model": name, "one clip, s": f"{seconds[name, 1]:.2f}",
-                 "eight clips, s": f"{seconds[name, 8]:.2f}", "Fréchet": f"{m['frechet']:.2f}",
-                 "motion as asked": f"{m['motion as asked']:.0%}"})
+                 "eight clips, s": f"{seconds[name, 8]:.2f}", "Fréchet": f"{measured['frechet']:.2f}",
+                 "motion as asked": f"{measured['motion as asked']:.0%}"})
 room.table(rows, "Class-conditional generation, 320 tokens a clip")
 
 # %% [markdown]
-# One clip comes sooner from the masked model, but by far not 27 times; and eight clips do not. Count the work: with a
-# cache, the autoregressive model computes each token once, and the masked one computes all of them twelve times. What
-# it saves is *calls that wait for one another*. On an accelerator, which computes a whole pass about as fast as a
+# One clip comes sooner from the masked model, but not nearly 27 times sooner; and eight clips do not. Count the work:
+# with a cache, the autoregressive model computes each token once, and the masked one computes all of them twelve times.
+# What it saves is *calls that wait for one another*. On an accelerator, which computes a whole pass about as fast as a
 # single token, they are what takes the time: the paper states a factor of 60. Your cores have to do the work itself.
 
 # %%
-for name, made_ in films.items():
-    show_clip([frames(x) for x in made_[[1, 2, 5]]], labels=[data.MOTIONS[i] for i in (1, 2, 5)], frames=9, title=name,
-              alt=f"Three clips made by the language model, {name}.")
+for name, generated in films.items():
+    show_clip([frames(x) for x in generated[[1, 2, 5]]], labels=[data.MOTIONS[i] for i in (1, 2, 5)],
+              frames=9, title=name, alt=f"Three clips made by the language model, {name}.")
 
 # %% [markdown]
-# In quality the paper's order is *not* shown. The masked clips have the requested motion a little more often, the others
-# are nearer to real clips in the Fréchet distance, and both draw blurred objects: equally many steps, few for both. What
-# can be said is that both have learned to move what they draw as asked: guessing is 13%.
+# In quality the paper's order is *not* shown. The masked clips have the requested motion a little more often, the
+# others are nearer to real clips in the Fréchet distance, and both draw blurred objects: both have had the same number
+# of steps, and few. What can be said is that both have learned to move what they draw as asked: guessing is 13%.
 
 # %% [markdown]
 # ## 13 Flicker
 #
 # Section 1 promised that 3D codes would flicker less. What flickers is an error that comes and goes: a floor that is
-# blurred in every frame alike does not. So measure the *change of the error* from frame to frame, the mean of
+# equally blurred in every frame does not. So measure the *change of the error* from frame to frame, the mean of
 # $|(\hat x_{t+1} - x_{t+1}) - (\hat x_t - x_t)|$, on clips of anything:
 
 # %%
@@ -1022,90 +1113,93 @@ room.table(rows, "Tokenizers on clips of the little world; 3D-VQ's steps come on
 # %% [markdown]
 # The first two rows have the same PSNR, and the 3D tokenizer flickers by a third less, with a quarter of the tokens: a
 # token that speaks for four frames makes one error in all of them. Longer training makes the single frames better and
-# leaves the flicker where it was. MAGVIT-v2's tokenizer lies in between. None is free of it.
+# leaves the flicker where it was. MAGVIT-v2's tokenizer is in between. None is free of it.
 
 # %% [markdown]
 # ## 14 Scorecard
 
 
 # %%
-def count(preset):
-    with torch.device("meta"):
-        return sum(p.numel() for p in build(preset).parameters())
-
-
-def missing(grid):
+def not_given(grid):
     return ", ".join(f"{100 * (1 - task_masks(task, grid).float().mean()):.0f}" for task in TASKS)
 
 
-bits_of = 4 * 16 * 16 * math.log2(1024)
-lm, clips_of = magvit2.MLM_CONFIGS["MLM-UCF"], magvit2.TOKENIZER_CONFIGS["video-128"]
+clip_bits = 16 * 128 * 128 * 3 * 8
+token_bits = 4 * 16 * 16 * math.log2(1024)
+masked_lm = magvit2.MLM_CONFIGS["MLM-UCF"]
+v2_tokens = math.prod(magvit2.TOKENIZER_CONFIGS["video-128"].token_grid(17, 128, 128))
 room.scorecard([
-    dict(what="Parameters, 3D-VQ-B", paper="41M", code=count("magvit/3D-VQ-B"), note="without discriminator"),
-    dict(what="Parameters, 3D-VQ-L", paper="158M", code=count("magvit/3D-VQ-L")),
-    dict(what="Parameters, 2D-VQ with 128 filters", paper="53M", code=count("magvit/2D-VQ-L")),
-    dict(what="Parameters, transformer B", code=count("magvit/BERT-B-UCF"), note="UCF-101, one task"),
-    dict(what="Parameters, MAGVIT-v2's masked model", paper="307M", code=count("magvit2/MLM-UCF")),
-    dict(what="Compression of a clip", paper="614.4", code=round(16 * 128 * 128 * 3 * 8 / bits_of, 1)),
-    dict(what="% of pixels not given, FP to CFP", paper="94, 87, 75, 50, 50, 50, 25, 25, 100, 94",
-         code=missing((16, 128, 128)), note="FI: 87.5"),
-    dict(what="% of tokens not given", paper="75, 50, 75, 50, 50, 50, 25, 25, 100, 75", code=missing((4, 16, 16))),
-    dict(what="Tokens of 17 x 128 x 128 pixels, v2", paper="1,280", code=math.prod(clips_of.token_grid(17, 128, 128))),
-    dict(what="Rows of the factorized tables", paper="2 x 512", code=f"{lm.factors} x {2 ** lm.factor_bits[0]}"),
+    room.row("Parameters, 3D-VQ-B", paper="41M", code=room.parameters("magvit/3D-VQ-B"), note="without discriminator"),
+    room.row("Parameters, 3D-VQ-L", paper="158M", code=room.parameters("magvit/3D-VQ-L")),
+    room.row("Parameters, 2D-VQ with 128 filters", paper="53M", code=room.parameters("magvit/2D-VQ-L")),
+    room.row("Parameters, transformer B", code=room.parameters("magvit/BERT-B-UCF"), note="UCF-101, one task"),
+    room.row("Parameters, MAGVIT-v2's masked model", paper="307M", code=room.parameters("magvit2/MLM-UCF")),
+    room.row("Compression of a clip", paper="614.4", code=round(clip_bits / token_bits, 1)),
+    room.row("% of pixels not given, FP to CFP", paper="94, 87, 75, 50, 50, 50, 25, 25, 100, 94",
+             code=not_given((16, 128, 128)), note="FI: 87.5"),
+    room.row("% of tokens not given", paper="75, 50, 75, 50, 50, 50, 25, 25, 100, 75", code=not_given((4, 16, 16))),
+    room.row("Tokens of 17 x 128 x 128 pixels, v2", paper="1,280", code=v2_tokens),
+    room.row("Rows of the factorized tables", paper="2 x 512",
+             code=f"{masked_lm.factors} x {2 ** masked_lm.factor_bits[0]}"),
 ], title="Exact")
 
 # %%
-m = {name: results(name)["metrics"] for name in (
-    "magvit-init-scratch", "magvit-init-average", "magvit-init-central", "magvit-zero", "magvit-2d", "magvit-3d",
-    "magvit2-tokenizer", "magvit2-mlm", "magvit2-ar")}
-by_start = [m[f"magvit-init-{start}"]["frechet"] for start in ("scratch", "average", "central")]
-zeros, mirror = (m[name]["same token"] for name in ("magvit-zero", "magvit-init-central"))
-flick = [m[name]["flicker"] for name in ("magvit-2d", "magvit-init-central")]
-faster = [seconds["one by one", n] / seconds["masked, 12 steps", n] for n in (1, 8)]
-masked_, one_by_one = (m[name]["frechet"] for name in ("magvit2-mlm", "magvit2-ar"))
+def metric(name, recipes):
+    return [results(recipe)["metrics"][name] for recipe in recipes]
+
+
+scratch, average, central = metric("frechet", ["magvit-init-scratch", "magvit-init-average", "magvit-init-central"])
+with_zeros, mirrored = metric("same token", ["magvit-zero", "magvit-init-central"])
+flicker_2d, flicker_3d = metric("flicker", ["magvit-2d", "magvit-init-central"])
+masked_distance, causal_distance = metric("frechet", ["magvit2-mlm", "magvit2-ar"])
+speedup = {n: seconds["one by one", n] / seconds["masked, 12 steps", n] for n in (1, 8)}
 
 
 def listed(values):
     return ", ".join(f"{x:.2f}" for x in values)
 
 
-
 # %%
-facts = [
-    ("Any start from pictures beats none", "FVD 127, 103, 58", listed(by_start),
-     by_start[0] > max(by_start[1:])),
-    ("Central inflation beats average", "58 against 103", f"{by_start[2]:.2f}, {by_start[1]:.2f}",
-     by_start[2] < by_start[1]),
-    ("Reflection: same content, same token", "section 3.1", f"{mirror:.0%}, zeros {zeros:.0%}", mirror > zeros),
-    ("3D codes flicker less than 2D ones", "section 3.1", f"{flick[1]:.4f}, {flick[0]:.4f}", flick[1] < flick[0]),
-    ("Masked decoding is faster, one clip", "60 times", f"{faster[0]:.1f} times", faster[0] > 1),
-    ("... and eight at once", "", f"{faster[1]:.1f} times", faster[1] > 1),
-    ("... and as good", "v2, UCF-101: FVD 58, 109", f"Fréchet {masked_:.2f}, {one_by_one:.2f}", masked_ <= one_by_one),
-    ("More codes, better reconstruction, LFQ", "Figure 1", listed(rebuilt_["LFQ"]),
-     rebuilt_["LFQ"] == sorted(rebuilt_["LFQ"], reverse=True)),
-    ("More codes, better generation, LFQ", "Figure 1", listed(drawn_["LFQ"]),
-     drawn_["LFQ"][-1] < drawn_["LFQ"][0]),
-    ("More codes, worse generation, VQ", "Figure 1", listed(drawn_["VQ"]),
-     drawn_["VQ"][-1] > drawn_["VQ"][0]),
-]  # fmt: skip
-room.scorecard([dict(zip(("what", "paper", "measured", "shown"), fact, strict=True)) for fact in facts], "Trends")
+lfq_rebuilt, lfq_generated = rebuilt_by_bits["LFQ"], generated_by_bits["LFQ"]
+vq_generated = generated_by_bits["VQ"]
+room.scorecard([
+    room.row("Any start from images beats none", paper="FVD 127, 103, 58",
+             measured=listed([scratch, average, central]), shown=scratch > max(average, central)),
+    room.row("Central inflation beats average", paper="58 against 103", measured=listed([central, average]),
+             shown=central < average),
+    room.row("Reflection: same content, same token", paper="section 3.1",
+             measured=f"{mirrored:.0%}, zeros {with_zeros:.0%}", shown=mirrored > with_zeros),
+    room.row("3D codes flicker less than 2D ones", paper="section 3.1",
+             measured=f"{flicker_3d:.4f}, {flicker_2d:.4f}", shown=flicker_3d < flicker_2d),
+    room.row("Masked decoding is faster, one clip", paper="60 times", measured=f"{speedup[1]:.1f} times",
+             shown=speedup[1] > 1),
+    room.row("... and eight at once", measured=f"{speedup[8]:.1f} times", shown=speedup[8] > 1),
+    room.row("... and as good", paper="v2, UCF-101: FVD 58, 109",
+             measured=f"Fréchet {masked_distance:.2f}, {causal_distance:.2f}", shown=masked_distance <= causal_distance),
+    room.row("More codes, better reconstruction, LFQ", paper="Figure 1", measured=listed(lfq_rebuilt),
+             shown=lfq_rebuilt == sorted(lfq_rebuilt, reverse=True)),
+    room.row("More codes, better generation, LFQ", paper="Figure 1", measured=listed(lfq_generated),
+             shown=lfq_generated[-1] < lfq_generated[0]),
+    room.row("More codes, worse generation, VQ", paper="Figure 1", measured=listed(vq_generated),
+             shown=vq_generated[-1] > vq_generated[0]),
+], "Trends")
 
 # %% [markdown]
-# Each training was run once, with seed 0. The papers' Fréchet distances are of UCF-101 and BAIR in I3D features, ours of
-# the little world in our clip judge's; only directions can be compared.
+# Each training run was done once, with seed 0. The papers' Fréchet distances are of UCF-101 and BAIR in I3D features,
+# ours of the little world in our clip judge's; only directions can be compared.
 
 # %% [markdown]
 # ## 15 Think further
 #
 # <details><summary>COMMIT's transformer sees the condition's tokens only where a place is masked. At unmasked places it sees
-# the clip's own. Does the answer not leak there?</summary>
-# It does, and on purpose: those places are what is already decided. In decoding nothing is decided at first, so that all
-# places show the condition or [MASK], and the share of own tokens grows step by step; training has drawn every share.
+# the clip's own. Does the answer not leak there?</summary> It does, and on purpose: those places are what is already
+# decided. In decoding nothing is decided at first, so that all places show the condition or [MASK], and the share of
+# the clip's own tokens grows step by step; training has drawn every share.
 # </details>
 #
 # <details><summary>Why does MAGVIT not decode everything in one step, if each token's guess is right on its own?</summary>
 # Each guess is drawn from its own marginal distribution. Two neighbours may each be half red and half blue, and
-# always equal; drawn separately, they differ half of the time. A product of marginals is the joint distribution only
+# always equal; drawn separately, they differ half the time. A product of marginals is the joint distribution only
 # where the tokens are independent. Every further step conditions on what was decided before.
 # </details>
 #
@@ -1118,13 +1212,13 @@ room.scorecard([dict(zip(("what", "paper", "measured", "shown"), fact, strict=Tr
 # <details><summary>LFQ's code is a corner of a cube. Two tokens that differ in one bit: are they neighbours in
 # meaning?</summary>
 # Their latents are as near as those of two different tokens can be, so that a smooth decoder changes little (flip a bit
-# in section 10 and judge). A codebook promises no such thing: the numbers 7 and 8 may stand for anything.
+# in section 10 and judge). A codebook promises no such thing: the numbers 7 and 8 may mean anything.
 # </details>
 #
 # <details><summary>Two heads predict the halves of a factorized token, each without seeing the other's draw. What can go
-# wrong, and what heals it?</summary>
+# wrong, and what corrects it?</summary>
 # The two halves may not fit each other: a low half of one token with the high half of another. The model cannot tell
-# such a pair from a fitting one: to it the probability of a pair is the product of its halves'. But where it doubts
+# such a pair from a fitting one: to it the probability of a pair is the product of its halves'. But where it hesitates
 # between two tokens, every pair has a low probability: masked decoding puts such places off until their neighbours
 # have removed the doubt. One by one there is no second look; the second head would have to see the first one's draw.
 # (Ours does not.)
@@ -1132,7 +1226,7 @@ room.scorecard([dict(zip(("what", "paper", "measured", "shown"), fact, strict=Tr
 #
 # <details><summary>Why is a causal tokenizer good for a language model that writes frame after frame?</summary>
 # What is decoded can be shown at once, since later tokens change no earlier frame; long clips need no end in sight; and
-# pictures, of which there are far more than clips, teach the same tokens.
+# images, of which there are far more than clips, teach the same tokens.
 # </details>
 
 # %%
@@ -1147,9 +1241,9 @@ room.flashcards("magvit")
 # - Yu et al., *MAGVIT: Masked Generative Video Transformer* (2022), arXiv 2212.05199.
 # - Yu et al., *Language Model Beats Diffusion: Tokenizer is Key to Visual Generation* (2023), arXiv 2310.05737:
 #   MAGVIT-v2.
-# - Chang et al., *MaskGIT* (2022), arXiv 2202.04200: parallel decoding, on pictures.
+# - Chang et al., *MaskGIT* (2022), arXiv 2202.04200: parallel decoding, on images.
 # - Tseng et al., *Regularizing Generative Adversarial Networks under Limited Data* (2021), arXiv 2104.03310: LeCam.
-# - `course_lib/papers/magvit.py` and `magvit2.py` are the models in the papers' own sizes.
+# - `course_lib/papers/magvit_tokenizer.py`, `magvit.py` and `magvit2.py` are the models in the papers' own sizes.
 #
 # **Next:** chapter 06 puts MAGVIT-v2's tokens, sound and text into one sequence, and has one language model write it.
 
