@@ -697,7 +697,7 @@ room.table(rows, f"128 test clips; the tokenizer's own reconstructions have {run
 # given tokens must be refined, and where the middle is missing (IPC), so is the object itself, and its motion is
 # anybody's guess. One first frame (FP) does not tell the motion; being told the class as well (CFP) helps a little.
 # From the class alone (CG) the clips are no better than chance (13%): each batch has one of ten tasks, so that CG has
-# had about 120. Section 12 trains one network for that task alone.
+# had about 120. Section 12 trains one network for only that task.
 
 # %% [markdown]
 # ## 9 A vocabulary without a codebook
