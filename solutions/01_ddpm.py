@@ -154,7 +154,7 @@ explore(noise_level, t=slider(0, T - 1, 60, label="step t"), schedule=["linear",
 # %% [markdown]
 # ### Exercise: the posterior
 #
-# Return the mean, shaped like `x_t`, and the variance, shaped (b, 1, ...) so that it multiplies an image.
+# Return the mean, shaped like `x_t`, and the variance, shaped (b, 1, ...) so that it can multiply an image.
 #
 # <details><summary>Hint 1: the idea</summary>
 # Compute three vectors of length T first: the weight of x_0, the weight of x_t, and the variance. Then look all
@@ -336,7 +336,7 @@ show_lines(
 #
 # $$L_\text{simple} = \mathbb E_{t, x_0, \varepsilon}\,\big\|\varepsilon - \varepsilon_\theta\big(\sqrt{\bar\alpha_t}\,x_0 + \sqrt{1-\bar\alpha_t}\,\varepsilon,\ t\big)\big\|^2$$
 #
-# That made the samples better and the likelihood worse. Half of this chapter is about that trade.
+# That made the samples better and the likelihood worse. Half of this chapter is about that trade-off.
 #
 # ### Exercise: the simple loss
 #
@@ -365,7 +365,7 @@ def simple_loss(model, x_start, t, noise, alphas_cumprod):
 # ### Exercise: one step back
 #
 # Algorithm 2, line 4: the mean of Eq. 11 plus $\sigma_t z$, with $\sigma_t^2 = \beta_t$. `t` holds one step per
-# sample; wherever it is 0, no noise is added. The function is given only betas: form alpha and alpha-bar first.
+# sample; wherever it is 0, no noise is added. The function is given only betas: compute alpha and alpha-bar first.
 #
 # <details><summary>Hint 1: the idea</summary>
 # Three vectors of length T again: the factor in front, the weight of eps, and sigma with a 0 as its first entry.
@@ -633,7 +633,7 @@ show_images(
 # Divided by the number of values (16 x 16 x 3), that is *bits per dimension*. An uncompressed image has 8.
 #
 # A good likelihood matters because it is a promise to cover *all* of the data: a model that leaves out a kind of
-# image pays infinitely many bits when one comes. Looking at samples cannot show what a model leaves out.
+# image pays infinitely many bits when one comes along. Looking at samples cannot show what a model leaves out.
 
 # %%
 pixel_values = torch.arange(256) / 127.5 - 1  # 0, 1, ..., 255 on the scale of the networks
@@ -707,7 +707,7 @@ for name, run in runs.items():
 # from $x_T$ to $x_{T-1}$, and so on. The *rate* is what has been sent when the receiver holds $x_t$; the *distortion* is
 # how far off the receiver's best guess of the image is, on the scale of 0 to 255.
 #
-# **Predict first:** at what $t$ has the receiver got half of the rate?
+# **Predict first:** at what $t$ does the receiver have half of the rate?
 
 
 # %%
@@ -975,9 +975,17 @@ show(
 #
 # $$L_\text{vlb} = \mathbb E_{t\sim p_t}\left[\frac{L_t}{p_t}\right]$$
 #
-# which leaves the expectation as it was and makes the weighted losses similar in size. `vlb_loss` returns $T L_t$, so in
-# code the weight is $1/(T p_t)$. The losses are not known in advance, so the code keeps the last ten of every step. A
-# share of 0.001 of the probability is spread evenly, so that no step is forgotten.
+# which leaves the expectation as it was and makes the weighted losses similar in size.
+
+# %%
+early = losses[t < 20].mean()
+middle = losses[(t > 200) & (t < 800)].mean()
+print(f"{tuple(losses.shape)} losses, in bits/dim:", end=" ")
+print(f"{early:.1f} on average before step 20, {middle:.1f} in the middle")
+
+# %% [markdown]
+# `vlb_loss` returns $T L_t$, so in code the weight is $1/(T p_t)$. The losses are not known in advance, so the code keeps
+# the last ten of every step. A share of 0.001 of the probability is spread evenly, so that no step is forgotten.
 #
 # ### Exercise: importance weights
 #
@@ -1040,7 +1048,7 @@ for name, objective in objectives.items():
 #
 # ### Exercise: respacing
 #
-# `kept` holds the steps to visit, in rising order. Return their betas. Before the first of them there is no noise.
+# `kept` holds the steps to visit, in increasing order. Return their betas. Before the first of them there is no noise.
 #
 # <details><summary>Hint 1: the idea</summary>
 # Look up alpha-bar at the kept steps; then every entry is compared with the one before it, the first with 1.
@@ -1184,7 +1192,11 @@ left.xaxis.set_minor_formatter("")
 right.plot(compute, frechet, "o-", color="#E69F00")
 right.set(ylabel="Fréchet distance", yscale="log")
 right.xaxis.set_minor_formatter("")
-show(fig, "Two panels: bits per dimension and Fréchet distance of three widths against training compute.")
+show(
+    fig,
+    "Two panels: bits per dimension and Fréchet distance of three widths against training"
+    " compute.",
+)
 
 # %% [markdown]
 # ## 15 Scorecard
@@ -1258,31 +1270,18 @@ room.scorecard(bits_rows, title="Bits per dimension")
 # %%
 vlb_even, vlb_importance = noise_scales["L_vlb"]
 hybrid_even, hybrid_importance = noise_scales["L_hybrid"]
+vlb_gain = vlb_even / vlb_importance
+hybrid_gain = hybrid_even / hybrid_importance
 gradient_rows = [
-    row(
-        "Share of the rate in the last 100 steps",
-        paper="over 93%",
-        measured=f"{last_hundred:.0%}",
-        shown=bool(last_hundred > 0.9),
-    ),
-    row(
-        "Gradient noise of L_vlb over L_hybrid",
-        paper="orders of magnitude",
-        measured=f"{vlb_even / hybrid_even:.1f} times",
-        shown=vlb_even > 10 * hybrid_even,
-    ),
-    row(
-        "Importance sampling is no help for L_hybrid",
-        paper="not helpful",
-        measured=f"{hybrid_even / hybrid_importance:.1f} times less",
-        shown=hybrid_even < 1.5 * hybrid_importance,
-    ),
-    row(
-        "Importance sampling calms L_vlb",
-        paper="yes",
-        measured=f"{vlb_even / vlb_importance:.1f} times less",
-        shown=vlb_importance < vlb_even,
-    ),
+    row("Share of the rate in the last 100 steps", paper="over 93%",
+        measured=f"{last_hundred:.0%}", shown=bool(last_hundred > 0.9)),
+    row("Gradient noise of L_vlb over L_hybrid", paper="orders of magnitude",
+        measured=f"{vlb_even / hybrid_even:.1f} times", shown=vlb_even > 10 * hybrid_even),
+    row("Importance sampling is no help for L_hybrid", paper="not helpful",
+        measured=f"{hybrid_gain:.1f} times less",
+        shown=hybrid_even < 1.5 * hybrid_importance),
+    row("Importance sampling calms L_vlb", paper="yes",
+        measured=f"{vlb_gain:.1f} times less", shown=vlb_importance < vlb_even),
 ]
 
 # %%
@@ -1290,33 +1289,21 @@ hybrid_scores = runs["cosine-hybrid"]["metrics"]
 vlb_scores = runs["cosine-vlb"]["metrics"]
 gan_scores = results("dcgan-16")["metrics"]
 curves = runs["cosine-hybrid"]["details"]["curves"]
-ancestral = curves["ddpm"][curves["steps"].index(10)]["frechet"]
-ddim = curves["ddim"][curves["steps"].index(10)]["frechet"]
+ten_steps = curves["steps"].index(10)
+ancestral = curves["ddpm"][ten_steps]["frechet"]
+ddim = curves["ddim"][ten_steps]["frechet"]
 sample_rows = [
-    row(
-        "Samples: vlb worse than hybrid",
-        paper="FID 11.47 > 3.19",
+    row("Samples: vlb worse than hybrid", paper="FID 11.47 > 3.19",
         measured=f"{vlb_scores['frechet']:.1f}, {hybrid_scores['frechet']:.1f}",
-        shown=vlb_scores["frechet"] > hybrid_scores["frechet"],
-    ),
-    row(
-        "Few steps: DDIM better than ancestral",
-        paper="below 50",
-        measured=f"10 steps: {ddim:.1f}, {ancestral:.1f}",
-        shown=ddim < ancestral,
-    ),
-    row(
-        "Recall: diffusion above the GAN",
-        paper="0.71 > 0.59",
+        shown=vlb_scores["frechet"] > hybrid_scores["frechet"]),
+    row("Few steps: DDIM better than ancestral", paper="below 50",
+        measured=f"10 steps: {ddim:.1f}, {ancestral:.1f}", shown=ddim < ancestral),
+    row("Recall: diffusion above the GAN", paper="0.71 > 0.59",
         measured=f"{hybrid_scores['recall']:.2f}, {gan_scores['recall']:.2f}",
-        shown=hybrid_scores["recall"] > gan_scores["recall"],
-    ),
-    row(
-        "Fréchet distance falls with compute",
-        paper="a power law",
+        shown=hybrid_scores["recall"] > gan_scores["recall"]),
+    row("Fréchet distance falls with compute", paper="a power law",
         measured=", ".join(f"{distance:.1f}" for distance in frechet),
-        shown=frechet == sorted(frechet, reverse=True),
-    ),
+        shown=frechet == sorted(frechet, reverse=True)),
 ]
 room.scorecard([*gradient_rows, *sample_rows], "Rate, gradients, samples")
 

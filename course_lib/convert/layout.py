@@ -29,7 +29,7 @@ class Source:
     def of(
         cls, tensor: Tensor, keys: tuple[str, ...], axes: str = STACKED, heads: int = 1
     ) -> "Source":
-        """Return the source of a tensor of ours; `axes`, applied backwards, gives its parts' shape."""
+        """Return the source of our `tensor`; `axes`, applied backwards, gives its parts' shape."""
         theirs, ours = axes.split(" -> ")
         sizes = {"parts": len(keys), "heads": heads}
         named = {name: size for name, size in sizes.items() if name in re.findall(r"\w+", axes)}

@@ -142,7 +142,8 @@ def _require(weights: Mapping, fits: Callable[[Any], bool]) -> None:
     ]
     if others:
         raise ValueError(
-            f"expected float32, float16 or bfloat16 tensors by name; these are not: {_first_few(others)}"
+            "expected float32, float16 or bfloat16 tensors by name; these are not:"
+            f" {_first_few(others)}"
         )
 
 

@@ -37,7 +37,7 @@ def cosine_betas(timesteps: int) -> Table:
 
 
 def validate_betas(betas: Table) -> None:
-    """Refuse a schedule that is not at least two variances strictly between 0 and 1 (ValueError)."""
+    """Refuse (ValueError) all but two or more variances strictly between 0 and 1."""
     if betas.ndim != 1 or len(betas) < 2:
         raise ValueError(
             f"betas: expected a vector of at least two steps, got shape {tuple(betas.shape)}"

@@ -1,4 +1,4 @@
-"""Notebook 01: the equations of DDPM and Improved DDPM, in the order in which the story needs them."""
+"""Notebook 01: the equations of DDPM and Improved DDPM, in the order of the story."""
 
 import math
 

@@ -9,7 +9,10 @@ from course_lib.shapes import Batch, Float, Table, Tensor
 
 
 class GradientNoise(NamedTuple):
-    """noise: tr(S), S the covariance of one sample's gradient.  signal: |G|^2, G the true gradient."""
+    """The two parts of a gradient's noise scale.
+
+    noise: tr(S), S the covariance of one sample's gradient.  signal: |G|^2, G the true gradient.
+    """
 
     noise: float
     signal: float

@@ -115,7 +115,7 @@ class Discriminator(nn.Module):
 
 
 def initialize(module: nn.Module) -> None:
-    """Section 4: draw all weights with a standard deviation of 0.02 (the norms' scales around 1)."""
+    """Section 4: draw weights with a standard deviation of 0.02, the norms' scales around 1."""
     if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
         nn.init.normal_(module.weight, 0.0, 0.02)
     elif isinstance(module, nn.BatchNorm2d):

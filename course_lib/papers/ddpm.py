@@ -145,7 +145,7 @@ class UNet(nn.Module):
         t: Shaped[Tensor, " b"],
         label: Int[Tensor, " b"] | None = None,
     ) -> Float[Tensor, "b c_out h w"]:
-        """Predict the noise in images x at times t (of the given classes, if the network has any)."""
+        """Predict the noise in images x at times t, of the given classes if the network has any."""
         self.validate_sides(x)
         time = self.time_embed(self.time_features(t, self.config.width).to(x), label)  # b 4*width
         h = self.stem(x)  # b width h w
@@ -176,7 +176,7 @@ class UNet(nn.Module):
 
     @staticmethod
     def time_features(t: Shaped[Tensor, " b"], width: int) -> Float[Tensor, "b width"]:
-        """Return [sin, cos] of t at width/2 frequencies, from 1 to 1/10,000 inclusive (width even)."""
+        """Return [sin, cos] of t at width/2 frequencies, from 1 to 1/10,000 inclusive."""
         half = width // 2
         steps = torch.arange(half, device=t.device)
         frequencies = torch.exp(-math.log(10_000) * steps / (half - 1))
@@ -184,7 +184,7 @@ class UNet(nn.Module):
         return torch.cat([angles.sin(), angles.cos()], dim=1)  # b width
 
     def initialize(self) -> None:
-        """Draw Glorot-uniform weights, without biases; residual branches and output start at zero."""
+        """Draw Glorot-uniform weights; biases, residual branches and the output start at zero."""
         for module in self.modules():
             if isinstance(module, nn.Conv2d | nn.Linear):
                 nn.init.xavier_uniform_(module.weight)
@@ -261,7 +261,8 @@ class TimeEmbedding(nn.Module):
         return embedding
 
 
-# ---------------------------------------------------------------- the equations (bad input is a ValueError)
+# ---------------------------------------------------------------- the equations
+# Each raises ValueError for bad input.
 
 
 def q_sample(x_start: Batch, t: Steps, noise: Batch, alphas_cumprod: Table) -> Batch:
@@ -324,7 +325,7 @@ def posterior_mean_variance(
 def simple_loss(
     model: Callable, x_start: Batch, t: Steps, noise: Batch, alphas_cumprod: Table
 ) -> PerSample:
-    """Eq. 14: L_simple, the squared error of the predicted noise, averaged over a sample's values."""
+    """Eq. 14: return L_simple, the squared error of the noise, averaged over a sample's values."""
     x_t = q_sample(x_start, t, noise, alphas_cumprod)
     return (noise - model(x_t, t)).square().flatten(1).mean(1)
 

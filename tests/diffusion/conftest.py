@@ -6,7 +6,7 @@ from jaxtyping import config
 
 @pytest.fixture
 def untyped():
-    """Switch the checks of types off, as they are for a student: our own messages are what is left."""
+    """Switch the checks of types off, as they are for a student; only our own messages are left."""
     config.update("jaxtyping_disable", True)
     yield
     config.update("jaxtyping_disable", False)

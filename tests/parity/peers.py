@@ -122,11 +122,16 @@ def transformers_gpt2(config):
 
 
 def gpt2_as_taming(state):
-    """Tensors of transformers' GPT2 under taming's names; its layers are convolutions, transposed."""
+    """GPT2's tensors under taming's names; its layers are convolutions, transposed."""
     renamed = {
-        "wte.": "tok_emb.", "h.": "blocks.", "ln_1.": "ln1.", "ln_2.": "ln2.", "attn.c_proj.": "attn.proj.",
-        "mlp.c_fc.": "mlp.0.", "mlp.c_proj.": "mlp.2.",
-    }  # fmt: skip
+        "wte.": "tok_emb.",
+        "h.": "blocks.",
+        "ln_1.": "ln1.",
+        "ln_2.": "ln2.",
+        "attn.c_proj.": "attn.proj.",
+        "mlp.c_fc.": "mlp.0.",
+        "mlp.c_proj.": "mlp.2.",
+    }
     found = {
         "transformer.head.weight": state["lm_head.weight"],
         "transformer.pos_emb": state["transformer.wpe.weight"][None],

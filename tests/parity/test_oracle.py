@@ -1,4 +1,4 @@
-"""Every equation and every term of the bound against the oracle, in double and in single precision."""
+"""Every equation and every term of the bound against the oracle, in double and single precision."""
 
 import math
 

@@ -36,7 +36,7 @@ def scheduler(kind, name, T, **options):
 
 
 def network(learned):
-    """A deterministic substitute, nearly right, so that chains stay in range; v exceeds -1 and 1."""
+    """A deterministic substitute, nearly right so that chains stay in range; v exceeds -1 and 1."""
 
     def model(x, times):
         times = times.reshape(-1, 1, 1, 1) / 1000

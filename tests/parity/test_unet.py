@@ -1,4 +1,4 @@
-"""Our U-Nets against diffusers' and against OpenAI's layout: values and gradients, in many shapes."""
+"""Our U-Nets against diffusers' and OpenAI's layout: values and gradients, in many shapes."""
 
 import pytest
 import torch
@@ -25,22 +25,42 @@ CASES = {  # config, batch, height, width
     "one level": (ddpm(multipliers=(1,), attention_resolutions=(16,)), 1, 6, 10),
     "two levels, two blocks": (ddpm(blocks_per_level=2, attention_resolutions=(8,)), 3, 16, 16),
     "three levels, attention first and last": (
-        ddpm(multipliers=(1, 2, 3), attention_resolutions=(16, 4), heads=4), 3, 8, 20
+        ddpm(multipliers=(1, 2, 3), attention_resolutions=(16, 4), heads=4),
+        3,
+        8,
+        20,
     ),
     "three blocks, classes, one channel": (
-        ddpm(blocks_per_level=3, attention_resolutions=(16, 8), num_classes=7, channels=1), 5, 24, 10
+        ddpm(blocks_per_level=3, attention_resolutions=(16, 8), num_classes=7, channels=1),
+        5,
+        24,
+        10,
     ),
-    "no attention but in the middle": (ddpm(multipliers=(1, 1, 2), attention_resolutions=()), 2, 12, 8),
+    "no attention but in the middle": (
+        ddpm(multipliers=(1, 1, 2), attention_resolutions=()),
+        2,
+        12,
+        8,
+    ),
     "improved, one level, fixed variance": (
-        improved(multipliers=(1,), attention_resolutions=(16,), heads=1, variance="fixed_large"), 1, 7, 5
+        improved(multipliers=(1,), attention_resolutions=(16,), heads=1, variance="fixed_large"),
+        1,
+        7,
+        5,
     ),
     "improved, two levels, classes": (
-        improved(blocks_per_level=2, attention_resolutions=(16, 8), num_classes=5), 3, 6, 10
+        improved(blocks_per_level=2, attention_resolutions=(16, 8), num_classes=5),
+        3,
+        6,
+        10,
     ),
     "improved, three levels": (
-        improved(multipliers=(1, 2, 3), blocks_per_level=3, attention_resolutions=(8, 4)), 3, 16, 8
+        improved(multipliers=(1, 2, 3), blocks_per_level=3, attention_resolutions=(8, 4)),
+        3,
+        16,
+        8,
     ),
-}  # fmt: skip
+}
 IMPROVED_CASES = [name for name in CASES if name.startswith("improved")]
 
 
@@ -112,7 +132,7 @@ def test_equals_the_openai_layout(name):
 
 
 def test_the_two_networks_differ():
-    """With the same weights, each quirk of the layouts changes the output: none can go unnoticed."""
+    """With the same weights, each quirk of the layouts changes the output."""
     config = ddpm(attention_resolutions=(8,))
     peer = randomize(diffusers_unet(config)).eval()
     x, t, _ = inputs(config, 2, 8, 8)
