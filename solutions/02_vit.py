@@ -512,14 +512,14 @@ explore(read_your_photo, photo=room.upload(partial(room.read_photo, size=224), r
 
 # %%
 from course_lib.training import results
-from course_lib.training.recipes.vit import SIZES, ConvNet
+from course_lib.training.recipes.vit import DATA_SIZES, ConvNet
 
-scores = {name: [results(f"{name}-data-{n}") for n in SIZES] for name in ("vit", "resnet")}
+scores = {name: [results(f"{name}-data-{n}") for n in DATA_SIZES] for name in ("vit", "resnet")}
 accuracy = {name: [run["metrics"]["accuracy"] for run in runs] for name, runs in scores.items()}
-show_lines(SIZES, {"tiny ViT": accuracy["vit"], "ResNet": accuracy["resnet"]}, "Accuracy on test images, 32 classes",
+show_lines(DATA_SIZES, {"tiny ViT": accuracy["vit"], "ResNet": accuracy["resnet"]}, "Accuracy on test images, 32 classes",
            "training images", "accuracy", xscale="log", ylim=(0, 1), height=2.8,
            alt="Accuracy of a ViT and a ResNet against the number of training images.")
-columns = [f"{n:,}" for n in SIZES]
+columns = [f"{n:,}" for n in DATA_SIZES]
 rows = [{"network": name, **dict(zip(columns, map("{:.1%}".format, a), strict=True))} for name, a in accuracy.items()]
 room.table(rows, "Accuracy by number of training images")
 
@@ -596,7 +596,7 @@ for ax, task in zip(axes, ("floor", "digits"), strict=True):
     for name, style in (("vit", "o-"), ("resnet", "s--")):
         draws = torch.tensor([run["details"]["few_shot"][task]["10"] for run in scores[name]])
         probe_accuracy[task, name] = draws.mean(1).tolist()
-        ax.errorbar(SIZES, draws.mean(1), draws.std(1), fmt=style, label=name)
+        ax.errorbar(DATA_SIZES, draws.mean(1), draws.std(1), fmt=style, label=name)
     ax.axhline(of_pixels[task], color="#8a8a8a", linestyle=":", label="pixels")
     ax.set_title(task), ax.legend()
 show(fig, "Two panels: few-shot accuracy on floors and on digits of ViT and ResNet features against training images,"

@@ -27,7 +27,7 @@ def choose_device(name: str | None = None) -> torch.device:
         raise ValueError(f"device {name!r} is not on this machine; it has {available}")
     if kind != "cuda":
         return torch.device(kind)
-    index = int(number or os.environ.get("LOCAL_RANK", 0))
+    index = int(number or os.environ.get("LOCAL_RANK", "0"))
     if index >= torch.cuda.device_count():
         raise ValueError(f"expected a GPU below {torch.cuda.device_count()}, got cuda:{index}")
     return torch.device("cuda", index)
@@ -87,7 +87,7 @@ def process_group(device: torch.device) -> Iterator[None]:
 
     A process that was not started by torchrun does nothing here.
     """
-    if dist.is_initialized() or int(os.environ.get("WORLD_SIZE", 1)) == 1:
+    if dist.is_initialized() or int(os.environ.get("WORLD_SIZE", "1")) == 1:
         yield
         return
     if device.type == "cuda":

@@ -3,7 +3,7 @@
 import copy
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 
 class EMA:
@@ -23,8 +23,8 @@ class EMA:
     def update(self, step: int) -> None:
         """Update the average with the weights after `step`, counted from 0."""
         rate = 1 - min(self.decay, (1 + step) / (10 + step))
-        averages = list(self.model.parameters())
-        weights = list(self.source.parameters())
+        averages: list[Tensor] = list(self.model.parameters())
+        weights: list[Tensor] = list(self.source.parameters())
         torch._foreach_lerp_(averages, weights, rate)
         for copied, buffer in zip(self.model.buffers(), self.source.buffers(), strict=True):
             copied.copy_(buffer)

@@ -32,12 +32,14 @@ import json
 import re
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
-from typing import Literal, Protocol, get_args, runtime_checkable
+from typing import Any, Literal, Protocol, get_args, runtime_checkable
 
 import torch
 from torch import Tensor, nn
 
 from course_lib.training.randomness import RandomSource
+
+Model = Any  # an nn.Module with methods of its own: what `build().model` is
 
 
 @runtime_checkable
@@ -155,10 +157,10 @@ class Recipe:
         """Return what to train on; `Tensors` will do for anything that fits in memory."""
         raise NotImplementedError
 
-    def complete(self, model: nn.Module) -> None:
+    def complete(self, model: Model) -> None:
         """Finish the trained model, for example calibrate it, before it is measured and stored."""
 
-    def measure(self, model: nn.Module) -> dict:
+    def measure(self, model: Model) -> dict:
         """Measure the finished model (in eval mode, on its device, without gradients).
 
         Numbers become the metrics of the checkpoint; lists, such as arrays for a figure, go only

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from course_lib.files import write_atomically
 from course_lib.paths import CHECKPOINTS, RESULTS, ROOT
 from course_lib.training import distributed
-from course_lib.training.recipe import Recipe
+from course_lib.training.recipe import Model, Recipe
 from course_lib.training.registry import find_recipe
 
 MAX_CHECKPOINT_BYTES = 6_000_000  # so that the repository stays small
@@ -144,7 +144,7 @@ STORE = Store(
 
 def load_checkpoint(
     recipe: Recipe | str, device: str | torch.device = "cpu", store: Store = STORE
-) -> tuple[nn.Module, dict]:
+) -> tuple[Model, dict]:
     """Return the trained model of a recipe (float32, eval mode) and its provenance.
 
     Raises FileNotFoundError when there is no checkpoint; ValueError when the file is damaged, a

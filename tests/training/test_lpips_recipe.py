@@ -8,8 +8,8 @@ from course_lib.losses.perceptual import LPIPS
 from course_lib.paths import CHECKPOINTS
 from course_lib.training import RandomSource, Tensors, find_recipe, load_checkpoint, results
 from course_lib.training.recipes.lpips import (
-    ANSWERS,
     HEADS,
+    NEARER_FARTHER,
     TrunkTrainable,
     augment,
     distortions,
@@ -122,7 +122,7 @@ def test_choices_are_right_for_a_distance_that_knows_and_wrong_for_its_opposite(
 
     assert right_choices(knows, x) == {
         "all": 1.0,
-        **{f"{near} before {far}": 1.0 for near, far in ANSWERS},
+        **{f"{near} before {far}": 1.0 for near, far in NEARER_FARTHER},
     }
     assert right_choices(lambda a, b: -knows(a, b), x)["all"] == 0
 

@@ -61,7 +61,7 @@ def test_a_tokenizer_learns_a_few_clips(name):
     recipe = find_recipe(name)
     trainable, pixels = (
         recipe.build().train(),
-        free_clips("test", 3)["pixels"][:, : chapter.FRAMES[recipe.paper]],
+        free_clips("test", 3)["pixels"][:, : recipe.frames],
     )
     clip = pixels_to_clip(pixels)
     first = (rebuild(trainable.model, pixels)[0] - clip).square().mean()
@@ -109,7 +109,7 @@ def test_the_entropy_weight_of_lookup_free_quantisation_is_annealed():
 def test_the_discriminator_joins_when_the_recipe_says_and_not_before(name):
     torch.manual_seed(0)
     recipe = replace(find_recipe(name), adversarial_from=40)
-    trainable, frames = recipe.build().train(), chapter.FRAMES[recipe.paper]
+    trainable, frames = recipe.build().train(), recipe.frames
     batch = {"pixels": free_clips("test", 2)["pixels"][:, :frames]}
     before = [p.detach().clone() for p in trainable.discriminator.parameters()]
     assert turns(trainable, batch, 1)["discriminator"] == [0.0]
@@ -236,7 +236,7 @@ def test_what_the_notebook_loads_is_shipped(name):
 @pytest.mark.parametrize("name", ["magvit-2d", "magvit-3d", "magvit2-tokenizer"])
 def test_measuring_again_gives_the_stored_fidelity(name):
     model, provenance = load_checkpoint(name)
-    pixels = free_clips("test", 48)["pixels"][:, : chapter.FRAMES[find_recipe(name).paper]]
+    pixels = free_clips("test", 48)["pixels"][:, : find_recipe(name).frames]
     clip, (rebuilt, _) = pixels_to_clip(pixels), rebuild(model, pixels)
     assert abs(clip_fidelity(clip, rebuilt)["psnr"] - provenance["metrics"]["psnr"]) < 0.7
     assert flicker(clip, rebuilt) == pytest.approx(provenance["metrics"]["flicker"], rel=0.2)

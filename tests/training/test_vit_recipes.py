@@ -7,8 +7,10 @@ from course_lib.data import images
 from course_lib.papers.vit import count_macs
 from course_lib.training import RandomSource, find_recipe, load_checkpoint, results
 from course_lib.training.recipes.vit import (
+    DATA_SIZES,
+    DIGITS_LIVE,
+    LIVE,
     RECIPES,
-    SIZES,
     Classifier,
     ConvNet,
     judge_images,
@@ -37,8 +39,8 @@ def differing(names):
 
 
 def test_runs_that_are_compared_differ_in_what_is_compared():
-    assert differing([f"vit-data-{n}" for n in SIZES]) == {"pictures"}
-    assert differing([f"resnet-data-{n}" for n in SIZES]) == {"pictures"}
+    assert differing([f"vit-data-{n}" for n in DATA_SIZES]) == {"pictures"}
+    assert differing([f"resnet-data-{n}" for n in DATA_SIZES]) == {"pictures"}
     assert differing(["vit-data-8000", "vit-positions-none", "vit-positions-2d"]) == {"positions"}
     assert differing(["vit-data-8000", "vit-patch-8", "vit-patch-16"]) == {"patch_size"}
     assert differing(["vit-48-interpolated", "vit-48-fresh"]) == {"fresh_positions"}
@@ -84,7 +86,7 @@ def test_only_pictures_of_one_object_have_a_shape():
     assert set(found["count"].tolist()) == {0, 1, 2}
 
 
-@pytest.mark.parametrize("name", [r.name for r in RECIPES if "live" not in r.name])
+@pytest.mark.parametrize("name", [r.name for r in RECIPES if r not in (LIVE, DIGITS_LIVE)])
 def test_every_recipe_ships_its_checkpoint_and_results(name):
     model, provenance = load_checkpoint(name)
     assert provenance["steps"] == find_recipe(name).steps and not model.training

@@ -1,11 +1,14 @@
 """Notebook 01: diffusion models of the little world, a GAN to compare with, and their judge.
 
-The six runs `ddpm-16-SCHEDULE-OBJECTIVE` share data, seed, steps and network, but for the variance,
+The six runs `ddpm-16-SCHEDULE-OBJECTIVE` share data, seed, steps and network, except the variance,
 which `simple` fixes and the others learn.  `ddpm-16-width-*` show scaling, `ddpm-32` opens the
 chapter, and `ddpm-live` is what the notebook trains while you watch.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from functools import reduce
+from typing import Literal, cast
 
 import torch
 from torch import Tensor, nn
@@ -47,13 +50,13 @@ class Denoiser(Trainable):
     def __init__(self, config: ImprovedDDPMConfig):
         super().__init__()
         self.model = UNet(config)
-        self.diffusion = ImprovedDiffusion.from_config(config)
+        self.diffusion = _process(config)
         self.objective = {
             "simple": self.diffusion.loss,
             "hybrid": self.diffusion.hybrid_loss,
             "vlb": self.diffusion.vlb_loss,
         }[config.objective]
-        # The paper samples t by importance for L_vlb alone (section 3.3).
+        # The paper samples t by importance only for L_vlb (section 3.3).
         self.importance = (
             ImportanceSampler(self.diffusion.steps) if config.objective == "vlb" else None
         )
@@ -71,28 +74,28 @@ class Denoiser(Trainable):
         return (weights[t] * losses).mean()
 
 
+def _process(config: ImprovedDDPMConfig) -> ImprovedDiffusion:
+    return cast(ImprovedDiffusion, ImprovedDiffusion.from_config(config))
+
+
 @dataclass(frozen=True)
 class DiffusionRecipe(Recipe):
-    """A preset of Improved DDPM with another schedule and objective, trained on `pictures`
-    pictures.
-    """
+    """A preset of Improved DDPM with its own width, noise schedule and objective."""
 
     lr_schedule: LRSchedule = "plateau"
     preset: str = "improved_ddpm/tiny"
     width: int = 16
-    schedule: str = "cosine"
-    objective: str = "hybrid"
+    schedule: Literal["linear", "cosine"] = "cosine"  # of the noise
+    objective: Literal["simple", "hybrid", "vlb"] = "hybrid"
     pictures: int = 30_000
-    # lengths of the chains whose samples are judged
-    sampled_steps: tuple[int, ...] = (5, 10, 25, 50, 100)
+    sampled_steps: tuple[int, ...] = (5, 10, 25, 50, 100)  # of the chains that are measured
 
     @property
     def config(self) -> ImprovedDDPMConfig:
-        """The network and process of this recipe."""
+        """The configuration of this recipe's network and process."""
         variance = "fixed_large" if self.objective == "simple" else "learned_range"
-        base = zoo.find(self.preset).config
         return replace(
-            base,
+            zoo.find(self.preset).config,
             width=self.width,
             schedule=self.schedule,
             objective=self.objective,
@@ -102,7 +105,7 @@ class DiffusionRecipe(Recipe):
     @property
     def diffusion(self) -> ImprovedDiffusion:
         """The process of this recipe."""
-        return ImprovedDiffusion.from_config(self.config)
+        return _process(self.config)
 
     def build(self) -> Denoiser:
         return Denoiser(self.config)
@@ -110,8 +113,8 @@ class DiffusionRecipe(Recipe):
     def data(self) -> Tensors:
         return Tensors(pixels=large_objects("train", self.pictures, self.config.image_size))
 
-    def measure(self, model: nn.Module) -> dict:
-        """Bits per dimension on test pictures, and how samples of 50 steps compare with them."""
+    def measure(self, model: UNet) -> dict:
+        """Measure bits per dimension on test images, and compare samples with them."""
         size = self.config.image_size
         test = large_objects("test", 512, size).to(next(model.parameters()).device)
         generator = torch.Generator().manual_seed(0)
@@ -127,27 +130,39 @@ class DiffusionRecipe(Recipe):
             **(self.sample_quality(model, test) if self.sampled_steps else {}),
         }
 
-    def sample_quality(self, model: nn.Module, test: Tensor) -> dict:
-        """Samples against test pictures: the longest chain's scores, and every length's, ancestral
-        and DDIM.
+    def sample_quality(self, model: UNet, test: Tensor) -> dict:
+        """Compare samples of every number of steps, ancestral and DDIM's, with test images.
+
+        The scores of the longest ancestral chain are the metrics.
         """
-        curves: dict[str, list] = {"steps": list(self.sampled_steps), "ddpm": [], "ddim": []}
-        for name, eta, choose in (("ddpm", None, strided_steps), ("ddim", 0.0, ddim_steps)):
-            for steps in self.sampled_steps:
-                generator = torch.Generator().manual_seed(steps)
-                noise = torch.randn(test.shape, generator=generator).to(test)
-                x = self.diffusion.respaced(steps, choose).sample(
-                    model, noise, eta=eta, generator=generator
-                )
-                curves[name].append(compare_sets(test, x))
-        return {**curves["ddpm"][-1], "curves": curves}
+        ddpm = [self._sample_scores(model, test, n, "ddpm") for n in self.sampled_steps]
+        ddim = [self._sample_scores(model, test, n, "ddim") for n in self.sampled_steps]
+        curves = {"steps": list(self.sampled_steps), "ddpm": ddpm, "ddim": ddim}
+        return {**ddpm[-1], "curves": curves}
+
+    def _sample_scores(
+        self, model: UNet, test: Tensor, steps: int, sampler: Literal["ddpm", "ddim"]
+    ) -> dict[str, float]:
+        generator = torch.Generator().manual_seed(steps)
+        noise = torch.randn(test.shape, generator=generator).to(test)
+        if sampler == "ddim":
+            process = self.diffusion.respaced(steps, ddim_steps)
+            samples = process.sample(model, noise, eta=0.0, generator=generator)
+        else:
+            process = self.diffusion.respaced(steps, strided_steps)
+            samples = process.sample(model, noise, eta=None, generator=generator)
+        return compare_sets(test, samples)
 
 
 def compare_sets(real: Tensor, fake: Tensor) -> dict[str, float]:
-    """Fréchet distance, precision and recall in the judge's features, and the share it is sure of."""
+    """Compare sets of images in the judge's features: Fréchet distance, precision and recall.
+
+    `recognised` is the share of the second set that the judge is sure of.
+    """
     judge, _ = load_checkpoint(SMALL_IMAGE_JUDGE, real.device)
     with torch.no_grad():
-        real_features, fake_features = judge.features(real), judge.features(fake)
+        real_features = judge.features(real)
+        fake_features = judge.features(fake)
     precision, recall = precision_recall(real_features, fake_features)
     return {
         "frechet": frechet_distance(real_features, fake_features),
@@ -161,13 +176,15 @@ def compare_sets(real: Tensor, fake: Tensor) -> dict[str, float]:
 
 
 class Adversaries(Trainable):
-    """DCGAN's two players, moving in turn."""
+    """DCGAN's two players, which take their steps in turn."""
 
-    def __init__(self):
+    model: DCGAN
+
+    def __init__(self) -> None:
         super().__init__()
         self.model = DCGAN(zoo.find("dcgan/tiny").config)
 
-    def players(self):
+    def players(self) -> dict[str, Iterable[nn.Parameter]]:
         return {
             "discriminator": self.model.discriminator.parameters(),
             "generator": self.model.generator.parameters(),
@@ -183,7 +200,7 @@ class Adversaries(Trainable):
 
 @dataclass(frozen=True)
 class GANRecipe(Recipe):
-    """DCGAN on the same pictures (its section 4: Adam with beta_1 = 0.5 at 2e-4)."""
+    """DCGAN on the same images (its section 4: Adam with beta_1 = 0.5 at 2e-4)."""
 
     pictures: int = 30_000
 
@@ -193,29 +210,32 @@ class GANRecipe(Recipe):
     def data(self) -> Tensors:
         return Tensors(pixels=large_objects("train", self.pictures, 16))
 
-    def measure(self, model: nn.Module) -> dict:
+    def measure(self, model: DCGAN) -> dict:
+        """Compare as many samples with 512 test images."""
         test = large_objects("test", 512, 16).to(next(model.parameters()).device)
-        return compare_sets(test, model.sample(len(test), torch.Generator().manual_seed(0)))
+        samples = model.sample(len(test), torch.Generator().manual_seed(0))
+        return compare_sets(test, samples)
 
 
 # ---------------------------------------------------------------- the judge
 
 
 class SmallJudgeTrainable(Trainable):
-    """The judge, learning to read the labels."""
+    """The judge and the cross-entropy of its labels."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         super().__init__()
         self.model = Judge(JudgeConfig())
 
     def loss(self, player: str, batch: dict[str, Tensor], rng: RandomSource) -> Tensor:
         logits = self.model(batch["pixels"])
-        return sum(nn.functional.cross_entropy(logits[name], batch[name]) for name in logits)
+        losses = [nn.functional.cross_entropy(logits[name], batch[name]) for name in logits]
+        return reduce(torch.add, losses)
 
 
 @dataclass(frozen=True)
 class JudgeRecipe(Recipe):
-    """The judge of 16-pixel pictures."""
+    """The judge of images of 16 pixels."""
 
     pictures: int = 30_000
 
@@ -228,15 +248,18 @@ class JudgeRecipe(Recipe):
             pixels=pixels_to_float(train["pixels"]), shape=train["shape"], colour=train["colour"]
         )
 
-    def measure(self, model: nn.Module) -> dict:
-        """Accuracy of each label on test pictures."""
+    def measure(self, model: Judge) -> dict:
+        """Measure the accuracy of each label on test images."""
         test = images("test", 2000, 16, scale="large")
-        logits = model(pixels_to_float(test["pixels"]).to(next(model.parameters()).device))
-        right = {name: x.argmax(1).cpu() == test[name] for name, x in logits.items()}
-        return {f"{name} accuracy": float(x.float().mean()) for name, x in right.items()}
+        pixels = pixels_to_float(test["pixels"]).to(next(model.parameters()).device)
+        accuracies = {}
+        for name, logits in model(pixels).items():
+            right = logits.argmax(1).cpu() == test[name]
+            accuracies[f"{name} accuracy"] = float(right.float().mean())
+        return accuracies
 
 
-TRAINED = dict(steps=8000, batch_size=64, learning_rate=1e-3, warmup=200, ema=0.999)
+# ---------------------------------------------------------------- the recipes
 
 LIVE = DiffusionRecipe(
     "ddpm-live",
@@ -248,8 +271,19 @@ LIVE = DiffusionRecipe(
     objective="simple",
     pictures=6000,
 )
+DDPM_16 = DiffusionRecipe(
+    "ddpm-16-cosine-hybrid",
+    steps=8000,
+    batch_size=64,
+    learning_rate=1e-3,
+    warmup=200,
+    ema=0.999,
+    schedule="cosine",
+    objective="hybrid",
+)
+WIDTH_16 = replace(DDPM_16, name="ddpm-16-width-16", steps=1500, width=16, sampled_steps=(50,))
 
-RECIPES = [
+RECIPES: list[Recipe] = [
     LIVE,
     JudgeRecipe(
         SMALL_IMAGE_JUDGE, steps=3000, batch_size=64, learning_rate=1e-3, warmup=100, ema=0.99
@@ -263,20 +297,14 @@ RECIPES = [
         clip=None,
         ema=0.99,
     ),
-    *(
-        DiffusionRecipe(
-            f"ddpm-16-{schedule}-{objective}", schedule=schedule, objective=objective, **TRAINED
-        )
-        for schedule in ("linear", "cosine")
-        for objective in ("simple", "hybrid", "vlb")
-    ),
-    *(
-        DiffusionRecipe(
-            f"ddpm-16-width-{width}", width=width, sampled_steps=(50,), **TRAINED | {"steps": 1500}
-        )
-        for width in (8, 16, 24)
-    ),
-    DiffusionRecipe(
-        "ddpm-32", preset="improved_ddpm/tiny-32", sampled_steps=(), **TRAINED | {"steps": 3500}
-    ),
+    replace(DDPM_16, name="ddpm-16-linear-simple", schedule="linear", objective="simple"),
+    replace(DDPM_16, name="ddpm-16-linear-hybrid", schedule="linear"),
+    replace(DDPM_16, name="ddpm-16-linear-vlb", schedule="linear", objective="vlb"),
+    replace(DDPM_16, name="ddpm-16-cosine-simple", objective="simple"),
+    DDPM_16,
+    replace(DDPM_16, name="ddpm-16-cosine-vlb", objective="vlb"),
+    replace(WIDTH_16, name="ddpm-16-width-8", width=8),
+    WIDTH_16,
+    replace(WIDTH_16, name="ddpm-16-width-24", width=24),
+    replace(DDPM_16, name="ddpm-32", preset="improved_ddpm/tiny-32", steps=3500, sampled_steps=()),
 ]

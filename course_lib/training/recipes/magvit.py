@@ -1,15 +1,17 @@
 """Notebook 05: MAGVIT and MAGVIT-v2 on clips of the little world.
 
 `magvit-2d` is a tokenizer of single frames; `magvit-init-*` start a 3D one from it, or from
-nothing, and `magvit-zero` pads with zeros; `magvit-3d` is the chapter's tokenizer, `magvit-bert`
-its masked transformer for all ten tasks. `magvit2-tokenizer` is MAGVIT-v2's, `magvit2-mlm` and
+scratch, and `magvit-zero` pads with zeros; `magvit-3d` is the chapter's tokenizer, `magvit-bert`
+its masked transformer for all ten tasks.  `magvit2-tokenizer` is MAGVIT-v2's, `magvit2-mlm` and
 `magvit2-ar` a masked and an autoregressive language model of its tokens.  `sweep-vq-B` and
-`sweep-lfq-B` are tokenizers of pictures with 2^B codes, `sweep-vq-B-mlm` and `sweep-lfq-B-mlm` the
+`sweep-lfq-B` are tokenizers of images with 2^B codes, `sweep-vq-B-mlm` and `sweep-lfq-B-mlm` the
 masked language models of their tokens.
 """
 
-import functools
+import math
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from functools import lru_cache, partial, reduce
 from typing import Literal
 
 import torch
@@ -17,35 +19,45 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from course_lib import zoo
-from course_lib.data import CLIP_JUDGE, LPIPS_TRUNK, clips, free_clips, images, in_batches
+from course_lib.data import CLIP_JUDGE, KINDS, LPIPS_TRUNK, clips, free_clips, images, in_batches
 from course_lib.lm.maskgit import parallel_decode
 from course_lib.losses.adversarial import LeCam
 from course_lib.metrics import frechet_distance, psnr, ssim
 from course_lib.papers import magvit, magvit2, magvit_tokenizer
 from course_lib.papers.magvit import TASKS, condition_clip, task_mask
-from course_lib.papers.magvit_tokenizer import LossConfig, StyleGANDiscriminator, TokenizerLoss
+from course_lib.papers.magvit_tokenizer import (
+    DiscriminatorConfig,
+    LossConfig,
+    StyleGANDiscriminator,
+    TokenizerLoss,
+)
 from course_lib.quantize.lfq import LFQ, annealed_weight
-from course_lib.quantize.vq import VectorQuantizer, perplexity, usage
+from course_lib.quantize.vq import Quantized, VectorQuantizer, perplexity, usage
 from course_lib.training.randomness import RandomSource
-from course_lib.training.recipe import LRSchedule, Recipe, Tensors, Trainable
+from course_lib.training.recipe import LRSchedule, Model, Recipe, Tensors, Trainable
 from course_lib.training.recipes.vqgan import fidelity, sample_scores
 from course_lib.training.store import load_checkpoint
 from course_lib.world import pixels_to_float
 
-FRAMES = {"magvit": 16, "magvit2": 17}
-DISCRIMINATOR_CONFIGS = {
-    "magvit": magvit_tokenizer.DISCRIMINATOR_CONFIGS["tiny"],
-    "magvit2": magvit2.DISCRIMINATOR_CONFIGS["tiny"],
-}
+AnyTokenizer = magvit_tokenizer.Tokenizer | magvit2.Tokenizer
+AnyTokenizerConfig = magvit_tokenizer.TokenizerConfig | magvit2.TokenizerConfig
+
+
+def clip_length(config: AnyTokenizerConfig) -> int:
+    """Return how many frames the clips of a tokenizer have.
+
+    MAGVIT-v2's is causal and takes one more, the first, by itself.
+    """
+    return 17 if isinstance(config, magvit2.TokenizerConfig) else 16
 
 
 def pixels_to_clip(pixels: Tensor) -> Tensor:
-    """Clips (b t h w 3) uint8 as the tokenizers take them, (b 3 t h w) in [-1, 1]."""
+    """Return clips (b t h w 3) uint8 as the tokenizers take them, (b 3 t h w) in [-1, 1]."""
     return rearrange(pixels_to_float(pixels), "b t c h w -> b c t h w")
 
 
 def clip_to_frames(clip: Tensor) -> Tensor:
-    """Clips (b c t h w) as pictures (b*t c h w)."""
+    """Return clips (b c t h w) as images (b*t c h w)."""
     return rearrange(clip, "b c t h w -> (b t) c h w")
 
 
@@ -55,52 +67,74 @@ def clip_to_frames(clip: Tensor) -> Tensor:
 class ClipTokenizer(Trainable):
     """A tokenizer of clips, its loss, and a discriminator that joins late."""
 
-    def __init__(self, model: nn.Module, recipe: "ClipTokenizerRecipe"):
+    model: AnyTokenizer
+    discriminator: StyleGANDiscriminator | None
+    lecam: LeCam | None
+    step: Tensor
+
+    def __init__(self, model: AnyTokenizer, recipe: "ClipTokenizerRecipe"):
         super().__init__()
-        self.model, self.recipe = model, recipe
-        self.perceptual = load_checkpoint(LPIPS_TRUNK)[0]
+        self.model = model
+        self.recipe = recipe
+        self.perceptual, _ = load_checkpoint(LPIPS_TRUNK)
         weights = LossConfig(
             squared_weight=recipe.squared_weight, perceptual_weight=recipe.perceptual_weight
         )
-        self.losses = TokenizerLoss(
-            weights, lambda clip, rebuilt: self.perceptual.loss(rebuilt, clip)
-        )
-        self.discriminator = self.lecam = None
-        if recipe.adversarial_from is not None:
-            self.discriminator = StyleGANDiscriminator(DISCRIMINATOR_CONFIGS[recipe.paper])
+        self.losses = TokenizerLoss(weights, self._perceptual_distance)
+        if recipe.adversarial_from is None:
+            self.discriminator = None
+            self.lecam = None
+        else:
+            self.discriminator = StyleGANDiscriminator(recipe.discriminator_config)
             self.lecam = LeCam()
         self.register_buffer("step", torch.tensor(0))
-        self.rebuilt = None  # by the tokenizer in this step
+        self.rebuilt = torch.empty(0)  # what the tokenizer made in this step
 
-    def players(self):
-        players = {"tokenizer": list(self.model.parameters())}
-        return (
-            players
-            if self.discriminator is None
-            else players | {"discriminator": self.discriminator.parameters()}
-        )
+    def _perceptual_distance(self, clip: Tensor, rebuilt: Tensor) -> Tensor:
+        return self.perceptual.loss(rebuilt, clip)
+
+    def players(self) -> dict[str, Iterable[nn.Parameter]]:
+        players: dict[str, Iterable[nn.Parameter]] = {"tokenizer": list(self.model.parameters())}
+        if self.discriminator is not None:
+            players["discriminator"] = list(self.discriminator.parameters())
+        return players
 
     def loss(self, player: str, batch: dict[str, Tensor], rng: RandomSource) -> Tensor:
         clip = pixels_to_clip(batch["pixels"])
-        playing = self.discriminator is not None and bool(self.step >= self.recipe.adversarial_from)
+        start = self.recipe.adversarial_from
+        has_joined = start is not None and int(self.step) >= start
         if player == "tokenizer":
-            if isinstance(self.model.quantizer, LFQ):
-                self.model.quantizer.entropy_weight = annealed_weight(
-                    int(self.step), steps=self.recipe.steps // 3
-                )
-            rebuilt, quantized = self.rebuild(clip, rng)
-            self.rebuilt = rebuilt.detach()
-            self.step += 1
-            return self.losses.generator_loss(
-                clip, rebuilt, quantized.loss, self.discriminator if playing else None
-            )[0]
-        if not playing:
-            return 0 * sum(p.sum() for p in self.discriminator.parameters())
-        return self.losses.discriminator_loss(self.discriminator, clip, self.rebuilt, self.lecam)[0]
+            return self.tokenizer_loss(clip, has_joined, rng)
+        return self.discriminator_loss(clip, has_joined)
 
-    def rebuild(self, clip: Tensor, rng: RandomSource):
-        """The reconstruction, and what the quantiser found; dead codes of a codebook are revived at
-        first.
+    def tokenizer_loss(self, clip: Tensor, has_joined: bool, rng: RandomSource) -> Tensor:
+        """Rebuild the clips, and return the tokenizer's loss."""
+        if isinstance(self.model.quantizer, LFQ):
+            self.model.quantizer.entropy_weight = annealed_weight(
+                int(self.step), steps=self.recipe.steps // 3
+            )
+        rebuilt, quantized = self.rebuild(clip, rng)
+        self.rebuilt = rebuilt.detach()
+        self.step += 1
+        discriminator = self.discriminator if has_joined else None
+        total, _ = self.losses.generator_loss(clip, rebuilt, quantized.loss, discriminator)
+        return total
+
+    def discriminator_loss(self, clip: Tensor, has_joined: bool) -> Tensor:
+        """Return the discriminator's loss on the rebuilt clips; zero until it joins."""
+        if self.discriminator is None or self.lecam is None:
+            raise ValueError("expected a recipe with a discriminator, got adversarial_from=None")
+        if not has_joined:
+            return 0 * reduce(torch.add, [p.sum() for p in self.discriminator.parameters()])
+        total, _ = self.losses.discriminator_loss(
+            self.discriminator, clip, self.rebuilt, self.lecam
+        )
+        return total
+
+    def rebuild(self, clip: Tensor, rng: RandomSource) -> tuple[Tensor, Quantized]:
+        """Return the reconstruction and the quantized latents.
+
+        In the first two thirds of the steps, dead codes of a codebook are revived.
         """
         quantizer = self.model.quantizer
         if isinstance(quantizer, VectorQuantizer) and self.step < 2 / 3 * self.recipe.steps:
@@ -113,71 +147,82 @@ class ClipTokenizer(Trainable):
 
 @dataclass(frozen=True)
 class ClipTokenizerRecipe(Recipe):
-    """A tiny tokenizer of clips of anything; of single frames where the preset is one of pictures."""
+    """A tiny tokenizer of clips of anything, or of their frames where the preset is one of images."""
 
     lr_schedule: LRSchedule = "plateau"
     preset: str = "magvit/tiny"
     clips: int = 6000
     padding: str = "reflect"
-    source: str | None = None  # a tokenizer of pictures to start from
+    source: str | None = None  # a tokenizer of images to start from
     inflate: Literal["central", "average"] = "central"
     squared_weight: float = 20.0  # the papers' 1 and 5 are for a thousand times as many steps
     perceptual_weight: float = 1.0
-    adversarial_from: int | None = None  # step of the discriminator's entry; None: it never enters
+    adversarial_from: int | None = None  # step at which the discriminator joins; None: never
 
     @property
-    def paper(self) -> str:
-        """The file of the model: magvit or magvit2."""
-        return self.preset.partition("/")[0]
+    def frames(self) -> int:
+        """The number of frames of the tokenizer's clips."""
+        return clip_length(zoo.find(self.preset).config)
+
+    @property
+    def discriminator_config(self) -> DiscriminatorConfig:
+        """The configuration of the discriminator, which is that of the tokenizer's paper."""
+        if isinstance(zoo.find(self.preset).config, magvit2.TokenizerConfig):
+            return magvit2.DISCRIMINATOR_CONFIGS["tiny"]
+        return magvit_tokenizer.DISCRIMINATOR_CONFIGS["tiny"]
 
     def build(self) -> ClipTokenizer:
         entry = zoo.find(self.preset)
-        model = entry.model(replace(entry.config, padding=self.padding))
+        model: Model = entry.model(replace(entry.config, padding=self.padding))
         if self.source:
-            kernel = {
+            inflations = {
                 "central": magvit_tokenizer.inflate_central,
                 "average": magvit_tokenizer.inflate_average,
-            }[self.inflate]
-            magvit_tokenizer.inflate(model, load_checkpoint(self.source)[0], kernel)
+            }
+            source, _ = load_checkpoint(self.source)
+            magvit_tokenizer.inflate(model, source, inflations[self.inflate])
         return ClipTokenizer(model, self)
 
     def data(self) -> Tensors:
-        return Tensors(pixels=free_clips("train", self.clips)["pixels"][:, : FRAMES[self.paper]])
+        return Tensors(pixels=free_clips("train", self.clips)["pixels"][:, : self.frames])
 
-    def measure(self, model: nn.Module) -> dict:
-        """Fidelity of rebuilt test clips frame by frame, their distance as clips, flicker, and use
-        of the codes.
-        """
-        pixels = free_clips("test", 256)["pixels"][:, : FRAMES[self.paper]]
+    def measure(self, model: AnyTokenizer) -> dict:
+        """Measure the fidelity of rebuilt test clips, their flicker, and the use of the codes."""
+        pixels = free_clips("test", 256)["pixels"][:, : self.frames]
         rebuilt, indices = rebuild(model, pixels)
         codes = model.quantizer.num_codes
         return {
             **clip_fidelity(pixels_to_clip(pixels), rebuilt),
             "flicker": flicker(pixels_to_clip(pixels), rebuilt),
-            "same token": shift_consistency(model, FRAMES[self.paper]),
+            "same token": shift_consistency(model, self.frames),
             "perplexity": float(perplexity(indices, codes)),
             "usage": float(usage(indices, codes)),
         }
 
 
 @torch.no_grad()
-def rebuild(model: nn.Module, pixels: Tensor) -> tuple[Tensor, Tensor]:
-    """Clips (n t h w 3) uint8 through a tokenizer: rebuilt (n c t h w) in [-1, 1], and tokens (n t
-    h w).
+def rebuild(model: AnyTokenizer, pixels: Tensor) -> tuple[Tensor, Tensor]:
+    """Pass clips (n t h w 3) uint8 through a tokenizer.
+
+    Returns the rebuilt clips (n c t h w) in [-1, 1] and the tokens (n t h w), on the CPU.
     """
     device = next(model.parameters()).device
-    parts = [model(pixels_to_clip(part.to(device))) for part in pixels.split(16)]
-    return torch.cat([x.clamp(-1, 1).cpu() for x, _ in parts]), torch.cat(
-        [q.indices.cpu() for _, q in parts]
-    )
+    rebuilt = []
+    tokens = []
+    for part in pixels.split(16):
+        clip, quantized = model(pixels_to_clip(part.to(device)))
+        rebuilt.append(clip.clamp(-1, 1).cpu())
+        tokens.append(quantized.indices.cpu())
+    return torch.cat(rebuilt), torch.cat(tokens)
 
 
 @torch.no_grad()
 def clip_fidelity(clip: Tensor, rebuilt: Tensor) -> dict[str, float]:
-    """How near rebuilt clips (n c t h w) in [-1, 1] are to the originals: frames one by one, and
-    clips as a set.
+    """Measure how near rebuilt clips (n c t h w) in [-1, 1] are to the originals.
+
+    PSNR, SSIM and LPIPS compare frames one by one, and the Fréchet distance clips as a set.
     """
-    trunk = load_checkpoint(LPIPS_TRUNK)[0]
+    trunk, _ = load_checkpoint(LPIPS_TRUNK)
     pairs = list(
         zip(clip_to_frames(clip).split(256), clip_to_frames(rebuilt).split(256), strict=True)
     )
@@ -191,30 +236,37 @@ def clip_fidelity(clip: Tensor, rebuilt: Tensor) -> dict[str, float]:
 
 @torch.no_grad()
 def clip_distance(real: Tensor, fake: Tensor) -> float:
-    """Fréchet distance of two sets of clips (n c t h w), in the clip judge's features of their
-    first 16 frames.
+    """Return the Fréchet distance of two sets of clips (n c t h w).
+
+    It is measured in the judge of clips' features of their first 16 frames.
     """
-    judge = load_checkpoint(CLIP_JUDGE)[0]
-    sides = [rearrange(x[:, :, :16], "b c t h w -> b t c h w") for x in (real, fake)]
-    return frechet_distance(
-        *(torch.cat([judge.features(part) for part in side.split(64)]) for side in sides)
-    )
+    judge, _ = load_checkpoint(CLIP_JUDGE)
+    features = [
+        torch.cat([judge.features(part) for part in _judged_frames(clip).split(64)])
+        for clip in (real, fake)
+    ]
+    return frechet_distance(*features)
+
+
+def _judged_frames(clip: Tensor) -> Tensor:
+    """Return what the judge of clips takes: the first 16 frames, (b c t h w) -> (b t c h w)."""
+    return rearrange(clip[:, :, :16], "b c t h w -> b t c h w")
 
 
 def flicker(clip: Tensor, rebuilt: Tensor) -> float:
-    """How much the error itself changes from frame to frame: the mean of |d(rebuilt - clip)|,
-    pixels in [-1, 1].
+    """Return how much the error changes from frame to frame: the mean of |d(rebuilt - clip)|.
 
-    An error that stays where it is, such as a blurred floor, does not flicker.
+    Pixels are in [-1, 1].  An error that stays where it is, such as a blurred floor, does not
+    flicker.
     """
     return float((rebuilt - clip).diff(dim=2).abs().mean())
 
 
 @torch.no_grad()
-def shift_consistency(model: nn.Module, frames: int) -> float:
-    """The share of tokens that stay the same when the view moves by one token to the side.
+def shift_consistency(model: AnyTokenizer, frames: int) -> float:
+    """Return the share of tokens that stay the same when the view moves sideways by one token.
 
-    Where both views show the same pixels, in still clips.
+    Compared are the tokens of still clips where both views show the same pixels.
     """
     step = model.config.cell[2]
     wide = images("test", 64, size=32 + step, count=(1, 2, 3))["pixels"][:, :32]
@@ -227,68 +279,79 @@ def shift_consistency(model: nn.Module, frames: int) -> float:
 
 # ---------------------------------------------------------------- transformers on their tokens
 
-BY_CONDITION = ("FP", "FI", "OPC", "OPV", "OPH", "OPD", "IPC", "IPD")  # CG has none, CFP has FP's
+# The tasks whose padded clips differ: CG has no condition, and CFP has FP's.
+CONDITION_TASKS = ("FP", "FI", "OPC", "OPV", "OPH", "OPD", "IPC", "IPD")
 
 
-@functools.lru_cache(maxsize=4)
+@lru_cache(maxsize=4)
 def tokenized_clips(
     tokenizer: str, split: str, n: int, tasks: tuple[str, ...] = ()
 ) -> dict[str, Tensor]:
-    """n clips of one object under a still camera, as tokens: `codes` (n t h w), and `conditions` (n
-    tasks t h w).
+    """Return n clips of one object under a still camera as tokens of a tokenizer's checkpoint.
 
-    The conditions are the codes of each task's padded clip.  Besides, `label` (n,), the motion, and
-    `pixels`.
+    `codes` (n t h w); `conditions` (n tasks t h w), the codes of each task's padded clip; `label`
+    (n,), the motion; and `pixels` (n t h w 3) uint8.
     """
-    model, made = load_checkpoint(tokenizer)
-    frames = FRAMES[made["recipe"]["preset"].partition("/")[0]]
-    found = clips(split, n, frames)
-    codes, conditions = [], []
+    model, _ = load_checkpoint(tokenizer)
+    labelled = clips(split, n, clip_length(model.config))
+    codes = []
+    conditions = []
     with torch.no_grad():
-        for pixels in found["pixels"].split(32):
+        for pixels in labelled["pixels"].split(32):
             clip = pixels_to_clip(pixels)
-            codes.append(model.encode(clip).indices.int())
+            own = model.encode(clip).indices.int()
             padded = [model.encode(condition_clip(task, clip)).indices.int() for task in tasks]
-            conditions.append(torch.stack([codes[-1], *padded], dim=1)[:, 1:])
+            codes.append(own)
+            # Stacking `own` in front gives (b 0 t h w) where there are no tasks.
+            conditions.append(torch.stack([own, *padded], dim=1)[:, 1:])
     return {
-        "codes": torch.cat(codes), "conditions": torch.cat(conditions), "label": found["motion"],
-        "pixels": found["pixels"],
-    }  # fmt: skip
+        "codes": torch.cat(codes),
+        "conditions": torch.cat(conditions),
+        "label": labelled["motion"],
+        "pixels": labelled["pixels"],
+    }
 
 
 def task_condition(batch: dict[str, Tensor], task: str) -> Tensor:
-    """The tokens (b t h w) of a task's padded condition; of CG, which shows none, any."""
-    kind = {"CFP": "FP", "CG": "FP"}.get(task, task)
-    return batch["conditions"][:, BY_CONDITION.index(kind)].long()
+    """Return the tokens (b t h w) of a task's padded condition; for CG, which shows none, any."""
+    padded_as = {"CFP": "FP", "CG": "FP"}.get(task, task)
+    return batch["conditions"][:, CONDITION_TASKS.index(padded_as)].long()
+
+
+def mask_share(rng: RandomSource) -> Tensor:
+    """Draw the share of masked tokens of a batch, cos(pi / 2 * u) for a uniform u."""
+    u = torch.rand((), generator=rng.generator, device=rng.device)
+    return u.mul(torch.pi / 2).cos()
 
 
 class MultiTask(Trainable):
-    """MAGVIT's transformer: one of the ten tasks and one share of masked tokens for a batch."""
+    """MAGVIT's transformer; a batch has one of the ten tasks and one share of masked tokens."""
+
+    model: magvit.MaskedTransformer
 
     def __init__(self, model: magvit.MaskedTransformer):
         super().__init__()
         self.model = model
 
     def loss(self, player: str, batch: dict[str, Tensor], rng: RandomSource) -> Tensor:
-        task = TASKS[int(torch.randint(len(TASKS), (), generator=rng.generator, device=rng.device))]
-        gamma = torch.rand((), generator=rng.generator, device=rng.device).mul(torch.pi / 2).cos()
-        return self.task_loss(batch, task, gamma, rng)[0]
+        number = torch.randint(len(TASKS), (), generator=rng.generator, device=rng.device)
+        gamma = mask_share(rng)
+        total, _ = self.task_loss(batch, TASKS[int(number)], gamma, rng)
+        return total
 
     def task_loss(
         self, batch: dict[str, Tensor], task: str, gamma: Tensor, rng: RandomSource
     ) -> tuple[Tensor, dict]:
-        """COMMIT's loss of one task, and its three parts."""
-        codes, condition = batch["codes"].long(), task_condition(batch, task)
-        given = task_mask(task, codes.shape[1:]).to(codes.device)
-        flat = codes.flatten(1)
-        masked = magvit.masked_places(rng.rand(*flat.shape), gamma)
-        shown = magvit.commit_tokens(
-            flat, condition.flatten(1), given.flatten(), masked, self.model.config.mask_token
-        )
-        logits = self.model.code_logits(
-            self.model.config.prefix_tokens(task, batch["label"]), shown
-        )
-        return magvit.commit_loss(magvit.token_losses(logits, flat), given.flatten(), masked)
+        """Return COMMIT's loss of one task, and its three parts."""
+        config = self.model.config
+        given = task_mask(task, batch["codes"].shape[1:]).to(batch["codes"].device).flatten()
+        codes = batch["codes"].long().flatten(1)  # b n
+        condition = task_condition(batch, task).flatten(1)
+        masked = magvit.masked_places(rng.rand(*codes.shape), gamma)
+        shown = magvit.commit_tokens(codes, condition, given, masked, config.mask_token)
+        prefix = config.prefix_tokens(task, batch["label"])
+        logits = self.model.code_logits(prefix, shown)
+        return magvit.commit_loss(magvit.token_losses(logits, codes), given, masked)
 
 
 @dataclass(frozen=True)
@@ -304,32 +367,30 @@ class BertRecipe(Recipe):
         return MultiTask(magvit.MaskedTransformer(zoo.find("magvit/BERT-tiny").config))
 
     def data(self) -> Tensors:
-        found = tokenized_clips(self.tokenizer, "train", self.clips, BY_CONDITION)
-        return Tensors(**{name: found[name] for name in ("codes", "conditions", "label")})
+        train = tokenized_clips(self.tokenizer, "train", self.clips, CONDITION_TASKS)
+        return Tensors(codes=train["codes"], conditions=train["conditions"], label=train["label"])
 
-    def measure(self, model: nn.Module) -> dict:
-        """Each task's Fréchet distance of completed test clips, and of the tokenizer's own
-        reconstructions.
-        """
-        tokenizer = load_checkpoint(self.tokenizer)[0]
-        found = tokenized_clips(self.tokenizer, "test", 128, BY_CONDITION)
-        real = pixels_to_clip(found["pixels"])
+    def measure(self, model: magvit.MaskedTransformer) -> dict:
+        """Measure test clips completed in every task, and the tokenizer's own reconstructions."""
+        tokenizer, _ = load_checkpoint(self.tokenizer)
+        test = tokenized_clips(self.tokenizer, "test", 128, CONDITION_TASKS)
+        real = pixels_to_clip(test["pixels"])
         scores = {}
         for task in TASKS:
-            made = magvit.generate(
+            completed = magvit.generate(
                 tokenizer,
                 model,
                 task,
                 real,
-                found["label"],
+                test["label"],
                 steps=12,
                 generator=torch.Generator().manual_seed(0),
             ).clamp(-1, 1)
             scores[task] = {
-                "frechet": clip_distance(real, made),
-                "motion as asked": motion_accuracy(made, found["label"]),
+                "frechet": clip_distance(real, completed),
+                "motion as asked": motion_accuracy(completed, test["label"]),
             }
-        rebuilt, _ = rebuild(tokenizer, found["pixels"])
+        rebuilt, _ = rebuild(tokenizer, test["pixels"])
         return {
             "frechet": sum(each["frechet"] for each in scores.values()) / len(TASKS),
             "tokenizer frechet": clip_distance(real, rebuilt),
@@ -339,19 +400,16 @@ class BertRecipe(Recipe):
 
 @torch.no_grad()
 def motion_accuracy(clip: Tensor, label: Tensor) -> float:
-    """Return the share of clips (n c t h w) in which the clip judge reads this motion (n,)."""
-    judge = load_checkpoint(CLIP_JUDGE)[0]
-    read = [
-        judge.read(rearrange(part[:, :, :16], "b c t h w -> b t c h w"))["motion"]
-        for part in clip.split(64)
-    ]
-    return float((torch.cat(read) == label).float().mean())
+    """Return the share of clips (n c t h w) in which the judge of clips reads this motion (n,)."""
+    judge, _ = load_checkpoint(CLIP_JUDGE)
+    motions = [judge.read(part)["motion"] for part in _judged_frames(clip).split(64)]
+    return float((torch.cat(motions) == label).float().mean())
 
 
 class MaskedPrior(Trainable):
-    """A masked language model of one task, class-conditional generation: whatever is masked shows
-    [MASK].
-    """
+    """A masked language model of class-conditional generation, MAGVIT's task CG."""
+
+    model: magvit2.MaskedLM
 
     def __init__(self, model: magvit2.MaskedLM):
         super().__init__()
@@ -359,15 +417,18 @@ class MaskedPrior(Trainable):
 
     def loss(self, player: str, batch: dict[str, Tensor], rng: RandomSource) -> Tensor:
         codes = batch["codes"].long().flatten(1)
-        gamma = torch.rand((), generator=rng.generator, device=rng.device).mul(torch.pi / 2).cos()
+        gamma = mask_share(rng)
         masked = magvit.masked_places(rng.rand(*codes.shape), gamma)
         shown = codes.masked_fill(masked, self.model.config.mask_token)
-        logits = self.model(self.model.config.prefix_tokens("CG", batch["label"]), shown)
+        prefix = self.model.config.prefix_tokens("CG", batch["label"])
+        logits = self.model(prefix, shown)
         return magvit.masked_loss(magvit2.factor_losses(logits, codes, smoothing=1e-4), masked)
 
 
 class CausalPrior(Trainable):
-    """The autoregressive language model of the same task."""
+    """An autoregressive language model of the same task."""
+
+    model: magvit2.CausalLM
 
     def __init__(self, model: magvit2.CausalLM):
         super().__init__()
@@ -375,30 +436,36 @@ class CausalPrior(Trainable):
 
     def loss(self, player: str, batch: dict[str, Tensor], rng: RandomSource) -> Tensor:
         codes = batch["codes"].long().flatten(1)
-        return self.model.losses(
-            self.model.config.prefix_tokens("CG", batch["label"]), codes
-        ).mean()
+        prefix = self.model.config.prefix_tokens("CG", batch["label"])
+        return self.model.losses(prefix, codes).mean()
 
 
 def sample_code_grids(
-    model: nn.Module, label: Tensor, generator: torch.Generator, **options
+    model: magvit2.MaskedLM | magvit2.CausalLM,
+    label: Tensor,
+    generator: torch.Generator,
+    **options,
 ) -> Tensor:
-    """Grids of codes (b t h w) of these classes (b,), in parallel or one by one, as the model wants
-    it.
+    """Draw grids of codes (b t h w) of these classes (b,).
+
+    A causal model draws them one by one, a masked one in parallel, by default in 12 steps.  Options
+    are those of `decode_causal` or of `parallel_decode`.
     """
-    prefix, grid = model.config.prefix_tokens("CG", label), model.config.grid
+    config = model.config
+    prefix = config.prefix_tokens("CG", label)
     if isinstance(model, magvit2.CausalLM):
         codes = magvit2.decode_causal(model, prefix, generator=generator, **options)
     else:
         canvas = torch.full(
-            (len(label), grid[0] * grid[1] * grid[2]), model.config.mask_token, device=label.device
+            (len(label), math.prod(config.grid)), config.mask_token, device=label.device
         )
         unknown = torch.ones_like(canvas, dtype=torch.bool)
-        predict = functools.partial(model.code_logits, prefix)
-        codes = parallel_decode(
+        predict = partial(model.code_logits, prefix)
+        decoding = parallel_decode(
             predict, canvas, unknown, generator=generator, **{"steps": 12} | options
-        ).tokens[-1]
-    return codes.view(len(label), *grid)
+        )
+        codes = decoding.tokens[-1]
+    return codes.view(len(label), *config.grid)
 
 
 @dataclass(frozen=True)
@@ -412,40 +479,49 @@ class LanguageModelRecipe(Recipe):
     weight_decay: float = 0.045
 
     def build(self) -> MaskedPrior | CausalPrior:
-        model = zoo.build(self.preset)
+        model: Model = zoo.build(self.preset)
         return CausalPrior(model) if isinstance(model, magvit2.CausalLM) else MaskedPrior(model)
 
     def data(self) -> Tensors:
-        found = tokenized_clips(self.tokenizer, "train", self.clips)
-        return Tensors(codes=found["codes"], label=found["label"])
+        train = tokenized_clips(self.tokenizer, "train", self.clips)
+        return Tensors(codes=train["codes"], label=train["label"])
 
-    def measure(self, model: nn.Module) -> dict:
-        """Drawn clips of every motion against test clips."""
-        tokenizer = load_checkpoint(self.tokenizer)[0]
-        found = tokenized_clips(self.tokenizer, "test", 128)
-        codes = sample_code_grids(model, found["label"], torch.Generator().manual_seed(0))
-        with torch.no_grad():
-            made = torch.cat(
-                [tokenizer.decode_indices(part).clamp(-1, 1) for part in codes.split(16)]
-            )
-        real = pixels_to_clip(found["pixels"])
+    def measure(self, model: magvit2.MaskedLM | magvit2.CausalLM) -> dict:
+        """Compare drawn clips of every motion with test clips."""
+        tokenizer, _ = load_checkpoint(self.tokenizer)
+        test = tokenized_clips(self.tokenizer, "test", 128)
+        codes = sample_code_grids(model, test["label"], torch.Generator().manual_seed(0))
+        drawn = decode_grids(tokenizer, codes, at_once=16)
         return {
-            "frechet": clip_distance(real, made),
-            "motion as asked": motion_accuracy(made, found["label"]),
+            "frechet": clip_distance(pixels_to_clip(test["pixels"]), drawn),
+            "motion as asked": motion_accuracy(drawn, test["label"]),
         }
+
+
+@torch.no_grad()
+def decode_grids(tokenizer: AnyTokenizer, codes: Tensor, at_once: int) -> Tensor:
+    """Decode grids of codes (n t h w) to clips (n c t h w) in [-1, 1], `at_once` at a time."""
+    parts = [tokenizer.decode_indices(part) for part in codes.split(at_once)]
+    return torch.cat([part.clamp(-1, 1) for part in parts])
 
 
 # ---------------------------------------------------------------- VQ against LFQ, by the size of the vocabulary
 
-PICTURE_STRIDES = ((1, 2, 2), (1, 2, 2), (1, 2, 2))  # 32 x 32 pixels to 4 x 4 tokens
+IMAGE_STRIDES = ((1, 2, 2), (1, 2, 2), (1, 2, 2))  # 32 x 32 pixels to 4 x 4 tokens
 BITS = (6, 8, 10, 12, 14)
+
+
+class VQTokenizer(magvit2.Tokenizer):
+    """MAGVIT-v2's tokenizer of images with a codebook of 32 numbers per code in LFQ's place."""
+
+    def __init__(self, config: magvit2.TokenizerConfig, num_codes: int):
+        super().__init__(replace(config, bits=32))
+        self.quantizer = VectorQuantizer(num_codes, 32, update="ema")  # type: ignore[assignment]
 
 
 @dataclass(frozen=True)
 class SweepRecipe(ClipTokenizerRecipe):
-    """MAGVIT-v2's tokenizer on single pictures, with its own quantiser or with a codebook of as
-    many codes.
-    """
+    """MAGVIT-v2's tokenizer of images, with its own quantizer or a codebook of as many codes."""
 
     preset: str = "magvit2/tiny-image"
     padding: str = "zeros"
@@ -454,19 +530,16 @@ class SweepRecipe(ClipTokenizerRecipe):
     pictures: int = 20_000
 
     def build(self) -> ClipTokenizer:
-        config = replace(zoo.find(self.preset).config, strides=PICTURE_STRIDES)
+        config = replace(zoo.find(self.preset).config, strides=IMAGE_STRIDES)
         if self.quantizer == "lfq":
             return ClipTokenizer(magvit2.Tokenizer(replace(config, bits=self.bits)), self)
-        # a vector of 32 numbers in a bit's place
-        model = magvit2.Tokenizer(replace(config, bits=32))
-        model.quantizer = VectorQuantizer(2**self.bits, 32, update="ema")
-        return ClipTokenizer(model, self)
+        return ClipTokenizer(VQTokenizer(config, num_codes=2**self.bits), self)
 
     def data(self) -> Tensors:
         return Tensors(pixels=images("train", self.pictures)["pixels"][:, None])
 
-    def measure(self, model: nn.Module) -> dict:
-        """Fidelity of rebuilt test pictures, and use of the codes."""
+    def measure(self, model: AnyTokenizer) -> dict:
+        """Measure the fidelity of rebuilt test images and the use of the codes."""
         pixels = images("test", 1000)["pixels"][:, None]
         rebuilt, indices = rebuild(model, pixels)
         return {
@@ -490,61 +563,138 @@ class SweepPriorRecipe(Recipe):
 
     def build(self) -> MaskedPrior:
         config = replace(
-            zoo.find("magvit2/MLM-tiny").config, grid=(1, 4, 4), num_codes=2**self.bits, factors=self.factors,
-            num_classes=32, multi_task=False,
-        )  # fmt: skip
+            zoo.find("magvit2/MLM-tiny").config,
+            grid=(1, 4, 4),
+            num_codes=2**self.bits,
+            factors=self.factors,
+            num_classes=KINDS,
+            multi_task=False,
+        )
         return MaskedPrior(magvit2.MaskedLM(config))
 
     def data(self) -> Tensors:
-        model, found = load_checkpoint(self.tokenizer)[0], images("train", self.pictures)
-        codes = in_batches(lambda x: model.encode(x[:, :, None]).indices.int(), found["pixels"])
-        return Tensors(codes=codes, label=found["kind"])
+        model, _ = load_checkpoint(self.tokenizer)
+        train = images("train", self.pictures)
+        codes = in_batches(lambda x: model.encode(x[:, :, None]).indices.int(), train["pixels"])
+        return Tensors(codes=codes, label=train["kind"])
 
-    def measure(self, model: nn.Module) -> dict:
-        """What the judge makes of drawn pictures of every class."""
-        tokenizer = load_checkpoint(self.tokenizer)[0]
-        kind = torch.arange(512) % 32
+    def measure(self, model: magvit2.MaskedLM) -> dict:
+        """Measure what the judge of images reads in drawn images of every class."""
+        tokenizer, _ = load_checkpoint(self.tokenizer)
+        kind = torch.arange(512) % KINDS
         codes = sample_code_grids(model, kind, torch.Generator().manual_seed(0), steps=8)
-        with torch.no_grad():
-            drawn = torch.cat(
-                [tokenizer.decode_indices(part).clamp(-1, 1) for part in codes.split(64)]
-            )
+        drawn = decode_grids(tokenizer, codes, at_once=64)
         return sample_scores(drawn[:, :, 0], kind)
 
 
-VIDEO = dict(
-    batch_size=8, learning_rate=1e-3, betas=(0.5, 0.99), warmup=50, ema=0.99, precision="bfloat16",
-    checkpoint_dtype="float16",
-)  # fmt: skip
-SHORT = VIDEO | {"steps": 300}
-PRIOR = dict(
-    steps=1200, batch_size=16, learning_rate=1e-3, warmup=100, ema=0.99, precision="bfloat16",
-    checkpoint_dtype="float16",
-)  # fmt: skip
-SWEEP = VIDEO | {"steps": 500, "batch_size": 32}
+# ---------------------------------------------------------------- the recipes
 
-RECIPES = [
-    ClipTokenizerRecipe("magvit-live", **VIDEO | {"steps": 200, "warmup": 20}, clips=400),
-    ClipTokenizerRecipe("magvit-2d", preset="magvit/tiny 2D", **VIDEO | {"steps": 600}),
-    ClipTokenizerRecipe("magvit-init-central", source="magvit-2d", **SHORT),
-    ClipTokenizerRecipe("magvit-init-average", source="magvit-2d", inflate="average", **SHORT),
-    ClipTokenizerRecipe("magvit-init-scratch", **SHORT),
-    ClipTokenizerRecipe("magvit-zero", source="magvit-2d", padding="zeros", **SHORT),
-    ClipTokenizerRecipe("magvit-3d", source="magvit-2d", adversarial_from=1000, **VIDEO | {"steps": 1500}),
-    BertRecipe("magvit-bert", **PRIOR),
-    ClipTokenizerRecipe(
-        "magvit2-tokenizer", preset="magvit2/tiny", padding="zeros", squared_weight=40.0,
-        **VIDEO | {"steps": 2000, "learning_rate": 2e-3},
+SCRATCH = ClipTokenizerRecipe(
+    "magvit-init-scratch",
+    steps=300,
+    batch_size=8,
+    learning_rate=1e-3,
+    betas=(0.5, 0.99),
+    warmup=50,
+    ema=0.99,
+    precision="bfloat16",
+    checkpoint_dtype="float16",
+)
+LIVE = replace(SCRATCH, name="magvit-live", steps=200, warmup=20, clips=400)
+CENTRAL = replace(SCRATCH, name="magvit-init-central", source="magvit-2d")
+BERT = BertRecipe(
+    "magvit-bert",
+    steps=1200,
+    batch_size=16,
+    learning_rate=1e-3,
+    warmup=100,
+    ema=0.99,
+    precision="bfloat16",
+    checkpoint_dtype="float16",
+)
+MLM = LanguageModelRecipe(
+    "magvit2-mlm",
+    steps=1200,
+    batch_size=16,
+    learning_rate=1e-3,
+    warmup=100,
+    ema=0.99,
+    precision="bfloat16",
+    checkpoint_dtype="float16",
+)
+SWEEP = SweepRecipe(
+    "sweep-lfq-10",
+    steps=500,
+    batch_size=32,
+    learning_rate=1e-3,
+    betas=(0.5, 0.99),
+    warmup=50,
+    ema=0.99,
+    precision="bfloat16",
+    checkpoint_dtype="float16",
+    quantizer="lfq",
+    bits=10,
+)
+SWEEP_PRIOR = SweepPriorRecipe(
+    "sweep-lfq-10-mlm",
+    steps=500,
+    batch_size=64,
+    learning_rate=1e-3,
+    warmup=100,
+    ema=0.99,
+    precision="bfloat16",
+    checkpoint_dtype="float16",
+    tokenizer="sweep-lfq-10",
+    bits=10,
+    factors=2,
+)
+
+
+def sweep_prior(tokenizer: str, bits: int, factors: int) -> SweepPriorRecipe:
+    """Return the recipe `TOKENIZER-mlm` of the language model of a sweep's tokenizer."""
+    return replace(
+        SWEEP_PRIOR, name=f"{tokenizer}-mlm", tokenizer=tokenizer, bits=bits, factors=factors
+    )
+
+
+RECIPES: list[Recipe] = [
+    LIVE,
+    replace(SCRATCH, name="magvit-2d", preset="magvit/tiny 2D", steps=600),
+    CENTRAL,
+    replace(CENTRAL, name="magvit-init-average", inflate="average"),
+    SCRATCH,
+    replace(CENTRAL, name="magvit-zero", padding="zeros"),
+    replace(CENTRAL, name="magvit-3d", steps=1500, adversarial_from=1000),
+    BERT,
+    replace(
+        SCRATCH,
+        name="magvit2-tokenizer",
+        preset="magvit2/tiny",
+        steps=2000,
+        learning_rate=2e-3,
+        padding="zeros",
+        squared_weight=40.0,
     ),
-    LanguageModelRecipe("magvit2-mlm", **PRIOR),
-    LanguageModelRecipe("magvit2-ar", preset="magvit2/AR-tiny", **PRIOR),
-    *(SweepRecipe(f"sweep-{q}-{bits}", quantizer=q, bits=bits, **SWEEP) for q in ("vq", "lfq") for bits in BITS),
-    *(
-        SweepPriorRecipe(
-            f"sweep-{name}-{bits}-mlm", tokenizer=f"sweep-{name}-{bits}", bits=bits, factors=factors,
-            **PRIOR | {"steps": 500, "batch_size": 64},
-        )
-        for name, factors in (("vq", 1), ("lfq", 2))
-        for bits in BITS
-    ),
-]  # fmt: skip
+    MLM,
+    replace(MLM, name="magvit2-ar", preset="magvit2/AR-tiny"),
+    replace(SWEEP, name="sweep-vq-6", quantizer="vq", bits=6),
+    replace(SWEEP, name="sweep-vq-8", quantizer="vq", bits=8),
+    replace(SWEEP, name="sweep-vq-10", quantizer="vq", bits=10),
+    replace(SWEEP, name="sweep-vq-12", quantizer="vq", bits=12),
+    replace(SWEEP, name="sweep-vq-14", quantizer="vq", bits=14),
+    replace(SWEEP, name="sweep-lfq-6", bits=6),
+    replace(SWEEP, name="sweep-lfq-8", bits=8),
+    SWEEP,
+    replace(SWEEP, name="sweep-lfq-12", bits=12),
+    replace(SWEEP, name="sweep-lfq-14", bits=14),
+    sweep_prior("sweep-vq-6", bits=6, factors=1),
+    sweep_prior("sweep-vq-8", bits=8, factors=1),
+    sweep_prior("sweep-vq-10", bits=10, factors=1),
+    sweep_prior("sweep-vq-12", bits=12, factors=1),
+    sweep_prior("sweep-vq-14", bits=14, factors=1),
+    sweep_prior("sweep-lfq-6", bits=6, factors=2),
+    sweep_prior("sweep-lfq-8", bits=8, factors=2),
+    SWEEP_PRIOR,
+    sweep_prior("sweep-lfq-12", bits=12, factors=2),
+    sweep_prior("sweep-lfq-14", bits=14, factors=2),
+]

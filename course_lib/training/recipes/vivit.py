@@ -1,12 +1,12 @@
-"""Notebook 03: Video Vision Transformers that read motion in the little world, and the world's clip
-judge.
+"""Notebook 03: Video Vision Transformers that read motion, and the judge of clips.
 
-A clip shows one object under a still camera; the class is one of the eight motions that a lone
+A clip shows one object under a still camera; the class is one of the eight motions that a single
 object can have.  Runs that are compared differ in one thing: `vivit-model-*` in the encoder,
 `vivit-init-*` in how tokens are made from frames and where they start (Table 1), `vivit-tubelet-*`
 in its length, `vivit-regular-*` in the regularisers (Table 3).
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -28,7 +28,7 @@ from course_lib.papers.vivit import (
 )
 from course_lib.training.augment import clip_transform, mixup
 from course_lib.training.randomness import RandomSource
-from course_lib.training.recipe import Tensors, Trainable
+from course_lib.training.recipe import Model, Recipe, Tensors, Trainable
 from course_lib.training.recipes.vit import (
     ClassifierRecipe,
     JudgeTrainable,
@@ -40,36 +40,38 @@ from course_lib.world import pixels_to_float
 
 
 class UniformFrames(nn.Module):
-    """Uniform frame sampling (section 3.2) in front of a model whose tubelets are single frames."""
+    """A model whose tubelets are single frames, after uniform frame sampling (section 3.2)."""
 
     def __init__(self, model: ViViT):
         super().__init__()
         self.model = model
 
     def features(self, video: Tensor) -> Tensor:
-        """(b t c h w) -> (b d)"""
+        """Return one vector per clip, (b t c h w) -> (b d)."""
         return self.model.features(uniform_frames(video, self.model.config.frames))
 
     def forward(self, video: Tensor) -> Tensor:
-        """Class scores."""
+        """Return the logits of the classes."""
         return self.model(uniform_frames(video, self.model.config.frames))
 
 
 class MotionClassifier(Trainable):
-    """A network, the cross-entropy of its classes, and the regularisers of a recipe."""
+    """A network, the cross-entropy of its classes, and the regularizers of a recipe."""
 
     def __init__(self, model: nn.Module, recipe: "ViViTRecipe"):
         super().__init__()
-        self.model, self.recipe = model, recipe
-        self.change = (
+        self.model = model
+        self.recipe = recipe
+        self.augment = (
             clip_transform((32, 32), recipe.rand_augment) if recipe.crop_flip_jitter else None
         )
 
     def loss(self, player: str, batch: dict[str, Tensor], rng: RandomSource) -> Tensor:
-        pixels, target = batch["pixels"], batch["label"]
-        if self.change:
-            changed = self.change(rearrange(pixels, "b t h w c -> b t c h w"))
-            pixels = rearrange(changed, "b t c h w -> b t h w c")
+        pixels = batch["pixels"]
+        target = batch["label"]
+        if self.augment:
+            augmented = self.augment(rearrange(pixels, "b t h w c -> b t c h w"))
+            pixels = rearrange(augmented, "b t c h w -> b t h w c")
         video = pixels_to_float(pixels)
         if self.recipe.mixup:
             video, target = mixup(video, target, len(MOTIONS), self.recipe.mixup)
@@ -86,7 +88,7 @@ class ViViTRecipe(ClassifierRecipe):
     model: int = 1
     tubelet_frames: int = 2
     temporal_depth: int = 2
-    uniform: bool = False  # one frame per tubelet of that many, and a tubelet of one frame
+    uniform: bool = False  # 16 / tubelet_frames frames, evenly spaced, each a tubelet of its own
     source: str | None = "vit-patch-8"  # the image model to start from
     inflate: Literal["random", "filter inflation", "central frame"] = "central frame"
     crop_flip_jitter: bool = False
@@ -97,52 +99,67 @@ class ViViTRecipe(ClassifierRecipe):
 
     @property
     def config(self) -> ViViTConfig:
-        """The network of this recipe."""
+        """The configuration of this recipe's network."""
         tiny = zoo.find("vivit/tiny").config
-        frames, cut = (16 // self.tubelet_frames, 1) if self.uniform else (16, self.tubelet_frames)
+        frames = 16 // self.tubelet_frames if self.uniform else 16
+        tubelet_frames = 1 if self.uniform else self.tubelet_frames
         return replace(
-            tiny, model=self.model, frames=frames, tubelet=(cut, *tiny.tubelet[1:]), num_classes=len(MOTIONS),
-            temporal_depth=self.temporal_depth, stochastic_depth=self.stochastic_depth,
-        )  # fmt: skip
+            tiny,
+            model=self.model,
+            frames=frames,
+            tubelet=(tubelet_frames, *tiny.tubelet[1:]),
+            num_classes=len(MOTIONS),
+            temporal_depth=self.temporal_depth,
+            stochastic_depth=self.stochastic_depth,
+        )
 
     def build(self) -> MotionClassifier:
         model = ViViT(self.config)
         if self.source:
             image_model, _ = load_checkpoint(self.source)
-            fresh = model.tubelet_embed.weight.detach().clone()
-            inflate = {
-                "random": lambda kernel, t: fresh,
-                "filter inflation": filter_inflation_init,
-                "central frame": central_frame_init,
-            }[self.inflate]
-            start_from_image_model(model, image_model, inflate)
+            start_from_image_model(model, image_model, self._inflation(model))
         return MotionClassifier(UniformFrames(model) if self.uniform else model, self)
+
+    def _inflation(self, model: ViViT) -> Callable[[Tensor, int], Tensor]:
+        """Return how the image model's kernel (d c h w) becomes the clip model's (d c t h w)."""
+        fresh = model.tubelet_embed.weight.detach().clone()
+        inflations = {
+            "random": lambda kernel, frames: fresh,
+            "filter inflation": filter_inflation_init,
+            "central frame": central_frame_init,
+        }
+        return inflations[self.inflate]
 
     def data(self) -> Tensors:
         train = clips("train", self.clips)
         return Tensors(pixels=train["pixels"], label=train["motion"])
 
-    def measure(self, model: nn.Module) -> dict:
-        """Accuracy on test clips as they are, with frames shuffled, reversed, or all equal to the
-        middle one.
+    def measure(self, model: Model) -> dict:
+        """Measure accuracy on test clips as they are and with their frames in another order.
+
+        The other orders are shuffled, reversed, and the middle frame in every place.
         """
         device = next(model.parameters()).device
         test = clips("test", 1000)
-        each = torch.arange(1000)[:, None]  # an order of its own for each clip
+        keys = torch.rand(1000, 16, generator=torch.Generator().manual_seed(0))
         orders = {
             "accuracy": torch.arange(16),
-            "shuffled": torch.rand(1000, 16, generator=torch.Generator().manual_seed(0)).argsort(1),
+            "shuffled": keys.argsort(1),  # an order of its own for each clip
             "reversed": torch.arange(15, -1, -1),
             "one frame": torch.full((16,), 8),
         }
+        rows = torch.arange(1000)[:, None]
         answers = {
-            name: in_batches(model, test["pixels"][each, order], device).argmax(1)
+            name: in_batches(model, test["pixels"][rows, order], device).argmax(1)
             for name, order in orders.items()
         }
-        right = {name: float((x == test["motion"]).float().mean()) for name, x in answers.items()}
+        accuracies = {
+            name: float((answer == test["motion"]).float().mean())
+            for name, answer in answers.items()
+        }
         pairs = test["motion"] * len(MOTIONS) + answers["accuracy"]
         confusion = pairs.bincount(minlength=len(MOTIONS) ** 2).unflatten(0, (-1, len(MOTIONS)))
-        return {**right, "confusion": confusion.tolist()}
+        return {**accuracies, "confusion": confusion.tolist()}
 
 
 # ---------------------------------------------------------------- the judge
@@ -150,8 +167,9 @@ class ViViTRecipe(ClassifierRecipe):
 
 @dataclass(frozen=True)
 class ClipJudgeRecipe(ClassifierRecipe):
-    """A tiny factorised encoder that reads motion and camera of any clip, started from an image
-    model.
+    """A tiny factorised encoder that reads motion and camera of any clip.
+
+    It starts from an image model.
     """
 
     clips: int = 24_000
@@ -159,9 +177,8 @@ class ClipJudgeRecipe(ClassifierRecipe):
 
     def build(self) -> JudgeTrainable:
         image_model, _ = load_checkpoint(self.source)
-        model = ViViT(
-            replace(zoo.find("vivit/tiny FE").config, num_classes=sum(CLIP_LABELS.values()))
-        )
+        config = zoo.find("vivit/tiny FE").config
+        model = ViViT(replace(config, num_classes=sum(CLIP_LABELS.values())))
         start_from_image_model(model, image_model)
         return JudgeTrainable(LabelJudge(model, CLIP_LABELS))
 
@@ -173,66 +190,79 @@ class ClipJudgeRecipe(ClassifierRecipe):
         calibrate(model, judge_clips("test", 1000, seed=1))
 
     def measure(self, model: LabelJudge) -> dict:
-        """Accuracy and calibration error of each label on test clips."""
+        """Measure accuracy and calibration error of each label on test clips."""
         return reading_scores(model, judge_clips("test", 1000))
 
 
 def judge_clips(split: str, n: int, seed: int = 0) -> dict[str, Tensor]:
-    """n clips of anything the world can do: `pixels` (n t h w 3) and the judge's labels."""
-    found = free_clips(split, n, frames=16, seed=seed)
-    return {name: found[name] for name in ("pixels", *CLIP_LABELS)}
+    """Return n clips of anything the world can do, with the judge's labels.
+
+    `pixels` (n t h w 3) uint8, and the number of each label (n,).
+    """
+    labelled = free_clips(split, n, frames=16, seed=seed)
+    return {name: labelled[name] for name in ("pixels", *CLIP_LABELS)}
 
 
-TRAINED = dict(
-    steps=1200, batch_size=32, learning_rate=1e-3, warmup=150, ema=0.99, checkpoint_dtype="float16"
+# ---------------------------------------------------------------- the recipes
+
+LIVE = ViViTRecipe(
+    "vivit-live",
+    steps=700,
+    batch_size=32,
+    learning_rate=1e-3,
+    warmup=70,
+    ema=0.98,
+    clips=1500,
+    model=2,
 )
-TOKENS = {
-    "uniform": dict(uniform=True),
-    "random": dict(inflate="random"),
-    "inflation": dict(inflate="filter inflation"),
-    "central": dict(),
-}
-LADDER = {  # each rung adds one thing, as in Table 3
-    "base": dict(crop_flip_jitter=True, source=None),
-    "initialised": dict(source="vit-patch-8"),
-    "depth": dict(stochastic_depth=0.2),
-    "augment": dict(rand_augment=True),
-    "smoothing": dict(label_smoothing=0.1),
-    "mixup": dict(mixup=0.2),
-}
+MODEL_1 = ViViTRecipe(
+    "vivit-model-1",
+    steps=1200,
+    batch_size=32,
+    learning_rate=1e-3,
+    warmup=150,
+    ema=0.99,
+    checkpoint_dtype="float16",
+)
+MODEL_2 = replace(MODEL_1, name="vivit-model-2", model=2)
+CENTRAL = replace(MODEL_1, name="vivit-init-central", tubelet_frames=4)
 
+# Each rung of Table 3's ladder adds one thing to the one before.
+BASE = replace(
+    MODEL_2, name="vivit-regular-base", steps=500, clips=500, source=None, crop_flip_jitter=True
+)
+INITIALIZED = replace(BASE, name="vivit-regular-initialised", source="vit-patch-8")
+DEPTH = replace(INITIALIZED, name="vivit-regular-depth", stochastic_depth=0.2)
+AUGMENT = replace(DEPTH, name="vivit-regular-augment", rand_augment=True)
+SMOOTHING = replace(AUGMENT, name="vivit-regular-smoothing", label_smoothing=0.1)
+MIXUP = replace(SMOOTHING, name="vivit-regular-mixup", mixup=0.2)
 
-def _rungs() -> list[ViViTRecipe]:
-    rungs, so_far = [], {}
-    for name, more in LADDER.items():
-        so_far |= more
-        rungs.append(
-            ViViTRecipe(
-                f"vivit-regular-{name}", clips=500, model=2, **TRAINED | {"steps": 500} | so_far
-            )
-        )
-    return rungs
-
-
-RECIPES = [
-    ViViTRecipe(
-        "vivit-live",
-        steps=700,
-        learning_rate=1e-3,
-        warmup=70,
-        ema=0.98,
-        clips=1500,
-        model=2,
+RECIPES: list[Recipe] = [
+    LIVE,
+    MODEL_1,
+    MODEL_2,
+    replace(MODEL_1, name="vivit-model-3", model=3),
+    replace(MODEL_1, name="vivit-model-4", model=4),
+    replace(MODEL_2, name="vivit-model-2-average", temporal_depth=0),
+    replace(CENTRAL, name="vivit-init-uniform", uniform=True),
+    replace(CENTRAL, name="vivit-init-random", inflate="random"),
+    replace(CENTRAL, name="vivit-init-inflation", inflate="filter inflation"),
+    CENTRAL,
+    replace(CENTRAL, name="vivit-init-nothing", source=None),
+    replace(MODEL_1, name="vivit-tubelet-8", tubelet_frames=8),
+    BASE,
+    INITIALIZED,
+    DEPTH,
+    AUGMENT,
+    SMOOTHING,
+    MIXUP,
+    ClipJudgeRecipe(
+        CLIP_JUDGE,
+        steps=6000,
         batch_size=32,
+        learning_rate=1e-3,
+        warmup=300,
+        ema=0.995,
+        checkpoint_dtype="float16",
     ),
-    *(ViViTRecipe(f"vivit-model-{model}", model=model, **TRAINED) for model in (1, 2, 3, 4)),
-    ViViTRecipe("vivit-model-2-average", model=2, **TRAINED | {"temporal_depth": 0}),
-    *(
-        ViViTRecipe(f"vivit-init-{name}", **TRAINED, **{"tubelet_frames": 4} | how)
-        for name, how in TOKENS.items()
-    ),
-    ViViTRecipe("vivit-init-nothing", source=None, tubelet_frames=4, **TRAINED),
-    ViViTRecipe("vivit-tubelet-8", tubelet_frames=8, **TRAINED),
-    *_rungs(),
-    ClipJudgeRecipe(CLIP_JUDGE, **TRAINED | {"steps": 6000, "warmup": 300, "ema": 0.995}),
 ]
