@@ -21,7 +21,9 @@ from course_lib.world.rays import (
 )
 from course_lib.world.solids import Point
 
-BACKDROP, FLOOR, FIRST_THING = 0, 1, 2
+BACKDROP = 0
+FLOOR = 1
+FIRST_THING = 2
 PIXELS_PER_CHUNK = 2**16
 
 

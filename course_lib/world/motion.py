@@ -115,7 +115,9 @@ def is_clear(things: tuple[Thing, ...], motion: Motion) -> bool:
 
 
 def _is_clear_at(things: tuple[Thing, ...], motion: Motion, time: float) -> bool:
-    to_camera, half_depth = (4.4, 1.0) if len(things) == 1 else (6.2, 1.8)
+    is_single = len(things) == 1
+    to_camera = 4.4 if is_single else 6.2
+    half_depth = 1.0 if is_single else 1.8
     margin = 0.0 if motion.kind == "orbit" else 1.0  # A large orbit may touch the frame.
     now = _poses(things, motion, time)
     for pose in now:
