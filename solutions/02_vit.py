@@ -46,7 +46,7 @@ squares = rearrange(photo, "1 c (h p1) (w p2) -> (h w) c p1 p2", p1=4, p2=4)
 order = torch.randperm(64, generator=torch.Generator().manual_seed(0))
 shuffled = rearrange(squares[order], "(h w) c p1 p2 -> 1 c (h p1) (w p2)", h=8)
 show_images(torch.cat([photo, shuffled]), ["in order", "shuffled"], columns=2, cell=200,
-            alt="A picture of an object, and the same 64 squares of it in random order.")
+            alt="An image of an object, and the same 64 squares of it in random order.")
 
 # %% [markdown]
 # The colour survives. Of the shape there is only what single squares show: a rounded rim, a corner, a shaded side. A
@@ -997,7 +997,7 @@ from course_lib.training.recipes.vit import label_logits
 fresh = data.images("test", 1000, seed=2)  # one object each
 logits = label_logits(judge, fresh["pixels"])["shape"]
 show(room.reliability(logits, fresh["shape"], "Shape: is the judge right as often as it thinks?"),
-     "Share of right answers against confidence, a dot for each tenth: the dots lie near the diagonal.")
+     "Share of right answers against confidence, a dot for each tenth: the dots are near the diagonal.")
 
 # %% [markdown]
 # The dots are near the diagonal, as they should be. Their areas say how many answers each of them represents: more

@@ -32,7 +32,7 @@ MODELS = {
 
 @pytest.fixture(autouse=True)
 def as_in_a_notebook():
-    """One thread, and no checks of types, which cost time under pytest alone."""
+    """Use one thread and no checks of types, which cost time only under pytest."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     typing.update("jaxtyping_disable", True)

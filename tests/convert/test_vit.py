@@ -68,7 +68,7 @@ def test_every_number_arrives_and_none_is_made_up(layout, named):
     assert torch.equal(ours, theirs)
 
 
-def test_a_hybrid_s_numbers_arrive_too():
+def test_the_numbers_of_a_hybrid_arrive_too():
     weights = weights_of("google", HYBRID)
     model = load_official("vit", weights, HYBRID)
     assert torch.equal(model.resnet.root.weight, weights["conv_root/kernel"].permute(3, 2, 0, 1))
@@ -89,7 +89,7 @@ def test_a_preset_by_name(name):
 
 
 def older_transformers(key):
-    """A key as it was before transformers 5, and as it is in published files."""
+    """Return a key as it was before transformers 5, and as it is in published files."""
     key = key.replace("vit.layers.", "vit.encoder.layer.")
     for new, old in {
         "q_proj": "attention.query",
@@ -232,9 +232,9 @@ def test_axes_that_are_moved_already(key, axes, expected, google):
     assert f"misshapen, 1:\n  {key} {expected}" in refusal(google)
 
 
-def test_heads_of_another_number(google):
+def test_another_number_of_heads(google):
     message = refusal(google, ViTConfig(**{**SMALL, "heads": 4}))
-    # three kernels and biases, and the kernel behind them, in both layers
+    # three kernels and biases, and the kernel after them, in both layers
     assert "misshapen, 14:" in message
     assert "query/bias has shape (2, 4), expected (4, 2)" in message
 
@@ -245,7 +245,7 @@ def test_group_norms_without_their_axes_of_length_1():
     assert "gn_root/scale has shape (64,), expected (1, 1, 1, 64)" in refusal(weights, HYBRID)
 
 
-def test_a_hybrid_is_no_plain_model_and_the_other_way_round(google):
+def test_a_hybrid_is_not_a_plain_model_nor_the_other_way_round(google):
     assert (
         "\n  block2/unit1/conv_proj/kernel"
         in refusal(weights_of("google", HYBRID)).split("not wanted")[1]
@@ -302,7 +302,7 @@ def test_what_transformers_does_not_have():
     assert "recognized none" in refusal(bare)  # ViTModel's, which has no head
 
 
-def test_what_of_timm_is_not_ours():
+def test_what_only_timm_has():
     weights = weights_of("timm", ViTConfig(**SMALL, pool="average"))
     after = {
         key.replace("norm.", "fc_norm.") if key.startswith("norm.") else key: v
@@ -328,7 +328,7 @@ def test_layouts_mixed_and_unknown(google):
     assert "missing" in refusal(google, layout="timm")
 
 
-def test_a_training_state(google):
+def test_the_state_of_a_training_run(google):
     state = {f"opt/target/{key}": value for key, value in google.items()} | {
         "opt/state/step": torch.ones(1)
     }

@@ -122,7 +122,7 @@ def test_the_other_three_models(model, expected, weights):
     assert expected in refusal(weights, ViViTConfig(model, **SMALL, num_classes=5))
 
 
-def test_an_image_model_s_weights():
+def test_the_weights_of_an_image_model():
     message = refusal(transformers_vit(VIT_CONFIGS["tiny"]).state_dict())
     assert (
         "recognized none among" in message

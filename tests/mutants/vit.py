@@ -1,6 +1,7 @@
 """Answers to the exercises of notebook 02: more wrong ones, and right ones written differently."""
 
 import math
+from dataclasses import replace
 
 import torch
 import torch.nn.functional as F
@@ -92,7 +93,7 @@ def count_one_mlp_layer(config):
 
 
 def count_one_layer(config):
-    return vit.count_parameters(vit.replace(config, depth=1))
+    return vit.count_parameters(replace(config, depth=1))
 
 
 def interpolate_token_last(positions, old, new):
@@ -127,7 +128,7 @@ def distance_without_itself(weights, grid, patch):
     return vit.attention_distance(weights * (1 - torch.eye(weights.shape[-1])), grid, patch)
 
 
-def distance_of_each_picture(weights, grid, patch):
+def distance_of_each_image(weights, grid, patch):
     return torch.stack([vit.attention_distance(one[None], grid, patch) for one in weights])
 
 
@@ -193,7 +194,7 @@ WRONG = {
     "vit.attention_distance": {
         "strongest_key": distance_strongest_key,
         "without_itself": distance_without_itself,
-        "of_each_picture": distance_of_each_picture,
+        "of_each_image": distance_of_each_image,
         "from_the_class_token": distance_from_the_class_token,
     },
     "vit.attention_rollout": {
@@ -303,8 +304,8 @@ def distance_by_loops(weights, grid, patch):
     places = [(row, column) for row in range(grid[0]) for column in range(grid[1])]
     for i, here in enumerate(places, start=1):
         row = weights[:, :, i, 1:].double().mean(0) * 0
-        for picture in weights[:, :, i, 1:].double():
-            row = row + picture / picture.sum(-1, keepdim=True) / len(weights)
+        for image in weights[:, :, i, 1:].double():
+            row = row + image / image.sum(-1, keepdim=True) / len(weights)
         far = torch.tensor(
             [patch * math.dist(here, there) for there in places], dtype=torch.float64
         )

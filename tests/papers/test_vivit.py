@@ -568,7 +568,7 @@ def still_clips(n=2):
 
 
 def without_token(image_model, images):
-    """What the image model makes of its patches alone, averaged: (b c h w) to (b d)."""
+    """Average what the image model makes of only its patches: (b c h w) to (b d)."""
     x = image_model.patch_embed(images) + image_model.positions.table[:, -6:]
     for block in image_model.blocks:
         x = block(x)

@@ -15,7 +15,7 @@ from tests.parity.peers import gradients, largest_difference, randomize, transfo
 
 
 def vit(**changes):
-    """A ViT with sides and widths of its own: 2 x 3 patches of 7 pixels."""
+    """Return a config with sides and widths of its own: 2 x 3 patches of 7 pixels."""
     odd = {
         "image_size": (14, 21),
         "patch_size": 7,
@@ -40,14 +40,14 @@ CASES = {
 }
 
 
-def pictures(config, batch=3, seed=1):
+def images(config, batch=3, seed=1):
     return torch.randn(
         batch, config.channels, *config.size, generator=torch.Generator().manual_seed(seed)
     )
 
 
 def compare(model, image, peer, peer_parameters, layout):
-    """The largest difference of values and of gradients; theirs come under our names, as conversion
+    """Return the largest difference of values and of gradients; theirs by our names, as conversion
     is linear.
     """
     ours, theirs = image.clone().requires_grad_(), image.clone().requires_grad_()
@@ -74,7 +74,7 @@ def test_equals_transformers(name):
     peer = randomize(transformers_vit(config)).eval()
     model = load_official("vit", peer.state_dict(), config).eval()
     values, slopes = compare(
-        model, pictures(config), lambda x: peer(x).logits, peer.named_parameters(), "transformers"
+        model, images(config), lambda x: peer(x).logits, peer.named_parameters(), "transformers"
     )
     assert values < 1e-5 and slopes < 1e-5
 
@@ -84,7 +84,7 @@ def test_equals_transformers_in_double_precision_to_a_billionth(name):
     config = CASES[name]
     peer = randomize(transformers_vit(config)).eval()
     model = load_official("vit", peer.state_dict(), config).eval()
-    x = pictures(config).double()
+    x = images(config).double()
     torch.testing.assert_close(model.double()(x), peer.double()(x).logits, rtol=0, atol=1e-9)
 
 
@@ -94,7 +94,7 @@ def test_what_a_checkpoint_does_not_say_changes_the_output():
     """
     config = vit(norm_eps=1e-12, gelu="exact")
     weights = randomize(transformers_vit(config)).state_dict()
-    x = pictures(config)
+    x = images(config)
     expected = load_official("vit", weights, config)(x)
     for changed in (
         vit(norm_eps=1e-12, gelu="tanh"),
@@ -109,7 +109,7 @@ def test_attention_maps_equal_transformers():
     peer = randomize(transformers_vit(config)).eval()
     peer.set_attn_implementation("eager")
     model = load_official("vit", peer.state_dict(), config).eval()
-    x = pictures(config)
+    x = images(config)
     with torch.no_grad():
         expected = torch.stack(peer(x, output_attentions=True).attentions)
     torch.testing.assert_close(model.attention_maps(x), expected, rtol=0, atol=1e-6)
@@ -131,7 +131,7 @@ GOOGLE_CASES = {
 
 
 def write_npz(path, shapes, seed=0):
-    """A file as the official ones are, of random numbers."""
+    """Write a file as the official ones are, of random numbers."""
     np.savez(
         path,
         **{name: value.numpy() for name, value in vit_layouts.random_weights(shapes, seed).items()},
@@ -140,7 +140,7 @@ def write_npz(path, shapes, seed=0):
 
 
 def load_both(path, config, dtype):
-    """Our model, and the layout's own run, of one file."""
+    """Load one file into our model and into the layout's own run."""
     model = load_official("vit", path, config).to(dtype).eval()
     with np.load(path) as arrays:
         weights = {key: torch.from_numpy(arrays[key]).to(dtype).requires_grad_() for key in arrays}
@@ -154,16 +154,16 @@ def test_equals_the_google_layout_read_from_a_file(name, tmp_path):
     config = GOOGLE_CASES[name]
     path = write_npz(tmp_path / "ViT.npz", vit_layouts.google_shapes(config))
     model, peer, parameters = load_both(path, config, torch.float32)
-    values, slopes = compare(model, pictures(config), peer, parameters, "google")
+    values, slopes = compare(model, images(config), peer, parameters, "google")
     if config.resnet:
         model, peer, parameters = load_both(path, config, torch.float64)
-        exact_values, slopes = compare(model, pictures(config).double(), peer, parameters, "google")
+        exact_values, slopes = compare(model, images(config).double(), peer, parameters, "google")
         assert exact_values < 1e-12
     assert values < 1e-5 and slopes < 1e-5
 
 
 def back_to_google(model):
-    """Our tensors as Google's arrays: every axis moved by hand."""
+    """Return our tensors as Google's arrays: every axis moved by hand."""
     found, heads = {}, model.config.heads
     for key, value in model.state_dict().items():
         found[key] = value.numpy()
@@ -204,7 +204,7 @@ def back_to_google(model):
     return arrays
 
 
-def test_a_round_trip_gives_the_same_arrays_to_the_bit():
+def test_a_round_trip_gives_the_same_arrays_bit_for_bit():
     config = vit(depth=3, representation=11)
     weights = vit_layouts.random_weights(vit_layouts.google_shapes(config))
     arrays = back_to_google(load_official("vit", weights, config))
@@ -232,15 +232,15 @@ def test_equals_the_timm_layout(name):
     def peer(x):
         return vit_layouts.run_timm(weights, x, config.heads)
 
-    values, slopes = compare(model, pictures(config), peer, weights.items(), "timm")
+    values, slopes = compare(model, images(config), peer, weights.items(), "timm")
     assert values < 1e-5 and slopes < 1e-5
 
 
 # ---------------------------------------------------------------- another resolution
 
 
-def as_the_official_code(table, old, new, tokens):
-    """Google's resizing of positions at the start of fine-tuning: SciPy's linear zoom of the grid."""
+def resized_by_the_official_code(table, old, new, tokens):
+    """Resize positions as Google does before fine-tuning: SciPy's linear zoom of the grid."""
     token, grid = table[:, :tokens], table[0, tokens:]
     grid = scipy.ndimage.zoom(
         grid.reshape(*old, -1), (new[0] / old[0], new[1] / old[1], 1), order=1
@@ -261,7 +261,7 @@ def test_positions_are_resized_as_in_the_official_code(old, new, tokens):
         generator=torch.Generator().manual_seed(3),
     )
     got = interpolate_positions(table, old, new)
-    expected = torch.from_numpy(as_the_official_code(table.numpy(), old, new, tokens))
+    expected = torch.from_numpy(resized_by_the_official_code(table.numpy(), old, new, tokens))
     torch.testing.assert_close(got, expected, rtol=0, atol=1e-12)
 
 
@@ -270,14 +270,14 @@ def test_a_checkpoint_starts_at_a_higher_resolution_as_the_official_code_does():
     weights = vit_layouts.random_weights(vit_layouts.google_shapes(config))
     model = for_fine_tuning(load_official("vit", weights, config), (28, 42), num_classes=4)
     key = "Transformer/posembed_input/pos_embedding"
-    resized = as_the_official_code(weights[key].numpy(), (2, 3), (4, 6), tokens=1)
+    resized = resized_by_the_official_code(weights[key].numpy(), (2, 3), (4, 6), tokens=1)
     weights[key] = torch.from_numpy(resized.astype(np.float32))
     weights = {name: value for name, value in weights.items() if not name.startswith("pre_logits")}
     weights |= {"head/kernel": torch.randn(20, 4), "head/bias": torch.randn(4)}
     with torch.no_grad():
         model.head.weight.copy_(weights["head/kernel"].T)
         model.head.bias.copy_(weights["head/bias"])
-        x = pictures(model.config)
+        x = images(model.config)
         torch.testing.assert_close(model(x), vit_layouts.run_google(weights, x), rtol=0, atol=1e-5)
 
 

@@ -1,8 +1,8 @@
 """ViT told by the names in its checkpoints, Google's and timm's: nothing of our model is used.
 
 `google_shapes` and `timm_shapes` list what a checkpoint of a config holds.  `run_google` and
-`run_timm` compute the network from such a dict alone; what stands where is read off the keys and
-the shapes.
+`run_timm` compute the network only from such a dict: its structure is read from the keys and the
+shapes.
 """
 
 import math
@@ -13,7 +13,7 @@ import torch
 
 
 def google_shapes(config):
-    """Name and shape of every array in an .npz file of this size."""
+    """Return name and shape of every array in an .npz file of this size."""
     d, patch, channels = config.width, config.patch_size, config.channels
     found = {}
     if config.resnet:
@@ -68,7 +68,7 @@ def google_shapes(config):
 
 
 def run_google(weights, image):
-    """Class scores of pictures (b c h w)."""
+    """Return class scores of images (b c h w)."""
     w = weights
 
     def dense(name, x):
@@ -119,7 +119,7 @@ def run_google(weights, image):
 
 
 def google_resnet(w, x, groups=32):
-    """The stem of a hybrid: x (b h w c) to its last stage's feature map."""
+    """Apply the stem of a hybrid: x (b h w c) to its last stage's feature map."""
 
     def std_conv(name, x, stride=1):
         kernel = w[f"{name}/kernel"]
@@ -129,10 +129,10 @@ def google_resnet(w, x, groups=32):
     def norm(name, x):
         grouped = x.reshape(*x.shape[:3], groups, -1)
         centred = grouped - grouped.mean((1, 2, 4), keepdim=True)
-        normed = (centred / (centred.square().mean((1, 2, 4), keepdim=True) + 1e-6).sqrt()).reshape(
-            x.shape
-        )
-        return normed * w[f"{name}/scale"] + w[f"{name}/bias"]
+        normalized = (
+            centred / (centred.square().mean((1, 2, 4), keepdim=True) + 1e-6).sqrt()
+        ).reshape(x.shape)
+        return normalized * w[f"{name}/scale"] + w[f"{name}/bias"]
 
     x = norm("gn_root", std_conv("conv_root", x, 2)).relu()
     x = torch.stack(list(windows(x, 3, 2, -math.inf).values())).amax(0)
@@ -149,15 +149,15 @@ def google_resnet(w, x, groups=32):
 
 
 def convolve(x, kernel, stride):
-    """SAME convolution of x (b h w i) with a kernel (h w i o), one of its places after another."""
+    """Apply a SAME convolution to x (b h w i): a kernel (h w i o), one of its places after another."""
     return sum(part @ kernel[place] for place, part in windows(x, len(kernel), stride, 0.0).items())
 
 
 def windows(x, side, stride, outside):
-    """What every place of a square window sees as it goes over x (b h w c): ceil(length / stride)
-    steps each way.
+    """Return what every place of a square window sees as it goes over x (b h w c).
 
-    Half of what is missing for that is put before, the rest, which may be one more, behind.
+    It takes ceil(length / stride) steps each way.  Half of what is missing for that is put before,
+    the rest, which may be one more, after.
     """
     for axis in (1, 2):
         steps = math.ceil(x.shape[axis] / stride)
@@ -176,7 +176,7 @@ def windows(x, side, stride, outside):
 
 
 def numbered(weights, prefix, suffix, start=0):
-    """How many numbers, from `start` on, stand between this prefix and suffix in the keys."""
+    """Count the numbers, from `start` on, that the keys have between this prefix and suffix."""
     count = 0
     while any(key.startswith(f"{prefix}{start + count}{suffix}") for key in weights):
         count += 1
@@ -187,7 +187,7 @@ def numbered(weights, prefix, suffix, start=0):
 
 
 def timm_shapes(config):
-    """Name and shape of every tensor in a state dict of a VisionTransformer of this size."""
+    """Return name and shape of every tensor in a VisionTransformer's state dict of this size."""
     d, y = config.width, config.representation or config.width
     found = {}
 
@@ -213,7 +213,7 @@ def timm_shapes(config):
 
 
 def run_timm(weights, image, heads):
-    """Class scores of pictures (b c h w)."""
+    """Return class scores of images (b c h w)."""
 
     def linear(name, x):
         return x @ weights[f"{name}.weight"].T + weights[f"{name}.bias"]
@@ -249,8 +249,9 @@ def run_timm(weights, image, heads):
 
 
 def random_weights(shapes, seed=0):
-    """Tensors of these shapes: scales near 1, biases of 0.2, unit gain where there are inputs,
-    nowhere zero.
+    """Draw tensors of these shapes, nowhere zero.
+
+    Scales are near 1, biases 0.2 in size; weights have unit gain.
     """
     generator = torch.Generator().manual_seed(seed)
     weights = {}
