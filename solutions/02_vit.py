@@ -279,8 +279,9 @@ print(f"largest difference: {(out[:, shuffle] - out_shuffled).abs().max():.1e}")
 
 # %%
 x = judge.network.embed(photo)[0]  # n d
-print("deviation of tokens 0 to 4:", [f"{float(d):.2f}" for d in x.std(1)[:5]])
-print("and after a LayerNorm:     ", [f"{float(d):.2f}" for d in F.layer_norm(x, x.shape[1:]).std(1)[:5]])
+after = F.layer_norm(x, x.shape[1:])
+print("deviation of tokens 0 to 4:", [f"{float(d):.2f}" for d in x.std(1, correction=0)[:5]])
+print("and after a LayerNorm:     ", [f"{float(d):.2f}" for d in after.std(1, correction=0)[:5]])
 
 # %% [markdown]
 # ### Exercise: the encoder block
