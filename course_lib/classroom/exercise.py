@@ -1,6 +1,6 @@
-"""The exercise decorator: check at definition, report, and hand back something that always works.
+"""The exercise decorator: check at definition, report, and return something that always works.
 
-`mark` gives the points of an answer once more, for the test cells of a grader.
+`mark` returns the points of an answer, for the test cells of a grader.
 """
 
 import ctypes
@@ -10,7 +10,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stderr
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 from weakref import WeakKeyDictionary
 
@@ -30,41 +30,33 @@ from course_lib.classroom.markup import card, escape, prose, show_report
 from course_lib.classroom.progress import record_exercise
 
 T = TypeVar("T")
-# of the checks; characters kept of what an answer prints; seconds to stop in
-SEED, PRINTED, GRACE = 0, 2000, 1.0
-GOES_ON = "The chapter goes on with the reference."
+CHECK_SEED = 0  # of the cases that students are checked on
+MAX_PRINTED_CHARACTERS = 2000  # kept of what an answer prints
+STOP_SECONDS = 1.0  # for which an answer past its time is asked to stop
+JOIN_SECONDS = 0.05  # between two looks at a running answer
+CONTINUES = "The chapter goes on with the reference."
 _answers: dict[str, Any] = {}  # the last answer to each exercise in this session, right or wrong
 
 
 def exercise(id: Any) -> Any:
-    """Check the decorated function or class against the exercise `id`, show a report, record the
-    result.
+    """Check the decorated function or class against the exercise `id`, report and record it.
 
-    Gives the student's own object back when it passes, otherwise the reference.  Never raises on an
-    answer. An unknown id is reported and leaves the object as it is.
+    Returns the student's own object when it passes, otherwise the reference.  Never raises on an
+    answer.  An unknown id is reported and leaves the object as it is.
     """
     if callable(id):
-        show_report(
-            Report(
-                "calm",
-                "Exercise not checked",
-                'Write the exercise\'s name: @exercise("topic.name").',
-            )
-        )
+        sentence = 'Write the exercise\'s name: @exercise("topic.name").'
+        show_report(Report("calm", "Exercise not checked", sentence))
         return id
 
     def decorate(answer: T) -> T:
         try:
             declared = find_exercise(str(id))
         except Exception as error:
-            said = (
-                str(error)
-                if isinstance(error, UnknownExercise)
-                else f"{id} cannot be read: {failure(error)}"
-            )
-            show_report(
-                Report("calm", "Exercise not checked", f"{said} Your code is left as it is.")
-            )
+            known = not isinstance(error, UnknownExercise)
+            reason = f"{id} cannot be read: {failure(error)}" if known else str(error)
+            sentence = f"{reason} Your code is left as it is."
+            show_report(Report("calm", "Exercise not checked", sentence))
             return answer
         _answers[declared.id] = answer
         report, passed = check_answer(answer, declared)
@@ -75,27 +67,25 @@ def exercise(id: Any) -> Any:
 
 
 def check_answer(answer: Any, declared: Exercise) -> tuple["Report", bool]:
-    """Run, judge and record an answer: the report, and whether it passed.  The session is left as
-    it was.
+    """Run, assess and record an answer; return the report, and whether it passed.
+
+    The session is left as it was.
     """
     try:
-        report, verdict = examine(answer, declared, SEED)
+        report, verdict = examine(answer, declared, CHECK_SEED)
         trouble = record_exercise(declared.id, verdict.status, declared.points)
     except Exception as error:
-        said = (
-            f"The check itself failed, which is a fault of the course: {failure(error)}. {GOES_ON}"
-        )
-        return Report("calm", f"{declared.id}: not checked", said), False
+        sentence = f"The check itself failed, which is a fault of the course: {failure(error)}. {CONTINUES}"
+        return Report("calm", f"{declared.id}: not checked", sentence), False
     return (report.with_note(trouble) if trouble else report), verdict.passed
 
 
-def mark(id: str, seed: int = SEED) -> float:
-    """The points that the last answer to an exercise earns on the cases of a seed, each case an
-    equal part of them.
+def mark(id: str, seed: int = CHECK_SEED) -> float:
+    """Return the points that the last answer to an exercise earns on the cases of a seed.
 
-    For the test cells of graders such as nbgrader, which take the value of a cell for its points.
-    Shows the report and records nothing.  An answer whose cell has not been run earns 0.  Raises
-    UnknownExercise.
+    Each case is an equal part of them.  For the test cells of graders such as nbgrader, which take
+    the value of a cell for its points.  Shows the report and records nothing.  An answer whose cell
+    has not been run earns 0.  Raises UnknownExercise.
     """
     declared = find_exercise(id)
     if id in _answers:
@@ -111,9 +101,9 @@ def mark(id: str, seed: int = SEED) -> float:
 
 
 def examine(answer: Any, declared: Exercise, seed: int) -> tuple["Report", Verdict]:
-    """Run an answer on the cases of a seed and judge it.  The session is left as it was.
+    """Run an answer on the cases of a seed and assess it.  The session is left as it was.
 
-    Warnings of the references stay silent: graders take a word on the error stream for a failure.
+    Warnings of the references are silenced: graders take a word on the error stream for a failure.
     """
     with preserved():
         outcomes, printed = run_limited(answer, declared, seed)
@@ -126,7 +116,7 @@ def examine(answer: Any, declared: Exercise, seed: int) -> tuple["Report", Verdi
 
 
 def run_limited(answer: Any, declared: Exercise, seed: int) -> tuple[list[Outcome], str]:
-    """The outcomes of `run` within the exercise's time limit, and what the answer printed.
+    """Return the outcomes of `run` within the exercise's time limit, and what the answer printed.
 
     The answer runs in a daemon thread.  Past the limit an exception is thrown into it, again and
     again for a second; a thread that still does not stop is abandoned and its prints are dropped.
@@ -160,19 +150,20 @@ def run_limited(answer: Any, declared: Exercise, seed: int) -> tuple[list[Outcom
 
 
 def _wait(worker: threading.Thread, seconds: int | float) -> bool:
-    """Whether the worker ends in time.  Short waits let an interrupt of the notebook through on
-    every system.
+    """Wait for the worker and say whether it ended in time.
+
+    Short waits let an interrupt of the notebook through on every system.
     """
     deadline = time.monotonic() + seconds
     while worker.is_alive() and time.monotonic() < deadline:
-        worker.join(0.05)
+        worker.join(JOIN_SECONDS)
     return not worker.is_alive()
 
 
 def _stop(worker: threading.Thread) -> None:
-    """Throw TimeLimit into the worker until it ends, for GRACE seconds at most."""
+    """Throw TimeLimit into the worker until it ends, for STOP_SECONDS at most."""
     throw = ctypes.pythonapi.PyThreadState_SetAsyncExc
-    deadline = time.monotonic() + GRACE
+    deadline = time.monotonic() + STOP_SECONDS
     while worker.is_alive() and time.monotonic() < deadline:
         throw(ctypes.c_ulong(worker.ident), ctypes.py_object(TimeLimit))
         worker.join(0.2)
@@ -182,10 +173,12 @@ def _stop(worker: threading.Thread) -> None:
 
 
 class _Capture:
-    """Keeps the first `limit` characters."""
+    """A stream that keeps the first `limit` characters."""
 
     def __init__(self, limit: int):
-        self.limit, self.parts, self.length = limit, [], 0
+        self.limit = limit
+        self.parts: list[str] = []
+        self.length = 0
 
     def write(self, text: str) -> int:
         room = self.limit - self.length
@@ -200,9 +193,7 @@ class _Capture:
 
 
 class _Router:
-    """Stands in for sys.stdout: what a watched thread writes goes to its capture, the rest to the
-    real stream.
-    """
+    """A stand-in for sys.stdout: a watched thread writes to its capture, others to the stream."""
 
     def __init__(self, real: Any):
         self.real = real
@@ -231,10 +222,8 @@ def _route(stream: Any) -> _Router:
 
 @contextmanager
 def _captured(worker: threading.Thread) -> Iterator[_Capture]:
-    """Capture what the worker prints.  The stand-ins stay in place if the worker had to be
-    abandoned.
-    """
-    capture = _captures[worker] = _Capture(PRINTED)
+    """Capture what the worker prints.  The stand-ins stay if the worker had to be abandoned."""
+    capture = _captures[worker] = _Capture(MAX_PRINTED_CHARACTERS)
     real = sys.stdout, sys.stderr
     sys.stdout, sys.stderr = map(_route, real)
     try:
@@ -249,9 +238,12 @@ def _captured(worker: threading.Thread) -> Iterator[_Capture]:
 
 @dataclass(frozen=True)
 class Report:
-    """What the student reads: one line when all is well, a short block otherwise."""
+    """What the student reads: one line when all is well, a short block otherwise.
 
-    tone: str  # good, bad or calm
+    tone: good, bad or calm.
+    """
+
+    tone: str
     title: str
     sentence: str = ""
     lines: tuple[tuple[str, int, str], ...] = ()
@@ -260,7 +252,7 @@ class Report:
     note: str = ""
 
     def with_note(self, note: str) -> "Report":
-        return Report(**{**self.__dict__, "note": note})
+        return replace(self, note=note)
 
     def _repr_html_(self) -> str:
         parts = [f'<p><b class="tone">{escape(self.title)}</b> {prose(self.sentence)}</p>']
@@ -268,19 +260,17 @@ class Report:
             parts.append(f"<pre>{escape(self._code())}</pre>")
         if self.printed:
             opened = "" if self.tone == "good" else " open"
-            said = f"<summary>Your code printed</summary><pre>{escape(self.printed)}</pre>"
-            parts.append(f"<details{opened}>{said}</details>")
-        parts += [
-            f'<p class="small">{prose(text)}</p>' for text in (self.details, self.note) if text
-        ]
+            prints = f"<summary>Your code printed</summary><pre>{escape(self.printed)}</pre>"
+            parts.append(f"<details{opened}>{prints}</details>")
+        small = [text for text in (self.details, self.note) if text]
+        parts += [f'<p class="small">{prose(text)}</p>' for text in small]
         return card(self.tone, "".join(parts))
 
     def __repr__(self) -> str:
         printed = f"Your code printed:\n{self.printed}" if self.printed else ""
         head = f"{self.title}  {self.sentence}".rstrip()
-        return "\n".join(
-            part for part in (head, self._code(), printed, self.details, self.note) if part
-        )
+        parts = (head, self._code(), printed, self.details, self.note)
+        return "\n".join(part for part in parts if part)
 
     def _code(self) -> str:
         return "\n".join(
@@ -289,16 +279,14 @@ class Report:
 
 
 def make_report(declared: Exercise, verdict: Verdict, printed: str, seed: int) -> Report:
-    """The report on a verdict that was found on the cases of a seed."""
+    """Write the report on a verdict that was reached on the cases of a seed."""
     points = f"{declared.points} point{'s' * (declared.points != 1)}"
     if verdict.status == "passed":
         return Report("good", f"{declared.id}: passed", f"({points})", printed=printed)
     if verdict.status == "not attempted":
-        return Report(
-            "calm", f"{declared.id}: not attempted yet", "The chapter goes on with the reference."
-        )
+        return Report("calm", f"{declared.id}: not attempted yet", CONTINUES)
     case = describe(declared.make_cases(seed)[verdict.first])
     right = f"{sum(f is None for f in verdict.faults)} of {len(verdict.faults)} cases right"
-    details = f"{right}. Shown: case {verdict.first + 1}, with {case}. {GOES_ON}"
+    details = f"{right}. Shown: case {verdict.first + 1}, with {case}. {CONTINUES}"
     lines = verdict.error.lines if verdict.error else ()
     return Report("bad", f"{declared.id}: not yet", verdict.sentence, lines, details, printed)

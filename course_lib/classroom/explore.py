@@ -1,5 +1,6 @@
-"""Explorers: a plotting function with a control for each of its arguments: a slider, a choice, a
-patch, a file.
+"""Explorers: a plotting function with a control for each of its arguments.
+
+A control is a slider, a choice, a patch of an image, or a file.
 """
 
 import base64
@@ -9,30 +10,33 @@ import re
 import sys
 import textwrap
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from typing import Any
 
+import numpy as np
 import traitlets
 
 from course_lib.classroom.bridge import Linked, module
-from course_lib.classroom.figures import image_html, png, to_images
+from course_lib.classroom.figures import Array, Figure, image_html, png, to_images
 
 KEPT_PICTURES = 64
 KEPT_FILES = 4
-LARGEST_FILE = 20_000_000  # bytes
-FILE_PART = 1_000_000  # bytes in one message: Jupyter's server closes the connection at 10 MiB
-# CSS pixels of the longer side of a picture to click, or up to half more for many patches
-BOARD = 320
+MAX_FILE_BYTES = 20_000_000
+PART_BYTES = 1_000_000  # of one message: Jupyter's server closes the connection at 10 MiB
+BOARD_PIXELS = 320  # CSS pixels of the longer side of an image to click; half more for many patches
+PATCH_PIXELS = 24  # CSS pixels that a patch should have
+MAX_PNG_BYTES = 40_000  # of an image to click, above which it is sent as JPEG
 
 
 class Control:
     """What moves one argument of a plot.
 
-    The page sends a value, `decode` makes of it one that can be a key, and `argument` what the plot
-    receives.
+    The page sends a value; `decode` turns it into one that can be a key, and `argument` turns this
+    into what the plot receives.
     """
 
-    def argument(self, value):
+    def argument(self, value: Any) -> Any:
         return value
 
 
@@ -46,8 +50,8 @@ class Slider(Control):
     step: int | float
     label: str | None = None
 
-    def decode(self, sent) -> int | float:
-        """The value the page sent, on the grid of steps; an int when every bound is one."""
+    def decode(self, sent: Any) -> int | float:
+        """Put what the page sent on the grid of steps; it is an int when every bound is one."""
         steps = round((float(sent) - self.low) / self.step)
         value = min(max(self.low + steps * self.step, self.low), self.high)
         whole = all(isinstance(v, int) for v in (self.low, self.high, self.step))
@@ -62,7 +66,7 @@ class Slider(Control):
             "value": self.value,
         }
 
-    def words(self, value) -> str:
+    def words(self, value: Any) -> str:
         return f"{value:g}" if isinstance(value, float) else str(value)
 
     def range_words(self) -> str:
@@ -77,16 +81,16 @@ class Choices(Control):
     label: str | None = None
 
     @property
-    def value(self):
+    def value(self) -> Any:
         return self.values[0]
 
-    def decode(self, sent):
+    def decode(self, sent: Any) -> Any:
         return self.values[min(max(int(sent), 0), len(self.values) - 1)]
 
     def describe(self) -> dict:
         return {"kind": "choice", "options": [self.words(v) for v in self.values], "value": 0}
 
-    def words(self, value) -> str:
+    def words(self, value: Any) -> str:
         return str(value)
 
     def range_words(self) -> str:
@@ -95,32 +99,36 @@ class Choices(Control):
 
 @dataclass(frozen=True)
 class Patches(Control):
-    """One cell, (row, column), of a picture that is divided into rows and columns."""
+    """One patch, (row, column), of an image that is divided into rows and columns.
+
+    picture: the address of an image, all of it, as data.  shape: its height and width as shown, in
+    CSS pixels.
+    """
 
     rows: int
     columns: int
     value: tuple[int, int]
-    picture: str  # the address of an image: all of it, as data
-    shape: tuple[int, int]  # height and width as shown, in CSS pixels
+    picture: str
+    shape: tuple[int, int]
     label: str | None = None
 
-    def decode(self, sent) -> tuple[int, int]:
-        row, column = (
-            min(max(int(v), 0), most - 1)
-            for v, most in zip(sent, (self.rows, self.columns), strict=True)
-        )
+    def decode(self, sent: Any) -> tuple[int, int]:
+        row, column = sent
+        row = min(max(int(row), 0), self.rows - 1)
+        column = min(max(int(column), 0), self.columns - 1)
         return row, column
 
     def describe(self) -> dict:
-        known = {
+        return {
+            "kind": "patches",
+            "value": self.value,
             "rows": self.rows,
             "columns": self.columns,
             "picture": self.picture,
             "shape": self.shape,
         }
-        return {"kind": "patches", "value": self.value, **known}
 
-    def words(self, value) -> str:
+    def words(self, value: Any) -> str:
         return f"row {value[0]}, column {value[1]}"
 
     def range_words(self) -> str:
@@ -128,54 +136,59 @@ class Patches(Control):
 
 
 class Upload(Control):
-    """A file of the student's own, as `read` understands it.  The page knows it by a number, the
-    example by 0.
+    """A file of the student's own, as `read` understands it.
+
+    The page knows it by a number, and the example by 0.
     """
 
     value = 0
 
-    def __init__(self, read: Callable, example, label: str, accept: str):
-        self.read, self.example, self.label, self.accept = read, example, label, accept
-        self.files = OrderedDict()  # number -> (name, value), the latest few
+    def __init__(self, read: Callable, example: Any, label: str, accept: str):
+        self.read = read
+        self.example = example
+        self.label = label
+        self.accept = accept
+        self.files: OrderedDict[int, tuple[str, Any]] = OrderedDict()  # the latest few, by number
         self.taken = 0
-        self.coming = ("", bytearray())  # the transfer under way, and what has come of it
+        self.transfer = ("", bytearray())  # the name of the current one, and the bytes so far
 
-    def decode(self, sent) -> int:
+    def decode(self, sent: Any) -> int:
         return int(sent)
 
-    def argument(self, value):
+    def argument(self, value: Any) -> Any:
         if value and value not in self.files:
             raise LookupError("this file is no longer here: choose it again")
         return self.files[value][1] if value else self.example
 
     def describe(self) -> dict:
-        limits = {"largest": LARGEST_FILE, "part": FILE_PART}
+        limits = {"largest": MAX_FILE_BYTES, "part": PART_BYTES}
         return {"kind": "file", "value": 0, "start": self.words(0), "accept": self.accept, **limits}
 
-    def words(self, value) -> str:
+    def words(self, value: Any) -> str:
         return self.files[value][0] if value in self.files else "the example"
 
     def range_words(self) -> str:
         return "the example or a file that you choose"
 
     def take(self, message: dict) -> dict:
-        """Take the next part of a file: {got: bytes}, and at the end {value: its number} or {error:
-        one line}.
+        """Take the next part of a file.
+
+        Returns {"got": bytes so far}; at the end {"value": its number} or {"error": one line}.
         """
         if message["start"] == 0:
-            self.coming = (message["transfer"], bytearray())
-        transfer, data = self.coming
-        if transfer != message["transfer"] or len(data) != message["start"]:
+            self.transfer = (message["transfer"], bytearray())
+        name, data = self.transfer
+        if name != message["transfer"] or len(data) != message["start"]:
             return {"error": "A part of it was lost on the way. Choose it again."}
         data += message.get("data", b"")
-        if max(len(data), message["size"]) > LARGEST_FILE:
-            return {"error": f"It is larger than {LARGEST_FILE // 1_000_000} MB."}
+        if max(len(data), message["size"]) > MAX_FILE_BYTES:
+            return {"error": f"It is larger than {MAX_FILE_BYTES // 1_000_000} MB."}
         if len(data) < message["size"]:
             return {"got": len(data)}
-        self.coming = ("", bytearray())
+        self.transfer = ("", bytearray())
         try:
             value = self.read(bytes(data))
-        except Exception as error:  # what a person uploads may break any reader
+        except Exception as error:  # a damaged file can break any reader
             return {"error": _line(error)}
         self.taken += 1
         self.files[self.taken] = (message["name"], value)
@@ -184,15 +197,26 @@ class Upload(Control):
         return {"value": self.taken}
 
 
-def slider(low, high, value=None, *, step=None, label=None) -> Slider:
-    """A slider from low to high that starts at value (low if not given).
+Number = int | float
+
+
+def slider(
+    low: Number,
+    high: Number,
+    value: Number | None = None,
+    *,
+    step: Number | None = None,
+    label: str | None = None,
+) -> Slider:
+    """Make a slider from low to high that starts at value (low if not given).
 
     step: 1 when low, high and value are ints, else a hundredth of the range.
-    Raises ValueError when low >= high, the value lies outside, or the step is not positive.
+    Raises ValueError when low >= high, the value is outside, or the step is not positive.
     """
     value = low if value is None else value
     whole = all(isinstance(v, int) for v in (low, high, value))
-    step = step if step is not None else (1 if whole else (high - low) / 100)
+    if step is None:
+        step = 1 if whole else (high - low) / 100
     if not low < high:
         raise ValueError(f"expected low < high, got {low} and {high}")
     if not low <= value <= high:
@@ -202,21 +226,27 @@ def slider(low, high, value=None, *, step=None, label=None) -> Slider:
     return Slider(low, high, value, step, label)
 
 
-def choices(values, *, label=None) -> Choices:
-    """A list of values to choose from, the first one at the start; a bare list does as well."""
+def choices(values: Iterable, *, label: str | None = None) -> Choices:
+    """Make a list of values to choose from, the first one at the start; a bare list does too."""
     values = tuple(values)
     if not values:
         raise ValueError("expected at least one value to choose from, got none")
     return Choices(values, label)
 
 
-def patches(picture, rows: int, columns: int, *, value=None, label=None) -> Patches:
-    """A picture divided into rows x columns patches, one of which is chosen: by a click or the
-    arrow keys.
+def patches(
+    image: Array,
+    rows: int,
+    columns: int,
+    *,
+    value: tuple[int, int] | None = None,
+    label: str | None = None,
+) -> Patches:
+    """Divide an image into rows x columns patches; a click or the arrow keys choose one.
 
-    picture: (h w 3) or (h w) uint8, or (3 h w) or (1 h w) float in [-1, 1]; tensor or array.
+    image: (h w 3) or (h w) uint8, or (3 h w) or (1 h w) float in [-1, 1]; tensor or array.
     value: the patch at the start, (row, column) counted from 0, by default the middle one.  The
-    plot receives such a pair. Raises ValueError for other pictures, no rows or columns, and a value
+    plot receives such a pair.  Raises ValueError for other images, no rows or columns, and a value
     outside.
     """
     if rows < 1 or columns < 1:
@@ -227,28 +257,34 @@ def patches(picture, rows: int, columns: int, *, value=None, label=None) -> Patc
             f"expected a patch within {rows} rows and {columns} columns, from 0; got"
             f" {(row, column)}"
         )
-    pixels = to_images(picture[None])[0]
-    longest = max(BOARD, min(24 * max(rows, columns), BOARD * 3 // 2))
-    height, width = (
-        max(1, round(longest * side / max(pixels.shape[:2]))) for side in pixels.shape[:2]
-    )
+    pixels = to_images(image[None])[0]
+    longest = max(BOARD_PIXELS, min(PATCH_PIXELS * max(rows, columns), BOARD_PIXELS * 3 // 2))
+    height, width = pixels.shape[:2]
+    side = max(height, width)
+    shape = (max(1, round(longest * height / side)), max(1, round(longest * width / side)))
     return Patches(
-        rows, columns, (int(row), int(column)), _address(pixels, longest), (height, width), label
+        rows=rows,
+        columns=columns,
+        value=(int(row), int(column)),
+        picture=_address(pixels, longest),
+        shape=shape,
+        label=label,
     )
 
 
-def upload(read: Callable, example, label="your photo", accept="image/*") -> Upload:
-    """A file that the student chooses: the plot receives `read(its bytes)`, and before that
-    `example`.
+def upload(
+    read: Callable, example: Any, label: str = "your photo", accept: str = "image/*"
+) -> Upload:
+    """Let the student choose a file: the plot receives `read(its bytes)`, before that `example`.
 
-    accept: what the file dialogue offers ("image/*", "video/*", ".npz"). A file may have 20 MB.
+    accept: what the file dialogue offers ("image/*", "video/*", ".npz").  A file may have 20 MB.
     An exception of `read` is shown as one line, and what was there before stays.  No file is
     written into the notebook.
     """
     return Upload(read, example, label, accept)
 
 
-def explore(plot: Callable, *, alt: str | Callable | None = None, **controls) -> None:
+def explore(plot: Callable, *, alt: str | Callable | None = None, **controls: Any) -> None:
     """Show `plot(**values)` under one control per keyword, redrawn when a control moves.
 
     plot returns a matplotlib Figure.  controls: `t=slider(0, 999, 250, label="step t")`, a list of
@@ -260,13 +296,15 @@ def explore(plot: Callable, *, alt: str | Callable | None = None, **controls) ->
 
 
 class Explorer(Linked):
-    """Draws a picture for the values the page asks for, and keeps the last ones drawn."""
+    """A figure with controls: draws it for the values the page asks for, and keeps the last ones."""
 
     _esm = traitlets.Unicode(module("explore")).tag(sync=True)
 
     def __init__(self, plot: Callable, controls: dict, alt: str | Callable | None = None):
-        self.plot, self.controls, self.alt = plot, controls, alt
-        self.pictures = OrderedDict()
+        self.plot = plot
+        self.controls = controls
+        self.alt = alt
+        self.pictures: OrderedDict[tuple, str] = OrderedDict()
         described = [
             {"name": name, "label": _label(name, control), **control.describe()}
             for name, control in controls.items()
@@ -286,7 +324,7 @@ class Explorer(Linked):
         return None
 
     def picture(self, values: dict) -> str:
-        """HTML of the picture for these values, or one line that says why there is none."""
+        """Return the HTML of the picture for these values, or one line on why there is none."""
         asked = tuple(values.items())
         if asked not in self.pictures:
             self.pictures[asked] = self._draw(values)
@@ -300,7 +338,7 @@ class Explorer(Linked):
             given = {name: self.controls[name].argument(value) for name, value in values.items()}
             fig = self.plot(**given)
             if not hasattr(fig, "savefig"):
-                raise TypeError(f"plot should return a matplotlib Figure, got {type(fig).__name__}")
+                raise TypeError(f"plot: expected a matplotlib Figure, got {type(fig).__name__}")
             start = self.alt(**given) if callable(self.alt) else self.alt or _title(fig)
             words = f"{start.rstrip('.')}. {self._values_words(values)}." if values else start
             picture = image_html(png(fig), words)
@@ -330,7 +368,7 @@ class Explorer(Linked):
         return f"{self.picture(self.first())}\n{note}"
 
 
-def _control(name: str, given) -> Control:
+def _control(name: str, given: Any) -> Control:
     if isinstance(given, Control):
         return given
     if isinstance(given, bool):
@@ -348,29 +386,33 @@ def _label(name: str, control: Control) -> str:
 
 
 def _line(error: Exception) -> str:
-    """An exception in one line."""
+    """Shorten an exception to one line."""
     return textwrap.shorten(f"{type(error).__name__}: {error}", 200)
 
 
-def _address(pixels, longest: int) -> str:
-    """A picture (h w 3) uint8 as the address of its own data: a small one enlarged without
-    blurring, a large one made smaller, and one that PNG keeps badly as JPEG.
+def _address(pixels: np.ndarray, longest: int) -> str:
+    """Return an image (h w 3) uint8 as the address of its own data.
+
+    A small one is enlarged without blurring, a large one made smaller, and one that PNG compresses
+    badly is JPEG.
     """
     from PIL import Image
 
     times = max(1, longest // max(pixels.shape[:2]))
-    picture = Image.fromarray(pixels.repeat(times, axis=0).repeat(times, axis=1))
-    picture.thumbnail((2 * longest, 2 * longest))
-    file, kind = io.BytesIO(), "png"
-    picture.save(file, "PNG", optimize=True)
-    if file.tell() > 40_000:
-        file, kind = io.BytesIO(), "jpeg"
-        picture.save(file, "JPEG", quality=90)
+    image = Image.fromarray(pixels.repeat(times, axis=0).repeat(times, axis=1))
+    image.thumbnail((2 * longest, 2 * longest))
+    kind = "png"
+    file = io.BytesIO()
+    image.save(file, "PNG", optimize=True)
+    if file.tell() > MAX_PNG_BYTES:
+        kind = "jpeg"
+        file = io.BytesIO()
+        image.save(file, "JPEG", quality=90)
     return f"data:image/{kind};base64,{base64.b64encode(file.getvalue()).decode('ascii')}"
 
 
-def _title(fig) -> str:
-    """The figure's own title, or the titles of its axes, without line breaks and maths marks."""
+def _title(fig: Figure) -> str:
+    """Return the figure's title, or those of its axes, without line breaks and maths marks."""
     of_axes = [ax.get_title(loc) for ax in fig.axes for loc in ("left", "center")]
     title = fig.get_suptitle() or "; ".join(t for t in of_axes if t)
     return re.sub(r"[$\\{}]", "", " ".join(title.split())) or "A figure"

@@ -14,7 +14,7 @@ from PIL import Image
 from course_lib.classroom import explore
 from course_lib.classroom.explore import (
     KEPT_FILES,
-    LARGEST_FILE,
+    MAX_FILE_BYTES,
     Choices,
     Explorer,
     choices,
@@ -358,9 +358,15 @@ def test_an_empty_file_reaches_its_reader():
 
 def test_a_file_that_is_too_large_is_refused_by_the_kernel_as_well():
     widget = uploader()
-    message = {"start": 0, "transfer": "1", "name": "large", "size": LARGEST_FILE + 1, "data": b"x"}
+    message = {
+        "start": 0,
+        "transfer": "1",
+        "name": "large",
+        "size": MAX_FILE_BYTES + 1,
+        "data": b"x",
+    }
     assert widget.controls["word"].take(message) == {"error": "It is larger than 20 MB."}
-    lie = {**message, "size": 1, "data": bytes(LARGEST_FILE + 1)}
+    lie = {**message, "size": 1, "data": bytes(MAX_FILE_BYTES + 1)}
     assert widget.controls["word"].take(lie) == {"error": "It is larger than 20 MB."}
 
 
