@@ -76,7 +76,8 @@ def make_grade(name, skill, draw):
 
 def make_mark(exercise, described, skill, draw):
     """Return a random mark of an exercise."""
-    cases, points = len(described), exercise.points
+    cases = len(described)
+    points = exercise.points
     told = {"id": exercise.id, "points": points, "cases": cases}
     luck = draw.random()
     if luck < skill:
@@ -145,7 +146,8 @@ def open_page(browser, tmp_path):
         """Open a page of this HTML."""
         path = tmp_path / f"page{len(opened)}.html"
         path.write_text(html, encoding="utf-8")
-        page, complaints = browser.new_page(viewport={"width": width, "height": 900}, **options), []
+        page = browser.new_page(viewport={"width": width, "height": 900}, **options)
+        complaints = []
         page.on("console", lambda message: complaints.append(message.text))
         page.on("pageerror", lambda error: complaints.append(str(error)))
         page.on("dialog", lambda dialog: (complaints.append(dialog.message), dialog.dismiss()))

@@ -17,7 +17,9 @@ from textwrap import dedent
 
 from tests.grading.handed_in import IMPORTS, RIGHT, answer, notebook
 
-BEFORE, TARGET, AFTER = "ddpm.q_sample", "ddpm.predict_x_start", "ddpm.posterior_mean_variance"
+BEFORE = "ddpm.q_sample"
+TARGET = "ddpm.predict_x_start"
+AFTER = "ddpm.posterior_mean_variance"
 PLANTED = "planted-secret"
 DECORATOR = f'@exercise("{TARGET}")\n'
 STUB = f"{DECORATOR}def predict_x_start(x_t, t, eps, alphas_cumprod):\n"
@@ -1469,7 +1471,7 @@ FILES = {
     "malformed JSON": data("malformed.ipynb", b'{"cells": [', "is not JSON"),
     "truncated": data("truncated.ipynb", notebook(*ALL_RIGHT)[:-100], "is not JSON"),
     "empty": data("empty.ipynb", b"", "is empty"),
-    "a picture": data("picture.ipynb", b"\x89PNG\r\n\x1a\n" + bytes(100), "is not text"),
+    "an image": data("image.ipynb", b"\x89PNG\r\n\x1a\n" + bytes(100), "is not text"),
     "a list": data("list.ipynb", b"[1, 2]", "is not a notebook"),
     "nested JSON": data("nested.ipynb", b'{"cells":' + b"[" * 100_000, "nested|JSON"),
     "no cells": data("no-cells.ipynb", b'{"nbformat": 4}', "no list of cells"),

@@ -94,7 +94,8 @@ def wait_until(condition, seconds=60.0):
 def counted_bwrap(folder: Path) -> tuple[str, Path]:
     """Return a PATH on which every start of bwrap adds a line to a log, and that log."""
     folder.mkdir()
-    log, command = folder / "starts", folder / "bwrap"
+    log = folder / "starts"
+    command = folder / "bwrap"
     log.touch()
     command.write_text(f'#!/bin/sh\necho >> "{log}"\nexec "{shutil.which("bwrap")}" "$@"\n')
     command.chmod(0o755)

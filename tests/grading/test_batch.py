@@ -127,7 +127,8 @@ def test_the_grades_are_what_the_answers_earn(whole):
 
 
 def test_killed_at_any_moment_and_resumed_it_ends_with_the_same_bytes(whole, tmp_path):
-    out, (path, starts) = tmp_path / "grades", counted_bwrap(tmp_path / "bin")
+    out = tmp_path / "grades"
+    path, starts = counted_bwrap(tmp_path / "bin")
     for finished in (0, 1, 3):
         running = start(whole / "class", out, *SEED, "--jobs", "2", path=path)
         grader = psutil.Process(running.pid)
@@ -189,7 +190,8 @@ def test_without_bwrap_it_stops_with_advice_and_writes_no_grades(tmp_path, monke
 
 
 def test_a_machine_that_fails_halfway_loses_nothing(tmp_path, marked, monkeypatch):
-    folder, out = write_class(tmp_path / "class"), tmp_path / "grades"
+    folder = write_class(tmp_path / "class")
+    out = tmp_path / "grades"
 
     class Failing(NoAnswers):
         """A jail that stops working after two students."""
@@ -324,7 +326,8 @@ def test_another_version_of_the_course_marks_everyone_again(graded, marked, monk
 )
 def test_a_damaged_grade_is_marked_again(graded, marked, damage):
     folder, out = graded
-    path, before = out / "students" / "bob" / "grade.json", tree(out)
+    path = out / "students" / "bob" / "grade.json"
+    before = tree(out)
     path.write_bytes(damage(path.read_bytes()))
     grade(folder, out)
     assert marked == ["bob"] and tree(out) == before

@@ -86,7 +86,8 @@ def test_hypothesis_finds_no_zip_that_breaks_the_reading(tmp_path, random):
 
 
 def test_mutated_zips_cost_what_is_damaged_in_them(tmp_path):
-    random, works = Random(0), []
+    random = Random(0)
+    works = []
     for _ in range(300):
         (tmp_path / "ada.zip").write_bytes(mutated_zip(random))
         works.append(read(tmp_path))

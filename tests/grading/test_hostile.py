@@ -60,7 +60,8 @@ PROCESS = {
 def planted(tmp_path_factory):
     """Plant what the attacks look for: secrets in files and the environment, and open sockets."""
     home = tmp_path_factory.mktemp("home")
-    grades, submissions = home / "grades", home / "submissions"
+    grades = home / "grades"
+    submissions = home / "submissions"
     for place in (
         home / ".secret",
         grades / "students" / "ada" / "grade.json",
@@ -190,18 +191,20 @@ def test_no_attack_changes_the_grade_of_another_student(planted, tmp_path, monke
     shortened = [dataclasses.replace(exercise, seconds=2) for exercise in exercises("ddpm")]
     shorten(monkeypatch, 2)
     monkeypatch.setattr(marking, "exercises", lambda topic: shortened)
-    alone, all_of_them = tmp_path / "alone", tmp_path / "all"
+    honest_only = tmp_path / "honest"
+    everyone = tmp_path / "all"
     honest = {"ada": notebook(IMPORTS, *RIGHT.values()), "zoe": notebook(*HONEST["zoe"])}
     hostile = gathered(planted)
-    for folder, students in ((alone, honest), (all_of_them, honest | hostile)):
+    for folder, students in ((honest_only, honest), (everyone, honest | hostile)):
         folder.mkdir()
         for name, content in students.items():
             (folder / f"{name}.ipynb").write_bytes(content)
     for odd in FILES.values():
-        odd.make(all_of_them)
+        odd.make(everyone)
 
     running = set(psutil.Process().children(recursive=True))
-    expected, got = grade(alone), grade(all_of_them)
+    expected = grade(honest_only)
+    got = grade(everyone)
     assert len(expected) == 2 * 3 + 2 and {file: got[file] for file in expected} == expected
     assert len(got) == 3 * (2 + len(hostile) + len(FILES)) + 2
     attacks = [
@@ -217,9 +220,9 @@ def test_no_attack_changes_the_grade_of_another_student(planted, tmp_path, monke
     )
     assert sorted(path.name for path in tmp_path.iterdir()) == [
         "all",
-        "alone",
         "graded-all",
-        "graded-alone",
+        "graded-honest",
+        "honest",
     ]
     assert set(psutil.Process().children(recursive=True)) <= running
 

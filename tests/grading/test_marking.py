@@ -331,17 +331,17 @@ def test_a_helper_with_a_mistyped_id_is_used_as_it_is(jail):
 
 
 def test_one_bad_answer_changes_nothing_for_the_others(jail):
-    alone = marks_by_name(mark_work(work(IMPORTS, RIGHT, SIMPLE_LOSS), DDPM, jail))
+    expected = marks_by_name(mark_work(work(IMPORTS, RIGHT, SIMPLE_LOSS), DDPM, jail))
     bad = (
         '@exercise("ddpm.normal_kl")\ndef kl(mean1, log_variance1, mean2, log_variance2):\n   '
         " import os; os._exit(1)"
     )
-    beside = marks_by_name(mark_work(work(IMPORTS, RIGHT, SIMPLE_LOSS, bad, "def ("), DDPM, jail))
+    got = marks_by_name(mark_work(work(IMPORTS, RIGHT, SIMPLE_LOSS, bad, "def ("), DDPM, jail))
     assert (
-        beside["normal_kl"].sentence
+        got["normal_kl"].sentence
         == "Your code was stopped: it ended the process it ran in, with exit code 1"
     )
-    assert {**alone, "normal_kl": 0} == {**beside, "normal_kl": 0}
+    assert {**expected, "normal_kl": 0} == {**got, "normal_kl": 0}
 
 
 # ------------------------------------------------------------------------------- the same each time
@@ -405,7 +405,8 @@ def test_quizzes_are_marked_only_where_they_count():
 
 
 def test_the_digest_changes_with_the_work_the_assignment_and_the_course(monkeypatch):
-    one, other = work("x = 1"), work("x = 2")
+    one = work("x = 1")
+    other = work("x = 2")
     changed = (
         DDPM.model_copy(update={"seed": 6}),
         DDPM.model_copy(update={"quizzes": True}),

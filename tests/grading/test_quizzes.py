@@ -56,7 +56,8 @@ def test_a_file_that_the_widget_saved_is_marked(course_home):
 
 def test_a_mark_holds_question_answer_and_feedback_in_plain_text():
     mark = marks(saved(WRONG))
-    shape, why = BANK.questions[0], BANK.questions[4]
+    shape = BANK.questions[0]
+    why = BANK.questions[4]
     assert (
         mark[SHAPE].prompt == plain(shape.prompt)
         and "`" in shape.prompt

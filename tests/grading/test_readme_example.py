@@ -1,4 +1,4 @@
-"""The README's worked example, run as it stands there."""
+"""The README's worked example, run as it is written."""
 
 import json
 import re
@@ -18,7 +18,8 @@ def test_the_readmes_example_gives_what_the_readme_shows(tmp_path):
     for command in commands.splitlines():
         program, *arguments = shlex.split(command)
         if program == "course":
-            program, arguments = "python", ["-m", "course_lib.cli", *arguments]
+            program = "python"
+            arguments = ["-m", "course_lib.cli", *arguments]
         arguments = [str(paths.ROOT / a) if a.startswith("docs/") else a for a in arguments]
         done = subprocess.run(
             [sys.executable, *arguments], cwd=tmp_path, capture_output=True, text=True

@@ -575,7 +575,8 @@ def test_members_that_overlap_cost_no_more_than_the_limit(tmp_path, monkeypatch)
     """
     monkeypatch.setattr(reading, "MAX_SUBMISSION_BYTES", 1_000_000)
     data = packed(("000.ipynb", notebook("x" * 100_000)))
-    listing, end = data.index(b"PK\1\2"), data.index(b"PK\5\6")
+    listing = data.index(b"PK\1\2")
+    end = data.index(b"PK\5\6")
     entry = data[listing:end]
     entries = b"".join(entry.replace(b"000.ipynb", b"%03d.ipynb" % n) for n in range(90))
     tail = struct.pack("<4s4H2LH", b"PK\5\6", 0, 0, 90, 90, len(entries), listing, 0)
@@ -614,7 +615,8 @@ def test_the_code_of_all_notebooks_together_is_limited(tmp_path):
 
 
 def test_folders_are_read_to_a_depth_of_ten(tmp_path):
-    ten, eleven = "/".join("abcdefghij"), "/".join("abcdefghijk")
+    ten = "/".join("abcdefghij")
+    eleven = "/".join("abcdefghijk")
     files = {
         f"{ten}/x.ipynb": notebook("10"),
         f"{eleven}/x.ipynb": notebook("11"),
@@ -837,7 +839,8 @@ def test_links_are_not_followed(tmp_path):
 
 def test_a_link_in_a_zip_is_not_followed(tmp_path):
     link = ZipInfo("link.ipynb")
-    link.create_system, link.external_attr = 3, (stat.S_IFLNK | 0o777) << 16
+    link.create_system = 3
+    link.external_attr = (stat.S_IFLNK | 0o777) << 16
     put(tmp_path, {"ada.zip": packed((link, b"/etc/passwd"), ("x.ipynb", notebook("x")))})
     work = only(tmp_path)
     assert work.notes == (

@@ -396,7 +396,8 @@ def mutant(random):
     """Return an honest frame after a few accidents, with its header's length corrected or not."""
     data = bytearray(random.choice(originals()))
     size = int.from_bytes(data[:8], "little")
-    header, body = data[8 : 8 + size], data[8 + size :]
+    header = data[8 : 8 + size]
+    body = data[8 + size :]
     for _ in range(random.randint(1, 2)):
         part = header if random.random() < 0.7 else body
         at, end = sorted(random.randrange(len(part) + 1) for _ in range(2))
@@ -518,10 +519,12 @@ TENSORS = st.lists(st.tuples(st.sampled_from(sorted(WIDTHS)), SHAPES), min_size=
 @fuzz(500)
 @given(RECORDS, TENSORS, st.randoms(use_true_random=False))
 def test_a_made_up_frame_is_refused_or_judged(the_course_answers_once, record, tensors, random):
-    entries, at = {}, 0
+    entries = {}
+    at = 0
     for key, (dtype, shape) in zip(("0", "1", "2 complex", "3"), tensors, strict=True):
         if key == "2 complex" and random.random() < 0.9:
-            dtype, shape = "F32", [*shape, 2]
+            dtype = "F32"
+            shape = [*shape, 2]
         size = WIDTHS[dtype] * int(np.prod(shape))
         entries[key] = entry(dtype, shape, (at, at + size))
         at += size
