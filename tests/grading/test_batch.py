@@ -31,7 +31,7 @@ from course_lib.grading.program import Notebook
 from course_lib.grading.records import Cell
 from course_lib.grading.submissions import find_submissions
 from course_lib.paths import ROOT
-from docs import make_submissions as made
+from docs import make_submissions as invented
 from tests.grading import big_class
 from tests.grading.handed_in import notebook
 from tests.grading.little_class import (
@@ -570,26 +570,23 @@ def test_a_terminal_shows_the_progress(graded, monkeypatch):
 # ------------------------------------------------------------------------------- the invented class
 
 
-@pytest.mark.parametrize("id", made.every_exercise())
+@pytest.mark.parametrize("id", invented.every_exercise())
 def test_invented_answers_show_the_misconceptions_they_are_named_after(id):
-    for name in (made.RIGHT, *made.ANSWERS[id]):
-        student = made.Student("", dict.fromkeys(made.every_exercise(), made.RIGHT) | {id: name})
-        sources = filter(None, read_notebook(made.notebook(student).encode()))
-        program = Notebook.parse(
-            Cell(name=f"cell {n}", source=source) for n, source in enumerate(sources)
-        ).program(id)
+    exercise = find_exercise(id)
+    all_right = dict.fromkeys(invented.every_exercise(), invented.RIGHT)
+    for name in (invented.RIGHT, *invented.ANSWERS[id]):
+        student = invented.Student("", all_right | {id: name})
+        sources = filter(None, read_notebook(invented.notebook(student).encode()))
+        cells = [Cell(name=f"cell {n}", source=source) for n, source in enumerate(sources)]
+        program = Notebook.parse(cells).program(id)
         with preserved():
-            outcomes = list(
-                run(
-                    program.execute(lambda other: find_exercise(other).reference),
-                    find_exercise(id),
-                    seed=1,
-                )
-            )
-            verdict = assess(find_exercise(id), outcomes, seed=1)
+            answer = program.execute(lambda other: find_exercise(other).reference)
+            verdict = assess(exercise, list(run(answer, exercise, seed=1)), seed=1)
         right = sum(fault is None for fault in verdict.faults)
-        if name in (made.RIGHT, made.HALF):
-            assert right == (2 if name == made.HALF else len(verdict.faults))
+        if name == invented.HALF:
+            assert right == 2
+        elif name == invented.RIGHT:
+            assert right == len(verdict.faults)
         else:
             assert verdict.misconception == name
 
@@ -597,7 +594,7 @@ def test_invented_answers_show_the_misconceptions_they_are_named_after(id):
 def test_an_invented_class_is_the_same_for_the_same_seed(tmp_path):
     classes = [tmp_path / name / "class" for name in ("one", "two", "three")]
     for folder, seed in zip(classes, (4, 4, 5), strict=True):
-        made.write(folder, made.invent(8, seed))
+        invented.write(folder, invented.invent(8, seed))
     one, two, three = (tree(folder.parent) for folder in classes)
     assert one == two != three and len(one) == 8 + 8 + 1  # notebooks, quizzes, the roster
     assert len(find_submissions(classes[0], tmp_path / "one" / "roster.csv")) == 8
