@@ -185,9 +185,14 @@ class UNet(nn.Module):
 
     def initialize(self) -> None:
         """Draw Glorot-uniform weights; biases, residual branches and the output start at zero."""
+        attentions = [module for module in self.modules() if isinstance(module, SpatialAttention)]
+        qkv_layers = {attention.qkv for attention in attentions}
         for module in self.modules():
             if isinstance(module, nn.Conv2d | nn.Linear):
-                nn.init.xavier_uniform_(module.weight)
+                # Queries, keys and values are three layers of (c c) in one of (3*c c): Glorot's
+                # bound for each of them is sqrt(2) times the bound for all in one.
+                gain = math.sqrt(2) if module in qkv_layers else 1.0
+                nn.init.xavier_uniform_(module.weight, gain=gain)
                 nn.init.zeros_(module.bias)  # type: ignore[arg-type]
         self.zero_last_layers()
 

@@ -83,6 +83,16 @@ def test_weights_start_glorot_uniform():
     assert float(weight.detach().std()) == pytest.approx(bound / math.sqrt(3), rel=0.02)
 
 
+def test_queries_keys_and_values_start_as_three_layers():
+    """As in the official code, which has a layer for each: none is sqrt(2) too narrow in one."""
+    torch.manual_seed(0)
+    weight = UNet(DDPMConfig(norm_groups=8, width=32)).middle[0].attention.qkv.weight.detach()
+    bound = math.sqrt(6 / (64 + 64))
+    for part in weight.chunk(3):
+        assert float(part.abs().max()) == pytest.approx(bound, rel=0.01)
+        assert float(part.std()) == pytest.approx(bound / math.sqrt(3), rel=0.03)
+
+
 def test_time_features():
     features = UNet.time_features(torch.tensor([0, 3]), 8)
     frequency = [10_000 ** (-i / 3) for i in range(4)]  # from 1 down to 1/10,000, both included

@@ -21,44 +21,32 @@ def improved(**changes):
     return ImprovedDDPMConfig(**{**SMALL, "multipliers": (1, 2), "blocks_per_level": 1, **changes})
 
 
-CASES = {  # config, batch, height, width
-    "one level": (ddpm(multipliers=(1,), attention_resolutions=(16,)), 1, 6, 10),
-    "two levels, two blocks": (ddpm(blocks_per_level=2, attention_resolutions=(8,)), 3, 16, 16),
+CASES = {  # config, (batch, height, width)
+    "one level": (ddpm(multipliers=(1,), attention_resolutions=(16,)), (1, 6, 10)),
+    "two levels, two blocks": (ddpm(blocks_per_level=2, attention_resolutions=(8,)), (3, 16, 16)),
     "three levels, attention first and last": (
         ddpm(multipliers=(1, 2, 3), attention_resolutions=(16, 4), heads=4),
-        3,
-        8,
-        20,
+        (3, 8, 20),
     ),
     "three blocks, classes, one channel": (
         ddpm(blocks_per_level=3, attention_resolutions=(16, 8), num_classes=7, channels=1),
-        5,
-        24,
-        10,
+        (5, 24, 10),
     ),
-    "no attention but in the middle": (
+    "attention only in the middle": (
         ddpm(multipliers=(1, 1, 2), attention_resolutions=()),
-        2,
-        12,
-        8,
+        (2, 12, 8),
     ),
     "improved, one level, fixed variance": (
         improved(multipliers=(1,), attention_resolutions=(16,), heads=1, variance="fixed_large"),
-        1,
-        7,
-        5,
+        (1, 7, 5),
     ),
     "improved, two levels, classes": (
         improved(blocks_per_level=2, attention_resolutions=(16, 8), num_classes=5),
-        3,
-        6,
-        10,
+        (3, 6, 10),
     ),
     "improved, three levels": (
         improved(multipliers=(1, 2, 3), blocks_per_level=3, attention_resolutions=(8, 4)),
-        3,
-        16,
-        8,
+        (3, 16, 8),
     ),
 }
 IMPROVED_CASES = [name for name in CASES if name.startswith("improved")]
@@ -79,7 +67,7 @@ def theirs_under_our_names(model, peer, grads):
 @pytest.mark.parametrize("float_times", [False, True], ids=["integer times", "float times"])
 @pytest.mark.parametrize("name", CASES)
 def test_equals_diffusers(name, float_times):
-    config, *shape = CASES[name]
+    config, shape = CASES[name]
     peer = randomize(diffusers_unet(config)).eval()
     model = load_official(paper(config), peer.state_dict(), config).eval()
     x, t, label = inputs(config, *shape, float_times)
@@ -101,7 +89,7 @@ def test_equals_diffusers(name, float_times):
 
 @pytest.mark.parametrize("name", CASES)
 def test_equals_diffusers_in_double_precision_to_a_billionth(name):
-    config, *shape = CASES[name]
+    config, shape = CASES[name]
     peer = randomize(diffusers_unet(config)).eval()
     model = load_official(paper(config), peer.state_dict(), config).eval()
     x, t, label = inputs(config, *shape)
@@ -111,7 +99,7 @@ def test_equals_diffusers_in_double_precision_to_a_billionth(name):
 
 @pytest.mark.parametrize("name", IMPROVED_CASES)
 def test_equals_the_openai_layout(name):
-    config, *shape = CASES[name]
+    config, shape = CASES[name]
     generator = torch.Generator().manual_seed(0)
     weights = {
         key: torch.randn(size, generator=generator) / max(1, torch.Size(size[1:]).numel()) ** 0.5
