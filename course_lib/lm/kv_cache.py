@@ -20,7 +20,7 @@ class KVCache:
         self.buffers: list[tuple[Tensor, Tensor] | None] = [None] * layers
 
     def __len__(self) -> int:
-        """Count the tokens that all layers hold; those of a pass under way do not count yet."""
+        """Count the tokens that all layers hold; those of an unfinished pass do not count yet."""
         return self.held[-1]
 
     def extend(
