@@ -1,5 +1,6 @@
-"""A small recipe with all three quantizers: codes moved by a loss and by averages, signs; revival
-and entropies.
+"""A small recipe with all three quantizers, revival of dead codes and entropy losses.
+
+The codes of one are trained by a loss, those of another are averages, and the third takes signs.
 """
 
 from dataclasses import dataclass
@@ -29,7 +30,7 @@ class Coder(nn.Module):
 
 
 class Coding(Trainable):
-    """Codes unused for two steps are revived; the step is kept, for the annealed weight."""
+    """The three autoencoders; codes unused for two steps are revived."""
 
     def __init__(self):
         super().__init__()
@@ -37,8 +38,9 @@ class Coding(Trainable):
         self.register_buffer("step", torch.tensor(0))
 
     def loss(self, player, batch, rng):
-        image, losses = batch["image"], []
+        image = batch["image"]
         model = self.model
+        losses = []
         model.quantizers[2].entropy_weight = annealed_weight(int(self.step), steps=4)
         self.step += 1
         for encode, quantize, decode in zip(

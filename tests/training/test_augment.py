@@ -1,6 +1,4 @@
-"""Random changes of clips: of one kind for all frames, another for every clip, from torch's
-generator alone.
-"""
+"""Random changes of clips: the same for all frames of a clip, from torch's global generator."""
 
 import pytest
 import torch
@@ -9,7 +7,7 @@ from course_lib.training.augment import clip_transform, mixup
 
 
 def still_clips(b=3, t=4, h=8, w=12):
-    """Clips whose frames are all the same picture."""
+    """Return clips whose frames are all the same image."""
     frame = torch.randint(
         0, 256, (b, 1, 3, h, w), generator=torch.Generator().manual_seed(0), dtype=torch.uint8
     )
@@ -29,7 +27,8 @@ def test_all_frames_of_a_clip_change_alike_and_clips_differently(rand_augment):
 
 
 def test_the_same_seed_gives_the_same_clips():
-    change, clips = clip_transform((8, 12), True), still_clips()
+    change = clip_transform((8, 12), True)
+    clips = still_clips()
     torch.manual_seed(3)
     first = change(clips)
     torch.manual_seed(3)

@@ -32,7 +32,7 @@ def state(folder, name):
     return load_file(folder / "training" / f"{name}.safetensors")
 
 
-def assert_equal_to_the_bit(a, b):
+def assert_equal_bit_for_bit(a, b):
     assert a.keys() == b.keys()
     for key in a:
         assert a[key].numpy().tobytes() == b[key].numpy().tobytes(), key
@@ -40,8 +40,9 @@ def assert_equal_to_the_bit(a, b):
 
 @pytest.mark.parametrize("recipe", [TOY, GAN], ids=lambda recipe: recipe.name)
 @pytest.mark.parametrize("stop", [1, 13])
-def test_a_stopped_training_goes_on_to_the_bit(recipe, stop, tmp_path):
-    once, twice = tmp_path / "once", tmp_path / "twice"
+def test_a_stopped_run_resumes_bit_for_bit(recipe, stop, tmp_path):
+    once = tmp_path / "once"
+    twice = tmp_path / "twice"
     train(recipe, "cpu", store=Store.under(once))
     part = train(recipe, "cpu", steps=stop, store=Store.under(twice))
     assert (part.step, part.finished) == (stop, False)
@@ -49,7 +50,7 @@ def test_a_stopped_training_goes_on_to_the_bit(recipe, stop, tmp_path):
     whole = train(recipe, "cpu", store=Store.under(twice))
     assert whole.finished
     assert whole.metrics["weight"] > 0
-    assert_equal_to_the_bit(state(once, recipe.name), state(twice, recipe.name))
+    assert_equal_bit_for_bit(state(once, recipe.name), state(twice, recipe.name))
 
 
 @pytest.fixture(scope="module")
@@ -60,7 +61,7 @@ def uninterrupted(tmp_path_factory):
 
 
 @pytest.mark.parametrize("how", ["kill", "interrupt"])
-def test_a_killed_and_an_interrupted_process_resume_to_the_bit(how, uninterrupted, tmp_path):
+def test_killed_and_interrupted_processes_resume_bit_for_bit(how, uninterrupted, tmp_path):
     if how == "interrupt" and os.name == "nt":
         pytest.skip("Windows cannot send Ctrl-C to one process")
     arguments = (
@@ -83,13 +84,14 @@ def test_a_killed_and_an_interrupted_process_resume_to_the_bit(how, uninterrupte
         assert process.returncode == 130
         assert f"stopped after step {saved} of 400" in rest
     train(LONG, "cpu", store=Store.under(tmp_path))
-    assert_equal_to_the_bit(state(tmp_path, LONG.name), uninterrupted)
+    assert_equal_bit_for_bit(state(tmp_path, LONG.name), uninterrupted)
     load_checkpoint(LONG, store=Store.under(tmp_path))
 
 
 @pytest.mark.parametrize("recipe", [PLAIN, GAN], ids=lambda recipe: recipe.name)
 def test_two_processes_train_as_one(recipe, tmp_path):
-    one, two = tmp_path / "one", tmp_path / "two"
+    one = tmp_path / "one"
+    two = tmp_path / "two"
     train(recipe, "cpu", store=Store.under(one))
     name = f"tests.training.toy_recipes:{recipe.name.upper()}"
     subprocess.run(
@@ -98,7 +100,8 @@ def test_two_processes_train_as_one(recipe, tmp_path):
         check=True,
         timeout=240,
     )
-    expected, got = state(one, recipe.name), state(two, recipe.name)
+    expected = state(one, recipe.name)
+    got = state(two, recipe.name)
     assert expected.keys() == got.keys()
     for key in expected:
         torch.testing.assert_close(got[key], expected[key], rtol=0, atol=1e-6, msg=key)
@@ -106,27 +109,27 @@ def test_two_processes_train_as_one(recipe, tmp_path):
     assert provenance["device"].startswith("2 processes, each ")
 
 
-def test_training_lowers_the_loss_and_hands_back_the_average():
+def test_training_lowers_the_loss_and_returns_the_average():
     trained = train(replace(PLAIN, steps=200), "cpu", store=None)
-    first, last = trained.losses["model"][:20], trained.losses["model"][-20:]
-    assert sum(last) < 0.5 * sum(first)
+    losses = trained.losses["model"]
+    assert sum(losses[-20:]) < 0.5 * sum(losses[:20])
     assert not trained.model.training
 
 
-def test_without_a_store_nothing_is_written_and_the_callers_randomness_stays(tmp_path, monkeypatch):
+def test_without_a_store_nothing_is_written_and_outer_randomness_stays(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     torch.manual_seed(4)
     expected = torch.rand(3)
     torch.manual_seed(4)
-    seen = []
-    trained = train(TOY, "cpu", steps=3, store=None, on_step=lambda *heard: seen.append(heard))
+    calls = []
+    trained = train(TOY, "cpu", steps=3, store=None, on_step=lambda *call: calls.append(call))
     assert torch.equal(torch.rand(3), expected)
-    assert [step for step, _, _ in seen] == [1, 2, 3]
-    assert [losses["model"] for _, losses, _ in seen] == trained.losses["model"]
+    assert [step for step, _, _ in calls] == [1, 2, 3]
+    assert [losses["model"] for _, losses, _ in calls] == trained.losses["model"]
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_live_training_ends_in_time(monkeypatch):
+def test_a_live_run_ends_in_time(monkeypatch):
     monkeypatch.setenv("COURSE_FAST", "0")
     started = time.monotonic()
     trained = live(replace(TOY, steps=1_000_000), seconds=0.3, device="cpu")
@@ -146,10 +149,8 @@ def test_the_gradient_is_clipped_to_the_recipes_norm():
     torch.manual_seed(recipe.seed)
     before = [p.detach() for p in recipe.build().model.parameters()]
     after = train(recipe, "cpu", store=None).model.parameters()
-    moved = math.sqrt(
-        sum((b - a).square().sum().item() for a, b in zip(after, before, strict=True))
-    )
-    assert moved == pytest.approx(0.01, rel=1e-3)
+    squares = [(b - a).square().sum().item() for a, b in zip(after, before, strict=True)]
+    assert math.sqrt(sum(squares)) == pytest.approx(0.01, rel=1e-3)
 
 
 def test_bfloat16_trains_where_the_processor_has_it():
@@ -172,7 +173,7 @@ def test_a_loss_that_is_not_finite_stops_and_overwrites_nothing(tmp_path):
 def test_a_gradient_that_is_not_finite_stops_too():
     class Kink(Denoiser):
         def loss(self, player, batch, rng):
-            # the slope of the root at 0
+            # The slope of the root at 0 is infinite.
             return (0 * self.model(batch["image"])).square().sum().sqrt()
 
     @dataclass(frozen=True)
@@ -186,7 +187,7 @@ def test_a_gradient_that_is_not_finite_stops_too():
         train(KinkRecipe("kink", steps=2), "cpu", store=None)
 
 
-def test_a_training_of_another_recipe_is_refused_with_what_differs(tmp_path):
+def test_a_run_of_another_recipe_is_refused_with_what_differs(tmp_path):
     store = Store.under(tmp_path)
     train(TOY, "cpu", steps=2, store=store)
     changed = replace(TOY, learning_rate=1e-3)
@@ -211,6 +212,6 @@ def test_steps_outside_the_recipe_are_refused(steps, message):
         train(TOY, "cpu", steps=steps, store=None)
 
 
-def test_a_device_that_is_not_there_is_refused():
+def test_a_missing_device_is_refused():
     with pytest.raises(ValueError, match=r"'tpu' is not on this machine; it has \[.*'cpu'\]"):
         train(TOY, "tpu", store=None)

@@ -16,12 +16,13 @@ from course_lib.training.recipes.lpips import (
     right_choices,
 )
 from course_lib.world import pixels_to_float
+from tests.training.helpers import train_model
 
 RECIPE = find_recipe("lpips-trunk")
 
 
 def few(n=24):
-    """n pictures of the world and n patches, as the recipe mixes them."""
+    """Return n images of the world and n patches, as the recipe mixes them."""
     data = type(RECIPE)("few", steps=1, pictures=n).data()
     assert isinstance(data, Tensors) and len(data) == 2 * n
     return data.batch(torch.arange(2 * n))
@@ -31,7 +32,7 @@ def photographs(n=40):
     return 0.6 * pixels_to_float(photo_patches(TEST_PHOTOS, n, seed=3)["pixels"])
 
 
-def test_each_picture_has_the_labels_that_can_be_known_of_it():
+def test_every_image_has_the_labels_that_can_be_known():
     batch = few()
     world, photo = batch["photo"] < 0, batch["photo"] >= 0
     assert world.sum() == photo.sum() == 24
@@ -44,17 +45,13 @@ def test_each_picture_has_the_labels_that_can_be_known_of_it():
     assert all(int(batch[name].max()) < values for name, values in HEADS.items() if name != "turn")
 
 
-def test_augmented_pictures_stay_pictures_and_say_which_of_their_labels_still_hold():
+def test_augmented_images_stay_in_range_and_keep_only_labels_that_hold():
     batch = few(200)
     changed = augment(batch, RandomSource(0))
     x, photo = changed["pixels"], batch["photo"] >= 0
     assert x.shape == (400, 3, 32, 32) and float(x.min()) >= -1 and float(x.max()) <= 1
-    assert ((changed["turn"] >= 0) == photo).all() and set(changed["turn"][photo].tolist()) == {
-        0,
-        1,
-        2,
-        3,
-    }
+    assert ((changed["turn"] >= 0) == photo).all()
+    assert set(changed["turn"][photo].tolist()) == {0, 1, 2, 3}
     had, has = batch["colour"] >= 0, changed["colour"] >= 0
     assert not (has & ~had).any() and 0.3 < float(has.sum() / had.sum()) < 0.7
     assert (changed["colour"][has] == batch["colour"][has]).all()
@@ -63,14 +60,11 @@ def test_augmented_pictures_stay_pictures_and_say_which_of_their_labels_still_ho
 
 
 def test_a_turned_photograph_is_turned_as_its_label_says():
-    """A picture that is bright at its upper edge: flips keep that edge, quarter turns take it
-    round.
-    """
+    """An image is bright at its upper edge: flips keep it there, quarter turns move it around."""
     bright = torch.zeros(64, 32, 32, 3, dtype=torch.uint8)
     bright[:, :8] = 255
-    labels = {name: torch.full((64,), -1) for name in HEADS} | {
-        "photo": torch.zeros(64, dtype=torch.int64)
-    }
+    labels = {name: torch.full((64,), -1) for name in HEADS}
+    labels["photo"] = torch.zeros(64, dtype=torch.int64)
     changed = augment({"pixels": bright} | labels, RandomSource(1))
     x = changed["pixels"].mean(1)  # b h w
     sides = torch.stack(
@@ -87,7 +81,7 @@ def test_grey_stays_grey_when_colours_are_mixed():
     torch.testing.assert_close(x[:, 0], x[:, 2], atol=1e-6, rtol=0)
 
 
-def test_all_distortions_have_the_same_squared_error_and_each_is_what_its_name_says():
+def test_distortions_are_what_they_are_called_at_equal_squared_error():
     x = photographs()
     versions = distortions(x, RandomSource(0))
     errors = {name: (version - x).square().mean((1, 2, 3)) for name, version in versions.items()}
@@ -96,29 +90,27 @@ def test_all_distortions_have_the_same_squared_error_and_each_is_what_its_name_s
     assert float(errors["shift"].min()) > 0
     light = (versions["light"] - x).flatten(1)
     assert float(light.std(1).max()) < 1e-6
-    moved = versions["shift"]
-    sideways = (moved[:, :, :, 1:] == x[:, :, :, :-1]).flatten(1).all(1)
-    down = (moved[:, :, 1:] == x[:, :, :-1]).flatten(1).all(1)
+    shifted = versions["shift"]
+    sideways = (shifted[:, :, :, 1:] == x[:, :, :, :-1]).flatten(1).all(1)
+    down = (shifted[:, :, 1:] == x[:, :, :-1]).flatten(1).all(1)
     assert (sideways ^ down).all() and sideways.any() and down.any()
 
     def edges(x):
         return x.diff(dim=-1).square().mean((1, 2, 3)) + x.diff(dim=-2).square().mean((1, 2, 3))
 
-    assert (edges(versions["blur"]) < edges(x)).all() and (
-        edges(versions["noise"]) > edges(x)
-    ).all()
+    assert (edges(versions["blur"]) < edges(x)).all()
+    assert (edges(versions["noise"]) > edges(x)).all()
 
 
-def test_choices_are_right_for_a_distance_that_knows_and_wrong_for_its_opposite():
+def test_a_distance_that_knows_is_always_right_and_its_opposite_never():
     x = photographs(30)
     versions = {
         name: version.clamp(-1, 1) for name, version in distortions(x, RandomSource(0)).items()
     }
 
     def knows(version, original):
-        return torch.full(
-            (len(original),), float(any(version.equal(versions[bad]) for bad in ("blur", "noise")))
-        )
+        is_bad = any(version.equal(versions[name]) for name in ("blur", "noise"))
+        return torch.full((len(original),), float(is_bad))
 
     assert right_choices(knows, x) == {
         "all": 1.0,
@@ -127,26 +119,18 @@ def test_choices_are_right_for_a_distance_that_knows_and_wrong_for_its_opposite(
     assert right_choices(lambda a, b: -knows(a, b), x)["all"] == 0
 
 
-def test_the_reader_learns_a_few_pictures_and_trains_the_trunk_alone():
+def test_learning_a_few_images_trains_the_trunk_and_its_heads():
     torch.manual_seed(0)
-    reader, batch = RECIPE.build(), few(16)
-    assert isinstance(reader, TrunkTrainable) and isinstance(reader.model, LPIPS)
-    trained = {name for name, p in reader.named_parameters() if p.requires_grad}
-    assert {name.split(".")[0] for name in trained} == {"model", "heads"} and not any(
-        ".weights." in n for n in trained
-    )
-    optimiser = torch.optim.Adam(reader.players()["model"], lr=2e-3)
-    losses = []
-    for step in range(40):
-        loss = reader.loss("model", batch, RandomSource(step))
-        optimiser.zero_grad()
-        loss.backward()
-        optimiser.step()
-        losses.append(float(loss.detach()))
+    trainable = RECIPE.build()
+    assert isinstance(trainable, TrunkTrainable) and isinstance(trainable.model, LPIPS)
+    trained = {name for name, p in trainable.named_parameters() if p.requires_grad}
+    assert {name.split(".")[0] for name in trained} == {"model", "heads"}
+    assert not any(".weights." in name for name in trained)
+    losses = train_model(trainable, few(16), 40)
     assert sum(losses[-5:]) < 0.8 * sum(losses[:5])
 
 
-def test_a_batch_of_which_nothing_is_known_of_a_label_has_a_finite_loss():
+def test_a_batch_in_which_a_label_is_never_known_has_a_finite_loss():
     torch.manual_seed(0)
     batch = {name: x[-6:] for name, x in few().items()}
     assert (batch["count"] == -1).all() and RECIPE.build().loss(
@@ -155,11 +139,9 @@ def test_a_batch_of_which_nothing_is_known_of_a_label_has_a_finite_loss():
 
 
 def test_the_recipe_warms_up_and_ends_at_zero():
-    assert (
-        RECIPE.lr_scale(0) < 0.1
-        and RECIPE.lr_scale(RECIPE.warmup) > 0.95
-        and RECIPE.lr_scale(RECIPE.steps) == 0
-    )
+    assert RECIPE.lr_scale(0) < 0.1
+    assert RECIPE.lr_scale(RECIPE.warmup) > 0.95
+    assert RECIPE.lr_scale(RECIPE.steps) == 0
 
 
 def test_it_ships_a_small_checkpoint_and_its_results():

@@ -1,4 +1,4 @@
-"""The recipes of the MAGVIT chapter: what they compare differs in what they say, and they learn."""
+"""The recipes of the MAGVIT chapter: runs differ only in what is compared, and they learn."""
 
 import math
 from dataclasses import replace
@@ -18,23 +18,22 @@ from course_lib.training.recipes.magvit import (
     pixels_to_clip,
     rebuild,
 )
-from tests.training.test_vit_recipes import differing
-from tests.training.test_vqgan_recipes import turns
+from tests.training.helpers import differing, train_model, train_players
 
 SHIPPED = ("magvit-2d", "magvit-init-central", "magvit-zero", "magvit-3d", "magvit-bert")
 SHIPPED += ("magvit2-tokenizer", "magvit2-mlm", "magvit2-ar")
-COMPARED = [r.name for r in RECIPES if not r.name.endswith("live")]
+COMPARED = [r.name for r in RECIPES if r is not chapter.LIVE]
 BITS = chapter.BITS
 
 
 def random_codes(grid, n=4, codes=1024):
-    """Sequences to learn by heart, with what a batch of the recipes has besides."""
+    """Return sequences to learn by heart, as a batch of the recipes."""
     rng = torch.Generator().manual_seed(0)
-    made = torch.randint(codes, (n, 9, *grid), generator=rng, dtype=torch.int32)
-    return {"codes": made[:, 0], "conditions": made[:, 1:], "label": torch.arange(n) % 8}
+    tokens = torch.randint(codes, (n, 9, *grid), generator=rng, dtype=torch.int32)
+    return {"codes": tokens[:, 0], "conditions": tokens[:, 1:], "label": torch.arange(n) % 8}
 
 
-def test_runs_that_are_compared_differ_in_what_is_compared():
+def test_compared_runs_differ_only_in_what_is_compared():
     assert differing(["magvit-init-central", "magvit-init-average"]) == {"inflate"}
     assert differing(["magvit-init-central", "magvit-init-scratch"]) == {"source"}
     assert differing(["magvit-init-central", "magvit-zero"]) == {"padding"}
@@ -48,39 +47,33 @@ def test_runs_that_are_compared_differ_in_what_is_compared():
 
 @pytest.mark.parametrize("recipe", RECIPES, ids=lambda r: r.name)
 def test_a_recipe_warms_up_and_ends_at_zero(recipe):
-    assert (
-        recipe.lr_scale(0) < 0.1
-        and recipe.lr_scale(recipe.warmup) > 0.9
-        and recipe.lr_scale(recipe.steps) == 0
-    )
+    assert recipe.lr_scale(0) < 0.1
+    assert recipe.lr_scale(recipe.warmup) > 0.9
+    assert recipe.lr_scale(recipe.steps) == 0
 
 
 @pytest.mark.parametrize("name", ["magvit-init-scratch", "magvit2-tokenizer"])
 def test_a_tokenizer_learns_a_few_clips(name):
     torch.manual_seed(0)
     recipe = find_recipe(name)
-    trainable, pixels = (
-        recipe.build().train(),
-        free_clips("test", 3)["pixels"][:, : recipe.frames],
-    )
+    trainable = recipe.build().train()
+    pixels = free_clips("test", 3)["pixels"][:, : recipe.frames]
     clip = pixels_to_clip(pixels)
     first = (rebuild(trainable.model, pixels)[0] - clip).square().mean()
-    turns(trainable, {"pixels": pixels}, 12)
+    train_players(trainable, {"pixels": pixels}, 12)
     assert (rebuild(trainable.model, pixels)[0] - clip).square().mean() < 0.7 * first
 
 
-def test_a_tokenizer_of_clips_starts_as_the_one_of_pictures():
+def test_a_tokenizer_of_clips_starts_as_that_of_images():
     pixels = free_clips("test", 2)["pixels"][:, :16]
     still = pixels[:, :1].expand(-1, 16, -1, -1, -1)
-    flat, grown = (
-        load_checkpoint("magvit-2d")[0],
-        find_recipe("magvit-init-average").build().model.eval(),
-    )
-    first = rebuild(flat, still)[0][:, :, :1]
-    assert grown.state_dict()["quantizer.codebook"].equal(flat.state_dict()["quantizer.codebook"])
-    assert (rebuild(grown, still)[0][:, :, 8:9] - first).abs().mean() < (
-        first - pixels_to_clip(still)[:, :, :1]
-    ).abs().mean()
+    flat, _ = load_checkpoint("magvit-2d")
+    inflated = find_recipe("magvit-init-average").build().model.eval()
+    codebook = "quantizer.codebook"
+    assert torch.equal(inflated.state_dict()[codebook], flat.state_dict()[codebook])
+    expected = rebuild(flat, still)[0][:, :, :1]
+    difference = (rebuild(inflated, still)[0][:, :, 8:9] - expected).abs().mean()
+    assert difference < (expected - pixels_to_clip(still)[:, :, :1]).abs().mean()
 
 
 def test_dead_codes_are_revived_in_the_first_two_thirds_and_not_later():
@@ -95,74 +88,66 @@ def test_dead_codes_are_revived_in_the_first_two_thirds_and_not_later():
         assert (not torch.equal(before, quantizer.codebook)) == revived
 
 
-def test_the_entropy_weight_of_lookup_free_quantisation_is_annealed():
+def test_the_entropy_weight_of_lookup_free_quantization_is_annealed():
     trainable = find_recipe("magvit2-tokenizer").build().train()
-    batch, found = {"pixels": free_clips("test", 1)["pixels"]}, []
+    batch = {"pixels": free_clips("test", 1)["pixels"]}
+    weights = []
     for step in (0, trainable.recipe.steps // 3, trainable.recipe.steps - 1):
         trainable.step.fill_(step)
         trainable.loss("tokenizer", batch, RandomSource(0))
-        found.append(trainable.model.quantizer.entropy_weight)
-    assert found == pytest.approx([0.3, 0.1, 0.1])
+        weights.append(trainable.model.quantizer.entropy_weight)
+    assert weights == pytest.approx([0.3, 0.1, 0.1])
 
 
 @pytest.mark.parametrize("name", ["magvit-3d", "magvit2-tokenizer"])
-def test_the_discriminator_joins_when_the_recipe_says_and_not_before(name):
+def test_the_discriminator_joins_exactly_when_the_recipe_says(name):
     torch.manual_seed(0)
     recipe = replace(find_recipe(name), adversarial_from=40)
-    trainable, frames = recipe.build().train(), recipe.frames
-    batch = {"pixels": free_clips("test", 2)["pixels"][:, :frames]}
-    before = [p.detach().clone() for p in trainable.discriminator.parameters()]
-    assert turns(trainable, batch, 1)["discriminator"] == [0.0]
-    assert all(
-        torch.equal(p, q) for p, q in zip(before, trainable.discriminator.parameters(), strict=True)
-    )
+    trainable = recipe.build().train()
+    batch = {"pixels": free_clips("test", 2)["pixels"][:, : recipe.frames]}
+    initial = [p.detach().clone() for p in trainable.discriminator.parameters()]
+    assert train_players(trainable, batch, 1)["discriminator"] == [0.0]
+    pairs = zip(initial, trainable.discriminator.parameters(), strict=True)
+    assert all(torch.equal(p, q) for p, q in pairs)
     trainable.step.fill_(recipe.adversarial_from)
-    # the other one waits
+    # From here on only the discriminator is trained.
     trainable.players = lambda: {"discriminator": trainable.discriminator.parameters()}
-    judged = turns(trainable, batch, 6)["discriminator"]
-    assert judged[-1] < judged[0] and judged[0] > 0.5
+    losses = train_players(trainable, batch, 6)["discriminator"]
+    assert losses[-1] < losses[0] and losses[0] > 0.5
 
 
-def test_the_tokenizer_step_shares_no_parameter_with_the_discriminator_and_leaves_the_trunk_alone():
+def test_the_players_share_no_parameter_and_do_not_train_the_trunk():
     players = find_recipe("magvit-3d").build().players()
-    tokenizer, discriminator = (
-        {id(p) for p in players[name]} for name in ("tokenizer", "discriminator")
-    )
+    tokenizer = {id(p) for p in players["tokenizer"]}
+    discriminator = {id(p) for p in players["discriminator"]}
     assert tokenizer and discriminator and not tokenizer & discriminator
     assert not tokenizer & {id(p) for p in load_checkpoint("lpips-trunk")[0].parameters()}
 
 
 def test_fidelity_is_best_for_the_clips_themselves():
     clip = pixels_to_clip(free_clips("test", 24)["pixels"][:, :16])
-    noisy = (
-        clip + 0.1 * torch.randn(clip.shape, generator=torch.Generator().manual_seed(0))
-    ).clamp(-1, 1)
-    same, worse = clip_fidelity(clip, clip), clip_fidelity(clip, noisy)
+    noise = torch.randn(clip.shape, generator=torch.Generator().manual_seed(0))
+    same = clip_fidelity(clip, clip)
+    noisy = clip_fidelity(clip, (clip + 0.1 * noise).clamp(-1, 1))
     assert same["lpips"] == 0 and same["ssim"] == pytest.approx(1) and same["frechet"] < 1e-3
-    assert (
-        worse["psnr"] < 35
-        and worse["lpips"] > 0
-        and worse["ssim"] < 1
-        and worse["frechet"] > same["frechet"]
-    )
+    assert noisy["psnr"] < 35 and noisy["lpips"] > 0 and noisy["ssim"] < 1
+    assert noisy["frechet"] > same["frechet"]
 
 
-def test_flicker_counts_errors_that_come_and_go_and_no_others():
+def test_flicker_counts_only_errors_that_come_and_go():
     clip = pixels_to_clip(free_clips("test", 2)["pixels"])
-    stays = clip + torch.rand(2, 3, 1, 32, 32)
-    comes_and_goes = clip + 0.5 * (torch.arange(17) % 2)[:, None, None]
-    assert flicker(clip, clip) == 0 and flicker(clip, stays) < 1e-6
-    assert flicker(clip, comes_and_goes) == pytest.approx(0.5, abs=1e-5)
+    constant = clip + torch.rand(2, 3, 1, 32, 32)
+    alternating = clip + 0.5 * (torch.arange(17) % 2)[:, None, None]
+    assert flicker(clip, clip) == 0 and flicker(clip, constant) < 1e-6
+    assert flicker(clip, alternating) == pytest.approx(0.5, abs=1e-5)
 
 
 def test_the_multi_task_model_learns_a_few_clips_by_heart():
     torch.manual_seed(0)
     trainable = find_recipe("magvit-bert").build()
-    losses = turns(trainable, random_codes((4, 8, 8)), 60)["model"]
-    assert (
-        losses[0] == pytest.approx(math.log(1024), abs=0.4)
-        and sum(losses[-5:]) / 5 < 0.85 * losses[0]
-    )
+    losses = train_model(trainable, random_codes((4, 8, 8)), 60)
+    assert losses[0] == pytest.approx(math.log(1024), abs=0.4)
+    assert sum(losses[-5:]) / 5 < 0.85 * losses[0]
 
 
 @pytest.mark.parametrize("task", TASKS)
@@ -180,11 +165,9 @@ def test_the_three_kinds_of_tokens_add_up_to_the_loss_of_every_task(task):
 @pytest.mark.parametrize("name", ["magvit2-mlm", "magvit2-ar"])
 def test_a_language_model_learns_a_few_clips_by_heart(name):
     torch.manual_seed(0)
-    losses = turns(find_recipe(name).build(), random_codes((5, 8, 8)), 25)["model"]
-    assert (
-        losses[0] == pytest.approx(math.log(1024), abs=0.4)
-        and sum(losses[-5:]) / 5 < 0.85 * losses[0]
-    )
+    losses = train_model(find_recipe(name).build(), random_codes((5, 8, 8)), 25)
+    assert losses[0] == pytest.approx(math.log(1024), abs=0.4)
+    assert sum(losses[-5:]) / 5 < 0.85 * losses[0]
 
 
 @pytest.mark.parametrize("name", ["magvit2-mlm", "magvit2-ar", "sweep-vq-6-mlm", "sweep-lfq-6-mlm"])
@@ -195,29 +178,27 @@ def test_drawn_codes_fill_the_grid_and_follow_from_the_seed(name):
         chapter.sample_code_grids(model, torch.tensor([1, 2]), torch.Generator().manual_seed(seed))
         for seed in (0, 0, 1)
     )
-    assert (
-        first.shape == (2, *model.config.grid)
-        and first.min() >= 0
-        and first.max() < model.config.num_codes
-    )
+    assert first.shape == (2, *model.config.grid)
+    assert int(first.min()) >= 0 and int(first.max()) < model.config.num_codes
     assert torch.equal(first, again) and not torch.equal(first, other)
 
 
 @pytest.mark.parametrize("kind", ["vq", "lfq"])
-def test_the_tokenizers_of_the_sweep_have_sixteen_tokens_of_so_many_codes(kind):
+def test_a_sweeps_tokenizers_have_sixteen_tokens_of_2_to_the_bits_codes(kind):
     for bits in BITS:
         model = find_recipe(f"sweep-{kind}-{bits}").build().model.eval()
-        found = model.encode(torch.zeros(1, 3, 1, 32, 32))
-        assert found.indices.shape == (1, 1, 4, 4) and model.quantizer.num_codes == 2**bits
+        indices = model.encode(torch.zeros(1, 3, 1, 32, 32)).indices
+        assert indices.shape == (1, 1, 4, 4) and model.quantizer.num_codes == 2**bits
 
 
 def test_tokens_of_a_task_are_those_of_its_padded_clip():
-    found = chapter.tokenized_clips("magvit-3d", "test", 4, ("FP", "OPC"))
+    test = chapter.tokenized_clips("magvit-3d", "test", 4, ("FP", "OPC"))
+    assert test["codes"].shape == (4, 4, 8, 8) and test["conditions"].shape == (4, 2, 4, 8, 8)
     model, _ = load_checkpoint("magvit-3d")
-    padded = pixels_to_clip(found["pixels"][:, :1].expand(-1, 16, -1, -1, -1))
+    padded = pixels_to_clip(test["pixels"][:, :1].expand(-1, 16, -1, -1, -1))
     with torch.no_grad():
-        assert (model.encode(padded).indices == found["conditions"][:, 0]).float().mean() > 0.99
-    assert found["codes"].shape == (4, 4, 8, 8) and found["conditions"].shape == (4, 2, 4, 8, 8)
+        same = model.encode(padded).indices == test["conditions"][:, 0]
+    assert same.float().mean() > 0.99
 
 
 @pytest.mark.parametrize("name", COMPARED)
@@ -237,23 +218,26 @@ def test_what_the_notebook_loads_is_shipped(name):
 def test_measuring_again_gives_the_stored_fidelity(name):
     model, provenance = load_checkpoint(name)
     pixels = free_clips("test", 48)["pixels"][:, : find_recipe(name).frames]
-    clip, (rebuilt, _) = pixels_to_clip(pixels), rebuild(model, pixels)
+    clip = pixels_to_clip(pixels)
+    rebuilt, _ = rebuild(model, pixels)
     assert abs(clip_fidelity(clip, rebuilt)["psnr"] - provenance["metrics"]["psnr"]) < 0.7
     assert flicker(clip, rebuilt) == pytest.approx(provenance["metrics"]["flicker"], rel=0.2)
 
 
 def test_completed_clips_keep_what_was_given():
-    tokenizer, bert = load_checkpoint("magvit-3d")[0], load_checkpoint("magvit-bert")[0]
-    found = chapter.tokenized_clips("magvit-3d", "test", 16)
-    clip = pixels_to_clip(found["pixels"])
-    made = magvit.generate(
+    tokenizer, _ = load_checkpoint("magvit-3d")
+    bert, _ = load_checkpoint("magvit-bert")
+    test = chapter.tokenized_clips("magvit-3d", "test", 16)
+    clip = pixels_to_clip(test["pixels"])
+    completed = magvit.generate(
         tokenizer,
         bert,
         "FP",
         clip,
-        found["label"],
+        test["label"],
         steps=12,
         generator=torch.Generator().manual_seed(0),
     )
-    near = (made[:, :, 0] - clip[:, :, 0]).abs().mean()
-    assert near < 0.5 * (made[:, :, 0] - clip.roll(1, 0)[:, :, 0]).abs().mean()
+    to_own_frame = (completed[:, :, 0] - clip[:, :, 0]).abs().mean()
+    to_other_frame = (completed[:, :, 0] - clip.roll(1, 0)[:, :, 0]).abs().mean()
+    assert to_own_frame < 0.5 * to_other_frame

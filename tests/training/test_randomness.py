@@ -1,4 +1,4 @@
-"""Draws and batches depend on the seed, the step and the place in the whole batch alone."""
+"""Draws and batches depend only on the seed, the step and the place in the whole batch."""
 
 import pytest
 import torch
@@ -24,7 +24,7 @@ def test_the_parts_of_all_processes_are_the_draw_of_one(name):
     assert not torch.equal(function(RandomSource(6), 12), whole)
 
 
-def test_draws_are_of_the_asked_range_and_weight():
+def test_draws_keep_to_their_range_and_weights():
     rng = RandomSource(1)
     assert set(rng.randint(2, 5, 200).tolist()) == {2, 3, 4}
     chosen = rng.choice(torch.tensor([1.0, 0.0, 3.0]), 4000)
@@ -34,7 +34,8 @@ def test_draws_are_of_the_asked_range_and_weight():
 
 def test_every_epoch_shows_every_sample_once_and_in_a_new_order():
     seen = torch.cat([batch_indices(3, step, 4, 10) for step in range(5)])
-    first, second = seen[:10], seen[10:]
+    first = seen[:10]
+    second = seen[10:]
     assert first.sort().values.tolist() == second.sort().values.tolist() == list(range(10))
     assert first.tolist() != second.tolist()
 

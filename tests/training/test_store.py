@@ -49,7 +49,8 @@ def test_results_hold_metrics_curve_and_details(store):
 
 
 def test_half_precision_is_measured_as_it_is_stored(tmp_path):
-    store, recipe = Store.under(tmp_path), replace(TOY, checkpoint_dtype="float16")
+    store = Store.under(tmp_path)
+    recipe = replace(TOY, checkpoint_dtype="float16")
     train(recipe, "cpu", store=store)
     model, provenance = load_checkpoint(recipe, store=store)
     assert next(model.parameters()).dtype == torch.float32
@@ -138,7 +139,7 @@ def test_a_model_too_large_to_keep_fails_before_training(tmp_path):
         train(Large("large", steps=1), "cpu", store=Store.under(tmp_path))
 
 
-def test_a_thinned_curve_keeps_the_mean_and_the_last_step():
+def test_a_downsampled_curve_keeps_the_mean_and_the_last_step():
     curve = downsample_curve({"model": [float(i) for i in range(1000)]}, points=200)
     assert len(curve["step"]) == len(curve["model"]) == 200
     assert curve["step"][-1] == 1000

@@ -1,11 +1,13 @@
-"""The recipes of the ViT chapter: what they compare differs in what they say, and they learn."""
+"""The recipes of the ViT chapter: runs differ only in what is compared, and they learn."""
 
 import pytest
 import torch
+from torch import nn
 
 from course_lib.data import images
+from course_lib.metrics import LabelJudge
 from course_lib.papers.vit import count_macs
-from course_lib.training import RandomSource, find_recipe, load_checkpoint, results
+from course_lib.training import find_recipe, load_checkpoint, results
 from course_lib.training.recipes.vit import (
     DATA_SIZES,
     DIGITS_LIVE,
@@ -13,32 +15,14 @@ from course_lib.training.recipes.vit import (
     RECIPES,
     Classifier,
     ConvNet,
+    calibrate,
     judge_images,
 )
 from course_lib.world import pixels_to_float
+from tests.training.helpers import differing, train_model
 
 
-def descend(trainable, batch, steps):
-    """The loss of every step, always on the same batch."""
-    optimiser = torch.optim.Adam(trainable.parameters(), lr=2e-3)
-    losses = []
-    for step in range(steps):
-        loss = trainable.loss("model", batch, RandomSource(step))
-        optimiser.zero_grad()
-        loss.backward()
-        optimiser.step()
-        losses.append(float(loss.detach()))
-    return losses
-
-
-def differing(names):
-    fields = [find_recipe(name).fields() for name in names]
-    return {
-        key for key in {k for f in fields for k in f} if len({str(f.get(key)) for f in fields}) > 1
-    } - {"name"}
-
-
-def test_runs_that_are_compared_differ_in_what_is_compared():
+def test_compared_runs_differ_only_in_what_is_compared():
     assert differing([f"vit-data-{n}" for n in DATA_SIZES]) == {"pictures"}
     assert differing([f"resnet-data-{n}" for n in DATA_SIZES]) == {"pictures"}
     assert differing(["vit-data-8000", "vit-positions-none", "vit-positions-2d"]) == {"positions"}
@@ -58,32 +42,33 @@ def test_the_two_networks_cost_about_the_same():
 
 @pytest.mark.parametrize("recipe", RECIPES, ids=lambda r: r.name)
 def test_a_recipe_warms_up_and_ends_at_zero(recipe):
-    assert (
-        recipe.lr_scale(0) < 0.1
-        and recipe.lr_scale(recipe.warmup) > 0.95
-        and recipe.lr_scale(recipe.steps) == 0
-    )
+    assert recipe.lr_scale(0) < 0.1
+    assert recipe.lr_scale(recipe.warmup) > 0.95
+    assert recipe.lr_scale(recipe.steps) == 0
 
 
 @pytest.mark.parametrize("name", ["vit-data-500", "resnet-data-500", "vit-judge"])
-def test_a_network_learns_a_few_pictures_by_heart(name):
+def test_a_network_learns_a_few_images_by_heart(name):
     torch.manual_seed(0)
     trainable = find_recipe(name).build()
-    batch = judge_images("train", 24) if name == "vit-judge" else images("train", 24)
-    batch = batch if name == "vit-judge" else {"pixels": batch["pixels"], "label": batch["kind"]}
-    head = (trainable.model if isinstance(trainable, Classifier) else trainable.model.network).head
-    guess = head.bias.detach().clone()  # all that a head whose weights are zero can say
-    losses = descend(trainable, batch, 25)
+    if isinstance(trainable, Classifier):
+        train = images("train", 24)
+        batch = {"pixels": train["pixels"], "label": train["kind"]}
+        # A head whose weights are zero can say nothing but its bias.
+        guess = trainable.model.head.bias.detach().clone()
+    else:
+        batch = judge_images("train", 24)
+    losses = train_model(trainable, batch, 25)
     assert losses[-1] < 0.6 * losses[0]
     if isinstance(trainable, Classifier):
         expected = torch.nn.functional.cross_entropy(guess.expand(24, -1), batch["label"])
         assert losses[0] == pytest.approx(float(expected), abs=1e-4)
 
 
-def test_only_pictures_of_one_object_have_a_shape():
-    found = judge_images("test", 60)
-    assert ((found["shape"] >= 0) == (found["count"] == 0)).all()
-    assert set(found["count"].tolist()) == {0, 1, 2}
+def test_only_images_of_one_object_have_a_shape():
+    labelled = judge_images("test", 60)
+    assert ((labelled["shape"] >= 0) == (labelled["count"] == 0)).all()
+    assert set(labelled["count"].tolist()) == {0, 1, 2}
 
 
 @pytest.mark.parametrize("name", [r.name for r in RECIPES if r not in (LIVE, DIGITS_LIVE)])
@@ -102,24 +87,18 @@ def test_measuring_again_gives_the_stored_accuracy():
 
 
 def test_a_label_that_is_always_right_keeps_its_temperature():
-    from torch import nn
-
-    from course_lib.metrics import LabelJudge
-    from course_lib.training.recipes.vit import calibrate
-
-    class Reads(nn.Module):
-        """Reads two labels off two pixels: the first is always right, the second too sure of
-        itself.
-        """
+    class TwoPixels(nn.Module):
+        """Reads two labels from two pixels: the first always right, the second overconfident."""
 
         def forward(self, x):
-            first, second = x[:, 0, 0, 0], x[:, 0, 0, 1]
+            first = x[:, 0, 0, 0]
+            second = x[:, 0, 0, 1]
             return torch.stack([-9 * first, 9 * first, -9 * second, 9 * second], dim=1)
 
     pixels = torch.zeros(40, 1, 2, 3, dtype=torch.uint8)
     pixels[::2] = 255
     right = torch.arange(40) % 2 == 0
     mostly = right ^ (torch.arange(40) < 6)
-    judge = LabelJudge(Reads(), {"a": 2, "b": 2})
+    judge = LabelJudge(TwoPixels(), {"a": 2, "b": 2})
     calibrate(judge, {"pixels": pixels, "a": right.long(), "b": mostly.long()})
     assert judge.temperature[0] == 1 and judge.temperature[1] > 5

@@ -1,6 +1,4 @@
-"""The recipes of the ViViT chapter: what they compare differs in what they say, and they start
-where they say.
-"""
+"""The recipes of the ViViT chapter: runs differ only in what is compared, and start as they say."""
 
 import itertools
 
@@ -11,7 +9,7 @@ from course_lib.data import clips
 from course_lib.training import find_recipe, load_checkpoint, results
 from course_lib.training.recipes.vivit import LIVE, RECIPES
 from course_lib.world import pixels_to_float
-from tests.training.test_vit_recipes import descend, differing
+from tests.training.helpers import differing, train_model
 
 TOKEN_RECIPES = (
     "vivit-init-uniform",
@@ -21,7 +19,7 @@ TOKEN_RECIPES = (
 )
 
 
-def test_runs_that_are_compared_differ_in_what_is_compared():
+def test_compared_runs_differ_only_in_what_is_compared():
     assert differing([f"vivit-model-{m}" for m in (1, 2, 3, 4)]) == {"model"}
     assert differing(["vivit-model-2", "vivit-model-2-average"]) == {"temporal_depth"}
     assert differing(TOKEN_RECIPES) == {"uniform", "inflate"}
@@ -38,7 +36,7 @@ def test_each_rung_of_the_ladder_adds_one_thing():
         assert len(differing([lower, upper])) == 1
 
 
-def test_ways_to_make_tokens_all_make_as_many():
+def test_all_ways_to_make_tokens_make_equally_many():
     assert {find_recipe(name).config.grid for name in TOKEN_RECIPES} == {(4, 4, 4)}
 
 
@@ -68,9 +66,9 @@ def test_random_filters_are_not_the_image_models():
 def test_a_loss_falls_when_it_is_trained(name):
     torch.manual_seed(0)
     trainable = find_recipe(name).build().train()
-    found = clips("test", 60)
-    batch = {"pixels": found["pixels"][:16], "label": found["motion"][:16]}
-    losses = descend(trainable, batch, 20)
+    test = clips("test", 60)
+    batch = {"pixels": test["pixels"][:16], "label": test["motion"][:16]}
+    losses = train_model(trainable, batch, 20)
     assert sum(losses[-5:]) < 0.9 * sum(losses[:5])
 
 

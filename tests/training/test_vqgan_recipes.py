@@ -1,12 +1,15 @@
-"""The recipes of the VQGAN chapter: what they compare differs in what they say, and they learn."""
+"""The recipes of the VQGAN chapter: runs differ only in what is compared, and they learn."""
+
+import math
 
 import pytest
 import torch
 
 from course_lib.data import images
 from course_lib.papers.vqgan import next_code_loss
-from course_lib.training import RandomSource, find_recipe, load_checkpoint, results
+from course_lib.training import find_recipe, load_checkpoint, results
 from course_lib.training.recipes.vqgan import (
+    LIVE,
     RECIPES,
     TOKENIZER,
     class_token,
@@ -14,27 +17,13 @@ from course_lib.training.recipes.vqgan import (
     fit_palette,
 )
 from course_lib.world import pixels_to_float
-from tests.training.test_vit_recipes import differing
+from tests.training.helpers import differing, train_model, train_players
 
 SHIPPED = ("vqgan-l1", "vqgan-lpips", TOKENIZER, "vqgan-prior", "vqgan-pixels")
-COMPARED = [r.name for r in RECIPES if not r.name.endswith("live")]
+COMPARED = [r.name for r in RECIPES if r is not LIVE]
 
 
-def turns(trainable, batch, steps):
-    """The losses of every player, always on the same batch."""
-    optimisers = {player: torch.optim.Adam(p, lr=2e-3) for player, p in trainable.players().items()}
-    losses = {player: [] for player in optimisers}
-    for step in range(steps):
-        for player, optimiser in optimisers.items():
-            loss = trainable.loss(player, batch, RandomSource(step))
-            optimiser.zero_grad()
-            loss.backward()
-            optimiser.step()
-            losses[player].append(float(loss.detach()))
-    return losses
-
-
-def test_runs_that_are_compared_differ_in_what_is_compared():
+def test_compared_runs_differ_only_in_what_is_compared():
     assert differing(["vqgan-l1", "vqgan-lpips"]) == {"perceptual"}
     assert differing(["vqgan-lpips", "vqgan-gan"]) == {"adversarial_from"}
     collapse = [f"vqgan-collapse-{name}" for name in ("loss", "ema", "loss-revived", "ema-revived")]
@@ -45,66 +34,56 @@ def test_runs_that_are_compared_differ_in_what_is_compared():
 
 @pytest.mark.parametrize("recipe", RECIPES, ids=lambda r: r.name)
 def test_a_recipe_warms_up_and_ends_at_zero(recipe):
-    assert (
-        recipe.lr_scale(0) < 0.1
-        and recipe.lr_scale(recipe.warmup) > 0.9
-        and recipe.lr_scale(recipe.steps) == 0
-    )
+    assert recipe.lr_scale(0) < 0.1
+    assert recipe.lr_scale(recipe.warmup) > 0.9
+    assert recipe.lr_scale(recipe.steps) == 0
 
 
-def test_a_tokenizer_learns_a_few_pictures():
+def test_a_tokenizer_learns_a_few_images():
     torch.manual_seed(0)
     batch = {"pixels": images("train", 8)["pixels"]}
-    losses = turns(find_recipe("vqgan-lpips").build().train(), batch, 25)["autoencoder"]
+    losses = train_players(find_recipe("vqgan-lpips").build().train(), batch, 25)["autoencoder"]
     assert losses[-1] < 0.7 * losses[0]
 
 
-def test_the_discriminator_joins_when_the_recipe_says_and_not_before():
+def test_the_discriminator_joins_exactly_when_the_recipe_says():
     torch.manual_seed(0)
     trainable = find_recipe("vqgan-gan").build().train()
     batch = {"pixels": images("train", 4)["pixels"]}
-    before = [p.detach().clone() for p in trainable.discriminator.parameters()]
-    assert turns(trainable, batch, 2)["discriminator"] == [0.0, 0.0]
-    assert all(
-        torch.equal(p, q) for p, q in zip(before, trainable.discriminator.parameters(), strict=True)
-    )
+    initial = [p.detach().clone() for p in trainable.discriminator.parameters()]
+    assert train_players(trainable, batch, 2)["discriminator"] == [0.0, 0.0]
+    pairs = zip(initial, trainable.discriminator.parameters(), strict=True)
+    assert all(torch.equal(p, q) for p, q in pairs)
     trainable.step.fill_(find_recipe("vqgan-gan").adversarial_from)
-    # the other one waits
+    # From here on only the discriminator is trained.
     trainable.players = lambda: {"discriminator": trainable.discriminator.parameters()}
-    judged = turns(trainable, batch, 8)["discriminator"]
-    assert judged[0] > 0.5 and judged[-1] < 0.7 * judged[0]
+    losses = train_players(trainable, batch, 8)["discriminator"]
+    assert losses[0] > 0.5 and losses[-1] < 0.7 * losses[0]
 
 
-def test_the_players_share_no_parameter_and_leave_the_trunk_alone():
+def test_the_players_share_no_parameter_and_do_not_train_the_trunk():
     players = find_recipe("vqgan-gan").build().players()
-    autoencoder, discriminator = (
-        {id(p) for p in players[name]} for name in ("autoencoder", "discriminator")
-    )
+    autoencoder = {id(p) for p in players["autoencoder"]}
+    discriminator = {id(p) for p in players["discriminator"]}
     assert autoencoder and discriminator and not autoencoder & discriminator
     assert not autoencoder & {id(p) for p in load_checkpoint("lpips-trunk")[0].parameters()}
 
 
-def test_fidelity_is_best_for_the_pictures_themselves():
+def test_fidelity_is_best_for_the_images_themselves():
     image = pixels_to_float(images("test", 30)["pixels"])
-    same, noisy = (
-        fidelity(image, image),
-        fidelity(image, (image + 0.1 * torch.randn(image.shape)).clamp(-1, 1)),
-    )
+    same = fidelity(image, image)
+    noisy = fidelity(image, (image + 0.1 * torch.randn(image.shape)).clamp(-1, 1))
     assert same["lpips"] == 0 and same["ssim"] == pytest.approx(1) and same["frechet"] < 1e-3
-    assert (
-        noisy["psnr"] < 35
-        and noisy["lpips"] > 0
-        and noisy["ssim"] < 1
-        and noisy["frechet"] > same["frechet"]
-    )
+    assert noisy["psnr"] < 35 and noisy["lpips"] > 0 and noisy["ssim"] < 1
+    assert noisy["frechet"] > same["frechet"]
 
 
-def test_the_palette_rounds_a_picture_to_its_colours():
+def test_the_palette_is_near_the_colours_of_the_images():
     pixels = images("train", 20)["pixels"]
     palette = fit_palette(pixels, colours=32)
     assert palette.shape == (32, 3) and palette.abs().max() <= 1
-    near = torch.cdist(pixels_to_float(pixels).movedim(1, -1).reshape(-1, 3), palette).amin(1)
-    assert near.mean() < 0.1
+    colours = pixels_to_float(pixels).movedim(1, -1).reshape(-1, 3)
+    assert torch.cdist(colours, palette).amin(1).mean() < 0.1
 
 
 @pytest.mark.parametrize("name", ["vqgan-prior", "vqgan-pixels"])
@@ -114,14 +93,12 @@ def test_a_prior_learns_a_few_sequences_by_heart(name):
     codes = find_recipe(name).codes("test", 4)
     assert codes["codes"].shape == (4, {"vqgan-prior": 64, "vqgan-pixels": 1024}[name])
     short = {"codes": codes["codes"][:, :64], "kind": codes["kind"]}
-    losses = turns(trainable, short, 20)["model"]
-    assert (
-        losses[0] == pytest.approx(torch.tensor(256.0).log().item(), abs=0.3)
-        and losses[-1] < 0.6 * losses[0]
-    )
+    losses = train_model(trainable, short, 20)
+    assert losses[0] == pytest.approx(math.log(256), abs=0.3)
+    assert losses[-1] < 0.6 * losses[0]
 
 
-def test_what_is_drawn_is_a_picture_of_the_tokenizers_size():
+def test_drawn_images_have_the_tokenizers_size():
     recipe, model = find_recipe("vqgan-prior"), load_checkpoint("vqgan-prior")[0]
     drawn = recipe.sample_images(model, torch.tensor([3, 30]), torch.Generator().manual_seed(0))
     assert drawn.shape == (2, 3, 32, 32)
@@ -143,11 +120,10 @@ def test_what_the_notebook_loads_is_shipped(name):
 def test_measuring_again_gives_the_stored_fidelity_and_likelihood():
     model, provenance = load_checkpoint(TOKENIZER)
     image = pixels_to_float(images("test", 100, count=(1, 2, 3))["pixels"])
+    prior, _ = load_checkpoint("vqgan-prior")
+    test = find_recipe("vqgan-prior").codes("test", 100)
     with torch.no_grad():
-        found = fidelity(image, model(image)[0].clamp(-1, 1))
-        codes = find_recipe("vqgan-prior").codes("test", 100)
-        nats = next_code_loss(
-            load_checkpoint("vqgan-prior")[0], class_token(codes["kind"]), codes["codes"].long()
-        )
-    assert abs(found["psnr"] - provenance["metrics"]["psnr"]) < 0.6
+        scores = fidelity(image, model(image)[0].clamp(-1, 1))
+        nats = next_code_loss(prior, class_token(test["kind"]), test["codes"].long())
+    assert abs(scores["psnr"] - provenance["metrics"]["psnr"]) < 0.6
     assert abs(float(nats.mean()) - results("vqgan-prior")["metrics"]["nats_per_token"]) < 0.2

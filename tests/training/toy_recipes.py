@@ -1,6 +1,4 @@
-"""Small recipes that use everything the loop offers: two players, buffers, noise, dropout,
-convolutions.
-"""
+"""Small recipes that use all that the loop offers, such as two players, buffers and dropout."""
 
 from dataclasses import dataclass
 
@@ -11,9 +9,7 @@ from course_lib.training import Recipe, Tensors, Trainable, all_gather
 
 
 class Denoiser(Trainable):
-    """Guesses noise; keeps the last losses by noise level and draws the levels in proportion to
-    them.
-    """
+    """A model of noise that draws noise levels in proportion to their last losses."""
 
     def __init__(self, model):
         super().__init__()
@@ -27,7 +23,8 @@ class Denoiser(Trainable):
         noisy = image + noise * (1 + level)[:, None, None, None]
         losses = (self.model(noisy) - noise).square().mean(dim=(1, 2, 3))
         with torch.no_grad():
-            levels, gathered = all_gather(level), all_gather(losses)
+            levels = all_gather(level)
+            gathered = all_gather(losses)
             for k in range(4):
                 if (levels == k).any():
                     self.history[k] = gathered[levels == k].mean()

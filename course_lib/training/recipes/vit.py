@@ -258,7 +258,7 @@ def judge_images(split: str, n: int, seed: int = 0) -> dict[str, Tensor]:
 
 def label_logits(judge: LabelJudge, pixels: Tensor) -> dict[str, Tensor]:
     """Return the judge's logits of every label for many images or clips, on the CPU."""
-    device = next(judge.parameters()).device
+    device = next(judge.buffers()).device  # that of the temperature
     logits = in_batches(lambda x: torch.cat(list(judge(x).values()), dim=1), pixels, device)
     parts = logits.split(list(judge.labels.values()), dim=1)
     return dict(zip(judge.labels, parts, strict=True))
