@@ -87,7 +87,7 @@ def test_the_weight_is_the_ratio_of_the_gradients_lengths_on_the_last_layer():
     assert adaptive_weight(*two_losses(), delta=1).item() == pytest.approx(2)
 
 
-def test_the_weight_is_at_most_ten_thousand_and_none_for_a_perfect_reconstruction():
+def test_the_weight_is_at_most_1e4_and_0_for_a_perfect_reconstruction():
     assert adaptive_weight(*two_losses(3.0, 1e-9)).item() == 1e4
     assert adaptive_weight(*two_losses(0.0, 0.5)).item() == 0
 

@@ -60,7 +60,7 @@ def test_the_distance_is_equation_1_with_w_on_the_squared_difference():
     torch.testing.assert_close(lpips(x, y), by_hand(lpips, x, y), rtol=1e-6, atol=0)
 
 
-def test_it_is_zero_for_equal_images_symmetric_and_one_number_for_each_pair():
+def test_it_is_zero_for_equal_images_symmetric_and_one_number_a_pair():
     lpips, (x, y) = trained(), pair()
     assert (lpips(x, x) == 0).all()
     torch.testing.assert_close(lpips(x, y), lpips(y, x))
@@ -87,7 +87,7 @@ def test_parameters_are_as_many_as_in_the_official_networks(trunk):
     assert not any(p.requires_grad for p in lpips.parameters())
 
 
-def test_the_scaling_layer_takes_imagenets_mean_to_zero_and_no_checkpoint_rounds_it():
+def test_the_scaling_layer_centres_imagenet_and_no_checkpoint_rounds_it():
     lpips = LPIPS("small")
     lpips.stages[0][0].bias.data.zero_()
     grey = torch.tensor(SHIFT).view(1, 3, 1, 1).expand(1, 3, 8, 8)

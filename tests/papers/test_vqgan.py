@@ -190,7 +190,7 @@ def test_the_decoder_s_gradient_goes_straight_through_to_the_encoder():
     assert all(bool(p.grad.any()) for p in model.encoder.parameters())
 
 
-def test_the_reconstruction_does_not_move_the_codebook_and_the_codebook_loss_does():
+def test_only_the_codebook_loss_moves_the_codebook():
     model, image = awake(VQGAN(SMALL)), rand(2, 2, 8, 12)
     rebuilt, quantized = model(image)
     codebook = model.quantizer.codebook
@@ -280,7 +280,7 @@ def test_the_game_moves_encoder_and_decoder():
         assert moved.any()
 
 
-def test_the_discriminators_loss_is_the_hinge_and_does_not_move_the_autoencoder():
+def test_the_discriminators_loss_is_the_hinge_and_spares_the_autoencoder():
     s = setting()
     s.judge.eval()  # batch norms with the same statistics in every call
     loss = VQGANLoss.discriminator_loss(s.judge, s.image, s.rebuilt)

@@ -122,7 +122,7 @@ def test_legacy_puts_beta_on_the_codebook_term(legacy, on_codes, on_latents):
 
 
 @pytest.mark.parametrize("update", ["loss", "ema"])
-def test_the_decoders_gradient_reaches_the_latents_untouched_and_codes_not_at_all(update):
+def test_the_decoders_gradient_reaches_the_latents_and_not_the_codes(update):
     quantizer = VectorQuantizer(6, 4, update=update)
     z, probe = randn(2, 4, 3, 5).requires_grad_(), randn(2, 4, 3, 5, seed=1)
     (quantizer(z).latents * probe).sum().backward()
@@ -184,7 +184,7 @@ def test_a_codes_first_vectors_are_its_mean():
     torch.testing.assert_close(codebook, expected, rtol=0, atol=1e-3)  # smoothing
 
 
-def test_the_module_moves_its_codes_as_the_function_does_after_it_has_used_them():
+def test_the_module_moves_its_codes_after_it_has_used_them():
     quantizer = VectorQuantizer(6, 4, update="ema", decay=0.8)
     assert dict(quantizer.named_parameters()) == {}
     for step in range(3):
@@ -224,7 +224,7 @@ def test_the_entropy_loss_has_the_gradients_of_its_values():
     assert torch.autograd.gradcheck(lambda z, c: entropy_loss(z, c, 2.0), inputs)
 
 
-def test_the_entropy_loss_is_least_when_vectors_are_sure_and_codes_all_in_use():
+def test_the_entropy_loss_is_least_for_sure_vectors_and_codes_all_in_use():
     codebook = 5 * torch.eye(4)
     assert entropy_loss(codebook, codebook).item() == pytest.approx(-math.log(4), abs=1e-5)
     assert entropy_loss(codebook[:1].expand(4, 4), codebook).item() == pytest.approx(0, abs=1e-5)
@@ -438,7 +438,7 @@ def test_revival_cures_a_collapsed_codebook(update):
     assert used[False] < 0.5 and used[True] > 0.8
 
 
-def test_an_average_of_weights_copies_a_revived_buffer_and_trails_a_revived_parameter():
+def test_an_average_copies_revived_buffers_and_trails_revived_parameters():
     for update, arrived in (("ema", True), ("loss", False)):
         model = torch.nn.Sequential(torch.nn.Linear(2, 2), dead(update))
         average = EMA(model, 0.5)
