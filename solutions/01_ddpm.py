@@ -260,7 +260,7 @@ def predict_x_start(x_t, t, eps, alphas_cumprod):
 # \underbrace{{}-\log p_\theta(x_0\mid x_1)}_{L_0}\Big]$$
 #
 # $L_T$ has nothing to learn: look at $x_T$, which is all but indistinguishable from noise. Each $L_{t-1}$ asks the
-# network to step back as Bayes would if he knew $x_0$.
+# network to step back as Bayes would if $x_0$ were known.
 
 # %%
 noise = torch.randn(images.shape, generator=torch.Generator().manual_seed(2))
@@ -300,7 +300,7 @@ def normal_kl(mean1, log_variance1, mean2, log_variance2):
 # ## 5 Predict the noise
 #
 # The network could predict $\tilde\mu_t$ directly. DDPM's choice is to predict the noise. Put Eq. 15 into the mean of Eq. 7 and
-# collect. With $\bar\alpha_t = \alpha_t\bar\alpha_{t-1}$ and the identity above Eq. 7, the weight of $x_t$ becomes
+# collect terms. With $\bar\alpha_t = \alpha_t\bar\alpha_{t-1}$ and the identity above Eq. 7, the weight of $x_t$ becomes
 #
 # $$\frac{\sqrt{\bar\alpha_{t-1}}\beta_t}{(1-\bar\alpha_t)\sqrt{\bar\alpha_t}} + \frac{\sqrt{\alpha_t}(1-\bar\alpha_{t-1})}{1-\bar\alpha_t}
 # = \frac{\beta_t + \alpha_t(1-\bar\alpha_{t-1})}{(1-\bar\alpha_t)\sqrt{\alpha_t}} = \frac{1}{\sqrt{\alpha_t}}$$
@@ -1075,7 +1075,7 @@ print("their betas  ", [round(float(beta), 3) for beta in respace(betas, kept)])
 
 # %% [markdown]
 # With a learned variance the network also knows how much noise a *long* step should leave. DDIM is another way to walk:
-# it adds no noise at all (J. Song et al. 2021), so every step may be long. It also visits other steps: evenly spaced from
+# it adds no noise at all (J. Song et al. 2021), so every step can be long. It also visits other steps: evenly spaced from
 # 0 (for 10 steps 0, 100, ..., 900), which leaves out the last one, where nothing of the image is left. Try both samplers;
 # the number in the title was measured on 512 samples. It is the Fréchet distance: the distance between two normals fitted
 # to the features of samples and of test images (section 13 says which features); 0 means equal.
@@ -1125,7 +1125,7 @@ show_lines(
 # ## 13 A GAN for comparison
 #
 # A generative adversarial network draws an image in a single pass: a generator tries to fool a discriminator. The
-# improved paper compares with GANs by *precision* (how many samples look like data) and *recall* (how much of the data
+# second paper compares with GANs by *precision* (how many samples look like data) and *recall* (how much of the data
 # looks like some sample). Both are measured in the feature space of a network that knows the data: a point counts as inside a
 # set when it is no farther from a member than that member's third-nearest neighbour in the set.
 #
@@ -1163,7 +1163,7 @@ for name, run in {"dcgan": results("dcgan-16"), **runs}.items():
 # ## 14 Scaling
 #
 # The paper trains four sizes and finds that FID falls with training compute along a power law towards a constant, while
-# the likelihood improves less regularly. Three widths of our network, trained equally long, show what the miniature can
+# the likelihood improves less regularly. Three widths of our network, trained for equally many steps, show what the miniature can
 # show.
 
 # %%
