@@ -1,8 +1,8 @@
-"""What recipes train on and notebooks look at: images and clips of the little world, digits, photographs.
+"""What recipes train on and notebooks look at: images and clips of the world, digits, photographs.
 
 Pixels are bytes with the channels last, (n h w 3) for images and (n t h w 3) for clips;
-`course_lib.world.pixels_to_float` makes of them what models take.  The same arguments give the same
-bytes on every machine.  The last section names the networks that judge what a model generates.
+`course_lib.world.pixels_to_float` turns them into what models take.  The same arguments give the
+same bytes every time.  The last section names the networks that judge what a model generates.
 """
 
 import functools
@@ -29,8 +29,9 @@ def images(split: str, n: int, size: int = 32, seed: int = 0, **constraints) -> 
     `kind` (n,), shape and colour as one of 32 classes.
     """
     world = LittleWorld(split, size, length=n, seed=seed, **{"count": 1} | constraints)
-    found = _render(world, at_once=1000)
-    return {"pixels": found["pixels"], "kind": found["shape"] * COLOURS + found["colour"], **found}
+    rendered = _render(world, at_once=1000)
+    kind = rendered["shape"] * COLOURS + rendered["colour"]
+    return {"pixels": rendered["pixels"], "kind": kind, **rendered}
 
 
 @functools.lru_cache(maxsize=2)
@@ -40,8 +41,10 @@ def clips(split: str, n: int, frames: int = 16, seed: int = 0) -> dict[str, Tens
     `pixels` (n t h w 3) uint8, and the number of each label (n,).  Clips are rendered once in a
     session and then kept.
     """
-    single = {"count": 1, "camera": "still", "motion": MOTIONS}
-    return _render(LittleWorld(split, 32, frames, length=n, seed=seed, **single), at_once=250)
+    world = LittleWorld(
+        split, 32, frames, length=n, seed=seed, count=1, camera="still", motion=MOTIONS
+    )
+    return _render(world, at_once=250)
 
 
 @functools.lru_cache(maxsize=2)
@@ -66,7 +69,10 @@ def in_batches(
     pixels: UInt8[Tensor, "n ..."],
     device: torch.device | str = "cpu",
 ) -> Tensor:
-    """Apply a function of floats in [-1, 1] to images or clips, 100 at a time; return the results on the CPU."""
+    """Apply a function to images or clips as floats in [-1, 1], 100 at a time.
+
+    Returns the results as one tensor on the CPU.
+    """
     parts = [function(pixels_to_float(part.to(device))).cpu() for part in pixels.split(100)]
     return torch.cat(parts)
 
@@ -74,22 +80,32 @@ def in_batches(
 # -------------------------------------------------------------------------------------- real images
 
 TRAIN_PHOTOS = (
-    "astronaut", "brick", "cell", "chelsea", "clock", "coins", "colorwheel", "grass", "hubble_deep_field",
-    "immunohistochemistry", "page", "retina",
-)  # fmt: skip
+    "astronaut",
+    "brick",
+    "cell",
+    "chelsea",
+    "clock",
+    "coins",
+    "colorwheel",
+    "grass",
+    "hubble_deep_field",
+    "immunohistochemistry",
+    "page",
+    "retina",
+)
 TEST_PHOTOS = ("camera", "coffee", "gravel", "moon", "rocket", "text")
 
 
 def digits(size: int = 32) -> tuple[UInt8[Tensor, "n h w 3"], Tensor]:
-    """Return scikit-learn's 1,797 handwritten digits as images, and what they are (n,), in a fixed order."""
+    """Return scikit-learn's 1,797 handwritten digits in a fixed order: images, and labels (n,)."""
     from sklearn.datasets import load_digits
 
-    found = load_digits()
-    ink = torch.from_numpy(found.images).float()[:, None] / 16  # n 1 8 8
+    handwritten = load_digits()
+    ink = torch.from_numpy(handwritten.images).float()[:, None] / 16  # n 1 8 8
     ink = F.interpolate(ink, (size, size), mode="bilinear", align_corners=False).clamp(0, 1)
     order = torch.randperm(len(ink), generator=torch.Generator().manual_seed(0))
     pixels = (255 * ink).round().byte().movedim(1, -1).expand(-1, -1, -1, 3)
-    return pixels[order], torch.from_numpy(found.target)[order]
+    return pixels[order], torch.from_numpy(handwritten.target)[order]
 
 
 def photo_patches(
@@ -109,10 +125,9 @@ def photo_patches(
         photo = photos[i % len(photos)]
         zoom = 6 ** torch.rand((), generator=generator)
         side = min(int(zoom * size), *photo.shape[1:])
-        top, left = (
-            int(torch.randint(extent - side + 1, (), generator=generator))
-            for extent in photo.shape[1:]
-        )
+        height, width = photo.shape[1:]
+        top = int(torch.randint(height - side + 1, (), generator=generator))
+        left = int(torch.randint(width - side + 1, (), generator=generator))
         patch = photo[None, :, top : top + side, left : left + side].float()
         patches.append(F.interpolate(patch, (size, size), mode="bilinear", antialias=True)[0])
     pixels = torch.stack(patches).clamp(0, 255).round().byte().movedim(1, -1)
@@ -120,7 +135,7 @@ def photo_patches(
 
 
 def _colour_channels_first(photo: Tensor) -> Tensor:
-    """Return a photograph (h w), (h w 3) or (h w 4) as (3 h w)."""
+    """Return a photograph as (3 h w): a grey one is (h w), one with transparency (h w 4)."""
     colour = photo[..., None].expand(-1, -1, 3) if photo.ndim == 2 else photo[..., :3]
     return colour.movedim(-1, 0)
 

@@ -1,4 +1,4 @@
-"""Data of recipes and notebooks: the bytes stay what they were, and labels belong to their images."""
+"""Data of recipes and notebooks: the bytes stay the same, and labels belong to their images."""
 
 import hashlib
 

@@ -150,7 +150,7 @@ class Recipe:
             raise ValueError(f"recipe {self.name!r}: {field}: expected {expected}, got {got!r}")
 
     def build(self) -> Trainable:
-        """Return a fresh trainable.  torch's global generator was seeded with `seed` just before."""
+        """Return a fresh trainable.  torch's global generator has just been seeded with `seed`."""
         raise NotImplementedError
 
     def data(self) -> Data:

@@ -1,4 +1,4 @@
-"""The recipe of the small LPIPS trunk: what it learns from, and what its finished trunk is asked."""
+"""The recipe of the small LPIPS trunk: what it learns from, and how its trunk is measured."""
 
 import pytest
 import torch

@@ -46,7 +46,7 @@ AnyTokenizerConfig = magvit_tokenizer.TokenizerConfig | magvit2.TokenizerConfig
 def clip_length(config: AnyTokenizerConfig) -> int:
     """Return how many frames the clips of a tokenizer have.
 
-    MAGVIT-v2's is causal and takes one more, the first, by itself.
+    MAGVIT-v2's is causal and takes one more: the first frame has tokens of its own.
     """
     return 17 if isinstance(config, magvit2.TokenizerConfig) else 16
 
@@ -147,7 +147,7 @@ class ClipTokenizer(Trainable):
 
 @dataclass(frozen=True)
 class ClipTokenizerRecipe(Recipe):
-    """A tiny tokenizer of clips of anything, or of their frames where the preset is one of images."""
+    """A tiny tokenizer of clips of anything, or of single frames with a preset of images."""
 
     lr_schedule: LRSchedule = "plateau"
     preset: str = "magvit/tiny"
@@ -505,7 +505,7 @@ def decode_grids(tokenizer: AnyTokenizer, codes: Tensor, at_once: int) -> Tensor
     return torch.cat([part.clamp(-1, 1) for part in parts])
 
 
-# ---------------------------------------------------------------- VQ against LFQ, by the size of the vocabulary
+# ---------------------------------------------------------------- VQ and LFQ by the size of the vocabulary
 
 IMAGE_STRIDES = ((1, 2, 2), (1, 2, 2), (1, 2, 2))  # 32 x 32 pixels to 4 x 4 tokens
 BITS = (6, 8, 10, 12, 14)

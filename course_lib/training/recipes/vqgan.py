@@ -227,7 +227,7 @@ class PriorRecipe(Recipe):
         return tokenizer.decode_indices(codes)
 
     def measure(self, model: Model) -> dict:
-        """Measure nats per token on test images, and what the judge reads in samples of every class."""
+        """Measure nats per token on test images, and samples of every class with the judge."""
         device = next(model.parameters()).device
         test = self.codes("test", 500)
         losses = []
