@@ -1,5 +1,4 @@
-"""Quiz banks: the YAML schema and its validation, what an answer is worth, and the light markup of
-the texts.
+"""Quiz banks: the YAML schema and its validation, what an answer is worth, and the texts' markup.
 
 An answer has the form in which assets/quiz.js saves it, and is right by the same rule: a list of
 option indices for a choice, a number, or a list of all item indices in the student's order.  It may
@@ -27,9 +26,7 @@ Slug = Annotated[str, Field(pattern=r"^[a-z0-9]+([-_][a-z0-9]+)*$")]
 
 
 class Strict(BaseModel):
-    """A record with exactly these fields: a misspelt one is an error, and a number is never a
-    string.
-    """
+    """A record with exactly these fields: a misspelt one is an error, and no text is a number."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, str_strip_whitespace=True, strict=True)
 
@@ -55,7 +52,7 @@ class Choice(Strict):
     options: Annotated[list[Option], Field(min_length=2)]
 
     @model_validator(mode="after")
-    def has_right_number_of_correct_options(self):
+    def has_right_number_of_correct_options(self) -> "Choice":
         correct = sum(option.correct for option in self.options)
         if self.kind == "single" and correct != 1:
             raise ValueError(f"expected exactly one correct option, got {correct}")
@@ -65,38 +62,34 @@ class Choice(Strict):
 
     @field_validator("options")
     @classmethod
-    def texts_differ(cls, options):
+    def texts_differ(cls, options: list[Option]) -> list[Option]:
         return _all_different(options, "option")
 
     def is_right(self, answer: object) -> bool:
-        """Whether exactly the correct options are chosen."""
-        return self._chosen(answer) == {
-            i for i, option in enumerate(self.options) if option.correct
-        }
+        """Say whether exactly the correct options are chosen."""
+        correct = {i for i, option in enumerate(self.options) if option.correct}
+        return self._chosen(answer) == correct
 
     def in_words(self, answer: object) -> str:
-        """The chosen options as plain text, in the bank's order."""
+        """Return the chosen options as plain text, in the bank's order."""
         return _listed([self.options[i] for i in sorted(self._chosen(answer))])
 
     def feedback_on(self, answer: object) -> str:
-        """What the bank says against the answer, as plain text; "" when it is right.
+        """Return what the bank says against the answer, as plain text; "" when it is right.
 
-        The wrong options are spoken of; of the missing ones only the number is told, as on the
+        Wrong options get their feedback; of the missing ones only the number is given, as on the
         page.
         """
         chosen = self._chosen(answer)
-        wrong = [
-            option for i, option in enumerate(self.options) if i in chosen and not option.correct
-        ]
+        wrong = [self.options[i] for i in sorted(chosen) if not self.options[i].correct]
         if self.kind == "single":
             return "".join(plain(option.feedback) for option in wrong)
+        comments = [_comment(option) for option in wrong]
         missing = sum(option.correct for i, option in enumerate(self.options) if i not in chosen)
-        more = (
-            [f"{missing} more {'belongs' if missing == 1 else 'belong'} to the answer."]
-            if missing
-            else []
-        )
-        return " ".join([*map(_comment, wrong), *more])
+        if missing:
+            verb = "belongs" if missing == 1 else "belong"
+            comments.append(f"{missing} more {verb} to the answer.")
+        return " ".join(comments)
 
     def _chosen(self, answer: object) -> set[int]:
         chosen = _indices(answer, len(self.options))
@@ -108,7 +101,7 @@ class Choice(Strict):
 
 
 class Numeric(Strict):
-    """A number: right when it lies within `tolerance` of `answer`."""
+    """A number, right when it is within `tolerance` of `answer`."""
 
     id: Slug
     kind: Literal["numeric"]
@@ -121,23 +114,24 @@ class Numeric(Strict):
     feedback_wrong: Text
 
     def is_right(self, answer: object) -> bool:
-        """Whether the number lies within the tolerance.  A hair of slack, so that 0.3 is within 0.1
-        of 0.2.
+        """Say whether the number is within the tolerance.
+
+        A little slack makes 0.3 count as within 0.1 of 0.2.
         """
         return abs(_number(answer) - self.answer) <= self.tolerance * (1 + 1e-9)
 
     def in_words(self, answer: object) -> str:
-        """The number in full, with its unit."""
+        """Return the number in full, with its unit."""
         number = repr(_number(answer)).removesuffix(".0")
         return f"{number} {plain(self.unit)}".strip()
 
     def feedback_on(self, answer: object) -> str:
-        """What the bank says against the answer, as plain text; "" when it is right."""
+        """Return what the bank says against the answer, as plain text; "" when it is right."""
         return "" if self.is_right(answer) else plain(self.feedback_wrong)
 
 
 class Ordering(Strict):
-    """Items to be put in order; the bank lists them in the right one."""
+    """Items to be put in order; the bank lists them in the right order."""
 
     id: Slug
     kind: Literal["ordering"]
@@ -147,11 +141,11 @@ class Ordering(Strict):
 
     @field_validator("items")
     @classmethod
-    def texts_differ(cls, items):
+    def texts_differ(cls, items: list[Item]) -> list[Item]:
         return _all_different(items, "item")
 
     def start(self) -> list[int]:
-        """The order in which the items are first shown: always the same, never the right one."""
+        """Return the order in which the items are first shown: always the same, never right."""
         order = list(range(len(self.items)))
         shuffle = random.Random(self.id).shuffle
         while order == sorted(order):
@@ -159,21 +153,18 @@ class Ordering(Strict):
         return order
 
     def is_right(self, answer: object) -> bool:
-        """Whether every item stands at its place."""
+        """Say whether every item is in its place."""
         order = self._order(answer)
         return order == sorted(order)
 
     def in_words(self, answer: object) -> str:
-        """The items as plain text, in the student's order."""
+        """Return the items as plain text, in the student's order."""
         return _listed([self.items[i] for i in self._order(answer)])
 
     def feedback_on(self, answer: object) -> str:
-        """What the bank says on the items out of place, in the student's order, as plain text; ""
-        when none is.
-        """
-        return " ".join(
-            _comment(self.items[i]) for place, i in enumerate(self._order(answer)) if i != place
-        )
+        """Return the feedback on the items out of place, in the student's order, as plain text."""
+        misplaced = [i for place, i in enumerate(self._order(answer)) if i != place]
+        return " ".join(_comment(self.items[i]) for i in misplaced)
 
     def _order(self, answer: object) -> list[int]:
         order = _indices(answer, len(self.items))
@@ -201,7 +192,7 @@ class Bank(Strict):
     flashcards: list[Flashcard] = []
 
     @model_validator(mode="after")
-    def ids_are_unique(self):
+    def ids_are_unique(self) -> "Bank":
         ids = [entry.id for entry in [*self.questions, *self.flashcards]]
         repeated = sorted({i for i in ids if ids.count(i) > 1})
         if repeated:
@@ -214,8 +205,8 @@ class Bank(Strict):
 def load_bank(topic: str, folder: Path = QUIZZES) -> Bank:
     """Read and validate `folder/<topic>.yaml`.
 
-    Raises ValueError naming the file, the question and what was expected; an unknown topic is
-    answered with the topics that exist.
+    Raises ValueError naming the file, the question and what was expected, and for an unknown topic
+    the topics that exist.
     """
     path = folder / f"{topic}.yaml"
     if not path.is_file():
@@ -232,24 +223,24 @@ def load_bank(topic: str, folder: Path = QUIZZES) -> Bank:
     try:
         bank = Bank.model_validate(content)
     except ValidationError as error:
-        raise ValueError(
-            "\n".join(_explain(path.name, content, e) for e in error.errors())
-        ) from None
+        lines = [_explain(path.name, content, problem) for problem in error.errors()]
+        raise ValueError("\n".join(lines)) from None
     if bank.topic != topic:
         raise ValueError(f"{path.name}: expected topic: {topic}, got {bank.topic!r}")
     return bank
 
 
 def digest(entry: Choice | Numeric | Ordering | Flashcard) -> str:
-    """12 hexadecimal digits that change whenever anything in the entry does; saved with every
-    answer to it.
+    """Return 12 hexadecimal digits that change whenever anything in the entry does.
+
+    They are saved with every answer to it.
     """
     text = json.dumps(entry.model_dump(), sort_keys=True)
     return hashlib.sha256(text.encode("utf-8")).hexdigest()[:12]
 
 
 def rich(text: str) -> str:
-    """HTML of the light markup: **bold**, *italic*, `code` and line breaks; all else is escaped."""
+    """Turn the light markup into HTML: **bold**, *italic*, `code`, line breaks; escape the rest."""
     parts = re.split(r"(`[^`]+`)", html.escape(text, quote=False))
     return "".join(
         f"<code>{p[1:-1]}</code>" if len(p) > 2 and p[0] == "`" else _marks(p) for p in parts
@@ -257,7 +248,7 @@ def rich(text: str) -> str:
 
 
 def plain(text: str) -> str:
-    """The text without its markup."""
+    """Return the text without its markup."""
     return html.unescape(re.sub(r"<[^>]*>", "", rich(text).replace("<br>", "\n")))
 
 
@@ -275,11 +266,9 @@ def _all_different(entries: list, name: str) -> list:
 
 
 def _indices(answer: object, count: int) -> list[int]:
-    """The answer, if it is a list of different indices below `count`.  A bool is no index."""
-    well_formed = isinstance(answer, list) and all(
-        type(i) is int and 0 <= i < count for i in answer
-    )
-    if not well_formed or len(set(answer)) < len(answer):
+    """Return the answer if it is a list of different indices below `count`; a bool is none."""
+    valid = isinstance(answer, list) and all(type(i) is int and 0 <= i < count for i in answer)
+    if not valid or len(set(answer)) < len(answer):
         raise ValueError(
             f"expected a list of different whole numbers from 0 to {count - 1}, got {_show(answer)}"
         )
@@ -287,14 +276,14 @@ def _indices(answer: object, count: int) -> list[int]:
 
 
 def _number(answer: object) -> float:
-    """The answer, if it is a finite number that a float can hold.  A bool is no number."""
+    """Return the answer if it is a finite number that a float can hold; a bool is none."""
     if type(answer) not in (int, float) or not abs(answer) <= sys.float_info.max:
         raise ValueError(f"expected a finite number, got {_show(answer)}")
     return float(answer)
 
 
 def _show(value: object) -> str:
-    """A short repr of a value of any kind and size."""
+    """Return a short repr of a value of any kind and size."""
     try:
         return reprlib.repr(value)
     except ValueError:  # Python refuses to print a very long int
@@ -302,7 +291,7 @@ def _show(value: object) -> str:
 
 
 def _listed(entries: list[Option] | list[Item]) -> str:
-    """The texts in one line; a full stop before a semicolon would read badly."""
+    """Join the texts in one line; a full stop before a semicolon would read badly."""
     return "; ".join(plain(entry.text).removesuffix(".") for entry in entries)
 
 
@@ -311,7 +300,7 @@ def _comment(entry: Option | Item) -> str:
 
 
 def _explain(file: str, content: dict, error: dict) -> str:
-    """One line: file, question, field, what was expected, what came."""
+    """Say in one line which file, question and field, what was expected and what was got."""
     where = [
         part for part in error["loc"] if part not in ("single", "multiple", "numeric", "ordering")
     ]
@@ -324,9 +313,6 @@ def _explain(file: str, content: dict, error: dict) -> str:
     field = ".".join(str(part + 1) if isinstance(part, int) else part for part in where)
     message = error["msg"].removeprefix("Value error, ")
     got = error.get("input")
-    came = (
-        f", got {got!r}"
-        if isinstance(got, str | int | float | bool) and "got" not in message
-        else ""
-    )
-    return f"{file}{name}: {field + ': ' if field else ''}{message}{came}"
+    plain_value = isinstance(got, str | int | float | bool)
+    ending = f", got {got!r}" if plain_value and "got" not in message else ""
+    return f"{file}{name}: {field + ': ' if field else ''}{message}{ending}"

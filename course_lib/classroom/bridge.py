@@ -11,7 +11,9 @@ and nothing in an offline HTML page.)
 import html
 import json
 import uuid
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import anywidget
 import traitlets
@@ -21,7 +23,7 @@ ASSETS = Path(__file__).parent / "assets"
 
 
 def module(name: str) -> str:
-    """The source of an ES module: the shared link to the kernel, then `assets/<name>.js`."""
+    """Return the source of an ES module: the link to the kernel, then `assets/<name>.js`."""
     return "\n".join((ASSETS / f"{part}.js").read_text(encoding="utf-8") for part in ("link", name))
 
 
@@ -39,10 +41,10 @@ class Linked(anywidget.AnyWidget):
         super().__init__(payload=payload, key=uuid.uuid4().hex)
         self.on_msg(lambda _widget, message, buffers: self.receive(message, buffers))
 
-    def receive(self, message: dict, buffers=()) -> None:
+    def receive(self, message: dict, buffers: Sequence = ()) -> None:
         """Answer a message of the page: {"type": "hello"} when it looks for the kernel, or another.
 
-        Bytes that came with it stand in it as `data`.
+        Bytes that came with it are added to it as `data`.
         """
         reply = self.answer({**message, "data": b"".join(buffers)} if buffers else message)
         if reply is not None:
@@ -58,14 +60,14 @@ class Linked(anywidget.AnyWidget):
         raise NotImplementedError
 
     def page(self) -> str:
-        """The HTML of the output: readable on its own, alive where scripts run."""
+        """Return the HTML of the output: readable on its own, interactive where scripts run."""
         start = f"startAll({script_json(self.key)}, {script_json(self.payload)});"
         return (
             f'<div data-course="{html.escape(self.key)}">\n{self.fallback()}\n</div>\n'
             f'<script type="module">\n{self._esm}\n{start}\n</script>'
         )
 
-    def _repr_mimebundle_(self, **_):
+    def _repr_mimebundle_(self, **_: object) -> dict[str, str]:
         return {"text/plain": self.caption(), "text/html": self.page()}
 
     def show(self) -> None:
@@ -73,6 +75,6 @@ class Linked(anywidget.AnyWidget):
         display(self._repr_mimebundle_(), raw=True)
 
 
-def script_json(value) -> str:
-    """JSON that may stand inside a script element: no `<` can close it."""
+def script_json(value: Any) -> str:
+    """Write JSON that is safe inside a script element: no `<` can close it."""
     return json.dumps(value, ensure_ascii=False, separators=(",", ":")).replace("<", "\\u003c")

@@ -1,4 +1,4 @@
-"""One file to hand in: the notebook, and the answers to its quiz that the student's folder keeps."""
+"""One file to hand in: the notebook, and the student's saved answers to its quiz."""
 
 import io
 import re
@@ -12,16 +12,15 @@ __all__ = ["hand_in", "to_pack"]
 
 
 def to_pack(notebook: Path) -> list[Path]:
-    """The files that belong to a notebook: itself and, if there, quiz-<topic>.json of
-    `COURSE_HOME`.
+    """List the files of a notebook: itself and, if there, quiz-<topic>.json of `COURSE_HOME`.
 
-    The topic of 01_ddpm.ipynb is ddpm, as is that of the copies that "01_ddpm (1).ipynb" and the
-    like are. Raises ValueError when there is no such notebook.
+    The topic of 01_ddpm.ipynb is ddpm, as is that of a copy such as "01_ddpm (1).ipynb".  Raises
+    ValueError when there is no such notebook.
     """
     if notebook.suffix.lower() != ".ipynb" or not notebook.is_file():
-        came = "that is another kind of file" if notebook.exists() else "there is no such file"
+        trouble = "that is another kind of file" if notebook.exists() else "there is no such file"
         raise ValueError(
-            f"expected a notebook, such as notebooks/01_ddpm.ipynb, got {notebook}: {came}"
+            f"expected a notebook, such as notebooks/01_ddpm.ipynb, got {notebook}: {trouble}"
         )
     topic = re.match(r"(?:\d+_)?(\w+)", notebook.stem)
     answers = course_home() / f"quiz-{topic[1]}.json" if topic else None
@@ -29,11 +28,10 @@ def to_pack(notebook: Path) -> list[Path]:
 
 
 def hand_in(notebook: Path, target: Path | None = None) -> Path:
-    """Pack the files of `to_pack` into `target` and return it: a zip, in one piece, the same for
-    the same files.
+    """Pack the files of `to_pack` into a zip and return its path: same files, same bytes.
 
     target: the file to write, or a folder for it; <name of the notebook>-hand-in.zip in the current
-    one if not given. Raises ValueError when there is no such notebook or `target` is no .zip,
+    one if not given.  Raises ValueError when there is no such notebook or `target` is no .zip,
     OSError when it cannot be written.
     """
     files = to_pack(notebook)
@@ -51,7 +49,9 @@ def hand_in(notebook: Path, target: Path | None = None) -> Path:
 
 
 def _member(name: str) -> ZipInfo:
-    """A member of a zip that says nothing of when and on which system it was made."""
-    member = ZipInfo(name)  # of 1980
-    member.compress_type, member.create_system, member.external_attr = ZIP_DEFLATED, 3, 0o644 << 16
+    """Make a member of a zip that does not say when and on which system it was made."""
+    member = ZipInfo(name)  # dated 1980
+    member.compress_type = ZIP_DEFLATED
+    member.create_system = 3  # Unix
+    member.external_attr = 0o644 << 16
     return member

@@ -22,17 +22,17 @@ STYLE = """<style>
 
 
 def card(tone: str, inner: str) -> str:
-    """A block with a coloured edge; `tone` is good, bad or calm.  Read out when it appears."""
+    """Make a block with a coloured edge, read out when it appears; tone: good, bad or calm."""
     return f'{STYLE}<div class="vgc card {tone}" role="status">{inner}</div>'
 
 
 def prose(text: str) -> str:
-    """Escaped text in which `backticks` mark code."""
+    """Escape a text in which `backticks` mark code."""
     return re.sub("`([^`]+)`", r"<code>\1</code>", escape(text))
 
 
 def show_report(report: object) -> None:
-    """Display in a notebook, print anywhere else."""
+    """Display a report in a notebook, print it anywhere else."""
     try:
         from IPython import get_ipython
         from IPython.display import display

@@ -6,8 +6,10 @@ can be wrong is a ValueError with a sentence for its owner.
 
 import io
 import warnings
+from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.resources import files
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,20 +18,19 @@ from einops import rearrange
 from course_lib.classroom.figures import to_images
 from course_lib.shapes import Float, Tensor
 
-MOST_FRAMES = 9000  # five minutes at 30 frames per second
-# no still pictures, no text, no playlists that name files
+MAX_FRAMES = 9000  # five minutes at 30 frames per second
+# No still images, no text, no playlists that name other files.
 CONTAINERS = "mov,matroska,avi,gif,mpegts,mpeg,flv,ogg,asf"
 
 Size = int | tuple[int, int]
 
 
 def read_photo(data: bytes, size: Size) -> Float[Tensor, "3 h w"]:
-    """The photo in the bytes of a picture file, in [-1, 1], cropped around its centre and resized
-    to `size`.
+    """Read a photo from the bytes of a file, in [-1, 1], cropped around its centre to `size`.
 
     size: the side of a square, or (height, width).  The photo is turned as its EXIF note says;
     transparency becomes white; 16-bit grey becomes 8-bit, and grey of 32 bits is stretched over its
-    own range. Raises ValueError for what Pillow cannot read to its end, and for more pixels than
+    own range.  Raises ValueError for what Pillow cannot read to its end, and for more pixels than
     Pillow thinks safe.
     """
     from PIL import Image, UnidentifiedImageError
@@ -57,8 +58,7 @@ def read_photo(data: bytes, size: Size) -> Float[Tensor, "3 h w"]:
 
 
 def example_photo(size: Size) -> Float[Tensor, "3 h w"]:
-    """A photo for when nobody has brought one: scikit-image's cat Chelsea (CC0), which lies in its
-    wheel.
+    """Return a photo to start with: the cat Chelsea (CC0), which comes with scikit-image.
 
     size: as for `read_photo`.
     """
@@ -66,20 +66,19 @@ def example_photo(size: Size) -> Float[Tensor, "3 h w"]:
 
 
 def read_clip(data: bytes, frames: int, size: Size) -> Float[Tensor, "t 3 h w"]:
-    """`frames` frames of the clip in the bytes of a video file, in [-1, 1], cropped and resized to
-    `size`.
+    """Read `frames` frames from the bytes of a video file, in [-1, 1], cropped to `size`.
 
     They are evenly spaced by number, the first and the last among them; a shorter clip repeats
-    some.  The clip is turned as its file says.  It is decoded frame by frame, and no more than the
-    chosen ones are kept. size: the side of a square, or (height, width).  Raises ValueError for a
-    file that is no video, cannot be read, has no frames or more than MOST_FRAMES, and for an MP4
+    some.  The clip is turned as its file says.  It is decoded frame by frame, and only the chosen
+    ones are kept.  size: the side of a square, or (height, width).  Raises ValueError for a
+    file that is no video, cannot be read, has no frames or more than MAX_FRAMES, and for an MP4
     that breaks off; of other kinds, what is there is read.
     """
     if frames < 1:
         raise ValueError(f"expected at least one frame, got frames={frames}")
     sides = _sides(size)
     count = _count_packets(data)
-    # a packet is mostly one frame, but not always: then the second pass knows how many there are
+    # A packet is mostly one frame, but not always: then the second pass knows the real number.
     for _ in range(3):
         chosen = np.linspace(0, count - 1, frames).round().astype(int).tolist()
         kept, decoded = _decode(data, set(chosen), sides)
@@ -89,12 +88,12 @@ def read_clip(data: bytes, frames: int, size: Size) -> Float[Tensor, "t 3 h w"]:
     raise ValueError("expected a whole video file; this one is damaged")
 
 
-def write_clip(video, fps: int) -> bytes:
-    """An MP4 file (H.264, yuv420p), which browsers and phones play.
+def write_clip(video: np.ndarray | Tensor, fps: int) -> bytes:
+    """Encode a clip as an MP4 file (H.264, yuv420p), which browsers and phones play.
 
-    video: (t h w 3) uint8 or (t 3 h w) float in [-1, 1]; tensor or array. fps: frames per second.
-    An odd side gets its last row or column twice, because this format has even ones.  ValueError
-    for other shapes and values.
+    video: (t h w 3) uint8 or (t 3 h w) float in [-1, 1]; tensor or array.  fps: frames per second.
+    An odd side gets its last row or column twice, because this format has only even ones.  Raises
+    ValueError for other shapes and values.
     """
     import av
 
@@ -104,59 +103,54 @@ def write_clip(video, fps: int) -> bytes:
         raise ValueError(
             f"expected a clip (t h w 3) or (t 3 h w), got one of shape {tuple(video.shape)}"
         )
-    pictures = to_images(video)
-    _, height, width, _ = pictures.shape
-    pictures = np.pad(pictures, ((0, 0), (0, height % 2), (0, width % 2), (0, 0)), mode="edge")
+    images = to_images(video)
+    _, height, width, _ = images.shape
+    images = np.pad(images, ((0, 0), (0, height % 2), (0, width % 2), (0, 0)), mode="edge")
     file = io.BytesIO()
     with av.open(file, "w", format="mp4") as container:
         stream = container.add_stream("libx264", rate=fps, options={"crf": "16"})
-        stream.height, stream.width = pictures.shape[1:3]
+        stream.height, stream.width = images.shape[1:3]
         stream.pix_fmt = "yuv420p"
-        # BT.601, said so that no player guesses another from the size
+        # BT.601, stated so that no player guesses another from the size.
         stream.codec_context.colorspace = 6
-        for picture in pictures:
-            container.mux(
-                stream.encode(
-                    av.VideoFrame.from_ndarray(np.ascontiguousarray(picture), format="rgb24")
-                )
-            )
+        for image in images:
+            frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(image), format="rgb24")
+            container.mux(stream.encode(frame))
         container.mux(stream.encode(None))
     return file.getvalue()
 
 
 def _sides(size: Size) -> tuple[int, int]:
-    """(height, width)"""
+    """Return (height, width) of a size."""
     height, width = (size, size) if isinstance(size, int) else size
     if min(height, width) < 1:
         raise ValueError(f"expected a size of at least one pixel, got {size}")
     return height, width
 
 
-def _pixels_to_float(pictures: np.ndarray) -> Float[Tensor, "n 3 h w"]:
-    return (
-        rearrange(torch.from_numpy(pictures), "n h w c -> n c h w").contiguous().float() / 127.5 - 1
-    )
+def _pixels_to_float(images: np.ndarray) -> Float[Tensor, "n 3 h w"]:
+    pixels = rearrange(torch.from_numpy(images), "n h w c -> n c h w").contiguous()
+    return pixels.float() / 127.5 - 1
 
 
-def _fit(image, sides: tuple[int, int]) -> np.ndarray:
-    """(h w 3) uint8: the middle of a PIL picture, in the shape of `sides`, antialiased."""
+def _fit(image: Any, sides: tuple[int, int]) -> np.ndarray:
+    """Crop and resize a PIL image around its middle, antialiased, to (h w 3) uint8 of `sides`."""
     from PIL import Image, ImageOps
 
     return np.array(ImageOps.fit(image, sides[::-1], Image.Resampling.BICUBIC))
 
 
-def _upright(image):
-    """A PIL picture of any mode as RGB, turned as its EXIF note says, on white."""
+def _upright(image: Any) -> Any:
+    """Convert a PIL image of any mode to RGB on white, turned as its EXIF note says."""
     from PIL import Image, ImageOps
 
     image = ImageOps.exif_transpose(image)
-    # grey of more than 8 bits, which Pillow would clip at 255
+    # Grey of more than 8 bits, which Pillow would clip at 255.
     if image.mode.startswith(("I", "F")):
         values = np.nan_to_num(np.asarray(image, dtype=np.float64))
         low, high = (0, 65535) if image.mode.startswith("I;16") else (values.min(), values.max())
-        image = Image.fromarray(
-            ((values - low) / max(high - low, 1e-12) * 255).round().astype(np.uint8)
-        )
+        grey = (values - low) / max(high - low, 1e-12) * 255
+        image = Image.fromarray(grey.round().astype(np.uint8))
     if image.has_transparency_data:
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
@@ -164,18 +158,15 @@ def _upright(image):
 
 
 @contextmanager
-def _opened(data: bytes):
-    """(container, stream) of the video in the bytes; what FFmpeg refuses is a ValueError."""
+def _opened(data: bytes) -> Iterator[tuple[Any, Any]]:
+    """Open the (container, stream) of a video's bytes; what FFmpeg refuses is a ValueError."""
     import av
 
     try:
         allowed = {"format_whitelist": CONTAINERS}
         with av.open(io.BytesIO(data), options=allowed, metadata_errors="replace") as container:
-            streams = [
-                s
-                for s in container.streams.video
-                if not s.disposition & av.stream.Disposition.attached_pic
-            ]
+            cover = av.stream.Disposition.attached_pic
+            streams = [s for s in container.streams.video if not s.disposition & cover]
             if not streams:
                 raise ValueError("expected a video file; this one holds no moving picture")
             streams[0].thread_type = "AUTO"
@@ -188,7 +179,7 @@ def _opened(data: bytes):
 
 
 def _count_packets(data: bytes) -> int:
-    """How many packets the clip has, without decoding them."""
+    """Count the packets of the clip without decoding them."""
     with _opened(data) as (container, stream):
         if any(entry.pos + entry.size > len(data) for entry in stream.index_entries):
             raise ValueError("expected a whole video file; this one breaks off before its end")
@@ -201,14 +192,13 @@ def _count_packets(data: bytes) -> int:
 def _decode(
     data: bytes, chosen: set[int], sides: tuple[int, int]
 ) -> tuple[dict[int, np.ndarray], int]:
-    """The chosen frames by their number, each (h w 3) uint8 of `sides`, and the number of all
-    frames.
-    """
-    kept, count = {}, 0
+    """Return the chosen frames by number, each (h w 3) uint8 of `sides`, and the count of all."""
+    kept = {}
+    count = 0
     with _opened(data) as (container, stream):
         for frame in container.decode(stream):
             if count in chosen:
-                # both count against the clock
+                # both angles are counterclockwise
                 turned = frame.to_image().rotate(frame.rotation, expand=True)
                 kept[count] = _fit(turned, sides)
             count = _bounded(count + 1)
@@ -218,8 +208,8 @@ def _decode(
 
 
 def _bounded(count: int) -> int:
-    if count > MOST_FRAMES:
+    if count > MAX_FRAMES:
         raise ValueError(
-            f"expected a clip of at most {MOST_FRAMES} frames; this one has more: cut it shorter"
+            f"expected a clip of at most {MAX_FRAMES} frames; this one has more: cut it shorter"
         )
     return count

@@ -133,7 +133,7 @@ def test_choices_come_back_as_the_values_they_were():
         (lambda t, schedule: 1 / 0, "ZeroDivisionError: division by zero"),
         (
             lambda t, schedule: "no figure",
-            "TypeError: plot should return a matplotlib Figure, got str",
+            "TypeError: plot: expected a matplotlib Figure, got str",
         ),
         (lambda t: None, "TypeError: "),
         (lambda t, schedule: {}["<b>"], "KeyError: &#x27;&lt;b&gt;&#x27;"),

@@ -425,7 +425,7 @@ def test_only_the_chosen_frames_are_kept(monkeypatch):
 
 
 def test_a_clip_that_is_too_long_is_refused_before_it_is_decoded(monkeypatch):
-    monkeypatch.setattr(media, "MOST_FRAMES", 23)
+    monkeypatch.setattr(media, "MAX_FRAMES", 23)
     monkeypatch.setattr(media, "_decode", None)
     with pytest.raises(ValueError, match="at most 23 frames; this one has more: cut it shorter"):
         read_clip(MP4, 4, 16)
@@ -433,7 +433,7 @@ def test_a_clip_that_is_too_long_is_refused_before_it_is_decoded(monkeypatch):
 
 def test_a_file_that_lies_about_its_length_is_refused_while_it_is_decoded(monkeypatch):
     monkeypatch.setattr(media, "_count_packets", lambda data: 4)
-    monkeypatch.setattr(media, "MOST_FRAMES", 23)
+    monkeypatch.setattr(media, "MAX_FRAMES", 23)
     with pytest.raises(ValueError, match="at most 23 frames"):
         read_clip(MP4, 4, 16)
 

@@ -1,19 +1,19 @@
 // An explorer: labelled controls above a picture that the kernel draws.
 // payload: { controls: [{ name, label, kind: "slider" | "choice" | "patches" | "file", ... }] }.
-// The first picture stands in `light`.
+// The first picture is in `light`.
 
 function build(root, { controls }, link, light) {
   const picture = make("div", { class: "picture" });
   const note = make("p", { class: "note", role: "status" }, "Run this cell in JupyterLab to move the controls.");
   const values = {};
-  const transfers = new Map(); // of files under way: number -> what to do with the kernel's answer
+  const transfers = new Map(); // of files on their way: number -> what to do with the kernel's answer
   const kinds = { slider: sliderControl, choice: choiceControl, patches: patchesControl, file: fileControl };
   const fields = make("fieldset", { disabled: true }, make("legend", {}, "Controls"), ...controls.map(control));
   root.append(make("style", {}, LOOK + EXPLORE_LOOK), make("section", { "aria-label": "Explorer" }, fields, picture, note));
   const first = light.querySelector("img, [role=alert]");
   if (first) picture.append(first.cloneNode(true));
   let shown = first ? JSON.stringify(values) : "";
-  let waiting = null; // one request at a time: what is dragged over meanwhile is never asked for
+  let waiting = null; // one request at a time: values passed over meanwhile are never requested
 
   function control(given) {
     values[given.name] = given.value;
@@ -79,7 +79,7 @@ function build(root, { controls }, link, light) {
     }
   }
 
-  // A file goes to the kernel in parts, each sent when the one before has come.
+  // A file goes to the kernel in parts, each sent once the previous one has arrived.
   function fileControl({ name, label, start, accept, largest, part }) {
     const onchange = () => input.files[0] && upload(input.files[0]);
     const input = make("input", { type: "file", accept, hidden: true, onchange });
@@ -87,7 +87,7 @@ function build(root, { controls }, link, light) {
     const back = make("button", { type: "button", hidden: true, onclick: restore }, "Back to the example");
     const shown = make("output", {}, start);
     const trouble = make("p", { role: "alert" });
-    let current = null; // the transfer under way: one that is replaced by another is let go
+    let current = null; // the current transfer; one that is replaced by another is dropped
     let settled = start;
     return make("div", { class: "control", role: "group", "aria-label": label }, make("span", {}, label),
       make("span", { class: "options file" }, button, input, shown, back), trouble);

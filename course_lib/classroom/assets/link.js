@@ -22,7 +22,7 @@ function startAll(key, payload) {
   }
 }
 
-// The element's own children stay as they are, unseen: they are the version for pages without scripts.
+// The element's own children stay as they are, hidden: they are the version for pages without scripts.
 function start(element, key, payload) {
   const root = element.attachShadow({ mode: "open" });
   keepKeys(element);

@@ -48,14 +48,14 @@ function buildQuiz(root, { title, questions }, link) {
   return (message) => {
     if (message.type === "saved") saved.textContent = message.note;
     if (message.type !== "welcome") return;
-    if (Object.keys(results).length) return save(); // answered before the kernel was there
+    if (Object.keys(results).length) return save(); // answered before the kernel was connected
     Object.assign(results, message.results);
     for (const card of cards) if (card.id in results) card.restore(results[card.id]);
     showTotal();
   };
 }
 
-// Send what is to be kept; say so when no kernel takes it.
+// Send what is to be saved; say so when no kernel takes it.
 function keep(link, note, message) {
   note.textContent = "";
   link.alive = false;
@@ -169,7 +169,7 @@ function numericKind(question) {
     element: make("div", { class: "row" }, input, make("span", {}, question.unit)),
     wanted: "Enter a number first, such as 0.25.",
     answer: value,
-    // A hair of slack, so that 0.3 counts as within 0.1 of 0.2.
+    // A little slack, so that 0.3 counts as within 0.1 of 0.2.
     right: (answer) => Math.abs(answer - question.answer) <= question.tolerance * (1 + 1e-9),
     set: (answer) => (input.value = answer),
     comment: (_, right) => (right ? question.feedback_right : question.feedback_wrong),
