@@ -1,6 +1,4 @@
-"""``course build``: solutions/NN_topic.py -> notebooks/NN_topic.ipynb, executed, and what guards
-them.
-"""
+"""``course build``: solutions/NN_topic.py -> notebooks/NN_topic.ipynb, executed and checked."""
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -39,8 +37,7 @@ __all__ = [
 
 
 def sources(names: Iterable[str] = ()) -> list[Path]:
-    """The chapters' sources, all of them or those named: ``01``, ``01_ddpm`` or any path that ends
-    in it.
+    """List the chapters' sources, all or those named: ``01``, ``01_ddpm``, or a path that ends so.
 
     Raises ValueError for a name that fits none of them.
     """
@@ -57,11 +54,12 @@ def sources(names: Iterable[str] = ()) -> list[Path]:
 
 
 def build(source: Path, run: bool = True) -> list[float]:
-    """Write the student edition of one chapter into notebooks/; the seconds that each cell took.
+    """Write the student edition of one chapter into notebooks/; return each cell's seconds.
 
     Raises SourceError or ExecutionError, and then leaves the notebook that is there as it is.
     """
-    notebook, seconds = student_edition(source), []
+    notebook = student_edition(source)
+    seconds: list[float] = []
     if run:
         try:
             notebook, seconds = execute(notebook, folder=paths.NOTEBOOKS)
@@ -77,29 +75,25 @@ def write_solutions(folder: Path, chapters: Iterable[Path]) -> list[Path]:
 
 
 def check_chapters(chapters: Iterable[Path]) -> list[str]:
-    """What is wrong with the committed notebooks of these chapters, one line each."""
-    found = []
+    """Say what is wrong with the committed notebooks of these chapters, one line each."""
+    problems = []
     for source in chapters:
         committed = paths.NOTEBOOKS / f"{source.stem}.ipynb"
-        found += [
-            f"{committed.name}: {problem}"
-            for problem in check_notebook(source, committed, _declared(source))
-        ]
+        for problem in check_notebook(source, committed, _declared(source)):
+            problems.append(f"{committed.name}: {problem}")
     known = {source.stem for source in sources()}
     strays = [path for path in sorted(paths.NOTEBOOKS.glob("*.ipynb")) if path.stem not in known]
-    return found + [f"{path.name}: has no source in solutions/" for path in strays]
+    return problems + [f"{path.name}: has no source in solutions/" for path in strays]
 
 
 def write(notebook: NotebookNode, path: Path) -> Path:
-    """Write a notebook, at once or not at all, and only where it differs from what is there."""
+    """Write a notebook, whole or not at all, and only where it differs from what is there."""
     write_if_changed(path, nbformat.writes(notebook) + "\n")
     return path
 
 
 def _declared(source: Path) -> list[str]:
-    """The ids of all exercises of the topics that a chapter teaches: its own, and any that it asks
-    from.
-    """
+    """Return the ids of all exercises of a chapter's topics: its own, and any that it asks from."""
     asked = {name.partition(".")[0] for name in exercise_ids(solution_edition(source))}
     own = source.stem.partition("_")[2]
     return [

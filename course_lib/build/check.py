@@ -1,10 +1,11 @@
-"""What is wrong with a committed notebook, without executing it."""
+"""Check a committed notebook without executing it."""
 
 import html
 import re
 from collections.abc import Iterable, Iterator
 from itertools import zip_longest
 from pathlib import Path
+from typing import Any
 
 import nbformat
 from nbformat import NotebookNode
@@ -13,26 +14,26 @@ from course_lib.build.source import exercise_ids, secrets, student_edition
 
 __all__ = ["check_notebook"]
 
-LARGEST = 2_000_000  # bytes of a committed notebook, outputs included
+MAX_NOTEBOOK_BYTES = 2_000_000  # outputs included
 _MACHINE_PATH = re.compile(r"(?<![\w.])/(?:home|root|Users|tmp|private|work)/[\w.]|\b[A-Z]:\\[\w.]")
 _WIDGETS = "application/vnd.jupyter.widget-state+json"
 
 
 def check_notebook(source: Path, committed: Path, declared: Iterable[str]) -> list[str]:
-    """Every reason why `committed` is not the notebook that `source` makes; empty when it is.
+    """List every reason why `committed` is not the notebook that `source` makes.
 
     declared: the ids of the exercises that the chapter must hold.
     """
     if not committed.is_file():
         return ["is missing"]
     notebook = nbformat.read(committed, as_version=4)
-    found = list(_drift(student_edition(source), notebook, source.name))
-    found += _outputs(notebook)
-    found += _leaks(secrets(source), notebook)
-    found += _exercises(set(declared), exercise_ids(notebook))
-    if (size := committed.stat().st_size) > LARGEST:
-        found.append(f"is {size / 1e6:.1f} MB, {LARGEST / 1e6:.0f} MB are allowed")
-    return found
+    problems = list(_drift(student_edition(source), notebook, source.name))
+    problems += _outputs(notebook)
+    problems += _leaks(secrets(source), notebook)
+    problems += _exercises(set(declared), exercise_ids(notebook))
+    if (size := committed.stat().st_size) > MAX_NOTEBOOK_BYTES:
+        problems.append(f"is {size / 1e6:.1f} MB, {MAX_NOTEBOOK_BYTES / 1e6:.0f} MB are allowed")
+    return problems
 
 
 def _drift(expected: NotebookNode, notebook: NotebookNode, source: str) -> Iterator[str]:
@@ -41,7 +42,7 @@ def _drift(expected: NotebookNode, notebook: NotebookNode, source: str) -> Itera
             yield f"has {len(notebook.cells)} cells, {source} makes {len(expected.cells)}"
         elif any(new.get(key) != old.get(key) for key in ("cell_type", "id", "source", "metadata")):
             yield f"cell {index} ({_first_line(old)}) is not what {source} makes"
-            return  # one insertion shifts all that follows
+            return  # one insertion shifts all cells after it
     if any(notebook.metadata.get(key) != value for key, value in expected.metadata.items()):
         yield f"its metadata are not what {source} makes"
 
@@ -65,7 +66,7 @@ def _outputs(notebook: NotebookNode) -> Iterator[str]:
 def _leaks(hidden: list[str], notebook: NotebookNode) -> Iterator[str]:
     places = {"the widgets' state": _texts(notebook.metadata.get("widgets", {}).get(_WIDGETS, {}))}
     for index, cell in enumerate(notebook.cells):
-        # a folded hint may show the line: unfolding it is the student's choice
+        # A folded hint may show the line: unfolding it is the student's choice.
         source = re.sub(r"<details>.*?</details>", "", cell.source, flags=re.DOTALL)
         places[f"cell {index} ({_first_line(cell)})"] = [source, *_texts(cell.get("outputs", []))]
     squeezed = {place: _squeeze("\n".join(texts)) for place, texts in places.items()}
@@ -84,8 +85,8 @@ def _exercises(declared: set[str], present: list[str]) -> Iterator[str]:
         yield f"exercise {name} is in the notebook and not declared for this chapter"
 
 
-def _texts(value) -> Iterator[str]:
-    """All readable strings in an output or a widget state; pictures are passed over."""
+def _texts(value: Any) -> Iterator[str]:
+    """Yield all readable strings in an output or a widget state; images are skipped."""
     if isinstance(value, str):
         yield value
     elif isinstance(value, dict):

@@ -16,10 +16,10 @@ from course_lib.build.source import METADATA
 
 __all__ = ["ExecutionError", "execute"]
 
-# version 4, without hyphens
+# Version 4, without hyphens.
 _UUID = re.compile(r"(?<![0-9a-f])[0-9a-f]{12}4[0-9a-f]{3}[89ab][0-9a-f]{15}(?![0-9a-f])")
 _ANSI = re.compile(r"\x1b\[[0-9;]*m")
-THREADS = "2"  # what the course's budgets are measured with
+THREADS = "2"  # with which the course's budgets are measured
 
 
 class ExecutionError(RuntimeError):
@@ -29,18 +29,19 @@ class ExecutionError(RuntimeError):
 def execute(
     notebook: NotebookNode, folder: Path, timeout: int = 300
 ) -> tuple[NotebookNode, list[float]]:
-    """The executed notebook and the seconds that each of its cells took.
+    """Execute a notebook; return it and the seconds that each of its cells took.
 
     folder: the kernel's working directory.  timeout: seconds for one cell.
     The student's state (COURSE_HOME) starts empty; COURSE_FAST is passed on.  Raises
     ExecutionError.
     """
-    started, seconds = {}, [0.0] * len(notebook.cells)
+    started: dict[int, float] = {}
+    seconds = [0.0] * len(notebook.cells)
 
-    def begin(cell, cell_index):
+    def begin(cell: NotebookNode, cell_index: int) -> None:
         started[cell_index] = time.perf_counter()
 
-    def end(cell, cell_index, execute_reply):
+    def end(cell: NotebookNode, cell_index: int, execute_reply: dict) -> None:
         seconds[cell_index] = time.perf_counter() - started[cell_index]
 
     client = NotebookClient(
@@ -67,18 +68,16 @@ def execute(
 
 
 def _neutral(notebook: NotebookNode) -> NotebookNode:
-    """The notebook with ids derived from its cells instead of drawn at random: the same run, the
-    same bytes.
+    """Derive the widgets' ids from the cells, so that the same run gives the same bytes.
 
     Widgets name themselves and each other by random UUIDs, in their state and in the pages that
     show them.
     """
-    # the kernel has written its Python's version here
-    notebook.metadata.update(from_dict(METADATA))
-    # so that no two notebooks of one page share an id
+    notebook.metadata.update(from_dict(METADATA))  # the kernel has written its Python's version
+    # The cells' ids are part of a name, so that no two notebooks share one.
     cells = "".join(cell.id for cell in notebook.cells)
-    names = {}
-    # in the order of creation; `writes` sorts by id
+    names: dict[str, str] = {}
+    # In the order of creation; `writes` sorts by id.
     for uuid in _UUID.findall(json.dumps(notebook)):
         names.setdefault(uuid, sha256(f"{cells}{len(names)}".encode()).hexdigest()[:32])
     return reads(_UUID.sub(lambda uuid: names[uuid[0]], writes(notebook)), as_version=4)

@@ -1,12 +1,12 @@
 """``course build --nbgrader DIR``: the chapters as assignments in a course folder for nbgrader.
 
-    DIR/nbgrader_config.py                 what nbgrader has to know of the course
-    DIR/seed.txt                           the seed of the cases that marks are taken on, not for students' eyes
+    DIR/nbgrader_config.py                 what nbgrader has to know about the course
+    DIR/seed.txt                           the seed of the marked cases; keep it from students
     DIR/source/01_ddpm/01_ddpm.ipynb       from solutions/01_ddpm.py
 
-In an assignment every exercise is a solution cell, and a locked test cell worth its points follows,
-whose value is what `classroom.mark` finds: nbgrader takes it for the points.  All other cells are
-the student's to change and to try things in, so they carry no mark of nbgrader.  Only the format is
+In an assignment every exercise is a solution cell, followed by a locked test cell worth its points.
+The value of that cell is what `classroom.mark` returns: nbgrader takes it for the points.  All other
+cells are the student's to change, so nbgrader's metadata are not in them.  Only the format is
 written here (nbgrader 0.9.6, metadata schema 3); nbgrader is never imported, and the course does
 not need it.
 """
@@ -49,10 +49,9 @@ MARKERS = {OPEN: "### BEGIN SOLUTION", CLOSE: "### END SOLUTION"}
 
 
 def write_course_folder(folder: Path, chapters: Iterable[Path]) -> list[Path]:
-    """Write the chapters as nbgrader's source notebooks, beside the configuration and the seed;
-    their paths.
+    """Write the chapters as nbgrader's source notebooks, with its configuration and the seed.
 
-    A configuration or a seed that is there stays as it is.  Raises SourceError for a chapter that
+    Returns their paths.  A configuration or a seed that is there stays as it is.  Raises SourceError for a chapter that
     cannot be read and ValueError for a seed.txt without a whole number.
     """
     folder.mkdir(parents=True, exist_ok=True)
@@ -73,8 +72,7 @@ def write_course_folder(folder: Path, chapters: Iterable[Path]) -> list[Path]:
 
 
 def assignment(path: Path, seed: int) -> NotebookNode:
-    """The solution edition with nbgrader's cells in it; `nbgrader generate_assignment` makes the
-    student's from it.
+    """Make the solution edition with nbgrader's cells; nbgrader makes the student's from it.
 
     path: the percent script.  seed: of the cases that marks are taken on, removed from what
     students get.  Raises SourceError.
@@ -92,8 +90,9 @@ def assignment(path: Path, seed: int) -> NotebookNode:
 
 
 def _test_cell(exercise: Exercise, seed: int, id: str) -> NotebookNode:
-    """Its value is the points that the answer earns.  Without the hidden lines the seed is the
-    decorator's own.
+    """Make the cell whose value is the points that the answer earns.
+
+    Students get it without the hidden lines, with the decorator's own seed.
     """
     source = f"""\
 # {exercise.points} point{"s" * (exercise.points != 1)}: this cell shows what your answer earns. \
@@ -111,7 +110,9 @@ mark(
     return new_code_cell(source, id=id, metadata={"nbgrader": metadata})
 
 
-def _metadata(grade_id: str, solution=False, grade=False, locked=False, **points: int) -> dict:
+def _metadata(
+    grade_id: str, solution: bool = False, grade: bool = False, locked: bool = False, **points: int
+) -> dict:
     kind = {"solution": solution, "grade": grade, "locked": locked, "task": False}
     return {"schema_version": 3, "grade_id": grade_id, **kind, **points}
 

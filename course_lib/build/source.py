@@ -15,8 +15,7 @@ the answer:
         ...
         # END
 
-The solution edition shows them.  The student edition shows ``raise NotImplementedError  # your
-turn``.
+The solution edition shows them.  The student edition has ``raise NotImplementedError`` there.
 """
 
 import hashlib
@@ -51,11 +50,11 @@ _HEADING = re.compile(r"^#{1,6} .+$", re.MULTILINE)
 
 
 class SourceError(ValueError):
-    """A source that no notebook can be made from; the message begins with file and line."""
+    """A source that is not a chapter; the message begins with file and line."""
 
 
 def solution_edition(path: Path) -> NotebookNode:
-    """The notebook with every answer in it, not executed.
+    """Make the notebook with every answer in it, not executed.
 
     path: the percent script.  Raises SourceError where markers, decorators and headings do not fit
     together.
@@ -76,7 +75,7 @@ def solution_edition(path: Path) -> NotebookNode:
 
 
 def student_edition(path: Path) -> NotebookNode:
-    """The solution edition with a stub in the place of every answer; cells keep their ids."""
+    """Make the solution edition with a stub for every answer; cells keep their ids."""
     notebook = solution_edition(path)
     for cell in notebook.cells:
         if cell.cell_type == "code":
@@ -85,37 +84,35 @@ def student_edition(path: Path) -> NotebookNode:
 
 
 def exercise_ids(notebook: NotebookNode) -> list[str]:
-    """The ids of a notebook's exercises, in order."""
+    """Return the ids of a notebook's exercises, in order."""
     code = (cell.source for cell in notebook.cells if cell.cell_type == "code")
     return [name for source in code for name in _DECORATOR.findall(source)]
 
 
 def secrets(path: Path) -> list[str]:
-    """The solution lines that must not be seen in a student edition.
+    """Return the solution lines that must not be seen in a student edition.
 
-    A line counts when it says enough to be recognised: sixteen characters, blanks and comment
-    aside, and three different names or numbers.  ``return x`` or ``for i in range(3):`` give
+    A line counts when it says enough to be recognized: sixteen characters, without blanks and
+    comment, and three different names or numbers.  ``return x`` or ``for i in range(3):`` give
     nothing away.
     """
-    found, hidden = [], False
+    lines = []
+    hidden = False
     for line in path.read_text(encoding="utf-8").splitlines():
         mark = line.strip()
         hidden = (hidden or mark == OPEN) and mark != CLOSE
         code = re.split(r"\s+#\s", mark)[0]
         words = {word for word in re.findall(r"\w+", code) if not keyword.iskeyword(word)}
-        if (
-            hidden
-            and not mark.startswith("#")
-            and len("".join(code.split())) >= 16
-            and len(words) >= 3
-        ):
-            found.append(code)
-    return found
+        long = len("".join(code.split())) >= 16
+        if hidden and not mark.startswith("#") and long and len(words) >= 3:
+            lines.append(code)
+    return lines
 
 
 def _check_cells(text: str, name: str) -> None:
-    """Markers come in pairs, in exercise cells alone; an exercise follows a markdown cell with a
-    heading.
+    """Check that markers come in pairs, only in exercise cells, each after a heading.
+
+    Raises SourceError.
     """
     cells = [(0, "# %%", [])]  # (line of the cell marker, that marker, numbered lines below it)
     for number, line in enumerate(text.splitlines(), start=1):
@@ -135,7 +132,7 @@ def _check_cells(text: str, name: str) -> None:
             )
         if titled and not regions:
             raise SourceError(
-                f"{name}:{number}: an exercise cell needs '{OPEN}' and '{CLOSE}' around its answer"
+                f"{name}:{number}: expected '{OPEN}' and '{CLOSE}' around the answer, got neither"
             )
         if not titled and (regions or decorated):
             raise SourceError(
@@ -149,14 +146,16 @@ def _check_cells(text: str, name: str) -> None:
 
 
 def _count_regions(lines: list[tuple[int, str]], name: str) -> int:
-    opened, regions = None, 0
+    opened = None
+    regions = 0
     for number, line in lines:
         if line.strip() == OPEN:
             if opened:
                 raise SourceError(
                     f"{name}:{number}: a second '{OPEN}' before the '{CLOSE}' of line {opened}"
                 )
-            opened, regions = number, regions + 1
+            opened = number
+            regions += 1
         elif line.strip() == CLOSE:
             if not opened:
                 raise SourceError(f"{name}:{number}: '{CLOSE}' without '{OPEN}'")
@@ -167,7 +166,8 @@ def _count_regions(lines: list[tuple[int, str]], name: str) -> int:
 
 
 def _without_answers(source: str) -> str:
-    shown, hidden = [], False
+    shown = []
+    hidden = False
     for line in source.splitlines():
         mark = line.strip()
         if mark == OPEN:

@@ -1,6 +1,4 @@
-"""What the student has done: exercises passed and quizzes answered, kept in
-COURSE_HOME/progress.json.
-"""
+"""What the student has done: exercises and quizzes, kept in COURSE_HOME/progress.json."""
 
 import json
 import os
@@ -18,11 +16,13 @@ from course_lib.paths import NOTEBOOKS, QUIZZES, SOLUTIONS
 
 Record = dict[str, dict[str, dict]]
 Number = int | float
+LOCK_SECONDS = 10  # to wait for another notebook that writes
 
 
 def record_exercise(id: str, status: str, points: int) -> str:
-    """Remember a result; an exercise once passed stays passed.  "" or a sentence on why it was not
-    saved.
+    """Remember a result; an exercise once passed stays passed.
+
+    Returns "" or a sentence on why it was not saved.
     """
     if status == "not attempted":
         return ""
@@ -38,9 +38,9 @@ def record_exercise(id: str, status: str, points: int) -> str:
 
 
 def record_quiz(topic: str, score: Number, out_of: Number) -> str:
-    """Remember the best score of a quiz.  "" or a sentence on why it was not saved.
+    """Remember the best score of a quiz.
 
-    Raises ValueError unless 0 <= score <= out_of and out_of > 0.
+    Returns "" or a sentence on why it was not saved.  Raises ValueError unless 0 <= score <= out_of and out_of > 0.
     """
     if not 0 <= score <= out_of or not out_of > 0:
         raise ValueError(
@@ -59,9 +59,7 @@ def record_quiz(topic: str, score: Number, out_of: Number) -> str:
 
 
 def read_record() -> Record:
-    """The record as it stands; empty where there is none.  A damaged file is set aside with a
-    warning.
-    """
+    """Read the record; it is empty where there is none.  A damaged file is set aside, warning."""
     if not (course_home() / "progress.json").exists():
         return _empty()
     try:
@@ -72,9 +70,7 @@ def read_record() -> Record:
 
 
 def _update(change: Callable[[Record], None]) -> str:
-    """Read, change and replace the file under a lock, so that two notebooks do not lose each
-    other's results.
-    """
+    """Read, change and replace the file under a lock: two notebooks lose nothing of each other."""
     try:
         course_home().mkdir(parents=True, exist_ok=True)
         with _lock():
@@ -87,7 +83,7 @@ def _update(change: Callable[[Record], None]) -> str:
 
 
 def _lock() -> FileLock:
-    return FileLock(course_home() / "progress.lock", timeout=10)
+    return FileLock(course_home() / "progress.lock", timeout=LOCK_SECONDS)
 
 
 def _empty() -> Record:
@@ -102,11 +98,9 @@ def _read() -> Record:
     except FileNotFoundError:
         return _empty()
     except (ValueError, RecursionError) as error:
-        aside = next(
-            p
-            for n in range(1, 10**6)
-            if not (p := path.with_name(f"progress.damaged-{n}.json")).exists()
-        )
+        number = 1
+        while (aside := path.with_name(f"progress.damaged-{number}.json")).exists():
+            number += 1
         os.replace(path, aside)
         warnings.warn(
             f"{path} was damaged ({error}); it is kept as {aside.name}, a new one starts.",
@@ -117,20 +111,18 @@ def _read() -> Record:
 
 
 def _validate(record: object) -> None:
-    """Raises ValueError unless `record` is one that this module wrote."""
+    """Raise ValueError unless `record` is one that this module wrote."""
     try:
-        statuses = {entry["status"] for entry in record["exercises"].values()}
-        numbers = [entry["points"] for entry in record["exercises"].values()]
-        numbers += [
-            entry[key] for entry in record["quizzes"].values() for key in ("score", "out_of")
-        ]
+        answers = list(record["exercises"].values())
+        quizzes = list(record["quizzes"].values())
+        statuses = {entry["status"] for entry in answers}
+        numbers = [entry["points"] for entry in answers]
+        numbers += [entry[key] for entry in quizzes for key in ("score", "out_of")]
     except (TypeError, KeyError, AttributeError) as error:
         raise ValueError(f"not a progress record: {error!r}") from None
-    plain = all(type(number) in (int, float) for number in numbers) and statuses <= {
-        "passed",
-        "failed",
-    }
-    if not plain or not all(quiz["out_of"] > 0 for quiz in record["quizzes"].values()):
+    known = statuses <= {"passed", "failed"}
+    plain = all(type(number) in (int, float) for number in numbers)
+    if not known or not plain or not all(quiz["out_of"] > 0 for quiz in quizzes):
         raise ValueError("not a progress record: unexpected values")
 
 
@@ -139,9 +131,7 @@ def _validate(record: object) -> None:
 
 @dataclass(frozen=True)
 class Line:
-    """One exercise or quiz: its name, what became of it, points earned and to be had (None: not
-    known).
-    """
+    """One exercise or quiz: its name, its status, points earned and possible (None: unknown)."""
 
     name: str
     status: str

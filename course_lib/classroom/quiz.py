@@ -1,8 +1,10 @@
 """The quiz and the flashcards a notebook shows."""
 
+from typing import Any
+
 import traitlets
 
-from course_lib.classroom.bank import Bank, digest, load_bank, rich
+from course_lib.classroom.bank import Bank, Flashcard, Question, digest, load_bank, rich
 from course_lib.classroom.bridge import Linked, module
 from course_lib.classroom.progress import record_quiz
 from course_lib.classroom.state import load_state, save_state
@@ -37,9 +39,7 @@ def flashcards(topic: str) -> None:
 
 
 class QuizWidget(Linked):
-    """A bank's questions.  The page draws and scores them; the kernel keeps the results in
-    `COURSE_HOME`.
-    """
+    """A bank's questions: the page draws and scores them, the kernel saves the results."""
 
     _esm = traitlets.Unicode(module("quiz")).tag(sync=True)
     mode = "quiz"
@@ -47,8 +47,7 @@ class QuizWidget(Linked):
     def __init__(self, bank: Bank):
         self.bank = bank
         self.entries = self.choose(bank)
-        # An answer is kept with a digest of its question, and forgotten when the question has
-        # changed.
+        # An answer is saved with a digest of its question, and dropped if the question changes.
         self.digests = {entry.id: digest(entry) for entry in self.entries}
         super().__init__(self.describe(bank))
 
@@ -70,32 +69,31 @@ class QuizWidget(Linked):
         return None
 
     def saved(self) -> dict:
-        """What was saved for the entries that have not changed since, by id."""
-        stored = load_state(f"{self.mode}-{self.bank.topic}")
-        same = {
-            i: r
-            for i, r in stored.items()
-            if isinstance(r, dict) and r.get("digest") == self.digests.get(i, "")
-        }
-        return {i: r["result"] for i, r in same.items() if "result" in r}
+        """Return what was saved for the entries that have not changed since, by id."""
+        results = {}
+        for id, stored in load_state(f"{self.mode}-{self.bank.topic}").items():
+            same = isinstance(stored, dict) and stored.get("digest") == self.digests.get(id, "")
+            if same and "result" in stored:
+                results[id] = stored["result"]
+        return results
 
     def save(self, results: dict, score: int) -> str:
-        """Keep the results of known entries and report the score; "" or a sentence on why that
-        failed.
+        """Save the results of known entries and record the score.
+
+        Returns "" or a sentence on why that failed.
         """
-        kept = {
-            i: {"digest": self.digests[i], "result": r}
-            for i, r in results.items()
-            if i in self.digests
-        }
+        known = {}
+        for id, result in results.items():
+            if id in self.digests:
+                known[id] = {"digest": self.digests[id], "result": result}
         try:
-            save_state(f"{self.mode}-{self.bank.topic}", kept)
+            save_state(f"{self.mode}-{self.bank.topic}", known)
         except OSError as error:
             return f"Not saved: {error}"
         return self.report(score)
 
     def report(self, score: int) -> str:
-        """Tell the progress record; "" or a sentence on why it was not saved."""
+        """Record the score in progress.json; return "" or a sentence on why it was not saved."""
         return record_quiz(self.bank.topic, float(score), float(len(self.entries)))
 
     def caption(self) -> str:
@@ -110,7 +108,7 @@ class QuizWidget(Linked):
 
 
 class DeckWidget(QuizWidget):
-    """A bank's flashcards; those marked as known are kept."""
+    """A bank's flashcards; those marked as known are saved."""
 
     mode = "cards"
 
@@ -125,7 +123,7 @@ class DeckWidget(QuizWidget):
         }
 
     def report(self, score: int) -> str:
-        """Cards are practice: they give no points."""
+        """Record nothing: cards are practice and give no points."""
         return ""
 
     def caption(self) -> str:
@@ -140,15 +138,15 @@ class DeckWidget(QuizWidget):
         return f"<h4>Flashcards: {rich(self.bank.title)}</h4>\n<ol>\n{cards}\n</ol>"
 
 
-def _drawable(entry) -> dict:
-    """The entry as the page draws it: every text as escaped HTML."""
+def _drawable(entry: Question | Flashcard) -> dict:
+    """Return the entry as the page draws it, every text as escaped HTML."""
     drawn = _texts_to_html(entry.model_dump())
     if drawn.get("kind") == "ordering":
         drawn["start"] = entry.start()
     return drawn
 
 
-def _texts_to_html(value):
+def _texts_to_html(value: Any) -> Any:
     if isinstance(value, list):
         return [_texts_to_html(v) for v in value]
     if isinstance(value, dict):
@@ -156,8 +154,8 @@ def _texts_to_html(value):
     return value
 
 
-def _readable(question) -> str:
-    """The question as plain HTML, its answer folded away."""
+def _readable(question: Question) -> str:
+    """Write the question as plain HTML, its answer folded away."""
     prompt = f"<p>{rich(question.prompt)}</p>"
     if question.kind == "numeric":
         answer = f"{question.answer:g} {rich(question.unit)}. {rich(question.feedback_right)}"
@@ -173,7 +171,7 @@ def _readable(question) -> str:
     return prompt + listed + _folded("Answer", answer, question)
 
 
-def _folded(summary: str, content: str, entry) -> str:
+def _folded(summary: str, content: str, entry: Question | Flashcard) -> str:
     return (
         f"<details><summary>{summary}</summary>{content}"
         f" <small>({rich(entry.source)})</small></details>"

@@ -5,17 +5,26 @@ import xml.etree.ElementTree as ET
 import zipfile
 from pathlib import Path
 
-from course_lib.classroom.bank import Bank, Choice, Numeric, Ordering, load_bank, plain, rich
+from course_lib.classroom.bank import (
+    Bank,
+    Choice,
+    Numeric,
+    Ordering,
+    Question,
+    load_bank,
+    plain,
+    rich,
+)
 
 QTI = "http://www.imsglobal.org/xsd/ims_qtiasiv1p2"
 PACKAGE = "http://www.imsglobal.org/xsd/imsccv1p1/imscp_v1p1"
-EPOCH = (1980, 1, 1, 0, 0, 0)  # the zip's dates: the same bank gives the same bytes
+ZIP_DATE = (1980, 1, 1, 0, 0, 0)  # always the same: the same bank gives the same bytes
 
 
 def export(topic: str | Bank, format: str, path: Path | str) -> Path:
     """Write the bank of a topic as "gift", "qti" or "anki" and return the file's path.
 
-    Flashcards go to Anki alone, which is made for them; its deck holds the questions as cards, too.
+    Flashcards go only to Anki, which is made for them; its deck also holds the questions as cards.
     Raises ValueError for an unknown format or topic.
     """
     writers = {"gift": _write_gift, "qti": _write_qti, "anki": _write_anki}
@@ -48,7 +57,7 @@ def _gift_html(text: str) -> str:
     return _gift(rich(text))
 
 
-def _gift_question(question) -> str:
+def _gift_question(question: Question) -> str:
     prompt = f"{_gift_html(question.prompt)} <small>({_gift_html(question.source)})</small>"
     lines = {Choice: _gift_choice, Numeric: _gift_numeric, Ordering: _gift_ordering}[
         type(question)
@@ -57,14 +66,14 @@ def _gift_question(question) -> str:
 
 
 def _gift_choice(question: Choice) -> list[str]:
-    """Moodle wants weights in per cent: right ones share 100, and each wrong tick takes all of it."""
+    """Write the options, several with weights: right ones share 100 %, a wrong one takes it all."""
     share = 100 / sum(option.correct for option in question.options)
     right, wrong = ("=", "~") if question.kind == "single" else (f"~%{share:.5f}%", "~%-100%")
-    options = [
-        (right if o.correct else wrong, _gift_html(o.text), _gift_html(o.feedback))
-        for o in question.options
-    ]
-    return ["", *(f"\t{sign}{text}#{feedback}" for sign, text, feedback in options)]
+    lines = [""]
+    for option in question.options:
+        sign = right if option.correct else wrong
+        lines.append(f"\t{sign}{_gift_html(option.text)}#{_gift_html(option.feedback)}")
+    return lines
 
 
 def _gift_numeric(question: Numeric) -> list[str]:
@@ -73,7 +82,7 @@ def _gift_numeric(question: Numeric) -> list[str]:
 
 
 def _gift_ordering(question: Ordering) -> list[str]:
-    """GIFT knows no ordering: match each item with its place."""
+    """Match each item with its place: GIFT has no ordering."""
     return ["", *(f"\t={_gift_html(question.items[i].text)} -> {i + 1}" for i in question.start())]
 
 
@@ -87,7 +96,7 @@ def _write_qti(bank: Bank, path: Path) -> None:
         for file, root in files.items():
             ET.indent(root)
             text = ET.tostring(root, encoding="utf-8", xml_declaration=True)
-            package.writestr(zipfile.ZipInfo(file, EPOCH), text, zipfile.ZIP_DEFLATED)
+            package.writestr(zipfile.ZipInfo(file, ZIP_DATE), text, zipfile.ZIP_DEFLATED)
 
 
 def _manifest(name: str) -> ET.Element:
@@ -119,7 +128,7 @@ CANVAS_KINDS = {
 }
 
 
-def _item(question) -> ET.Element:
+def _item(question: Question) -> ET.Element:
     item = ET.Element("item", {"ident": question.id, "title": question.id})
     fields = ET.SubElement(ET.SubElement(item, "itemmetadata"), "qtimetadata")
     _field(fields, "question_type", f"{CANVAS_KINDS[question.kind]}_question")
@@ -138,7 +147,9 @@ def _item(question) -> ET.Element:
     return item
 
 
-def _qti_choice(question: Choice, item, presentation, processing) -> None:
+def _qti_choice(
+    question: Choice, item: ET.Element, presentation: ET.Element, processing: ET.Element
+) -> None:
     several = question.kind == "multiple"
     cardinality = "Multiple" if several else "Single"
     group = ET.SubElement(
@@ -148,7 +159,7 @@ def _qti_choice(question: Choice, item, presentation, processing) -> None:
     options = {f"{question.id}-{i}": option for i, option in enumerate(question.options)}
     for name, option in options.items():
         _material(ET.SubElement(labels, "response_label", {"ident": name}), rich(option.text))
-        _equals(_condition(processing, feedback=f"{name}_fb", go_on=True), "response1", name)
+        _equals(_condition(processing, feedback=f"{name}_fb", proceed=True), "response1", name)
         _feedback(item, f"{name}_fb", option.feedback)
     all_of = ET.SubElement(_condition(processing, score="100"), "and")
     for name, option in options.items():
@@ -158,7 +169,9 @@ def _qti_choice(question: Choice, item, presentation, processing) -> None:
             _equals(ET.SubElement(all_of, "not"), "response1", name)
 
 
-def _qti_numeric(question: Numeric, item, presentation, processing) -> None:
+def _qti_numeric(
+    question: Numeric, item: ET.Element, presentation: ET.Element, processing: ET.Element
+) -> None:
     response = ET.SubElement(
         presentation, "response_str", {"ident": "response1", "rcardinality": "Single"}
     )
@@ -175,7 +188,9 @@ def _qti_numeric(question: Numeric, item, presentation, processing) -> None:
     _feedback(item, "general_incorrect_fb", question.feedback_wrong)
 
 
-def _qti_ordering(question: Ordering, item, presentation, processing) -> None:
+def _qti_ordering(
+    question: Ordering, item: ET.Element, presentation: ET.Element, processing: ET.Element
+) -> None:
     """Match each item with its place; every one that is right adds its share."""
     places = [(f"place-{i + 1}", str(i + 1)) for i in range(len(question.items))]
     for i in question.start():
@@ -185,17 +200,24 @@ def _qti_ordering(question: Ordering, item, presentation, processing) -> None:
         for name, text in places:
             _material(ET.SubElement(render, "response_label", {"ident": name}), text, "text/plain")
         condition = _condition(
-            processing, score=f"{100 / len(places):.4f}", action="Add", go_on=True
+            processing, score=f"{100 / len(places):.4f}", action="Add", proceed=True
         )
         _equals(condition, f"response_{i}", places[i][0])
-        wrong = ET.SubElement(_condition(processing, feedback=f"item-{i}_fb", go_on=True), "not")
+        wrong = ET.SubElement(_condition(processing, feedback=f"item-{i}_fb", proceed=True), "not")
         _equals(wrong, f"response_{i}", places[i][0])
         _feedback(item, f"item-{i}_fb", question.items[i].feedback)
 
 
-def _condition(processing, *, score=None, feedback=None, action="Set", go_on=False) -> ET.Element:
-    """A respcondition with its consequences; returns the conditionvar to fill."""
-    condition = ET.SubElement(processing, "respcondition", {"continue": "Yes" if go_on else "No"})
+def _condition(
+    processing: ET.Element,
+    *,
+    score: str | None = None,
+    feedback: str | None = None,
+    action: str = "Set",
+    proceed: bool = False,
+) -> ET.Element:
+    """Add a respcondition with its consequences; return the conditionvar to fill."""
+    condition = ET.SubElement(processing, "respcondition", {"continue": "Yes" if proceed else "No"})
     variables = ET.SubElement(condition, "conditionvar")
     if score is not None:
         ET.SubElement(condition, "setvar", {"varname": "SCORE", "action": action}).text = score
@@ -206,21 +228,21 @@ def _condition(processing, *, score=None, feedback=None, action="Set", go_on=Fal
     return variables
 
 
-def _equals(parent, ident: str, value: str) -> None:
+def _equals(parent: ET.Element, ident: str, value: str) -> None:
     ET.SubElement(parent, "varequal", {"respident": ident}).text = value
 
 
-def _feedback(item, ident: str, text: str) -> None:
+def _feedback(item: ET.Element, ident: str, text: str) -> None:
     _material(
         ET.SubElement(ET.SubElement(item, "itemfeedback", {"ident": ident}), "flow_mat"), rich(text)
     )
 
 
-def _material(parent, text: str, kind="text/html") -> None:
+def _material(parent: ET.Element, text: str, kind: str = "text/html") -> None:
     ET.SubElement(ET.SubElement(parent, "material"), "mattext", {"texttype": kind}).text = text
 
 
-def _field(fields, label: str, entry: str) -> None:
+def _field(fields: ET.Element, label: str, entry: str) -> None:
     field = ET.SubElement(fields, "qtimetadatafield")
     ET.SubElement(field, "fieldlabel").text = label
     ET.SubElement(field, "fieldentry").text = entry
@@ -255,7 +277,7 @@ def _write_anki(bank: Bank, path: Path) -> None:
     genanki.Package(deck).write_to_file(str(path), timestamp=0)
 
 
-def _anki_front(question) -> str:
+def _anki_front(question: Question) -> str:
     if question.kind == "numeric":
         return rich(question.prompt)
     shown = (
@@ -266,7 +288,7 @@ def _anki_front(question) -> str:
     return rich(question.prompt) + _list("ul", [rich(entry.text) for entry in shown])
 
 
-def _anki_back(question) -> str:
+def _anki_back(question: Question) -> str:
     if question.kind == "numeric":
         return (
             f"<b>{question.answer:g} {rich(question.unit)}</b><br>{rich(question.feedback_right)}"
@@ -285,7 +307,6 @@ def _list(tag: str, entries: list[str]) -> str:
 
 
 def _stable_number(name: str) -> int:
-    """A number in Anki's range that is always the same for a name."""
-    return int.from_bytes(hashlib.sha256(name.encode("utf-8")).digest()[:4], "big") % (1 << 30) + (
-        1 << 30
-    )
+    """Return a number in Anki's range, from 2^30 below 2^31, always the same for a name."""
+    digest = hashlib.sha256(name.encode("utf-8")).digest()
+    return int.from_bytes(digest[:4], "big") % 2**30 + 2**30

@@ -1,5 +1,6 @@
-"""Tables, and the scorecard at the end of a chapter: what the paper says, the code computes, you
-measured.
+"""Tables, and the scorecard at the end of a chapter.
+
+A scorecard says what the paper says, what the code computes and what you measured.
 """
 
 from collections.abc import Mapping, Sequence
@@ -24,10 +25,13 @@ COLUMNS = {
 
 @dataclass(frozen=True)
 class Table:
-    """Rows of text, one entry per column.  Shows itself as a table."""
+    """Rows of text, one entry per column, shown as a table.
+
+    columns: the heading of every key.
+    """
 
     title: str
-    columns: Mapping[str, str]  # the heading of every key
+    columns: Mapping[str, str]
     rows: tuple[dict[str, str], ...]
 
     def _repr_html_(self) -> str:
@@ -53,7 +57,7 @@ class Table:
 
 
 class Scorecard(Table):
-    """A table whose notes say, in colour too, whether a trend was shown."""
+    """A table whose notes say, also in colour, whether a trend was shown."""
 
     def _row(self, row: dict[str, str]) -> str:
         note = row["note"].lower()
@@ -64,7 +68,7 @@ class Scorecard(Table):
 
 
 def table(rows: Sequence[Mapping], title: str) -> Table:
-    """A table with a column per key of its rows, the first one naming the row; None is a dash.
+    """Make a table with a column per key of its rows, the first naming the row; None is a dash.
 
     Numbers are rounded to four digits; for others, give text.  Raises ValueError when there are no
     rows or their keys differ.
@@ -112,12 +116,12 @@ def parameters(model: str | nn.Module) -> int:
 
 
 def scorecard(rows: Sequence[Mapping | Any], title: str = "Scorecard") -> Scorecard:
-    """A table with a row per claim.
+    """Make a table with a row per claim.
 
     Each row is a dict or dataclass with `what` and any of `paper`, `code`, `measured`, `note`;
-    numbers are rounded to four digits.  Where the miniature can only show a trend, `shown`, true or
-    false, stands for the note "trend shown" or "trend not shown".  Raises ValueError for a row
-    without `what` or with other names.
+    numbers are rounded to four digits.  `row` makes one.  Where the miniature can only show a trend,
+    `shown` is true or false, for the note "trend shown" or "trend not shown".  Raises ValueError for
+    a row without `what` or with other names.
     """
     return Scorecard(title, COLUMNS, tuple(_texts(row) for row in rows))
 

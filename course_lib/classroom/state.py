@@ -10,12 +10,12 @@ from course_lib.paths import ROOT
 
 
 def course_home() -> Path:
-    """The folder of the student's own state: COURSE_HOME, or else .course in the course's folder."""
+    """Return the folder of the student's state: COURSE_HOME, or .course in the course's folder."""
     return Path(os.environ.get("COURSE_HOME") or ROOT / ".course")
 
 
 def load_state(name: str) -> dict:
-    """The record `name`, or {} when there is none yet.
+    """Read the record `name`; {} when there is none yet.
 
     A damaged file is set aside as `<name>.json.damaged` with a warning: a lost record must not stop
     a lesson.

@@ -104,7 +104,7 @@ def test_secrets_are_the_lines_that_say_something(source):
         (
             "    # SOLUTION\n    return amount * factor + shift\n    # END",
             "    return 1",
-            r"01_demo.py:24: .* needs",
+            r"01_demo.py:24: expected '# SOLUTION' and '# END' around the answer",
         ),
     ],
 )
