@@ -486,8 +486,8 @@ class FactorizedTransformer(Transformer):
             width=config.width,
             dropout=config.dropout,
         )
-        # An embedding and a head of one token are drawn and given up, so that a seed goes on
-        # giving the initial weights with which the published runs began.
+        # The parent draws an embedding and a head of one token first.  They are not used, but a
+        # seed keeps giving the initial weights from which the recorded run started.
         super().__init__(layers)
         self.tokens = FactorizedTokens(config)
         self.head = nn.Identity()

@@ -340,33 +340,20 @@ class VQGANLoss:
 
 
 class Transformer(nn.Module):
-    """Section 3.2: from the tokens so far to the logits of the next one, at every place.
+    """Section 3.2: from the tokens so far to the logits of the next one, at every place."""
 
-    tokens (b n -> b n d) and head (b n d -> b n v), where they are given, take the place of the
-    embedding and of the linear layer after the last norm, and keep their own initial weights.
-    """
-
-    def __init__(
-        self,
-        config: TransformerConfig,
-        tokens: nn.Module | None = None,
-        head: nn.Module | None = None,
-    ):
+    def __init__(self, config: TransformerConfig):
         super().__init__()
         self.config = config
 
-        self.tokens = nn.Embedding(config.vocabulary, config.width) if tokens is None else tokens
+        self.tokens: nn.Module = nn.Embedding(config.vocabulary, config.width)
         self.positions = nn.Parameter(torch.zeros(1, config.length, config.width))
         self.dropout = nn.Dropout(config.dropout)
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.depth))
         self.norm = nn.LayerNorm(config.width)
-        self.head = nn.Linear(config.width, config.vocabulary, bias=False) if head is None else head
+        self.head: nn.Module = nn.Linear(config.width, config.vocabulary, bias=False)
 
-        if tokens is None:
-            initialize(self.tokens)
-        initialize(self.blocks)
-        if head is None:
-            initialize(self.head)
+        initialize(self)
 
     def forward(
         self, tokens: Int[Tensor, "b n"], cache: KVCache | None = None

@@ -304,26 +304,6 @@ def gpt():
     return model
 
 
-def test_parts_that_are_given_are_used_as_they_are():
-    tokens_layer = nn.Embedding(7, 12)
-    head = nn.Linear(12, 5)
-    before = {
-        name: p.clone() for name, p in [*tokens_layer.named_parameters(), *head.named_parameters()]
-    }
-
-    torch.manual_seed(0)
-    model = Transformer(GPT, tokens=tokens_layer, head=head)
-    assert model.tokens is tokens_layer and model.head is head
-    assert torch.equal(head.bias, before["bias"])
-    assert model(tokens(3, 6) % 7).shape == (3, 6, 5)
-    assert list(model.state_dict()) == [*Transformer(GPT).state_dict(), "head.bias"]
-
-    torch.manual_seed(0)  # the rest starts like a model whose parts draw nothing
-    bare = Transformer(GPT, tokens=nn.Identity(), head=nn.Identity())
-    for name, value in bare.state_dict().items():
-        assert torch.equal(value, model.state_dict()[name]), name
-
-
 @pytest.mark.parametrize("n", [1, 7, 20])
 def test_logits_after_every_token(n, gpt):
     assert gpt(tokens(3, n)).shape == (3, n, 11)
