@@ -455,9 +455,9 @@ room.table(rows, "16 x 128 x 128 pixels, 4 x 16 x 16 tokens")
 
 # %%
 with torch.no_grad():
-    for name, x in {"clip": clip[:1], "padded condition of FP": condition_clip("FP", clip[:1])}.items():
-        first_row = tokenizer.encode(x).indices[0, 0, 0]  # at time 0
-        print(f"{name}: the first row of tokens is {first_row.tolist()}")
+    for name, x in {"the clip": clip[:1], "its padded condition (FP)": condition_clip("FP", clip[:1])}.items():
+        print(f"{name} has tokens {tuple(tokenizer.encode(x).indices.shape)}")
+print(f"[MASK] is token {transformer.config.mask_token}, the last of all {transformer.config.vocabulary:,}")
 
 # %% [markdown]
 # COMMIT (*conditional masked modeling by interior tokens*) encodes the padded condition clip as well, to tokens
@@ -899,7 +899,7 @@ from course_lib.papers import magvit2
 
 for length in (1, 5, 9, 17):
     grid = magvit2.TOKENIZER_CONFIGS["tiny"].token_grid(length, 32, 32)
-    print(f"{length:2} frames of 32 x 32 pixels become {' x '.join(map(str, grid))} tokens")
+    print(f"{length} x 32 x 32 pixels become {' x '.join(map(str, grid))} tokens")
 
 # %% [markdown]
 # ### Exercise: the causal convolution
