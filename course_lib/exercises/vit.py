@@ -4,6 +4,8 @@ import torch
 import torch.nn.functional as F
 
 from course_lib.checking import Exercise, edit
+from course_lib.nn.patches import patchify
+from course_lib.nn.transformer import encoder_parameters
 from course_lib.papers import vit
 
 # ---------------------------------------------------------------- embed_patches
@@ -43,7 +45,7 @@ PATCHIFY = Exercise(
             " column). Pixels meet the weights of other pixels: flatten both in one order.",
         ),
         "columns_first": (
-            edit("b (h w)", "b (w h)", of=vit.patchify),
+            edit("b (h w)", "b (w h)", of=patchify),
             "Every token is right, but you walk through the image column by column. Reading order"
             " is (h w).",
         ),
@@ -53,7 +55,7 @@ PATCHIFY = Exercise(
             " in this order, as in the image.",
         ),
         "dilated": (
-            edit("(h p1) (w p2)", "(p1 h) (p2 w)", of=vit.patchify),
+            edit("(h p1) (w p2)", "(p1 h) (p2 w)", of=patchify),
             "In `(p1 h)` the patch is the outer part, so a token collects pixels that are far"
             " apart. Neighbours share a patch when it is the inner part: `(h p1)`.",
         ),
@@ -380,12 +382,12 @@ COUNT_PARAMETERS = Exercise(
             " the bias of the patch embedding, the class token, and the class token's position.",
         ),
         "last_norm": (
-            edit("2 * norm) + norm", "2 * norm)", of=vit.encoder_parameters),
+            edit("2 * norm) + norm", "2 * norm)", of=encoder_parameters),
             "You are short by exactly 2 d. There is one more norm after the last layer, with its"
             " scale and its shift.",
         ),
         "one_norm": (
-            edit("2 * norm)", "norm)", of=vit.encoder_parameters),
+            edit("2 * norm)", "norm)", of=encoder_parameters),
             "You are short by 2 d in every layer. A layer has two norms, each with a scale and a"
             " shift.",
         ),
@@ -395,7 +397,7 @@ COUNT_PARAMETERS = Exercise(
             " that comes out.",
         ),
         "no_output_projection": (
-            edit("4 * (width", "3 * (width", of=vit.encoder_parameters),
+            edit("4 * (width", "3 * (width", of=encoder_parameters),
             "Queries, keys and values make three matrices. Attention has a fourth, after the heads"
             " (Eq. 8).",
         ),
