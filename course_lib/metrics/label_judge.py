@@ -22,6 +22,8 @@ class LabelJudge(nn.Module):
     has, in the order of the logits.  `temperature` divides each label's logits; `calibrate` sets it.
     """
 
+    temperature: Tensor  # one per label
+
     def __init__(self, network: nn.Module, labels: Mapping[str, int]):
         super().__init__()
         self.network = network
