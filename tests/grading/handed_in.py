@@ -1,5 +1,6 @@
 """Notebooks as students hand them in, made from text."""
 
+import ast
 import json
 from textwrap import dedent, indent
 
@@ -10,7 +11,12 @@ from course_lib.paths import SOLUTIONS
 
 CHAPTER = solution_edition(SOLUTIONS / "01_ddpm.py")
 CELLS = [cell.source for cell in CHAPTER.cells if cell.cell_type == "code"]
-IMPORTS = next(source for source in CELLS if "import torch" in source)
+IMPORTS = "\n".join(
+    ast.unparse(node)
+    for source in CELLS
+    for node in ast.parse(source).body
+    if isinstance(node, (ast.Import, ast.ImportFrom))
+)
 # Exercise id -> the cell with the course's own answer, which needs only the names of IMPORTS.
 RIGHT = {
     source.partition('"')[2].partition('"')[0]: source
