@@ -389,7 +389,7 @@ def tasks_by_slices(task, grid):
 
 
 def tasks_by_places(task, grid):
-    """Asks for every place by itself."""
+    """Asks for every place on its own."""
     t, h, w = grid
 
     def is_given(i, r, c):

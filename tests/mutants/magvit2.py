@@ -130,7 +130,7 @@ def conv_mirrored_frames(x, weight, bias, stride):
 
 
 def conv_of_frames(x, weight, bias, stride):
-    """Convolves each frame by itself, with the last slice of the kernel."""
+    """Convolves each frame on its own, with the last slice of the kernel."""
     return causal_conv.causal_conv3d(x, weight[:, :, -1:], bias, stride)
 
 

@@ -32,6 +32,7 @@ from course_lib.papers.magvit2 import (
 )
 from course_lib.papers.magvit_tokenizer import StyleGANDiscriminator, TokenizerLoss
 from course_lib.papers.magvit_tokenizer import TokenizerConfig as MagvitConfig
+from course_lib.papers.vqgan import Transformer, TransformerConfig
 from course_lib.quantize.lfq import join, token_index
 
 SMALL = TokenizerConfig(
@@ -445,6 +446,15 @@ def test_the_masked_model_is_a_bert_between_its_tables():
     for found, expected in zip(model(prefix, shown), model.tokens.logits(x), strict=True):
         close(found, expected[:, 1:])
     close(model.code_logits(prefix, shown), joint_logits(model(prefix, shown)))
+
+
+def test_a_seed_starts_the_causal_model_s_blocks_as_those_of_vqgan_s_transformer():
+    torch.manual_seed(0)
+    blocks = CausalLM(LM).transformer.blocks.state_dict()
+    torch.manual_seed(0)
+    peer = Transformer(TransformerConfig(vocabulary=1, length=12, depth=2, heads=3, width=12))
+    for name, weight in peer.blocks.state_dict().items():
+        assert torch.equal(blocks[name], weight)
 
 
 def test_the_causal_model_sees_no_later_token():
