@@ -475,7 +475,7 @@ print(f"[MASK] is token {transformer.config.mask_token}, the last of all {transf
 # %%
 for task in ("FP", "OPC", "IPD"):
     given = task_masks(task, (4, 8, 8))
-    print(f"{task}: {int(given.sum())} of {given.numel()} tokens hold some given pixel")
+    print(f"{task}: {int(given.sum())} of {given.numel()} tokens count as given")
 
 # %% [markdown]
 # ### Exercise: what the transformer is shown
@@ -886,9 +886,9 @@ show(fig, "Two panels against the number of bits: Fréchet distance of rebuilt a
 # ## 10 Only the past
 #
 # The second change: one tokenizer for images *and* clips. In 3D-VQ a token stands for four frames, and an image is not
-# a clip of four frames. MAGVIT-v2 makes its convolutions *causal* in time: a kernel of $k$ frames is padded with $k -
-# 1$ frames before the first and none after the last. Output frame $i$ then depends only on input frames $\le i$, and
-# the first one only on the first frame: an image is simply a clip that ends after one frame.
+# a clip of four frames. MAGVIT-v2 makes its convolutions *causal* in time: a kernel of $k$ frames is padded with
+# $k - 1$ frames before the first and none after the last. Output frame $i$ then depends only on input frames $\le i$,
+# and the first one only on the first frame: an image is simply a clip that ends after one frame.
 #
 # A convolution with stride $s$ over time then takes $1 + s\,t$ frames to $1 + t$: frame 0 keeps a place of its own. Two
 # such steps, and seventeen frames become five tokens in time. On the way back every place becomes $s$ frames, and the
