@@ -54,7 +54,7 @@ def pytest_collectstart(collector):
 
 
 class Notebook(IPyNbFile):
-    """A student edition: it starts with an empty student's folder and trains for a few steps only."""
+    """A student edition: it starts with an empty student's folder and trains for a few steps."""
 
     fast = "1"
 

@@ -124,7 +124,7 @@ def _add_grade(commands: Any) -> None:
         commands,
         "grade",
         _grade,
-        "mark a folder of submissions: grades, feedback and a picture of the class",
+        "mark a folder of submissions: grades, feedback and an overview of the class",
     )
     grade.add_argument(
         "submissions", type=Path, help="a folder or zip with an entry per student, or one notebook"
@@ -223,7 +223,7 @@ def _build(options: argparse.Namespace) -> int:
         slowest = max(range(len(seconds)), key=seconds.__getitem__, default=None)
         took = ""
         if seconds:
-            took = f": {sum(seconds):.0f} s, cell {slowest} alone {seconds[slowest]:.0f} s"
+            took = f": {sum(seconds):.0f} s, of which cell {slowest} took {seconds[slowest]:.0f} s"
         print(f"notebooks/{source.stem}.ipynb{took}", flush=True)
     return 0
 

@@ -1,10 +1,10 @@
-"""One cure for one trap: torchvision's PyPI wheel beside a CPU-only torch.
+"""Import torchvision where its PyPI wheel meets a CPU-only torch.
 
-That torchvision is built for CUDA, and its compiled half does not load when torch has no CUDA.  Its
-Python half would do, but registers shape rules for two operators, ``torchvision::nms`` and
-``torchvision::qnms``, which then do not exist, and the import stops.  Declaring the two operators
-is enough.  lpips, transformers and diffusers all import torchvision, so call this before any of
-them.
+That torchvision is built for CUDA, and its compiled half does not load when torch has no CUDA.  The
+Python half would be enough, but it registers shape rules for two operators, ``torchvision::nms``
+and ``torchvision::qnms``, which then do not exist, and the import stops.  Declaring the two
+operators first is enough.  lpips, transformers and diffusers all import torchvision, so call this
+before any of them.
 """
 
 import importlib
@@ -15,10 +15,10 @@ _declared = []  # a torch Library withdraws its operators when it is garbage col
 
 
 def import_torchvision() -> ModuleType:
-    """torchvision, imported; its missing operators are declared first where its import needs that.
+    """Import torchvision, declaring its missing operators if the import needs that.
 
-    Where torchvision imports by itself nothing is changed.  Any other failure to import is raised
-    as it is.
+    Nothing is changed where torchvision imports without help.  Any other failure to import is
+    raised as it is.
     """
     try:
         return importlib.import_module("torchvision")

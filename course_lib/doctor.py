@@ -1,4 +1,4 @@
-"""Can this machine run the course?  One line per question, and what to do where the answer is no."""
+"""Can this machine run the course?  One line per question, and advice where the answer is no."""
 
 import html
 import os
@@ -15,15 +15,16 @@ __all__ = ["Finding", "Report", "doctor"]
 
 OK, ATTENTION, PROBLEM = "ok", "attention", "problem"
 PYTHONS = ((3, 11), (3, 13))
-MEMORY = 4.0  # GB; training live in a notebook takes less than 2
-DISK = 1.0  # GB
+MEMORY_GB = 4.0  # training live in a notebook takes less than 2
+DISK_GB = 1.0
 INSTALL = "Run: pip install -r requirements.txt"
 
 
 @dataclass(frozen=True)
 class Finding:
-    """The answer to one question.  state: ok, attention (it runs, with less), or problem (it does
-    not).
+    """The answer to one question.
+
+    state: ok, attention (the course runs, with less), or problem (it does not).
     """
 
     topic: str
@@ -34,13 +35,13 @@ class Finding:
 
 @dataclass(frozen=True)
 class Report:
-    """All findings; prints as text and shows as a table in a notebook."""
+    """All findings, as text or, in a notebook, as a table."""
 
     findings: tuple[Finding, ...]
 
     @property
     def ok(self) -> bool:
-        """True where nothing stops the course."""
+        """Whether nothing stops the course."""
         return all(finding.state != PROBLEM for finding in self.findings)
 
     def __str__(self) -> str:
@@ -56,31 +57,27 @@ class Report:
     def _repr_html_(self) -> str:
         colours = {OK: "#007a5a", ATTENTION: "#a65a00", PROBLEM: "#b00020"}
         left = "text-align:left"  # JupyterLab would align to the right
-        rows = "".join(
-            f'<tr><th style="{left};color:{colours[finding.state]}">{finding.state}</th>'
-            f'<td style="{left}">{finding.topic}</td>'
-            f'<td style="{left}">{html.escape(finding.text)}<br>{html.escape(finding.advice)}</td></tr>'
-            for finding in self.findings
-        )
-        return (
-            "<table><caption"
-            f' style="{left}">{self._verdict()}</caption><tbody>{rows}</tbody></table>'
-        )
+        rows = ""
+        for finding in self.findings:
+            text = f"{html.escape(finding.text)}<br>{html.escape(finding.advice)}"
+            rows += (
+                f'<tr><th style="{left};color:{colours[finding.state]}">{finding.state}</th>'
+                f'<td style="{left}">{finding.topic}</td><td style="{left}">{text}</td></tr>'
+            )
+        caption = f'<caption style="{left}">{self._verdict()}</caption>'
+        return f"<table>{caption}<tbody>{rows}</tbody></table>"
 
     def _verdict(self) -> str:
-        return (
-            "This machine can run the course."
-            if self.ok
-            else "This machine cannot run the course yet."
-        )
+        if self.ok:
+            return "This machine can run the course."
+        return "This machine cannot run the course yet."
 
 
 def doctor() -> Report:
-    """Look at Python, torch, cores, memory, widgets, LPIPS, video, disk and GPU; takes about a
-    second.
+    """Look at Python, torch, cores, memory, widgets, LPIPS, video, disk and GPU.
 
-    Nothing is changed and the network is not used.  A question that fails to be asked is itself a
-    problem.
+    It takes about a second, changes nothing and does not use the network.  A question that cannot
+    be asked is itself a problem.
     """
     questions = (_python, _torch, _cores, _memory, _widgets, _lpips, _video, _disk, _gpu)
     return Report(tuple(_ask(question) for question in questions))
@@ -128,13 +125,13 @@ def _memory() -> Finding:
     import psutil
 
     free = psutil.virtual_memory().available / 1e9
-    if free >= MEMORY:
+    if free >= MEMORY_GB:
         return Finding("memory", OK, f"{free:.0f} GB free")
     return Finding(
         "memory",
         ATTENTION,
         f"{free:.1f} GB free",
-        f"Close programs until {MEMORY:.0f} GB are free.",
+        f"Close programs until {MEMORY_GB:.0f} GB are free.",
     )
 
 
@@ -145,9 +142,10 @@ def _widgets() -> Finding:
     text = ", ".join(f"{name} {metadata.version(name)}" for name in packages)
     extensions = ("@jupyter-widgets/jupyterlab-manager", "anywidget")
     folders = [Path(folder) for folder in jupyter_path("labextensions")]
-    missing = [
-        name for name in extensions if not any((folder / name).is_dir() for folder in folders)
-    ]
+    missing = []
+    for name in extensions:
+        if not any((folder / name).is_dir() for folder in folders):
+            missing.append(name)
     if not missing:
         return Finding("widgets", OK, text)
     advice = f"{INSTALL}, in the environment that starts JupyterLab, and start it again."
@@ -188,9 +186,11 @@ def _video() -> Finding:
 
 def _disk() -> Finding:
     free = shutil.disk_usage(paths.ROOT).free / 1e9
-    if free >= DISK:
+    if free >= DISK_GB:
         return Finding("disk", OK, f"{free:.0f} GB free")
-    return Finding("disk", ATTENTION, f"{free:.1f} GB free", f"Make room: {DISK:.0f} GB is enough.")
+    return Finding(
+        "disk", ATTENTION, f"{free:.1f} GB free", f"Make room: {DISK_GB:.0f} GB is enough."
+    )
 
 
 def _gpu() -> Finding:

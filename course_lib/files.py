@@ -10,7 +10,7 @@ def write_atomically(path: Path, content: bytes | str, mode: int = 0o666) -> Non
 
     A crash at any moment, of the machine too, leaves the old file or the new one.  The folders
     above are made.  Text is UTF-8 with its line breaks as they are.  mode: the permissions, less
-    what the umask takes.  Raises OSError, and then leaves no part behind.
+    what the umask takes.  Raises OSError, and then leaves no part.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(

@@ -30,7 +30,7 @@ class Entry:
     source: str = ""
 
     def build(self) -> nn.Module:
-        """The model with fresh weights."""
+        """Build the model with fresh weights."""
         return self.model(self.config)
 
 
@@ -76,14 +76,16 @@ MODELS: dict[str, Entry] = {
     }),
     **_entries("magvit", magvit.BERT_CONFIGS, magvit.MaskedTransformer, {}),
     **_entries("magvit2", magvit2.TOKENIZER_CONFIGS, magvit2.Tokenizer, {}),
-    **_entries("magvit2", magvit2.MLM_CONFIGS, magvit2.MaskedLM, {"MLM-UCF": ("307M", "paper, section 4.1")}),
+    **_entries("magvit2", magvit2.MLM_CONFIGS, magvit2.MaskedLM, {
+        "MLM-UCF": ("307M", "paper, section 4.1"),
+    }),
     **_entries("magvit2", magvit2.AR_CONFIGS, magvit2.CausalLM, {}),
     **_entries("dcgan", dcgan.DCGAN_CONFIGS, dcgan.DCGAN, {}),
 }  # fmt: skip
 
 
 def find(name: str) -> Entry:
-    """The entry of a preset; ValueError naming the nearest ones when there is none."""
+    """Return the entry of a preset.  Raises ValueError naming the nearest ones if there is none."""
     if name not in MODELS:
         near = difflib.get_close_matches(name, MODELS, cutoff=0.4) or list(MODELS)
         raise ValueError(f"no preset {name!r}; did you mean {', '.join(near)}?")
@@ -91,5 +93,5 @@ def find(name: str) -> Entry:
 
 
 def build(name: str) -> nn.Module:
-    """A preset's model with fresh weights; under `with torch.device("meta")` it costs no memory."""
+    """Build a preset's model with fresh weights; on torch.device("meta") it costs no memory."""
     return find(name).build()

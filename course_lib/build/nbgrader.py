@@ -4,9 +4,9 @@
     DIR/seed.txt                           the seed of the marked cases; keep it from students
     DIR/source/01_ddpm/01_ddpm.ipynb       from solutions/01_ddpm.py
 
-In an assignment every exercise is a solution cell, followed by a locked test cell worth its points.
-The value of that cell is what `classroom.mark` returns: nbgrader takes it for the points.  All other
-cells are the student's to change, so nbgrader's metadata are not in them.  Only the format is
+In an assignment every exercise is a solution cell, followed by a locked test cell worth its
+points.  The value of that cell is what `classroom.mark` returns: nbgrader takes it for the points.
+All other cells are the student's to change, so nbgrader's metadata are not in them.  Only the format is
 written here (nbgrader 0.9.6, metadata schema 3); nbgrader is never imported, and the course does
 not need it.
 """
@@ -36,7 +36,7 @@ c.ClearSolutions.code_stub = {{"python": "{STUB}"}}
 # a cell may take this many seconds
 c.Execute.timeout = 300
 
-# while marking, live trainings stop after a few steps, and what a notebook remembers is forgotten with its kernel
+# while marking, live training stops after a few steps, and a notebook's state is dropped with its kernel
 START = """
 import os, tempfile
 _home = tempfile.TemporaryDirectory()
@@ -51,8 +51,8 @@ MARKERS = {OPEN: "### BEGIN SOLUTION", CLOSE: "### END SOLUTION"}
 def write_course_folder(folder: Path, chapters: Iterable[Path]) -> list[Path]:
     """Write the chapters as nbgrader's source notebooks, with its configuration and the seed.
 
-    Returns their paths.  A configuration or a seed that is there stays as it is.  Raises SourceError for a chapter that
-    cannot be read and ValueError for a seed.txt without a whole number.
+    Returns their paths.  A configuration or a seed that is there stays as it is.  Raises SourceError
+    for a chapter that cannot be read and ValueError for a seed.txt without a whole number.
     """
     folder.mkdir(parents=True, exist_ok=True)
     config = _write_once(folder / "nbgrader_config.py", CONFIG)

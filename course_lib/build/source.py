@@ -179,7 +179,7 @@ def _without_answers(source: str) -> str:
 
 
 def _announce(markdown: NotebookNode, cell: NotebookNode) -> None:
-    """Write difficulty, minutes, points, equation and id under the last heading above an exercise."""
+    """Write an exercise's difficulty, minutes, points, equation and id under its heading."""
     declared = find_exercise(_DECORATOR.search(cell.source)[1])
     facts = [
         "★" * declared.stars + "☆" * (5 - declared.stars),

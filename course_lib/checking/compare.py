@@ -77,7 +77,7 @@ def _compare_structure(expected: dict[str, Leaf], got: dict[str, Leaf]) -> Fault
 def _compare_outputs(
     expected: dict[str, Leaf], got: dict[str, Leaf], tolerance: float
 ) -> Fault | None:
-    """Compare one aspect of all leaves before the next: a wrong shape anywhere is told first."""
+    """Compare one aspect of all leaves before the next: a wrong shape anywhere comes first."""
     for compare_leaf in (_compare_kind, _compare_shape, _compare_dtype, _compare_values):
         for path, leaf in expected.items():
             where = f"answer{path}" if path else "your answer"

@@ -2,7 +2,7 @@
 
     edit(" / math.sqrt(q.shape[-1])", "")                       in one place
     edit("x + attend(x)", "attend(x)", "x + mlp(x)", "mlp(x)")  in two
-    edit("(heads d)", "(d heads)", of=vit.split_heads)          in a function that the reference calls
+    edit("(heads d)", "(d heads)", of=vit.split_heads)          in a function it calls
 
 Nothing is read or compiled before the answer is asked for.
 """

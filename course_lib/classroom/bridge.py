@@ -3,7 +3,7 @@ the kernel.
 
 A widget's output is `text/html` only: plain readable content for a page without scripts, and a
 module that puts the working version in its place.  The anywidget model is not displayed; while its
-kernel lives, the module finds it by its key and saves answers or asks for pictures.  (An output
+kernel lives, the module finds it by its key and saves answers or asks for figures.  (An output
 that also offered a widget view would show "model not found" in a notebook reopened the next day,
 and nothing in an offline HTML page.)
 """

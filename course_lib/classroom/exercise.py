@@ -75,8 +75,8 @@ def check_answer(answer: Any, declared: Exercise) -> tuple["Report", bool]:
         report, verdict = examine(answer, declared, CHECK_SEED)
         trouble = record_exercise(declared.id, verdict.status, declared.points)
     except Exception as error:
-        sentence = f"The check itself failed, which is a fault of the course: {failure(error)}. {CONTINUES}"
-        return Report("calm", f"{declared.id}: not checked", sentence), False
+        fault = f"The check itself failed, which is a fault of the course: {failure(error)}."
+        return Report("calm", f"{declared.id}: not checked", f"{fault} {CONTINUES}"), False
     return (report.with_note(trouble) if trouble else report), verdict.passed
 
 

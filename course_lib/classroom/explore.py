@@ -288,7 +288,7 @@ def explore(plot: Callable, *, alt: str | Callable | None = None, **controls: An
     """Show `plot(**values)` under one control per keyword, redrawn when a control moves.
 
     plot returns a matplotlib Figure.  controls: `t=slider(0, 999, 250, label="step t")`, a list of
-    choices, a bool, `patches(...)` or `upload(...)`.  alt: the picture's alternative text, fixed or
+    choices, a bool, `patches(...)` or `upload(...)`.  alt: the figure's alternative text, fixed or
     computed from what plot receives, by default the figure's title; the values are always added.
     An exception in plot is shown as one line.
     """
@@ -296,7 +296,7 @@ def explore(plot: Callable, *, alt: str | Callable | None = None, **controls: An
 
 
 class Explorer(Linked):
-    """A figure with controls: draws it for the values the page asks for, and keeps the last ones."""
+    """A figure with controls, drawn for the values the page asks for; the last ones are kept."""
 
     _esm = traitlets.Unicode(module("explore")).tag(sync=True)
 
@@ -324,7 +324,7 @@ class Explorer(Linked):
         return None
 
     def picture(self, values: dict) -> str:
-        """Return the HTML of the picture for these values, or one line on why there is none."""
+        """Return the HTML of the figure for these values, or one line on why there is none."""
         asked = tuple(values.items())
         if asked not in self.pictures:
             self.pictures[asked] = self._draw(values)
@@ -342,7 +342,7 @@ class Explorer(Linked):
             start = self.alt(**given) if callable(self.alt) else self.alt or _title(fig)
             words = f"{start.rstrip('.')}. {self._values_words(values)}." if values else start
             picture = image_html(png(fig), words)
-        except Exception as error:  # a student's function may fail in any way: the notebook goes on
+        except Exception as error:  # a student's function may fail in any way
             line = html.escape(_line(error))
             return f'<p role="alert" data-error="1">This picture could not be drawn. {line}</p>'
         # a figure made by pyplot would be shown again after the cell

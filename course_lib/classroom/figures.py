@@ -213,7 +213,7 @@ class live_curve:
     """A progress bar with the curve of the loss so far, for a training loop of `total` steps.
 
     Call it after every step: `on_step(step, loss)`, loss a number or {name: number}.  It redraws at
-    most twice a second and leaves a still figure behind: after `total` calls, or at the end of a
+    most twice a second and leaves a still figure: after `total` calls, or at the end of a
     `with` block.
     """
 

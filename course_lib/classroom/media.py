@@ -1,6 +1,6 @@
 """Photos and clips of the student's own: bytes in, tensors out, and a clip back into bytes.
 
-What comes in may be anything that a person picks in a file dialogue, so every way in which a file
+The input may be anything that a person picks in a file dialogue, so every way in which a file
 can be wrong is a ValueError with a sentence for its owner.
 """
 
@@ -39,22 +39,22 @@ def read_photo(data: bytes, size: Size) -> Float[Tensor, "3 h w"]:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", Image.DecompressionBombWarning)
-            picture = _fit(_upright(Image.open(io.BytesIO(data))), sides)
+            image = _fit(_upright(Image.open(io.BytesIO(data))), sides)
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         most = f"{Image.MAX_IMAGE_PIXELS / 1e6:.0f} million pixels"
         raise ValueError(
-            f"expected a picture of at most {most}; this one has more: make it smaller"
+            f"expected an image of at most {most}; this one has more: make it smaller"
         ) from error
     except UnidentifiedImageError as error:
         formats = "JPEG, PNG, WebP, GIF, TIFF or another that Pillow reads; save HEIC as JPEG first"
         raise ValueError(
-            f"expected a picture file ({formats}); these {len(data)} bytes are none"
+            f"expected an image file ({formats}); these {len(data)} bytes are none"
         ) from error
     except Exception as error:  # a damaged file can break a reader of Pillow in any way
         raise ValueError(
-            f"expected a whole picture file; this one is damaged or cut off ({error})"
+            f"expected a whole image file; this one is damaged or cut off ({error})"
         ) from error
-    return _pixels_to_float(picture[None])[0]
+    return _pixels_to_float(image[None])[0]
 
 
 def example_photo(size: Size) -> Float[Tensor, "3 h w"]:
@@ -168,7 +168,7 @@ def _opened(data: bytes) -> Iterator[tuple[Any, Any]]:
             cover = av.stream.Disposition.attached_pic
             streams = [s for s in container.streams.video if not s.disposition & cover]
             if not streams:
-                raise ValueError("expected a video file; this one holds no moving picture")
+                raise ValueError("expected a video file; this one holds no moving image")
             streams[0].thread_type = "AUTO"
             yield container, streams[0]
     except av.FFmpegError as error:

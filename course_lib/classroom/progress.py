@@ -40,7 +40,8 @@ def record_exercise(id: str, status: str, points: int) -> str:
 def record_quiz(topic: str, score: Number, out_of: Number) -> str:
     """Remember the best score of a quiz.
 
-    Returns "" or a sentence on why it was not saved.  Raises ValueError unless 0 <= score <= out_of and out_of > 0.
+    Returns "" or a sentence on why it was not saved.  Raises ValueError unless
+    0 <= score <= out_of and out_of > 0.
     """
     if not 0 <= score <= out_of or not out_of > 0:
         raise ValueError(
@@ -177,11 +178,13 @@ TONES = {"passed": "good", "not passed": "bad", "not attempted": "calm"}
 
 
 def _chapter(name: str, lines: list[Line]) -> str:
-    rows = "".join(
-        f'<tr><th scope="row" style="font-weight:400">{escape(line.name)}</th>'
-        f'<td class="{TONES.get(line.status, "")}">{escape(line.status)}</td><td>{_points(line)}</td></tr>'
-        for line in lines
-    )
+    rows = ""
+    for line in lines:
+        tone = TONES.get(line.status, "")
+        rows += (
+            f'<tr><th scope="row" style="font-weight:400">{escape(line.name)}</th>'
+            f'<td class="{tone}">{escape(line.status)}</td><td>{_points(line)}</td></tr>'
+        )
     return f'<tbody><tr><th scope="rowgroup" colspan="3">{escape(name)}</th></tr>{rows}</tbody>'
 
 

@@ -56,12 +56,16 @@ class Table:
         return "\n".join([self.title, lines[0], rule, *lines[1:]])
 
 
+TREND_SHOWN = "trend shown"
+TREND_NOT_SHOWN = "trend not shown"
+TONES = {TREND_SHOWN: "good", TREND_NOT_SHOWN: "bad"}
+
+
 class Scorecard(Table):
     """A table whose notes say, also in colour, whether a trend was shown."""
 
     def _row(self, row: dict[str, str]) -> str:
-        note = row["note"].lower()
-        tone = "bad" if "not shown" in note else "good" if "shown" in note else ""
+        tone = TONES.get(row["note"], "")
         cells = "".join(f"<td>{escape(row[key])}</td>" for key in ("paper", "code", "measured"))
         last = f'<td class="{tone}">{escape(row["note"])}</td>'
         return f'<tr><th scope="row">{escape(row["what"])}</th>{cells}{last}</tr>'
@@ -119,9 +123,9 @@ def scorecard(rows: Sequence[Mapping | Any], title: str = "Scorecard") -> Scorec
     """Make a table with a row per claim.
 
     Each row is a dict or dataclass with `what` and any of `paper`, `code`, `measured`, `note`;
-    numbers are rounded to four digits.  `row` makes one.  Where the miniature can only show a trend,
-    `shown` is true or false, for the note "trend shown" or "trend not shown".  Raises ValueError for
-    a row without `what` or with other names.
+    numbers are rounded to four digits.  `row` makes one.  Where the miniature can only show a
+    trend, `shown` is true or false, for the note "trend shown" or "trend not shown".  Raises
+    ValueError for a row without `what` or with other names.
     """
     return Scorecard(title, COLUMNS, tuple(_texts(row) for row in rows))
 
@@ -129,7 +133,7 @@ def scorecard(rows: Sequence[Mapping | Any], title: str = "Scorecard") -> Scorec
 def _texts(row: Mapping | Any) -> dict[str, str]:
     given = asdict(row) if is_dataclass(row) and not isinstance(row, type) else row
     if isinstance(given, Mapping) and "shown" in given:
-        verdict = "trend shown" if given["shown"] else "trend not shown"
+        verdict = TREND_SHOWN if given["shown"] else TREND_NOT_SHOWN
         given = {key: value for key, value in given.items() if key != "shown"} | {"note": verdict}
     if (
         not isinstance(given, Mapping)

@@ -55,7 +55,8 @@ def shade_by_map(images: Array, maps: Array) -> np.ndarray:
     maps = np.asarray(maps, dtype=np.float32)
     if maps.ndim != 3 or len(maps) != len(images):
         raise ValueError(
-            f"expected a map (rows columns) for each of {len(images)} images, got shape {maps.shape}"
+            f"expected a map (rows columns) for each of {len(images)} images, got shape"
+            f" {maps.shape}"
         )
     height, width = images.shape[1:3]
     scale = max(1, ENLARGED_PIXELS // max(height, width))

@@ -1,4 +1,4 @@
-"""Drives JupyterLab in a headless Chromium: start the server, open a notebook, run it, look at it."""
+"""Drive JupyterLab in a headless Chromium: start the server, open a notebook, run and inspect it."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""Quiz, flashcards, explorer and exercise in JupyterLab, and what remains of them without a kernel."""
+"""Quiz, flashcards, explorer and exercise in JupyterLab, with and without a kernel."""
 
 import json
 import os

@@ -174,7 +174,7 @@ def test_what_cannot_be_read_is_said_in_one_line_and_the_picture_stays(lab, red,
     (tmp_path / "empty.jpg").write_bytes(b"")
     (tmp_path / "huge.jpg").write_bytes(bytes(20_000_001))
     sentences = {
-        "nonsense.jpg": "nonsense.jpg could not be read. ValueError: expected a picture file",
+        "nonsense.jpg": "nonsense.jpg could not be read. ValueError: expected an image file",
         "empty.jpg": "these 0 bytes are none",
         "huge.jpg": "huge.jpg has 20.1 MB. A file may have at most 20 MB.",
     }

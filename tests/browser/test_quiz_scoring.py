@@ -21,13 +21,17 @@ SHOW_KINDS = (
 # Every answer is put into the question's own inputs, read from them as on "Check", and judged.
 JUDGE = """([questions, answers]) => questions.map((question, n) => {
   const body = kinds[question.kind](question);
-  return answers[n].map((answer) => { body.set(answer); return [body.answer(), body.right(body.answer())]; });
+  return answers[n].map((answer) => {
+    body.set(answer);
+    return [body.answer(), body.right(body.answer())];
+  });
 })"""
 
 # A kernel's end that keeps what the page sends; the page looks it up by its key.
 LISTEN = """(key) => {
   globalThis.sent = [];
-  globalThis[Symbol.for("course.models")] = new Map([[key, { on() {}, send: (message) => sent.push(message) }]]);
+  const model = { on() {}, send: (message) => sent.push(message) };
+  globalThis[Symbol.for("course.models")] = new Map([[key, model]]);
 }"""
 
 ANSWER = """([questions, answers]) => {

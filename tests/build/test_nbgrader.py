@@ -60,7 +60,7 @@ ENVIRONMENT = (
 
 @pytest.fixture(scope="module", autouse=True)
 def own_folders(tmp_path_factory):
-    """No setting of the machine reaches nbgrader, and nbgrader writes nothing outside of the test."""
+    """No setting of the machine reaches nbgrader, and nbgrader writes nothing outside the test."""
     home = tmp_path_factory.mktemp("nbgrader_home")
     with pytest.MonkeyPatch.context() as environment:
         environment.setenv("HOME", str(home))

@@ -238,17 +238,25 @@ class Stats:
         (lambda x: (x, {"a": [x, 1]}), lambda x: [x, {"a": (x, 1)}], lambda x: (x, {"a": (x, 2)})),
         (lambda x: Stats(x, {"n": 1}), lambda x: Stats(x, {"n": 1}), lambda x: (x, {"n": 1})),
         (lambda x: x / 0, lambda x: x.sign() * torch.inf, lambda x: x.abs() * torch.inf),
-        (lambda x: x.clamp(min=0).log(), lambda x: x.clamp(min=0).log(), lambda x: x.clamp(min=0).log() * 1.01),
+        (
+            lambda x: x.clamp(min=0).log(),
+            lambda x: x.clamp(min=0).log(),
+            lambda x: x.clamp(min=0).log() * 1.01,
+        ),
         (lambda x: (-1 - x.abs()).sqrt(), lambda x: x * torch.nan, lambda x: x),
         (lambda x: x * 1e-7, lambda x: x * 1e-7 + 1e-9, lambda x: x + 1e-3),
         (lambda x: x * 0, lambda x: x * 0 + 3e-7, lambda x: x * 0 + 1e-5),
-        (lambda x: x.bfloat16() * 3, lambda x: (x.bfloat16().float() * 3).bfloat16(), lambda x: x.bfloat16() * 3.5),
+        (
+            lambda x: x.bfloat16() * 3,
+            lambda x: (x.bfloat16().float() * 3).bfloat16(),
+            lambda x: x.bfloat16() * 3.5,
+        ),
         (lambda x: torch.complex(x, x), lambda x: x * (1 + 1j), lambda x: x * (1 - 1j)),
         (lambda x: torch.randn(3), lambda x: torch.empty(3).normal_(), lambda x: torch.rand(3)),
         (lambda x: (), lambda x: [], lambda x: {}),
         (lambda x: x[:0], lambda x: x[:0], lambda x: x[:, :0]),
     ],
-)  # fmt: skip
+)
 def test_values_of_every_kind(reference, right, wrong):
     exercise = returning(reference)
     assert verdict(right, exercise).passed

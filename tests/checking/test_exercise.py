@@ -92,9 +92,15 @@ def test_an_unknown_topic_names_the_topics():
 
 @pytest.mark.parametrize(
     "changes",
-    [{"id": "double"}, {"id": "a.b.c"}, {"stars": 0}, {"points": 0}, {"seconds": 0},
-     {"misconceptions": {"mute": (double, " ")}}],
-)  # fmt: skip
+    [
+        {"id": "double"},
+        {"id": "a.b.c"},
+        {"stars": 0},
+        {"points": 0},
+        {"seconds": 0},
+        {"misconceptions": {"mute": (double, " ")}},
+    ],
+)
 def test_a_careless_declaration_is_refused(changes):
     with pytest.raises(ValueError, match=r"ddpm.double|topic\.name"):
         declared(**changes)
@@ -108,8 +114,14 @@ def test_cases_are_fresh_and_in_the_order_of_the_reference():
     assert not torch.equal(exercise.make_cases(6)[0]["x"], first["x"])
 
 
-@pytest.mark.parametrize("answer", [lambda x, scale: x * scale, lambda x, scale, extra=1: x * scale,
-                                    lambda *args, **named: named["x"] * named["scale"]])  # fmt: skip
+@pytest.mark.parametrize(
+    "answer",
+    [
+        lambda x, scale: x * scale,
+        lambda x, scale, extra=1: x * scale,
+        lambda *args, **named: named["x"] * named["scale"],
+    ],
+)
 def test_call_accepts_parameters_of_ones_own(answer):
     assert call_by_name(answer, {"x": 3, "scale": 2}) == 6
 

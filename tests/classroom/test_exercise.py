@@ -261,9 +261,14 @@ def complain(x, w):
 
 @pytest.mark.parametrize(
     ("answer", "words"),
-    [(leave, "SystemExit: bye"), (interrupt, "KeyboardInterrupt"), (recurse, "RecursionError"),
-     (exhaust, "RuntimeError"), (complain, "to the error stream")],
-)  # fmt: skip
+    [
+        (leave, "SystemExit: bye"),
+        (interrupt, "KeyboardInterrupt"),
+        (recurse, "RecursionError"),
+        (exhaust, "RuntimeError"),
+        (complain, "to the error stream"),
+    ],
+)
 def test_what_goes_wrong_is_reported(answer, words, capsys):
     report, passed = check_answer(answer, EXERCISE)
     assert not passed and words in repr(report)
@@ -322,11 +327,15 @@ MODULE = Exercise(
     "a.affine",
     Affine,
     lambda rng: [{"x": torch.randn(2, width, generator=rng)} for width in (3, 4)],
-    misconceptions={"no_shift": (type("NoShift", (Affine,), {"forward": lambda self, x: x * self.scale}),
-                                              "You forgot the shift.")},
+    misconceptions={
+        "no_shift": (
+            type("NoShift", (Affine,), {"forward": lambda self, x: x * self.scale}),
+            "You forgot the shift.",
+        )
+    },
     gradients=("x",),
     probe=build_and_apply,
-)  # fmt: skip
+)
 
 
 class Student(nn.Module):
@@ -394,8 +403,10 @@ def test_in_ipython_the_report_is_displayed():
     try:
         with capture_output() as captured:
             exercise("start_here.patchify")(endless.__class__)
-            shell.run_cell("from course_lib.classroom import exercise\n"
-                           "@exercise('start_here.to_model')\ndef f(rgb):\n    return rgb.no_such\n")  # fmt: skip
+            shell.run_cell(
+                "from course_lib.classroom import exercise\n"
+                "@exercise('start_here.to_model')\ndef f(rgb):\n    return rgb.no_such\n"
+            )
         data = captured.outputs[-1].data
         assert "vgc card bad" in data["text/html"]
         assert "return rgb.no_such" in data["text/plain"] and "line 4, in f" in data["text/plain"]

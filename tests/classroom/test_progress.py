@@ -46,11 +46,20 @@ def test_an_impossible_score_is_refused(score, out_of):
 
 @pytest.mark.parametrize(
     "content",
-    [b"", b"{", b"\xff\xfe\x00", b"[]", b"null", b'{"exercises": {}}', b'{"exercises": {"a": 1}, "quizzes": {}}',
-     b'{"exercises": {"a.b": {"status": "superb", "points": 1}}, "quizzes": {}}',
-     b'{"exercises": {}, "quizzes": {"a": {"score": 1, "out_of": 0}}}',
-     b'{"exercises": {}, "quizzes": {"a": {"score": "1", "out_of": 2}}}', b"[" * 100_000],
-)  # fmt: skip
+    [
+        b"",
+        b"{",
+        b"\xff\xfe\x00",
+        b"[]",
+        b"null",
+        b'{"exercises": {}}',
+        b'{"exercises": {"a": 1}, "quizzes": {}}',
+        b'{"exercises": {"a.b": {"status": "superb", "points": 1}}, "quizzes": {}}',
+        b'{"exercises": {}, "quizzes": {"a": {"score": 1, "out_of": 0}}}',
+        b'{"exercises": {}, "quizzes": {"a": {"score": "1", "out_of": 2}}}',
+        b"[" * 100_000,
+    ],
+)
 def test_a_damaged_file_is_set_aside(content, course_home):
     course_home.mkdir()
     (course_home / "progress.json").write_bytes(content)

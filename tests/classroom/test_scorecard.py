@@ -76,6 +76,11 @@ def test_a_row_leaves_out_what_is_not_given():
     assert "trend not shown" in repr(scorecard([given]))
 
 
+def test_a_note_that_only_mentions_what_is_shown_has_no_colour():
+    html = scorecard([row("FID", note="not shown in the paper")])._repr_html_()
+    assert '<td class="">not shown in the paper</td>' in html
+
+
 def test_a_row_has_a_note_or_a_trend():
     with pytest.raises(ValueError, match="FID: expected a note or shown, got both"):
         row("FID", note="exact", shown=True)

@@ -225,7 +225,7 @@ function orderingKind({ items, start }) {
         if (right || i !== at) rows[i].comment.innerHTML = items[i].feedback;
       });
       const placed = answer.filter((i, at) => i === at).length;
-      return right ? "" : `${placed} of ${items.length} stand where they belong.`;
+      return right ? "" : `${placed} of ${items.length} are where they belong.`;
     },
     reopen: () => { rows.forEach((row) => { row.comment.textContent = ""; row.comment.className = "comment"; }); draw(); },
   };
