@@ -28,7 +28,7 @@ from torch import nn
 from course_lib.convert.layout import STACKED, Layout, Source, torch_sources
 from course_lib.papers.vit import ViTConfig
 
-# ---------------------------------------------------------------- google-research/vision_transformer
+# ---------------------------------------------------------------- google
 
 # Their names of a layer's weight and bias, by the kind of layer; and the axes that differ from
 # ours: those of all parts of a layer, theirs -> ours.
@@ -60,7 +60,7 @@ class GoogleLayer:
 
 
 def google_sources(model: nn.Module) -> dict[str, Source]:
-    """Return the layout of the .npz files: their layers are flax's, with a kernel's inputs first."""
+    """Return the layout of the .npz files: flax's layers, with a kernel's inputs first."""
     layers = _google_layers(model.config)
     single = {"cls_token": "cls", "positions.table": "Transformer/posembed_input/pos_embedding"}
     sources = {}
@@ -171,7 +171,7 @@ def modern_transformers(key: str) -> str:
 
 
 def timm_sources(model: nn.Module) -> dict[str, Source]:
-    """Return the layout of timm's VisionTransformer, which packs queries, keys and values as we do."""
+    """Return the layout of timm's VisionTransformer, which packs q, k and v as we do."""
     names = {
         "cls_token": "cls_token",
         "positions.table": "pos_embed",

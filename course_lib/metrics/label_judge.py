@@ -19,7 +19,8 @@ class LabelJudge(nn.Module):
     """A classifier of several labels at once, which share the logits of one network.
 
     network: has `forward` to logits and `features` below them.  labels: how many values each label
-    has, in the order of the logits.  `temperature` divides each label's logits; `calibrate` sets it.
+    has, in the order of the logits.  `temperature` divides each label's logits; `calibrate` sets
+    it.
     """
 
     temperature: Tensor  # one per label

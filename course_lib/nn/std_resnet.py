@@ -1,8 +1,8 @@
 """A ResNet without batch statistics: group norm and standardized convolutions, as in Big Transfer.
 
 It is ViT's baseline and the stem of its hybrids (arXiv 2010.11929, section 4.1; Kolesnikov et al.,
-arXiv 1912.11370).  Convolutions pad as TensorFlow's SAME does, right and bottom first: the published
-weights were trained with that.
+arXiv 1912.11370).  Convolutions pad as TensorFlow's SAME does, right and bottom first: the
+published weights were trained with that.
 """
 
 import math
@@ -18,7 +18,7 @@ from course_lib.shapes import Float, Tensor
 def pad_same(
     x: Float[Tensor, "b c h w"], kernel: int, stride: int, value: float = 0.0
 ) -> Float[Tensor, "b c h2 w2"]:
-    """Pad so that a convolution of this kernel and stride returns ceil(side / stride) rows and columns.
+    """Pad so that a convolution of this kernel and stride gives ceil(side / stride) rows, columns.
 
     Half of what is missing is put first, the rest, which may be one more, last.
     """
@@ -36,7 +36,7 @@ def pad_same(
 
 
 class StdConv(nn.Conv2d):
-    """A convolution whose filters each have mean 0 and standard deviation 1 when they are applied."""
+    """A convolution whose filters have mean 0 and standard deviation 1 when they are applied."""
 
     def __init__(self, c_in: int, c_out: int, kernel: int, stride: int = 1):
         super().__init__(c_in, c_out, kernel, stride, bias=False)

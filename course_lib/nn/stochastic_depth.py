@@ -7,7 +7,7 @@ from course_lib.shapes import Batch
 
 
 class StochasticDepth(nn.Module):
-    """A residual branch that is dropped for some samples in training, and scaled up for the others."""
+    """A residual branch, dropped for some samples in training and scaled up for the others."""
 
     def __init__(self, rate: float):
         super().__init__()

@@ -49,13 +49,15 @@ class ViTConfig:
     gelu: Literal["tanh", "exact"] = "tanh"
     norm_eps: float = 1e-6
     dropout: float = 0.0
-    # Only for hybrids: residual units per stage of the ResNet.  Patches are cut from its feature map.
+    # Only for hybrids: residual units per stage of the ResNet, from whose feature map patches are
+    # cut.
     resnet: tuple[int, ...] | None = None
 
     def __post_init__(self):
         if self.size[0] % self.patch_size or self.size[1] % self.patch_size:
             raise ValueError(
-                f"patch_size: expected a divisor of both sides of {self.size}, got {self.patch_size}"
+                f"patch_size: expected a divisor of both sides of {self.size},"
+                f" got {self.patch_size}"
             )
         if self.resnet and self.patch_size % 2 ** (len(self.resnet) + 1):
             stride = 2 ** (len(self.resnet) + 1)
@@ -213,7 +215,7 @@ class ViT(nn.Module):
 
 
 def initialize(model: nn.Module, head: nn.Linear) -> None:
-    """Initialize as the official code does: Glorot-uniform weights, biases of zero, a head of zeros."""
+    """Initialize as the official code does: Glorot-uniform weights, zeros for biases and head."""
     qkv_layers = {module.qkv for module in model.modules() if isinstance(module, Attention)}
     for module in model.modules():
         if isinstance(module, nn.Linear):
@@ -438,7 +440,7 @@ def for_fine_tuning(model: ViT, image_size: int | tuple[int, int], num_classes: 
     return tuned
 
 
-# ---------------------------------------------------------------- 4.5, appendix D: what is attended to
+# ---------------------------------------------------------------- 4.5, D: what is attended to
 
 
 def attention_rollout(maps: Float[Tensor, "depth b heads n n"]) -> Float[Tensor, "b n n"]:

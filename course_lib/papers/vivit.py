@@ -55,8 +55,8 @@ class ViViTConfig:
     heads: int = 12
     mlp: int = 3072  # width of the MLP's hidden layer
     num_classes: int = 400
-    # Layers of Model 2's temporal encoder.  0 averages the frames instead (Table 2, "average pooling
-    # baseline").
+    # Layers of Model 2's temporal encoder.  0 averages the frames instead (Table 2, "average
+    # pooling baseline").
     temporal_depth: int = 4
     pool: Literal["token", "average"] = "token"  # Models 1 and 2
     gelu: Literal["tanh", "exact"] = "tanh"
@@ -341,7 +341,7 @@ def factorised_self_attention(
 def factorised_dot_product(
     qkv: Float[Tensor, "b t n three_d"], heads: int
 ) -> Float[Tensor, "b t n d"]:
-    """Model 4, without W_O: let the first half of the heads attend over space, the second over time.
+    """Model 4, without W_O: let the first half of the heads attend over space, the rest over time.
 
     qkv: queries, keys and values in turn, heads within each.
     """
@@ -364,7 +364,7 @@ def factorised_dot_product(
 
 
 def central_frame_init(kernel: Float[Tensor, "d c h w"], t: int) -> Float[Tensor, "d c t h w"]:
-    """Eq. 9: put the image filter at the middle frame, t // 2 counted from 0, and zeros elsewhere."""
+    """Eq. 9: put the image filter at the middle frame, t // 2 from 0, and zeros elsewhere."""
     inflated = kernel.new_zeros(*kernel.shape[:2], t, *kernel.shape[2:])
     inflated[:, :, t // 2] = kernel
     return inflated
@@ -476,7 +476,7 @@ def multi_view(
 
 
 def evenly_spaced(last: int, count: int) -> list[int]:
-    """Return `count` whole numbers from 0 to `last`, rounded down; a single one is in the middle."""
+    """Return `count` integers from 0 to `last`, rounded down; a single one is in the middle."""
     if count == 1:
         return [last // 2]
     return [i * last // (count - 1) for i in range(count)]

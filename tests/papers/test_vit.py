@@ -4,6 +4,7 @@ refused.
 
 import math
 from dataclasses import replace
+from itertools import product
 
 import pytest
 import torch
@@ -557,8 +558,9 @@ def test_attention_maps_are_probabilities_that_reproduce_the_model(pool):
 def test_rollout_sums_over_every_path():
     maps = (2 * rand(3, 2, 4, 5, 5)).softmax(-1)
     found = vit.attention_rollout(maps)
-    mixed = [[[[0.5 * float(maps[layer, b, :, i, j].mean()) + 0.5 * (i == j) for j in range(5)] for i in range(5)]
-              for b in range(2)] for layer in range(3)]  # fmt: skip
+    mixed = torch.zeros(3, 2, 5, 5)
+    for layer, b, i, j in product(range(3), range(2), range(5), range(5)):
+        mixed[layer, b, i, j] = 0.5 * maps[layer, b, :, i, j].mean() + 0.5 * (i == j)
     for b in range(2):
         for i in range(5):
             for j in range(5):
@@ -567,7 +569,7 @@ def test_rollout_sums_over_every_path():
                     for k in range(5)
                     for m in range(5)
                 )
-                assert float(found[b, i, j]) == pytest.approx(paths, rel=1e-5)
+                assert float(found[b, i, j]) == pytest.approx(float(paths), rel=1e-5)
     close(found.sum(-1), torch.ones(2, 5))
 
 

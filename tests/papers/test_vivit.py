@@ -200,7 +200,7 @@ def test_multiply_adds_are_those_that_torch_counts(kind, size):
     assert counter.get_total_flops() == 2 * n * vivit.count_macs(config)
 
 
-# ---------------------------------------------------------------- the four models against brute force
+# ---------------------------------------------------------------- the models against brute force
 
 
 def norm(layer, x):

@@ -10,7 +10,7 @@ from tests.parity.peers import gradients, largest_difference, randomize, transfo
 
 
 def vivit(**changes):
-    """Return a config of Model 1 with sides and widths of its own: 2 x 2 x 3 tubelets of 3 frames of 5 x 4 pixels."""
+    """Return a config of Model 1: 2 x 2 x 3 tubelets of 3 frames of 5 x 4 pixels."""
     odd = {
         "frames": 6,
         "image_size": (10, 12),

@@ -9,7 +9,7 @@ import math
 
 import torch
 
-# ---------------------------------------------------------------- google-research/vision_transformer
+# ---------------------------------------------------------------- google
 
 
 def google_shapes(config):
@@ -149,7 +149,7 @@ def google_resnet(w, x, groups=32):
 
 
 def convolve(x, kernel, stride):
-    """Apply a SAME convolution to x (b h w i): a kernel (h w i o), one of its places after another."""
+    """Apply a SAME convolution to x (b h w i): a kernel (h w i o), place by place."""
     return sum(part @ kernel[place] for place, part in windows(x, len(kernel), stride, 0.0).items())
 
 
