@@ -16,7 +16,7 @@ def test_what_imports_torchvision_works_after_the_cure_in_a_fresh_process():
     assert done.returncode == 0, done.stderr
 
 
-def test_a_working_torchvision_is_left_alone():
+def test_a_working_torchvision_is_not_touched():
     done = run(
         "import sys, types; sys.modules['torchvision'] = t = types.ModuleType('torchvision')\nfrom"
         " course_lib import compat\nassert compat.import_torchvision() is t and not"

@@ -5,10 +5,10 @@
     DIR/source/01_ddpm/01_ddpm.ipynb       from solutions/01_ddpm.py
 
 In an assignment every exercise is a solution cell, followed by a locked test cell worth its
-points.  The value of that cell is what `classroom.mark` returns: nbgrader takes it for the points.
-All other cells are the student's to change, so nbgrader's metadata are not in them.  Only the format is
-written here (nbgrader 0.9.6, metadata schema 3); nbgrader is never imported, and the course does
-not need it.
+points.  The value of that cell, from `classroom.mark`, is what nbgrader takes for the points.
+All other cells are the student's to change, so nbgrader's metadata are not in them.  Only the
+format is written here (nbgrader 0.9.6, metadata schema 3); nbgrader is never imported, and the
+course does not need it.
 """
 
 from collections.abc import Iterable
@@ -24,7 +24,7 @@ from course_lib.checking import Exercise, find_exercise
 
 __all__ = ["assignment", "write_course_folder"]
 
-CONFIG = f'''"""nbgrader's settings for the course.  `course build` writes this file once: change what you like."""
+CONFIG = f'''"""nbgrader's settings for the course.  `course build` writes it once: change what you like."""
 
 c = get_config()
 
@@ -36,7 +36,7 @@ c.ClearSolutions.code_stub = {{"python": "{STUB}"}}
 # a cell may take this many seconds
 c.Execute.timeout = 300
 
-# while marking, live training stops after a few steps, and a notebook's state is dropped with its kernel
+# while marking, live training stops after a few steps, and a notebook's state ends with its kernel
 START = """
 import os, tempfile
 _home = tempfile.TemporaryDirectory()
@@ -51,8 +51,8 @@ MARKERS = {OPEN: "### BEGIN SOLUTION", CLOSE: "### END SOLUTION"}
 def write_course_folder(folder: Path, chapters: Iterable[Path]) -> list[Path]:
     """Write the chapters as nbgrader's source notebooks, with its configuration and the seed.
 
-    Returns their paths.  A configuration or a seed that is there stays as it is.  Raises SourceError
-    for a chapter that cannot be read and ValueError for a seed.txt without a whole number.
+    Returns their paths.  An existing configuration or seed stays as it is.  Raises SourceError for a
+    chapter that cannot be read and ValueError for a seed.txt without a whole number.
     """
     folder.mkdir(parents=True, exist_ok=True)
     config = _write_once(folder / "nbgrader_config.py", CONFIG)

@@ -1,4 +1,4 @@
-"""What a notebook imports: exercises that check themselves, quizzes, explorers, figures, progress."""
+"""What a notebook imports: exercises that check themselves, quizzes, explorers, figures."""
 
 from course_lib.doctor import doctor
 

@@ -89,7 +89,7 @@ def confusion(
     names: Sequence[str],
     title: str = "What it says (columns) for each truth (rows)",
 ) -> Figure:
-    """Draw confusion matrices (k k) of counts by truth and answer, rows as shares of their truth."""
+    """Draw confusion matrices (k k) of counts by truth and answer, as shares of each truth."""
     fig, grid = figure(title, columns=len(matrices), width=3.2 * len(matrices), height=3.6)
     for ax, (head, matrix) in zip(np.atleast_1d(grid), matrices.items(), strict=True):
         counts = np.asarray(matrix, dtype=float)

@@ -1,4 +1,4 @@
-"""Drive JupyterLab in a headless Chromium: start the server, open a notebook, run and inspect it."""
+"""Drive JupyterLab in a headless Chromium: start it, open a notebook, run and inspect it."""
 
 import json
 import os

@@ -157,7 +157,7 @@ def test_a_page_loaded_again_finds_its_kernel_and_the_answers(open_notebook, not
     )
 
 
-def test_a_quiz_answered_by_keyboard_leaves_the_notebook_alone(open_notebook, notebook):
+def test_a_quiz_answered_by_keyboard_does_not_reach_the_notebook(open_notebook, notebook):
     lab = open_notebook(notebook)
     lab.run_all()
     page = lab.page
@@ -272,7 +272,7 @@ def test_flashcards_are_turned_and_sorted_by_keyboard(open_notebook, notebook):
     assert "2 of 2 known" in page.locator("section[aria-label^=Flashcards]").inner_text()
 
 
-def test_a_moved_slider_changes_the_picture(open_notebook, notebook):
+def test_a_moved_slider_changes_the_figure(open_notebook, notebook):
     lab = open_notebook(notebook)
     lab.run_all()
     page = lab.page
@@ -358,7 +358,7 @@ def executed(root):
     return path
 
 
-def test_an_untrusted_notebook_shows_readable_questions_and_pictures(open_notebook, executed):
+def test_an_untrusted_notebook_shows_readable_questions_and_figures(open_notebook, executed):
     lab = open_notebook(executed.name)
     page = lab.page
     page.wait_for_timeout(1000)
@@ -372,7 +372,7 @@ def test_an_untrusted_notebook_shows_readable_questions_and_pictures(open_notebo
         assert page.locator(f"img[alt='{alt}']").evaluate("image => image.naturalWidth") > 100
 
 
-def test_a_trusted_notebook_with_stored_widget_state_works_without_its_kernel(
+def test_a_trusted_notebook_with_widget_state_works_without_its_kernel(
     open_notebook, executed, root
 ):
     environment = os.environ | {"JUPYTER_DATA_DIR": str(root / "data")}

@@ -98,7 +98,7 @@ def test_a_click_chooses_a_patch(lab):
     assert lab.errors == []
 
 
-def test_the_keys_choose_a_patch_and_leave_the_notebook_alone(lab):
+def test_the_keys_choose_a_patch_and_do_not_reach_the_notebook(lab):
     page = lab.page
     page.locator(".jp-Cell").nth(1).locator(".jp-OutputArea").click(position={"x": 5, "y": 5})
     patch(page, 6, 7).focus()
@@ -166,7 +166,7 @@ def test_a_file_of_five_megabytes_arrives(lab, tmp_path):
     )
 
 
-def test_what_cannot_be_read_is_said_in_one_line_and_the_picture_stays(lab, red, tmp_path):
+def test_an_unreadable_file_is_one_line_and_the_figure_stays(lab, red, tmp_path):
     page = lab.page
     choose(page, red)
     wait_for_alt(page, RED)
@@ -186,9 +186,7 @@ def test_what_cannot_be_read_is_said_in_one_line_and_the_picture_stays(lab, red,
     page.get_by_role("alert").filter(has_text="MB").wait_for(state="detached")
 
 
-def test_the_file_is_not_in_the_notebook_and_the_page_works_again_after_a_reload(
-    lab, red, root, notebook
-):
+def test_the_file_is_not_in_the_notebook_and_the_page_survives_a_reload(lab, red, root, notebook):
     page = lab.page
     first = drawn(page)
     choose(page, red)
@@ -216,7 +214,7 @@ def works_alone(page):
     assert page.locator(".board img").evaluate("image => image.naturalWidth") > 100
 
 
-def test_without_its_kernel_the_page_shows_the_first_picture(lab):
+def test_without_its_kernel_the_page_shows_the_first_figure(lab):
     lab.save()
     lab.shut_down_kernel()
     lab.reload()
@@ -224,7 +222,7 @@ def test_without_its_kernel_the_page_shows_the_first_picture(lab):
     assert lab.errors == []
 
 
-def test_an_untrusted_notebook_shows_the_first_picture_and_what_the_controls_are(
+def test_an_untrusted_notebook_shows_the_first_figure_and_the_controls(
     lab, open_notebook, root, notebook
 ):
     lab.save()

@@ -72,7 +72,7 @@ def test_without_running_there_are_no_outputs_and_the_check_says_so(house):
     ]
 
 
-def test_a_notebook_without_source_is_told(house):
+def test_a_notebook_without_source_is_reported(house):
     build.build(build.sources()[0], run=False)
     (paths.NOTEBOOKS / "01_demo.ipynb").rename(paths.NOTEBOOKS / "02_gone.ipynb")
     assert build.check_chapters([]) == ["02_gone.ipynb: has no source in solutions/"]

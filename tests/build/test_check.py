@@ -33,7 +33,7 @@ def test_a_notebook_as_built_has_no_problem(chapter):
     assert problems() == []
 
 
-def test_a_missing_notebook_is_told(tmp_path):
+def test_a_missing_notebook_is_reported(tmp_path):
     assert build.check_notebook(tmp_path / "01_demo.py", tmp_path / "01_demo.ipynb", []) == [
         "is missing"
     ]
@@ -57,7 +57,7 @@ def test_an_added_cell_is_drift(chapter):
     assert problems()[0] == "has 10 cells, 01_demo.py makes 9"
 
 
-def test_a_notebook_that_was_not_executed_is_told(chapter):
+def test_a_notebook_that_was_not_executed_is_reported(chapter):
     _, code, problems = chapter
     code[2].execution_count = None
     assert problems() == ["its code cells have not been executed in order, once each"]
@@ -95,7 +95,7 @@ def test_what_an_output_must_not_hold(chapter, output, told):
     assert told in problem and problem.startswith("cell 1 (from course_lib")
 
 
-def test_a_widget_that_gives_a_solution_away_is_told(chapter):
+def test_a_widget_that_gives_a_solution_away_is_reported(chapter):
     notebook, _, problems = chapter
     state = {"1": {"state": {"value": "return amount * factor + shift"}}}
     notebook.metadata["widgets"] = {"application/vnd.jupyter.widget-state+json": {"state": state}}
@@ -114,7 +114,7 @@ def test_exercises_declared_and_present_must_agree(chapter):
     ]
 
 
-def test_a_large_notebook_is_told(chapter):
+def test_a_large_notebook_is_reported(chapter):
     _, code, problems = chapter
     code[0].outputs = [new_output("display_data", {"image/png": "x" * 2_000_000})]
     assert problems() == ["is 2.0 MB, 2 MB are allowed"]

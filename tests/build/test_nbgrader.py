@@ -168,7 +168,7 @@ def test_the_command_writes_a_course_folder_where_nbgrader_is_not_installed(tmp_
     assert str(paths.ROOT) not in text and str(tmp_path) not in text and sys.prefix not in text
 
 
-def test_settings_and_seed_that_are_there_are_kept_and_the_rest_is_the_same_bytes(course):
+def test_existing_settings_and_seed_are_kept_and_the_rest_is_identical(course):
     first = {path: path.read_bytes() for path in course.rglob("source/*/*.ipynb")}
     (course / "nbgrader_config.py").write_text(
         config := (course / "nbgrader_config.py").read_text() + "# mine\n"
@@ -193,9 +193,7 @@ def test_a_seed_that_is_no_number_is_refused_by_name(tmp_path):
         write_course_folder(tmp_path, [])
 
 
-def test_a_locked_test_cell_follows_each_exercise_and_no_other_cell_is_marked(
-    tmp_path, monkeypatch
-):
+def test_a_locked_test_cell_follows_each_exercise_and_nothing_else(tmp_path, monkeypatch):
     demo.declare(monkeypatch)
     path = tmp_path / "01_demo.py"
     path.write_text(demo.SOURCE, encoding="utf-8")
@@ -370,7 +368,7 @@ def answer_with(function, name=PATCHIFY):
     exercise(name)(function)
 
 
-def test_mark_takes_the_last_answer_and_not_the_reference_that_stands_for_it(capsys):
+def test_mark_takes_the_last_answer_and_not_the_reference_in_its_place(capsys):
     def right(image, patch):
         return rearrange(image, "b c (h x) (w y) -> b (h w) (x y c)", x=patch, y=patch)
 
@@ -421,7 +419,7 @@ def test_mark_records_nothing_and_an_unknown_exercise_is_an_error():
         mark("start_here.patchfy")
 
 
-def test_nothing_reaches_the_error_stream_which_nbgrader_takes_for_a_failure(capsys):
+def test_nothing_reaches_the_error_stream_that_nbgrader_takes_for_failure(capsys):
     def grumble(image, patch):
         print("a word", file=sys.stderr)
         return image

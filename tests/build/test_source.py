@@ -41,7 +41,7 @@ def test_the_solution_edition_keeps_the_answer(source):
     assert "return amount * factor + shift" in cell(solution_edition(source), "def double").source
 
 
-def test_the_facts_of_an_exercise_stand_under_its_heading(source):
+def test_the_facts_of_an_exercise_are_under_its_heading(source):
     text = cell(student_edition(source), "## Double it").source
     assert text.startswith(
         "## Double it\n\n★★☆☆☆ · about 5 minutes · 1 point · Eq. 4 · `demo.double`\nMultiply by"

@@ -130,7 +130,7 @@ def test_right_answers_written_differently_pass(answer):
         (lambda x, w: 1 / 0, "error", "ZeroDivisionError"),
     ],
 )
-def test_wrong_answers_are_refused_and_told_why(answer, kind, words):
+def test_wrong_answers_are_refused_with_the_reason(answer, kind, words):
     result = verdict(answer)
     assert result.status == "failed"
     assert result.faults[result.first].kind == kind
@@ -325,7 +325,7 @@ def test_the_misconception_that_gives_the_same_wrong_output_is_named(answer, nam
         assert result.sentence == DIAGNOSED.misconceptions[name].sentence
 
 
-def test_a_misconception_that_shows_in_one_case_alone_does_not_claim_others():
+def test_a_misconception_that_shows_in_one_case_does_not_claim_others():
     result = verdict(lambda x, w: x * w + 1, DIAGNOSED)
     assert "1 too large" in result.sentence or result.misconception == "late"
     assert [fault is None for fault in verdict(shifted, DIAGNOSED).faults] == [True, False]
@@ -383,7 +383,7 @@ def test_an_exception_that_cannot_be_printed_is_reported():
     assert "no readable message" in failure(Mute()).message
 
 
-def test_the_traceback_holds_the_students_lines_alone():
+def test_the_traceback_holds_only_the_students_lines():
     def helper(x):
         return torch.linalg.inv(x)
 
@@ -425,7 +425,7 @@ def test_missing_and_surplus_outcomes():
     assert "stopped" in assess(EXERCISE, [outcomes[0], stopped]).sentence
 
 
-def test_judging_is_by_seed():
+def test_the_cases_of_a_verdict_are_those_of_its_seed():
     outcomes = list(run(scale, EXERCISE, seed=1))
     assert assess(EXERCISE, outcomes, seed=1).passed
     assert not assess(EXERCISE, outcomes, seed=2).passed

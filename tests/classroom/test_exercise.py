@@ -59,7 +59,7 @@ def test_a_right_answer_comes_back_unchanged_and_is_recorded(capsys):
     assert "passed" in repr(progress())
 
 
-def test_a_wrong_answer_is_told_why_and_replaced_by_the_reference(capsys):
+def test_a_wrong_answer_gets_the_reason_and_the_reference_in_its_place(capsys):
     @exercise("start_here.patchify")
     def patchify(image, patch):
         return rearrange(image, "b c (h x) (w y) -> b (h w) (c x y)", x=patch, y=patch)
@@ -82,7 +82,7 @@ def test_a_stub_is_not_attempted(capsys):
 
 
 @pytest.mark.parametrize("id", ["start_here.patchfy", "nowhere.to_be_found", "", 7])
-def test_an_unknown_id_leaves_the_answer_alone(id, capsys):
+def test_an_unknown_id_leaves_the_answer_as_it_is(id, capsys):
     def answer():
         pass
 
@@ -107,7 +107,7 @@ def test_a_broken_declaration_is_a_fault_of_the_course(capsys):
     )
 
 
-def test_an_unwritable_folder_costs_the_record_alone(monkeypatch, tmp_path):
+def test_an_unwritable_folder_costs_only_the_record(monkeypatch, tmp_path):
     (tmp_path / "file").write_text("in the way", encoding="utf-8")
     monkeypatch.setenv("COURSE_HOME", str(tmp_path / "file"))
     report, passed = check_answer(scale, EXERCISE)

@@ -58,7 +58,7 @@ def draw(widget, **values):
     return widget.answer({"type": "draw", "values": values})["html"]
 
 
-def test_the_first_picture_stands_in_the_html_with_its_alternative_text():
+def test_the_first_figure_is_in_the_html_with_its_alternative_text():
     widget = explorer()
     bundle = widget._repr_mimebundle_()
     assert set(bundle) == {"text/plain", "text/html"}
@@ -69,7 +69,7 @@ def test_the_first_picture_stands_in_the_html_with_its_alternative_text():
     assert widget.plot.calls == [(250, "linear")]
 
 
-def test_another_value_gives_another_picture():
+def test_another_value_gives_another_figure():
     widget = explorer()
     first, second = (draw(widget, t=t, schedule=0) for t in (100, 900))
     assert (picture(first) != picture(second)).any()
@@ -79,7 +79,7 @@ def test_another_value_gives_another_picture():
     )
 
 
-def test_a_picture_drawn_before_is_not_drawn_again_and_old_ones_are_dropped(monkeypatch):
+def test_a_figure_is_not_drawn_twice_and_old_ones_are_dropped(monkeypatch):
     monkeypatch.setattr(sys.modules["course_lib.classroom.explore"], "KEPT_PICTURES", 2)
     widget = explorer()
     for t in (1, 2, 1, 3, 1, 2):
@@ -223,7 +223,7 @@ def test_a_plot_receives_the_patch_as_row_and_column():
 @pytest.mark.parametrize(
     ("sent", "got"), [([-1, 9], (0, 5)), ([9, -9], (3, 0)), ([1.0, 2.0], (1, 2))]
 )
-def test_a_patch_keeps_to_its_picture(sent, got):
+def test_a_patch_stays_within_its_image(sent, got):
     assert patches(BOARD, 4, 6).decode(sent) == got
 
 
@@ -232,7 +232,7 @@ def test_the_first_patch_may_be_given():
     assert patches(BOARD, 1, 1).describe()["value"] == (0, 0)
 
 
-def test_a_small_picture_is_enlarged_without_blurring():
+def test_a_small_image_is_enlarged_without_blurring():
     picture, shape = board(patches(BOARD, 4, 6))
     assert shape == (213, 320)
     assert (picture == BOARD.repeat(17, axis=0).repeat(17, axis=1)).all()
@@ -247,18 +247,18 @@ def test_a_small_picture_is_enlarged_without_blurring():
     ],
     ids=["uint8 tensor", "float tensor", "float array"],
 )
-def test_a_picture_may_be_given_as_figures_take_it(given):
+def test_patches_takes_the_same_images_as_figures(given):
     assert (board(patches(given, 4, 6))[0] == board(patches(BOARD, 4, 6))[0]).all()
 
 
-def test_a_grey_picture_has_three_equal_colours():
+def test_a_grey_image_has_three_equal_colours():
     assert (
         board(patches(BOARD[..., 0], 4, 6))[0]
         == board(patches(BOARD[..., :1].repeat(3, -1), 4, 6))[0]
     ).all()
 
 
-def test_a_large_picture_is_made_smaller_and_a_photo_costs_little():
+def test_a_large_image_is_made_smaller_and_a_photo_costs_little():
     noise = np.random.default_rng(0).integers(0, 255, (900, 1800, 3)).astype(np.uint8)
     smooth = np.array(Image.fromarray(noise[::60, ::60]).resize((1800, 900)))
     picture, shape = board(patches(smooth, 4, 8))
@@ -323,7 +323,7 @@ def test_a_file_that_comes_in_parts_is_read_whole(part):
     assert widget.plot.calls == [{"word": "HELLO WORLD", "t": 3}, {"word": "EXAMPLE", "t": 3}]
 
 
-def test_another_file_gives_another_picture():
+def test_another_file_gives_another_figure():
     widget = uploader()
     numbers = [send(widget, word, name="same.txt")["value"] for word in (b"one", b"two")]
     for number in numbers:
@@ -407,7 +407,7 @@ def test_a_value_that_is_no_key_can_be_plotted():
     assert alt(draw(widget, word=1)).startswith("torch.Size([3]). your photo = word.txt")
 
 
-def test_neither_the_file_nor_the_example_is_in_the_page_or_in_the_state_of_the_widget():
+def test_neither_file_nor_example_is_in_the_page_or_the_widget_state():
     widget = uploader()
     send(widget, b"secret")
     draw(widget, word=1, t=0)

@@ -93,7 +93,7 @@ def test_house_style_leaves_matplotlib_as_it_was():
 # ----------------------------------------------------------------------------------------- pictures
 
 
-def test_every_pixel_of_a_small_picture_is_a_square():
+def test_every_pixel_of_a_small_image_is_a_square():
     images = pictures(2)
     grid = pixels(png(image_grid(images, cell=64)))
     side = int(64 * figures.DENSITY)
@@ -120,7 +120,7 @@ def test_every_pixel_of_a_small_picture_is_a_square():
     ],
     ids=lambda a: f"{a.dtype}{tuple(a.shape)}",
 )
-def test_all_forms_of_pictures_are_taken(images):
+def test_all_forms_of_images_are_accepted(images):
     assert to_images(images).shape == (2, 5, 7, 3)
     assert to_images(images).dtype == np.uint8
 
@@ -182,7 +182,7 @@ def test_several_clips_are_several_strips():
 # --------------------------------------------------------------------------------------- live curve
 
 
-def test_a_training_leaves_a_still_figure_and_no_bar(shown):
+def test_a_training_run_leaves_a_still_figure_and_no_bar(shown):
     on_step = live_curve(20, every=0)
     for step in range(20):
         on_step(step, 1 / (step + 1))
@@ -202,7 +202,7 @@ def test_it_draws_at_most_twice_a_second(shown):
     assert len(shown) <= 1 + 2 * (1 + on_step.drawn - on_step.started)
 
 
-def test_an_interrupted_training_leaves_what_there_is(shown):
+def test_an_interrupted_run_leaves_the_curve_so_far(shown):
     with pytest.raises(KeyboardInterrupt), live_curve(100) as on_step:
         on_step(0, 2.0)
         raise KeyboardInterrupt
@@ -225,7 +225,7 @@ def test_two_losses_and_a_loss_that_is_not_a_number_are_drawn(shown):
     assert "generator" in shown[-1]["text/plain"] and "discriminator" in shown[-1]["text/plain"]
 
 
-def test_a_training_of_no_steps_is_refused():
+def test_a_run_of_no_steps_is_refused():
     with pytest.raises(ValueError, match="at least one step, got 0"):
         live_curve(0)
 

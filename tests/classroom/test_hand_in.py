@@ -50,7 +50,7 @@ def test_what_was_packed_is_what_the_grader_reads(notebook, tmp_path):
     assert [(cell.name, cell.source) for cell in work.cells] == [("cell 1", "x = 1")]
 
 
-def test_without_answers_the_notebook_goes_alone(notebook):
+def test_without_answers_only_the_notebook_is_packed(notebook):
     with ZipFile(hand_in(notebook)) as package:
         assert package.namelist() == ["01_ddpm.ipynb"]
 

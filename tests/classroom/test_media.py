@@ -66,7 +66,7 @@ KINDS_AND_MODES = {
 @pytest.mark.parametrize(
     ("kind", "mode"), [(kind, mode) for kind, modes in KINDS_AND_MODES.items() for mode in modes]
 )
-def test_every_kind_of_picture_looks_as_it_does_to_a_person(kind, mode):
+def test_every_kind_of_image_looks_as_it_does_to_a_person(kind, mode):
     data = file_of(Image.fromarray(quadrants()).convert(mode, dither=Image.Dither.NONE), kind)
     grey = GREYS.round()[..., None]
     expected = {"1": np.where(grey > 127, 255, 0), "L": grey, "LA": grey}.get(mode, COLOURS)
@@ -88,7 +88,7 @@ def test_grey_of_many_bits_keeps_its_shades(values, kind):
     assert abs(seen(read_photo(data, 16))[..., 0] - [[0, 255], [128, 64]]).max() <= 1
 
 
-def test_a_flat_or_broken_float_picture_is_a_picture_still():
+def test_a_flat_or_broken_float_image_is_still_read():
     for value in (3.5, float("nan")):
         assert (
             read_photo(file_of(Image.fromarray(np.full((8, 8), value, np.float32)), "TIFF"), 4)
@@ -190,7 +190,7 @@ def test_a_photo_of_one_pixel_and_a_very_long_one():
         "100 megapixels",
     ],
 )
-def test_what_is_no_picture_is_refused_with_a_reason(data, said):
+def test_what_is_not_an_image_is_refused_with_a_reason(data, said):
     with pytest.raises(ValueError, match=said) as refused:
         read_photo(data, 8)
     assert "object at" not in str(refused.value)
@@ -231,7 +231,7 @@ def test_a_damaged_photo_is_read_or_refused_and_nothing_else(kind):
     assert refused > 10
 
 
-def test_the_example_lies_in_the_wheel():
+def test_the_example_comes_with_the_wheel():
     """No network and no pooch, which would fetch what is not there."""
     code = (
         "import socket, sys; sys.modules['pooch'] = None; from course_lib.classroom import"
@@ -252,7 +252,7 @@ def test_the_example_is_a_photo():
     )
 
 
-def test_the_classroom_is_imported_without_libraries_for_pictures_and_video():
+def test_the_classroom_is_imported_without_image_and_video_libraries():
     code = (
         "import sys, course_lib.classroom; print([m for m in ('av', 'PIL', 'skimage') if m in"
         " sys.modules])"
@@ -462,7 +462,7 @@ def playlist(path):
     return f"#EXTM3U\n#EXT-X-VERSION:3\n#EXT-X-TARGETDURATION:2\n#EXTINF:2,\n{path}\n#EXT-X-ENDLIST\n".encode()
 
 
-def test_what_is_no_clip_is_refused_with_a_reason(tmp_path):
+def test_what_is_not_a_clip_is_refused_with_a_reason(tmp_path):
     (tmp_path / "secret.mp4").write_bytes(MP4)
     cases = {
         "expected a whole video file .* cannot be read": [

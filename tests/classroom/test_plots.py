@@ -35,13 +35,13 @@ def test_lines_draw_every_curve_over_its_own_points():
     )
 
 
-def test_clouds_have_a_panel_each_on_one_scale():
+def test_scatter_panels_share_one_scale():
     fig = scatter_panels({"one": torch.zeros(4, 2), "two": torch.ones(3, 2)}, limit=2)
     assert [len(ax.collections[0].get_offsets()) for ax in fig.axes] == [4, 3]
     assert {ax.get_xlim() for ax in fig.axes} == {(-2.0, 2.0)}
 
 
-def test_the_views_of_a_clip_are_pictures_that_show_its_fields():
+def test_the_views_of_a_clip_are_images_that_show_its_fields():
     clip = render(sample_scene(3, count=2, motion="slide", camera="still"), size=(24, 32), frames=4)
     views = clip_views(clip)
     assert list(views) == ["rgb", "depth", "normal", "segmentation", "flow"]

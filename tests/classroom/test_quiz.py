@@ -199,7 +199,7 @@ def test_an_answer_is_right_by_the_rule_of_the_page(question, name, answer, righ
     assert (question(name).feedback_on(answer) == "") is right
 
 
-def test_a_difference_of_exactly_the_tolerance_is_right_in_spite_of_rounding(tmp_path):
+def test_a_difference_of_exactly_the_tolerance_is_right(tmp_path):
     close = load(tmp_path, changed("number", answer=0.2, tolerance=0.1)).questions[2]
     assert (0.1 + 0.2) - 0.2 > 0.1 and close.is_right(0.1 + 0.2)
     around_zero = load(tmp_path, changed("number", answer=0.0, tolerance=1.0)).questions[2]
@@ -281,13 +281,13 @@ def test_an_answer_of_another_form_is_refused(question, method, name, answers):
         ),
     ],
 )
-def test_a_refusal_says_what_was_expected_and_what_came(question, name, answer, said):
+def test_a_refusal_says_what_was_expected_and_what_was_got(question, name, answer, said):
     with pytest.raises(ValueError) as caught:
         question(name).is_right(answer)
     assert str(caught.value) == said
 
 
-def test_a_refusal_stays_short_whatever_came(question):
+def test_a_refusal_stays_short_whatever_the_answer(question):
     for answer in ("x" * 10**6, list(range(10**5)), {str(i): i for i in range(1000)}, DEEP):
         with pytest.raises(ValueError) as caught:
             question("many").is_right(answer)

@@ -42,7 +42,7 @@ def test_the_table_is_accessible_and_escaped():
 
 
 @pytest.mark.parametrize("row", [{"paper": 1}, {"what": ""}, {"what": "x", "papers": 1}, 5, Row])
-def test_a_row_that_is_none_is_refused(row):
+def test_what_is_not_a_row_is_refused(row):
     with pytest.raises(ValueError, match="a row has `what`"):
         scorecard([row])
 

@@ -7,7 +7,7 @@ import torch
 from course_lib.classroom import shade_by_map
 
 
-def test_the_brightest_patch_is_in_full_light_and_the_darkest_in_an_eighth_of_it():
+def test_the_brightest_patch_is_fully_lit_and_the_darkest_an_eighth():
     white = np.full((1, 20, 30, 3), 200, np.uint8)
     heat = torch.tensor([[[0.0, 0.5, 1.0], [0.0, 0.0, 0.0]]])
     shown = shade_by_map(white, heat)
@@ -16,13 +16,13 @@ def test_the_brightest_patch_is_in_full_light_and_the_darkest_in_an_eighth_of_it
     assert (shown[0, :50, 50:100] == round(200 * (0.125 + 0.875 / 2))).all()
 
 
-def test_each_picture_has_a_scale_of_its_own_and_no_map_is_divided_by_zero():
+def test_each_image_has_its_own_scale_and_no_map_is_divided_by_zero():
     pictures = torch.ones(2, 3, 2, 2)
     shown = shade_by_map(pictures, np.stack([np.full((2, 2), 1e-3), np.zeros((2, 2))]))
     assert (shown[0] == 255).all() and (shown[1] == 32).all()
 
 
-def test_maps_need_not_divide_the_picture():
+def test_maps_need_not_divide_the_image():
     assert shade_by_map(np.zeros((1, 50, 70, 3), np.uint8), np.ones((1, 3, 4))).shape == (
         1,
         100,
@@ -39,6 +39,6 @@ def test_maps_need_not_divide_the_picture():
 
 
 @pytest.mark.parametrize("shape", [(3, 3), (2, 3, 3), (1, 1, 3, 3)])
-def test_a_map_is_needed_for_every_picture(shape):
+def test_a_map_is_required_for_every_image(shape):
     with pytest.raises(ValueError, match="for each of 1 images"):
         shade_by_map(np.zeros((1, 4, 4, 3), np.uint8), np.ones(shape))

@@ -51,7 +51,7 @@ def test_the_reference_passes_on_every_seed(exercise):
         assert verdict(exercise, exercise.reference, seed).passed
 
 
-def test_cases_are_drawn_from_the_seed_alone(exercise):
+def test_cases_depend_only_on_the_seed(exercise):
     first, again = (
         [Outcome(inputs=flatten(case)) for case in exercise.make_cases(0)] for _ in range(2)
     )
