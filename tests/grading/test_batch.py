@@ -163,7 +163,7 @@ def test_ctrl_c_ends_at_once_and_loses_nothing(tmp_path, marked):
     running.send_signal(signal.SIGINT)
     _, err = running.communicate(timeout=20)
     assert time.monotonic() - began < 5 and running.returncode == 130
-    assert err == "\nstopped; what is finished is kept, the same command goes on from there\n"
+    assert err == "\nstopped; what is finished is kept, and the same command resumes from there\n"
     _, left = psutil.wait_procs(family, timeout=2)
     assert family and not left
     grade(folder, out)
