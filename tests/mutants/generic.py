@@ -1,6 +1,4 @@
-"""Wrong answers made from the reference's own result.  `mutation(result, case)` gives the changed
-result.
-"""
+"""Wrong answers made from the reference's own result: `change(result, case)` returns another."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, is_dataclass, replace
@@ -15,7 +13,7 @@ OTHER_DTYPE = {torch.float32: torch.float64, torch.float64: torch.float32, torch
 
 
 def each(value, change):
-    """The same structure with `change` applied to every tensor and number."""
+    """Apply `change` to every tensor and number of a structure."""
     if isinstance(value, tuple) and hasattr(value, "_fields"):
         return type(value)(*(each(part, change) for part in value))
     if isinstance(value, (tuple, list)):
@@ -58,9 +56,7 @@ def change_input(result, case):
 
 @dataclass(frozen=True)
 class Mutation:
-    """`change(result, case)` spoils a result; `applies(outcome)` tells whether there is anything to
-    spoil.
-    """
+    """A change of results, and whether an outcome has anything that it would change."""
 
     change: Callable
     applies: Callable[[Outcome], bool]

@@ -2,7 +2,7 @@
 
 
 def pytest_terminal_summary(terminalreporter):
-    """Collected from the reports' user properties, which travel from the workers of xdist."""
+    """Print the table from the reports' user properties, which travel from the workers of xdist."""
     rows: dict[str, dict[str, list[int]]] = {}
     for report in [
         r for kind in ("passed", "failed") for r in terminalreporter.stats.get(kind, [])

@@ -1,5 +1,4 @@
-"""Every exercise refuses wrong answers, names the declared ones, and accepts right ones written
-differently.
+"""Every exercise refuses wrong answers, names the declared ones, and accepts other right ones.
 
 For the exercises of exercises/ddpm.py, tests/mutants/ddpm.py holds WRONG and RIGHT:
 {"ddpm.q_sample": {name: answer}}.
@@ -55,7 +54,7 @@ def test_cases_depend_only_on_the_seed(exercise):
     first, again = (
         [Outcome(inputs=flatten(case)) for case in exercise.make_cases(0)] for _ in range(2)
     )
-    assert len(first) >= 2, f"{exercise.id}: at least two cases, please"
+    assert len(first) >= 2, f"{exercise.id}: expected at least two cases, got {len(first)}"
     assert all(compare(a, b) is None for a, b in zip(first, again, strict=True))
     assert any(set(exercise.gradients) <= case.keys() for case in exercise.make_cases(0))
 
