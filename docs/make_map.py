@@ -49,8 +49,9 @@ def table(folder: str, meaning: str) -> str:
 def page() -> str:
     """Return the whole map."""
     head = (
-        "# A map of the library\n\nOne line on every module, in the order of the imports: a folder uses"
-        " those above it. Written by `python docs/make_map.py` from the modules' own docstrings."
+        "# A map of the library\n\nOne line on every module, in the order of the imports: a folder"
+        " uses those above it. Written by `python docs/make_map.py` from the modules' own"
+        " docstrings."
     )
     tables = [table(folder, meaning) for folder, meaning in FOLDERS.items()]
     return "\n\n".join([head, *tables]) + "\n"

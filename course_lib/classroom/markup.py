@@ -8,11 +8,13 @@ __all__ = ["STYLE", "card", "escape", "prose", "show_report"]
 # Colours keep a contrast of at least 4.5 to 1 on JupyterLab's light and dark backgrounds.
 STYLE = """<style>
 .vgc{--good:#0b6b3a;--bad:#a3212b;--calm:#4d5b6b;--line:#8884;color:inherit;font-size:14px;line-height:1.45;max-width:60em}
-[data-jp-theme-light="false"] .vgc,.vscode-dark .vgc,html[theme=dark] .vgc{--good:#7fdca4;--bad:#ff9c98;--calm:#b4c0cd}
+[data-jp-theme-light="false"] .vgc,.vscode-dark .vgc,html[theme=dark] .vgc{
+--good:#7fdca4;--bad:#ff9c98;--calm:#b4c0cd}
 .vgc.card{border-left:4px solid var(--tone);padding:2px 0 2px 10px;margin:4px 0}
 .vgc.good{--tone:var(--good)}.vgc.bad{--tone:var(--bad)}.vgc.calm{--tone:var(--calm)}
 .vgc b.tone{color:var(--tone)}.vgc p{margin:4px 0}.vgc .small{font-size:12px;color:var(--calm)}
-.vgc pre{margin:4px 0;padding:4px 8px;border:1px solid var(--line);background:transparent;color:inherit;overflow-x:auto}
+.vgc pre{margin:4px 0;padding:4px 8px;border:1px solid var(--line);background:transparent;
+color:inherit;overflow-x:auto}
 .vgc table{border-collapse:collapse;margin:4px 0;color:inherit}
 .vgc caption{font-weight:600;text-align:left;padding:4px 0;white-space:nowrap}
 .vgc table tr th,.vgc table tr td{border-bottom:1px solid var(--line);padding:3px 12px 3px 0;

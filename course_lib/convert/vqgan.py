@@ -133,7 +133,7 @@ def _layers(config: VQGANConfig, names: Names, decoder: list[int]) -> dict[str, 
 
 
 def _fresh(model: nn.Module) -> dict[str, Source]:
-    """Return the quantizer's training statistics, which no layout has, as those of a fresh model."""
+    """Return the quantizer's training statistics, which no layout has, as in a fresh model."""
     return {
         f"quantizer.{name}": Source((), tuple(value.shape))
         for name, value in model.quantizer.named_buffers()

@@ -269,7 +269,8 @@ CENTRAL_FRAME_INIT = Exercise(
         "both_middles": (
             edit(
                 "inflated[:, :, t // 2] = kernel",
-                "inflated[:, :, t // 2] += kernel / 2\n    inflated[:, :, (t - 1) // 2] += kernel / 2",
+                "inflated[:, :, t // 2] += kernel / 2"
+                "\n    inflated[:, :, (t - 1) // 2] += kernel / 2",
             ),
             "For an even t you shared the filter between the two middle frames. Give all of it to"
             " the later one, t // 2.",
@@ -485,7 +486,7 @@ FACTORISED_SELF_ATTENTION = Exercise(
         ),
         "all_tokens": (
             _all_tokens,
-            "You put all tokens into one sequence, as Model 1 does. Here a sequence holds the tokens"
+            "You put all tokens into one sequence, as Model 1 does. Here a sequence has the tokens"
             " of one time, or the times of one place.",
         ),
     },

@@ -1,4 +1,4 @@
-"""The patch discriminator of pix2pix (Isola et al., arXiv 1611.07004, section 3.2.2), as in VQGAN."""
+"""The patch discriminator of pix2pix (Isola et al., arXiv 1611.07004, section 3.2.2)."""
 
 from itertools import pairwise
 

@@ -23,7 +23,7 @@ LOUDNESS = 0.45
 
 
 def sound(scene: Scene) -> Float[Tensor, "samples"]:
-    """Return the waveform of a scene in [-1, 1]: `SAMPLE_RATE` samples a second for the whole clip."""
+    """Return a scene's waveform in [-1, 1]: `SAMPLE_RATE` samples a second for the whole clip."""
     wave = torch.zeros(CLIP_SAMPLES)
     for contact in contacts(scene):
         start = int(contact.time * SAMPLE_RATE + 0.5)

@@ -18,7 +18,7 @@ STREAMS = {"free": 0, "train": 1, "test": 2}
 
 
 def scene_seed(seed: int, index: int, stream: str = "free") -> int:
-    """Return the seed of scene `index`; no two (seed, index, stream) share one, for index < 2^32."""
+    """Return the seed of scene `index`; no two (seed, index, stream) share it, for index < 2^32."""
     if seed < 0 or not 0 <= index < 2**32:
         raise ValueError(
             f"expected seed >= 0 and 0 <= index < 2**32, got seed {seed} and index {index}"

@@ -32,7 +32,7 @@ class Clip:
 
 
 def render(scene: Scene, size: int | tuple[int, int] = 32, frames: int = 17) -> Clip:
-    """Render a scene in `frames` frames of `size` (or (height, width)), from its start to its end."""
+    """Render a scene in `frames` frames of `size` (or (height, width)), from start to end."""
     batch = render_scenes([scene], size, frames)
     return Clip(
         rgb=batch.rgb[0],

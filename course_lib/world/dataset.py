@@ -54,7 +54,7 @@ class LittleWorld(Dataset):
         return sample_scene(scene_seed(self.seed, index, self.split), **self.constraints)
 
     def batch(self, indices: Sequence[int]) -> dict:
-        """Return the items of these indices as one batch, rendered together, which is much faster."""
+        """Return the items of these indices as one batch; together they render much faster."""
         scenes = [self.scene(int(index)) for index in indices]
         captions = [caption(scene) for scene in scenes]
         return {"pixels": self._pixels(scenes), "caption": captions, "labels": stack_labels(scenes)}

@@ -73,7 +73,7 @@ def contacts(scene: Scene) -> list[Contact]:
 
 
 def view(camera: Camera, time: float) -> View:
-    """Return the camera at a time: never rolled, it looks at a point above the middle of the stage."""
+    """Return the camera at a time: never rolled, looking at a point above the stage's middle."""
     ease = smoothstep(time / DURATION_SECONDS)
     azimuth = camera.azimuth + camera.sweep * time / DURATION_SECONDS
     ca = math.cos(azimuth)

@@ -245,7 +245,7 @@ def trace(table: Frames, things: Things, height: int, width: int, offsets=CENTRE
 
 
 def pixel_grid(table: Frames, height: int, width: int, offsets) -> tuple[Tensor, Tensor]:
-    """Return how far right (f s 1 w) and up (f s h 1) of the optical axis each ray is at depth 1."""
+    """Return how far right (f s 1 w) and up (f s h 1) of the optical axis a ray is at depth 1."""
     x, y = torch.tensor(offsets, dtype=torch.float32).unbind(-1)
     pixel = 1 / (table.focal * min(height, width))[:, None, None, None]
     across = (torch.arange(width) + 0.5 - width / 2) + x[:, None]

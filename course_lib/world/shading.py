@@ -61,7 +61,7 @@ def _chunk_rgb(table: Frames, height: int, width: int, offsets) -> Tensor:
 
 
 def _to_bytes(channel: Tensor) -> Tensor:
-    """Average the rays of each pixel, in a fixed order, and turn linear light (gamma 2) into bytes."""
+    """Average each pixel's rays, in a fixed order, and turn linear light (gamma 2) into bytes."""
     total = channel[:, 0]
     for sample in range(1, channel.shape[1]):
         total = total + channel[:, sample]
@@ -70,7 +70,7 @@ def _to_bytes(channel: Tensor) -> Tensor:
 
 
 def _light(table: Frames, things: Things, hits: Hits, offsets) -> tuple[Tensor, Tensor]:
-    """Tell for every hit whether it sees its point of the lamp (1 or 0), and how open its sky is."""
+    """Tell for each hit whether it sees its point of the lamp (1 or 0), and how open its sky is."""
     frame = things.frame
     sun, side, over = table.sun[frame].unbind(1)
     lamp = LAMP_RADIUS * 2 * torch.tensor(offsets, dtype=torch.float32)

@@ -11,7 +11,8 @@ import pytest
 from nbclient import NotebookClient
 
 IMPORTS = """
-from course_lib.classroom import exercise, explore, figure, flashcards, live_curve, quiz, show, slider
+from course_lib.classroom import exercise, explore, figure, show, slider
+from course_lib.classroom import flashcards, live_curve, quiz
 """.strip()
 
 EXPLORER = """

@@ -11,7 +11,8 @@ import pytest
 from PIL import Image
 
 PATCHES = """
-from course_lib.classroom import example_photo, explore, figure, image_grid, patches, read_photo, slider, upload
+from course_lib.classroom import example_photo, explore, figure, image_grid, read_photo
+from course_lib.classroom import patches, slider, upload
 
 def at(patch, layer):
     return figure(f"Layer {layer}", height=1.5)[0]

@@ -459,7 +459,8 @@ def sound(cover: bool):
 
 def playlist(path):
     """A text that makes players open another file."""
-    return f"#EXTM3U\n#EXT-X-VERSION:3\n#EXT-X-TARGETDURATION:2\n#EXTINF:2,\n{path}\n#EXT-X-ENDLIST\n".encode()
+    head = "#EXTM3U\n#EXT-X-VERSION:3\n#EXT-X-TARGETDURATION:2\n"
+    return f"{head}#EXTINF:2,\n{path}\n#EXT-X-ENDLIST\n".encode()
 
 
 def test_what_is_not_a_clip_is_refused_with_a_reason(tmp_path):

@@ -216,17 +216,23 @@ def test_missing_extra_and_misshapen_keys_are_all_listed(layout):
     [
         ("embedding/kernel", (3, 2, 0, 1), "has shape (8, 3, 3, 3), expected (3, 3, 3, 8)"),
         ("head/kernel", (1, 0), "has shape (5, 8), expected (8, 5)"),
-        ("Transformer/encoderblock_0/MlpBlock_3/Dense_1/kernel", (1, 0), "has shape (8, 12), expected (12, 8)"),
         (
-            "Transformer/encoderblock_1/MultiHeadDotProductAttention_1/key/kernel", (1, 2, 0),
+            "Transformer/encoderblock_0/MlpBlock_3/Dense_1/kernel",
+            (1, 0),
+            "has shape (8, 12), expected (12, 8)",
+        ),
+        (
+            "Transformer/encoderblock_1/MultiHeadDotProductAttention_1/key/kernel",
+            (1, 2, 0),
             "has shape (2, 4, 8), expected (8, 2, 4)",
         ),
         (
-            "Transformer/encoderblock_1/MultiHeadDotProductAttention_1/out/kernel", (2, 0, 1),
+            "Transformer/encoderblock_1/MultiHeadDotProductAttention_1/out/kernel",
+            (2, 0, 1),
             "has shape (8, 2, 4), expected (2, 4, 8)",
         ),
     ],
-)  # fmt: skip
+)
 def test_axes_that_are_moved_already(key, axes, expected, google):
     google[key] = google[key].permute(axes)
     assert f"misshapen, 1:\n  {key} {expected}" in refusal(google)

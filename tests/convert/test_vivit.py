@@ -61,9 +61,13 @@ def test_a_preset_by_name_from_a_file(tmp_path):
 def test_the_older_names_are_read(weights):
     names = {
         ".layers.": ".encoder.layer.",
-        ".q_proj.": ".attention.query.", ".k_proj.": ".attention.key.", ".v_proj.": ".attention.value.",
-        ".o_proj.": ".output.dense.", ".mlp.fc1.": ".intermediate.dense.", ".mlp.fc2.": ".output.dense.",
-    }  # fmt: skip
+        ".q_proj.": ".attention.query.",
+        ".k_proj.": ".attention.key.",
+        ".v_proj.": ".attention.value.",
+        ".o_proj.": ".output.dense.",
+        ".mlp.fc1.": ".intermediate.dense.",
+        ".mlp.fc2.": ".output.dense.",
+    }
     older = {}
     for key, value in weights.items():
         for new, old in names.items():

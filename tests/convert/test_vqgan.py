@@ -346,9 +346,11 @@ def test_configs_of_neither_model(taming):
 
 def test_other_sizes(taming, gpt):
     for change, problem in (
-        ({"multipliers": (1, 2, 2)}, "missing"), ({"blocks": 2}, "missing"), ({"attention": ()}, "not wanted, 30:"),
+        ({"multipliers": (1, 2, 2)}, "missing"),
+        ({"blocks": 2}, "missing"),
+        ({"attention": ()}, "not wanted, 30:"),
         ({"num_codes": 8}, "quantize.embedding.weight has shape (7, 5), expected (8, 5)"),
-    ):  # fmt: skip
+    ):
         assert problem in refusal(taming, VQGANConfig(**{**vars(CONFIG), **change}))
     assert "misshapen, 1:" in refusal(gpt, TransformerConfig(**{**vars(GPT), "length": 10}))
     assert "misshapen, 2:" in refusal(gpt, TransformerConfig(**{**vars(GPT), "vocabulary": 12}))

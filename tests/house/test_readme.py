@@ -1,4 +1,4 @@
-"""The README's promises: its commands, its map, its links; and the pins that the commands install."""
+"""The README's promises: its commands, its links; and the pins that the commands install."""
 
 import re
 import subprocess

@@ -22,9 +22,14 @@ def pair(shape, noise=0.3, seed=0):
 
 def scikit_ssim(x, y):
     return structural_similarity(
-        x.double().numpy(), y.double().numpy(), data_range=2, channel_axis=0, gaussian_weights=True, sigma=1.5,
+        x.double().numpy(),
+        y.double().numpy(),
+        data_range=2,
+        channel_axis=0,
+        gaussian_weights=True,
+        sigma=1.5,
         use_sample_covariance=False,
-    )  # fmt: skip
+    )
 
 
 @pytest.mark.parametrize("shape", SHAPES, ids=str)

@@ -32,7 +32,7 @@ def test_noise_around_zero_has_no_signal_and_one_draw_is_refused():
 
 
 def test_importance_sampling_calms_an_objective_whose_steps_differ():
-    """Losses that fall as 1 / (t + 1)^2: drawing t in proportion makes all weighted losses alike."""
+    """Losses fall as 1 / (t + 1)^2: drawing t in proportion makes all weighted losses alike."""
     steps, w = 40, torch.ones(1, requires_grad=True)
     x_start = torch.ones(30, 2)
 

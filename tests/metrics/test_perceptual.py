@@ -151,7 +151,7 @@ def test_a_pickle_that_wants_more_than_arrays_is_refused_and_not_run(bare_machin
 
 
 def test_the_small_trunk_orders_what_blur_and_noise_do_to_an_image():
-    """On a photograph it was not trained on: more is farther, and a shift by a pixel is not blur."""
+    """On a photograph unseen in training: more is farther, and a shift by a pixel is not blur."""
     from skimage import data, transform
 
     photo = torch.from_numpy(

@@ -6,7 +6,7 @@ from jaxtyping import config
 
 @pytest.fixture
 def untyped():
-    """Switch the checks of types off, as they are for a student: our own messages are what is left."""
+    """Switch the type checks off, as they are for a student: our own messages are what is left."""
     config.update("jaxtyping_disable", True)
     yield
     config.update("jaxtyping_disable", False)

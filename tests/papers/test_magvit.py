@@ -433,9 +433,14 @@ def test_generation_is_its_steps_in_turn():
     label = torch.tensor([1, 3])
     codes = tokenizer.encode(condition_clip("CFP", CLIP)).indices
     decoding = magvit.decode(
-        model, model.config.prefix_tokens("CFP", label), codes, task_mask("CFP", BERT.grid), 5, temperature=1.0,
+        model,
+        model.config.prefix_tokens("CFP", label),
+        codes,
+        task_mask("CFP", BERT.grid),
+        5,
+        temperature=1.0,
         generator=torch.Generator().manual_seed(3),
-    )  # fmt: skip
+    )
     expected = tokenizer.decode_indices(decoding.tokens[-1].reshape(2, 2, 3, 4))
     found = magvit.generate(
         tokenizer,

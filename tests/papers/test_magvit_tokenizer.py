@@ -168,9 +168,11 @@ def test_frames_of_a_2d_tokenizer_know_nothing_of_each_other():
 
 def test_time_is_halved_early_and_doubled_late():
     """The paper's order: the shallow stages of the encoder are the ones that see frames go."""
-    model = Tokenizer(TOKENIZER_CONFIGS["3D-VQ-B"].__class__(
-        filters=4, multipliers=(1, 1, 1, 1), code_dim=3, num_codes=5, groups=2, blocks=1
-    ))  # fmt: skip
+    model = Tokenizer(
+        TOKENIZER_CONFIGS["3D-VQ-B"].__class__(
+            filters=4, multipliers=(1, 1, 1, 1), code_dim=3, num_codes=5, groups=2, blocks=1
+        )
+    )
     pools = [layer.kernel_size for layer in model.encoder if isinstance(layer, nn.AvgPool3d)]
     ups = [layer.scale_factor for layer in model.decoder if isinstance(layer, nn.Upsample)]
     assert pools == [(2, 2, 2), (2, 2, 2), (1, 2, 2)] and ups == [(1, 2, 2), (2, 2, 2), (2, 2, 2)]

@@ -18,9 +18,17 @@ from course_lib.papers import vqgan
 from course_lib.papers.vqgan import VQGAN, Transformer, TransformerConfig, VQGANConfig, VQGANLoss
 
 SMALL = VQGANConfig(
-    image_size=16, channels=2, width=4, multipliers=(1, 3, 2), blocks=1, attention=(8,), latent=6, code_dim=5,
-    num_codes=13, groups=2,
-)  # fmt: skip
+    image_size=16,
+    channels=2,
+    width=4,
+    multipliers=(1, 3, 2),
+    blocks=1,
+    attention=(8,),
+    latent=6,
+    code_dim=5,
+    num_codes=13,
+    groups=2,
+)
 GPT = TransformerConfig(vocabulary=11, length=20, depth=3, heads=2, width=12)
 
 
@@ -221,9 +229,16 @@ def setting(perceptual=True, discriminator=True, **weights):
     last = model.decoder.conv_out.weight
     total, parts = losses.generator_loss(image, rebuilt, quantized.loss, judge, last)
     return SimpleNamespace(
-        image=image, rebuilt=rebuilt, codebook=quantized.loss, judge=judge, last=last, model=model, total=total,
-        parts=parts, perceptual=5 * (image - rebuilt).square().mean(),
-    )  # fmt: skip
+        image=image,
+        rebuilt=rebuilt,
+        codebook=quantized.loss,
+        judge=judge,
+        last=last,
+        model=model,
+        total=total,
+        parts=parts,
+        perceptual=5 * (image - rebuilt).square().mean(),
+    )
 
 
 def test_the_parts_of_the_loss_add_up():

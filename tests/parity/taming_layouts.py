@@ -1,8 +1,8 @@
 """VQGAN and its transformer, computed from taming's checkpoints without any code of our models.
 
 `vqgan_shapes`, `loss_shapes` and `transformer_shapes` list what a checkpoint holds.  `run_vqgan`
-and `run_transformer` compute the networks from nothing but such a dict; what goes where is read off the
-keys and the shapes.
+and `run_transformer` compute the networks from nothing but such a dict; what goes where is read off
+the keys and the shapes.
 """
 
 import math

@@ -28,7 +28,7 @@ import_torchvision()  # before transformers asks for it
 from transformers import BertConfig as PeerConfig  # noqa: E402
 from transformers import BertForMaskedLM  # noqa: E402
 
-# ---------------------------------------------------------------- an executor of the official structure
+# ------------------------------------------------------------ an executor of the official structure
 
 
 class Flax:
@@ -185,9 +185,12 @@ def names(model):
             inside = {"": ""}
             if theirs.startswith("ResBlock"):
                 inside = {
-                    "norm1.": "GroupNorm_0/", "conv1.": "Conv_0/", "norm2.": "GroupNorm_1/", "conv2.": "Conv_1/",
+                    "norm1.": "GroupNorm_0/",
+                    "conv1.": "Conv_0/",
+                    "norm2.": "GroupNorm_1/",
+                    "conv2.": "Conv_1/",
                     "skip.": "Conv_2/",
-                }  # fmt: skip
+                }
             for a, b in inside.items():
                 found[f"{part}/{theirs}/{b}kernel"] = found[f"{part}/{theirs}/{b}scale"] = (
                     f"{part}.{ours}.{a}weight"
@@ -210,8 +213,15 @@ def converted(weights, names):
 
 def tokenizer(**changes):
     """A tokenizer with widths of its own."""
-    odd = {"filters": 6, "multipliers": (1, 2, 3), "halve_time": (True, False), "blocks": 2, "code_dim": 5,
-           "num_codes": 11, "groups": 3}  # fmt: skip
+    odd = {
+        "filters": 6,
+        "multipliers": (1, 2, 3),
+        "halve_time": (True, False),
+        "blocks": 2,
+        "code_dim": 5,
+        "num_codes": 11,
+        "groups": 3,
+    }
     return TokenizerConfig(**{**odd, **changes})
 
 
@@ -400,24 +410,36 @@ def test_a_tokenizer_s_loss_is_the_official_one():
         torch.testing.assert_close(a, b)
 
 
-# ---------------------------------------------------------------- the transformer against transformers' BERT
+# ------------------------------------------------------- the transformer against transformers' BERT
 
 
 def peer_of(config):
-    """BertForMaskedLM of this config; its segments are all of the first kind, which we set to zero."""
+    """BertForMaskedLM of this config; all its segments are of the first kind, which is zero."""
     peer = BertForMaskedLM(
         PeerConfig(
-            vocab_size=config.vocabulary, hidden_size=config.width, num_hidden_layers=config.depth,
-            num_attention_heads=config.heads, intermediate_size=config.mlp, hidden_act="gelu_pytorch_tanh",
-            max_position_embeddings=config.prefix_length + math.prod(config.grid), type_vocab_size=1,
-            layer_norm_eps=1e-12, pad_token_id=None, tie_word_embeddings=True,
+            vocab_size=config.vocabulary,
+            hidden_size=config.width,
+            num_hidden_layers=config.depth,
+            num_attention_heads=config.heads,
+            intermediate_size=config.mlp,
+            hidden_act="gelu_pytorch_tanh",
+            max_position_embeddings=config.prefix_length + math.prod(config.grid),
+            type_vocab_size=1,
+            layer_norm_eps=1e-12,
+            pad_token_id=None,
+            tie_word_embeddings=True,
         )
-    )  # fmt: skip
+    )
     return peer
 
 
-PIECES = {"attention.output.dense": "out", "attention.output.LayerNorm": "norm1", "intermediate.dense": "mlp1",
-          "output.dense": "mlp2", "output.LayerNorm": "norm2"}  # fmt: skip
+PIECES = {
+    "attention.output.dense": "out",
+    "attention.output.LayerNorm": "norm1",
+    "intermediate.dense": "mlp1",
+    "output.dense": "mlp2",
+    "output.LayerNorm": "norm2",
+}
 
 
 def from_peer(state, depth):

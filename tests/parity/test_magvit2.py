@@ -240,7 +240,7 @@ def compare(ours, theirs, shape):
         torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-10)
 
 
-# ---------------------------------------------------------------- the masked model and transformers' BERT
+# ---------------------------------------------------------- the masked model and transformers' BERT
 
 
 def test_the_masked_model_is_transformers_bert_on_sums_of_embeddings():
@@ -259,13 +259,24 @@ def test_the_masked_model_is_transformers_bert_on_sums_of_embeddings():
             p.copy_(rand(*p.shape, seed=p.numel()))
     heads = []
     for factor in range(2):  # two of theirs, whose bodies are the same
-        peer = BertForMaskedLM(
-            BertConfig(
-                vocab_size=8, hidden_size=20, num_hidden_layers=3, num_attention_heads=5, intermediate_size=28,
-                max_position_embeddings=13, hidden_act="gelu_new", layer_norm_eps=1e-12,
-                hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0,
+        peer = (
+            BertForMaskedLM(
+                BertConfig(
+                    vocab_size=8,
+                    hidden_size=20,
+                    num_hidden_layers=3,
+                    num_attention_heads=5,
+                    intermediate_size=28,
+                    max_position_embeddings=13,
+                    hidden_act="gelu_new",
+                    layer_norm_eps=1e-12,
+                    hidden_dropout_prob=0.0,
+                    attention_probs_dropout_prob=0.0,
+                )
             )
-        ).double().eval()  # fmt: skip
+            .double()
+            .eval()
+        )
         load(peer, ours, factor)
         heads.append(peer)
     prefix, shown = torch.tensor([[66], [68], [65]]), torch.randint(0, 70, (3, 12))

@@ -22,9 +22,17 @@ from tests.parity.peers import (
 def vqgan(**changes):
     """A VQGAN with widths of its own; as released, with beta on the codebook's term."""
     odd = {
-        "image_size": 32, "width": 16, "multipliers": (1, 2), "blocks": 1, "attention": (), "latent": 12,
-        "code_dim": 10, "num_codes": 37, "legacy": True, "groups": 4,
-    }  # fmt: skip
+        "image_size": 32,
+        "width": 16,
+        "multipliers": (1, 2),
+        "blocks": 1,
+        "attention": (),
+        "latent": 12,
+        "code_dim": 10,
+        "num_codes": 37,
+        "legacy": True,
+        "groups": 4,
+    }
     return VQGANConfig(**{**odd, **changes})
 
 
@@ -32,13 +40,21 @@ CASES = {  # config, batch, height, width
     "one level with attention, one image": (vqgan(multipliers=(1,), attention=(32,)), 1, 6, 11),
     "two levels": (vqgan(), 3, 24, 40),
     "two levels, attention at the finest": (vqgan(attention=(32,), blocks=2), 2, 10, 6),
-    "three levels, attention at two of them": (vqgan(multipliers=(1, 3, 2), attention=(32, 8), channels=1), 2, 24, 40),
+    "three levels, attention at two of them": (
+        vqgan(multipliers=(1, 3, 2), attention=(32, 8), channels=1),
+        2,
+        24,
+        40,
+    ),
     "three blocks, attention at the coarsest": (
-        vqgan(blocks=3, attention=(16,), groups=8, latent=8, code_dim=24, num_codes=5), 2, 6, 10
+        vqgan(blocks=3, attention=(16,), groups=8, latent=8, code_dim=24, num_codes=5),
+        2,
+        6,
+        10,
     ),
     "five levels as on ImageNet": (vqgan(multipliers=(1, 1, 2, 2, 4), attention=(2,)), 2, 48, 80),
     "beta on the right term": (vqgan(legacy=False, beta=0.7), 2, 6, 10),
-}  # fmt: skip
+}
 
 
 def images(config, batch, height, width, seed=1):
@@ -274,8 +290,11 @@ def test_the_transformer_equals_the_taming_layout(name):
 # ---------------------------------------------------------------- sizes
 
 VQGAN_COUNTS = {  # PAPERS, counted in the official code
-    "encoder": 29_298_176, "decoder": 42_449_795, "to_codes": 65_792, "from_codes": 65_792,
-}  # fmt: skip
+    "encoder": 29_298_176,
+    "decoder": 42_449_795,
+    "to_codes": 65_792,
+    "from_codes": 65_792,
+}
 COUNTS = {
     "imagenet-f16-1024": 72_141_699,
     "imagenet-f16-16384": 76_073_859,

@@ -468,7 +468,7 @@ def test_codes_were_revived_and_averaged_in_that_training(tmp_path):
 
 
 def test_two_processes_quantize_as_one(tmp_path):
-    """Counts, sums, revived codes, mean distributions and gradients are those of the whole batch."""
+    """Counts, sums, revived codes, mean distributions, gradients are those of the whole batch."""
     one, two = tmp_path / "one", tmp_path / "two"
     train(CODING, "cpu", store=Store.under(one))
     launcher = [

@@ -16,7 +16,9 @@ CASES = [(motion, camera) for motion in MOTIONS for camera in CAMERAS]
 
 
 def signed_distance(shape, x, y, z):
-    """Return a number below 0 inside the unit solid and 0 on its surface; elsewhere only its sign counts."""
+    """Return a number below 0 inside the unit solid and 0 on its surface; elsewhere only its sign
+    counts.
+    """
     if shape == "sphere":
         return math.hypot(x, y, z - 1) - 1
     if shape == "cube":

@@ -166,7 +166,7 @@ def test_captions():
 
 
 def test_relations_are_true_from_the_first_camera():
-    """Left and right come from the projection into the image, in front and behind from the depth."""
+    """Left and right come from the projection into the image, front and behind from the depth."""
     found = set()
     for scene in scenes(40, 3, count=(2, 3)):
         clip = render(scene, 64, 2)

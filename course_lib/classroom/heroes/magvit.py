@@ -40,7 +40,7 @@ def show() -> None:
         labels=list(strips),
         frames=8,
         title="One network, several tasks",
-        alt="A clip; what is left of it for three tasks; and the clips that the network made of each.",
+        alt="A clip; what three tasks leave of it; and the clips that the network made of each.",
     )
     minutes = [made["seconds"] / 60 for made in (tokenizer_made, transformer_made)]
     print(

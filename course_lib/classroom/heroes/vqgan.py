@@ -25,7 +25,7 @@ def show() -> None:
         columns=4,
         cell=110,
         title="Asked for, and drawn code by code",
-        alt="Eight images that the transformer of this chapter drew, each with the words it was asked for.",
+        alt="Eight images that this chapter's transformer drew, each with the words it was given.",
     )
 
     minutes = [made["seconds"] / 60 for made in (tokenizer_made, prior_made)]

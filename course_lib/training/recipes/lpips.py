@@ -100,7 +100,7 @@ def augment(batch: dict[str, Tensor], rng: RandomSource) -> dict[str, Tensor]:
     }
 
 
-# ---------------------------------------------------------------- whether it is the distance that LPIPS is for
+# ----------------------------------------------------- whether it is the distance that LPIPS is for
 
 
 def distortions(x: Tensor, rng: RandomSource) -> dict[str, Tensor]:

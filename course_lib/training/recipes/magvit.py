@@ -505,7 +505,7 @@ def decode_grids(tokenizer: AnyTokenizer, codes: Tensor, at_once: int) -> Tensor
     return torch.cat([part.clamp(-1, 1) for part in parts])
 
 
-# ---------------------------------------------------------------- VQ and LFQ by the size of the vocabulary
+# --------------------------------------------------------- VQ and LFQ by the size of the vocabulary
 
 IMAGE_STRIDES = ((1, 2, 2), (1, 2, 2), (1, 2, 2))  # 32 x 32 pixels to 4 x 4 tokens
 BITS = (6, 8, 10, 12, 14)

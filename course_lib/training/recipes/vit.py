@@ -214,7 +214,7 @@ class JudgeTrainable(Trainable):
 
 @dataclass(frozen=True)
 class PictureJudgeRecipe(ClassifierRecipe):
-    """A larger ViT that reads the number of objects, and shape, colour and scale of a single one."""
+    """A larger ViT that reads the number of objects, and the shape, colour and scale of one."""
 
     width: int = 96
     depth: int = 6
