@@ -24,7 +24,7 @@ from course_lib.checking import Exercise, find_exercise
 
 __all__ = ["assignment", "write_course_folder"]
 
-CONFIG = f'''"""nbgrader's settings for the course.  `course build` writes it once: change what you like."""
+CONFIG = f'''"""nbgrader's settings for the course, written once: edit them freely."""
 
 c = get_config()
 
@@ -51,8 +51,8 @@ MARKERS = {OPEN: "### BEGIN SOLUTION", CLOSE: "### END SOLUTION"}
 def write_course_folder(folder: Path, chapters: Iterable[Path]) -> list[Path]:
     """Write the chapters as nbgrader's source notebooks, with its configuration and the seed.
 
-    Returns their paths.  An existing configuration or seed stays as it is.  Raises SourceError for a
-    chapter that cannot be read and ValueError for a seed.txt without a whole number.
+    Returns their paths.  An existing configuration or seed stays as it is.  Raises SourceError for
+    a chapter that cannot be read and ValueError for a seed.txt without a whole number.
     """
     folder.mkdir(parents=True, exist_ok=True)
     config = _write_once(folder / "nbgrader_config.py", CONFIG)
