@@ -1027,8 +1027,8 @@ OBJECTS = {
     "another shape": wrong("shape", "return x_t[None]"),
     "on another device": wrong(".", "return x_t.to('meta')"),
     "sparse": wrong("sparse", "return x_t.to_sparse()"),
-    "quantised": wrong(
-        "quantised", "return torch.quantize_per_tensor(x_t.detach(), 0.1, 0, torch.qint8)"
+    "quantized": wrong(
+        "quantized", "return torch.quantize_per_tensor(x_t.detach(), 0.1, 0, torch.qint8)"
     ),
     "nested tensor": wrong("nested", "return torch.nested.nested_tensor([x_t])"),
     "float8": wrong(".", "return x_t.to(torch.float8_e4m3fn)"),
