@@ -16,9 +16,7 @@ CASES = [(motion, camera) for motion in MOTIONS for camera in CAMERAS]
 
 
 def signed_distance(shape, x, y, z):
-    """Return a number below 0 inside the unit solid and 0 on its surface; elsewhere only its sign
-    counts.
-    """
+    """Return a number below 0 inside the unit solid, 0 on its surface, above 0 outside."""
     if shape == "sphere":
         return math.hypot(x, y, z - 1) - 1
     if shape == "cube":
