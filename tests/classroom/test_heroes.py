@@ -22,5 +22,5 @@ def test_a_topic_without_a_hero_is_refused():
         show_hero("nowhere")
 
 
-def test_every_hero_belongs_to_a_topic():
-    assert {module.name for module in pkgutil.iter_modules(heroes.__path__)} <= set(topics())
+def test_every_topic_has_a_hero_and_every_hero_a_topic():
+    assert {module.name for module in pkgutil.iter_modules(heroes.__path__)} == set(topics())
