@@ -12,7 +12,7 @@ from torch import Tensor
 
 from course_lib.world.motion import DURATION_SECONDS, poses, view
 from course_lib.world.scene import COLOURS, FLOORS, SHAPES, Scene
-from course_lib.world.solids import INTERVALS, Point, normal
+from course_lib.world.solids import INTERVALS, Point, normal, square_root
 
 DOME_RADIUS = 10.0  # metres: the radius of the round floor and of the backdrop over it
 CENTRE = ((0.0, 0.0),)  # one ray through the middle of each pixel
@@ -268,7 +268,7 @@ def _depth_of_stage(eye, direction: Point) -> Tensor:
     a = dx * dx + dy * dy + dz * dz
     b = x * dx + y * dy + z * dz
     c = x * x + y * y + z * z - DOME_RADIUS * DOME_RADIUS
-    dome = ((b * b - a * c).sqrt_() - b) / a
+    dome = (square_root(b * b - a * c) - b) / a
     floor = -z / dz
     return torch.where((dz < 0) & (floor < dome), floor, dome)
 

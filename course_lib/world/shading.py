@@ -5,12 +5,12 @@ which no two share a row or a column); each hits the nearest thing, the floor or
 closes the stage, and from there looks to its own point of the lamp, so that edges and shadows are
 smooth.
 
-The promise: the same bytes from the same seed.  Work per pixel is float32 and uses only + - * /
-sqrt, floor, comparisons and min/max, one torch call each, whose results IEEE 754 fixes to the last
-bit; the order of every sum is written out.  So neither the number of threads, nor the batch that an
-image is in, nor the vector unit of a CPU that follows IEEE 754 (x86-64, arm64) can change a byte.
-The stored digests in tests/world check this.  Other devices and `torch.compile` are outside the
-promise.
+The promise: the same bytes from the same seed.  Work per pixel is float32 and uses only + - * /,
+floor, comparisons and min/max, one torch call each, and `square_root`, whose results IEEE 754 fixes
+to the last bit; the order of every sum is written out.  So neither the number of threads, nor the
+batch that an image is in, nor the vector unit of a CPU that follows IEEE 754 (x86-64, arm64) can
+change a byte.  The stored digests in tests/world check this.  Other devices and `torch.compile` are
+outside the promise.
 """
 
 import torch
@@ -29,7 +29,7 @@ from course_lib.world.rays import (
     trace,
 )
 from course_lib.world.scene import FLOORS
-from course_lib.world.solids import INTERVALS, Point
+from course_lib.world.solids import INTERVALS, Point, square_root
 
 RAYS_PER_CHUNK = 2**18  # About 60 MiB: large enough that the cost of the calls does not matter.
 RAY_OFFSETS = ((-0.125, -0.375), (0.375, -0.125), (-0.375, 0.125), (0.125, 0.375))
@@ -66,7 +66,7 @@ def _to_bytes(channel: Tensor) -> Tensor:
     for sample in range(1, channel.shape[1]):
         total = total + channel[:, sample]
     mean = (total * (1 / channel.shape[1])).clamp_(0, 1)
-    return (mean.sqrt_() * 255 + 0.5).floor_().to(torch.uint8)
+    return (square_root(mean) * 255 + 0.5).floor_().to(torch.uint8)
 
 
 def _light(table: Frames, things: Things, hits: Hits, offsets) -> tuple[Tensor, Tensor]:
@@ -143,7 +143,7 @@ def _pattern(name: str, u: Tensor, v: Tensor, x: Tensor, y: Tensor) -> Tensor:
         case "stripes":
             steps = (u * 1.5).floor()
         case "rings":
-            steps = ((x * x + y * y).sqrt() * 1.6).floor()
+            steps = (square_root(x * x + y * y) * 1.6).floor()
         case _:
             raise ValueError(f"floor: expected one of {FLOORS}, got {name!r}")
     half = steps * 0.5
@@ -188,7 +188,7 @@ def _reflections(normal: Point, direction: Point, sun: Point) -> tuple[Tensor, T
     nx, ny, nz = normal
     dx, dy, dz = direction
     sx, sy, sz = sun
-    inverse = 1 / (dx * dx + dy * dy + dz * dz).sqrt()
+    inverse = 1 / square_root(dx * dx + dy * dy + dz * dz)
     dx = dx * inverse
     dy = dy * inverse
     dz = dz * inverse
@@ -196,7 +196,7 @@ def _reflections(normal: Point, direction: Point, sun: Point) -> tuple[Tensor, T
     hx = sx - dx
     hy = sy - dy
     hz = sz - dz
-    length = (hx * hx + hy * hy + hz * hz).sqrt()
+    length = square_root(hx * hx + hy * hy + hz * hz)
     highlight = ((nx * hx + ny * hy + nz * hz) / length).clamp_(min=0)
     for _ in range(5):
         highlight = highlight * highlight

@@ -3,13 +3,14 @@
 Each rests on z = 0 around the vertical axis and is about 2 wide and 2 high.  A ray is the points
 ``origin + t * direction``; the coordinates are three tensors that broadcast against each other, and
 the direction need not have length 1.  Each solid is a function that returns the interval
-(enter, leave) of t inside the solid, with ``enter >= leave`` for a miss.  Only + - * / sqrt,
-comparisons and min/max are used: IEEE 754 fixes each of their results to the last bit, so every
-machine sees the same solid.
+(enter, leave) of t inside the solid, with ``enter >= leave`` for a miss.  Only + - * /, the square
+root below, comparisons and min/max are used: IEEE 754 fixes each of their results to the last bit,
+so every machine sees the same solid.
 """
 
 from collections.abc import Callable, Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -73,7 +74,7 @@ def cone(origin: Point, direction: Point) -> tuple[Tensor, Tensor]:
 
 def _roots(a: Tensor, b: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
     """Solve a t^2 + 2 b t + c = 0; where there are no roots, return the same number twice."""
-    root = (b * b - a * c).clamp_(min=0).sqrt_()
+    root = square_root((b * b - a * c).clamp_(min=0))
     return (-b - root) / a, (root - b) / a
 
 
@@ -111,7 +112,7 @@ def normal(shape: str, point: Point) -> Point:
             torch.where(~on_x & on_y, y.sign(), zero),
             torch.where(~on_x & ~on_y, z.sign(), zero),
         )
-    radius = (x * x + y * y).sqrt()
+    radius = square_root(x * x + y * y)
     safe = radius.clamp(min=1e-6)
     if shape == "cylinder":
         on_cap = (z - CYLINDER_HEIGHT / 2).abs() - CYLINDER_HEIGHT / 2 > radius - CYLINDER_RADIUS
@@ -134,5 +135,15 @@ def normal(shape: str, point: Point) -> Point:
 
 
 def _unit(x: Tensor, y: Tensor, z: Tensor) -> Point:
-    length = (x * x + y * y + z * z).sqrt()
+    length = square_root(x * x + y * y + z * z)
     return x / length, y / length, z / length
+
+
+def square_root(x: Tensor) -> Tensor:
+    """Return the correctly rounded square root, NaN below zero.
+
+    On x86-64 torch takes its square root from a library whose last bit depends on the processor;
+    NumPy uses the processor's own instruction, whose result IEEE 754 fixes.
+    """
+    with np.errstate(invalid="ignore"):
+        return torch.from_numpy(np.asarray(np.sqrt(x.numpy())))

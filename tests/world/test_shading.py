@@ -1,10 +1,14 @@
 """The bytes: always the same, whatever the batch, the threads or the shape of the image."""
 
 import hashlib
+import os
+import subprocess
+import sys
 
 import pytest
 import torch
 
+from course_lib import paths
 from course_lib.world import clips, images, render, sample_scene, videos
 from course_lib.world.scene import COLOURS, SHAPES
 
@@ -31,23 +35,43 @@ def test_chunks_and_threads_change_nothing(monkeypatch):
         assert torch.equal(getattr(whole, field), getattr(chunked, field)), field
 
 
-def test_the_bytes_never_change():
-    """Made on x86-64 with AVX-512, checked with the plain kernels: see shading.py's docstring."""
-    assert {
+def digests():
+    return {
         "images 16": digest(images(16, 16, 0, count=1)),
         "images 32": digest(images(16, 32, 1)),
         "images 24x40": digest(images(8, (24, 40), 2)),
         "videos": digest(videos(4, 32, 9, seed=3)),
         "collisions": digest(videos(2, (40, 24), 5, seed=4, motion="collide", camera="orbit")),
         "audio": digest(clips(4, 8, 2, seed=5, motion=("bounce", "collide", "fall")).audio),
-    } == DIGESTS
+    }
+
+
+def test_the_bytes_never_change():
+    """See shading.py's docstring."""
+    assert digests() == DIGESTS
+
+
+@pytest.mark.parametrize("processor", ["AVX2", "SSE4_2", "plain kernels"])
+def test_another_processor_draws_the_same_bytes(processor):
+    """As far as one machine can tell: its libraries are asked for the code of older processors."""
+    plain = {"MKL_CBWR": "COMPATIBLE", "ATEN_CPU_CAPABILITY": "default"}
+    settings = plain if processor == "plain kernels" else {"MKL_ENABLE_INSTRUCTIONS": processor}
+    code = "from tests.world.test_shading import DIGESTS, digests; assert digests() == DIGESTS"
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=paths.ROOT,
+        env={**os.environ, **settings},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
 
 
 DIGESTS = {
     "images 16": "c712799a11dddda6",
     "images 32": "1f48c7effe62f45a",
     "images 24x40": "d14ccbc99a94a01b",
-    "videos": "bb243ba94734a607",
+    "videos": "ccd6b3a847b65343",
     "collisions": "15d83c24213fe39f",
     "audio": "e7d549e29d737fd6",
 }
