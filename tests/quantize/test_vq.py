@@ -24,7 +24,7 @@ from course_lib.quantize.vq import (
 )
 from course_lib.training import EMA, Store, train
 from tests.quantize.toy_recipes import CODING
-from tests.training.test_loop import assert_equal_to_the_bit, state
+from tests.training.test_loop import assert_equal_bit_for_bit, state
 
 
 def randn(*shape, seed=0, dtype=torch.float32):
@@ -313,7 +313,7 @@ def test_it_learns_in_training_mode_with_gradients_and_at_no_other_time(update):
     with torch.no_grad():
         quantizer(z)
     quantizer.eval()(z)
-    assert_equal_to_the_bit(
+    assert_equal_bit_for_bit(
         before, {key: value.detach() for key, value in quantizer.state_dict().items()}
     )
     q = quantizer.train()(z)
@@ -346,7 +346,7 @@ def test_autocast_changes_nothing(update):
     assert torch.equal(got.indices, expected.indices)
     assert torch.equal(got.latents, expected.latents) and got.latents.dtype == torch.float32
     assert torch.equal(got.loss, expected.loss)
-    assert_equal_to_the_bit(
+    assert_equal_bit_for_bit(
         {k: v.detach() for k, v in a.state_dict().items()}, dict(b.state_dict())
     )
 
@@ -412,7 +412,7 @@ def test_revival_depends_on_its_arguments_alone():
     for seed, quantizer in ((1, first), (2, second)):
         torch.manual_seed(seed)
         quantizer.revive(randn(4, 2, 5), rand(4, 5), after=2)
-    assert_equal_to_the_bit(dict(first.state_dict()), dict(second.state_dict()))
+    assert_equal_bit_for_bit(dict(first.state_dict()), dict(second.state_dict()))
 
 
 @pytest.mark.parametrize("update", ["loss", "ema"])
@@ -455,7 +455,7 @@ def test_a_stopped_training_with_revivals_goes_on_to_the_bit(tmp_path):
     train(CODING, "cpu", store=Store.under(once))
     for steps in (3, 4, None):
         train(CODING, "cpu", steps=steps, store=Store.under(twice))
-    assert_equal_to_the_bit(state(once, CODING.name), state(twice, CODING.name))
+    assert_equal_bit_for_bit(state(once, CODING.name), state(twice, CODING.name))
 
 
 def test_codes_were_revived_and_averaged_in_that_training(tmp_path):
