@@ -371,7 +371,7 @@ rows = [
     {"model": name, "layers L": c.depth, "width D": c.width, "MLP M": c.mlp, "heads": c.heads,
      "parameters": count_parameters(c), "tokens": c.tokens, "GMAC": f"{vit.count_macs(c) / 1e9:.1f}"}
     for name, c in sizes.items()
-]  # fmt: skip
+]
 room.table(rows, "By your formula; GMAC: billions of multiply-adds for one image of 224 pixels")
 
 # %% [markdown]

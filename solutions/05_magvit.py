@@ -131,7 +131,7 @@ rows = [
     {"start": name, "PSNR, dB": f"{m['psnr']:.2f}", "LPIPS": f"{m['lpips']:.4f}", "Fréchet": f"{m['frechet']:.2f}",
      "perplexity": f"{m['perplexity']:.0f}"}
     for name, m in ((name, results(recipe)["metrics"]) for name, recipe in starts.items())
-]  # fmt: skip
+]
 room.table(rows, "256 test clips, rebuilt; the Fréchet distance is in the features of chapter 03's clip judge")
 
 # %% [markdown]
@@ -218,7 +218,7 @@ rows = [
      "same token after a step aside": f"{results(recipe)['metrics']['same token']:.0%}",
      "Fréchet": f"{results(recipe)['metrics']['frechet']:.2f}"}
     for pad, recipe in paddings.items()
-]  # fmt: skip
+]
 room.table(rows, "Two tokenizers that differ in their padding")
 
 # %% [markdown]
@@ -441,7 +441,7 @@ rows = [
     {"task": task, "pixels not given": f"{1 - task_masks(task, (16, 128, 128)).float().mean():.0%}",
      "tokens not given": f"{1 - task_masks(task, (4, 16, 16)).float().mean():.0%}"}
     for task in TASKS
-]  # fmt: skip
+]
 room.table(rows, "16 x 128 x 128 pixels, 4 x 16 x 16 tokens")
 
 # %% [markdown]
@@ -688,7 +688,7 @@ rows += [
     {"task": task, "tokens not given": f"{1 - task_masks(task, (4, 8, 8)).float().mean():.0%}",
      "Fréchet": f"{of_task['frechet']:.2f}", "motion of the original": f"{of_task['motion as asked']:.0%}"}
     for task, of_task in run["details"]["tasks"].items()
-]  # fmt: skip
+]
 room.table(rows, f"128 test clips; the tokenizer's own reconstructions have {run['metrics']['tokenizer frechet']:.2f}")
 
 # %% [markdown]
@@ -1107,7 +1107,7 @@ rows = [
      "Fréchet": f"{m['frechet']:.2f}"}
     for (name, recipe), tokens in zip(names.items(), sizes, strict=True)
     for m in (results(recipe)["metrics"],)
-]  # fmt: skip
+]
 room.table(rows, "Tokenizers on clips of the little world; 3D-VQ's steps come on top of the 2D one's")
 
 # %% [markdown]
