@@ -33,7 +33,7 @@ def execute(
 
     folder: the kernel's working directory.  timeout: seconds for one cell.
     The student's state (COURSE_HOME) starts empty; COURSE_FAST is passed on.  Raises
-    ExecutionError.
+    ExecutionError, also for a claim that does not hold.
     """
     started: dict[int, float] = {}
     seconds = [0.0] * len(notebook.cells)
@@ -55,7 +55,12 @@ def execute(
         on_cell_executed=end,
     )
     with tempfile.TemporaryDirectory() as home:
-        environment = {"COURSE_HOME": home, "PYTHONHASHSEED": "0", "OMP_NUM_THREADS": THREADS}
+        environment = {
+            "COURSE_HOME": home,
+            "COURSE_CLAIMS": "strict",
+            "PYTHONHASHSEED": "0",
+            "OMP_NUM_THREADS": THREADS,
+        }
         try:
             client.execute(env=os.environ | environment)
         except (CellExecutionError, CellTimeoutError, DeadKernelError) as error:

@@ -2,6 +2,7 @@
 
 from course_lib.doctor import doctor
 
+from .claims import claim, reading
 from .exercise import exercise, mark
 from .explore import choices, explore, patches, slider, upload
 from .figures import figure, film_strips, image_grid, live_curve, show, show_clip, show_images
@@ -23,6 +24,7 @@ from .views import clip_views, shade_by_map
 
 __all__ = [
     "choices",
+    "claim",
     "clip_views",
     "confusion",
     "doctor",
@@ -43,6 +45,7 @@ __all__ = [
     "quiz",
     "read_clip",
     "read_photo",
+    "reading",
     "record_quiz",
     "reliability",
     "row",

@@ -13,6 +13,7 @@ from torch import nn
 
 from course_lib import zoo
 from course_lib.classroom.markup import STYLE
+from course_lib.metrics.evidence import Finding
 
 COLUMNS = {
     "what": "What",
@@ -95,15 +96,18 @@ def row(
     code: Any = None,
     measured: Any = None,
     note: str | None = None,
-    shown: bool | None = None,
+    shown: Finding | bool | None = None,
 ) -> dict[str, Any]:
     """Return a row for `scorecard`; what is None stays a dash.
 
-    shown: whether the miniature shows the paper's trend; it is the note, so that only one of the
-    two can be given.  Raises ValueError for both.
+    shown: the finding that decides whether the miniature shows the paper's trend.  It is the note,
+    so that only one of the two can be given, and its figure is what was measured, unless that is
+    given.  Raises ValueError for both.
     """
     if note is not None and shown is not None:
         raise ValueError(f"{what}: expected a note or shown, got both")
+    if measured is None and isinstance(shown, Finding):
+        measured = shown.figure
     cells = {"paper": paper, "code": code, "measured": measured, "note": note, "shown": shown}
     return {"what": what} | {key: value for key, value in cells.items() if value is not None}
 
