@@ -574,7 +574,7 @@ show_lines(
 
 # %% [markdown]
 # With more steps the true step back comes closer to a normal of variance $\beta_t$, so with that variance the gap closes. $\tilde\beta_t$ is the
-# right variance only when $x_0$ is known. Section 9 returns to this.
+# right variance only when $x_0$ is known. More on this in section 9.
 
 # %% [markdown]
 # ## 7 Train it here

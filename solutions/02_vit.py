@@ -686,7 +686,7 @@ room.table(rows, "The side of a patch, in pixels of 32")
 #
 # It often helps to fine-tune at a higher resolution than the model was trained at. The patch stays the same, so
 # the sequence grows, and there are suddenly places without a position. The paper interpolates: lay the learned vectors
-# out on their grid, resize the grid like an image, and flatten it again (section 3.2).
+# out on their grid, resize the grid like an image, and flatten it again (Section 3.2).
 #
 # Cutting patches and interpolating positions are the only two places where ViT is told that images are
 # two-dimensional.
@@ -722,7 +722,7 @@ def interpolate_positions(positions, old, new):
 # The 32-pixel network of section 8, shown 48-pixel images *without any training*: with your interpolated positions,
 # and with positions drawn at random.
 #
-# **Predict first:** how much of its accuracy is left in each case? Section 10 gives a hint.
+# **Predict first:** how much of its accuracy is left in each case? There is a hint in section 10.
 
 # %%
 large = data.images("test", 300, size=48)
@@ -1058,7 +1058,7 @@ room.scorecard([
         measured=f"first {low:.1f} px, last {high:.1f} px", shown=high > low),
     row("Rollout lights up what matters", paper="Figure 6",
         measured=f"{on_object:.0%} on {object_size:.0%}", shown=on_object > 2 * object_size),
-    row("Interpolated positions transfer", paper="section 3.2",
+    row("Interpolated positions transfer", paper="Section 3.2",
         measured=f"{interpolated:.1%}, random {random_ones:.1%}", shown=above(interpolated, random_ones, 300)),
 ], title="Trends")
 

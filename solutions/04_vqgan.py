@@ -961,12 +961,12 @@ from_codes, from_pixels = (results(recipe)["metrics"]["frechet"] for recipe in s
 
 # %%
 room.scorecard([
-    room.row("Perceptual loss lowers LPIPS", paper="section 3.1", shown=with_lpips["lpips"] < pixels_only["lpips"],
+    room.row("Perceptual loss lowers LPIPS", paper="Section 3.1", shown=with_lpips["lpips"] < pixels_only["lpips"],
              measured=f"{pixels_only['lpips']:.3f} to {with_lpips['lpips']:.3f}"),
     room.row("VQGAN beats VQ-VAE in Fréchet distance", paper="Table 5",
              measured=f"{with_adversary['frechet']:.2f}, {pixels_only['frechet']:.2f}",
              shown=with_adversary["frechet"] < pixels_only["frechet"]),
-    room.row("The adversary itself lowers it", paper="section 3.1",
+    room.row("The adversary itself lowers it", paper="Section 3.1",
              measured=f"{with_lpips['frechet']:.2f} to {with_adversary['frechet']:.2f}",
              shown=with_adversary["frechet"] < with_lpips["frechet"]),
     room.row("A codebook left alone collapses", paper="", measured=f"perplexity {left_alone:.0f} of 1,024",

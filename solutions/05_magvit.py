@@ -340,7 +340,7 @@ show_clip([frames(x) for x in strips.values()], labels=list(strips), frames=8,
 # ## 6 Ten tasks
 #
 # One transformer has to do many things. Two tokens before the clip's, the *prefix*, tell it what: one for the task,
-# one for the class, or for "none" where none is given. The tasks differ in what of the clip is *given* (section 3.2):
+# one for the class, or for "none" where none is given. The tasks differ in what of the clip is *given* (Section 3.2):
 #
 # | | task | given |
 # |---|---|---|
@@ -697,7 +697,7 @@ room.table(rows, f"128 test clips; the tokenizer's own reconstructions have {run
 # given tokens must be refined, and where the middle is missing (IPC), so is the object itself, and its motion is
 # anybody's guess. One first frame (FP) does not tell the motion; being told the class as well (CFP) helps a little.
 # From the class alone (CG) the clips are no better than chance (13%): each batch has one of ten tasks, so that CG has
-# had about 120. Section 12 trains one network for only that task.
+# had about 120. In section 12 one network is trained for only that task.
 
 # %% [markdown]
 # ## 9 A vocabulary without a codebook
@@ -1093,7 +1093,7 @@ for name, generated in films.items():
 # %% [markdown]
 # ## 13 Flicker
 #
-# Section 1 promised that 3D codes would flicker less. What flickers is an error that comes and goes: a floor that is
+# The promise of section 1: 3D codes flicker less. What flickers is an error that comes and goes: a floor that is
 # equally blurred in every frame does not. So measure the *change of the error* from frame to frame, the mean of
 # $|(\hat x_{t+1} - x_{t+1}) - (\hat x_t - x_t)|$, on clips of anything:
 
@@ -1167,9 +1167,9 @@ room.scorecard([
              measured=listed([scratch, average, central]), shown=scratch > max(average, central)),
     room.row("Central inflation beats average", paper="58 against 103", measured=listed([central, average]),
              shown=central < average),
-    room.row("Reflection: same content, same token", paper="section 3.1",
+    room.row("Reflection: same content, same token", paper="Section 3.1",
              measured=f"{mirrored:.0%}, zeros {with_zeros:.0%}", shown=mirrored > with_zeros),
-    room.row("3D codes flicker less than 2D ones", paper="section 3.1",
+    room.row("3D codes flicker less than 2D ones", paper="Section 3.1",
              measured=f"{flicker_3d:.4f}, {flicker_2d:.4f}", shown=flicker_3d < flicker_2d),
     room.row("Masked decoding is faster, one clip", paper="60 times", measured=f"{speedup[1]:.1f} times",
              shown=speedup[1] > 1),
@@ -1243,7 +1243,7 @@ room.flashcards("magvit")
 #   MAGVIT-v2.
 # - Chang et al., *MaskGIT* (2022), arXiv 2202.04200: parallel decoding, on images.
 # - Tseng et al., *Regularizing Generative Adversarial Networks under Limited Data* (2021), arXiv 2104.03310: LeCam.
-# - `course_lib/papers/magvit_tokenizer.py`, `magvit.py` and `magvit2.py` are the models in the papers' own sizes.
+# - `papers/magvit_tokenizer.py`, `papers/magvit.py` and `papers/magvit2.py` are the models in the papers' own sizes.
 #
 # **Next:** chapter 06 puts MAGVIT-v2's tokens, sound and text into one sequence, and has one language model write it.
 

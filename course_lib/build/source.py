@@ -15,7 +15,8 @@ the answer:
         ...
         # END
 
-The solution edition shows them.  The student edition has ``raise NotImplementedError`` there.
+The solution edition shows them.  The student edition has ``raise NotImplementedError`` there.  In
+both, `links` makes links of the places that the text names.
 """
 
 import hashlib
@@ -28,6 +29,7 @@ import jupytext
 from nbformat import NotebookNode, from_dict
 from nbformat.v4 import new_notebook
 
+from course_lib.build.links import add_links
 from course_lib.checking import find_exercise
 
 __all__ = [
@@ -71,7 +73,9 @@ def solution_edition(path: Path) -> NotebookNode:
         digest = hashlib.sha256(cell.source.encode()).hexdigest()[:12]
         seen[digest] += 1  # the same text twice in a notebook still needs two ids
         cell.id = digest if seen[digest] == 1 else f"{digest}-{seen[digest]}"
-    return new_notebook(cells=cells, metadata=from_dict(METADATA))
+    notebook = new_notebook(cells=cells, metadata=from_dict(METADATA))
+    add_links(notebook, path)  # last, so that a cell keeps its id when another place is renamed
+    return notebook
 
 
 def student_edition(path: Path) -> NotebookNode:

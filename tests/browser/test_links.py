@@ -1,0 +1,46 @@
+"""The links of a chapter, clicked: in JupyterLab and in Notebook 7."""
+
+import driver
+import pytest
+
+from course_lib import build
+
+SECTION = "9 Why the likelihood was poor: the variance"  # far down, not drawn when the page opens
+TOP = (
+    "heading => [...document.querySelectorAll('.jp-Notebook h2')]"
+    ".find(h => h.textContent.startsWith(heading))?.getBoundingClientRect().top"
+)
+
+
+@pytest.fixture
+def chapters(root):
+    """The student editions, not executed."""
+    for source in build.sources():
+        build.write(build.student_edition(source), root / "work" / f"{source.stem}.ipynb")
+
+
+def wait_until_seen(page, heading):
+    page.wait_for_function(
+        f"heading => {{ const y = ({TOP})(heading); return y > 0 && y < 900 }}", arg=heading
+    )
+
+
+@pytest.mark.parametrize("windowing", ["full", "none"])  # Jupyter's own setting, and the tests'
+def test_contents_and_neighbours_in_jupyterlab(windowing, chapters, open_notebook, root):
+    plugin = "@jupyterlab/notebook-extension:tracker"
+    driver._settings(root / "lab", plugin, {"windowingMode": windowing})
+    lab = open_notebook("01_ddpm.ipynb", kernel=False)
+    page = lab.page
+    page.get_by_role("link", name=SECTION).first.click()
+    wait_until_seen(page, SECTION)
+    lab = open_notebook("01_ddpm.ipynb", kernel=False)
+    lab.page.get_by_role("link", name="02 The Vision Transformer").first.click()
+    lab.page.wait_for_function(f"() => {driver.PANEL}.context?.path === '02_vit.ipynb'")
+
+
+def test_contents_in_notebook_7(chapters, browser, address):
+    page = browser.new_page(viewport={"width": 900, "height": 1000})
+    page.goto(f"{address}/notebooks/01_ddpm.ipynb?token={driver.TOKEN}", timeout=driver.READY)
+    page.get_by_role("link", name=SECTION).first.click(timeout=driver.READY)
+    wait_until_seen(page, SECTION)
+    page.close()
