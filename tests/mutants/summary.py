@@ -1,15 +1,30 @@
 """A table at the end of the run: what each exercise refused, diagnosed and accepted."""
 
 
+def pytest_addoption(parser):
+    """Let a run try all the mutants that machine.py makes, not the sample alone."""
+    parser.addoption("--all-mutants", action="store_true", help="try every mutant made by machine")
+
+
 def pytest_terminal_summary(terminalreporter):
     """Print the table from the reports' user properties, which travel from the workers of xdist."""
     rows: dict[str, dict[str, list[int]]] = {}
+    made: list[list[int]] = []
     for report in [
         r for kind in ("passed", "failed") for r in terminalreporter.stats.get(kind, [])
     ]:
         for key, value in report.user_properties:
             if key in ("mutants", "diagnosed", "accepted", "generic"):
                 rows.setdefault(value[0], {})[key] = value[1:]
+            elif key == "machine":
+                made.append(value[1:])
+    if made:
+        refused, equal, tried, named, false = map(sum, zip(*made, strict=True))
+        terminalreporter.section("mutants made by machine")
+        terminalreporter.write_line(
+            f"{tried} tried: {refused} refused, {equal} as good as the reference,"
+            f" {tried - refused - equal} survive; {named} named, {false} falsely"
+        )
     if not rows:
         return
     terminalreporter.section("mutants")
