@@ -32,6 +32,7 @@ if "PYTEST_XDIST_WORKER" in os.environ:  # one thread per worker, its kernels an
 def pytest_configure(config):
     config.course_home = tempfile.TemporaryDirectory()
     os.environ["COURSE_HOME"] = config.course_home.name
+    config.option.nbval_kernel_startup_timeout = 300  # seconds; nbval's 60 fail on a busy machine
 
 
 def pytest_unconfigure(config):

@@ -116,6 +116,7 @@ class Lab:
 
     def __init__(self, browser, address: str, notebook: str, *, kernel=True, width=1200):
         self.page = browser.new_page(viewport={"width": width, "height": 1000})
+        self.page.set_default_timeout(READY)
         self.errors: list[str] = []
         self.page.on("pageerror", lambda error: self.errors.append(str(error)))
         self.page.goto(f"{address}/lab/tree/{notebook}?reset&token={TOKEN}", timeout=READY)
@@ -140,11 +141,7 @@ class Lab:
         cell.
         """
         self.wait_until_idle()
-        self.page.set_default_timeout(seconds * 1000)
-        try:
-            self.page.evaluate("() => window.jupyterapp.commands.execute('notebook:run-all-cells')")
-        finally:
-            self.page.set_default_timeout(30_000)
+        self.page.evaluate("() => window.jupyterapp.commands.execute('notebook:run-all-cells')")
         self.wait_until_idle(seconds * 1000)
         # the last outputs are drawn after the kernel has become idle
         self.page.wait_for_timeout(500)
