@@ -15,17 +15,21 @@ from course_lib.papers import magvit, magvit_tokenizer
 
 
 def _kernel_cases(rng):
-    """Draw kernels for odd and even numbers of frames, and for a single one."""
+    """Draw kernels for odd and even numbers of frames, for a single one, and in float64.
+
+    The chapter inflates a (4 3 3 3) kernel to 3 frames.
+    """
     # o i h w frames
-    sizes = [(5, 2, 3, 4, 3), (2, 3, 4, 1, 5), (3, 2, 1, 5, 4), (4, 1, 2, 3, 2), (2, 4, 3, 5, 1)]
-    return [{"kernel": torch.randn(size[:4], generator=rng), "frames": size[4]} for size in sizes]
+    sizes = [(2, 3, 4, 1, 5), (4, 3, 3, 3, 3), (3, 2, 1, 5, 4), (4, 1, 2, 3, 2), (2, 4, 3, 5, 1)]
+    cases = [{"kernel": torch.randn(size[:4], generator=rng), "frames": size[4]} for size in sizes]
+    wide = torch.randn(1, 2, 3, 4, generator=rng, dtype=torch.float64)
+    return [*cases, {"kernel": wide, "frames": 6}]
 
 
 INFLATE = Exercise(
     id="magvit.inflate",
     reference=magvit_tokenizer.inflate_central,
     cases=_kernel_cases,
-    gradients=("kernel",),
     equation="MAGVIT, Section 3.1 and Table 7 (central inflation)",
     points=1,
     stars=1,
@@ -43,8 +47,18 @@ INFLATE = Exercise(
         ),
         "earlier_middle": (
             edit("frames // 2]", "(frames - 1) // 2]"),
-            "Right for odd numbers of frames. An even number has two frames in the middle: take"
-            " the later one, frames // 2.",
+            "An even number of frames has two in the middle. Take the later one, frames // 2; yours"
+            " has the kernel at the earlier.",
+        ),
+        "one_early": (
+            edit("frames // 2]", "frames // 2 - 1]"),
+            "Your kernel is one frame too early. Counted from 0, the middle one is frames // 2:"
+            " number 1 of 3.",
+        ),
+        "one_late": (
+            edit("frames // 2]", "frames // 2 + 1]"),
+            "Your kernel is one frame too late. Counted from 0, the middle one is frames // 2:"
+            " number 1 of 3.",
         ),
         "everywhere": (
             edit("frames // 2] = kernel", ":] = kernel[:, :, None]"),
@@ -92,17 +106,22 @@ INFLATE = Exercise(
 
 
 def _border_cases(rng):
-    """Draw clips with a different pad on each axis, and none on some.
+    """Draw clips with a different pad on each axis, and none on some or on all.
 
-    Then comes a case in which the whole row is mirrored, and a clip of one frame.
+    In two of them a whole row or column is mirrored, one has a single frame, one is in float64.
+    The chapter pads frames of 32 x 32 by four pixels.
     """
     cases = [
         ((2, 3, 4, 5, 6), (1, 2, 3)),
-        ((1, 2, 3, 7, 5), (2, 0, 1)),
-        ((3, 1, 2, 4, 5), (1, 3, 0)),
-        ((2, 2, 1, 3, 4), (0, 2, 0)),
+        ((1, 2, 5, 7, 5), (3, 0, 1)),
+        ((3, 1, 2, 4, 6), (1, 3, 2)),
+        ((2, 2, 1, 4, 5), (0, 2, 4)),
+        ((1, 2, 3, 4, 2), (0, 0, 0)),
+        ((1, 3, 2, 32, 32), (0, 4, 4)),
     ]
-    return [{"x": torch.randn(shape, generator=rng), "pad": pad} for shape, pad in cases]
+    drawn = [{"x": torch.randn(shape, generator=rng), "pad": pad} for shape, pad in cases]
+    wide = torch.randn(2, 1, 4, 6, 5, generator=rng, dtype=torch.float64)
+    return [*drawn, {"x": wide, "pad": (2, 3, 2)}]
 
 
 def _padded_with(ends):
@@ -140,8 +159,7 @@ REFLECT_PADDING = Exercise(
     id="magvit.reflect_padding",
     reference=conv3d.reflect_pad,
     cases=_border_cases,
-    gradients=("x",),
-    equation="MAGVIT, Section 3.1 and appendix A (padding)",
+    equation="MAGVIT, Section 3.1 and Appendix A (padding)",
     points=2,
     stars=2,
     minutes=8,
@@ -202,20 +220,29 @@ REFLECT_PADDING = Exercise(
 # ---------------------------------------------------------------- lecam
 
 
-def _lecam_cases(rng):
-    """Draw logits on both sides of the averages, and other numbers of real and fake ones.
+# Real logits, fake ones, and their moving averages: on both sides of the averages, and exactly at
+# them; one of each, as the chapter calls it, and single numbers.
+LECAM_LOGITS = [
+    ([1.6, -0.9, 0.4, 2.3, -0.3, 0.9], [0.1, -1.2, 1.4, 0.5], 0.5, -0.3),
+    ([[0.9, -0.6, 1.7], [0.2, 2.4, -1.1]], [[1.9], [-0.7], [1.4], [0.3], [-1.8]], 1.4, 0.2),
+    ([-0.9, -0.2, 0.7], [0.3, 1.2, -0.6, 0.8], -0.2, 0.4),  # the two have changed sides
+    ([2.5], [-9.0], 1.0, -1.0),
+    (1.3, -0.8, 0.6, 0.1),
+]
 
-    In the last case the two have changed sides.
-    """
+
+def _lecam_cases(rng):
+    """Draw logits of other numbers of real and fake clips, the last case in float64."""
     cases = []
-    for real, fake, ema_real, ema_fake in [((6,), (4,), 0.5, -0.3), ((2, 3, 2), (3, 5), 1.4, 0.2)]:
-        logits = {
-            "real": torch.randn(real, generator=rng) + 0.3,
-            "fake": torch.randn(fake, generator=rng),
-        }
-        cases.append({**logits, "ema_real": ema_real, "ema_fake": ema_fake})
-    lost, won = (0.1 + torch.rand(n, generator=rng) for n in (3, 4))
-    return [*cases, {"real": -lost, "fake": won, "ema_real": -0.2, "ema_fake": 0.4}]
+    for *logits, ema_real, ema_fake in LECAM_LOGITS:
+        real, fake = (torch.tensor(side) for side in logits)
+        real, fake = (
+            side + 0.05 * torch.rand(side.shape, generator=rng) * (side - other).sign()
+            for side, other in ((real, ema_fake), (fake, ema_real))  # a tie stays one
+        )
+        cases.append({"real": real, "fake": fake, "ema_real": ema_real, "ema_fake": ema_fake})
+    wide = {name: cases[0][name].double() for name in ("real", "fake")}
+    return [*cases, {**wide, "ema_real": 0.2, "ema_fake": -0.4}]
 
 
 def _one_mean_of_all(real, fake, ema_real, ema_fake):
@@ -307,11 +334,14 @@ LECAM = Exercise(
 
 # ---------------------------------------------------------------- task_masks
 
-GRIDS = [(3, 8, 12), (4, 6, 10)]  # with whole quarters, and without
+# The chapter's tokens, and sides that have no half or quarter.
+GRIDS = [(4, 8, 8), (3, 7, 9), (6, 10, 11)]
 
 
 def _task_cases(rng):
-    return [{"task": task, "grid": grid} for grid in GRIDS for task in magvit.TASKS]
+    """Ask for every task on every grid, and for the windows that move on the chapter's pixels."""
+    cases = [{"task": task, "grid": grid} for grid in GRIDS for task in magvit.TASKS]
+    return [*cases, *({"task": task, "grid": (16, 32, 32)} for task in ("OPC", "OPD", "IPD"))]
 
 
 def _still_windows(middle):
@@ -359,7 +389,7 @@ TASK_MASKS = Exercise(
     id="magvit.task_masks",
     reference=magvit.task_mask,
     cases=_task_cases,
-    equation="MAGVIT, Section 3.2, appendix B.1 and Table 12",
+    equation="MAGVIT, Section 3.2, Appendix B.1 and Table 12",
     points=4,
     stars=3,
     minutes=15,
@@ -367,7 +397,7 @@ TASK_MASKS = Exercise(
         "true_is_generated": (
             edit("masks[task].expand", "(~masks[task]).expand"),
             "Your masks are True where something is to be generated. True is what is given:"
-            " appendix B.1 says where the condition is.",
+            " Appendix B.1 says where the condition is.",
         ),
         "vertical_and_horizontal_swapped": (
             edit(
@@ -427,7 +457,7 @@ TASK_MASKS = Exercise(
         ),
         "right_to_left": (
             edit("[round(w // 2 * i", "[w // 2 - round(w // 2 * i"),
-            "Your window moves from right to left. In appendix B.1 it starts at column 0.",
+            "Your window moves from right to left. In Appendix B.1 it starts at column 0.",
         ),
         "leaves_the_clip": (
             edit("round(w // 2 * i", "round(w * i"),
@@ -475,15 +505,35 @@ TASK_MASKS = Exercise(
 
 
 def _commit_cases(rng):
-    """Draw sequences and grids; in the last case all is masked, as when decoding starts."""
+    """Draw sequences and grids, in which every kind of place occurs.
+
+    In the later cases nothing is masked, or everything, as when decoding starts; nothing is given,
+    or everything; and a batch has one clip.  The last case is as the chapter has it.
+    """
     cases = []
-    for shape, codes, share in [((3, 11), 9, 0.5), ((2, 3, 4, 5), 30, 0.6), ((2, 7), 5, 1.0)]:
-        code, condition = (torch.randint(0, codes, shape, generator=rng) for _ in range(2))
-        given = torch.rand(shape[1:], generator=rng) < 0.5
-        given.view(-1)[:2] = torch.tensor([True, False])
-        masked = torch.rand(shape, generator=rng) < share
-        cases.append({"codes": code, "condition": condition, "given": given, "masked": masked})
-    return [{**case, "mask_token": 40 + i} for i, case in enumerate(cases)]
+    for shape, codes, given, masked in [
+        ((3, 11), 9, None, None),
+        ((2, 3, 4, 5), 30, None, None),
+        ((2, 7), 5, None, True),
+        ((2, 6), 7, None, False),
+        ((1, 8), 4, False, None),
+        ((2, 9), 6, True, None),
+        ((2, 4, 8, 8), 1024, None, None),
+    ]:
+        code = torch.randint(0, codes, shape, generator=rng)
+        other = torch.randint(1, codes, shape, generator=rng)  # never the clip's own code
+        place = torch.randperm(math.prod(shape[1:]), generator=rng).view(shape[1:])
+        row = torch.arange(shape[0]).view(-1, *[1] * (len(shape) - 1))
+        case = {
+            "codes": code,
+            "condition": (code + other) % codes,
+            "given": place % 2 == 0 if given is None else torch.full(shape[1:], given),
+            "masked": (place // 2 + row) % 2 == 0 if masked is None else torch.full(shape, masked),
+            "mask_token": codes + 9,
+        }
+        cases.append(case)
+    cases[-1]["given"] = magvit.task_mask("OPC", (4, 8, 8))
+    return cases
 
 
 COMMIT_TOKENS = Exercise(
@@ -554,10 +604,27 @@ COMMIT_TOKENS = Exercise(
 
 
 def _schedule_cases(rng):
-    """Draw rows of several lengths; a single step; more steps than tokens."""
-    drawn = torch.randint(20, 300, (3,), generator=rng) * 2 + 1
-    cases = [(12, [1025, 257, 65]), (7, drawn.tolist()), (8, [5, 31, 1, 0]), (1, [9, 4]), (2, [40])]
+    """Draw rows of several lengths; a single step; more steps than tokens; an empty row.
+
+    The chapter takes 12 steps.  After 8 of them the cosine is 1/2: its lengths are odd here, so
+    that nothing depends on how that is rounded, nor in the drawn ones.
+    """
+    clear = [n for n in range(41, 600) if _is_far_from_whole(n, steps=7)]
+    drawn = [clear[i] for i in torch.randperm(len(clear), generator=rng)[:3]]
+    cases = [
+        (12, [1025, 257, 65]),
+        (7, drawn),
+        (8, [5, 31, 1, 0]),
+        (1, [9, 4]),
+        (2, [41]),
+        (20, [7]),
+    ]
     return [{"steps": steps, "n": torch.tensor(n)} for steps, n in cases]
+
+
+def _is_far_from_whole(n, steps):
+    shares = (_cosine(step / steps) * n % 1 for step in range(1, steps))
+    return all(0.01 < share < 0.99 for share in shares)
 
 
 def _cosine(r):
@@ -662,33 +729,52 @@ MASK_SCHEDULE = Exercise(
 
 
 def _decode_cases(rng):
-    """Draw steps of decoding: one in the middle, one without noise, the last one, one more.
+    """Draw steps of decoding: in the middle, without noise, the last one, the chapter's first one.
 
-    In the one without noise a row is known already; the last one forgets none.
+    A row is known already, a batch has one clip, and places that are unknown hold [MASK] or an
+    old guess.  Every `uniform` is well inside the interval of a code, so that rounding decides
+    nothing, but for two: at 0 a first code of probability 0 is not drawn, and one is next to 1.
     """
     cases = []
-    for b, n, v, forget, heat in [
-        (9, 12, 5, 0.5, 1.5),
-        (6, 9, 7, 0.4, 0.0),
-        (2, 7, 4, 0.0, 1.0),
-        (8, 10, 3, 0.7, 0.6),
+    for b, n, v, forget, heat, share in [
+        (5, 12, 5, 0.5, 1.5, 0.8),
+        (6, 9, 7, 0.4, 0.0, 0.8),
+        (2, 7, 4, 0.0, 1.0, 0.8),
+        (8, 10, 3, 0.7, 0.6, 0.8),
+        (1, 256, 48, 0.991, 4.125, 1.0),  # after the first of 12 steps 253 of 256 are unknown
     ]:
-        codes = torch.randint(0, v, (b, n), generator=rng)
-        unknown = torch.rand(b, n, generator=rng) < 0.8
-        unknown[:, :3] = torch.tensor([True, True, False])  # every row has some of both
+        unknown = torch.rand(b, n, generator=rng) < share
+        if share < 1:
+            unknown[:, :3] = torch.tensor([True, True, False])  # every row has some of both
         if not heat:
             unknown[-1] = False
+        logits = 1.5 * torch.randn(b, n, v, generator=rng)
+        logits[0, 0, 0] = -200.0
+        probabilities = logits.softmax(-1)
+        code = torch.multinomial(probabilities.flatten(0, 1), 1, generator=rng).view(b, n, 1)
+        below = (probabilities.cumsum(-1) - probabilities).gather(-1, code)[..., 0]
+        inside = 0.3 + 0.4 * torch.rand(b, n, generator=rng)
+        uniform = below + inside * probabilities.gather(-1, code)[..., 0]
+        uniform[0, :2] = torch.tensor([0.0, 0.9999])
         gumbel = -torch.log(-torch.log(0.001 + 0.998 * torch.rand(b, n, generator=rng)))
+        tokens = torch.randint(0, v, (b, n), generator=rng)
         case = {
-            "logits": 1.5 * torch.randn(b, n, v, generator=rng),
-            "tokens": codes.masked_fill(unknown, v),
+            "logits": logits,
+            "tokens": tokens.masked_fill(unknown, v) if share == 1 or not heat else tokens,
             "unknown": unknown,
             "number": (forget * unknown.sum(1)).long(),
-            "uniform": 0.999 * torch.rand(b, n, generator=rng),
+            "uniform": uniform,
             "noise": heat * gumbel,
         }
         cases.append(case)
     return cases
+
+
+def _decode_with_guess(guess, logits, tokens, unknown, number, noise):
+    """Decode with other guesses than the reference's."""
+    log_p = logits.log_softmax(-1).gather(2, guess[..., None])[..., 0]
+    confidence = (log_p + noise).masked_fill(~unknown, torch.inf)
+    return torch.where(unknown, guess, tokens), maskgit.remask(confidence, number)
 
 
 PARALLEL_DECODE = Exercise(
@@ -726,6 +812,18 @@ PARALLEL_DECODE = Exercise(
             edit("uniform.flatten()", "1 - uniform.flatten()"),
             "You compared with 1 - u. The guess is the first code whose cumulative probability"
             " exceeds u.",
+        ),
+        "reached": (
+            lambda logits, tokens, unknown, number, uniform, noise: _decode_with_guess(
+                (logits.softmax(-1).cumsum(-1) < uniform[..., None]).sum(-1),
+                logits,
+                tokens,
+                unknown,
+                number,
+                noise,
+            ),
+            "You draw the first code whose cumulative probability reaches u. It has to exceed it:"
+            " at u = 0 you draw code 0, even where its probability is 0.",
         ),
         "no_noise": (
             edit("log_p + noise", "log_p"),

@@ -13,10 +13,20 @@ from course_lib.quantize import lfq
 
 
 def _latent_cases(rng):
-    """Draw latents of both signs, some beyond 1; exact zeros and numbers next to zero."""
-    drawn = [2 * torch.randn(shape, generator=rng) for shape in ((4, 3), (2, 5, 3, 4))]
-    drawn[1][0, :2] = 0
-    return [*({"z": z} for z in drawn), {"z": torch.tensor([0.0, -0.0, 1e-6, -1e-6, 3.0, -0.4])}]
+    """Draw latents of both signs, some beyond 1; exact zeros and numbers next to zero.
+
+    One is a single number, one is in float64.
+    """
+    shapes = [(4, 3), (2, 5, 3, 4), (3, 4)]
+    drawn = [0.1 + 0.8 * torch.rand(shape, generator=rng) for shape in shapes]
+    signed = [x * (1 - 2 * (torch.arange(x.numel()).view_as(x) % 2)) for x in drawn]
+    signed[0][:2] *= 3
+    signed[1][0, :2] = 0
+    signed[1][1, 0] *= 4
+    signed[2][0] = 0
+    signed[2][1] *= 5
+    edges = torch.tensor([0.0, -0.0, 1e-6, -1e-6, 3.0, -0.4, 1.0, -1.0])
+    return [{"z": z} for z in (*signed[:2], edges, torch.tensor(-1.7), signed[2].double())]
 
 
 LFQ = Exercise(
@@ -82,13 +92,20 @@ LFQ = Exercise(
 
 
 def _index_cases(rng):
-    """Draw zeros, 18 bits (the paper's vocabulary), a single vector; the paper's own token 2."""
-    drawn = [torch.randn(shape, generator=rng) for shape in ((2, 3, 4, 5), (6, 18), (3,))]
+    """Draw zeros, 18 bits (the paper's vocabulary), single vectors; the chapter's own tokens.
+
+    Of the 18 bits all, none, and only the first and the last are set in three rows.  One case has
+    a single bit, one is in float64.
+    """
+    drawn = [torch.randn(shape, generator=rng) for shape in ((2, 3, 4, 5), (6, 18), (3,), (4, 1))]
+    drawn[0][0, 0] = 0
     drawn[1][:3, ::2] = 0
-    return [
-        *({"z": z} for z in drawn),
-        {"z": torch.tensor([[-0.3, 0.1], [0.3, -0.1], [0.2, 0.4], [-1.0, 0.0]])},
-    ]
+    drawn[1][3:5] = torch.tensor([[0.5], [-0.5]])
+    drawn[1][5] = torch.tensor([0.2, *[-0.1] * 16, 0.7])
+    drawn[2] = drawn[2].abs() * torch.tensor([1.0, -1.0, 1.0])
+    drawn[3][:2, 0] = torch.tensor([0.4, 0.0])
+    chapter = torch.tensor([[-0.3, 0.1], [0.2, -1.0], [0.0, 0.0], [3.0, 4.0]])
+    return [{"z": z} for z in (*drawn, chapter, drawn[1].double())]
 
 
 TOKEN_INDEX = Exercise(
@@ -155,7 +172,7 @@ TOKEN_INDEX = Exercise(
 
 
 def _entropy_cases(rng):
-    """Draw correlated bits, one bit, and a batch of vectors near zero.
+    """Draw correlated bits, one bit, two vectors, a batch near zero; and the chapter's codes.
 
     With correlated bits the batch's codes are not what its single bits say.
     """
@@ -165,11 +182,14 @@ def _entropy_cases(rng):
         (5, 4, 2.5, 0.9),
         (6, 1, 0.7, 0.4),
         (9, 2, 0.5, 0.1),
+        (2, 3, 1.5, 0.8),
     ]:
         z = scale * torch.randn(n, bits, generator=rng)
         z[:, 1:] = 0.4 * z[:, 1:] + 0.6 * z[:, :1]
         cases.append({"z": z, "temperature": temperature})
-    return cases
+    codes = torch.randint(16, (20,), generator=rng)
+    codes[:2] = torch.tensor([0, 15])
+    return [*cases, {"z": 2.0 * lfq.token_code(codes, 4), "temperature": 1.0}]
 
 
 def _codes(bits):
@@ -295,7 +315,8 @@ ENTROPY_PENALTY = Exercise(
 def _clip_cases(rng):
     """Draw clips of 1 + s t frames, and an image, which is a clip of one frame.
 
-    Kernels have two or more frames, or one.
+    Kernels have two or more frames, or one.  Then the chapter's flash, with and without a stride,
+    and a clip in float64.
     """
     sizes = [
         ((2, 3, 5, 6, 7), (4, 3, 3, 3, 5), (1, 1, 1)),
@@ -304,7 +325,7 @@ def _clip_cases(rng):
         ((2, 1, 5, 4, 7), (2, 1, 2, 3, 1), (2, 1, 2)),
         ((1, 2, 4, 5, 3), (3, 2, 1, 3, 3), (1, 2, 1)),
     ]
-    return [
+    cases = [
         {
             "x": torch.randn(x, generator=rng),
             "weight": torch.randn(weight, generator=rng),
@@ -313,13 +334,18 @@ def _clip_cases(rng):
         }
         for x, weight, stride in sizes
     ]
+    flash = torch.zeros(1, 1, 9, 1, 1)
+    flash[:, :, 4] = 1
+    shown = {"x": flash, "weight": torch.ones(1, 1, 3, 1, 1), "bias": torch.zeros(1)}
+    cases += [{**shown, "stride": stride} for stride in ((1, 1, 1), (2, 1, 1))]
+    wide = {name: cases[0][name].double() for name in ("x", "weight", "bias")}
+    return [*cases, {**wide, "stride": (2, 1, 3)}]
 
 
 CAUSAL_CONV = Exercise(
     id="magvit2.causal_conv",
     reference=causal_conv.causal_conv3d,
     cases=_clip_cases,
-    gradients=("x", "weight", "bias"),
     equation="MAGVIT-v2, Section 3.2 (causal 3D CNN)",
     points=2,
     stars=2,
@@ -395,14 +421,21 @@ CAUSAL_CONV = Exercise(
 
 
 def _factor_cases(rng):
-    """Draw indices for two halves, three factors of different widths, a single factor."""
+    """Draw indices for two halves, three factors of different widths, a single factor.
+
+    The first and the last index of every vocabulary are among them; then the chapter's index, and a
+    single number.
+    """
     cases = []
     for shape, bits in [((3, 5), (9, 9)), ((2, 3, 4), (3, 5, 2)), ((6,), (7,)), ((7,), (4, 1))]:
-        cases.append(
-            {"indices": torch.randint(0, 2 ** sum(bits), shape, generator=rng), "bits": bits}
-        )
-    cases[0]["indices"][0, :2] = torch.tensor([2**18 - 2, 0])
-    return cases
+        indices = torch.randint(0, 2 ** sum(bits), shape, generator=rng)
+        indices.view(-1)[:3] = torch.tensor([2 ** sum(bits) - 1, 0, 2 ** sum(bits) - 2])
+        cases.append({"indices": indices, "bits": bits})
+    return [
+        *cases,
+        {"indices": torch.tensor([200_000]), "bits": (9, 9)},
+        {"indices": torch.tensor(37), "bits": (2, 4)},
+    ]
 
 
 FACTORIZE = Exercise(

@@ -23,7 +23,7 @@ def inflate_halves(kernel, frames):
 
 
 def inflate_new_tensor(kernel, frames):
-    """Gives the right numbers without their gradient."""
+    """Forgets the dtype."""
     return torch.tensor(magvit_tokenizer.inflate_central(kernel, frames).tolist())
 
 
@@ -40,6 +40,12 @@ def inflate_random(kernel, frames):
 def inflate_turned(kernel, frames):
     """Flips the kernel, as a true convolution does."""
     return magvit_tokenizer.inflate_central(kernel.flip(2, 3), frames)
+
+
+def inflate_half_rounded_up(kernel, frames):
+    inflated = kernel.new_zeros(*kernel.shape[:2], frames, *kernel.shape[2:])
+    inflated[:, :, min((frames + 1) // 2, frames - 1)] = kernel
+    return inflated
 
 
 def only_the_padding(x, pad):
@@ -99,6 +105,14 @@ def lecam_negative(real, fake, ema_real, ema_fake):
     return -adversarial.lecam_penalty(real, fake, ema_real, ema_fake)
 
 
+def lecam_cut_one_side(real, fake, ema_real, ema_fake):
+    return F.relu(real - ema_fake).square().mean() + (ema_real - fake).square().mean()
+
+
+def lecam_fake_alone(real, fake, ema_real, ema_fake):
+    return F.relu(ema_real - fake).square().mean() + 0 * real.sum()
+
+
 def lecam_cut_after_squaring(real, fake, ema_real, ema_fake):
     return F.relu((real - ema_fake).square()).mean() + F.relu((ema_real - fake).square()).mean()
 
@@ -139,6 +153,34 @@ def tasks_vertical_motion(task, grid):
 
 def tasks_one_frame(task, grid):
     return magvit.task_mask(task, grid)[:1]
+
+
+def tasks_by_window_size(task, grid):
+    """Begins at a quarter and takes a half, each rounded down."""
+    t, h, w = grid
+    rows, columns = torch.zeros(h, 1, dtype=torch.bool), torch.zeros(w, dtype=torch.bool)
+    rows[h // 4 : h // 4 + h // 2], columns[w // 4 : w // 4 + w // 2] = True, True
+    masks = {"OPC": rows & columns, "OPV": columns, "OPH": rows, "IPC": ~(rows & columns)}
+    if task in masks:
+        return masks[task].expand(t, h, w)
+    return magvit.task_mask(task, grid)
+
+
+def tasks_strip(width, reach):
+    """Build answers whose moving window has another width or goes elsewhere."""
+
+    def answer(task, grid):
+        if task not in ("OPD", "IPD"):
+            return magvit.task_mask(task, grid)
+        t, h, w = grid
+        frame = torch.arange(t)[:, None, None]
+        left = (reach(w) * frame / (t - 1)).round()
+        column = torch.arange(w)
+        strip = (column >= left) & (column < left + width(w))
+        rows = magvit.task_mask("OPH", grid)
+        return strip.expand(t, h, w) if task == "OPD" else ~(rows & strip)
+
+    return answer
 
 
 def commit_in_place(codes, condition, given, masked, mask_token):
@@ -197,6 +239,12 @@ def schedule_decoded_in_each(steps, n):
     return torch.cat([n[None], counts[:-1]]) - counts
 
 
+def schedule_idle_at_the_end(steps, n):
+    """Rounds to nothing and stays there, without holding the steps before."""
+    ratios = torch.arange(1, steps + 1) / steps
+    return (torch.cos(math.pi / 2 * ratios)[:, None] * n).floor().long().clamp(min=0)
+
+
 def schedule_with_the_start(steps, n):
     return torch.cat([n[None], maskgit.unknown_after(steps, n)])
 
@@ -245,6 +293,12 @@ def decode_in_place(logits, tokens, unknown, number, uniform, noise):
     return tokens, forgotten
 
 
+def decode_where_tokens_are_masks(logits, tokens, unknown, number, uniform, noise):
+    """Takes places for known that hold an old guess."""
+    unknown = unknown & (tokens == logits.shape[-1])
+    return maskgit.decode_step(logits, tokens, unknown, number, uniform, noise)
+
+
 def decode_only_tokens(logits, tokens, unknown, number, uniform, noise):
     return maskgit.decode_step(logits, tokens, unknown, number, uniform, noise)[0]
 
@@ -253,6 +307,7 @@ WRONG = {
     "magvit.inflate": {
         "halves": inflate_halves,
         "new_tensor": inflate_new_tensor,
+        "half_rounded_up": inflate_half_rounded_up,
         "channels_swapped": inflate_channels_swapped,
         "random": inflate_random,
         "turned": inflate_turned,
@@ -272,6 +327,8 @@ WRONG = {
         "detached": lecam_detached,
         "negative": lecam_negative,
         "cut_after_squaring": lecam_cut_after_squaring,
+        "cut_one_side": lecam_cut_one_side,
+        "fake_alone": lecam_fake_alone,
     },
     "magvit.task_masks": {
         "as_numbers": tasks_as_numbers,
@@ -281,6 +338,10 @@ WRONG = {
         "middle_frames": tasks_middle_frames,
         "vertical_motion": tasks_vertical_motion,
         "one_frame": tasks_one_frame,
+        "by_window_size": tasks_by_window_size,
+        "half_a_column_wider": tasks_strip(lambda w: w / 2, lambda w: w // 2),
+        "to_half_the_width": tasks_strip(lambda w: w // 2, lambda w: w / 2),
+        "to_the_border": tasks_strip(lambda w: w // 2, lambda w: w - w // 2),
     },
     "magvit.commit_tokens": {
         "in_place": commit_in_place,
@@ -299,6 +360,7 @@ WRONG = {
         "shares": schedule_shares,
         "decoded_in_each": schedule_decoded_in_each,
         "with_the_start": schedule_with_the_start,
+        "idle_at_the_end": schedule_idle_at_the_end,
     },
     "magvit.parallel_decode": {
         "multinomial": decode_multinomial,
@@ -309,6 +371,7 @@ WRONG = {
         "one_too_many": decode_one_too_many,
         "in_place": decode_in_place,
         "only_tokens": decode_only_tokens,
+        "where_tokens_are_masks": decode_where_tokens_are_masks,
     },
 }
 
@@ -322,7 +385,7 @@ def inflate_by_pad(kernel, frames):
 
 
 def inflate_by_one_hot(kernel, frames):
-    place = F.one_hot(torch.tensor(frames // 2), frames).float()
+    place = F.one_hot(torch.tensor(frames // 2), frames).to(kernel.dtype)
     return torch.einsum("oihw,t->oithw", kernel, place)
 
 

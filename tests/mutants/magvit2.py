@@ -134,6 +134,11 @@ def conv_of_frames(x, weight, bias, stride):
     return causal_conv.causal_conv3d(x, weight[:, :, -1:], bias, stride)
 
 
+def conv_symmetric(x, weight, bias, stride):
+    """Pads frames on both sides, as `padding` does."""
+    return F.conv3d(x, weight, bias, stride, padding=[k // 2 for k in weight.shape[2:]])
+
+
 def conv_bias_twice(x, weight, bias, stride):
     return causal_conv.causal_conv3d(x, weight, 2 * bias, stride)
 
@@ -209,6 +214,7 @@ WRONG = {
         "every_second": conv_every_second,
         "mirrored_frames": conv_mirrored_frames,
         "of_frames": conv_of_frames,
+        "symmetric": conv_symmetric,
         "bias_twice": conv_bias_twice,
     },
     "magvit2.factorise": {
@@ -238,7 +244,7 @@ def lfq_by_bits(z):
 class _Sign(torch.autograd.Function):
     @staticmethod
     def forward(ctx, z):
-        return z.gt(0).float() - z.le(0).float()
+        return z.gt(0).to(z.dtype) - z.le(0).to(z.dtype)
 
     @staticmethod
     def backward(ctx, gradient):
