@@ -75,11 +75,11 @@ print("clips", tuple(clip.shape), "become tokens", tuple(test["codes"].shape))
 #
 # ### Exercise: central inflation
 #
-# `kernel` is (o i h w): output channels, input channels, rows, columns. `F.conv3d` wants (o i t h w). The middle of
-# `frames` frames is number `frames // 2`, counted from 0; of two middle ones, take the later.
+# `kernel` is (o i h w): output channels, input channels, rows, columns. `F.conv3d` wants (o i t h w), in the dtype of
+# `kernel`. The middle of `frames` frames is number `frames // 2`, counted from 0; of two middle ones, that is the later.
 #
 # <details><summary>Hint 1: the idea</summary>
-# First zeros of the right shape; then fill one place along the new axis.
+# First zeros of the right shape, <code>kernel.new_zeros(...)</code>; then fill one place along the new axis.
 # </details>
 # <details><summary>Hint 2: the line</summary>
 # <code>inflated[:, :, frames // 2] = kernel</code>
@@ -89,9 +89,9 @@ print("clips", tuple(clip.shape), "become tokens", tuple(test["codes"].shape))
 # %% exercise: central inflation
 @exercise("magvit.inflate")
 def inflate(kernel, frames):
-    """Section 3.1: kernel (o i h w) -> (o i t h w) with t = frames, the kernel at the middle frame"""
+    """Section 3.1: kernel (o i h w) -> (o i t h w), t = frames, filled at the middle frame"""
     # SOLUTION
-    inflated = torch.zeros(*kernel.shape[:2], frames, *kernel.shape[2:])
+    inflated = kernel.new_zeros(*kernel.shape[:2], frames, *kernel.shape[2:])
     inflated[:, :, frames // 2] = kernel
     return inflated
     # END
@@ -173,7 +173,7 @@ print("padded with zeros", [f"{x:.2f}" for x in F.pad(row, (1, 1)).tolist()])
 # %% exercise: reflection
 @exercise("magvit.reflect_padding")
 def reflect_padding(x, pad):
-    """Section 3.1: x (b c t h w), pad (frames, rows, columns) -> x with its mirror image on both sides of each axis"""
+    """Section 3.1: x (b c t h w), pad (frames, rows, columns) -> x, mirrored at its ends"""
     # SOLUTION
     for axis, p in zip((2, 3, 4), pad, strict=True):
         last = x.shape[axis] - 1
@@ -242,7 +242,8 @@ room.table(rows, "Two tokenizers that differ in their padding")
 #
 # ### Exercise: LeCam
 #
-# `real` and `fake` are logits of any shape, the averages are plain numbers. Two means, added.
+# `real` and `fake` are logits of any shape, the averages are plain numbers. Two means, added. Gradients flow to both
+# kinds of logits.
 #
 # <details><summary>Hint 1: the idea</summary>
 # Each logit against the other side's average: cut off below 0, square, mean. <code>F.relu</code> is max(0, x).
@@ -724,7 +725,7 @@ print("torch.sign of -0.3, 0.0 and 0.1:", torch.sign(torch.tensor([-0.3, 0.0, 0.
 # %% [markdown]
 # ### Exercise: lookup-free quantization
 #
-# Return the signs of `z`, any shape. Zero counts as negative (`torch.sign(0)` is 0, which
+# Return the signs of `z`, any shape and float dtype. Zero counts as negative (`torch.sign(0)` is 0, which
 # is no code). A sign has gradient 0 wherever it has one at all, so the gradient goes straight through, as in chapter
 # 04, unchanged, even where $|z| > 1$.
 #
