@@ -48,8 +48,8 @@ def shade_by_map(images: Array, maps: Array) -> np.ndarray:
 
     Small images are enlarged, s times, to about 160 pixels, so that patches need not be whole
     numbers of pixels.  images: (n h w 3) uint8 or (n 3 h w) float in [-1, 1].  maps: (n rows
-    columns), at least 0; the largest value of each is full light, 0 leaves an eighth of it.  Raises
-    ValueError unless there is a map for every image.
+    columns), at least 0; the largest value of all maps is full light, so that maps can be compared,
+    and 0 leaves an eighth of it.  Raises ValueError unless there is a map for every image.
     """
     images = to_images(images).astype(np.float32)
     maps = np.asarray(maps, dtype=np.float32)
@@ -63,6 +63,6 @@ def shade_by_map(images: Array, maps: Array) -> np.ndarray:
     rows = np.arange(scale * height) * maps.shape[1] // (scale * height)
     columns = np.arange(scale * width) * maps.shape[2] // (scale * width)
 
-    light = DARKEST + (1 - DARKEST) * maps / np.maximum(maps.max((1, 2), keepdims=True), 1e-12)
+    light = DARKEST + (1 - DARKEST) * maps / max(maps.max(initial=0), 1e-12)
     large = images.repeat(scale, axis=1).repeat(scale, axis=2)
     return (large * light[:, rows][:, :, columns, None]).round().astype(np.uint8)

@@ -16,10 +16,23 @@ def test_the_brightest_patch_is_fully_lit_and_the_darkest_an_eighth():
     assert (shown[0, :50, 50:100] == round(200 * (0.125 + 0.875 / 2))).all()
 
 
-def test_each_image_has_its_own_scale_and_no_map_is_divided_by_zero():
-    pictures = torch.ones(2, 3, 2, 2)
-    shown = shade_by_map(pictures, np.stack([np.full((2, 2), 1e-3), np.zeros((2, 2))]))
+def test_the_maps_of_one_call_share_one_scale():
+    grey = torch.full((2, 3, 8, 8), 0.5)
+    maps = torch.full((2, 4, 4), 0.25)
+    maps[1, 1, 2] = 1
+    shown = shade_by_map(grey, maps)
+    background = shown[0]
+    assert (background == background[0, 0]).all()
+    lit = shown[1] > background
+    assert lit.any() and not lit.all()
+    assert (shown[1][~lit] == background[~lit]).all()
+
+
+def test_no_map_is_divided_by_zero():
+    images = torch.ones(2, 3, 2, 2)
+    shown = shade_by_map(images, np.stack([np.full((2, 2), 1e-3), np.zeros((2, 2))]))
     assert (shown[0] == 255).all() and (shown[1] == 32).all()
+    assert (shade_by_map(images, np.zeros((2, 2, 2))) == 32).all()
 
 
 def test_maps_need_not_divide_the_image():
