@@ -12,22 +12,30 @@ from course_lib.checking import Exercise, edit
 from course_lib.papers import vivit
 
 
-def _normal(rng: torch.Generator, *shape: int) -> torch.Tensor:
-    return torch.randn(shape, generator=rng)
+def _normal(rng: torch.Generator, *shape: int, dtype=torch.float32) -> torch.Tensor:
+    return torch.randn(shape, generator=rng, dtype=dtype)
 
 
 # ---------------------------------------------------------------- uniform_frames
 
 
 def _uniform_cases(rng):
+    chapter = torch.arange(32.0).reshape(1, 32, 1, 1, 1)  # frames that are their own numbers
     sizes = [
         ((2, 10, 3, 4, 5), 2),
         ((3, 23, 2, 5, 4), 6),
+        ((3, 18, 1, 2, 4), 7),  # 4.5 becomes 4, and 13.5 becomes 14
         ((4, 8, 2, 3, 5), 1),
-        ((3, 5, 2, 4, 6), 5),
+        ((2, 6, 3, 4, 5), 5),  # one frame fewer than there are
+        ((3, 5, 2, 4, 6), 5),  # as many,
+        ((2, 4, 3, 6, 5), 6),  # and more
+        ((2, 1, 3, 5, 4), 1),
+        ((1, 250, 1, 2, 1), 32),  # ten seconds
     ]
-    sizes.append(((2, 4, 3, 6, 5), 6))  # Fewer frames than are asked for.
-    return [{"video": _normal(rng, *shape), "count": count} for shape, count in sizes]
+    cases = [{"video": chapter, "count": count} for count in (8, 16)]
+    cases += [{"video": _normal(rng, *shape), "count": count} for shape, count in sizes]
+    halves = _normal(rng, 2, 10, 3, 4, 5, dtype=torch.float64)  # 2.5 and 7.5 among others
+    return [*cases, {"video": halves, "count": 7}]
 
 
 # The rule in the reference, which the edits replace.
@@ -75,6 +83,16 @@ UNIFORM_FRAMES = Exercise(
             edit(".round()", ""),
             "You cut off the fraction. Round to the nearest frame.",
         ),
+        "halves_up": (
+            edit(".round()", ".add(0.5).floor()"),
+            "You round halves up. `torch.round` takes a half to the even number: 2.5 becomes 2, and"
+            " 3.5 becomes 4.",
+        ),
+        "gap_of_numbers": (
+            edit(NUMBERS, "torch.arange(1, count + 1) * (frames - 1) / (count + 1)"),
+            "Your gap is (t - 1) / (count + 1). Divide the number of frames, t, not the number of"
+            " the last one.",
+        ),
         "one_early": (
             edit(".long()", ".long() - 1"),
             "Every frame is one too early. The rule gives indices that already count from 0;"
@@ -97,15 +115,27 @@ def _tubelet_cases(rng):
         ((2, 6, 3, 8, 15), (7, 3, 2, 4, 5)),
         ((3, 8, 2, 6, 9), (5, 2, 4, 2, 3)),
         ((2, 3, 4, 6, 10), (6, 4, 1, 3, 5)),  # Tubelets of one frame are patches.
+        ((2, 6, 3, 6, 6), (5, 3, 3, 3, 3)),  # all square
+        ((1, 4, 3, 4, 6), (5, 3, 2, 4, 6)),  # one place, and one clip
+        ((1, 16, 3, 48, 48), (64, 3, 2, 8, 8)),  # the chapter's bouncing clip
     ]
+    cases = [_tubelet_case(rng, _normal(rng, *clip), kernel) for clip, kernel in sizes]
+    # The chapter's moving clips: four frames of bytes (t h w c), made floats.  One time.
+    moving = _normal(rng, 2, 16, 32, 32, 3).movedim(-1, 2)[:, 4:8]
+    double = _normal(rng, 3, 4, 2, 9, 4, dtype=torch.float64)
     return [
-        {
-            "video": _normal(rng, *clip),
-            "kernel": _normal(rng, *kernel) / math.prod(kernel[1:]) ** 0.5,
-            "bias": _normal(rng, kernel[0]),
-        }
-        for clip, kernel in sizes
+        *cases,
+        _tubelet_case(rng, moving, (64, 3, 4, 8, 8)),
+        _tubelet_case(rng, double, (6, 2, 2, 3, 2)),
     ]
+
+
+def _tubelet_case(rng, video, kernel):
+    return {
+        "video": video,
+        "kernel": _normal(rng, *kernel, dtype=video.dtype) / math.prod(kernel[1:]) ** 0.5,
+        "bias": _normal(rng, kernel[0], dtype=video.dtype),
+    }
 
 
 def _overlapping(video, kernel, bias):
@@ -123,7 +153,7 @@ TUBELET_EMBED = Exercise(
     id="vivit.tubelet_embed",
     reference=vivit.tubelet_embed,
     cases=_tubelet_cases,
-    gradients=("video", "kernel", "bias"),
+    gradients=("kernel", "bias"),
     equation="ViViT, Figure 3",
     points=2,
     stars=2,
@@ -179,8 +209,13 @@ TUBELET_EMBED = Exercise(
 
 
 def _inflation_cases(rng):
-    sizes = [((5, 3, 2, 4), 6), ((2, 4, 5, 3), 7), ((3, 2, 4, 5), 1)]
-    return [{"kernel": _normal(rng, *shape), "t": t} for shape, t in sizes]
+    sizes = [((5, 3, 2, 4), 6), ((2, 4, 5, 3), 7), ((3, 2, 4, 5), 1), ((4, 4, 4, 4), 4)]
+    cases = [{"kernel": _normal(rng, *shape), "t": t} for shape, t in sizes]
+    return [
+        *cases,
+        {"kernel": _normal(rng, 2, 3, 5, 4, dtype=torch.float64), "t": 2},
+        {"kernel": _normal(rng, 64, 3, 8, 8), "t": 4},  # the chapter's
+    ]
 
 
 FILTER_INFLATION_INIT = Exercise(
@@ -233,8 +268,20 @@ FILTER_INFLATION_INIT = Exercise(
 
 
 def _central_cases(rng):
-    sizes = [((5, 3, 4, 2), 6), ((4, 3, 5, 6), 2), ((2, 4, 3, 6), 5)]
-    return [{"kernel": _normal(rng, *shape), "t": t} for shape, t in sizes]
+    sizes = [
+        ((5, 3, 4, 2), 6),
+        ((4, 3, 5, 6), 2),
+        ((2, 4, 3, 6), 5),
+        ((3, 2, 4, 5), 3),  # rounding 1.5 would give 2
+        ((2, 5, 3, 4), 1),
+        ((4, 4, 4, 4), 4),
+    ]
+    cases = [{"kernel": _normal(rng, *shape), "t": t} for shape, t in sizes]
+    return [
+        *cases,
+        {"kernel": _normal(rng, 3, 2, 5, 4, dtype=torch.float64), "t": 7},
+        {"kernel": _normal(rng, 64, 3, 8, 8), "t": 4},  # the chapter's
+    ]
 
 
 def _middle_column(kernel, t):
@@ -265,6 +312,10 @@ CENTRAL_FRAME_INIT = Exercise(
             edit("[:, :, t // 2]", "[:, :, (t - 1) // 2]"),
             "For an odd t you are right. An even number of frames has two in the middle; take the"
             " later one, t // 2.",
+        ),
+        "after_the_middle": (
+            edit("[:, :, t // 2]", "[:, :, min(t // 2 + 1, t - 1)]"),
+            "You put the filter one frame too late. Frames count from 0, so the middle is t // 2.",
         ),
         "both_middles": (
             edit(
@@ -304,20 +355,47 @@ CENTRAL_FRAME_INIT = Exercise(
 
 def _spatial(x):
     """Stand in for the encoder of one time, (b n d) to (b d); every place counts differently."""
-    _, n, _ = x.shape
-    return torch.tanh(x * torch.linspace(0.5, 2, n)[:, None]).mean(1)
+    _require_sequences("spatial", x)
+    return torch.tanh(x * torch.linspace(0.5, 2, x.shape[1])[:, None]).mean(1)
 
 
 def _temporal(x):
     """Stand in for the encoder over time, (b t d) to (b d); the order counts."""
-    _, t, _ = x.shape
-    return torch.sin(2 * x + torch.linspace(0, 2, t)[:, None]).mean(1)
+    _require_sequences("temporal", x)
+    return torch.sin(2 * x + torch.linspace(0, 2, x.shape[1])[:, None]).mean(1)
+
+
+def _mean(x):
+    """Stand in for the temporal encoder that the chapter begins with."""
+    _require_sequences("temporal", x)
+    return x.mean(1)
+
+
+def _require_sequences(name, x):
+    if x.ndim != 3:
+        raise ValueError(
+            f"{name}: expected an input of three axes, (batch, sequence, d),"
+            f" got one of {x.ndim}, {tuple(x.shape)}"
+        )
 
 
 def _factorised_cases(rng):
-    shapes = [(2, 3, 4, 5), (4, 2, 6, 3), (3, 5, 2, 4)]
+    shapes = [
+        (2, 3, 4, 5),
+        (4, 2, 6, 3),
+        (3, 5, 2, 4),
+        (3, 3, 3, 4),  # orders that any shape would let pass
+        (1, 4, 3, 5),
+        (3, 1, 4, 2),
+        (2, 4, 1, 3),
+    ]
+    two = {"spatial": _spatial, "temporal": _temporal}
+    double = _normal(rng, 2, 4, 3, 5, dtype=torch.float64)
     return [
-        {"x": _normal(rng, *shape), "spatial": _spatial, "temporal": _temporal} for shape in shapes
+        *({"x": _normal(rng, *shape), **two} for shape in shapes),
+        {"x": double, **two},
+        # As the chapter calls it: tokens of four clips, and a mean over time.
+        {"x": _normal(rng, 4, 8, 16, 64), "spatial": _spatial, "temporal": _mean},
     ]
 
 
@@ -325,7 +403,6 @@ FACTORISED_ENCODER = Exercise(
     id="vivit.factorised_encoder",
     reference=vivit.factorised_encoder,
     cases=_factorised_cases,
-    gradients=("x",),
     equation="ViViT, Figure 4",
     points=2,
     stars=2,
@@ -384,7 +461,8 @@ def _over_space(x):
 
 
 def _over_time(x):
-    return torch.sin(2 * x.cumsum(-2))
+    """Stand in for attention over time and its norm, (... t d) to the same; the order counts."""
+    return torch.sin(2 * x.cumsum(-2) + 1)
 
 
 def _mlp(x):
@@ -394,10 +472,20 @@ def _mlp(x):
 
 def _attention_cases(rng):
     branches = {"over_space": _over_space, "over_time": _over_time, "mlp": _mlp}
-    return [
-        {"x": _normal(rng, *shape), **branches}
-        for shape in [(2, 3, 4, 5), (4, 2, 5, 3), (3, 6, 2, 4)]
+    shapes = [
+        (2, 3, 4, 5),
+        (4, 2, 5, 3),
+        (3, 6, 2, 4),
+        (2, 4, 4, 3),  # as many times as places
+        (3, 3, 3, 3),
+        (1, 4, 3, 5),
+        (3, 1, 4, 5),
+        (2, 4, 1, 3),
+        (2, 8, 16, 64),  # the chapter's own size
     ]
+    inputs = [_normal(rng, *shape) for shape in shapes]
+    inputs.append(_normal(rng, 2, 4, 3, 5, dtype=torch.float64))
+    return [{"x": x, **branches} for x in inputs]
 
 
 def _all_tokens(x, over_space, over_time, mlp):
@@ -416,7 +504,6 @@ FACTORISED_SELF_ATTENTION = Exercise(
     id="vivit.factorised_self_attention",
     reference=vivit.factorised_self_attention,
     cases=_attention_cases,
-    gradients=("x",),
     equation="ViViT, Eq. 4 to 6",
     points=3,
     stars=2,
@@ -497,14 +584,35 @@ FACTORISED_SELF_ATTENTION = Exercise(
 
 
 def _dot_product_cases(rng):
-    sizes = [((2, 3, 5, 3 * 16), 4), ((3, 4, 2, 3 * 12), 6), ((2, 5, 3, 3 * 8), 2)]
-    return [{"qkv": 2 * _normal(rng, *shape), "heads": heads} for shape, heads in sizes]
+    sizes = [
+        ((2, 3, 5, 3 * 16), 4),
+        ((3, 4, 2, 3 * 12), 6),
+        ((2, 5, 3, 3 * 8), 2),
+        ((2, 4, 4, 3 * 16), 4),  # as many times as places, heads as wide as they are many
+        ((1, 3, 4, 3 * 20), 4),
+        ((2, 1, 4, 3 * 12), 4),
+        ((2, 4, 1, 3 * 12), 4),
+        ((2, 8, 16, 3 * 64), 4),  # the chapter's own size
+    ]
+    inputs = [(2 * _normal(rng, *shape), heads) for shape, heads in sizes]
+    inputs.append((2 * _normal(rng, 2, 3, 4, 3 * 8, dtype=torch.float64), 4))
+    return [{"qkv": qkv, "heads": heads} for qkv, heads in inputs]
 
 
 def _everywhere(qkv, heads):
     q, k, v = rearrange(qkv, "b t n (three h d) -> three b h (t n) d", three=3, h=heads)
     y = F.scaled_dot_product_attention(q, k, v)
     return rearrange(y, "b h (t n) d -> b t n (h d)", t=qkv.shape[1])
+
+
+def _all_over_space(qkv, heads):
+    q, k, v = rearrange(qkv, "b t n (three h d) -> three b t h n d", three=3, h=heads)
+    return rearrange(F.scaled_dot_product_attention(q, k, v), "b t h n d -> b t n (h d)")
+
+
+def _all_over_time(qkv, heads):
+    q, k, v = rearrange(qkv, "b t n (three h d) -> three b n h t d", three=3, h=heads)
+    return rearrange(F.scaled_dot_product_attention(q, k, v), "b n h t d -> b t n (h d)")
 
 
 def _scaled(scale):
@@ -528,7 +636,6 @@ FACTORISED_DOT_PRODUCT = Exercise(
     id="vivit.factorised_dot_product",
     reference=vivit.factorised_dot_product,
     cases=_dot_product_cases,
-    gradients=("qkv",),
     equation="ViViT, Section 3.3, Model 4",
     points=3,
     stars=3,
@@ -579,6 +686,16 @@ FACTORISED_DOT_PRODUCT = Exercise(
             "Every token attends to all tokens of the clip: that is Model 1. A head sees the tokens"
             " of one time, or the times of one place.",
         ),
+        "all_over_space": (
+            _all_over_space,
+            "All of your heads look over space. The second half of them looks over time: among the"
+            " tokens of one place.",
+        ),
+        "all_over_time": (
+            _all_over_time,
+            "All of your heads look over time. The first half of them looks over space: among the"
+            " tokens of one time.",
+        ),
         "scaled_by_width": (
             _scaled("(qkv.shape[-1] // 3) ** -0.5"),
             "The scores are divided by the square root of the whole width. Divide by that of one"
@@ -617,10 +734,23 @@ def _view_cases(rng):
         ((2, 10, 3, 6, 12), dict(frames=4, size=4, views=3, crops=3)),
         ((3, 11, 2, 13, 5), dict(frames=3, size=3, views=5, crops=3)),  # upright
         ((2, 8, 3, 5, 9), dict(frames=2, size=5, views=1, crops=1)),
+        ((2, 9, 3, 8, 8), dict(frames=4, size=3, views=2, crops=3)),  # square
+        # Windows start at 0, 2.33, 4.67 and 7, squares at 0, 3.33, 6.67 and 10, at the height 2.5.
+        ((1, 12, 3, 9, 14), dict(frames=5, size=4, views=4, crops=4)),
+        # A single window starts at 3.5, a single square at 3.5 and 1.5.
+        ((2, 10, 2, 10, 6), dict(frames=3, size=3, views=1, crops=1)),
+        ((2, 7, 2, 6, 10), dict(frames=4, size=3, views=1, crops=2)),  # a window, squares
+        ((2, 7, 3, 10, 7), dict(frames=4, size=4, views=2, crops=1)),  # windows, a square
+        ((2, 7, 3, 5, 7), dict(frames=5, size=4, views=4, crops=3)),  # more windows than starts
+        ((3, 4, 2, 5, 5), dict(frames=4, size=5, views=3, crops=2)),  # all views alike
+        # the chapter's
+        ((2, 22, 3, 32, 36), dict(frames=16, size=32, views=4, crops=3)),
+        ((2, 22, 3, 32, 36), dict(frames=16, size=32, views=1, crops=3)),
     ]
-    return [
-        {"model": _classifier, "video": _normal(rng, *shape), **asked} for shape, asked in sizes
-    ]
+    inputs = [(_normal(rng, *shape), asked) for shape, asked in sizes]
+    double = _normal(rng, 2, 8, 3, 7, 9, dtype=torch.float64)
+    inputs.append((double, dict(frames=3, size=4, views=3, crops=2)))
+    return [{"model": _classifier, "video": video, **asked} for video, asked in inputs]
 
 
 MULTI_VIEW = Exercise(
@@ -650,6 +780,26 @@ MULTI_VIEW = Exercise(
             edit("if h > w", "if h < w"),
             "Your squares move along the shorter side. What a square leaves out is along the longer"
             " one.",
+        ),
+        "square_downwards": (
+            edit("if h > w", "if h >= w"),
+            "In square frames your squares move from top to bottom. Where both sides are equally"
+            " long they move along the width.",
+        ),
+        "to_the_nearest": (
+            edit(
+                "i * last // (count - 1)",
+                "round(i * last / (count - 1))",
+                "last // 2",
+                "round(last / 2)",
+                of=vivit.evenly_spaced,
+            ),
+            "You rounded to the nearest start. Windows and squares start at the quotient rounded"
+            " down.",
+        ),
+        "single_from_the_start": (
+            edit("[last // 2]", "[0]", of=vivit.evenly_spaced),
+            "A single window, or a single square, belongs in the middle; yours starts at 0.",
         ),
         "always_across": (
             edit("if h > w", "if False"),
