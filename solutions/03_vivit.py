@@ -80,8 +80,8 @@ print("bytes (t h w c):", tuple(bouncing.shape), "  floats (b t c h w):", tuple(
 #
 # ### Exercise: sample frames
 #
-# Return those frames of `video` (b t c h w). Round as `torch.round` does. If `count` is at least the number of
-# frames, return all of them.
+# Return those frames of `video` (b t c h w). Round as `torch.round` does: a half becomes the even number. If `count`
+# is at least the number of frames, return all of them. (Here as everywhere: leave the inputs as they are.)
 #
 # <details><summary>Hint 1: the idea</summary>
 # Make a tensor of frame numbers first; a tensor of whole numbers can index an axis.
@@ -132,7 +132,7 @@ print("kernel (d c kt kh kw):", tuple(base.tubelet_embed.weight.shape))
 #
 # `kernel` is (d c kt kh kw), the shape of a 3-D convolution's; its last three axes are the tubelet, and tubelets
 # always fit. Return (b t n d): for each of the $t = n_t$ times, the $n = n_h n_w$ tokens of that time in reading
-# order.
+# order. Gradients flow to `kernel` and `bias`, which are trained.
 #
 # <details><summary>Hint 1: the idea</summary>
 # As in chapter 02, with one more axis: cut and multiply, or convolve with a stride that is the tubelet itself.
@@ -146,9 +146,13 @@ print("kernel (d c kt kh kw):", tuple(base.tubelet_embed.weight.shape))
 # %% exercise: tubelets to tokens
 @exercise("vivit.tubelet_embed")
 def tubelet_embed(video, kernel, bias):
-    """Figure 3: video (b t c h w), kernel (d c kt kh kw), bias (d,) -> tokens (b t n d), t now the number of times"""
+    """Figure 3: cut video (b t c h w) into tubelets and multiply each by the kernel.
+
+    kernel: (d c kt kh kw), bias: (d,).  Returns tokens (b t n d), t now the number of times
+    """
     # SOLUTION
-    boxes = F.conv3d(video.transpose(1, 2), kernel, bias, stride=tuple(kernel.shape[2:]))  # b d t h w
+    stride = tuple(kernel.shape[2:])
+    boxes = F.conv3d(video.transpose(1, 2), kernel, bias, stride=stride)  # b d t h w
     return boxes.flatten(3).permute(0, 2, 3, 1)
     # END
 
@@ -242,7 +246,8 @@ def filter_inflation_init(kernel, t):
 #
 # ### Exercise: central frame initialization
 #
-# The middle of $t$ frames is number $\lfloor t/2\rfloor$, counted from 0; all of the filter goes there.
+# The middle of $t$ frames is number $\lfloor t/2\rfloor$, counted from 0; all of the filter goes there. The result
+# has the dtype of `kernel`.
 #
 # <details><summary>Hint 1: the idea</summary>
 # Start from zeros of the full shape and fill one slice along time.
@@ -255,10 +260,11 @@ def filter_inflation_init(kernel, t):
 # %% exercise: central frame initialization
 @exercise("vivit.central_frame_init")
 def central_frame_init(kernel, t):
-    """Eq. 9: an image filter (d c h w) -> a tubelet's (d c t h w), zero except in the middle frame"""
+    """Eq. 9: an image filter (d c h w) -> a tubelet's (d c t h w), zero but at the middle"""
     # SOLUTION
     blank = torch.zeros_like(kernel)
-    return torch.stack([kernel if frame == t // 2 else blank for frame in range(t)], dim=2)
+    frames = [kernel if frame == t // 2 else blank for frame in range(t)]
+    return torch.stack(frames, dim=2)
     # END
 
 
@@ -370,7 +376,10 @@ print("Model 1 reads (b t*n d):", tuple(bouncing_tokens.flatten(1, 2).shape), "a
 # %% exercise: the factorised encoder
 @exercise("vivit.factorised_encoder")
 def factorised_encoder(x, spatial, temporal):
-    """Model 2: x (b t n d); spatial and temporal: (batch sequence d) -> (batch d).  Returns (b d)"""
+    """Model 2: apply `spatial` to each time of x (b t n d), `temporal` to what it returns.
+
+    Both are functions (batch sequence d) -> (batch d).  Returns (b d)
+    """
     # SOLUTION
     frames = spatial(x.flatten(0, 1))  # (b t) d
     return temporal(frames.unflatten(0, x.shape[:2]))
@@ -424,7 +433,10 @@ print(f"largest difference: {(yours - averaged).abs().max():.1e}")
 # %% exercise: factorised self-attention
 @exercise("vivit.factorised_self_attention")
 def factorised_self_attention(x, over_space, over_time, mlp):
-    """Eq. 4 to 6: x (b t n d); over_space, over_time: (... sequence d) -> the same; mlp: any shape"""
+    """Eq. 4 to 6: one layer of Model 3 on x (b t n d).
+
+    over_space, over_time: (... sequence d) -> the same; mlp: any shape
+    """
     # SOLUTION
     y_s = over_space(x) + x
     y_t = over_time(y_s.transpose(1, 2)).transpose(1, 2) + y_s
@@ -457,7 +469,7 @@ def factorised_self_attention(x, over_space, over_time, mlp):
 # %% exercise: factorised dot-product attention
 @exercise("vivit.factorised_dot_product")
 def factorised_dot_product(qkv, heads):
-    """Model 4, section 3.3, without the last matrix: qkv (b t n 3d) -> (b t n d)"""
+    """Model 4, Section 3.3, without the last matrix: qkv (b t n 3d) -> (b t n d)"""
     # SOLUTION
     q, k, v = rearrange(qkv, "b t n (a h c) -> a b h t n c", a=3, h=heads)
     half = heads // 2
@@ -900,7 +912,10 @@ print("b t c h w:", tuple(wide.shape))
 # %% exercise: many views
 @exercise("vivit.multi_view")
 def multi_view(model, video, frames, size, views=4, crops=3):
-    """Section 4.1: video (b T c H W), model (b frames c size size) -> logits.  Returns the mean logits (b classes)"""
+    """Section 4.1: average the logits of a model over many views of video (b T c H W).
+
+    model: (b frames c size size) -> logits.  Returns their mean (b classes)
+    """
     # SOLUTION
     def starts(space, number):
         return [space // 2] if number == 1 else [k * space // (number - 1) for k in range(number)]
