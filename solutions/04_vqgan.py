@@ -172,7 +172,8 @@ print("z", tuple(z.shape), "requires a gradient:", z.requires_grad, "| its code:
 #
 # ### Exercise: straight through
 #
-# `z` is the encoder's output and `z_q` the codes that were nearest. Return what goes to the decoder.
+# `z` is the encoder's output and `z_q` the codes that were nearest. Return what goes to the decoder. Gradients are
+# compared, too: all of it goes to `z`, none to `z_q`.
 #
 # <details><summary>Hint 1: the idea</summary>
 # The equation above is the answer; <code>.detach()</code> is the stop-gradient.
@@ -223,7 +224,8 @@ print(f"the mean squared difference is {F.mse_loss(vectors, their_codes):.4f}")
 #
 # ### Exercise: the codebook's loss
 #
-# Take means over all entries, not sums.
+# Take means over all entries, not sums. Gradients are compared, too: the first term moves only `z_q`, the second only
+# `z`.
 #
 # <details><summary>Hint 1: the idea</summary>
 # Two mean squared differences of the same two tensors, with a different one detached in each.
@@ -478,7 +480,7 @@ for halvings in (2, 3):
 #
 # ### Exercise: the hinge loss
 #
-# `real` and `fake` are logits of any shape; take means.
+# `real` and `fake` are logits of any shape; take means. Gradients flow through both.
 #
 # <details><summary>Hint 1: the idea</summary>
 # <code>F.relu</code> is max(0, .). For which of the two must the logit be large?
@@ -790,14 +792,16 @@ print(f"logits {tuple(logits.shape)}; in the first row {likely} of 256 codes hav
 #
 # ### Exercise: sample from the top k
 #
-# Tokens that tie with the k-th most probable one stay in.
+# Tokens that tie with the k-th most probable one stay in. By rounding, the sums may end a little below 1: compare them
+# with `uniform` times the last of them, so that no $u$ draws a token that you removed.
 #
 # <details><summary>Hint 1: the idea</summary>
 # Find the k-th greatest logit of each row, set everything below it to minus infinity, then softmax, then
 # <code>cumsum</code>.
 # </details>
 # <details><summary>Hint 2: the line</summary>
-# <code>logits.topk(k).values[:, -1:]</code> is the k-th greatest. The number of sums that do not exceed u is the number of the token.
+# <code>logits.topk(k).values[:, -1:]</code> is the k-th greatest. The number of sums that do not exceed u (times the
+# last sum) is the number of the token.
 # </details>
 
 
@@ -808,7 +812,8 @@ def top_k_sample(logits, k, temperature, uniform):
     # SOLUTION
     least = logits.topk(k, dim=-1).values[:, -1:]
     chance = (logits / temperature).masked_fill(logits < least, -torch.inf).softmax(-1)
-    return (chance.cumsum(-1) <= uniform[:, None]).sum(-1).clamp(max=logits.shape[-1] - 1)
+    sums = chance.cumsum(-1)
+    return (sums <= uniform[:, None] * sums[:, -1:]).sum(-1)
     # END
 
 

@@ -15,17 +15,26 @@ from course_lib.quantize import vq
 
 
 def _nearest_cases(rng):
-    """Codes of many lengths; in the last case a vector halfway between two codes."""
-    cases = []
-    for n, d, k in [(40, 3, 6), (31, 2, 9)]:
-        z = torch.randn(n, d, generator=rng)
-        directions = torch.randn(k, d, generator=rng)
-        lengths = 0.3 + 2 * torch.rand(k, 1, generator=rng)
-        cases.append({"z": z, "codebook": directions * lengths})
+    """Codes of many lengths; ties; one vector with a gradient, as in the chapter's next section."""
+    directions = torch.randn(6, 3, generator=rng)
+    codebook = directions * (0.3 + 2 * torch.rand(6, 1, generator=rng))
+    z = torch.randn(60, 3, generator=rng)
+    nearest = torch.cdist(z, codebook).sort(dim=1).values
+    in_doubt = (nearest[:, 1] - nearest[:, 0]).argsort()  # rounding may not decide
+    cases = [{"z": z[in_doubt[20:]], "codebook": codebook}]
 
-    z = torch.tensor([[1.0, 0.0], [3.0, 4.0], [0.0, 0.0]])
-    codebook = torch.tensor([[7.0, 7.0], [0.0, 0.0], [2.0, 0.0], [3.0, 3.0]])
-    cases.append({"z": z, "codebook": codebook})
+    # The first three vectors are as near to one code as to another, the fourth equals two codes.
+    z = [[1, 0], [2, 2], [-2, 2], [7, 7], [3, 4], [6, 1], [-4, -1], [0, 0], [5, -3], [-1, 3]]
+    codebook = [[7, 7], [0, 0], [2, 0], [4, 4], [7, 7], [-4, 4], [8, -1], [0, 0]]
+    cases.append({"z": torch.tensor(z).float(), "codebook": torch.tensor(codebook).float()})
+
+    fixed = torch.Generator().manual_seed(0)
+    z = torch.tensor([[0.3, -0.2]], requires_grad=True)
+    cases.append({"z": z, "codebook": 0.5 * torch.randn(60, 2, generator=fixed)})
+
+    codebook = 0.5 * torch.randn(256, 16, generator=fixed)  # as many codes as the tokenizer's
+    z = codebook[::37] + 0.2 * torch.randn(7, 16, generator=fixed)
+    cases.append({"z": z.double(), "codebook": codebook.double()})
     return cases
 
 
@@ -101,11 +110,18 @@ NEAREST_CODE = Exercise(
 
 
 def _quantized_cases(rng):
+    """Shapes of one to four axes; zeros, equal entries and the chapter's own numbers; float64."""
     cases = []
-    for shape in [(5, 3), (2, 4, 3, 6), (1,)]:
+    for shape in [(5, 3), (2, 4, 3, 6)]:
         z = torch.randn(shape, generator=rng)
         z_q = torch.randn(shape, generator=rng)
         cases.append({"z": z, "z_q": z_q})
+    cases.append({"z": torch.tensor([[0.3, -0.2]]), "z_q": torch.tensor([[0.5, 0.0]])})
+    cases.append({"z": torch.tensor([1.5]), "z_q": torch.tensor([-0.5])})
+
+    z = torch.tensor([[0.0, 1.0, -2.0], [4.0, 0.5, -1.0]])
+    z_q = torch.tensor([[0.5, 1.0, -3.0], [1.0, 0.0, -1.0]])
+    cases.append({"z": z.double(), "z_q": z_q.double()})
     return cases
 
 
@@ -165,10 +181,15 @@ STRAIGHT_THROUGH = Exercise(
 
 
 def _vq_loss_cases(rng):
-    cases = _quantized_cases(rng)
-    for case, beta in zip(cases, (0.25, 2.0, 0.6), strict=True):
-        case["beta"] = beta
-    return cases
+    """Shapes of one to four axes, every beta another, VQGAN's 1 among them; float64."""
+    random = [torch.randn(2, *shape, generator=rng) for shape in [(5, 3), (2, 4, 3, 6), (4,)]]
+    z = torch.tensor([[0.0, 1.0, -2.0], [4.0, 0.5, -1.0]]).double()
+    z_q = torch.tensor([[0.5, 1.0, -3.0], [1.0, 0.0, -1.0]]).double()
+    pairs = [*random, (z, z_q)]
+    return [
+        {"z": z, "z_q": z_q, "beta": beta}
+        for (z, z_q), beta in zip(pairs, (0.25, 2.0, 0.6, 1), strict=True)
+    ]
 
 
 def _summed_over_channels(z, z_q, beta):
@@ -250,35 +271,35 @@ VQ_LOSS = Exercise(
 
 
 def _ema_cases(rng):
-    """In each case two vectors of one code, and a code with neither a past nor vectors.
+    """In each case a code with neither a past nor vectors, the last one.
 
-    One case starts from nothing, in another some codes get no vector this time.
+    Others have no vectors this time: one with a past, and one whose count is nearly forgotten.  The
+    first case starts from nothing, with most codes out of reach, as the chapter's figure does.
     """
-    cases = []
-    for k, d, n, decay, eps, from_nothing in [
-        (5, 3, 8, 0.8, 0.05, False),
-        (4, 2, 7, 0.99, 1e-5, True),
-        (6, 4, 3, 0.6, 0.01, False),
-    ]:
-        codebook = torch.randn(k, d, generator=rng)
-        counts = torch.zeros(k) if from_nothing else 1 + 4 * torch.rand(k, generator=rng)
-        counts[-1] = 0
-        z = torch.randn(n, d, generator=rng)
-        sums = counts[:, None] * (codebook + 0.2 * torch.randn(k, d, generator=rng))
-        indices = torch.randint(0, k - 1, (n,), generator=rng)
-        indices[:2] = 0
-        cases.append(
-            {
-                "codebook": codebook,
-                "counts": counts,
-                "sums": sums,
-                "z": z,
-                "indices": indices,
-                "decay": decay,
-                "eps": eps,
-            }
-        )
+    fixed = torch.Generator().manual_seed(0)
+    cases = [_ema_case(fixed, 16, 2, 5 * [0, 3, 3, 7, 0, 12, 3], 0.9, 1e-5)]
+    cases[0]["counts"] = torch.zeros(16)
+    cases[0]["sums"] = torch.zeros(16, 2)
+    cases.append(_ema_case(rng, 5, 3, [0, 0, 1, 3, 0, 1, 0, 3], 0.8, 0.05))
+    cases.append(_ema_case(rng, 6, 4, [0, 2, 0], 0.6, 0.01))
+    cases.append(_ema_case(fixed, 4, 2, [2], 0.99, 1e-5))
     return cases
+
+
+def _ema_case(rng, k, d, indices, decay, eps):
+    codebook = torch.randn(k, d, generator=rng)
+    counts = 1 + 4 * torch.rand(k, generator=rng)
+    counts[1] = eps / 100  # nearly forgotten, but not 0
+    counts[-1] = 0
+    return {
+        "codebook": codebook,
+        "counts": counts,
+        "sums": counts[:, None] * (codebook + 0.2 * torch.randn(k, d, generator=rng)),
+        "z": torch.randn(len(indices), d, generator=rng),
+        "indices": torch.tensor(indices),
+        "decay": decay,
+        "eps": eps,
+    }
 
 
 EMA_UPDATE = Exercise(
@@ -389,14 +410,19 @@ EMA_UPDATE = Exercise(
 
 
 def _hinge_cases(rng):
-    """Logits on both sides of the margins; unequal numbers of both; a perfect discriminator."""
-    real, fake = (1.5 * torch.randn(2, 1, 3, 4, generator=rng) + shift for shift in (0.4, -0.2))
-    more, fewer = (1.5 * torch.randn(n, generator=rng) for n in (7, 5))
-    sure, surely = (1.2 + torch.rand(3, 2, generator=rng) for _ in range(2))
+    """Logits on both sides of the margins; unequal numbers; a single one; PatchGAN's own shape.
+
+    Real ones are above the margin on average.
+    """
+    real, fake = (1.5 * torch.randn(2, 1, 3, 4, generator=rng) + shift for shift in (2, -0.2))
+    few = torch.tensor([2.7, 0.2, 1.4]).double()
+    more = torch.tensor([-0.5, -2.0, 0.3, 1.6, -1.1]).double()
+    patches, others = (torch.randn(16, 1, 6, 6, generator=rng) + shift for shift in (2, -0.5))
     return [
         {"real": real, "fake": fake},
-        {"real": more, "fake": fewer},
-        {"real": sure, "fake": -surely},
+        {"real": few, "fake": more},
+        {"real": torch.tensor(-0.25), "fake": torch.tensor(-3.0)},
+        {"real": patches, "fake": others},
     ]
 
 
@@ -480,27 +506,34 @@ HINGE_LOSS = Exercise(
 
 
 def _weight_cases(rng):
-    """Two losses that share the decoder's last layer; the last case's adversary has no gradient."""
-    cases = []
-    for b, d, c, side, delta, taste in [
-        (2, 4, 3, 5, 0.02, 1.0),
-        (3, 2, 1, 6, 0.1, 0.5),
-        (2, 3, 1, 4, 1e-6, 0.0),
-    ]:
-        with torch.enable_grad():
-            features = torch.randn(b, d, side, side + 1, generator=rng)
-            last_layer = (0.3 * torch.randn(c, d, 3, 2, generator=rng)).requires_grad_()
-            reconstruction = F.conv2d(features, last_layer)
-            image = torch.randn(reconstruction.shape, generator=rng)
-            discriminator = torch.randn(reconstruction.shape, generator=rng)
-            case = {
-                "reconstruction_loss": (image - reconstruction).square().mean(),
-                "generator_loss": -(taste * discriminator * reconstruction.tanh()).mean(),
-                "last_layer": last_layer,
-                "delta": delta,
-            }
-        cases.append(case)
-    return cases
+    """Two losses that share the decoder's last layer, the adversary from loud to without gradient.
+
+    The last case has the shape, losses and delta of the chapter's training.
+    """
+    fixed = torch.Generator().manual_seed(0)
+    return [
+        _weight_case(rng, (2, 4, 5), (3, 4, 3, 2), 0.02, loudness=1),
+        _weight_case(rng, (3, 2, 6), (1, 2, 3, 2), 0.1, loudness=0.5),
+        _weight_case(fixed, (1, 3, 4), (2, 3, 1, 1), 1e-3, loudness=100),
+        _weight_case(fixed, (2, 3, 4), (1, 3, 3, 2), 1e-6, loudness=0),
+        _weight_case(fixed, (2, 3, 4), (1, 3, 3, 2), 1e-3, loudness=0.02),
+        _weight_case(fixed, (2, 8, 6), (3, 8, 3, 3), 1e-4, loudness=1e-3, power=1),
+    ]
+
+
+@torch.enable_grad()
+def _weight_case(rng, features, last_layer, delta, loudness, power=2):
+    b, d, side = features
+    x = torch.randn(b, d, side, side + 1, generator=rng)
+    weight = (0.3 * torch.randn(last_layer, generator=rng)).requires_grad_()
+    rebuilt = F.conv2d(x, weight)
+    image, taste = (torch.randn(rebuilt.shape, generator=rng) for _ in range(2))
+    return {
+        "reconstruction_loss": (image - rebuilt).abs().pow(power).mean(),
+        "generator_loss": -(loudness * taste * rebuilt.tanh()).mean(),
+        "last_layer": weight,
+        "delta": delta,
+    }
 
 
 def _training_step(answer, case):
@@ -609,8 +642,9 @@ ADAPTIVE_WEIGHT = Exercise(
 
 
 def _mask_cases(rng):
-    past = int(torch.randint(1, 6, (), generator=rng))
-    return [{"m": m, "n": n} for m, n in [(5, 5), (3, 7), (1, 4), (4, 4 + past), (1, 1)]]
+    """No past, a past of several lengths, a single query, and the chapter's 64 codes."""
+    sizes = [(5, 5), (3, 7), (4, 6), (3, 9), (1, 4), (6, 6), (64, 64), (8, 64)]
+    return [{"m": m, "n": n} for m, n in sizes]
 
 
 CAUSAL_MASK = Exercise(
@@ -673,23 +707,86 @@ CAUSAL_MASK = Exercise(
 
 
 def _top_k_cases(rng):
-    """Vocabularies of many sizes; k = 1 and k = all; u = 0 where the first tokens are out."""
-    cases = []
-    for b, v, k, temperature in [
-        (40, 11, 4, 0.7),
-        (30, 9, 3, 2.5),
-        (25, 6, 6, 1.6),
-        (7, 8, 1, 1.0),
-    ]:
-        logits = 2 * torch.randn(b, v, generator=rng)
-        uniform = 0.999 * torch.rand(b, generator=rng)
-        cases.append({"logits": logits, "k": k, "temperature": temperature, "uniform": uniform})
+    """Vocabularies of many sizes, the chapter's among them; k = 1 and k = all; ties; u at its ends.
 
-    logits = 2 * torch.randn(5, 10, generator=rng)
-    logits[:, :2] -= 20
-    uniform = torch.tensor([0.0, 0.0, 0.3, 0.6, 0.0])
-    cases.append({"logits": logits, "k": 5, "temperature": 0.8, "uniform": uniform})
-    return cases
+    Where u is drawn it is kept away from the sums: rounding may not decide.
+    """
+    fixed = torch.Generator().manual_seed(0)
+    cases = []
+    for source, b, v, k, temperature in [
+        (rng, 40, 11, 4, 0.7),
+        (rng, 30, 9, 3, 2.5),
+        (rng, 25, 6, 6, 1.6),
+        (fixed, 20, 8, 1, 1.0),
+        (fixed, 8, 256, 64, 1.0),
+    ]:
+        logits = 2 * torch.randn(b, v, generator=source)
+        p = sampling.next_token_probabilities(logits, temperature, k)
+        token = p.multinomial(1, generator=source)
+        within = 0.1 + 0.8 * torch.rand(b, 1, generator=source)  # its share of the token
+        uniform = (p.cumsum(-1) - within * p).gather(1, token)[:, 0]
+        cases.append({"logits": logits, "k": k, "temperature": temperature, "uniform": uniform})
+    return [*cases, *_ties(), _first_tokens_out(), _last_tokens_out()]
+
+
+def _ties():
+    """Make rows in which more than k tokens stay, and a single row with k = 1."""
+    logits = torch.tensor(
+        [[2.0, 1, 1, -1, 1], [1, 2, 0, 1, 1], [0, 0, 0, 0, 0], [3, -2, 3, 1, 3], [1, 2, 0, 0, 2]]
+    )
+    uniform = torch.tensor([0.8, 0.52, 0.5, 0.9, 0.97])
+    one = torch.tensor([[1.0, 3.0, 3.0, 0.0, 3.0]])
+    return [
+        {"logits": logits, "k": 2, "temperature": 0.5, "uniform": uniform},
+        {"logits": one, "k": 1, "temperature": 2.0, "uniform": torch.tensor([0.5])},
+    ]
+
+
+def _first_tokens_out():
+    """Make rows with u = 0 where the first tokens are out, and one with very small logits."""
+    logits = torch.tensor(
+        [
+            [-20.0, -9.0, 1.0, 0.5, -3.0, 2.0],
+            [-220, -202, -203, -201, -240, -250],
+            [0.3, 0.1, -1, 2, -3, -4],
+            [0.7, 1, 0.5, 0.9, 0.2, 0],
+            [-1, 2, 3, 2.5, 0, 1],
+            [1, 0, 0.5, 0.2, 0.9, 1.1],
+            [4, 1, 0, 0.5, -1, 2],
+        ]
+    )
+    uniform = torch.tensor([0.0, 0.1, 0.0, 0.5, 0.9, 0.85, 0.99])
+    return {"logits": logits, "k": 3, "temperature": 0.8, "uniform": uniform}
+
+
+def _last_tokens_out():
+    """Make rows with the largest u below 1 where the last tokens are out, and a usual one.
+
+    In the first row the sums end below this u: 41 times the float 1/41 is a little less than 1.
+    """
+    logits = torch.full((3, 44), -5.0)
+    logits[0, 1:42] = 1.25
+    logits[1, :40] = torch.linspace(0, 1, 40)
+    logits[1, 40] = 2
+    logits[2, :3] = 0.9
+    logits[2, 3:] = torch.linspace(1, 3, 41)
+    uniform = torch.tensor([1 - 2**-24, 1 - 2**-24, 0.2])
+    return {"logits": logits, "k": 41, "temperature": 0.8, "uniform": uniform}
+
+
+def _ties_dropped(logits, k, temperature, uniform):
+    best = logits.topk(k)
+    kept = torch.full_like(logits, -torch.inf).scatter(1, best.indices, best.values)
+    return sampling.top_k_sample(kept, k, temperature, uniform)
+
+
+def _sums_short_of_one(logits, k, temperature, uniform):
+    return _first_above(sampling.next_token_probabilities(logits, temperature, k), uniform)
+
+
+def _last_token_then(logits, k, temperature, uniform):
+    token = _sums_short_of_one(logits, k, temperature, uniform)
+    return token.clamp(max=logits.shape[1] - 1)
 
 
 def _first_above(p, uniform):
@@ -765,6 +862,11 @@ TOP_K_SAMPLE = Exercise(
             "You threw the k-th token out with the rest: keep what equals the k-th logit, remove"
             " what is below it.",
         ),
+        "ties_dropped": (
+            _ties_dropped,
+            "All right but for ties. Tokens that tie with the k-th stay in: which of them `topk`"
+            " lists first is chance. Remove what is below the k-th logit.",
+        ),
         "temperature_ignored": (
             edit("logits, temperature, k)", "logits, 1.0, k)"),
             "The temperature is missing: divide the logits by it before the softmax.",
@@ -793,6 +895,16 @@ TOP_K_SAMPLE = Exercise(
             "At u = 0 you draw the very first token, though its probability may be 0. The"
             " cumulative probability must exceed u, not reach it.",
         ),
+        "sums_short_of_1": (
+            _sums_short_of_one,
+            "All right but for rounding: the sums may end a little below 1, and then none exceeds a"
+            " u close to 1. Compare them with u times the last of them.",
+        ),
+        "last_token_then": (
+            _last_token_then,
+            "All right but for rounding: where no sum exceeds u you take the vocabulary's last"
+            " token, which may be one that you removed. Compare with u times the last sum.",
+        ),
         "one_number_for_all": (
             edit("u = uniform[:, None]", "u = uniform[:1, None]", of=sampling.draw_tokens),
             "All rows used the first number. Every row has its own: `uniform[:, None]`.",
@@ -810,17 +922,24 @@ TOP_K_SAMPLE = Exercise(
 
 
 def _window_cases(rng):
-    """Codes at the border, in the middle and at random places; a window as large as the grid."""
-    at_random = []
-    for _ in range(2):
-        row, column = (int(torch.randint(0, n, (), generator=rng)) for n in (7, 13))
-        at_random.append((row, column))
+    """Codes in the middle and at all borders; odd and even windows; one of the chapter's.
 
+    In the last two the window is as large as the grid, and as small as a code.
+    """
     asked = [
-        *((place, (9, 12), (4, 5)) for place in [(0, 0), (8, 11), (4, 6), (1, 10), (7, 1)]),
-        *((place, (7, 13), (5, 4)) for place in at_random),
+        ((23, 31), (50, 64), (10, 13)),
+        ((1, 33), (50, 64), (10, 13)),
+        ((23, 3), (50, 64), (10, 13)),
+        ((48, 31), (50, 64), (10, 13)),
+        ((23, 62), (50, 64), (10, 13)),
+        ((0, 63), (50, 64), (10, 13)),
+        ((49, 0), (50, 64), (10, 13)),
+        ((7, 26), (19, 33), (5, 8)),
+        ((15, 3), (19, 33), (5, 8)),
+        ((9, 17), (19, 33), (7, 3)),
+        ((6, 14), (8, 20), (8, 8)),
         ((2, 1), (3, 5), (3, 5)),
-        ((3, 0), (6, 4), (1, 1)),
+        ((4, 2), (6, 5), (1, 1)),
     ]
     return [
         {"row": row, "column": column, "grid": grid, "window": window}

@@ -70,6 +70,14 @@ def vq_loss_all_detached(z, z_q, beta):
     return vq.vq_loss(z, z_q, beta).detach()
 
 
+def vq_loss_commitment_without_beta(z, z_q, beta):
+    return F.mse_loss(z, z_q.detach())
+
+
+def vq_loss_twice_beta(z, z_q, beta):
+    return beta * vq.vq_loss(z, z_q, beta)
+
+
 def vq_loss_averaged(z, z_q, beta):
     """Make the weights add up to 1."""
     return vq.vq_loss(z, z_q, beta) / (1 + beta)
@@ -91,6 +99,27 @@ def ema_sums_first(codebook, counts, sums, z, indices, decay, eps):
     return codebook, sums, counts
 
 
+def ema_where_enough(codebook, counts, sums, z, indices, decay, eps):
+    """Leave codes where they are whose count is small, though not zero."""
+    moved, counts, sums = vq.ema_update(codebook, counts, sums, z, indices, decay, eps)
+    return torch.where(counts[:, None] > eps, moved, codebook), counts, sums
+
+
+def ema_where_chosen(codebook, counts, sums, z, indices, decay, eps):
+    """Leave codes where they are that got no vector this time."""
+    moved, counts, sums = vq.ema_update(codebook, counts, sums, z, indices, decay, eps)
+    n = indices.bincount(minlength=len(codebook))
+    return torch.where(n[:, None] > 0, moved, codebook), counts, sums
+
+
+def ema_without_k(codebook, counts, sums, z, indices, decay, eps):
+    """Leave the number of codes out of the smoothing."""
+    old = codebook
+    _, counts, sums = vq.ema_update(codebook, counts, sums, z, indices, decay, eps)
+    smooth = (counts + eps) / (counts.sum() + eps) * counts.sum()
+    return torch.where(counts[:, None] > 0, sums / smooth[:, None], old), counts, sums
+
+
 def ema_each_vector_once(codebook, counts, sums, z, indices, decay, eps):
     """Add by indexing, which counts a repeated index once."""
     n = torch.zeros_like(counts)
@@ -110,6 +139,27 @@ def weight_of_the_input(reconstruction_loss, generator_loss, last_layer, delta):
 
 def weight_scaled(reconstruction_loss, generator_loss, last_layer, delta):
     return 0.8 * adversarial.adaptive_weight(reconstruction_loss, generator_loss, last_layer, delta)
+
+
+def weight_held_at_a_thousand(reconstruction_loss, generator_loss, last_layer, delta):
+    weight = adversarial.adaptive_weight(reconstruction_loss, generator_loss, last_layer, delta)
+    return weight.clamp(max=1e3)
+
+
+def weight_at_least_one(reconstruction_loss, generator_loss, last_layer, delta):
+    weight = adversarial.adaptive_weight(reconstruction_loss, generator_loss, last_layer, delta)
+    return weight.clamp(min=1)
+
+
+def weight_with_a_fixed_delta(reconstruction_loss, generator_loss, last_layer, delta):
+    return adversarial.adaptive_weight(reconstruction_loss, generator_loss, last_layer, 1e-4)
+
+
+def weight_frees_the_graph_late(reconstruction_loss, generator_loss, last_layer, delta):
+    """Keep the graph for the second loss only."""
+    (r,) = torch.autograd.grad(reconstruction_loss, last_layer, retain_graph=True)
+    (g,) = torch.autograd.grad(generator_loss, last_layer)
+    return (r.norm() / (g.norm() + delta)).clamp(0, 1e4)
 
 
 def weight_elementwise(reconstruction_loss, generator_loss, last_layer, delta):
@@ -156,6 +206,18 @@ def hinge_fake_detached(real, fake):
     return adversarial.hinge_discriminator_loss(real, fake.detach())
 
 
+def hinge_constant(real, fake):
+    return torch.zeros(())
+
+
+def hinge_only_real(real, fake):
+    return F.relu(1 - real).mean() / 2
+
+
+def hinge_one_half(real, fake):
+    return F.relu(1 - real).mean() / 2 + F.relu(1 + fake).mean()
+
+
 def hinge_squared(real, fake):
     return (F.relu(1 - real).square().mean() + F.relu(1 + fake).square().mean()) / 2
 
@@ -170,6 +232,16 @@ def mask_upside_down(m, n):
 
 def mask_with_heads(m, n):
     return attention.causal_mask(m, n)[None, None]
+
+
+def mask_only_the_last(m, n):
+    """Shift the diagonal only where a single token asks."""
+    return attention.causal_mask(m, n) if m in (1, n) else torch.ones(m, n, dtype=torch.bool).tril()
+
+
+def mask_of_the_first(m, n):
+    """Take the first rows of the square mask."""
+    return attention.causal_mask(n, n)[:m]
 
 
 def mask_local(m, n):
@@ -211,6 +283,30 @@ def top_k_evenly(logits, k, temperature, uniform):
     return sampling.draw_tokens((logits >= logits.topk(k).values[:, -1:]).float(), uniform)
 
 
+def top_k_by_scatter(logits, k, temperature, uniform):
+    """Keep exactly k tokens, whichever of equals `topk` lists."""
+    values, tokens = logits.topk(k, sorted=False)
+    p = torch.zeros_like(logits).scatter(1, tokens, (values / temperature).softmax(1))
+    return (p.cumsum(1) > uniform[:, None]).int().argmax(1)
+
+
+def top_k_minus_ten(logits, k, temperature, uniform):
+    """Set the other logits to -10, which is a logit like any other."""
+    kept = logits.masked_fill(logits < logits.topk(k).values[:, -1:], -10.0)
+    p = (kept / temperature).softmax(-1)
+    return sampling.draw_tokens(p, uniform)
+
+
+def top_k_minus_thirty(logits, k, temperature, uniform):
+    kept = logits.masked_fill(logits < logits.topk(k).values[:, -1:], -30.0)
+    p = (kept / temperature).softmax(-1)
+    return sampling.draw_tokens(p, uniform)
+
+
+def top_k_constant(logits, k, temperature, uniform):
+    return torch.zeros(len(logits), dtype=torch.int64)
+
+
 def window_as_floats(row, column, grid, window):
     return tuple(float(x) for x in vqgan.sliding_window(row, column, grid, window))
 
@@ -223,6 +319,16 @@ def window_with_its_end(row, column, grid, window):
 def window_place_inside(row, column, grid, window):
     top, left = vqgan.sliding_window(row, column, grid, window)
     return row - top, column - left
+
+
+def window_constant(row, column, grid, window):
+    return 0, 0
+
+
+def window_middle_rounded(row, column, grid, window):
+    """Round half a window to the even number, as Python's `round` does."""
+    edges = zip((row, column), grid, window, strict=True)
+    return tuple(min(max(place - round(size / 2), 0), whole - size) for place, whole, size in edges)
 
 
 def window_one_inside(row, column, grid, window):
@@ -250,12 +356,17 @@ WRONG = {
         "every_entry": vq_loss_every_entry,
         "all_detached": vq_loss_all_detached,
         "averaged": vq_loss_averaged,
+        "commitment_without_beta": vq_loss_commitment_without_beta,
+        "twice_beta": vq_loss_twice_beta,
     },
     "vqgan.ema_update": {
         "in_place": ema_in_place,
         "only_codes": ema_only_codes,
         "sums_first": ema_sums_first,
         "each_vector_once": ema_each_vector_once,
+        "where_enough": ema_where_enough,
+        "where_chosen": ema_where_chosen,
+        "without_k": ema_without_k,
     },
     "vqgan.adaptive_weight": {
         "of_the_input": weight_of_the_input,
@@ -264,6 +375,10 @@ WRONG = {
         "per_filter": weight_per_filter,
         "leaves_gradients": weight_leaves_gradients,
         "as_a_number": weight_as_a_number,
+        "held_at_a_thousand": weight_held_at_a_thousand,
+        "at_least_one": weight_at_least_one,
+        "with_a_fixed_delta": weight_with_a_fixed_delta,
+        "frees_the_graph_late": weight_frees_the_graph_late,
     },
     "vqgan.hinge_loss": {
         "summed": hinge_summed,
@@ -271,12 +386,17 @@ WRONG = {
         "of_probabilities": hinge_of_probabilities,
         "fake_detached": hinge_fake_detached,
         "squared": hinge_squared,
+        "constant": hinge_constant,
+        "only_real": hinge_only_real,
+        "one_half": hinge_one_half,
     },
     "vqgan.causal_mask": {
         "one_step_ahead": mask_one_step_ahead,
         "upside_down": mask_upside_down,
         "with_heads": mask_with_heads,
         "local": mask_local,
+        "only_the_last": mask_only_the_last,
+        "of_the_first": mask_of_the_first,
     },
     "vqgan.top_k_sample": {
         "multinomial": top_k_multinomial,
@@ -285,12 +405,18 @@ WRONG = {
         "as_a_column": top_k_as_a_column,
         "argmax_without_sum": top_k_argmax_without_sum,
         "evenly": top_k_evenly,
+        "by_scatter": top_k_by_scatter,
+        "minus_ten": top_k_minus_ten,
+        "minus_thirty": top_k_minus_thirty,
+        "constant": top_k_constant,
     },
     "vqgan.sliding_window": {
         "as_floats": window_as_floats,
         "with_its_end": window_with_its_end,
         "place_inside": window_place_inside,
         "one_inside": window_one_inside,
+        "constant": window_constant,
+        "middle_rounded": window_middle_rounded,
     },
 }
 
@@ -417,21 +543,22 @@ def mask_by_triu(m, n):
 def top_k_temperature_after_the_filter(logits, k, temperature, uniform):
     least = logits.topk(k).values[:, -1:]
     p = torch.softmax(logits.masked_fill(logits < least, -math.inf) / temperature, dim=-1)
-    return (p.cumsum(dim=-1) <= uniform[:, None]).sum(dim=-1)
+    sums = p.cumsum(dim=-1)
+    return (sums <= uniform[:, None] * sums[:, -1:]).sum(dim=-1)
 
 
 def top_k_renormalized(logits, k, temperature, uniform):
     p = (logits / temperature).softmax(-1)
     p = p.where(p >= p.sort(descending=True).values[:, k - 1 : k], 0)
-    return torch.searchsorted(
-        (p / p.sum(-1, keepdim=True)).cumsum(-1), uniform[:, None], right=True
-    )[:, 0]
+    sums = p.cumsum(-1)
+    return torch.searchsorted(sums, uniform[:, None] * sums[:, -1:], right=True)[:, 0]
 
 
-def top_k_by_scatter(logits, k, temperature, uniform):
-    values, tokens = logits.topk(k, sorted=False)
-    p = torch.zeros_like(logits).scatter(1, tokens, (values / temperature).softmax(1))
-    return (p.cumsum(1) > uniform[:, None]).int().argmax(1)
+def top_k_large_negative(logits, k, temperature, uniform):
+    """Set the others to a number whose exponential is zero."""
+    kept = torch.where(logits >= logits.sort(-1).values[:, -k, None], logits, -1e9)
+    sums = (kept / temperature).softmax(-1).double().cumsum(1)
+    return ((sums / sums[:, -1:]) > uniform[:, None]).int().argmax(1)
 
 
 def window_by_cases(row, column, grid, window):
@@ -479,7 +606,7 @@ RIGHT = {
     "vqgan.top_k_sample": {
         "temperature_after_the_filter": top_k_temperature_after_the_filter,
         "renormalized": top_k_renormalized,
-        "by_scatter": top_k_by_scatter,
+        "large_negative": top_k_large_negative,
     },
     "vqgan.sliding_window": {"by_cases": window_by_cases, "by_sorting": window_by_sorting},
 }
