@@ -1,10 +1,12 @@
 """Notebook 00: two first exercises, one to fail and pass on purpose, one with einops."""
 
+import functools
+
 import torch
 
 from course_lib.checking import Exercise, edit
 from course_lib.nn.patches import patchify
-from course_lib.world import pixels_to_float
+from course_lib.world import images, pixels_to_float
 
 
 def _pixels(rng, *shape):
@@ -14,18 +16,32 @@ def _pixels(rng, *shape):
 def _pixel_cases(rng):
     extremes = torch.tensor([0, 127, 128, 255], dtype=torch.uint8)
     extremes = extremes.reshape(1, 2, 2, 1).repeat(1, 1, 1, 3)
+    dim = torch.arange(40, 40 + 2 * 4 * 5 * 3, dtype=torch.uint8).reshape(2, 4, 5, 3)
     return [
         {"rgb": _pixels(rng, 2, 5, 7, 3)},
-        {"rgb": _pixels(rng, 4, 6, 5, 3)},
+        {"rgb": _pixels(rng, 4, 3, 5, 3)},  # as high as it has colours
         {"rgb": extremes},
+        {"rgb": dim},  # neither black nor white in it
+        {"rgb": torch.zeros(1, 3, 2, 3, dtype=torch.uint8)},
+        {"rgb": _chapter_images().clone()},
     ]
+
+
+@functools.cache
+def _chapter_images():
+    return images(5, size=32, seed=1)
 
 
 def _patch_cases(rng):
     sizes = [(2, 3, 4, 6, 2), (4, 1, 6, 9, 3), (3, 2, 8, 4, 4), (1, 3, 5, 2, 1)]
-    return [
-        {"image": torch.randn(*shape, generator=rng), "patch": patch} for *shape, patch in sizes
+    one_patch = (1, 2, 3, 3, 3)
+    as_the_chapter = (5, 3, 32, 32, 8)
+    cases = [
+        {"image": torch.randn(*shape, generator=rng), "patch": patch}
+        for *shape, patch in [*sizes, one_patch, as_the_chapter]
     ]
+    wide = torch.randn(2, 3, 4, 8, generator=rng, dtype=torch.float64)
+    return [*cases, {"image": wide, "patch": 4}]
 
 
 def _pixels_reshaped(rgb):
@@ -81,7 +97,6 @@ EXERCISES = [
         id="start_here.patchify",
         reference=patchify,
         cases=_patch_cases,
-        gradients=("image",),
         equation="ViT, Section 3.1",
         points=2,
         stars=2,

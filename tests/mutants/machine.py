@@ -15,6 +15,7 @@ import signal
 import sys
 import textwrap
 import time
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, is_dataclass
@@ -51,7 +52,8 @@ class Mutant:
 
     @functools.cached_property
     def answer(self) -> Callable:
-        return self.edit.answer(self.reference)
+        with warnings.catch_warnings(action="ignore", category=SyntaxWarning):
+            return self.edit.answer(self.reference)
 
     @property
     def diff(self) -> str:
@@ -155,17 +157,20 @@ class Trial:
         self.exercise = exercise
         self._known: dict[tuple, tuple[object, list[Outcome]]] = {}
 
-    def verdict(self, answer: Callable, seed: int) -> Verdict:
-        outcomes = self.outcomes(answer, seed)
+    def verdict(self, answer: Callable, seed: int, changed: Exercise | None = None) -> Verdict:
+        """Judge an answer, if need be one whose results another probe has changed."""
+        outcomes = self.outcomes(answer, seed, changed)
         with untyped(), preserved(), mock.patch.object(diagnose, "run", self._run):
             return diagnose.assess(self.exercise, outcomes, seed)
 
-    def outcomes(self, answer: Callable, seed: int) -> list[Outcome]:
+    def outcomes(
+        self, answer: Callable, seed: int, changed: Exercise | None = None
+    ) -> list[Outcome]:
         """Run an answer; where it is stopped, the list is shorter than the cases."""
         found: list[Outcome] = []
         try:
             with untyped(), preserved(), limited():
-                for outcome in run(answer, self.exercise, seed):
+                for outcome in run(answer, changed or self.exercise, seed):
                     found.append(outcome)
         except TimeLimit:
             pass
@@ -232,6 +237,12 @@ class Trial:
         return ""
 
 
+@functools.cache
+def trial(id: str) -> Trial:
+    """Return the one trial of an exercise that all tests of a process share."""
+    return Trial(find_exercise(id))
+
+
 def names_in(verdict: Verdict) -> set[str]:
     """Return the misconceptions that a verdict names."""
     return {verdict.misconception} - {None}
@@ -273,7 +284,7 @@ def limited() -> Iterator[None]:
 def equal_list() -> dict[str, dict[str, str]]:
     """Read the list of survivors that are right: exercise -> mutant -> reason.
 
-    A name that ends in "..." stands for all mutants that begin so.
+    A name that ends in "..." stands for all survivors that begin so.
     """
     return yaml.safe_load(EQUAL.read_text(encoding="utf-8")) or {}
 

@@ -13,9 +13,10 @@ import pytest
 
 from course_lib.checking import Exercise, exercises, topics
 from course_lib.checking.compare import compare
-from course_lib.checking.diagnose import Verdict, assess
-from course_lib.checking.observe import Outcome, flatten, preserved, run
+from course_lib.checking.diagnose import Verdict
+from course_lib.checking.observe import Outcome, flatten
 from tests.mutants.generic import applicable
+from tests.mutants.machine import trial
 
 SEEDS = (0, 1)
 WRONG_AT_LEAST, RIGHT_AT_LEAST = 6, 2
@@ -41,8 +42,7 @@ def wrong(exercise: Exercise) -> dict:
 
 
 def verdict(exercise: Exercise, answer, seed: int, changed: Exercise | None = None) -> Verdict:
-    with preserved():
-        return assess(exercise, list(run(answer, changed or exercise, seed)), seed)
+    return trial(exercise.id).verdict(answer, seed, changed)
 
 
 def test_the_reference_passes_on_every_seed(exercise):
