@@ -39,7 +39,11 @@ from course_lib.world import images
 
 rgb = images(5, size=32, seed=1)
 print(tuple(rgb.shape), rgb.dtype, "from", int(rgb.min()), "to", int(rgb.max()))
-show_images(rgb, columns=5, alt="Five images of the little world, each with coloured objects on a floor.")
+show_images(
+    rgb,
+    columns=5,
+    alt="Five images of the little world, each with coloured objects on a floor.",
+)
 
 # %% [markdown]
 # The axes are `b h w c`: batch, height, width, channels. A model wants something else: floats from -1 to 1, and the
@@ -71,6 +75,19 @@ def pixels_to_float(rgb):
 # %% [markdown]
 # Whether or not you solved it, the notebook goes on: as long as your function is not right, its name refers to the
 # course's own version. So you can always run everything, skip an exercise, and come back.
+#
+# ### How to read what the check says
+#
+# Your function is called on several inputs, the *cases*, and each result is put beside the right one: first whether it
+# raised an error, then its shape, its dtype, its values. The first difference hides those after it, so mend it and run
+# the cell again. When your result is exactly what a known mistake gives, you are told the mistake; otherwise you get the
+# facts, and the rest is detective work. Three rules hold in all chapters:
+#
+# - **Keep the parameters**, their order and their defaults: the notebook calls your function after you.
+# - **Leave the inputs as they are.** `x += 1` or `x.sqrt_()` on an argument changes what the caller holds; build a new
+#   tensor instead.
+# - **Gradients are compared where the task says so**, and nowhere else. There they must flow through your code; elsewhere
+#   write it as you like, with loops if that is clearer to you.
 
 # %%
 x = pixels_to_float(rgb)
@@ -88,35 +105,55 @@ print(tuple(x.shape), x.dtype, f"from {x.min():.2f} to {x.max():.2f}")
 from einops import rearrange
 
 flipped = rearrange(rgb, "b h w c -> b w h c")
-show_images(flipped, columns=5, alt="The five images with height and width exchanged: mirrored along the diagonal.")
+show_images(
+    flipped,
+    columns=5,
+    alt="The five images with height and width exchanged: mirrored along the diagonal.",
+)
 
 # %% [markdown]
 # **Two: join axes.** Bracket the batch with the width, and the images appear side by side. The order in the bracket
 # matters: the left letter is the outer loop. **Predict first:** what would `(w b)` look like?
 
 # %%
-side_by_side = rearrange(rgb, "b h w c -> h (b w) c")
-interleaved = rearrange(rgb, "b h w c -> h (w b) c")
-show_images(side_by_side[None], cell=640, alt="Five images joined side by side.")
-show_images(interleaved[None], cell=640, alt="The columns of the five images interleaved: five ghosts in one.")
+pair = rgb[:2]
+side_by_side = rearrange(pair, "b h w c -> h (b w) c")
+interleaved = rearrange(pair, "b h w c -> h (w b) c")
+show_images(side_by_side[None], cell=640, alt="Two images joined side by side.")
+show_images(
+    interleaved[None],
+    cell=640,
+    alt="The columns of the two images in turn: two ghosts in one, each twice as wide.",
+)
 
 # %% [markdown]
+# With `(w b)` the columns of the two images take turns: the batch is the inner loop.
+#
 # **Three: split axes.** A number says how long one of the parts is. Splitting height and width into four cuts the image
-# into sixteen patches, which is how a vision transformer reads it (02_vit).
+# into sixteen patches, which is how a vision transformer reads it (chapter 02).
 
 # %%
 patches = rearrange(rgb[0], "(h p1) (w p2) c -> (h w) p1 p2 c", p1=8, p2=8)
 print(tuple(patches.shape))
-show_images(patches, columns=4, cell=48, alt="Sixteen square patches of one image in reading order.")
+show_images(
+    patches,
+    columns=4,
+    cell=48,
+    alt="Sixteen square patches of one image in reading order.",
+)
 
 # %% [markdown]
-# **Four: reduce.** An axis that is missing on the right is summed up, here by its mean: this shrinks the image.
+# **Four: reduce.** An axis that is missing on the right is reduced, here to its mean: this shrinks the image.
 
 # %%
 from einops import reduce
 
 small = reduce(rgb.float(), "b (h p1) (w p2) c -> b h w c", "mean", p1=4, p2=4)
-show_images(small.round().byte(), columns=5, alt="The five images at a quarter of their width, as coarse mosaics.")
+show_images(
+    small.round().byte(),
+    columns=5,
+    alt="The five images at a quarter of their width, as coarse mosaics.",
+)
 
 # %% [markdown]
 # **Five: repeat.** An axis that is new on the right is copied. Repeating along a time axis turns an image into a clip in
@@ -137,7 +174,7 @@ show_clip(still_clip, frames=6, alt="Six identical frames.")
 # order, and flatten each patch: first its rows, then its columns, then the channels.
 #
 # <details><summary>Hint 1: the idea</summary>
-# Split both sides as in picture three, then join: the grid of patches becomes n, the inside of a patch becomes d.
+# Split both sides as in sentence three, then join: the grid of patches becomes n, the inside of a patch becomes d.
 # </details>
 # <details><summary>Hint 2: the line</summary>
 # The right side of the sentence is <code>b (h w) (p1 p2 c)</code>.
@@ -147,9 +184,14 @@ show_clip(still_clip, frames=6, alt="Six identical frames.")
 # %% exercise: patches as tokens
 @exercise("start_here.patchify")
 def patchify(image, patch):
-    """Image (b c h w) -> tokens (b n d): patches in reading order, each flattened as (p1 p2 c)"""
+    """Image (b c h w) -> tokens (b n d): patches in reading order
+
+    Each is flattened as (p1 p2 c): its rows, its columns, its channels.
+    """
     # SOLUTION
-    return rearrange(image, "b c (h p1) (w p2) -> b (h w) (p1 p2 c)", p1=patch, p2=patch)
+    return rearrange(
+        image, "b c (h p1) (w p2) -> b (h w) (p1 p2 c)", p1=patch, p2=patch
+    )
     # END
 
 
@@ -167,11 +209,20 @@ print(tuple(x.shape), "->", tuple(tokens.shape))
 # %%
 from course_lib.world import render, sample_scene
 
-views = room.clip_views(render(sample_scene(8, count=3, motion="bounce", camera="orbit"), 72, frames=9))
-show_clip(list(views.values()), frames=7, labels=list(views),
-          alt="Five film strips of one clip: colour, depth, surface normals, objects and motion.")
+scene = sample_scene(8, count=3, motion="bounce", camera="orbit")
+views = room.clip_views(render(scene, 72, frames=9))
+show_clip(
+    list(views.values()),
+    frames=7,
+    labels=list(views),
+    alt="Five strips of one clip: colour, depth, surface normals, objects, motion.",
+)
 
 # %% [markdown]
+# Depth: bright is near. Normals: the three directions of a surface are red, green and blue. Objects: one colour each.
+# Motion (*flow*): the hue says where to, the strength how fast, and what stays is white. It leads from a frame to the
+# next, so the last frame has none and is all white.
+#
 # Every chapter uses this world, and can *measure* what a model makes, because the truth is known. You choose what is in
 # it:
 
@@ -191,15 +242,25 @@ def one_frame(shape, motion, camera, frame):
 shapes = ["cube", "sphere", "cylinder", "cone"]
 cameras = ["still", "orbit", "zoom"]
 motions = ["bounce", "slide", "spin", "orbit", "rise", "grow", "collide"]
-explore(one_frame, shape=shapes, motion=motions, camera=cameras, frame=slider(0, 8, 0, label="frame"))
+frame = slider(0, 8, 0, label="frame")
+explore(one_frame, shape=shapes, motion=motions, camera=cameras, frame=frame)
 
 # %% [markdown]
+# Such a figure is drawn anew at each move, by the kernel: the process that runs your cells. Without one, on a web page or
+# before you have run the cell, you see one stored figure and a note, and moving a control changes nothing. After a
+# restart of the kernel, run the cell again.
+#
 # The caption is part of the data, and it is true: a text-to-video model will be given exactly such sentences.
 
 # %%
 from course_lib.world import image_captions
 
-show_images(images(8, 48, seed=6), columns=8, cell=72, alt="Eight images; their captions are below.")
+show_images(
+    images(8, 48, seed=6),
+    columns=8,
+    cell=72,
+    alt="Eight images; their captions are below.",
+)
 print(*image_captions(8, seed=6), sep="\n")
 
 # %% [markdown]
@@ -233,4 +294,4 @@ room.flashcards("start_here")
 room.progress()
 
 # %% [markdown]
-# **What comes next:** 01_ddpm, where you turn noise into images of this world.
+# **What comes next:** chapter 01, where you turn noise into images of this world.
