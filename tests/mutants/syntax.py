@@ -85,6 +85,8 @@ WORDS = {  # of texts that choose
     "ij": "xy",
     "zeros": "replicate",
 }
+CHECKS = ("validate", "require", "check")  # how functions begin that only refuse what is invalid
+SYMMETRIC = {"max", "min", "maximum", "minimum", "logaddexp", "mse_loss"}
 LIBRARIES = {"torch", "F", "nn", "math", "np", "einops"}
 
 
@@ -156,6 +158,8 @@ class _Finder:
         if isinstance(node, ast.If) and not self.as_reference and _is_guard(node):
             return
         if _is_text(node) or isinstance(node, (ast.Raise, ast.JoinedStr, ast.Assert)):
+            return
+        if _is_check(node) or (isinstance(node, ast.keyword) and node.arg == "strict"):
             return
         for child in ast.iter_child_nodes(node):
             if child not in skipped:
@@ -275,7 +279,7 @@ class _Finder:
         elif isinstance(value, int):
             self._number(node, [str(v) for v in dict.fromkeys((value + 1, value - 1, -value))])
         elif isinstance(value, float):
-            self._number(node, [repr(v) for v in (value * 2, -value, value / 10)])
+            self._number(node, [repr(float(f"{v:.12g}")) for v in (value * 2, -value, value / 10)])
         elif isinstance(value, str):
             self._word(node, value)
 
@@ -315,15 +319,17 @@ class _Finder:
         if arguments and not is_method and not isinstance(arguments[0], ast.Constant):
             self._replace(node, self._operand(arguments[0]))
         for a, b in itertools.pairwise(node.args):
-            if not isinstance(a, ast.Starred) and not isinstance(b, ast.Starred):
+            plain = not isinstance(a, ast.Starred) and not isinstance(b, ast.Starred)
+            if plain and name not in SYMMETRIC:
                 self._exchange(node, a, b)
         for a, b in itertools.pairwise(node.keywords):
             if a.arg and b.arg:
                 self._exchange(node, a.value, b.value)
-        if len(node.args) > (0 if is_method else 1):
+        if len(node.args) > (0 if is_method else 1) and name != "to":
             self._drop(node, node.args[-1])
         for keyword in node.keywords:
-            self._drop(node, keyword)
+            if keyword.arg != "strict":
+                self._drop(node, keyword)
 
     def _drop(self, call: ast.Call, argument: ast.AST) -> None:
         """Leave out one argument of a call, with the comma beside it."""
@@ -484,6 +490,14 @@ def _is_text(node: ast.AST) -> bool:
         and isinstance(node.value, ast.Constant)
         and isinstance(node.value.value, str)
     )
+
+
+def _is_check(node: ast.AST) -> bool:
+    if not isinstance(node, ast.Expr) or not isinstance(node.value, ast.Call):
+        return False
+    callee = node.value.func
+    name = callee.attr if isinstance(callee, ast.Attribute) else getattr(callee, "id", "")
+    return name.startswith(CHECKS)
 
 
 def _is_guard(node: ast.If) -> bool:
