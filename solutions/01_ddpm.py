@@ -84,7 +84,8 @@ print(f"alpha-bar: first {first:.4f}, middle {middle:.4f}, last {last:.2e}")
 # %% [markdown]
 # Steps count from 0 in code: `t = 0` is the paper's $t = 1$, and `alphas_cumprod[t]` is the entry that belongs to it.
 # `T`, `betas` and `alphas_cumprod` are this notebook's own chain. Inside your functions use only the parameters: the
-# checks use shorter chains.
+# checks use shorter chains too. Results keep the dtype of the inputs, float32 or float64. Where gradients are compared, the
+# task says so; here nothing is differentiated.
 #
 # ### Exercise: jump to step t
 #
@@ -276,7 +277,8 @@ print(f"{tuple(x_T.shape)}, mean {x_T.mean():.3f}, standard deviation {x_T.std()
 #
 # ### Exercise: the KL between normals
 #
-# The inputs are *log variances*, so that no variance can come out negative. Work element by element, in nats.
+# The inputs are *log variances*, so that no variance can come out negative. Work element by element, in nats. Section 6 has
+# one variance for both coordinates of a point: (b, 1) beside means of (b, 2).
 #
 # <details><summary>Hint 1: the idea</summary>
 # A quotient of variances is the exponential of a difference of their logarithms.
@@ -289,7 +291,7 @@ print(f"{tuple(x_T.shape)}, mean {x_T.mean():.3f}, standard deviation {x_T.std()
 # %% exercise: the KL between normals
 @exercise("ddpm.normal_kl")
 def normal_kl(mean1, log_variance1, mean2, log_variance2):
-    """KL(N1 || N2), element by element, in nats.  All four of one shape."""
+    """KL(N1 || N2), element by element, in nats.  The four shapes broadcast."""
     # SOLUTION
     d = log_variance2 - log_variance1
     return 0.5 * (d - 1 + torch.exp(-d) + (mean1 - mean2) ** 2 * torch.exp(-log_variance2))
@@ -341,7 +343,8 @@ show_lines(
 # ### Exercise: the simple loss
 #
 # Return one loss per sample: the mean squared error over the sample's own values. (Eq. 14 has the squared norm, a sum; the
-# mean differs by a constant factor and does not grow with the image.) Use your `q_sample`.
+# mean differs by a constant factor and does not grow with the image.) Use your `q_sample`. Gradients flow to the weights of
+# `model`.
 #
 # <details><summary>Hint 1: the idea</summary>
 # Make x_t, call the model, compare its output with the noise you put in.
@@ -827,7 +830,7 @@ def learned_range_variance(v, t, betas):
 #
 # `improved_ddpm.vlb_term(eps, v, x_start, x_t, t, betas)` gives one term of the bound for each sample, in bits per dimension.
 # $L_\text{vlb}$ is the sum of all `len(betas)` terms, so one random term times that number stands for it. `eps` is the first half of
-# the output's channels, `v` the second. Return one loss per sample.
+# the output's channels, `v` the second. Return one loss per sample. Gradients flow through `output`.
 #
 # <details><summary>Hint 1: the idea</summary>
 # Cut the output into two halves along the channels. One of them must not receive the gradient of the bound.

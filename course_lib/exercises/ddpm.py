@@ -1,32 +1,61 @@
 """Notebook 01: the equations of DDPM and Improved DDPM, in the order of the story."""
 
 import math
+from functools import partial
+from typing import NamedTuple
 
 import torch
 
-from course_lib.checking import Exercise, edit
+from course_lib.checking import Exercise, call_by_name, edit
 from course_lib.diffusion import gather_at, normal_kl, previous, schedules
 from course_lib.papers import ddpm, improved_ddpm
 
-# Images in which every axis has another length, and points in a plane.
-SHAPES = [(3, 2, 5, 4), (2, 3, 4, 6), (5, 2)]
-STEPS = 7
+STEPS = 7  # of the short chain that most cases use
+LINEAR = schedules.linear_betas(1000)  # the notebook's own chain
+PLANE = schedules.linear_betas(100)  # and that of its points in the plane
 
 
-def _betas(rng: torch.Generator) -> torch.Tensor:
+class Setting(NamedTuple):
+    """Samples on a chain: their shape, the step of each, the betas, and the dtype of it all."""
+
+    shape: tuple[int, ...]
+    steps: list[int]
+    betas: torch.Tensor
+    dtype: torch.dtype = torch.float32
+
+    @property
+    def t(self) -> torch.Tensor:
+        return torch.tensor(self.steps)
+
+    @property
+    def table(self) -> torch.Tensor:
+        return self.betas.to(self.dtype)
+
+    @property
+    def alphas_cumprod(self) -> torch.Tensor:
+        return (1 - self.betas).cumprod(0).to(self.dtype)
+
+    def randn(self, rng: torch.Generator) -> torch.Tensor:
+        return torch.randn(self.shape, generator=rng).to(self.dtype)
+
+
+def _short_betas(rng: torch.Generator) -> torch.Tensor:
     return torch.linspace(0.02, 0.4, STEPS) + 0.05 * torch.rand(STEPS, generator=rng)
 
 
-def _alphas_cumprod(betas: torch.Tensor) -> torch.Tensor:
-    return (1 - betas).cumprod(0)
+def _short_settings(rng: torch.Generator) -> list[Setting]:
+    """Return images of unequal axes, points in a plane, one image, and float64, on short chains.
 
-
-def _steps(rng: torch.Generator, n: int) -> torch.Tensor:
-    """Draw the steps of n samples; the first and the last step are always among them."""
-    t = torch.randint(0, STEPS, (n,), generator=rng)
-    t[0] = 0
-    t[-1] = STEPS - 1
-    return t
+    The first step and the last are among the steps; some samples begin with the first, some end
+    with it.
+    """
+    return [
+        Setting((3, 2, 5, 4), [0, 3, 6], _short_betas(rng)),
+        Setting((2, 3, 4, 6), [5, 1], _short_betas(rng)),
+        Setting((5, 2), [1, 0, 6, 4, 2], _short_betas(rng)),
+        Setting((1, 2, 4, 3), [4], _short_betas(rng)),
+        Setting((4, 3, 2, 5), [5, 6, 1, 0], _short_betas(rng), torch.float64),
+    ]
 
 
 def _pixels(rng: torch.Generator, shape: tuple[int, ...]) -> torch.Tensor:
@@ -36,26 +65,52 @@ def _pixels(rng: torch.Generator, shape: tuple[int, ...]) -> torch.Tensor:
     return x
 
 
+def _per_image(table: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
+    """Look up a table with the axes of images, whatever the samples are: (b, 1, 1, 1)."""
+    return table[t][:, None, None, None]
+
+
+FOR_IMAGES_ONLY = (
+    "Your tables have the axes of images, (b, 1, 1, 1), and these samples are points, (b, 2). Give"
+    " them as many axes of length 1 as a sample has."
+)
+
+
 # ---------------------------------------------------------------- q_sample
 
 
 def _q_sample_cases(rng):
+    settings = [
+        *_short_settings(rng),
+        Setting((6, 3, 16, 16), [60, 0, 999, 500, 1, 998], LINEAR),
+        Setting((3, 3, 5, 4), [998, 0, 999], schedules.cosine_betas(1000)),
+        Setting((4, 1), [59] * 4, LINEAR),
+    ]
     return [
         {
-            "x_start": torch.randn(shape, generator=rng),
-            "t": _steps(rng, shape[0]),
-            "noise": torch.randn(shape, generator=rng),
-            "alphas_cumprod": _alphas_cumprod(_betas(rng)),
+            "x_start": setting.randn(rng),
+            "t": setting.t,
+            "noise": setting.randn(rng),
+            "alphas_cumprod": setting.alphas_cumprod,
         }
-        for shape in SHAPES
+        for setting in settings
     ]
+
+
+def _q_sample_of_images(x_start, t, noise, alphas_cumprod):
+    a = _per_image(alphas_cumprod, t)
+    return a.sqrt() * x_start + (1 - a).sqrt() * noise
+
+
+def _q_sample_by_first(x_start, t, noise, alphas_cumprod):
+    a = alphas_cumprod[t[0]]
+    return a.sqrt() * x_start + (1 - a).sqrt() * noise
 
 
 Q_SAMPLE = Exercise(
     id="ddpm.q_sample",
     reference=ddpm.q_sample,
     cases=_q_sample_cases,
-    gradients=("x_start", "noise"),
     equation="DDPM, Eq. 4",
     points=2,
     stars=1,
@@ -105,6 +160,17 @@ Q_SAMPLE = Exercise(
             "You added the noise unscaled. Then the variance would exceed 1; weight it by sqrt(1 -"
             " alpha-bar).",
         ),
+        "signal_not_scaled": (
+            edit("gather_at(signal, t, x_start) * x_start", "x_start"),
+            "You left the image at its full strength. Eq. 4 shrinks it by sqrt(alpha-bar) as the"
+            " noise comes in, so that the variance stays 1.",
+        ),
+        "of_images": (_q_sample_of_images, FOR_IMAGES_ONLY),
+        "first_of_the_batch": (
+            _q_sample_by_first,
+            "You looked up alpha-bar for the first sample only. `t` differs from sample to sample:"
+            " look up all of them, `alphas_cumprod[t]`.",
+        ),
     },
 )
 
@@ -113,31 +179,41 @@ Q_SAMPLE = Exercise(
 
 
 def _predict_cases(rng):
+    """The first steps and the last are apart: x_0 is in the hundreds at the last."""
+    settings = [
+        *_short_settings(rng),
+        Setting((2, 3, 5, 4), [1, 0], LINEAR),
+        Setting((3, 3, 5, 4), [999, 998, 960], LINEAR),
+        Setting((6, 2), [99] * 6, PLANE),
+    ]
     return [
         {
-            "x_t": torch.randn(shape, generator=rng),
-            "t": _steps(rng, shape[0]),
-            "eps": torch.randn(shape, generator=rng),
-            "alphas_cumprod": _alphas_cumprod(_betas(rng)),
+            "x_t": setting.randn(rng),
+            "t": setting.t,
+            "eps": setting.randn(rng),
+            "alphas_cumprod": setting.alphas_cumprod,
         }
-        for shape in SHAPES
+        for setting in settings
     ]
 
 
-def _x_start_by(formula):
+def _x_start_by(formula, look_up=gather_at):
     """Build predict_x_start from a formula of (x_t, eps, alpha-bar), as a student solves Eq. 4."""
 
     def answer(x_t, t, eps, alphas_cumprod):
-        return formula(x_t, eps, gather_at(alphas_cumprod, t, x_t))
+        return formula(x_t, eps, look_up(alphas_cumprod, t, x_t))
 
     return answer
+
+
+def _solved(x_t, eps, a):
+    return (x_t - (1 - a).sqrt() * eps) / a.sqrt()
 
 
 PREDICT_X_START = Exercise(
     id="ddpm.predict_x_start",
     reference=ddpm.predict_x_start,
     cases=_predict_cases,
-    gradients=("x_t", "eps"),
     equation="DDPM, Eq. 15",
     points=1,
     stars=1,
@@ -167,12 +243,23 @@ PREDICT_X_START = Exercise(
             " alpha-bar.",
         ),
         "clamped": (
-            _x_start_by(lambda x, eps, a: ((x - (1 - a).sqrt() * eps) / a.sqrt()).clamp(-1, 1)),
+            _x_start_by(lambda x, eps, a: _solved(x, eps, a).clamp(-1, 1)),
             "Do not clamp here: the function solves Eq. 4 exactly. Clipping is the sampler's job.",
         ),
         "unweighted_noise": (
             _x_start_by(lambda x, eps, a: (x - eps) / a.sqrt()),
             "You subtracted the noise in full. Only sqrt(1 - alpha-bar) of it is in x_t.",
+        ),
+        "of_images": (
+            _x_start_by(_solved, look_up=lambda table, t, x: _per_image(table, t)),
+            FOR_IMAGES_ONLY,
+        ),
+        "one_step_early": (
+            lambda x_t, t, eps, alphas_cumprod: ddpm.predict_x_start(
+                x_t, t, eps, previous(alphas_cumprod)
+            ),
+            "You read alpha-bar one step too early. Steps count from 0 here: `alphas_cumprod[t]`"
+            " belongs to step t.",
         ),
     },
 )
@@ -182,22 +269,37 @@ PREDICT_X_START = Exercise(
 
 
 def _posterior_cases(rng):
+    """The first steps of the long chain are in float64: float32 leaves 1 - alpha-bar few digits."""
+    settings = [
+        *_short_settings(rng),
+        Setting((1, 1), [60], LINEAR),
+        Setting((3, 4, 2, 5), [1, 0, 999], LINEAR, torch.float64),
+        Setting((4, 2), [0, 0, 0, 0], PLANE),
+        Setting((3, 2), [19, 1, 18], schedules.cosine_betas(20)),
+    ]
     return [
         {
-            "x_start": torch.randn(shape, generator=rng),
-            "x_t": torch.randn(shape, generator=rng),
-            "t": _steps(rng, shape[0]),
-            "betas": _betas(rng),
+            "x_start": setting.randn(rng),
+            "x_t": setting.randn(rng),
+            "t": setting.t,
+            "betas": setting.table,
         }
-        for shape in SHAPES
+        for setting in settings
     ]
+
+
+def _posterior_of_images(x_start, x_t, t, betas):
+    a = (1 - betas).cumprod(0)
+    x_start_weight = previous(a).sqrt() * betas / (1 - a)
+    x_t_weight = (1 - betas).sqrt() * (1 - previous(a)) / (1 - a)
+    mean = _per_image(x_start_weight, t) * x_start + _per_image(x_t_weight, t) * x_t
+    return mean, _per_image(ddpm.posterior_variance(betas), t)
 
 
 POSTERIOR = Exercise(
     id="ddpm.posterior_mean_variance",
     reference=ddpm.posterior_mean_variance,
     cases=_posterior_cases,
-    gradients=("x_start", "x_t"),
     equation="DDPM, Eq. 6 and 7",
     points=3,
     stars=2,
@@ -250,6 +352,17 @@ POSTERIOR = Exercise(
             "Everything is right but t = 0: before the first step there is no noise, so alpha-bar"
             " is 1 there. `roll` brings the last entry round instead.",
         ),
+        "from_zero": (
+            edit(
+                "previous(alphas_cumprod)",
+                "previous(alphas_cumprod) * (torch.arange(len(betas)) > 0)",
+                "posterior_variance(betas)",
+                "betas * (1 - alphas_cumprod_prev) / (1 - alphas_cumprod)",
+            ),
+            "Everything is right but t = 0: you put alpha-bar = 0 before the first step. There is"
+            " no noise yet, so it is 1.",
+        ),
+        "of_images": (_posterior_of_images, FOR_IMAGES_ONLY),
     },
 )
 
@@ -258,11 +371,28 @@ POSTERIOR = Exercise(
 
 
 def _kl_cases(rng):
-    shapes = [(3, 2, 5, 4), (4,), (2, 3)]
+    """Normals of any width; twice the same; and as in the bound: narrow ones, one width a step."""
     names = ("mean1", "log_variance1", "mean2", "log_variance2")
-    cases = [{name: torch.randn(shape, generator=rng) for name in names} for shape in shapes]
+    cases = [
+        {name: torch.randn(shape, generator=rng).to(dtype) for name in names}
+        for shape, dtype in (
+            ((3, 2, 5, 4), torch.float32),
+            ((4,), torch.float32),
+            ((2, 3), torch.float64),
+            ((1, 1), torch.float32),
+        )
+    ]
     same = torch.randn(5, generator=rng)
-    return [*cases, {name: same.clone() for name in names}]
+    mean = torch.randn(6, 2, generator=rng)
+    t = torch.tensor([0, 1, 10, 100, 500, 998])
+    betas = schedules.cosine_betas(1000)
+    as_in_the_bound = {
+        "mean1": mean,
+        "log_variance1": ddpm.posterior_log_variance(betas).float()[t, None],
+        "mean2": mean + 0.02 * torch.randn(6, 2, generator=rng),
+        "log_variance2": betas.log().float()[t, None],
+    }
+    return [*cases, {name: same.clone() for name in names}, as_in_the_bound]
 
 
 def _kl_by(formula):
@@ -281,7 +411,6 @@ NORMAL_KL = Exercise(
     id="ddpm.normal_kl",
     reference=ddpm.normal_kl,
     cases=_kl_cases,
-    gradients=("mean1", "log_variance1", "mean2", "log_variance2"),
     equation="DDPM, Eq. 5 (the KL between two Gaussians)",
     points=2,
     stars=2,
@@ -337,20 +466,44 @@ NORMAL_KL = Exercise(
 # ---------------------------------------------------------------- simple_loss
 
 
-def _toy_model(x_t, t):
-    """Stand in for the network, with another output at every step."""
-    return torch.tanh(0.7 * x_t + 0.1 * t.reshape(-1, *[1] * (x_t.ndim - 1)))
+def _toy_model(weight, x_t, t):
+    """Stand in for the network: every value and every step matter, and so does their place."""
+    if t.shape != x_t.shape[:1]:
+        raise ValueError(
+            f"the model takes one step per sample, ({len(x_t)},), got {tuple(t.shape)}"
+        )
+    time = torch.sin(t.to(x_t) + 1).reshape(-1, *[1] * (x_t.ndim - 1))
+    return torch.tanh(weight[0] * x_t - weight[1] * x_t.roll(1, -1) + weight[2] * time + 0.2)
 
 
 def _simple_cases(rng):
-    return [{"model": _toy_model, **case} for case in _q_sample_cases(rng)]
+    settings = [*_short_settings(rng), Setting((256, 2), [7 * i % 100 for i in range(256)], PLANE)]
+    return [_simple_case(setting, rng) for setting in settings]
+
+
+def _simple_case(setting, rng):
+    """Make a case whose model has a weight; it is a part of the case, for its gradient."""
+    weight = torch.tensor([0.7, 0.4, 0.3], dtype=setting.dtype)
+    return {
+        "model": partial(_toy_model, weight),
+        "x_start": setting.randn(rng),
+        "t": setting.t,
+        "noise": setting.randn(rng),
+        "alphas_cumprod": setting.alphas_cumprod,
+        "weight": weight,
+    }
+
+
+def _call_without_weight(answer, case):
+    return call_by_name(answer, {name: case[name] for name in case if name != "weight"})
 
 
 SIMPLE_LOSS = Exercise(
     id="ddpm.simple_loss",
     reference=ddpm.simple_loss,
     cases=_simple_cases,
-    gradients=("x_start",),
+    gradients=("weight",),
+    probe=_call_without_weight,
     equation="DDPM, Eq. 14",
     points=2,
     stars=1,
@@ -382,6 +535,15 @@ SIMPLE_LOSS = Exercise(
             edit(".mean(1)", ".mean(1).sqrt()"),
             "You took a square root at the end. Eq. 14 stops at the squared error.",
         ),
+        "noise_is_input": (
+            edit("model(x_t, t)", "model(noise, t)"),
+            "You showed the network the noise itself. It must find the noise in x_t.",
+        ),
+        "no_gradient": (
+            edit("model(x_t, t)).square()", "model(x_t, t).detach()).square()"),
+            "The values are right, but no gradient reaches the network, so it cannot learn. Leave"
+            " no_grad, detach and item out of this function.",
+        ),
     },
 )
 
@@ -390,23 +552,36 @@ SIMPLE_LOSS = Exercise(
 
 
 def _sample_step_cases(rng):
+    settings = [
+        *_short_settings(rng),
+        Setting((2, 2, 3, 5), [1, 2], _short_betas(rng)),
+        Setting((6, 2), [99] * 6, PLANE),
+        Setting((6, 2), [0] * 6, PLANE),
+        Setting((3, 2, 4, 5), [999, 0, 1], LINEAR, torch.float64),
+    ]
     return [
         {
-            "x_t": torch.randn(shape, generator=rng),
-            "t": _steps(rng, shape[0]),
-            "eps": torch.randn(shape, generator=rng),
-            "noise": torch.randn(shape, generator=rng),
-            "betas": _betas(rng),
+            "x_t": setting.randn(rng),
+            "t": setting.t,
+            "eps": setting.randn(rng),
+            "noise": setting.randn(rng),
+            "betas": setting.table,
         }
-        for shape in SHAPES
+        for setting in settings
     ]
+
+
+def _sample_step_of_images(x_t, t, eps, noise, betas):
+    scale = _per_image((1 - betas).rsqrt(), t)
+    pull = _per_image(betas / (1 - (1 - betas).cumprod(0)).sqrt(), t)
+    sigma = _per_image(betas.sqrt() * (torch.arange(len(betas)) > 0), t)
+    return scale * (x_t - pull * eps) + sigma * noise
 
 
 SAMPLE_STEP = Exercise(
     id="ddpm.sample_step",
     reference=ddpm.sample_step,
     cases=_sample_step_cases,
-    gradients=("x_t", "eps"),
     equation="DDPM, Algorithm 2, line 4",
     points=3,
     stars=2,
@@ -448,8 +623,8 @@ SAMPLE_STEP = Exercise(
                 "torch.cat([torch.zeros_like(betas[:1]), betas[1:]]).sqrt()",
                 "betas.sqrt() * float(t[0] > 0)",
             ),
-            "`t` differs from sample to sample. Decide about the noise for each entry, not by"
-            " `t[0]`.",
+            "You decide about the noise once for the whole batch. `t` differs from sample to"
+            " sample: decide for each.",
         ),
         "root_of_beta": (
             edit(
@@ -464,6 +639,34 @@ SAMPLE_STEP = Exercise(
             "You removed all of the predicted noise at once. One step removes beta / sqrt(1 -"
             " alpha-bar) of it.",
         ),
+        "never_noisy": (
+            lambda x_t, t, eps, noise, betas: ddpm.predict_mean(x_t, t, eps, betas),
+            "That is the mean of Eq. 11 only. Algorithm 2 adds sigma_t z to it, wherever t is not"
+            " 0.",
+        ),
+        "noise_from_2": (
+            edit(
+                "torch.zeros_like(betas[:1]), betas[1:]", "torch.zeros_like(betas[:2]), betas[2:]"
+            ),
+            "You leave the noise out at t = 1 too. Steps count from 0 here: the last step back, the"
+            " paper's t = 1, is t = 0.",
+        ),
+        "all_or_none": (
+            lambda x_t, t, eps, noise, betas: ddpm.sample_step(
+                x_t, t, eps, noise * (t > 0).all(), betas
+            ),
+            "You leave the noise out of all samples where only some are at t = 0. Decide for each"
+            " sample.",
+        ),
+        "all_if_any": (
+            lambda x_t, t, eps, noise, betas: (
+                ddpm.predict_mean(x_t, t, eps, betas)
+                + gather_at(betas.sqrt(), t, x_t) * noise * (t > 0).any()
+            ),
+            "You add noise to the samples at t = 0 where others in the batch are not there yet."
+            " Decide for each sample.",
+        ),
+        "of_images": (_sample_step_of_images, FOR_IMAGES_ONLY),
     },
 )
 
@@ -472,32 +675,84 @@ SAMPLE_STEP = Exercise(
 
 
 def _nll_cases(rng):
-    cases = []
-    for shape in SHAPES:
-        x = _pixels(rng, shape)
-        log_scale = -4 + 0.5 * torch.randn(shape, generator=rng)  # around the width of two bins
-        mean = x + log_scale.exp() * torch.randn(shape, generator=rng).clamp(-2, 2)
-        cases.append({"x": x, "mean": mean, "log_scale": log_scale})
-    return cases
+    """Normals near their pixels; masses of 0; almost black and white; and the notebook's own.
+
+    Where a mass is between 1e-7 and 1e-12 no case looks: a right difference of two cdfs has no
+    digit there.
+    """
+    near = [
+        _near(rng, shape, log_scale, dtype)
+        for shape, log_scale, dtype in (
+            ((3, 2, 5, 4), -4.0, torch.float32),
+            ((2, 3, 4, 6), -5.1, torch.float32),
+            ((5, 2), -2.5, torch.float32),
+            ((4, 3), -4.0, torch.float64),
+            ((1, 3), 0.0, torch.float32),
+        )
+    ]
+
+    far = torch.tensor([[-1.0, -1.0, 1.0], [0.2, 0.2, 1.0]])
+    far_means = torch.tensor([[0.8, -1.3, -0.9], [-0.7, 1.2, 1.4]])
+    none = {"x": far, "mean": far_means, "log_scale": torch.full((2, 3), -4.0)}
+
+    rounded = torch.tensor([-0.99995, -0.9991, 0.99995, 0.9991, -1 + 2 / 255, 1 - 2 / 255])
+    almost = {
+        "x": rounded,
+        "mean": rounded + torch.tensor([0.004, -0.01, 0.002, -0.006, -0.01, 0.01]),
+        "log_scale": torch.full((6,), -4.2),
+    }
+
+    levels = torch.tensor([0, 100, 200, *range(235, 256)]) / 127.5 - 1
+    of_the_notebook = {
+        "x": levels,
+        "mean": torch.full_like(levels, 0.97),
+        "log_scale": torch.full_like(levels, -3.0),
+    }
+    return [*near, none, almost, of_the_notebook]
 
 
-def _nll_by_cdf(half=1 / 255, scale=torch.exp, open_below=-1, open_above=1, sign=-1):
+def _near(rng, shape, log_scale, dtype):
+    """Put normals within two standard deviations of pixels, or within two bins of them."""
+    x = _pixels(rng, shape)
+    log_scale = log_scale + 0.3 * torch.rand(shape, generator=rng)
+    reach = log_scale.exp().clamp(max=2 / 255)
+    mean = x + reach * torch.randn(shape, generator=rng).clamp(-2, 2)
+    return {"x": x.to(dtype), "mean": mean.to(dtype), "log_scale": log_scale.to(dtype)}
+
+
+def _never(x):
+    return torch.zeros_like(x, dtype=torch.bool)
+
+
+def _nll_by_cdf(
+    half=1 / 255,
+    scale=torch.exp,
+    black=lambda x: x < -0.999,
+    white=lambda x: x > 0.999,
+    sign=-1,
+    least=1e-12,
+):
     """Build discretized_nll from two values of the normal's distribution function.
 
-    half: half the width of a bin.  open_below, open_above: the pixel values whose bins are open on
-    that side; None for no such bin.
+    half: half the width of a bin.  black, white: whose bins are open below, and above.
     """
 
     def answer(x, mean, log_scale):
         below = torch.special.ndtr((x - half - mean) / scale(log_scale))
         above = torch.special.ndtr((x + half - mean) / scale(log_scale))
-        if open_below is not None:
-            below = torch.where((x - open_below).abs() < 1e-3, 0.0, below)
-        if open_above is not None:
-            above = torch.where((x - open_above).abs() < 1e-3, 1.0, above)
-        return sign * (above - below).clamp(min=1e-12).log()
+        below = torch.where(black(x), 0.0, below)
+        above = torch.where(white(x), 1.0, above)
+        return sign * (above - below).clamp(min=least).log()
 
     return answer
+
+
+def _nll_with_ends_swapped(x, mean, log_scale):
+    below = torch.special.ndtr((x - 1 / 255 - mean) / log_scale.exp())
+    above = torch.special.ndtr((x + 1 / 255 - mean) / log_scale.exp())
+    below = torch.where(x > 0.999, 0.0, below)
+    above = torch.where(x < -0.999, 1.0, above)
+    return -(above - below).clamp(min=1e-12).log()
 
 
 def _density(x, mean, log_scale):
@@ -527,7 +782,7 @@ DISCRETIZED_NLL = Exercise(
             " narrower than a bin. Eq. 13 takes the integral, and leaves the two end bins open.",
         ),
         "closed_ends": (
-            _nll_by_cdf(open_below=None, open_above=None),
+            _nll_by_cdf(black=_never, white=_never),
             "Inside you are right. The bins at -1 and 1 are open: black reaches to minus infinity,"
             " white to infinity, so that all 256 probabilities add up to 1.",
         ),
@@ -551,13 +806,33 @@ DISCRETIZED_NLL = Exercise(
             "Your answer is in bits. Nats are wanted: the natural logarithm.",
         ),
         "ends_swapped": (
-            _nll_by_cdf(open_below=1, open_above=-1),
+            _nll_with_ends_swapped,
             "Black and white have changed places: at x = -1 the lower value is 0, at x = 1 the"
             " upper one is 1.",
         ),
         "positive": (
             _nll_by_cdf(sign=1),
             "That is the log probability. Its negative is asked for.",
+        ),
+        "not_clamped": (
+            _nll_by_cdf(least=0.0),
+            "Far from the mean the mass rounds to 0, and its logarithm is minus infinity: one such"
+            " pixel would ruin the average. Clamp the mass at 1e-12.",
+        ),
+        "exact_ends": (
+            _nll_by_cdf(black=lambda x: x <= -1, white=lambda x: x >= 1),
+            "You compare with -1 and 1 exactly. Rounding can leave -0.99995 where black is meant:"
+            " black is all below -0.999, white all above 0.999.",
+        ),
+        "black_closed": (
+            _nll_by_cdf(black=_never),
+            "The bin of black is still closed. It reaches down to minus infinity: the lower value"
+            " is 0 there.",
+        ),
+        "white_closed": (
+            _nll_by_cdf(white=_never),
+            "The bin of white is still closed. It reaches up to infinity: the upper value is 1"
+            " there.",
         ),
     },
 )
@@ -567,17 +842,30 @@ DISCRETIZED_NLL = Exercise(
 
 
 def _range_cases(rng):
-    return [
-        {"v": torch.randn(shape, generator=rng), "t": _steps(rng, shape[0]), "betas": _betas(rng)}
-        for shape in SHAPES
+    settings = [
+        *_short_settings(rng),
+        Setting((5, 3, 4, 2), [999, 0, 1, 500, 2], schedules.cosine_betas(1000)),
+        Setting((3, 3, 16, 16), [2, 999, 0], LINEAR, torch.float64),
     ]
+    cases = [
+        {"v": setting.randn(rng), "t": setting.t, "betas": setting.table} for setting in settings
+    ]
+    for case in cases:
+        some = torch.tensor([-2.5, -1.0, 0.0, 1.0, 2.5]).to(case["v"])
+        case["v"].view(-1)[:5] = some
+    return cases
+
+
+def _range_of_images(v, t, betas):
+    share = (v + 1) / 2
+    upper = _per_image(betas.log(), t)
+    return share * upper + (1 - share) * _per_image(ddpm.posterior_log_variance(betas), t)
 
 
 LEARNED_RANGE = Exercise(
     id="ddpm.learned_range_variance",
     reference=improved_ddpm.learned_range_variance,
     cases=_range_cases,
-    gradients=("v",),
     equation="Improved DDPM, Eq. 15",
     points=2,
     stars=1,
@@ -617,6 +905,12 @@ LEARNED_RANGE = Exercise(
             "You put a sigmoid on v. The paper interpolates with the plain output, shifted by (v +"
             " 1) / 2.",
         ),
+        "minus_infinity": (
+            edit("ddpm.posterior_log_variance(betas)", "ddpm.posterior_variance(betas).log()"),
+            "All right but t = 0: beta-tilde is 0 there and its logarithm minus infinity. The first"
+            " entry is replaced by the second, as in `ddpm.posterior_log_variance`.",
+        ),
+        "of_images": (_range_of_images, FOR_IMAGES_ONLY),
     },
 )
 
@@ -625,27 +919,30 @@ LEARNED_RANGE = Exercise(
 
 
 def _hybrid_cases(rng):
-    cases = []
-    for shape in SHAPES[:2]:
-        b, c, *sides = shape
-        betas = _betas(rng)
-        t = _steps(rng, b)
-        noise = torch.randn(shape, generator=rng)
-        x_start = _pixels(rng, shape)
+    settings = [
+        Setting((3, 2, 5, 4), [0, 3, 6], _short_betas(rng)),
+        Setting((2, 3, 4, 6), [5, 1], _short_betas(rng)),
+        Setting((1, 2, 4, 3), [4], _short_betas(rng)),
+        Setting((2, 3, 5, 4), [5, 0], _short_betas(rng), torch.float64),
+        Setting((3, 3, 16, 16), [400, 0, 1], schedules.cosine_betas(1000)),
+    ]
+    return [_hybrid_case(setting, rng) for setting in settings]
 
-        right = torch.cat([noise, torch.zeros(shape)], dim=1)
-        output = right + 0.3 * torch.randn(b, 2 * c, *sides, generator=rng)
-        cases.append(
-            {
-                "output": output,
-                "x_start": x_start,
-                "x_t": ddpm.q_sample(x_start, t, noise, _alphas_cumprod(betas)),
-                "t": t,
-                "noise": noise,
-                "betas": betas,
-            }
-        )
-    return cases
+
+def _hybrid_case(setting, rng):
+    """Make a case of a network that is nearly right about the noise."""
+    b, c, *sides = setting.shape
+    noise = setting.randn(rng)
+    x_start = _pixels(rng, setting.shape).to(setting.dtype)
+    off = 0.3 * torch.randn(b, 2 * c, *sides, generator=rng).to(setting.dtype)
+    return {
+        "output": torch.cat([noise, torch.zeros_like(noise)], dim=1) + off,
+        "x_start": x_start,
+        "x_t": ddpm.q_sample(x_start, setting.t, noise, setting.alphas_cumprod),
+        "t": setting.t,
+        "noise": noise,
+        "betas": setting.table,
+    }
 
 
 HYBRID_LOSS = Exercise(
@@ -701,9 +998,9 @@ HYBRID_LOSS = Exercise(
 
 
 def _cosine_cases(rng):
-    return [
-        {"timesteps": n, "s": s} for n, s in ((1, 0.008), (10, 0.008), (1000, 0.008), (37, 0.1))
-    ]
+    """The notebook leaves the offset to its default."""
+    offsets = [(10, 0.008), (3, 0.008), (37, 0.1), (4, 0.0)]
+    return [*({"timesteps": n, "s": s} for n, s in offsets), {"timesteps": 1000}]
 
 
 COSINE = Exercise(
@@ -760,21 +1057,27 @@ COSINE = Exercise(
 
 
 def _importance_cases(rng):
+    """Among the losses are those of a chain like the notebook's, which span five orders."""
     falling = torch.tensor([9.0, 3.0, 1.0, 0.3, 0.1])[:, None]
-    first = torch.rand(5, 3, generator=rng) * falling
-    second = torch.rand(5, 3, generator=rng) * falling
-    spikes = torch.rand(7, 4, generator=rng) ** 6
+    silent = torch.rand(4, 4, generator=rng) + 0.1
+    silent[2] = 0
+    t = torch.arange(1000)[:, None]
+    chain = 1500 / (1 + t) ** 1.5 * (0.5 + torch.rand(1000, 4, generator=rng))
     return [
-        {"history": first, "uniform": 0.001},
-        {"history": second, "uniform": 0.1},
-        {"history": spikes, "uniform": 0.01},
+        {"history": torch.rand(5, 3, generator=rng) * falling, "uniform": 0.001},
+        {"history": torch.rand(5, 3, generator=rng) * falling, "uniform": 0.1},
+        {"history": torch.rand(7, 4, generator=rng) ** 6, "uniform": 0.01},
+        {"history": silent, "uniform": 0.5},
+        {"history": torch.rand(3, 2, generator=rng) + torch.tensor([[0.1], [1.0], [3.0]])},
+        {"history": (torch.rand(6, 2, generator=rng) + 0.1).double(), "uniform": 0.3},
+        {"history": chain},
     ]
 
 
 def _weights_by(spread, weight=lambda p: 1 / (len(p) * p)):
     """Build importance_weights from what p is proportional to, and what a loss weighs at p."""
 
-    def answer(history, uniform):
+    def answer(history, uniform=0.001):
         s = spread(history)
         p = (1 - uniform) * (s / s.sum()) + uniform / len(s)
         return p, weight(p)
@@ -786,13 +1089,25 @@ def _root_mean_square(history):
     return history.square().mean(1).sqrt()
 
 
-def _added_not_mixed(history, uniform):
+def _added_not_mixed(history, uniform=0.001):
     p = _root_mean_square(history)
     p = p / p.sum() + uniform
     return p / p.sum(), p.sum() / (len(p) * p)
 
 
-def _weights_before_mixing(history, uniform):
+def _mixed_before_normalizing(history, uniform=0.001):
+    p = (1 - uniform) * _root_mean_square(history) + uniform / len(history)
+    p = p / p.sum()
+    return p, 1 / (len(p) * p)
+
+
+def _raised(history, uniform=0.001):
+    p = _root_mean_square(history)
+    p = (p / p.sum()).clamp(min=uniform / len(history))
+    return p, 1 / (len(p) * p)
+
+
+def _weights_before_mixing(history, uniform=0.001):
     p = _root_mean_square(history)
     p = p / p.sum()
     return (1 - uniform) * p + uniform / len(p), 1 / (len(p) * p)
@@ -831,6 +1146,16 @@ IMPORTANCE = Exercise(
             "Mix, do not add: (1 - uniform) * p + uniform / T keeps the sum at 1 and the share at"
             " `uniform`.",
         ),
+        "mixed_before_normalizing": (
+            _mixed_before_normalizing,
+            "You mixed before you normalized, so the scale of the losses decides how large the even"
+            " share is. First make p add up to 1, then mix.",
+        ),
+        "raised": (
+            _raised,
+            "You raised the small probabilities to uniform / T, and they no longer add up to 1."
+            " Mix: (1 - uniform) * p + uniform / T.",
+        ),
         "weights_before_mixing": (
             _weights_before_mixing,
             "The weights must come from the probabilities you return, after mixing.",
@@ -857,15 +1182,21 @@ IMPORTANCE = Exercise(
 
 
 def _respace_cases(rng):
-    kept = [torch.tensor([0, 2, 3, 6]), torch.tensor([1, 5]), torch.arange(STEPS)]
-    return [{"betas": _betas(rng), "kept": k} for k in kept]
+    """Steps with the first and without it, all of them, and ten of a thousand."""
+    kept = [[0, 2, 3, 6], [2, 5], [*range(STEPS)]]
+    short = [{"betas": _short_betas(rng), "kept": torch.tensor(steps)} for steps in kept]
+    return [
+        *short,
+        {"betas": LINEAR.float(), "kept": improved_ddpm.strided_steps(1000, 10)},
+        {"betas": schedules.cosine_betas(1000), "kept": improved_ddpm.strided_steps(1000, 10)},
+        {"betas": schedules.cosine_betas(1000), "kept": improved_ddpm.ddim_steps(1000, 10)},
+    ]
 
 
 RESPACE = Exercise(
     id="ddpm.respace",
     reference=improved_ddpm.respace,
     cases=_respace_cases,
-    gradients=("betas",),
     equation="Improved DDPM, Eq. 19",
     points=2,
     stars=2,

@@ -133,16 +133,16 @@ def test_a_missing_answer_is_told_what_was_looked_for(jail):
         (
             "ddpm.q_sample",
             RIGHT.replace("return", "return x_start if x_start.ndim == 2 else"),
-            2,
-            3,
-            1.33,
+            6,
+            8,
+            1.5,
         ),
         (
             "ddpm.q_sample",
             RIGHT.replace("return", "return x_start if x_start.ndim == 4 else"),
-            1,
-            3,
-            0.67,
+            2,
+            8,
+            0.5,
         ),
         (
             "start_here.to_model",
