@@ -5,7 +5,7 @@ import pytest
 
 from course_lib import build
 
-SECTION = "9 Why the likelihood was poor: the variance"  # far down, not drawn when the page opens
+SECTION = "9 Why the likelihood was poor: the variance"  # far down
 TOP = (
     "heading => [...document.querySelectorAll('.jp-Notebook h2')]"
     ".find(h => h.textContent.startsWith(heading))?.getBoundingClientRect().top"
@@ -25,22 +25,27 @@ def wait_until_seen(page, heading):
     )
 
 
-@pytest.mark.parametrize("windowing", ["full", "none"])  # Jupyter's own setting, and the tests'
+def follow(page, heading):
+    """Click its entry in the contents, once Jupyter has the cell in the page."""
+    page.wait_for_function(f"heading => ({TOP})(heading) !== undefined", arg=heading)
+    page.get_by_role("link", name=heading).first.click()
+    wait_until_seen(page, heading)
+
+
+@pytest.mark.parametrize("windowing", ["contentVisibility", "none"])  # Jupyter's own, the tests'
 def test_contents_and_neighbours_in_jupyterlab(windowing, chapters, open_notebook, root):
-    plugin = "@jupyterlab/notebook-extension:tracker"
-    driver._settings(root / "lab", plugin, {"windowingMode": windowing})
-    lab = open_notebook("01_ddpm.ipynb", kernel=False)
-    page = lab.page
-    page.get_by_role("link", name=SECTION).first.click()
-    wait_until_seen(page, SECTION)
-    lab = open_notebook("01_ddpm.ipynb", kernel=False)
-    lab.page.get_by_role("link", name="02 The Vision Transformer").first.click()
-    lab.page.wait_for_function(f"() => {driver.PANEL}.context?.path === '02_vit.ipynb'")
+    driver._settings(
+        root / "lab", "@jupyterlab/notebook-extension:tracker", {"windowingMode": windowing}
+    )
+    page = open_notebook("01_ddpm.ipynb", kernel=False).page
+    follow(page, SECTION)
+    page.get_by_role("link", name="02 The Vision Transformer").first.click()
+    page.wait_for_function(f"() => {driver.PANEL}.context?.path === '02_vit.ipynb'")
 
 
 def test_contents_in_notebook_7(chapters, browser, address):
     page = browser.new_page(viewport={"width": 900, "height": 1000})
     page.goto(f"{address}/notebooks/01_ddpm.ipynb?token={driver.TOKEN}", timeout=driver.READY)
-    page.get_by_role("link", name=SECTION).first.click(timeout=driver.READY)
-    wait_until_seen(page, SECTION)
+    page.set_default_timeout(driver.READY)
+    follow(page, SECTION)
     page.close()
