@@ -12,6 +12,7 @@ from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernelError
 from nbformat import NotebookNode, from_dict, reads, writes
 
+from course_lib import busy
 from course_lib.build.source import METADATA
 
 __all__ = ["ExecutionError", "execute"]
@@ -27,11 +28,12 @@ class ExecutionError(RuntimeError):
 
 
 def execute(
-    notebook: NotebookNode, folder: Path, timeout: int = 300
+    notebook: NotebookNode, folder: Path, timeout: int = 300, record: bool = False
 ) -> tuple[NotebookNode, list[float]]:
     """Execute a notebook; return it and the seconds that each of its cells took.
 
-    folder: the kernel's working directory.  timeout: seconds for one cell.
+    folder: the kernel's working directory.  timeout: seconds for one cell.  record: let live
+    training note how many steps it made (classroom/live.py).
     The student's state (COURSE_HOME) starts empty; COURSE_FAST is passed on.  Raises
     ExecutionError, also for a claim that does not hold.
     """
@@ -78,6 +80,9 @@ def _neutral(notebook: NotebookNode) -> NotebookNode:
     Widgets name themselves and each other by random UUIDs, in their state and in the pages that
     show them.
     """
+    for cell in notebook.cells:
+        if cell.cell_type == "code":  # a sign of life says how busy this machine was
+            cell.outputs = [o for o in cell.outputs if o.get("metadata") != busy.MARK]
     notebook.metadata.update(from_dict(METADATA))  # the kernel has written its Python's version
     # The cells' ids are part of a name, so that no two notebooks share one.
     cells = "".join(cell.id for cell in notebook.cells)

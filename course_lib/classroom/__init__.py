@@ -1,13 +1,14 @@
 """What a notebook imports: exercises that check themselves, quizzes, explorers, figures."""
 
+from course_lib.busy import busy
 from course_lib.doctor import doctor
 
 from .claims import claim, reading
 from .exercise import exercise, mark
 from .explore import choices, explore, patches, slider, upload
-from .figures import figure, film_strips, image_grid, live_curve, show, show_clip, show_images
+from .figures import figure, film_strips, image_grid, show, show_clip, show_images
 from .heroes import show_hero
-from .live import train_live
+from .live import live_curve, train_live, with_stored
 from .media import example_photo, read_clip, read_photo, write_clip
 from .plots import (
     confusion,
@@ -23,6 +24,7 @@ from .scorecard import parameters, row, scorecard, table
 from .views import clip_views, shade_by_map
 
 __all__ = [
+    "busy",
     "choices",
     "claim",
     "clip_views",
@@ -61,5 +63,6 @@ __all__ = [
     "table",
     "train_live",
     "upload",
+    "with_stored",
     "write_clip",
 ]

@@ -1,10 +1,9 @@
-"""Figures in the house style, shown with alternative text, and the display of a training run."""
+"""Figures in the house style, shown with alternative text."""
 
 import base64
 import html
 import io
 import math
-import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -207,125 +206,6 @@ def image_html(data: bytes, alt: str) -> str:
     width = round(int.from_bytes(data[16:20], "big") / DENSITY)
     style = "max-width:100%;height:auto;border-radius:4px"
     return f'<img src="{source}" alt="{html.escape(alt)}" width="{width}" style="{style}">'
-
-
-class live_curve:
-    """A progress bar with the curve of the loss so far, for a training loop of `total` steps.
-
-    Call it after every step: `on_step(step, loss)`, loss a number or {name: number}.  It redraws at
-    most twice a second and leaves a still figure: after `total` calls, or at the end of a
-    `with` block.
-    """
-
-    def __init__(
-        self, total: int, label: str = "loss", *, title: str = "Training", every: int | float = 0.5
-    ):
-        if total < 1:
-            raise ValueError(f"expected at least one step, got {total}")
-        self.total, self.label, self.title, self.every = total, label, title, every
-        self.steps: list[int] = []
-        self.losses: dict[str, list[float]] = {}
-        self.started = self.drawn = time.monotonic()
-        self.finished = False
-        self.handle = display(self._bundle(), raw=True, display_id=True)
-
-    def __call__(self, step: int, loss: Any) -> None:
-        values = loss if isinstance(loss, dict) else {self.label: loss}
-        self.steps.append(int(step))
-        for name, value in values.items():
-            self.losses.setdefault(name, []).append(float(value))
-        if len(self.steps) >= self.total:
-            self.finish()
-        elif time.monotonic() - self.drawn >= self.every:
-            self.drawn = time.monotonic()
-            self._update(self._bundle())
-
-    def __enter__(self) -> "live_curve":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.finish()
-
-    def finish(self) -> None:
-        """Replace the running display by the figure of the whole curve."""
-        if self.finished:
-            return
-        self.finished = True
-        if not self.steps:
-            self._update({"text/plain": "no step was made"})
-            return
-        seconds = time.monotonic() - self.started
-        curves = []
-        for name, values in self.losses.items():
-            if values[-1] < values[0]:
-                curves.append(f"{name} falls from {values[0]:.3g} to {values[-1]:.3g}")
-            else:
-                curves.append(f"{name} ends at {values[-1]:.3g}")
-        alt = f"{self.title}: {len(self.steps)} steps in {seconds:.0f} s. {'; '.join(curves)}"
-        image = image_html(png(self._figure(seconds)), alt)
-        self._update({"text/html": image, "text/plain": alt})
-
-    def _figure(self, seconds: float) -> Figure:
-        title = f"{self.title}: {len(self.steps)} steps in {seconds:.0f} s"
-        fig, ax = figure(title, "step", self.label, height=2.6)
-        for colour, (name, values) in zip(PALETTE, self.losses.items(), strict=False):
-            steps = self.steps[-len(values) :]
-            ax.plot(steps, values, color=colour, alpha=0.25, linewidth=0.8)
-            ax.plot(steps, smooth(values), color=colour, label=name)
-        if len(self.losses) > 1:
-            ax.legend()
-        if all(min(v) > 0 for v in self.losses.values()):
-            spread = [max(smooth(v)) / min(smooth(v)) for v in self.losses.values()]
-            ax.set_yscale("log" if max(spread) > 20 else "linear")
-        return fig
-
-    def _bundle(self) -> dict:
-        """Draw the running display: a bar, a line of numbers, the smoothed curve as a small SVG."""
-        done = len(self.steps)
-        seconds = time.monotonic() - self.started
-        left = f", about {seconds / done * (self.total - done):.0f} s left" if done else ""
-        now = ", ".join(f"{name} {smooth(v)[-1]:.3g}" for name, v in self.losses.items())
-        words = html.escape(f"{self.title}: step {done} of {self.total}{left}. {now}")
-        curves = "".join(
-            _polyline(smooth(v), done / self.total, colour)
-            for colour, v in zip(PALETTE, self.losses.values(), strict=False)
-        )
-        page = (
-            f'<div style="max-width:{WIDTH}px"><progress value="{done}" max="{self.total}"'
-            f' style="width:100%"></progress><div>{words}</div><svg viewBox="0 0 640 120"'
-            f' width="100%" role="img" aria-label="{words}">{curves}</svg></div>'
-        )
-        return {"text/html": page, "text/plain": words}
-
-    def _update(self, bundle: dict) -> None:
-        if self.handle is not None:  # there is none outside a notebook
-            self.handle.update(bundle, raw=True)
-
-
-def smooth(values: Array) -> np.ndarray:
-    """Return a running mean over a fiftieth of the curve so far, as long as `values`."""
-    values = np.asarray(values, dtype=float)
-    width = max(1, len(values) // 50)
-    sums = np.cumsum(np.concatenate([[0.0], values]))
-    ends = np.arange(1, len(values) + 1)
-    starts = np.maximum(0, ends - width)
-    return (sums[ends] - sums[starts]) / (ends - starts)
-
-
-def _polyline(values: np.ndarray, share: float, colour: str) -> str:
-    """Draw a curve as SVG, over `share` of the width; at most 300 points, its range as height."""
-    values = values[:: max(1, len(values) // 300)]
-    finite = values[np.isfinite(values)]
-    if len(finite) < 2:
-        return ""
-    low = float(finite.min())
-    high = float(finite.max())
-    heights = 114 - 108 * (values - low) / ((high - low) or 1.0)
-    across = np.linspace(2, 2 + 636 * share, len(values))
-    points = " ".join(
-        f"{x:.1f},{y:.1f}" for x, y in zip(across, heights, strict=True) if math.isfinite(y)
-    )
-    return f'<polyline points="{points}" fill="none" stroke="{colour}" stroke-width="2"/>'
 
 
 def _mosaic(

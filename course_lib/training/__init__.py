@@ -6,7 +6,7 @@ Read in this order: `recipe` (what is trained), `randomness` (what a step may dr
 
 from course_lib.training.distributed import all_gather, choose_device
 from course_lib.training.ema import EMA
-from course_lib.training.loop import TrainingResult, live, train
+from course_lib.training.loop import TrainingResult, live, live_steps, train
 from course_lib.training.randomness import RandomSource
 from course_lib.training.recipe import Recipe, Tensors, Trainable
 from course_lib.training.recipes import RECIPES
@@ -27,6 +27,7 @@ __all__ = [
     "choose_device",
     "find_recipe",
     "live",
+    "live_steps",
     "load_checkpoint",
     "results",
     "show_checkpoint",

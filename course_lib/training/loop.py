@@ -137,8 +137,13 @@ def live(
 
     COURSE_FAST=1 cuts the run to a few steps.
     """
-    steps = min(FAST_STEPS, recipe.steps) if os.environ.get("COURSE_FAST") == "1" else None
+    steps = live_steps(recipe)
     return train(recipe, device, steps=steps, seconds=seconds, on_step=on_step, store=None)
+
+
+def live_steps(recipe: Recipe) -> int:
+    """Return how many steps a live run makes at most: the recipe's, few under COURSE_FAST=1."""
+    return min(FAST_STEPS, recipe.steps) if os.environ.get("COURSE_FAST") == "1" else recipe.steps
 
 
 class Run:

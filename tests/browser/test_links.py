@@ -20,8 +20,9 @@ def chapters(root):
 
 
 def wait_until_seen(page, heading):
+    """Wait until it is on the screen or just above: Jupyter guesses at what it has not drawn."""
     page.wait_for_function(
-        f"heading => {{ const y = ({TOP})(heading); return y > 0 && y < 900 }}", arg=heading
+        f"heading => {{ const y = ({TOP})(heading); return y > -200 && y < 900 }}", arg=heading
     )
 
 

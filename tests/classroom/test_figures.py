@@ -1,8 +1,6 @@
-"""Figures: alternative text, faithful pixels, bad input, and the display of a running training."""
+"""Figures: alternative text, faithful pixels, bad input."""
 
-import base64
 import io
-import re
 
 import numpy as np
 import pytest
@@ -14,10 +12,8 @@ from course_lib.classroom.figures import (
     figure,
     film_strips,
     image_grid,
-    live_curve,
     png,
     show,
-    smooth,
     to_images,
 )
 
@@ -177,61 +173,3 @@ def test_several_clips_are_several_strips():
         film_strips(torch.rand(2, 4, 3, 8, 8), labels=["first"])
     with pytest.raises(ValueError, match="clips of one shape"):
         film_strips([torch.rand(4, 3, 8, 8), torch.rand(5, 3, 8, 8)])
-
-
-# --------------------------------------------------------------------------------------- live curve
-
-
-def test_a_training_run_leaves_a_still_figure_and_no_bar(shown):
-    on_step = live_curve(20, every=0)
-    for step in range(20):
-        on_step(step, 1 / (step + 1))
-    assert len(shown) == 21
-    assert all("<progress" in bundle["text/html"] for bundle in shown[:-1])
-    assert "<progress" not in shown[-1]["text/html"] and "<img" in shown[-1]["text/html"]
-    assert (
-        "20 steps" in shown[-1]["text/plain"] and "falls from 1 to 0.05" in shown[-1]["text/plain"]
-    )
-    assert len(base64.b64decode(re.search(r"base64,([^\"]+)", shown[-1]["text/html"])[1])) < 40_000
-
-
-def test_it_draws_at_most_twice_a_second(shown):
-    on_step = live_curve(2000)
-    for step in range(1999):
-        on_step(step, 1.0)
-    assert len(shown) <= 1 + 2 * (1 + on_step.drawn - on_step.started)
-
-
-def test_an_interrupted_run_leaves_the_curve_so_far(shown):
-    with pytest.raises(KeyboardInterrupt), live_curve(100) as on_step:
-        on_step(0, 2.0)
-        raise KeyboardInterrupt
-    assert "1 steps" in shown[-1]["text/plain"]
-    with live_curve(3):
-        pass
-    assert shown[-1] == {"text/plain": "no step was made"}
-
-
-def test_two_losses_and_a_loss_that_is_not_a_number_are_drawn(shown):
-    with live_curve(30, every=0) as on_step:
-        for step in range(10):
-            on_step(
-                step,
-                {
-                    "generator": torch.tensor(1.0),
-                    "discriminator": float("nan") if step == 5 else -1.0,
-                },
-            )
-    assert "generator" in shown[-1]["text/plain"] and "discriminator" in shown[-1]["text/plain"]
-
-
-def test_a_run_of_no_steps_is_refused():
-    with pytest.raises(ValueError, match="at least one step, got 0"):
-        live_curve(0)
-
-
-def test_smoothing_is_a_mean_of_the_last_values():
-    values = np.arange(200.0)
-    assert len(smooth(values)) == 200
-    assert smooth(values)[-1] == values[-4:].mean()
-    assert smooth([3.0]).tolist() == [3.0]

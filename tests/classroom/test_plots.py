@@ -1,4 +1,4 @@
-"""Plots, views of a clip and live training, as notebooks call them."""
+"""Plots and views of a clip, as notebooks call them."""
 
 import numpy as np
 import torch
@@ -10,7 +10,6 @@ from course_lib.classroom import (
     probability_bars,
     reliability,
     scatter_panels,
-    train_live,
 )
 from course_lib.world import render, sample_scene
 
@@ -53,12 +52,6 @@ def test_the_views_of_a_clip_are_images_that_show_its_fields():
     assert len(np.unique(views["segmentation"].reshape(-1, 3), axis=0)) == len(
         np.unique(clip.segmentation)
     )
-
-
-def test_live_training_is_cut_short_and_writes_nothing(monkeypatch, course_home):
-    monkeypatch.setenv("COURSE_FAST", "1")
-    trained = train_live("ddpm-live", seconds=30.0)
-    assert trained.step == 5 and not trained.finished and not course_home.exists()
 
 
 def test_a_reliability_figure_has_a_dot_for_every_tenth_that_was_used():

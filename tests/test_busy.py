@@ -1,0 +1,101 @@
+"""A sign of life: late, alive, gone afterwards, and nothing where nobody looks."""
+
+import threading
+import time
+
+import pytest
+
+from course_lib import busy as module
+from course_lib.busy import Ticker, bar, busy
+
+
+class Screen(list):
+    """Stands in for a notebook or a terminal: what it shows, and None when it is wiped."""
+
+    def show(self, line, share):
+        self.append((line, share))
+
+    def wipe(self):
+        self.append(None)
+
+
+@pytest.fixture
+def screen(monkeypatch):
+    shown = Screen()
+    monkeypatch.setattr(module, "_screen", lambda: shown)
+    monkeypatch.setattr(module, "PATIENCE_SECONDS", 0.2)
+    monkeypatch.setattr(module, "TICK_SECONDS", 0.05)
+    return shown
+
+
+def test_what_is_quick_shows_nothing(screen):
+    with busy("Sampling"):
+        pass
+    assert screen == [None]
+
+
+def test_what_takes_long_shows_its_seconds_and_leaves_nothing(screen):
+    with busy("Sampling"):
+        time.sleep(0.6)
+    assert screen[0] == ("Sampling: 0 s", None) and screen[-2][0] == "Sampling: 1 s"
+    assert screen[-1] is None
+
+
+def test_a_loop_of_known_length_has_a_bar(screen):
+    seen = []
+    for item in busy("Reading clips", ["a", "b", "c", "d"]):
+        time.sleep(0.2)
+        seen.append(item)
+    assert seen == ["a", "b", "c", "d"]
+    line, share = screen[-2]
+    assert share == 0.75 and "3 of 4, about 0 s left" in line
+
+
+def test_a_loop_of_unknown_length_and_one_with_a_total(screen):
+    assert list(busy("Reading", iter("ab"))) == ["a", "b"]
+    assert busy("Reading", iter("ab"), total=2).total == 2
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, ValueError])
+def test_an_interrupt_and_an_error_end_it_and_pass_through(screen, error):
+    threads = threading.active_count()
+    with pytest.raises(error), busy("Sampling"):
+        time.sleep(0.3)
+        raise error
+    assert screen[-1] is None and threading.active_count() == threads
+
+
+def test_a_loop_that_is_left_ends_it(screen):
+    threads = threading.active_count()
+    for _ in busy("Reading", range(5)):
+        break
+    assert screen == [None] and threading.active_count() == threads
+
+
+def test_output_into_a_file_gets_nothing(capsys):
+    with busy("Sampling") as shown:
+        pass
+    assert shown.screen is None and capsys.readouterr() == ("", "")
+
+
+def test_a_terminal_line_is_wiped(capsys):
+    screen = module._Terminal()
+    screen.show("Sampling: 10 s", None)
+    screen.show("Sampling: 1 s", None)
+    screen.wipe()
+    assert capsys.readouterr().err == "\rSampling: 10 s\rSampling: 1 s \r" + " " * 14 + "\r"
+
+
+def test_a_ticker_does_not_call_once_it_is_stopped():
+    calls = []
+    ticker = Ticker(lambda: calls.append(1), first=0.01)
+    ticker.start()
+    time.sleep(0.1)
+    ticker.stop()
+    ticker.stop()
+    assert calls == [1] and not ticker.thread.is_alive()
+
+
+def test_a_bar_says_its_words_to_a_screen_reader():
+    assert 'aria-label="a &lt; &quot;b&quot;"' in bar(0.5, 'a < "b"')
+    assert 'value="0.500"' in bar(0.5, "x") and "value" not in bar(None, "x")
