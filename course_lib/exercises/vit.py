@@ -1,5 +1,7 @@
 """Notebook 02: the equations of ViT, its size, and what its positions and its attention say."""
 
+from dataclasses import replace
+
 import torch
 import torch.nn.functional as F
 
@@ -12,9 +14,15 @@ from course_lib.papers import vit
 
 
 def _patchify_cases(rng):
-    # b c h w p d; the last is one patch
-    sizes = [(2, 3, 4, 6, 2, 5), (4, 1, 9, 6, 3, 7), (3, 2, 5, 5, 5, 4)]
-    return [
+    sizes = [  # b c h w p d
+        (2, 3, 4, 6, 2, 5),
+        (4, 1, 9, 6, 3, 7),
+        (3, 2, 5, 5, 5, 4),  # one patch
+        (1, 3, 6, 4, 2, 8),  # one image
+        (3, 2, 3, 4, 1, 5),  # every pixel is a patch
+        (2, 3, 32, 32, 4, 96),  # the chapter's
+    ]
+    cases = [
         {
             "image": torch.randn(b, c, h, w, generator=rng),
             "kernel": torch.randn(d, c, p, p, generator=rng),
@@ -22,6 +30,12 @@ def _patchify_cases(rng):
         }
         for b, c, h, w, p, d in sizes
     ]
+    return [*cases, _in_float64(cases[0])]
+
+
+def _in_float64(case):
+    """Return the case with its tensors in double precision."""
+    return {name: x.double() if torch.is_tensor(x) else x for name, x in case.items()}
 
 
 def _feature_map(image, kernel, bias):
@@ -92,14 +106,22 @@ PATCHIFY = Exercise(
 
 
 def _tokens_cases(rng):
-    return [
+    sizes = [  # b n d
+        (3, 6, 4),
+        (2, 4, 7),
+        (1, 9, 5),  # one image
+        (4, 1, 6),  # one patch
+        (8, 64, 96),  # the chapter's
+    ]
+    cases = [
         {
             "patches": torch.randn(b, n, d, generator=rng),
             "cls_token": torch.randn(1, 1, d, generator=rng),
             "positions": torch.randn(1, n + 1, d, generator=rng),
         }
-        for b, n, d in [(3, 6, 4), (2, 4, 7), (1, 9, 5)]
+        for b, n, d in sizes
     ]
+    return [*cases, _in_float64(cases[0])]
 
 
 TOKENS_AND_POSITIONS = Exercise(
@@ -162,11 +184,19 @@ TOKENS_AND_POSITIONS = Exercise(
 
 
 def _attention_cases(rng):
-    sizes = [(2, 5, 3, 4), (3, 4, 2, 6), (4, 6, 1, 5)]  # b n heads d_h
-    return [
+    sizes = [  # b n heads d_h
+        (2, 5, 3, 4),
+        (3, 4, 2, 6),
+        (4, 6, 1, 5),  # one head
+        (3, 1, 2, 5),  # one token
+        (1, 10, 4, 3),  # one image: the chapter's shuffled tokens
+        (2, 65, 4, 24),  # a layer of the chapter's network
+    ]
+    cases = [
         {"qkv": torch.randn(b, n, 3 * heads * d, generator=rng), "heads": heads}
         for b, n, heads, d in sizes
     ]
+    return [*cases, _in_float64(cases[0])]
 
 
 ATTENTION = Exercise(
@@ -239,36 +269,56 @@ ATTENTION = Exercise(
 # ---------------------------------------------------------------- encoder_block
 
 
-def _norm(x):
-    return F.layer_norm(x, x.shape[-1:])
+# Stand-ins for the layers.  No two of them commute, and none undoes, absorbs or repeats another, so
+# that every order in which they can be applied gives other numbers.
 
 
-def _trained_norm(x):
-    """A norm with another scale and shift than a fresh one."""
-    return 1.6 * F.layer_norm(x, x.shape[-1:]) - 0.3
+def _norm1(x):
+    return torch.tanh(0.7 * x - 0.4) + 0.3 * x.mean(-1, keepdim=True)
 
 
-def _mix_tokens(x):
-    """In place of attention: every token takes from those before it."""
+def _norm2(x):
+    return x / (1.5 + (x + 0.5).abs()) - 0.2 * x[..., :1]
+
+
+def _attend(x):
+    """Give every token something from those before it."""
     return torch.tanh(0.8 * x + 0.2).cumsum(1)
 
 
-def _change_each_token(x):
-    """In place of the MLP: every token separately."""
-    return torch.sin(1.4 * x) * x
+def _mlp(x):
+    """Change every token separately."""
+    return torch.sin(1.4 * x) * x + 0.3
 
 
 def _block_cases(rng):
-    return [
-        {
-            "x": 2 * torch.randn(shape, generator=rng) + 0.5,
-            "norm1": _norm if first else _trained_norm,
-            "attend": _mix_tokens,
-            "norm2": _trained_norm if first else _norm,
-            "mlp": _change_each_token,
-        }
-        for shape, first in [((2, 4, 5), True), ((3, 2, 7), False), ((1, 6, 4), True)]
+    sizes = [
+        (2, 4, 5),
+        (3, 2, 7),
+        (1, 6, 4),  # one image
+        (3, 1, 5),  # one token
     ]
+    stand_ins = {"norm1": _norm1, "attend": _attend, "norm2": _norm2, "mlp": _mlp}
+    cases = [{"x": 2 * torch.randn(size, generator=rng) + 0.5, **stand_ins} for size in sizes]
+    return [*cases, _in_float64(cases[0]), _layer_of_the_chapter(rng)]
+
+
+@torch.no_grad()
+def _layer_of_the_chapter(rng):
+    """Return a layer of the image judge's size, with weights as after some training."""
+    config = vit.ViTConfig(width=96, heads=4, mlp=192)
+    block = vit.Block(config).requires_grad_(False)
+    for weight in block.parameters():
+        weight.normal_(std=0.1, generator=rng)
+    block.norm1.weight.add_(1.0)
+    block.norm2.weight.add_(1.0)
+    return {
+        "x": torch.randn(2, 65, config.width, generator=rng),
+        "norm1": block.norm1,
+        "attend": block.attention,
+        "norm2": block.norm2,
+        "mlp": block.mlp,
+    }
 
 
 ENCODER_BLOCK = Exercise(
@@ -336,24 +386,30 @@ ENCODER_BLOCK = Exercise(
 
 
 def _count_cases(rng):
-    def draw(low, high):
-        return int(torch.randint(low, high, (), generator=rng))
-
-    cases = []
-    for channels in (1, 3):
-        patch, heads, depth, rows = draw(2, 6), draw(2, 5), draw(2, 8), draw(2, 5)
-        config = vit.ViTConfig(
-            image_size=(patch * rows, patch * (rows + draw(1, 4))),
-            patch_size=patch,
-            channels=channels,
-            width=heads * draw(5, 9),
-            depth=depth,
-            heads=heads,
-            mlp=draw(50, 90),
-            num_classes=draw(9, 40),
-        )
-        cases.append({"config": config})
-    return [*cases, {"config": vit.VIT_CONFIGS["ViT-B/16"]}]
+    # Every field has another value, and no two parts of the sum are equal.
+    wide = vit.ViTConfig(
+        image_size=(6, 15),
+        patch_size=3,
+        channels=2,
+        width=28,
+        depth=5,
+        heads=4,
+        mlp=53,
+        num_classes=11,
+    )
+    high = vit.ViTConfig(
+        image_size=(20, 8),
+        patch_size=4,
+        channels=1,
+        width=18,
+        depth=3,
+        heads=2,
+        mlp=61,
+        num_classes=23,
+    )
+    one_layer = replace(wide, depth=1, image_size=(12, 12), channels=3)
+    published = [vit.VIT_CONFIGS[name] for name in ("ViT-B/32", "ViT-B/16", "ViT-L/16", "ViT-H/14")]
+    return [{"config": config} for config in (wide, high, one_layer, *published)]
 
 
 def _without_biases(config):
@@ -383,13 +439,14 @@ COUNT_PARAMETERS = Exercise(
         ),
         "last_norm": (
             edit("2 * norm) + norm", "2 * norm)", of=encoder_parameters),
-            "You are short by exactly 2 d. There is one more norm after the last layer, with its"
-            " scale and its shift.",
+            "You are short by exactly 2 d. Two things of that size are easily forgotten: the norm"
+            " after the last layer (a scale and a shift), and the class token with its position.",
         ),
         "one_norm": (
             edit("2 * norm)", "norm)", of=encoder_parameters),
-            "You are short by 2 d in every layer. A layer has two norms, each with a scale and a"
-            " shift.",
+            "You are short by exactly 2 d in every layer. A layer has two norms, each with a scale"
+            " and a shift, and five biases of d numbers: of q, k, v, and where attention and the"
+            " MLP end.",
         ),
         "no_biases": (
             _without_biases,
@@ -427,7 +484,15 @@ COUNT_PARAMETERS = Exercise(
 
 
 def _interpolate_cases(rng):
-    grids = [((2, 3), (4, 7), 5), ((4, 3), (3, 5), 6), ((5, 4), (2, 3), 4), ((2, 4), (2, 4), 3)]
+    grids = [
+        ((2, 3), (4, 7), 5),
+        ((4, 3), (3, 5), 6),
+        ((5, 4), (2, 3), 4),  # smaller
+        ((2, 4), (2, 4), 3),  # the same
+        ((3, 3), (5, 5), 4),  # from a square to a square
+        ((3, 3), (2, 5), 7),  # from a square to an oblong
+        ((8, 8), (12, 12), 64),  # the chapter's
+    ]
     return [
         {"positions": torch.randn(1, 1 + old[0] * old[1], d, generator=rng), "old": old, "new": new}
         for old, new, d in grids
@@ -451,7 +516,6 @@ INTERPOLATE_POSITIONS = Exercise(
     id="vit.interpolate_positions",
     reference=vit.interpolate_positions,
     cases=_interpolate_cases,
-    gradients=("positions",),
     equation="ViT, Section 3.2",
     points=2,
     stars=2,
@@ -514,8 +578,15 @@ INTERPOLATE_POSITIONS = Exercise(
 
 
 def _distance_cases(rng):
-    sizes = [(2, 3, (2, 4), 16), (3, 2, (4, 3), 5), (1, 4, (3, 3), 2)]  # b heads grid patch
-    return [
+    sizes = [  # b heads grid patch
+        (2, 3, (2, 4), 16),
+        (3, 2, (4, 3), 5),
+        (1, 4, (3, 3), 2),  # one image
+        (3, 1, (1, 5), 3),  # one head, one row of patches
+        (2, 3, (3, 2), 1),  # patches of one pixel
+        (2, 4, (8, 8), 4),  # the chapter's
+    ]
+    cases = [
         {
             "weights": torch.randn(b, heads, *2 * [1 + h * w], generator=rng).mul(2).softmax(-1),
             "grid": (h, w),
@@ -523,6 +594,8 @@ def _distance_cases(rng):
         }
         for b, heads, (h, w), patch in sizes
     ]
+    uniform = {"weights": torch.full((1, 1, 65, 65), 1 / 65), "grid": (8, 8), "patch": 4}
+    return [*cases, uniform]
 
 
 ATTENTION_DISTANCE = Exercise(
@@ -553,8 +626,9 @@ ATTENTION_DISTANCE = Exercise(
                 ".sqrt()",
                 ".sqrt(), (1, 0, 1, 0))",
             ),
-            "You kept the class token, at distance 0 from everything. It has no place: leave its"
-            " row and its column out, then bring the rows back to a sum of 1.",
+            "This is what comes out with the class token kept, at distance 0 from everything. It"
+            " has no place: leave its row and its column out, then bring the rows back to a sum"
+            " of 1.",
         ),
         "manhattan": (
             edit(".square().sum(-1).sqrt()", ".abs().sum(-1)"),
@@ -562,7 +636,7 @@ ATTENTION_DISTANCE = Exercise(
             " root of the sum of squares.",
         ),
         "squared": (
-            edit("places = patch * ", "places = ", "(places[", "patch * (places[", ".sqrt()", ""),
+            edit(".sqrt()", ""),
             "The square root is missing: you averaged squared distances.",
         ),
         "normalised_over_queries": (
@@ -593,7 +667,14 @@ ATTENTION_DISTANCE = Exercise(
 
 
 def _rollout_cases(rng):
-    sizes = [(4, 2, 3, 5), (2, 4, 5, 3), (3, 1, 2, 6)]  # depth b heads n
+    sizes = [  # depth b heads n
+        (4, 2, 3, 5),
+        (2, 4, 5, 3),
+        (3, 1, 2, 6),  # one image
+        (1, 3, 2, 4),  # one layer
+        (3, 2, 1, 5),  # one head
+        (6, 2, 4, 65),  # the chapter's
+    ]
     return [
         {"maps": torch.randn(depth, b, heads, n, n, generator=rng).mul(2).softmax(-1)}
         for depth, b, heads, n in sizes

@@ -3,6 +3,7 @@
 import math
 from dataclasses import replace
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from einops import einsum, rearrange, reduce
@@ -25,6 +26,22 @@ def patchify_detached(image, kernel, bias):
     return vit.embed_patches(image, kernel.detach(), bias)
 
 
+def patchify_squeezed(image, kernel, bias):
+    return vit.embed_patches(image, kernel, bias).squeeze(0)
+
+
+def patchify_one_token_squeezed(image, kernel, bias):
+    return vit.embed_patches(image, kernel, bias).squeeze(1)
+
+
+def patchify_in_single_precision(image, kernel, bias):
+    return vit.embed_patches(image, kernel, bias).float()
+
+
+def patchify_first_image_for_all(image, kernel, bias):
+    return vit.embed_patches(image[:1], kernel, bias).expand(len(image), -1, -1)
+
+
 def tokens_same_token_in_patches(patches, cls_token, positions):
     return vit.tokens_and_positions(patches + cls_token, cls_token, positions)
 
@@ -35,6 +52,18 @@ def tokens_reversed_positions(patches, cls_token, positions):
 
 def tokens_fresh_class_token(patches, cls_token, positions):
     return vit.tokens_and_positions(patches, torch.zeros_like(cls_token), positions)
+
+
+def tokens_squeezed(patches, cls_token, positions):
+    return vit.tokens_and_positions(patches, cls_token, positions).squeeze(0)
+
+
+def tokens_in_single_precision(patches, cls_token, positions):
+    return vit.tokens_and_positions(patches, cls_token, positions).float()
+
+
+def tokens_detached_positions(patches, cls_token, positions):
+    return vit.tokens_and_positions(patches, cls_token, positions.detach())
 
 
 def attention_outputs_innermost(qkv, heads):
@@ -63,6 +92,43 @@ def attention_in_one_head(qkv, heads):
     return vit.attention(qkv, 1)
 
 
+def attention_squeezed(qkv, heads):
+    out, weights = vit.attention(qkv, heads)
+    return out.squeeze(0), weights.squeeze(0)
+
+
+def attention_head_squeezed(qkv, heads):
+    out, weights = vit.attention(qkv, heads)
+    return out, weights.squeeze(1)
+
+
+def attention_in_single_precision(qkv, heads):
+    return vit.attention(qkv.float(), heads)
+
+
+def attention_scaled_for_base(qkv, heads):
+    q, k, v = vit.split_heads(qkv, heads)
+    weights = torch.softmax(q @ k.mT / 8, dim=-1)
+    return rearrange(weights @ v, "b heads n d -> b n (heads d)"), weights
+
+
+def attention_scaled_twice(qkv, heads):
+    q, k, v = vit.split_heads(qkv, heads)
+    out = F.scaled_dot_product_attention(q / q.shape[-1] ** 0.5, k, v)
+    return rearrange(out, "b heads n d -> b n (heads d)"), vit.attention(qkv, heads)[1]
+
+
+def attention_of_one_head(qkv, heads):
+    out, weights = vit.attention(qkv, heads)
+    return out, weights.mean(1, keepdim=True)
+
+
+def attention_values_detached(qkv, heads):
+    q, k, v = vit.split_heads(qkv, heads)
+    weights = torch.softmax(q @ k.mT / math.sqrt(q.shape[-1]), dim=-1)
+    return rearrange(weights @ v.detach(), "b heads n d -> b n (heads d)"), weights
+
+
 def block_norm_on_one_branch(x, norm1, attend, norm2, mlp):
     x = x + attend(norm1(x))
     return x + mlp(x)
@@ -71,6 +137,32 @@ def block_norm_on_one_branch(x, norm1, attend, norm2, mlp):
 def block_last_residual_missing(x, norm1, attend, norm2, mlp):
     x = x + attend(norm1(x))
     return mlp(norm2(x))
+
+
+def block_norms_on_top_of_each_other(x, norm1, attend, norm2, mlp):
+    x = x + attend(norm1(x))
+    return x + mlp(norm2(norm1(x)))
+
+
+def block_norm1_twice_over(x, norm1, attend, norm2, mlp):
+    return vit.encoder_block(x, lambda y: norm1(norm1(y)), attend, norm2, mlp)
+
+
+def block_norms_swapped(x, norm1, attend, norm2, mlp):
+    return vit.encoder_block(x, norm2, attend, norm1, mlp)
+
+
+def block_attends_twice(x, norm1, attend, norm2, mlp):
+    return vit.encoder_block(x, norm1, lambda y: attend(attend(y)), norm2, mlp)
+
+
+def block_norm_at_the_end(x, norm1, attend, norm2, mlp):
+    return norm2(vit.encoder_block(x, norm1, attend, norm2, mlp))
+
+
+def block_no_gradient_past_the_branches(x, norm1, attend, norm2, mlp):
+    x = x.detach() + attend(norm1(x))
+    return x.detach() + mlp(norm2(x))
 
 
 def block_in_place(x, norm1, attend, norm2, mlp):
@@ -96,6 +188,42 @@ def count_one_layer(config):
     return vit.count_parameters(replace(config, depth=1))
 
 
+def count_without_class_token_and_position(config):
+    return vit.count_parameters(config) - 2 * config.width
+
+
+def count_without_output_biases(config):
+    return vit.count_parameters(config) - 2 * config.width * config.depth
+
+
+def count_without_shifts(config):
+    return vit.count_parameters(config) - (2 * config.depth + 1) * config.width
+
+
+def count_square_by_columns(config):
+    return vit.count_parameters(config) + (config.grid[1] ** 2 + 1 - config.tokens) * config.width
+
+
+def count_mlp_four_times_as_wide(config):
+    return vit.count_parameters(replace(config, mlp=4 * config.width))
+
+
+def count_in_colour(config):
+    return vit.count_parameters(replace(config, channels=3))
+
+
+def count_for_imagenet(config):
+    return vit.count_parameters(replace(config, num_classes=1000))
+
+
+def count_no_bias_in_the_head(config):
+    return vit.count_parameters(config) - config.num_classes
+
+
+def count_tokens_in_the_mlp(config):
+    return vit.count_parameters(replace(config, mlp=config.mlp + config.tokens))
+
+
 def interpolate_token_last(positions, old, new):
     return vit.interpolate_positions(positions, old, new).roll(-1, 1)
 
@@ -115,8 +243,26 @@ def interpolate_token_averaged(positions, old, new):
     )
 
 
-def interpolate_detached(positions, old, new):
-    return vit.interpolate_positions(positions.detach(), old, new)
+def interpolate_antialiased(positions, old, new):
+    grid = positions[:, 1:].mT.unflatten(2, old)
+    grid = F.interpolate(grid, new, mode="bilinear", align_corners=True, antialias=True)
+    return torch.cat([positions[:, :1], grid.flatten(2).mT], dim=1)
+
+
+def interpolate_square_grids(positions, old, new):
+    side, wanted = math.isqrt(positions.shape[1] - 1), math.isqrt(new[0] * new[1])
+    return vit.interpolate_positions(positions, (side, side), (wanted, wanted))
+
+
+def interpolate_half_as_large_again(positions, old, new):
+    return vit.interpolate_positions(positions, old, (3 * old[0] // 2, 3 * old[1] // 2))
+
+
+def interpolate_rows_alone(positions, old, new):
+    rows = vit.interpolate_positions(positions, old, (new[0], old[1]))
+    grid = rows[:, 1:].mT.unflatten(2, (new[0], old[1]))
+    grid = F.interpolate(grid, new, mode="nearest")
+    return torch.cat([positions[:, :1], grid.flatten(2).mT], dim=1)
 
 
 def distance_strongest_key(weights, grid, patch):
@@ -135,6 +281,46 @@ def distance_of_each_image(weights, grid, patch):
 def distance_from_the_class_token(weights, grid, patch):
     rows = weights[..., :1, 1:].expand(*weights.shape[:2], grid[0] * grid[1], -1)
     return vit.attention_distance(rows, grid, patch)
+
+
+def distance_root_of_mean_square(weights, grid, patch):
+    places = torch.cartesian_prod(torch.arange(grid[0]), torch.arange(grid[1])).float() * patch
+    squares = torch.cdist(places, places).square()
+    between = F.normalize(weights[..., 1:, 1:], p=1, dim=-1)
+    return (between * squares).sum(-1).mean((0, 2)).sqrt()
+
+
+def distance_squared_in_patches(weights, grid, patch):
+    places = torch.cartesian_prod(torch.arange(grid[0]), torch.arange(grid[1])).float()
+    between = F.normalize(weights[..., 1:, 1:], p=1, dim=-1)
+    return (between * torch.cdist(places, places).square() * patch).sum(-1).mean((0, 2))
+
+
+def distance_largest_step(weights, grid, patch):
+    places = torch.cartesian_prod(torch.arange(grid[0]), torch.arange(grid[1])).float() * patch
+    between = F.normalize(weights[..., 1:, 1:], p=1, dim=-1)
+    return (between * torch.cdist(places, places, p=torch.inf)).sum(-1).mean((0, 2))
+
+
+def distance_images_averaged_first(weights, grid, patch):
+    return vit.attention_distance(weights.mean(0, keepdim=True), grid, patch)
+
+
+def distance_divided_by_the_total(weights, grid, patch):
+    places = torch.cartesian_prod(torch.arange(grid[0]), torch.arange(grid[1])).float() * patch
+    between = weights[..., 1:, 1:]
+    return (between * torch.cdist(places, places)).sum((0, 2, 3)) / between.sum((0, 2, 3))
+
+
+def distance_on_a_square(weights, grid, patch):
+    n = torch.arange(grid[0] * grid[1])
+    places = patch * torch.stack([n // grid[0], n % grid[0]], dim=1).float()
+    between = F.normalize(weights[..., 1:, 1:], p=1, dim=-1)
+    return (between * torch.cdist(places, places)).sum(-1).mean((0, 2))
+
+
+def distance_patches_of_four(weights, grid, patch):
+    return vit.attention_distance(weights, grid, 4)
 
 
 def rollout_strongest_head(maps):
@@ -156,16 +342,56 @@ def rollout_of_every_layer(maps):
     return torch.stack([vit.attention_rollout(maps[: i + 1]) for i in range(len(maps))])
 
 
+def rollout_squeezed(maps):
+    return vit.attention_rollout(maps).squeeze(0)
+
+
+def rollout_identity_in_the_first_layer(maps):
+    stay = torch.eye(maps.shape[-1])
+    layers = maps.mean(2)
+    rollout = (layers[0] + stay) / 2
+    for layer in layers[1:]:
+        rollout = layer @ rollout
+    return rollout
+
+
+def rollout_without_the_last_layer(maps):
+    return vit.attention_rollout(maps[:-1])
+
+
+def rollout_images_averaged(maps):
+    rollout = vit.attention_rollout(maps)
+    return rollout.mean(0, keepdim=True).expand_as(rollout)
+
+
+def rollout_mostly_identity(maps):
+    rollout = stay = torch.eye(maps.shape[-1])
+    for layer in maps.mean(2):
+        rollout = (0.1 * layer + 0.9 * stay) @ rollout
+    return rollout
+
+
+def rollout_transposed_maps(maps):
+    return vit.attention_rollout(maps.mT)
+
+
 WRONG = {
     "vit.patchify": {
         "flipped_kernel": patchify_flipped_kernel,
         "padded": patchify_padded,
         "detached": patchify_detached,
+        "squeezed": patchify_squeezed,
+        "one_token_squeezed": patchify_one_token_squeezed,
+        "in_single_precision": patchify_in_single_precision,
+        "first_image_for_all": patchify_first_image_for_all,
     },
     "vit.tokens_and_positions": {
         "same_token_in_patches": tokens_same_token_in_patches,
         "reversed_positions": tokens_reversed_positions,
         "fresh_class_token": tokens_fresh_class_token,
+        "squeezed": tokens_squeezed,
+        "in_single_precision": tokens_in_single_precision,
+        "detached_positions": tokens_detached_positions,
     },
     "vit.attention": {
         "outputs_innermost": attention_outputs_innermost,
@@ -173,35 +399,73 @@ WRONG = {
         "without_softmax": attention_without_softmax,
         "causal": attention_causal,
         "in_one_head": attention_in_one_head,
+        "squeezed": attention_squeezed,
+        "head_squeezed": attention_head_squeezed,
+        "in_single_precision": attention_in_single_precision,
+        "scaled_for_base": attention_scaled_for_base,
+        "scaled_twice": attention_scaled_twice,
+        "of_one_head": attention_of_one_head,
+        "values_detached": attention_values_detached,
     },
     "vit.encoder_block": {
         "norm_on_one_branch": block_norm_on_one_branch,
         "last_residual_missing": block_last_residual_missing,
         "in_place": block_in_place,
+        "norms_on_top_of_each_other": block_norms_on_top_of_each_other,
+        "norm1_twice_over": block_norm1_twice_over,
+        "norms_swapped": block_norms_swapped,
+        "attends_twice": block_attends_twice,
+        "norm_at_the_end": block_norm_at_the_end,
+        "no_gradient_past_the_branches": block_no_gradient_past_the_branches,
     },
     "vit.count_parameters": {
         "as_float": count_as_float,
         "in_millions": count_in_millions,
         "one_mlp_layer": count_one_mlp_layer,
         "one_layer": count_one_layer,
+        "without_class_token_and_position": count_without_class_token_and_position,
+        "without_output_biases": count_without_output_biases,
+        "without_shifts": count_without_shifts,
+        "square_by_columns": count_square_by_columns,
+        "mlp_four_times_as_wide": count_mlp_four_times_as_wide,
+        "in_colour": count_in_colour,
+        "for_imagenet": count_for_imagenet,
+        "no_bias_in_the_head": count_no_bias_in_the_head,
+        "tokens_in_the_mlp": count_tokens_in_the_mlp,
     },
     "vit.interpolate_positions": {
         "token_last": interpolate_token_last,
         "cropped": interpolate_cropped,
         "token_averaged": interpolate_token_averaged,
-        "detached": interpolate_detached,
+        "antialiased": interpolate_antialiased,
+        "square_grids": interpolate_square_grids,
+        "half_as_large_again": interpolate_half_as_large_again,
+        "rows_alone": interpolate_rows_alone,
     },
     "vit.attention_distance": {
         "strongest_key": distance_strongest_key,
         "without_itself": distance_without_itself,
         "of_each_image": distance_of_each_image,
         "from_the_class_token": distance_from_the_class_token,
+        "root_of_mean_square": distance_root_of_mean_square,
+        "squared_in_patches": distance_squared_in_patches,
+        "largest_step": distance_largest_step,
+        "images_averaged_first": distance_images_averaged_first,
+        "divided_by_the_total": distance_divided_by_the_total,
+        "on_a_square": distance_on_a_square,
+        "patches_of_four": distance_patches_of_four,
     },
     "vit.attention_rollout": {
         "strongest_head": rollout_strongest_head,
         "last_layer": rollout_last_layer,
         "columns_normalised": rollout_columns_normalised,
         "of_every_layer": rollout_of_every_layer,
+        "squeezed": rollout_squeezed,
+        "identity_in_the_first_layer": rollout_identity_in_the_first_layer,
+        "without_the_last_layer": rollout_without_the_last_layer,
+        "images_averaged": rollout_images_averaged,
+        "mostly_identity": rollout_mostly_identity,
+        "transposed_maps": rollout_transposed_maps,
     },
 }
 
@@ -253,6 +517,12 @@ def attention_by_einsum(qkv, heads):
     return einsum(weights, v, "b h i j, b j h d -> b i h d").flatten(2), weights
 
 
+def attention_by_torch(qkv, heads):
+    q, k, v = vit.split_heads(qkv, heads)
+    out = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
+    return out, (q * q.shape[-1] ** -0.5 @ k.mT).softmax(3)
+
+
 def block_in_lines(x, norm1, attend, norm2, mlp):
     found = attend(norm1(x))
     worked_out = mlp(norm2(x + found))
@@ -299,6 +569,23 @@ def interpolate_by_matrices(positions, old, new):
     return torch.cat([positions[0, :1], grid.reshape(new[0] * new[1], -1)])[None]
 
 
+@torch.no_grad()
+def interpolate_without_gradients(positions, old, new):
+    return vit.interpolate_positions(positions, old, new)
+
+
+def interpolate_in_numpy(positions, old, new):
+    grid = positions[0, 1:].numpy().reshape(*old, -1)
+    for axis in (0, 1):
+        places = np.linspace(0, old[axis] - 1, new[axis])
+        near = np.floor(places).astype(int)
+        far = np.minimum(near + 1, old[axis] - 1)
+        part = (places - near).reshape(-1, *(2 - axis) * [1])
+        grid = grid.take(near, axis) * (1 - part) + grid.take(far, axis) * part
+    rows = grid.reshape(1, new[0] * new[1], -1).astype(np.float32)
+    return torch.cat([positions[:, :1], torch.from_numpy(rows)], dim=1)
+
+
 def distance_by_loops(weights, grid, patch):
     found = torch.zeros(weights.shape[1], dtype=torch.float64)
     places = [(row, column) for row in range(grid[0]) for column in range(grid[1])]
@@ -320,6 +607,11 @@ def distance_by_complex_numbers(weights, grid, patch):
     return reduce(between * (places[:, None] - places).abs(), "b h i j -> h", "sum") / (
         len(weights) * len(n)
     )
+
+
+@torch.no_grad()
+def distance_without_gradients(weights, grid, patch):
+    return vit.attention_distance(weights, grid, patch)
 
 
 def rollout_by_multi_dot(maps):
@@ -348,16 +640,23 @@ RIGHT = {
         "by_positions_apart": tokens_by_positions_apart,
         "by_padding": tokens_by_padding,
     },
-    "vit.attention": {"by_heads": attention_by_heads, "by_einsum": attention_by_einsum},
+    "vit.attention": {
+        "by_heads": attention_by_heads,
+        "by_einsum": attention_by_einsum,
+        "by_torch": attention_by_torch,
+    },
     "vit.encoder_block": {"in_lines": block_in_lines, "by_loop": block_by_loop},
     "vit.count_parameters": {"on_meta": count_on_meta, "by_layers": count_by_layers},
     "vit.interpolate_positions": {
         "by_upsample": interpolate_by_upsample,
         "by_matrices": interpolate_by_matrices,
+        "without_gradients": interpolate_without_gradients,
+        "in_numpy": interpolate_in_numpy,
     },
     "vit.attention_distance": {
         "by_loops": distance_by_loops,
         "by_complex_numbers": distance_by_complex_numbers,
+        "without_gradients": distance_without_gradients,
     },
     "vit.attention_rollout": {
         "by_multi_dot": rollout_by_multi_dot,
