@@ -87,13 +87,16 @@ print("kernel", tuple(judge.network.patch_embed.weight.shape))
 #
 # `kernel` is (d, c, p, p) and `bias` (d,). Return one token of d numbers for every patch, patches in reading order.
 #
+# This and the next three functions become a network that can be trained: what they return has the dtype of what comes
+# in, and gradients flow through it to every tensor.
+#
 # <details><summary>Hint 1: the idea</summary>
 # Either cut and flatten the patches and the filters in the same order and multiply, or convolve with a stride equal
 # to the patch's side.
 # </details>
 # <details><summary>Hint 2: the line</summary>
-# <code>F.conv2d(image, kernel, bias, stride=kernel.shape[-1])</code> has shape (b, d, rows, columns). Flatten its last two axes into one, then
-# put that axis before the channels.
+# <code>F.conv2d(image, kernel, bias, stride=kernel.shape[-1])</code> has shape (b, d, rows, columns). Flatten its
+# last two axes into one, then put that axis before the channels.
 # </details>
 
 
@@ -141,7 +144,8 @@ print(f"correlation of neighbouring weights: {torch.corrcoef(pairs)[0, 1]:.2f}")
 #
 # ### Exercise: class token and positions
 #
-# `cls_token` is (1 1 d), one for all images of the batch; `positions` has n + 1 rows, the class token's first.
+# `cls_token` is (1 1 d), one for all images of the batch; `positions` (1, n + 1, d) has n + 1 rows, the class token's
+# first. Return (b, n + 1, d). Gradients flow to all three.
 #
 # <details><summary>Hint 1: the idea</summary>
 # Every image needs its own copy of the class token before its patches; then all n + 1 tokens get their positions.
@@ -217,7 +221,7 @@ print("qkv", tuple(qkv.shape), "-> q, k and v, each", tuple(q.shape), "= (b head
 #
 # `qkv` is $z\,U_{qkv}$ for all heads at once, (b, n, 3 d): its last axis holds all queries, then all keys, then all
 # values, and within each of the three, one head after the other. Return the heads' outputs side by side (b n d), and
-# the attention $A$ (b heads n n). The last matrix $U_{msa}$ is not part of it.
+# the attention $A$ (b heads n n). The last matrix $U_{msa}$ is not part of it. Gradients flow through `qkv`.
 #
 # <details><summary>Hint 1: the idea</summary>
 # Give the three and the heads axes of their own, in that order, and move the heads before the tokens. Then Eq. 6 and
@@ -286,7 +290,8 @@ print("and after a LayerNorm:     ", [f"{float(d):.2f}" for d in after.std(1, co
 # %% [markdown]
 # ### Exercise: the encoder block
 #
-# `norm1`, `attend`, `norm2` and `mlp` are functions from (b n d) to (b n d).
+# `norm1`, `attend`, `norm2` and `mlp` are functions from (b n d) to (b n d); any functions, so the order matters.
+# Gradients flow through `x`.
 #
 # <details><summary>Hint 1: the idea</summary>
 # Two lines, one per equation. What is added is always what came in before the norm.
@@ -307,9 +312,13 @@ def encoder_block(x, norm1, attend, norm2, mlp):
 
 
 # %% [markdown]
-# You now have every part. Put them together with the trained weights and compare with the library:
+# You now have every part. Put them together with the trained weights, and compare with the library: the scores, and
+# the gradients with respect to all weights, by which it is trained.
 
 # %%
+from copy import deepcopy
+
+
 def your_vit(model, image):
     heads = model.config.heads
     x = embed_patches(image, model.patch_embed.weight, model.patch_embed.bias)
@@ -323,9 +332,14 @@ def your_vit(model, image):
     return model.head(model.norm(x)[:, 0])  # Eq. 4, and the linear head
 
 
-with torch.no_grad():
-    difference = (your_vit(judge.network, images) - judge.network(images)).abs().max()
-print(f"largest difference between your ViT and the library's: {difference:.1e}")
+net = deepcopy(judge.network).requires_grad_()
+scores = your_vit(net, images), net(images)
+slopes = [torch.autograd.grad(y.square().mean(), net.parameters()) for y in scores]
+difference = (scores[0] - scores[1]).abs().max()
+steepest = max(g.abs().max() for g in slopes[1])
+bends = max((a - b).abs().max() for a, b in zip(*slopes, strict=True)) / steepest
+print(f"your ViT and the library's: scores differ by at most {difference:.1e},")
+print(f"gradients by at most {bends:.1e} of the largest")
 
 # %% [markdown]
 # ## 6 How large is it?
@@ -339,7 +353,7 @@ print(f"largest difference between your ViT and the library's: {difference:.1e}"
 #
 # `config` has `size` (height and width in pixels), `grid` (rows and columns of patches), `patch_size`, `channels`,
 # `width` $D$, `depth` $L$, `mlp` $M$ and `num_classes`. There is a class token, and every place in the sequence has a
-# learned vector. Return an `int`; images need not be square.
+# learned vector. Return an `int`. Images need not be square, and $M$ need not be $4D$.
 #
 # <details><summary>Hint 1: the idea</summary>
 # Count one layer, multiply by the depth, then add what comes before and after. A linear layer from a to b has ab
@@ -695,7 +709,7 @@ room.table(rows, "The side of a patch, in pixels of 32")
 #
 # `positions` is (1, 1 + n, d), the class token's first; `old` and `new` are (rows, columns). The class token keeps
 # its vector. Interpolate linearly along both axes so that the corners of the old grid stay the corners of the new
-# one, as the official code does.
+# one, as the official code does. Either grid may be the larger one, and neither need be square.
 #
 # <details><summary>Hint 1: the idea</summary>
 # Set the first vector aside. Give the rest the shape of an image whose channels are the d numbers, resize it,
@@ -798,7 +812,8 @@ explore(where_it_looks, patch=room.patches(photo[0], 8, 8, value=(4, 4)), layer=
 #
 # `weights` (b heads 1+n 1+n) is one layer's attention, class token first; `grid` is (rows, columns) of patches, in
 # reading order. Leave the class token out as query and as key, and divide what is left of each query's attention by
-# its sum. Average over queries and images. Distances are straight lines between patch centres, in pixels.
+# its sum. Average over queries and images, and return one number for each head. Distances are straight lines between
+# patch centres, in pixels; the grid need not be square.
 #
 # <details><summary>Hint 1: the idea</summary>
 # Compute an (n n) table of distances once; then it is a weighted mean over keys and a plain mean over the rest.

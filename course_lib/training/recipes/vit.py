@@ -2,8 +2,8 @@
 
 All but the judge name shape and colour at once, 32 classes, of the one object in an image.
 `vit-data-N` and `resnet-data-N` differ in the number of training images, and see equally many
-batches; `vit-positions-*` and `vit-patch-*` change one thing about `vit-data-8000`; `vit-48-*` are
-fine-tuned at 48 pixels from `vit-data-32000`.
+batches; `*-500-early` see a fifth of them.  `vit-positions-*` and `vit-patch-*` change one thing
+about `vit-data-8000`; `vit-48-*` are fine-tuned at 48 pixels from `vit-data-32000`.
 """
 
 from dataclasses import dataclass, replace
@@ -337,6 +337,9 @@ RECIPES: list[Recipe] = [
     replace(RESNET, name="resnet-data-2000", pictures=2000),
     RESNET,
     replace(RESNET, name="resnet-data-32000", pictures=32_000),
+    # stopped early: 2,000 steps on 500 images are learned by heart
+    replace(VIT, name="vit-data-500-early", pictures=500, steps=400, warmup=40),
+    replace(RESNET, name="resnet-data-500-early", pictures=500, steps=400, warmup=40),
     replace(VIT, name="vit-positions-none", positions="none"),
     replace(VIT, name="vit-positions-2d", positions="2d"),
     replace(VIT, name="vit-patch-8", patch_size=8),
