@@ -62,7 +62,7 @@ def build(source: Path, run: bool = True) -> list[float]:
     seconds: list[float] = []
     if run:
         try:
-            notebook, seconds = execute(notebook, folder=paths.NOTEBOOKS, record=True)
+            notebook, seconds = execute(notebook, folder=paths.NOTEBOOKS, building=True)
         except ExecutionError as error:
             raise ExecutionError(f"{source.stem}: {error}") from None
     write(notebook, paths.NOTEBOOKS / f"{source.stem}.ipynb")

@@ -28,12 +28,13 @@ class ExecutionError(RuntimeError):
 
 
 def execute(
-    notebook: NotebookNode, folder: Path, timeout: int = 300, record: bool = False
+    notebook: NotebookNode, folder: Path, timeout: int = 300, building: bool = False
 ) -> tuple[NotebookNode, list[float]]:
     """Execute a notebook; return it and the seconds that each of its cells took.
 
-    folder: the kernel's working directory.  timeout: seconds for one cell.  record: let live
-    training note how many steps it made (classroom/live.py).
+    folder: the kernel's working directory.  timeout: seconds for one cell.  building: the
+    outputs are to be committed, so live training notes its steps (classroom/live.py), and a
+    student's progress is not shown.
     The student's state (COURSE_HOME) starts empty; COURSE_FAST is passed on.  Raises
     ExecutionError, also for a claim that does not hold.
     """

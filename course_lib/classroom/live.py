@@ -67,7 +67,8 @@ def train_live(recipe: Recipe | str, seconds: int | float = 60.0) -> LiveResult:
     with live_curve(live_steps(recipe), title=recipe.name, seconds=seconds) as curve:
         trained = live(recipe, seconds, on_step=lambda step, losses, model: curve(step, losses))
         is_idle = waited is not None and _waited_seconds() - waited < IDLE * trained.seconds
-        if os.environ.get("COURSE_RECORD") == "1" and is_idle and not trained.interrupted:
+        is_whole = live_steps(recipe) == recipe.steps and not trained.interrupted
+        if os.environ.get("COURSE_BUILD") == "1" and is_idle and is_whole:
             _record(recipe, seconds, trained.step)
         curve.usual_steps = _recorded(recipe, seconds)
     return LiveResult(**vars(trained), usual_steps=curve.usual_steps)

@@ -10,6 +10,7 @@ from html import escape
 from filelock import FileLock, Timeout
 
 from course_lib.checking.exercise import exercises, topics
+from course_lib.classroom.bank import load_bank
 from course_lib.classroom.markup import STYLE
 from course_lib.classroom.state import course_home, save_state
 from course_lib.paths import NOTEBOOKS, QUIZZES, SOLUTIONS
@@ -127,92 +128,150 @@ def _validate(record: object) -> None:
         raise ValueError("not a progress record: unexpected values")
 
 
-# ---------------------------------------------------------------------------------------- the table
+# ------------------------------------------------------------------------------------- the overview
+
+BAR_LETTERS = 20  # of a chapter's bar in plain text
+IN_A_BUILD = "Run this cell: it shows your points in every chapter, and what comes next."
 
 
 @dataclass(frozen=True)
 class Line:
-    """One exercise or quiz: its name, its status, points earned and possible (None: unknown)."""
+    """One exercise or quiz: its name, its status, points earned and possible."""
 
     name: str
-    status: str
+    status: str  # of STATUSES
     earned: Number
-    points: Number | None
+    points: Number
+
+
+STATUSES = {"passed": "good", "answered": "good", "not passed": "bad", "not attempted": "calm"}
 
 
 @dataclass(frozen=True)
 class Progress:
-    """The chapters in the order of the notebooks, each with its lines.  Shows itself as a table."""
+    """The chapters in the order of the notebooks, each with its lines.
+
+    The points possible are those of all exercises and questions there are, whatever is done.  Shows
+    itself as a bar for every chapter, with what comes next and, folded away, every line.
+    """
 
     chapters: dict[str, list[Line]]
 
     @property
     def earned(self) -> Number:
-        return sum(line.earned for lines in self.chapters.values() for line in lines)
+        return sum(_earned(lines) for lines in self.chapters.values())
 
     @property
     def points(self) -> Number:
-        return sum(line.points or 0 for lines in self.chapters.values() for line in lines)
+        return sum(_possible(lines) for lines in self.chapters.values())
+
+    @property
+    def next(self) -> tuple[str, str] | None:
+        """The chapter and the name of the first line that is not done; None when all are."""
+        for chapter, lines in self.chapters.items():
+            for line in lines:
+                if line.status not in ("passed", "answered"):
+                    return chapter, line.name
+        return None
 
     def __repr__(self) -> str:
-        rows = [f"Progress: {self.earned:g} of {self.points:g} points"]
+        if _is_a_build():
+            return IN_A_BUILD
+        rows = [f"Progress: {self.earned:g} of {self.points:g} points", ""]
+        width = max(map(len, self.chapters), default=0)
         for chapter, lines in self.chapters.items():
-            rows += [
-                "",
-                chapter,
-                *(f"  {line.name:<32} {line.status:<14} {_points(line)}" for line in lines),
-            ]
+            done = round(BAR_LETTERS * _earned(lines) / _possible(lines))
+            bar = "#" * done + "." * (BAR_LETTERS - done)
+            rows.append(
+                f"{chapter:<{width}}  {bar}  {_earned(lines):g} of {_possible(lines):g} points"
+            )
+        rows += ["", f"Next: {' in '.join(reversed(self.next))}" if self.next else "All done."]
+        for chapter, lines in self.chapters.items():
+            rows += ["", chapter]
+            for line in lines:
+                rows.append(
+                    f"  {line.name:<32} {line.status:<14} {line.earned:g} / {line.points:g}"
+                )
         return "\n".join(rows)
 
     def _repr_html_(self) -> str:
-        bodies = "".join(_chapter(name, lines) for name, lines in self.chapters.items())
+        if _is_a_build():
+            return f"<p>{IN_A_BUILD}</p>"
+        head = "<thead><tr><th scope='col'>Chapter</th><th scope='col'>Done</th>"
+        head += "<th scope='col'>Points</th></tr></thead>"
+        rows = "".join(_bar(chapter, lines) for chapter, lines in self.chapters.items())
         caption = f"<caption>Progress: {self.earned:g} of {self.points:g} points</caption>"
-        head = (
-            "<thead><tr><th scope='col'>Task</th><th scope='col'>Result</th><th"
-            " scope='col'>Points</th></tr></thead>"
+        table = f"<table>{caption}{head}<tbody>{rows}</tbody></table>"
+        lines = "".join(_chapter(name, lines) for name, lines in self.chapters.items())
+        every = (
+            f"<details><summary>Every exercise and quiz</summary><table>{lines}</table></details>"
         )
-        return f'{STYLE}<div class="vgc"><table>{caption}{head}{bodies}</table></div>'
+        return f'{STYLE}<div class="vgc">{table}{self._next_html()}{every}</div>'
+
+    def _next_html(self) -> str:
+        if self.next is None:
+            return "<p><b>All done.</b></p>"
+        chapter, name = self.next
+        return f"<p><b>Next:</b> <code>{escape(name)}</code> in {_link(chapter)}</p>"
 
 
-TONES = {"passed": "good", "not passed": "bad", "not attempted": "calm"}
+def _earned(lines: list[Line]) -> Number:
+    return sum(line.earned for line in lines)
+
+
+def _possible(lines: list[Line]) -> Number:
+    return sum(line.points for line in lines)
+
+
+def _is_a_build() -> bool:
+    """Whether `course build` runs: what a notebook in the repository stored would soon be wrong."""
+    return os.environ.get("COURSE_BUILD") == "1"
+
+
+def _link(chapter: str) -> str:
+    return f'<a href="{escape(chapter)}.ipynb">{escape(chapter)}</a>'
+
+
+def _bar(chapter: str, lines: list[Line]) -> str:
+    points = f"{_earned(lines):g} of {_possible(lines):g}"
+    return (
+        f'<tr><th scope="row">{_link(chapter)}</th><td><progress value="{_earned(lines):g}"'
+        f' max="{_possible(lines):g}" aria-label="{escape(chapter)}: {points} points"'
+        f' style="width:16em"></progress></td><td>{points}</td></tr>'
+    )
 
 
 def _chapter(name: str, lines: list[Line]) -> str:
     rows = ""
     for line in lines:
-        tone = TONES.get(line.status, "")
         rows += (
             f'<tr><th scope="row" style="font-weight:400">{escape(line.name)}</th>'
-            f'<td class="{tone}">{escape(line.status)}</td><td>{_points(line)}</td></tr>'
+            f'<td class="{STATUSES[line.status]}">{line.status}</td>'
+            f"<td>{line.earned:g} of {line.points:g}</td></tr>"
         )
     return f'<tbody><tr><th scope="rowgroup" colspan="3">{escape(name)}</th></tr>{rows}</tbody>'
 
 
-def _points(line: Line) -> str:
-    return f"{line.earned:g} / {line.points:g}" if line.points is not None else ""
-
-
 def progress() -> Progress:
-    """Every chapter's exercises and quiz with what you have done so far."""
+    """Return every chapter's exercises and quiz with what you have done so far."""
     record = read_record()
     declared = topics()
-    banks = {path.stem for path in QUIZZES.glob("*.yaml")} | record["quizzes"].keys()
+    banks = {path.stem for path in QUIZZES.glob("*.yaml")}
     chapters = {}
     for topic in sorted({*declared, *banks}, key=_notebook):
-        lines = [
-            _exercise_line(e.id, e.points, record)
-            for e in (exercises(topic) if topic in declared else [])
-        ]
-        chapters[_notebook(topic)] = [
-            *lines,
-            *([_quiz_line(topic, record)] if topic in banks else []),
-        ]
+        lines = []
+        if topic in declared:
+            lines += [_exercise_line(e.id, e.points, record) for e in exercises(topic)]
+        if topic in banks:
+            lines.append(_quiz_line(topic, record))
+        chapters[_notebook(topic)] = lines
     return Progress(chapters)
 
 
 def _notebook(topic: str) -> str:
-    """The notebook of a topic, such as "01_ddpm", by which chapters are ordered; the topic if there
-    is none.
+    """Return the notebook of a topic, such as "01_ddpm", by which chapters are ordered.
+
+    Where there is none it is the topic.
     """
     found = sorted(
         p.stem for folder in (SOLUTIONS, NOTEBOOKS) for p in folder.glob(f"[0-9][0-9]_{topic}.*")
@@ -222,16 +281,17 @@ def _notebook(topic: str) -> str:
 
 def _exercise_line(id: str, points: int, record: Record) -> Line:
     entry = record["exercises"].get(id)
-    status = (
-        "not attempted"
-        if entry is None
-        else {"failed": "not passed"}.get(entry["status"], "passed")
-    )
-    return Line(id, status, points if status == "passed" else 0, points)
+    if entry is None:
+        return Line(id, "not attempted", 0, points)
+    if entry["status"] == "failed":
+        return Line(id, "not passed", 0, points)
+    return Line(id, "passed", points, points)
 
 
 def _quiz_line(topic: str, record: Record) -> Line:
+    """Return the best score, in points of the bank as it is today: one for each question."""
+    points = len(load_bank(topic).questions)
     best = record["quizzes"].get(topic)
     if best is None:
-        return Line(f"{topic} quiz", "not attempted", 0, None)
-    return Line(f"{topic} quiz", "best score", best["score"], best["out_of"])
+        return Line(f"{topic} quiz", "not attempted", 0, points)
+    return Line(f"{topic} quiz", "answered", best["score"] * points / best["out_of"], points)

@@ -128,6 +128,9 @@ def test_live_training_is_cut_short_and_writes_nothing(monkeypatch, course_home,
     monkeypatch.setenv("COURSE_FAST", "1")
     trained = train_live("vit-digits-live", seconds=600.0)
     assert trained.step == 5 and not trained.finished and not course_home.exists()
+    monkeypatch.setenv("COURSE_BUILD", "1")
+    monkeypatch.setattr(live, "_waited_seconds", lambda: 0.0)
+    train_live(TOY, seconds=600.0)
     assert not record.exists()
 
 
@@ -136,10 +139,10 @@ def test_a_build_notes_its_steps_and_a_notebook_says_them(monkeypatch, record, s
     monkeypatch.setattr(live, "_waited_seconds", lambda: 0.0)
     assert train_live(long, 0.2).usual_steps is None and not record.exists()
     assert "idle" not in words(shown[-1])
-    monkeypatch.setenv("COURSE_RECORD", "1")
+    monkeypatch.setenv("COURSE_BUILD", "1")
     built = train_live(long, 0.2)
     assert json.loads(record.read_text())["toy"]["steps"] == built.step == built.usual_steps
-    monkeypatch.setenv("COURSE_RECORD", "0")
+    monkeypatch.setenv("COURSE_BUILD", "0")
     assert train_live(long, 0.2).usual_steps == built.step
     assert f"; on two idle cores {built.step:,}" in words(shown[-1])
     assert train_live(replace(long, seed=5), 0.2).usual_steps is None  # another recipe
@@ -148,7 +151,7 @@ def test_a_build_notes_its_steps_and_a_notebook_says_them(monkeypatch, record, s
 
 def test_a_build_on_a_busy_machine_notes_nothing_and_the_best_build_counts(monkeypatch, record):
     long = replace(TOY, steps=1_000_000)
-    monkeypatch.setenv("COURSE_RECORD", "1")
+    monkeypatch.setenv("COURSE_BUILD", "1")
     waits = iter([0.0, 0.15] * 9)
     monkeypatch.setattr(live, "_waited_seconds", lambda: next(waits))
     train_live(long, 0.2)
