@@ -245,7 +245,8 @@ def trial(id: str) -> Trial:
 
 def names_in(verdict: Verdict) -> set[str]:
     """Return the misconceptions that a verdict names."""
-    return {verdict.misconception} - {None}
+    said = getattr(verdict, "explanations", (verdict,))
+    return {each.misconception for each in said} - {None}
 
 
 @contextmanager
