@@ -19,13 +19,21 @@ from course_lib.training.recipes.vqgan import (
 from course_lib.world import pixels_to_float
 from tests.training.helpers import differing, train_model, train_players
 
-SHIPPED = ("vqgan-l1", "vqgan-lpips", TOKENIZER, "vqgan-prior", "vqgan-pixels")
+SHIPPED = (
+    "vqgan-l1",
+    "vqgan-lpips",
+    TOKENIZER,
+    "vqgan-discriminator-lpips",
+    "vqgan-prior",
+    "vqgan-pixels",
+)
 COMPARED = [r.name for r in RECIPES if r is not LIVE]
 
 
 def test_compared_runs_differ_only_in_what_is_compared():
     assert differing(["vqgan-l1", "vqgan-lpips"]) == {"perceptual"}
     assert differing(["vqgan-lpips", "vqgan-gan"]) == {"adversarial_from"}
+    assert differing([f"vqgan-discriminator-{name}" for name in ("lpips", "gan")]) == {"tokenizer"}
     collapse = [f"vqgan-collapse-{name}" for name in ("loss", "ema", "loss-revived", "ema-revived")]
     assert differing(collapse) == {"update", "revive_after"}
     assert differing(["vqgan-f2", "vqgan-f4", "vqgan-f8"]) == {"multipliers"}
@@ -84,6 +92,16 @@ def test_the_palette_is_near_the_colours_of_the_images():
     assert palette.shape == (32, 3) and palette.abs().max() <= 1
     colours = pixels_to_float(pixels).movedim(1, -1).reshape(-1, 3)
     assert torch.cdist(colours, palette).amin(1).mean() < 0.1
+
+
+def test_a_detector_learns_to_tell_a_few_images():
+    torch.manual_seed(0)
+    recipe = find_recipe("vqgan-discriminator-lpips")
+    with torch.no_grad():
+        batch = recipe.pairs("train", 8)
+    assert batch["rebuilt"].shape == (8, 32, 32, 3) and batch["rebuilt"].dtype == torch.uint8
+    losses = train_model(recipe.build().train(), batch, 20)
+    assert losses[0] == pytest.approx(1, abs=0.2) and losses[-1] < 0.7
 
 
 @pytest.mark.parametrize("name", ["vqgan-prior", "vqgan-pixels"])
