@@ -924,7 +924,7 @@ TOP_K_SAMPLE = Exercise(
 def _window_cases(rng):
     """Codes in the middle and at all borders; odd and even windows; one of the chapter's.
 
-    In the last two the window is as large as the grid, and as small as a code.
+    In the last the window is as large as the grid.
     """
     asked = [
         ((23, 31), (50, 64), (10, 13)),
@@ -939,7 +939,6 @@ def _window_cases(rng):
         ((9, 17), (19, 33), (7, 3)),
         ((6, 14), (8, 20), (8, 8)),
         ((2, 1), (3, 5), (3, 5)),
-        ((4, 2), (6, 5), (1, 1)),
     ]
     return [
         {"row": row, "column": column, "grid": grid, "window": window}
