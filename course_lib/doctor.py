@@ -10,6 +10,7 @@ from importlib import import_module, metadata, util
 from pathlib import Path
 
 from course_lib import paths
+from course_lib.busy import busy
 
 __all__ = ["Finding", "Report", "doctor"]
 
@@ -76,11 +77,11 @@ class Report:
 def doctor() -> Report:
     """Look at Python, torch, cores, memory, widgets, LPIPS, video, disk and GPU.
 
-    It takes about a second, changes nothing and does not use the network.  A question that cannot
+    It takes a few seconds, changes nothing and does not use the network.  A question that cannot
     be asked is itself a problem.
     """
     questions = (_python, _torch, _cores, _memory, _widgets, _lpips, _video, _disk, _gpu)
-    return Report(tuple(_ask(question) for question in questions))
+    return Report(tuple(_ask(question) for question in busy("Looking at this machine", questions)))
 
 
 def _ask(question: Callable[[], Finding]) -> Finding:

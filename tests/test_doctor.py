@@ -28,6 +28,19 @@ def test_this_machine_can_run_the_course():
     ]
 
 
+def test_it_shows_that_it_is_at_work(monkeypatch):
+    """Importing torch and lpips takes seconds the first time."""
+    shown = []
+
+    def busy(what, items):
+        shown.append(what)
+        return items
+
+    monkeypatch.setattr(doctor, "busy", busy)
+    doctor.doctor()
+    assert shown == ["Looking at this machine"]
+
+
 def test_an_old_python_is_a_problem_with_advice(monkeypatch):
     version = namedtuple("version", "major minor micro releaselevel serial")
     monkeypatch.setattr(doctor.sys, "version_info", version(3, 10, 2, "final", 0))

@@ -1,6 +1,9 @@
 """What a notebook imports: exercises that check themselves, quizzes, explorers, figures."""
 
 from course_lib.busy import busy
+from course_lib.classroom import loading  # noqa: F401  first of all: it takes a few seconds
+
+# isort: split
 from course_lib.doctor import doctor
 
 from .claims import claim, reading
