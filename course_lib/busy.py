@@ -7,7 +7,8 @@
         ...
 
 Nothing appears in the first second, and nothing stays when it is over.  A notebook shows it below
-the cell, a terminal in one line that is wiped; output into a file gets none of it.
+the cell, a terminal in one line that is wiped; output into a file gets none of it.  In a notebook
+every other cell that takes two seconds gets such a line of itself (`watch_cells`).
 """
 
 import contextvars
@@ -18,9 +19,10 @@ from collections.abc import Callable, Iterable, Iterator
 from html import escape
 from typing import Any
 
-__all__ = ["MARK", "Ticker", "bar", "busy"]
+__all__ = ["MARK", "Ticker", "bar", "busy", "watch_cells", "watched"]
 
 PATIENCE_SECONDS = 1.0  # before anything appears
+CELL_SECONDS = 2.0  # before a cell that says nothing is said to run
 TICK_SECONDS = 0.5
 MARK = {"course": "busy"}  # the metadata of such an output, by which a build leaves it out
 
@@ -37,15 +39,25 @@ class busy:
         self.total = len(items) if total is None and hasattr(items, "__len__") else total
         self.done = 0
         self.screen = _screen()
-        self.ticker = Ticker(self._draw, first=PATIENCE_SECONDS)
 
     def __enter__(self) -> "busy":
-        self.started = time.monotonic()
-        if self.screen is not None:
-            self.ticker.start()
+        watched.pause()
+        self.start(PATIENCE_SECONDS)
         return self
 
     def __exit__(self, *_: object) -> None:
+        self.stop()
+        watched.resume()
+
+    def start(self, patience: float) -> None:
+        """Begin; something appears after so many seconds."""
+        self.started = time.monotonic()
+        self.ticker = Ticker(self._draw, first=patience)
+        if self.screen is not None:
+            self.ticker.start()
+
+    def stop(self) -> None:
+        """End, and leave nothing."""
         self.ticker.stop()
         if self.screen is not None:
             self.screen.wipe()
@@ -96,14 +108,54 @@ class Ticker:
             wait = TICK_SECONDS
 
 
+class _Watched:
+    """The running cell of a notebook: it shows its seconds while nothing else does."""
+
+    def __init__(self) -> None:
+        self.line: busy | None = None  # of the running cell, while it is not paused
+        self.is_running = False
+
+    def begin(self, *_: object) -> None:
+        self.is_running = True
+        self.resume()
+
+    def end(self, *_: object) -> None:
+        self.pause()
+        self.is_running = False
+
+    def pause(self) -> None:
+        """Leave the word to something that shows more."""
+        if self.line is not None:
+            self.line.stop()
+            self.line = None
+
+    def resume(self) -> None:
+        if self.is_running and self.line is None:
+            self.line = busy("Running")
+            self.line.start(CELL_SECONDS)
+
+
+watched = _Watched()
+
+
+def watch_cells() -> None:
+    """Let every cell of this notebook show a sign of life; anywhere else, do nothing."""
+    shell = _shell()
+    if hasattr(shell, "kernel"):
+        shell.events.register("pre_run_cell", watched.begin)
+        shell.events.register("post_run_cell", watched.end)
+
+
 def bar(share: float | None, words: str) -> str:
-    """Return a line with a progress bar, as HTML; share: of what is done, None where unknown."""
-    value = "" if share is None else f' value="{share:.3f}"'
-    label = escape(words, quote=True)
-    return (
-        f'<div style="max-width:640px"><progress max="1"{value} aria-label="{label}"'
-        f' style="width:100%"></progress><div>{escape(words)}</div></div>'
-    )
+    """Return a line, with a progress bar above it where the share of what is done is known."""
+    above = ""
+    if share is not None:
+        label = escape(words, quote=True)
+        above = (
+            f'<progress value="{share:.3f}" max="1" aria-label="{label}" style="width:100%">'
+            "</progress>"
+        )
+    return f'<div style="max-width:640px">{above}<div>{escape(words)}</div></div>'
 
 
 # --------------------------------------------------------------------------- where it is shown
@@ -145,8 +197,11 @@ class _Terminal:
 
 
 def _screen() -> _Notebook | _Terminal | None:
-    ipython = sys.modules.get("IPython")
-    shell = ipython.get_ipython() if ipython else None
-    if hasattr(shell, "kernel"):
+    if hasattr(_shell(), "kernel"):
         return _Notebook()
     return _Terminal() if sys.stderr is not None and sys.stderr.isatty() else None
+
+
+def _shell() -> Any:
+    ipython = sys.modules.get("IPython")
+    return ipython.get_ipython() if ipython else None

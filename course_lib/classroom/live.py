@@ -20,7 +20,7 @@ import numpy as np
 from IPython.display import display
 
 from course_lib import paths
-from course_lib.busy import Ticker, bar
+from course_lib.busy import Ticker, bar, watched
 from course_lib.classroom.figures import PALETTE, Array, Figure, figure, image_html, png
 from course_lib.files import write_atomically
 from course_lib.training import (
@@ -151,6 +151,7 @@ class live_curve:
         self.started = self.drawn = time.monotonic()
         self.finished = False
         self.lock = threading.Lock()
+        watched.pause()
         self.handle = display(self._bundle(), raw=True, display_id=True)
         self.ticker = Ticker(self._draw_if_due)  # for the time before a first, or in a slow step
 
@@ -172,6 +173,7 @@ class live_curve:
     def __exit__(self, *_: object) -> None:
         self.ticker.stop()
         self.finish()
+        watched.resume()
 
     def finish(self) -> None:
         """Replace the running display by the figure of the whole curve."""

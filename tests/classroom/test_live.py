@@ -36,7 +36,7 @@ def words(bundle):
 
 
 def share(bundle):
-    return float(re.search(r'<progress max="1" value="([\d.]+)"', bundle["text/html"])[1])
+    return float(re.search(r'<progress value="([\d.]+)" max="1"', bundle["text/html"])[1])
 
 
 def test_a_training_run_leaves_a_still_figure_and_no_bar(shown):
