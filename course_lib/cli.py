@@ -68,7 +68,13 @@ def parser() -> argparse.ArgumentParser:
 def _add(
     commands: Any, name: str, run: Callable, text: str, epilog: Callable[[], str] | None = None
 ) -> argparse.ArgumentParser:
-    command = commands.add_parser(name, help=text, description=text, epilog=epilog)
+    command = commands.add_parser(
+        name,
+        help=text,
+        description=text,
+        epilog=epilog,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     command.set_defaults(run=run)
     return command
 
@@ -114,9 +120,25 @@ def _add_train(commands: Any) -> None:
 
 
 def _recipes() -> str:
+    """List the recipes by chapter, with the cost of the run whose results are stored."""
+    from course_lib import paths
+    from course_lib.training import results
     from course_lib.training.recipes import RECIPES
 
-    return f"recipes: {', '.join(RECIPES) or '(none yet)'}"
+    chapters: dict[str, list[str]] = {}
+    width = max(map(len, RECIPES), default=0)
+    for name, recipe in RECIPES.items():
+        topic = type(recipe).__module__.rpartition(".")[2]
+        chapter = next((path.stem for path in paths.SOLUTIONS.glob(f"??_{topic}.py")), topic)
+        try:
+            provenance = results(name)["provenance"]
+            cost = f"{provenance['seconds'] / 60:>5.0f} min on {provenance['device']}"
+        except FileNotFoundError:
+            cost = "    - "
+        lines = chapters.setdefault(chapter, [])
+        lines.append(f"  {name:<{width}}  {recipe.steps:>7,} steps  {cost}".rstrip())
+    parts = [f"{chapter}\n" + "\n".join(lines) for chapter, lines in sorted(chapters.items())]
+    return "recipes, and what the stored run took:\n\n" + "\n\n".join(parts)
 
 
 def _add_grade(commands: Any) -> None:

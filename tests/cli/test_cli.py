@@ -1,3 +1,4 @@
+import re
 import subprocess
 import sys
 import types
@@ -5,6 +6,7 @@ import types
 import pytest
 
 from course_lib import build, cli, doctor
+from course_lib.training import RECIPES, results
 
 
 @pytest.fixture
@@ -92,7 +94,15 @@ def test_the_help_of_train_lists_the_recipes(capsys):
         cli.main(["train", "--help"])
     out = capsys.readouterr().out
     assert stop.value.code == 0
-    assert "usage: course train" in out and "--save-every" in out and "ddpm-32" in out
+    assert "usage: course train" in out and "--save-every" in out
+    seconds = results("ddpm-32")["provenance"]["seconds"]
+    assert re.search(rf"^  ddpm-32 +3,500 steps +{seconds / 60:.0f} min on 2 CPU cores$", out, re.M)
+    assert re.search(r"^  vit-live +900 steps +-$", out, re.M)  # trained in the notebook alone
+    listed = re.findall(r"^  (\S+) +[\d,]+ steps", out, re.M)
+    assert sorted(listed) == sorted(RECIPES)
+    chapters = re.findall(r"^(\d\d_\w+)$", out, re.M)
+    assert chapters == sorted(chapters) and "05_magvit" in chapters
+    assert max(map(len, out.splitlines())) <= 80
 
 
 def test_a_usage_error_of_train_is_one_of_course_train(capsys):

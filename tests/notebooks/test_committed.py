@@ -7,6 +7,7 @@ from course_lib import build, paths
 
 CHAPTERS = build.sources()
 LONGEST_CELL = 25  # lines
+WIDEST_LINE = 88  # characters of code: more would scroll sideways on a page of 900 pixels
 
 
 def test_there_are_chapters():
@@ -23,6 +24,12 @@ def test_code_cells_are_short(source):
     notebook = nbformat.read(paths.NOTEBOOKS / f"{source.stem}.ipynb", as_version=4)
     code = [cell.source.splitlines() for cell in notebook.cells if cell.cell_type == "code"]
     assert [lines[0] for lines in code if len(lines) > LONGEST_CELL] == []
+
+
+@pytest.mark.parametrize("source", CHAPTERS, ids=lambda path: path.stem)
+def test_code_lines_are_short(source):
+    code = [c.source for c in build.solution_edition(source).cells if c.cell_type == "code"]
+    assert [ln for text in code for ln in text.splitlines() if len(ln) > WIDEST_LINE] == []
 
 
 def test_every_declared_exercise_is_in_a_notebook():
