@@ -17,6 +17,8 @@ from course_lib.checking.wording import (
     simple_relation,
 )
 
+# Looked at in this order.
+ASPECTS = ("stopped", "error", "structure", "shape", "dtype", "values", "inputs", "gradients")
 GRADIENT_TOLERANCE = 1e-3  # at least: a gradient sums more rounding than a value
 
 
@@ -24,12 +26,15 @@ GRADIENT_TOLERANCE = 1e-3  # at least: a gradient sums more rounding than a valu
 class Fault:
     """What is wrong with one case.
 
-    kind: the aspect that differs: error, stopped, structure, shape, dtype, values, inputs or
-    gradients.  Aspects are looked at in this order.
+    kind: the aspect that differs, one of ASPECTS.
     """
 
     kind: str
     sentence: str
+
+    def hides(self, other: "Fault") -> bool:
+        """Say whether the other fault, of an aspect that is looked at later, may be there too."""
+        return ASPECTS.index(self.kind) < ASPECTS.index(other.kind)
 
 
 def compare(expected: Outcome, got: Outcome, tolerance: float = 1e-4) -> Fault | None:
@@ -42,6 +47,35 @@ def compare(expected: Outcome, got: Outcome, tolerance: float = 1e-4) -> Fault |
         or _compare_inputs(expected.inputs, got.inputs)
         or _compare_gradients(expected, got, tolerance)
     )
+
+
+def agree(one: Outcome, other: Outcome, tolerance: float = 1e-4) -> bool:
+    """Say whether two outcomes are equal in every aspect.
+
+    Unlike `compare`, it asks for the same message and place of an error, for the same gradients
+    where nothing else is right, and for the same change of an input that both change.
+    """
+    if one.raised or other.raised:
+        return one.raised and other.raised and _is_same_error(one.error, other.error)
+    return (
+        _compare_structure(one.outputs, other.outputs) is None
+        and _compare_outputs(one.outputs, other.outputs, tolerance) is None
+        and one.inputs.keys() == other.inputs.keys()
+        and all(_is_same(leaf, other.inputs[path], tolerance) for path, leaf in one.inputs.items())
+        and _is_same_error(one.error, other.error)
+        and _compare_gradients(one, other, tolerance) is None
+    )
+
+
+def _is_same(one: Leaf, other: Leaf, tolerance: float) -> bool:
+    if isinstance(one.value, Tensor) and isinstance(other.value, Tensor):
+        same_dtype = one.value.dtype == other.value.dtype
+        return same_dtype and close(one.value, other.value, tolerance)
+    return one == other
+
+
+def _is_same_error(one: Failure | None, other: Failure | None) -> bool:
+    return str(one) == str(other) and getattr(one, "place", "") == getattr(other, "place", "")
 
 
 # ----------------------------------------------------------------------------- errors and structure

@@ -1,34 +1,44 @@
-"""Reach a verdict on an answer, and find the misconception that explains it.
+"""Reach a verdict on an answer, and find the misconceptions that explain it.
 
 `assess` runs the reference and the misconceptions, never the answer, so the outcomes may come from
 a jail.
+
+A false name is worse than none, so a misconception has to earn its own (see `_name_cases`).
 """
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from torch import Tensor
-
-from course_lib.checking.compare import Fault, compare
-from course_lib.checking.exercise import Exercise
+from course_lib.checking.compare import Fault, agree, compare
+from course_lib.checking.exercise import Exercise, Misconception
 from course_lib.checking.observe import STOPPED, Failure, Outcome, preserved, run
-from course_lib.checking.tolerance import close
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """What a student reads about one case at fault.
+
+    case: its index.  misconception: the name of the one that explains it, if one does.
+    """
+
+    case: int
+    sentence: str
+    misconception: str | None = None
+    error: Failure | None = None
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """What is wrong with an answer, and the misconception that explains it, if one does.
+    """What is wrong with an answer, and the misconceptions that explain it, if some do.
 
     status: "passed", "failed" or "not attempted".  faults: a Fault or None for each case.
-    first: index of the first case at fault; `sentence` and `error` are about this one.
+    explanations: one, or two of different cases and mistakes; the first one's case is shown.
     """
 
     status: str
     faults: tuple[Fault | None, ...]
-    misconception: str | None = None
-    sentence: str = ""
-    error: Failure | None = None
-    first: int | None = None
+    explanations: tuple[Explanation, ...] = ()
 
     @property
     def passed(self) -> bool:
@@ -38,6 +48,31 @@ class Verdict:
     def fraction(self) -> float:
         """The part of the cases that is right, for partial credit."""
         return sum(fault is None for fault in self.faults) / max(len(self.faults), 1)
+
+    @property
+    def shown(self) -> int | None:
+        """The index of the case that is shown; None if the answer did not fail."""
+        return self.explanations[0].case if self.explanations else None
+
+    @property
+    def sentence(self) -> str:
+        """What to tell the student about the case that is shown."""
+        return self.explanations[0].sentence if self.explanations else ""
+
+    @property
+    def misconception(self) -> str | None:
+        """The name of the misconception that explains the case that is shown."""
+        return self.explanations[0].misconception if self.explanations else None
+
+    @property
+    def error(self) -> Failure | None:
+        """The exception in the case that is shown."""
+        return self.explanations[0].error if self.explanations else None
+
+    @property
+    def beside(self) -> str:
+        """What to say about a second mistake, on another case; empty if there is none."""
+        return " ".join(f"Case {e.case + 1}: {e.sentence}" for e in self.explanations[1:])
 
 
 def assess(exercise: Exercise, outcomes: Sequence[Outcome], seed: int = 0) -> Verdict:
@@ -56,50 +91,83 @@ def assess(exercise: Exercise, outcomes: Sequence[Outcome], seed: int = 0) -> Ve
             return Verdict("passed", faults)
         if all(str(outcome.error) == "NotImplementedError" for outcome in outcomes):
             return Verdict("not attempted", faults)
-        name = _diagnose(exercise, expected, outcomes, seed)
-    first = next(i for i, fault in enumerate(faults) if fault)
-    sentence = exercise.misconceptions[name].sentence if name else faults[first].sentence
-    return Verdict("failed", faults, name, sentence, outcomes[first].error, first)
+        suspects = {}
+        for name, misconception in exercise.misconceptions.items():
+            wrong = _try(misconception, exercise, expected, outcomes, faults, seed)
+            if wrong:
+                suspects[name] = wrong
+    names = _name_cases([case for case, fault in enumerate(faults) if fault], suspects)
+    return Verdict("failed", faults, _explain(exercise, outcomes, faults, names))
 
 
-def _diagnose(
-    exercise: Exercise, expected: list[Outcome], outcomes: list[Outcome], seed: int
-) -> str | None:
-    """Find the misconception that agrees with the answer wherever it differs from the reference.
+# --------------------------------------------------------------------------------------- diagnosis
 
-    Among several, it is one that matches in every case, or else the one that explains the most.
-    It may raise where the answer raises the same.
+
+def _try(
+    misconception: Misconception,
+    exercise: Exercise,
+    expected: Sequence[Outcome],
+    outcomes: Sequence[Outcome],
+    faults: Sequence[Fault | None],
+    seed: int,
+) -> dict[int, bool]:
+    """Return the cases on which a misconception is wrong, and whether its outcome is the answer's.
+
+    Elsewhere another fault of the answer may hide it.  It returns none if the answer is right there
+    or wrong in the same aspect: then it is not the answer's mistake.
     """
     tolerance = exercise.tolerance
-    best = None
-    highest = 0
-    for name, misconception in exercise.misconceptions.items():
-        wrong = list(run(misconception.answer, exercise, seed))
-        differing = 0
-        explains = True
-        matches = True
-        for w, o, e in zip(wrong, outcomes, expected, strict=True):
-            matches = matches and compare(w, o, tolerance) is None
-            if fault := compare(e, w, tolerance):
-                differing += 1
-                explains = explains and _agree(w, o, fault.kind, tolerance)
-        score = differing + len(wrong) * matches
-        if differing and explains and score > highest:
-            best = name
-            highest = score
-    return best
+    wrong = {}
+    tried = run(misconception.answer, exercise, seed)
+    for case, (w, o, e) in enumerate(zip(tried, outcomes, expected, strict=True)):
+        if fault := compare(e, w, tolerance):
+            theirs = faults[case]
+            wrong[case] = theirs is not None and agree(w, o, tolerance)
+            if not wrong[case] and not (theirs and theirs.hides(fault)):
+                return {}
+    return wrong
 
 
-def _agree(wrong: Outcome, got: Outcome, kind: str, tolerance: float) -> bool:
-    """Say whether two outcomes show the same fault of this kind; another dtype is let pass."""
-    if kind == "error" and wrong.error:
-        return str(wrong.error) == str(got.error)
-    fault = compare(wrong, got, tolerance)
-    if fault is None:
-        return True
-    if kind in ("inputs", "gradients"):
-        return kind == "inputs" and fault.kind == "gradients"
-    if fault.kind == "dtype" and kind != "dtype":
-        pairs = [(leaf.value, got.outputs[path].value) for path, leaf in wrong.outputs.items()]
-        return all(close(w, g, tolerance) for w, g in pairs if isinstance(w, Tensor))
-    return fault.kind in ("inputs", "gradients")
+def _name_cases(at_fault: Sequence[int], suspects: dict[str, dict[int, bool]]) -> dict[int, str]:
+    """Return the cases at fault that a misconception explains, each with its name.
+
+    suspects: what `_try` returned for each.  A misconception is named if it gives the answer's
+    outcome on most of the cases on which it is wrong; on the others something hides it.  A case at
+    fault on which it is right needs another name: otherwise both have one cause, which is unknown.
+    Of two that explain a case, the one that explains more cases is named, and neither if they
+    explain as many.
+    """
+    explained = {name: sum(wrong.values()) for name, wrong in suspects.items()}
+    suspects = {name: wrong for name, wrong in suspects.items() if 2 * explained[name] > len(wrong)}
+    names: dict[int, str] = {}
+    for case in at_fault:
+        ranked = Counter({n: explained[n] for n, wrong in suspects.items() if wrong.get(case)})
+        best = ranked.most_common(2)
+        if len(best) == 1 or (len(best) == 2 and best[0][1] > best[1][1]):
+            names[case] = best[0][0]
+    unnamed = [case for case in at_fault if case not in names]
+    doubtful = {n for n in names.values() if any(case not in suspects[n] for case in unnamed)}
+    if not doubtful:
+        return names
+    return _name_cases(at_fault, {n: wrong for n, wrong in suspects.items() if n not in doubtful})
+
+
+def _explain(
+    exercise: Exercise,
+    outcomes: Sequence[Outcome],
+    faults: Sequence[Fault | None],
+    names: dict[int, str],
+) -> tuple[Explanation, ...]:
+    """Explain the first case that has a name, or the first; then one that has another cause."""
+    first_of: dict[str | None, int] = {}
+    for case, fault in enumerate(faults):
+        if fault:
+            first_of.setdefault(names.get(case), case)
+    named = [name for name in first_of if name]
+    explanations = []
+    for name in [*named, None][:2]:
+        if name in first_of:
+            case = first_of[name]
+            said = exercise.misconceptions[name] if name else faults[case]
+            explanations.append(Explanation(case, said.sentence, name, outcomes[case].error))
+    return tuple(explanations)

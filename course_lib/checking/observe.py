@@ -7,11 +7,13 @@ A grader can `run` in a jail and carry the outcomes out: they hold only plain te
 """
 
 import contextlib
+import inspect
 import sysconfig
 import traceback
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, fields, is_dataclass
 from pathlib import Path
+from types import FrameType, FunctionType
 from typing import Any
 
 import numpy as np
@@ -49,12 +51,14 @@ class Leaf:
 class Failure:
     """An exception as the student should read it: type, message, and the student's own lines.
 
-    lines: (where, line number, source line) of each.
+    lines: (where, line number, source line) of each.  place: the argument of the case whose own
+    code raised it, such as a network that was called wrongly; empty for the answer's own.
     """
 
     kind: str
     message: str
     lines: tuple[tuple[str, int, str], ...] = ()
+    place: str = ""
 
     def __str__(self) -> str:
         return f"{self.kind}: {self.message}" if self.message else self.kind
@@ -170,12 +174,8 @@ def run(answer: Any, exercise: Exercise, seed: int = 0) -> Iterator[Outcome]:
     """
     for index in range(len(exercise.make_cases(seed))):
         outcome = Outcome()
-        try:
+        with _recorded(outcome, {}):
             _observe(answer, exercise, seed, index, outcome)
-        except (KeyboardInterrupt, TimeLimit):
-            raise
-        except BaseException as error:
-            outcome.error = failure(error)
         yield outcome
 
 
@@ -187,12 +187,25 @@ def _observe(answer: Any, exercise: Exercise, seed: int, index: int, outcome: Ou
     """Fill `outcome`: a plain run first, then a differentiated one if gradients are compared."""
     case = _prepare(exercise, seed, index)
     with torch.inference_mode(False), torch.enable_grad():
-        result = exercise.probe(answer, case)
-        outcome.inputs = flatten(case)
-        outcome.outputs = flatten(result)
-        if exercise.gradients:
+        with _recorded(outcome, case):
+            result = exercise.probe(answer, case)
+            outcome.inputs = flatten(case)
+            outcome.outputs = flatten(result)
+        if exercise.gradients and not outcome.error:
             case = _prepare(exercise, seed, index)
-            outcome.gradients = _differentiate(answer, exercise, case, seed)
+            with _recorded(outcome, case):
+                outcome.gradients = _differentiate(answer, exercise, case, seed)
+
+
+@contextlib.contextmanager
+def _recorded(outcome: Outcome, case: Case) -> Iterator[None]:
+    """Make an exception part of the outcome, unless it is to stop the answer."""
+    try:
+        yield
+    except (KeyboardInterrupt, TimeLimit):
+        raise
+    except BaseException as error:
+        outcome.error = failure(error, case)
 
 
 def _prepare(exercise: Exercise, seed: int, index: int) -> Case:
@@ -261,7 +274,7 @@ def _where(frame: traceback.FrameSummary) -> str:
     return frame.filename if frame.name == "<module>" else f"{frame.filename}, {frame.name}"
 
 
-def failure(error: BaseException) -> Failure:
+def failure(error: BaseException, case: Mapping[str, Any] | None = None) -> Failure:
     """Trim an exception to what a student can use, even one that cannot be printed."""
     try:
         message = str(error)
@@ -271,4 +284,25 @@ def failure(error: BaseException) -> Failure:
         type(error).__name__,
         message[:MAX_MESSAGE_CHARACTERS],
         _student_lines(traceback.extract_tb(error.__traceback__)),
+        _place(error, case or {}),
+    )
+
+
+def _place(error: BaseException, case: Mapping[str, Any]) -> str:
+    """Name the argument in whose code an exception was raised; empty if in none's."""
+    for frame, _ in traceback.walk_tb(error.__traceback__):
+        for name, value in case.items():
+            if callable(value) and _is_running(value, frame):
+                return name
+    return ""
+
+
+def _is_running(value: Any, frame: FrameType) -> bool:
+    """Say whether a frame is a call of this function or a method of this object."""
+    function = inspect.unwrap(value)
+    if not isinstance(function, FunctionType):
+        return frame.f_locals.get("self") is value
+    cells = zip(function.__code__.co_freevars, function.__closure__ or (), strict=True)
+    return frame.f_code is function.__code__ and all(
+        frame.f_locals.get(name) is cell.cell_contents for name, cell in cells
     )

@@ -240,13 +240,14 @@ def _captured(worker: threading.Thread) -> Iterator[_Capture]:
 class Report:
     """What the student reads: one line when all is well, a short block otherwise.
 
-    tone: good, bad or calm.
+    tone: good, bad or calm.  lines: of a traceback.  beside: a second mistake, on another case.
     """
 
     tone: str
     title: str
     sentence: str = ""
     lines: tuple[tuple[str, int, str], ...] = ()
+    beside: str = ""
     details: str = ""
     printed: str = ""
     note: str = ""
@@ -262,6 +263,8 @@ class Report:
             opened = "" if self.tone == "good" else " open"
             prints = f"<summary>Your code printed</summary><pre>{escape(self.printed)}</pre>"
             parts.append(f"<details{opened}>{prints}</details>")
+        if self.beside:
+            parts.append(f"<p>{prose(self.beside)}</p>")
         small = [text for text in (self.details, self.note) if text]
         parts += [f'<p class="small">{prose(text)}</p>' for text in small]
         return card(self.tone, "".join(parts))
@@ -269,7 +272,7 @@ class Report:
     def __repr__(self) -> str:
         printed = f"Your code printed:\n{self.printed}" if self.printed else ""
         head = f"{self.title}  {self.sentence}".rstrip()
-        parts = (head, self._code(), printed, self.details, self.note)
+        parts = (head, self._code(), printed, self.beside, self.details, self.note)
         return "\n".join(part for part in parts if part)
 
     def _code(self) -> str:
@@ -285,8 +288,15 @@ def make_report(declared: Exercise, verdict: Verdict, printed: str, seed: int) -
         return Report("good", f"{declared.id}: passed", f"({points})", printed=printed)
     if verdict.status == "not attempted":
         return Report("calm", f"{declared.id}: not attempted yet", CONTINUES)
-    case = describe(declared.make_cases(seed)[verdict.first])
+    case = describe(declared.make_cases(seed)[verdict.shown])
     right = f"{sum(f is None for f in verdict.faults)} of {len(verdict.faults)} cases right"
-    details = f"{right}. Shown: case {verdict.first + 1}, with {case}. {CONTINUES}"
-    lines = verdict.error.lines if verdict.error else ()
-    return Report("bad", f"{declared.id}: not yet", verdict.sentence, lines, details, printed)
+    details = f"{right}. Shown: case {verdict.shown + 1}, with {case}. {CONTINUES}"
+    return Report(
+        "bad",
+        f"{declared.id}: not yet",
+        verdict.sentence,
+        verdict.error.lines if verdict.error else (),
+        verdict.beside,
+        details,
+        printed,
+    )

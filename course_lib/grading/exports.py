@@ -83,6 +83,7 @@ def _exercise_test(mark: ExerciseMark) -> dict:
     paragraphs = [
         f"{mark.status}; {mark.right} of {mark.cases} cases right" if mark.cases else mark.status,
         mark.sentence,
+        mark.beside,
         f"Shown: {mark.shown}" if mark.shown else "",
         "\n".join(f"{where}, line {line}:  {code}" for where, line, code in mark.lines),
         f"Your code printed:\n{mark.printed}" if mark.printed else "",

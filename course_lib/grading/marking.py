@@ -111,7 +111,8 @@ def _mark_exercise(
         result |= {
             "status": "partly right" if right else "wrong",
             "sentence": _without_machine(verdict.sentence)[:MAX_SENTENCE_CHARS],
-            "shown": f"case {verdict.first + 1}, with {describe(cases[verdict.first])}",
+            "beside": _without_machine(verdict.beside)[:MAX_SENTENCE_CHARS],
+            "shown": f"case {verdict.shown + 1}, with {describe(cases[verdict.shown])}",
             "lines": tuple((where, n, _without_machine(code)) for where, n, code in lines),
         }
     return ExerciseMark(**common, **result)

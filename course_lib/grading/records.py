@@ -86,7 +86,8 @@ class ExerciseMark(Record):
 
     sentence       what to tell the student; empty when all is right
     misconception  the name of the declared misconception that the answer shows, if any
-    shown          the first wrong case in words:
+    beside         what to say about a second mistake, on another case, if there is one
+    shown          the wrong case that the sentence is about, in words:
                    "case 2, with x_start (3, 2, 5, 4) float32, t [0, 4, 6]"
     lines          the student's own lines of a traceback: (cell and function, line number, code)
     printed        the beginning of what the answer printed
@@ -101,6 +102,7 @@ class ExerciseMark(Record):
     cases: int
     sentence: str = ""
     misconception: str | None = None
+    beside: str = ""
     shown: str = ""
     lines: tuple[tuple[str, int, str], ...] = ()
     printed: str = ""

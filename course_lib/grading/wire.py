@@ -48,6 +48,7 @@ class _Failure(_StrictModel):
     kind: Name
     message: Annotated[str, Field(max_length=MAX_MESSAGE_CHARACTERS)]
     lines: Annotated[list[tuple[Name, int, Name]], Field(max_length=5)]
+    place: Name
 
 
 class _Outcome(_StrictModel):
@@ -87,6 +88,7 @@ def pack(outcome: Outcome) -> bytes:
             kind=outcome.error.kind[:MAX_NAME_CHARS],
             message=outcome.error.message,
             lines=[(where[:MAX_NAME_CHARS], number, code) for where, number, code in lines],
+            place=outcome.error.place,
         )
     record = _Outcome(
         outputs={path: describe(part) for path, part in outcome.outputs.items()},
@@ -111,7 +113,7 @@ def unpack(data: bytes) -> Outcome:
         tensors = {key: _restore(key, value) for key, value in load(data).items()}
         error = None
         if record.error:
-            error = Failure(record.error.kind, record.error.message, tuple(record.error.lines))
+            error = Failure(**record.error.model_dump() | {"lines": tuple(record.error.lines)})
         gradients = {}
         for name, key in record.gradients.items():
             gradients[name] = None if key is None else tensors[key]

@@ -133,7 +133,7 @@ def test_right_answers_written_differently_pass(answer):
 def test_wrong_answers_are_refused_with_the_reason(answer, kind, words):
     result = verdict(answer)
     assert result.status == "failed"
-    assert result.faults[result.first].kind == kind
+    assert result.faults[result.shown].kind == kind
     assert re.search(words, result.sentence), result.sentence
 
 
@@ -304,9 +304,9 @@ DIAGNOSED = replace(
     ("answer", "name"),
     [
         (lambda x, w: w + x, "added"),
-        (lambda x, w: (w + x).detach(), "added"),
-        (lambda x, w: w.double() + x.double(), "added"),
-        (lambda x, w: x.add_(w), "added"),
+        (lambda x, w: (w + x).detach(), None),
+        (lambda x, w: w.double() + x.double(), None),
+        (lambda x, w: x.clone() + w + 0 * x.add_(1), None),
         (lambda x, w: x * w[: len(x)][:, None], "rows"),
         (lambda x, w: x * w if len(x) < 3 else w * x + 1, "late"),
         (lambda x, w: torch.tensor((w * x).tolist()), "cut"),
@@ -323,6 +323,130 @@ def test_the_misconception_that_gives_the_same_wrong_output_is_named(answer, nam
     assert result.status == "failed" and result.misconception == name
     if name:
         assert result.sentence == DIAGNOSED.misconceptions[name].sentence
+
+
+def choose(small, large):
+    """An answer that is one thing for the case of two rows and another for the case of five."""
+    return lambda x, w: small(x, w) if len(x) == 2 else large(x, w)
+
+
+def added(x, w):
+    return x + w
+
+
+def moved(x, w):
+    return x * w + 7
+
+
+SHAPELESS = lambda x, w: (x * w)[None]  # noqa: E731
+
+
+@pytest.mark.parametrize(
+    ("answer", "name", "shown", "beside"),
+    [
+        (choose(scale, shifted), "late", 1, ""),
+        (choose(moved, shifted), None, 0, ""),
+        (choose(added, SHAPELESS), None, 0, ""),
+        (choose(SHAPELESS, shifted), None, 0, ""),
+    ],
+)
+def test_a_name_accounts_for_every_case_at_fault(answer, name, shown, beside):
+    """The five rows alone look like `late`, but it does not say why the two rows are wrong."""
+    result = verdict(answer, DIAGNOSED)
+    assert (result.misconception, result.shown, result.beside) == (name, shown, beside)
+
+
+THREE = replace(
+    DIAGNOSED,
+    cases=lambda rng: [*cases(rng), {"x": torch.ones(4, 3), "w": torch.ones(3) / 2}],
+    misconceptions={
+        "added": (added, "You added."),
+        "small": (choose(moved, scale), "You moved the small one."),
+        "small_too": (lambda x, w: x * w + 7 if len(x) == 2 else x * w, "You moved it as well."),
+        "square": (lambda x, w: x * w if len(x) < 4 else x / w, "You divided the long ones."),
+    },
+)
+
+
+def test_a_mistake_keeps_its_name_beside_another_that_hides_it():
+    result = verdict(lambda x, w: x + w if len(x) != 4 else (x + w)[None], THREE)
+    assert result.misconception == "added" and result.shown == 0
+    assert result.beside.startswith("Case 3: The shape of your answer is (1, 4, 3)")
+    first = verdict(lambda x, w: (x + w)[None] if len(x) == 2 else x + w, THREE)
+    assert (first.misconception, first.shown) == ("added", 1)
+    assert first.beside.startswith("Case 1: The shape")
+    other = verdict(lambda x, w: x + w if len(x) != 4 else x * w + 7, THREE)
+    assert other.misconception is None, "wrong in the same way, but by other values"
+
+
+def test_two_mistakes_get_two_sentences():
+    two = replace(THREE, misconceptions={**THREE.misconceptions})
+    two.misconceptions.pop("small_too")
+    result = verdict(lambda x, w: x * w + 7 if len(x) == 2 else x / w, two)
+    assert result.sentence == "You moved the small one."
+    assert result.beside == "Case 2: You divided the long ones."
+
+
+def test_of_two_that_explain_as_much_none_is_named():
+    assert verdict(choose(moved, scale), THREE).misconception is None
+    more = {"all": (lambda x, w: x * w + 7, "You moved all."), **THREE.misconceptions}
+    assert verdict(moved, replace(THREE, misconceptions=more)).misconception == "all"
+
+
+def test_gradients_tell_two_mistakes_of_one_value_apart():
+    cut = replace(
+        EXERCISE, misconceptions={"cut": (lambda x, w: 2 * x * w.detach(), "You cut w off.")}
+    )
+    assert verdict(lambda x, w: w.detach() * 2 * x, cut).misconception == "cut"
+    assert verdict(lambda x, w: 2 * x * w, cut).misconception is None
+
+
+def test_an_error_is_the_same_only_in_the_same_place():
+    def picky(x):
+        raise ValueError("expected something else")
+
+    def calls_w(x, v, w):
+        return v(x) + w(-x)
+
+    exercise = Exercise(
+        "a.calls",
+        calls_w,
+        lambda rng: [
+            {"x": torch.ones(2), "v": lambda x: picky(x) if (x < 0).any() else x, "w": torch.exp}
+        ],
+        misconceptions={"turned": (lambda x, v, w: v(-x) + w(x), "You turned x for v.")},
+    )
+
+    def raises_itself(x, v, w):
+        raise ValueError("expected something else")
+
+    assert verdict(lambda x, v, w: w(x) + v(-x), exercise).misconception == "turned"
+    assert verdict(raises_itself, exercise).misconception is None
+
+
+def test_the_place_of_an_error_is_the_argument_that_raised():
+    def layer(limit):
+        def forward(x):
+            if x.ndim > limit:
+                raise ValueError("too many axes")
+            return x
+
+        return forward
+
+    class Block(torch.nn.Module):
+        def forward(self, x):
+            return x.no_such()
+
+    two = Exercise(
+        "a.layers",
+        lambda x, one, other, block: x,
+        lambda rng: [{"x": torch.ones(2, 3), "one": layer(1), "other": layer(0), "block": Block()}],
+    )
+    for name in ("one", "other", "block"):
+        [outcome] = run(lambda n=name, **case: case[n](case["x"]), two)
+        assert outcome.error.place == name
+    [outcome] = run(lambda **case: case["x"].no_such(), two)
+    assert outcome.error.place == ""
 
 
 def test_a_misconception_that_shows_in_one_case_does_not_claim_others():

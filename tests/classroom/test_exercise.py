@@ -68,7 +68,9 @@ def test_a_wrong_answer_gets_the_reason_and_the_reference_in_its_place(capsys):
     assert patchify is declared.reference
     text = capsys.readouterr().out
     assert declared.misconceptions["channels_first"].sentence in text
-    assert "2 of 4 cases right" in text and "goes on with the reference" in text
+    assert (
+        " of 7 cases right. Shown: case 1, with " in text and "goes on with the reference" in text
+    )
 
 
 def test_a_stub_is_not_attempted(capsys):

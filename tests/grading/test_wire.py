@@ -447,7 +447,7 @@ def read_and_judged(data):
     verdict = marking._assess(EXERCISE, [outcome], 0)
     assert (
         verdict.status == "failed"
-        and len(verdict.faults) == 3
+        and len(verdict.faults) == len(EXERCISE.make_cases(0))
         and verdict.sentence
         and all(verdict.faults[1:])
     )
@@ -456,7 +456,7 @@ def read_and_judged(data):
 
 
 def test_the_originals_are_read(the_course_answers_once):
-    assert len(originals()) == 10 and all(map(read_and_judged, originals()))
+    assert len(originals()) >= 10 and all(map(read_and_judged, originals()))
 
 
 def test_a_frame_after_accidents_is_refused_or_judged(the_course_answers_once):

@@ -89,6 +89,16 @@ def test_misconceptions_read_their_own_sentence(exercise, record_property):
     assert len(sentences) == len(exercise.misconceptions), "two misconceptions share a sentence"
 
 
+def test_a_name_given_to_another_wrong_answer_holds_on_every_seed(exercise):
+    false = {}
+    for name, answer in wrong(exercise).items():
+        if given := verdict(exercise, answer, SEEDS[0]).misconception:
+            others = {verdict(exercise, answer, seed).misconception for seed in (5, 6)}
+            if others != {given}:
+                false[name] = {given, *others}
+    assert not false
+
+
 def test_right_answers_are_accepted(exercise, record_property):
     right = answers(exercise.module).RIGHT.get(exercise.id, {})
     refused = {

@@ -89,6 +89,8 @@ def _exercise_story(mark: ExerciseMark) -> str:
     ]
     if mark.sentence:
         parts.append(f'<p class="said">{prose(mark.sentence)}</p>')
+    if mark.beside:
+        parts.append(f'<p class="said">{prose(mark.beside)}</p>')
     if mark.shown:
         parts.append(f'<p class="calm">Shown: {prose(mark.shown)}</p>')
     if mark.lines:
