@@ -27,6 +27,7 @@ import jaxtyping
 import yaml
 
 from course_lib.checking import Exercise, diagnose, edit, exercises, find_exercise, topics
+from course_lib.checking import compare as compare_module
 from course_lib.checking.compare import compare
 from course_lib.checking.diagnose import Verdict
 from course_lib.checking.edits import Edit
@@ -158,9 +159,12 @@ class Trial:
         self._known: dict[tuple, tuple[object, list[Outcome]]] = {}
 
     def verdict(self, answer: Callable, seed: int, changed: Exercise | None = None) -> Verdict:
-        """Judge an answer, if need be one whose results another probe has changed."""
+        """Judge an answer, if need be one whose results another probe has changed.
+
+        The verdict has no words of its own on a difference, which would take most of the time.
+        """
         outcomes = self.outcomes(answer, seed, changed)
-        with untyped(), preserved(), mock.patch.object(diagnose, "run", self._run):
+        with untyped(), preserved(), wordless(), mock.patch.object(diagnose, "run", self._run):
             return diagnose.assess(self.exercise, outcomes, seed)
 
     def outcomes(
@@ -259,6 +263,14 @@ def untyped() -> Iterator[None]:
         yield
     finally:
         config.update("jaxtyping_disable", before)
+
+
+@contextmanager
+def wordless() -> Iterator[None]:
+    """Describe no difference while outcomes are compared."""
+    nothing = dict.fromkeys(("difference", "moved_axes", "simple_relation"), lambda *_: "")
+    with mock.patch.multiple(compare_module, **nothing):
+        yield
 
 
 @contextmanager

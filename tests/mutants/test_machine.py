@@ -4,6 +4,7 @@ Every run tries a fixed sample; `pytest tests/mutants/test_machine.py --all-muta
 """
 
 import functools
+import re
 import threading
 from dataclasses import replace
 
@@ -74,8 +75,10 @@ def test_listed_mutants_exist_and_survive(exercise, pytestconfig):
         assert len(str(reason).split()) >= 3, f"{exercise.id}: {entry}: a reason, please"
 
 
-def test_the_list_is_about_exercises_that_exist():
-    assert set(equal_list()) <= set(IDS)
+def test_the_list_is_about_exercises_that_exist_each_once():
+    headings = re.findall(r"^(\S+):\s*$", machine.EQUAL.read_text(encoding="utf-8"), re.MULTILINE)
+    assert len(headings) == len(set(headings))
+    assert set(equal_list()) == set(headings) <= set(IDS)
 
 
 # ------------------------------------------------------------------------------------ the machinery
