@@ -63,7 +63,7 @@ class Notebook(IPyNbFile):
         with pytest.MonkeyPatch.context() as environment:
             environment.setenv("COURSE_HOME", tempfile.mkdtemp(dir=self.config.course_home.name))
             environment.setenv("COURSE_FAST", self.fast)
-            environment.setenv("COURSE_CLAIMS", "strict")
+            environment.setenv("COURSE_STRICT", "1")
             super().setup()  # the kernel starts here
 
 

@@ -7,9 +7,10 @@ from course_lib.classroom import loading  # noqa: F401  first of all: it takes a
 from course_lib.doctor import doctor
 
 from .claims import claim, reading
+from .clips import film_strips, show_clip
 from .exercise import exercise, mark
 from .explore import choices, explore, patches, slider, upload
-from .figures import figure, film_strips, image_grid, show, show_clip, show_images
+from .figures import figure, image_grid, show, show_images
 from .heroes import show_hero
 from .live import live_curve, train_live, with_stored
 from .media import example_photo, read_clip, read_photo, write_clip

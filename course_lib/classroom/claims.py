@@ -51,12 +51,12 @@ def claim(sentence: str, finding: object) -> None:
     """Show a sentence about results with the figure that decides it.
 
     finding: a comparison of `course_lib.metrics.evidence`.  Where it does not hold, the student
-    reads that it does not hold there; with COURSE_CLAIMS=strict, as in the build and in the tests,
+    reads that it does not hold there; with COURSE_STRICT=1, as in the build and in the tests,
     ClaimError is raised.  Raises TypeError for a finding that is a bare bool, which has no figure.
     """
     _expect(sentence, finding)
     display(Statement(sentence, finding))
-    if not finding.holds and os.environ.get("COURSE_CLAIMS") == "strict":
+    if not finding.holds and os.environ.get("COURSE_STRICT") == "1":
         raise ClaimError(f"expected a claim that holds, got “{sentence}” with {finding.figure}")
 
 

@@ -4,6 +4,7 @@ import base64
 import html
 import io
 import math
+import os
 from collections.abc import Sequence
 from typing import Any
 
@@ -11,7 +12,10 @@ import numpy as np
 from IPython.display import display
 from torch import Tensor
 
+from course_lib.classroom.layout import DENSITY, LINE_SPACING, Texts, break_titles, misfits
+
 Figure = Any  # matplotlib's, which is imported only when something is drawn
+Number = int | float
 Array = np.ndarray | Tensor | Sequence
 
 # Okabe and Ito's palette, which people with any common colour blindness can tell apart.
@@ -19,7 +23,8 @@ PALETTE = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#D55E00", "#56B4E9", "#0
 PAPER = "#fdfdfc"  # opaque, so that a figure reads the same in a light and in a dark theme
 INK = "#2b2b2b"
 WIDTH = 640  # of a full-width figure, in CSS pixels
-DENSITY = 1.5  # pixels of the file for one CSS pixel: sharp on a fine screen, small on disk
+LABEL_PIXELS = 210  # of the file, that a label beside a strip may be wide before it is broken
+MIN_PIXELS = 480  # of the file, for a grid of images with a title
 MAX_COLOUR_ERROR = 16  # of 255, where 256 colours are still faithful
 
 STYLE = {
@@ -91,7 +96,7 @@ def figure(
 
 def show(fig: Figure, alt: str) -> None:
     """Show a figure with its alternative text: one sentence that says what it shows."""
-    _check_alt(alt)
+    check_alt(alt)
     display({"text/html": image_html(png(fig), alt), "text/plain": f"Figure: {alt}"}, raw=True)
 
 
@@ -129,35 +134,8 @@ def image_grid(
     if columns is not None and columns < 1:
         raise ValueError(f"expected at least one column, got {columns}")
     columns = min(n, columns or 6)
-    return _mosaic(images, columns, cell, title, titles=titles)
-
-
-def show_clip(
-    clip: Array, *, alt: str, frames: int = 7, labels: Sequence | None = None, title: str = ""
-) -> None:
-    """Show a clip as a film strip.
-
-    `frames` of its frames are shown, evenly spaced, the first and the last among them.
-    clip: (t h w 3) uint8 or (t 3 h w) float in [-1, 1]; or several clips of one length, stacked on
-    a first axis or in a list, one strip each.  labels: a line for each strip.
-    """
-    show(film_strips(clip, frames=frames, labels=labels, title=title), alt)
-
-
-def film_strips(
-    clip: Array, *, frames: int = 7, labels: Sequence | None = None, title: str = ""
-) -> Figure:
-    """Make the figure that `show_clip` shows."""
-    clips = list(clip) if isinstance(clip, list | tuple) or clip.ndim == 5 else [clip]
-    strips = [to_images(c) for c in clips]
-    if len({s.shape for s in strips}) != 1:
-        raise ValueError(f"expected clips of one shape, got {[s.shape for s in strips]}")
-    if labels is not None and len(labels) != len(strips):
-        raise ValueError(f"expected one label per clip, {len(strips)}; got {len(labels)}")
-    chosen = np.unique(np.linspace(0, len(strips[0]) - 1, frames).round().astype(int))
-    images = np.concatenate([s[chosen] for s in strips])
-    heads = [f"t = {t}" for t in chosen]
-    return _mosaic(images, len(chosen), None, title, heads=heads, labels=labels, gap=3, paper=INK)
+    fig, _, _ = mosaic(images, columns, cell, title, titles=titles)
+    return fig
 
 
 def to_images(images: Array) -> np.ndarray:
@@ -184,12 +162,19 @@ def to_images(images: Array) -> np.ndarray:
 
 
 def png(fig: Figure) -> bytes:
-    """Encode a figure as PNG, in 256 colours where that is faithful: a third of the size."""
+    """Encode a figure as PNG, in 256 colours where that is faithful: a third of the size.
+
+    Titles that are too long for their place are broken into lines.  With COURSE_STRICT=1, as in the
+    build and in the tests, raises ValueError for a text that is cut off or touches another.
+    """
     import matplotlib
     from PIL import Image
 
     raw = io.BytesIO()
     with matplotlib.rc_context(_style()):
+        break_titles(fig)
+        if os.environ.get("COURSE_STRICT") == "1" and (problems := misfits(fig)):
+            raise ValueError(f"expected texts that fit the figure, got {'; '.join(problems)}")
         fig.savefig(raw, format="png", dpi=100 * DENSITY)
     image = Image.open(raw).convert("RGB")
     palette = image.quantize(256, method=Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE)
@@ -200,45 +185,78 @@ def png(fig: Figure) -> bytes:
     return small.getvalue()
 
 
+def rgb_array(fig: Figure) -> np.ndarray:
+    """Draw a figure as an array (h w 3) uint8, in pixels of its file."""
+    import matplotlib
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+    with matplotlib.rc_context(_style()):
+        fig.set_dpi(100 * DENSITY)
+        canvas = FigureCanvasAgg(fig)
+        canvas.draw()
+    return np.asarray(canvas.buffer_rgba())[..., :3].copy()
+
+
 def image_html(data: bytes, alt: str) -> str:
-    """Return an image element that carries its data, never wider than the page."""
+    """Return an image element that carries its data.
+
+    It grows with the page: a figure of full width fills it, up to the pixels of the file.
+    """
     source = "data:image/png;base64," + base64.b64encode(data).decode("ascii")
-    width = round(int.from_bytes(data[16:20], "big") / DENSITY)
-    style = "max-width:100%;height:auto;border-radius:4px"
-    return f'<img src="{source}" alt="{html.escape(alt)}" width="{width}" style="{style}">'
+    width = int.from_bytes(data[16:20], "big")
+    style = f"{size_style(width)};border-radius:4px"
+    return f'<img src="{source}" alt="{html.escape(alt)}" style="{style}">'
 
 
-def _mosaic(
+def size_style(width: int) -> str:
+    """Return the CSS of something `width` pixels of the file wide, for pages of any width."""
+    css = round(width / DENSITY)
+    share = min(100.0, 100 * css / WIDTH)
+    return (
+        f"width:{share:.4g}%;min-width:min(100%,{css}px);max-width:min(100%,{width}px);height:auto"
+    )
+
+
+def mosaic(
     images: np.ndarray,
     columns: int,
-    cell: int | None,
-    title: str,
+    cell: int | None = None,
+    title: str = "",
     *,
     titles: Sequence | None = None,
     heads: Sequence[str] = (),
     labels: Sequence | None = None,
     gap: int = 6,
     paper: str = PAPER,
-) -> Figure:
-    """Put images (n h w 3) and texts into one figure; lengths are pixels of its file."""
+) -> tuple[Figure, list[tuple[int, int]], int]:
+    """Put images (n h w 3) and texts into one figure; lengths are pixels of its file.
+
+    Every text is measured: a long one is broken into lines, and a word too long for its place makes
+    the texts of its kind smaller.  cell: CSS pixels that an image may be wide.  Returns the figure,
+    the upper left corner (y, x) of every image, and how many times it is enlarged.
+    """
     import matplotlib
     from matplotlib.figure import Figure
 
     n, h, w, _ = images.shape
     rows = math.ceil(n / columns)
-    left = 0 if labels is None else 12 + 9 * max(len(str(label)) for label in labels)
+    beside = Texts(labels, LABEL_PIXELS, 7.5)
+    left = beside.width + 21 if labels is not None else 0
     room = (WIDTH * DENSITY - left) // columns - gap
     scale = int(max(1, min(room, (cell or 112) * DENSITY) // w))
     tall = h * scale
     wide = w * scale
-    caption = 27 if titles is not None else 0
-    top = (39 if title else 0) + (27 if heads else 0)
-    across = left + columns * (wide + gap) + gap
+    captions = Texts(titles, wide, 7.5)
+    across = max(int(left + columns * (wide + gap) + gap), MIN_PIXELS if title else 0)
+    above = Texts([title] if title else None, 0.96 * (across - 2 * gap), 11)
+    above_columns = Texts(heads or None, wide, 7.5)
+    top = (above.height + 12 if title else 0) + (above_columns.height + 6 if heads else 0)
+    caption = captions.height + 6 if titles is not None else 0
     down = top + rows * (tall + caption + gap) + gap
     canvas = np.full((down, across, 3), _rgb(PAPER), np.uint8)
-    canvas[top:, left:] = _rgb(paper)
+    canvas[top:, left : left + columns * (wide + gap) + gap] = _rgb(paper)
     corners = []
-    for image, i in zip(images, range(n), strict=True):
+    for i, image in enumerate(images):
         y = top + gap + caption + i // columns * (tall + caption + gap)
         x = left + gap + i % columns * (wide + gap)
         canvas[y : y + tall, x : x + wide] = image.repeat(scale, axis=0).repeat(scale, axis=1)
@@ -249,16 +267,20 @@ def _mosaic(
         ax = fig.add_axes((0, 0, 1, 1))
         ax.set_axis_off()
         ax.imshow(canvas, interpolation="nearest", extent=(0, across, down, 0), aspect="auto")
-        for words, (y, x) in zip(titles if titles is not None else [], corners, strict=False):
-            ax.text(x + wide / 2, y - 3, str(words), ha="center", va="bottom", fontsize=7.5)
-        for words, (_, x) in zip(heads, corners, strict=False):
-            ax.text(x + wide / 2, top - 4, words, ha="center", va="bottom", fontsize=7.5)
-        for row, words in enumerate(labels if labels is not None else []):
+        for words, (y, x) in zip(captions.broken, corners, strict=False):
+            _write(ax, x + wide / 2, y - 4, words, captions.size, ha="center", va="bottom")
+        for words, (_, x) in zip(above_columns.broken, corners, strict=False):
+            _write(ax, x + wide / 2, top - 4, words, above_columns.size, ha="center", va="bottom")
+        for row, words in enumerate(beside.broken):
             middle = corners[row * columns][0] + tall / 2
-            ax.text(left - 9, middle, str(words), ha="right", va="center", fontsize=7.5)
+            _write(ax, left - 9, middle, words, beside.size, ha="right", va="center")
         if title:
-            ax.text(gap, 27, title, fontsize=11)
-    return fig
+            _write(ax, gap, 6, above.broken[0], above.size, ha="left", va="top")
+    return fig, corners, scale
+
+
+def _write(ax: Any, x: Number, y: Number, words: str, size: Number, **place: str) -> None:
+    ax.text(x, y, words, fontsize=size, linespacing=LINE_SPACING, parse_math=False, **place)
 
 
 def _rgb(colour: str) -> list[int]:
@@ -271,6 +293,6 @@ def _style() -> dict:
     return {**STYLE, "axes.prop_cycle": cycler(color=PALETTE)}
 
 
-def _check_alt(alt: str) -> None:
+def check_alt(alt: str) -> None:
     if not isinstance(alt, str) or not alt.strip():
         raise ValueError(f"expected alt: a sentence that says what the picture shows; got {alt!r}")

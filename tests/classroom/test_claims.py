@@ -28,7 +28,7 @@ def test_a_claim_shows_its_sentence_and_its_figure(shown):
 
 
 def test_a_claim_that_fails_on_a_students_machine_says_so_and_goes_on(shown, monkeypatch):
-    monkeypatch.delenv("COURSE_CLAIMS", raising=False)
+    monkeypatch.delenv("COURSE_STRICT", raising=False)
     claim("Masked clips move as asked more often.", shares(54, 128, 50, 128) > 0)
     text = shown[0]._repr_mimebundle_()["text/plain"]
     assert text.startswith("This does not hold on your machine: “Masked clips")
@@ -36,7 +36,7 @@ def test_a_claim_that_fails_on_a_students_machine_says_so_and_goes_on(shown, mon
 
 
 def test_a_claim_that_fails_in_the_build_stops_it(shown, monkeypatch):
-    monkeypatch.setenv("COURSE_CLAIMS", "strict")
+    monkeypatch.setenv("COURSE_STRICT", "1")
     with pytest.raises(ClaimError, match="three is less"):
         claim("three is less than two.", value(3) < 2)
 
@@ -55,7 +55,7 @@ def test_the_build_stops_on_a_false_claim(tmp_path):
 
 
 def test_a_reading_says_what_holds_here_and_stops_nothing(shown, monkeypatch):
-    monkeypatch.setenv("COURSE_CLAIMS", "strict")
+    monkeypatch.setenv("COURSE_STRICT", "1")
     reading(value(9) > 5, "Nine steps are enough.", "Nine steps are too few.")
     reading(value(3) > 5, "Enough.", "Too few for what follows.")
     assert shown[0]["text/plain"] == "Nine steps are enough. [9]"

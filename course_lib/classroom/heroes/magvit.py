@@ -3,7 +3,7 @@
 import torch
 from einops import rearrange
 
-from course_lib.classroom.figures import show_clip
+from course_lib.classroom.clips import show_clip
 from course_lib.papers import magvit
 from course_lib.training import load_checkpoint
 from course_lib.training.recipes.magvit import pixels_to_clip, tokenized_clips

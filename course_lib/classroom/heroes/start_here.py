@@ -1,6 +1,6 @@
 """Chapter 00 opens with a clip of the little world, rendered on the spot."""
 
-from course_lib.classroom.figures import show_clip
+from course_lib.classroom.clips import show_clip
 from course_lib.world import render, sample_scene
 
 

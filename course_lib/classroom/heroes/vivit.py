@@ -1,7 +1,7 @@
 """Chapter 03 opens with four clips and what the clip judge reads in them."""
 
 from course_lib import data
-from course_lib.classroom.figures import show_clip
+from course_lib.classroom.clips import show_clip
 from course_lib.training import load_checkpoint
 from course_lib.world import VOCABULARY, pixels_to_float
 
