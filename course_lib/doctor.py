@@ -18,6 +18,13 @@ OK, ATTENTION, PROBLEM = "ok", "attention", "problem"
 PYTHONS = ((3, 11), (3, 13))
 MEMORY_GB = 4.0  # training live in a notebook takes less than 2
 DISK_GB = 1.0
+# A contrast of at least 4.5 to 1 in JupyterLab's light and dark themes.
+STYLE = """<style>
+.doctor .ok{color:#0b6b3a}.doctor .attention{color:#8a4b00}.doctor .problem{color:#a3212b}
+[data-jp-theme-light="false"] .doctor .ok{color:#7fdca4}
+[data-jp-theme-light="false"] .doctor .attention{color:#f0b872}
+[data-jp-theme-light="false"] .doctor .problem{color:#ff9c98}
+</style>"""
 INSTALL = "Run: pip install -r requirements.txt"
 
 
@@ -56,17 +63,16 @@ class Report:
     __repr__ = __str__
 
     def _repr_html_(self) -> str:
-        colours = {OK: "#007a5a", ATTENTION: "#a65a00", PROBLEM: "#b00020"}
         left = "text-align:left"  # JupyterLab would align to the right
         rows = ""
         for finding in self.findings:
             text = f"{html.escape(finding.text)}<br>{html.escape(finding.advice)}"
             rows += (
-                f'<tr><th style="{left};color:{colours[finding.state]}">{finding.state}</th>'
+                f'<tr><th class="{finding.state}" style="{left}">{finding.state}</th>'
                 f'<td style="{left}">{finding.topic}</td><td style="{left}">{text}</td></tr>'
             )
         caption = f'<caption style="{left}">{self._verdict()}</caption>'
-        return f"<table>{caption}<tbody>{rows}</tbody></table>"
+        return f'{STYLE}<table class="doctor">{caption}<tbody>{rows}</tbody></table>'
 
     def _verdict(self) -> str:
         if self.ok:

@@ -105,9 +105,8 @@ def jupyterlab(root: Path):
         log.close()
 
 
-def set_theme(root: Path, dark: bool) -> None:
-    """The theme of pages opened from now on."""
-    theme = "JupyterLab Dark" if dark else "JupyterLab Light"
+def set_theme(root: Path, theme: str) -> None:
+    """The theme of pages opened from now on, such as "JupyterLab Dark"."""
     _settings(root / "lab", "@jupyterlab/apputils-extension:themes", {"theme": theme})
 
 

@@ -8,12 +8,10 @@ from course_lib.classroom import heroes, show_hero
 
 def test_a_hero_is_shown_with_its_alternative_text(capsys, monkeypatch):
     shown = []
-    monkeypatch.setattr(
-        "course_lib.classroom.figures.display", lambda data, raw: shown.append(data)
-    )
+    monkeypatch.setattr("course_lib.classroom.clips.display", lambda data, raw: shown.append(data))
     show_hero("start_here")
     (figure,) = shown
-    assert figure["text/plain"].startswith("Figure: Seven frames")
+    assert figure["text/plain"].startswith("Clip: Seven frames")
     assert capsys.readouterr().out.count("\n") == 1
 
 

@@ -72,7 +72,8 @@ const LOOK = `
   :host { display: block; max-width: 46rem; margin: 0.4rem 0; --line: var(--jp-border-color2, #d5d5d5);
     --ink: var(--jp-ui-font-color1, #1f1f1f); --soft: var(--jp-ui-font-color2, #5c5c5c);
     --paper: var(--jp-layout-color1, #fff); --accent: var(--jp-brand-color1, #1967a8);
-    --right: var(--jp-success-color1, #2e7d32); --wrong: var(--jp-error-color1, #c62828);
+    --right: color-mix(in srgb, var(--jp-success-color1, #2e7d32) 60%, var(--ink));
+    --wrong: color-mix(in srgb, var(--jp-error-color1, #c62828) 60%, var(--ink));
     color: var(--ink); font: 400 14px/1.55 var(--jp-content-font-family, system-ui, sans-serif); }
   * { box-sizing: border-box; }
   code { font: 0.92em var(--jp-code-font-family, ui-monospace, monospace); padding: 0.1em 0.3em; border-radius: 3px;
@@ -81,7 +82,7 @@ const LOOK = `
     border-radius: 5px; padding: 0.2rem 0.8rem; cursor: pointer; }
   button:hover:not(:disabled) { border-color: var(--accent); }
   button:disabled { color: var(--jp-ui-font-color3, #999); cursor: default; }
-  button.main { background: var(--accent); border-color: var(--accent); color: var(--jp-ui-inverse-font-color0, #fff); }
+  button.main { background: var(--ink); border-color: var(--ink); color: var(--paper); }
   :focus-visible { outline: 2px solid var(--accent); outline-offset: 2px; }
   input, select { font: inherit; accent-color: var(--accent); }
   .note { color: var(--soft); font-size: 0.9em; margin: 0.3rem 0 0; }
