@@ -294,5 +294,6 @@ def _style() -> dict:
 
 
 def check_alt(alt: str) -> None:
+    """Raise ValueError unless there is an alternative text."""
     if not isinstance(alt, str) or not alt.strip():
         raise ValueError(f"expected alt: a sentence that says what the picture shows; got {alt!r}")
