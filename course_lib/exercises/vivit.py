@@ -275,6 +275,7 @@ def _central_cases(rng):
         ((3, 2, 4, 5), 3),  # rounding 1.5 would give 2
         ((2, 5, 3, 4), 1),
         ((4, 4, 4, 4), 4),
+        ((2, 3, 4, 5), 8),
     ]
     cases = [{"kernel": _normal(rng, *shape), "t": t} for shape, t in sizes]
     return [
@@ -731,21 +732,22 @@ def _classifier(clip):
 
 def _view_cases(rng):
     sizes = [
-        ((2, 10, 3, 6, 12), dict(frames=4, size=4, views=3, crops=3)),
-        ((3, 11, 2, 13, 5), dict(frames=3, size=3, views=5, crops=3)),  # upright
+        ((2, 10, 3, 6, 12), dict(frames=4, size=3, views=3, crops=3)),
+        ((3, 11, 2, 13, 5), dict(frames=4, size=3, views=5, crops=3)),  # upright
         ((2, 8, 3, 5, 9), dict(frames=2, size=5, views=1, crops=1)),
         ((2, 9, 3, 8, 8), dict(frames=4, size=3, views=2, crops=3)),  # square
         # Windows start at 0, 2.33, 4.67 and 7, squares at 0, 3.33, 6.67 and 10, at the height 2.5.
         ((1, 12, 3, 9, 14), dict(frames=5, size=4, views=4, crops=4)),
         # A single window starts at 3.5, a single square at 3.5 and 1.5.
-        ((2, 10, 2, 10, 6), dict(frames=3, size=3, views=1, crops=1)),
+        ((2, 11, 2, 10, 6), dict(frames=4, size=3, views=1, crops=1)),
         ((2, 7, 2, 6, 10), dict(frames=4, size=3, views=1, crops=2)),  # a window, squares
-        ((2, 7, 3, 10, 7), dict(frames=4, size=4, views=2, crops=1)),  # windows, a square
+        ((2, 7, 3, 10, 7), dict(frames=3, size=4, views=2, crops=1)),  # windows, a square
         ((2, 7, 3, 5, 7), dict(frames=5, size=4, views=4, crops=3)),  # more windows than starts
         ((3, 4, 2, 5, 5), dict(frames=4, size=5, views=3, crops=2)),  # all views alike
         # the chapter's
         ((2, 22, 3, 32, 36), dict(frames=16, size=32, views=4, crops=3)),
         ((2, 22, 3, 32, 36), dict(frames=16, size=32, views=1, crops=3)),
+        ((2, 9, 3, 5, 8), dict(frames=4, size=5)),  # 4 and 3 by default
     ]
     inputs = [(_normal(rng, *shape), asked) for shape, asked in sizes]
     double = _normal(rng, 2, 8, 3, 7, 9, dtype=torch.float64)
@@ -780,6 +782,16 @@ MULTI_VIEW = Exercise(
             edit("if h > w", "if h < w"),
             "Your squares move along the shorter side. What a square leaves out is along the longer"
             " one.",
+        ),
+        "always_downwards": (
+            edit("if h > w", "if True"),
+            "Your squares always move from top to bottom. They move along the longer side, and in"
+            " square frames along the width.",
+        ),
+        "rows_for_columns": (
+            edit("for top, left in zip", "for left, top in zip"),
+            "You exchanged rows and columns. The last two axes are height and width, so a square is"
+            " [..., top : top + size, left : left + size].",
         ),
         "square_downwards": (
             edit("if h > w", "if h >= w"),
