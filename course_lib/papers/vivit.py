@@ -1,12 +1,12 @@
 """ViViT: A Video Vision Transformer.  Arnab et al., 2021, arXiv 2103.15691.
 
 Read `course_lib.papers.vit` first.  Reading order: the configurations; the model from the outside
-in, with its four encoders (section 3.3); tubelets (3.2) and the four models' equations as plain
+in, with its four encoders (Section 3.3); tubelets (3.2) and the four models' equations as plain
 functions; starting from an image model (3.4); many views (4.1); size and cost (Table 2).  Clips are
 (b t c h w), tokens (b t n d): n patches at t times.
 
 Differs from the paper, following the official code:
-- Models 3 and 4 have no class token; their last tokens are averaged.
+- Model 4 has no class token, as Model 3 has none in the paper; their last tokens are averaged.
 - Stochastic depth drops the attention and the MLP of a layer independently, with a rate that grows
   with the layer.
 Differs from both:
