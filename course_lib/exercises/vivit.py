@@ -745,8 +745,8 @@ def _view_cases(rng):
         ((2, 7, 3, 5, 7), dict(frames=5, size=4, views=4, crops=3)),  # more windows than starts
         ((3, 4, 2, 5, 5), dict(frames=4, size=5, views=3, crops=2)),  # all views alike
         # the chapter's
-        ((2, 22, 3, 32, 36), dict(frames=16, size=32, views=4, crops=3)),
-        ((2, 22, 3, 32, 36), dict(frames=16, size=32, views=1, crops=3)),
+        ((1, 22, 3, 32, 36), dict(frames=16, size=32, views=4, crops=3)),
+        ((1, 22, 3, 32, 36), dict(frames=16, size=32, views=1, crops=3)),
         ((2, 9, 3, 5, 8), dict(frames=4, size=5)),  # 4 and 3 by default
     ]
     inputs = [(_normal(rng, *shape), asked) for shape, asked in sizes]
