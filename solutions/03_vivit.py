@@ -482,7 +482,7 @@ with torch.no_grad():
     middle_frames = four_clips[:, 1::2].flatten(0, 1)
     averaged = image_model.features(middle_frames).unflatten(0, (4, 8)).mean(1)
 difference = float((yours - averaged).abs().max())
-room.claim("It says the same, up to rounding.", value(difference) < 1e-4)
+room.claim("Both say the same, up to rounding.", value(difference) < 1e-4)
 
 # %% [markdown]
 # ### Model 3: factorised self-attention
@@ -700,7 +700,7 @@ def is_right(model, video, batch=100):
 
 right = int(is_right(trained.model, video).sum())
 most = int(motion.bincount().max())  # right if one always gives the commonest answer
-print(f"after {trained.step} steps: {right / 400:.1%} of 400 clips it has never seen")
+print(f"steps: {trained.step}, right: {right / 400:.1%} of 400 clips it has never seen")
 chance = 1 / len(data.MOTIONS)
 print(f"chance {chance:.1%}, always the commonest motion {most / 400:.1%}")
 room.reading(
@@ -818,7 +818,7 @@ room.claim(
     most_confused("tubelets shuffled", "rise", "fall"),
 )
 room.claim(
-    "In order, a slide and an orbit are: a piece of a large circle is nearly straight.",
+    "In order, slide and orbit are mixed up most: part of a circle is nearly straight.",
     most_confused("in order", "slide", "orbit"),
 )
 
