@@ -287,7 +287,6 @@ def central_frame_init(kernel, t):
 
 # %%
 from course_lib import data
-
 from course_lib.metrics.evidence import value
 
 # Four frames of moving objects (b 4 c h w), and the third of them, four times.
