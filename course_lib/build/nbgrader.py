@@ -11,6 +11,7 @@ format is written here (nbgrader 0.9.6, metadata schema 3); nbgrader is never im
 course does not need it.
 """
 
+import re
 from collections.abc import Iterable
 from pathlib import Path
 from secrets import randbelow
@@ -22,7 +23,7 @@ from course_lib.build import exercise_ids, solution_edition, write
 from course_lib.build.source import CLOSE, OPEN, STUB
 from course_lib.checking import Exercise, find_exercise
 
-__all__ = ["assignment", "write_course_folder"]
+__all__ = ["assignment", "relocate", "write_course_folder"]
 
 CONFIG = f'''"""nbgrader's settings for the course, written once: edit them freely."""
 
@@ -81,12 +82,20 @@ def assignment(path: Path, seed: int) -> NotebookNode:
     cells = []
     for cell in notebook.cells:
         cells.append(cell)
+        if cell.cell_type == "markdown":
+            cell.source = relocate(cell.source)
         for name in exercise_ids(NotebookNode(cells=[cell])):  # an exercise cell holds one
             cell.source = "\n".join(_marker(line) for line in cell.source.splitlines())
             cell.metadata["nbgrader"] = _metadata(name.replace(".", "-"), solution=True)
             cells.append(_test_cell(find_exercise(name), seed, f"{cell.id}-mark"))
     notebook.cells = cells
     return notebook
+
+
+def relocate(text: str) -> str:
+    """Let links lead from an assignment's own folder, where the library's files are not."""
+    text = re.sub(r"\[([^\]]+)\]\(\.\./[^)]*\)", r"\1", text)
+    return re.sub(r'(\]\(|href=")(\d\d_\w+)\.ipynb', r"\1../\2/\2.ipynb", text)
 
 
 def _test_cell(exercise: Exercise, seed: int, id: str) -> NotebookNode:

@@ -15,7 +15,7 @@ from nbgrader.api import Gradebook
 from nbgrader.nbgraderformat import MetadataValidator
 
 from course_lib import build, paths
-from course_lib.build.nbgrader import assignment, write_course_folder
+from course_lib.build.nbgrader import assignment, relocate, write_course_folder
 from course_lib.checking import UnknownExercise, find_exercise
 from course_lib.checking.diagnose import assess
 from course_lib.checking.observe import run
@@ -226,6 +226,15 @@ def test_a_locked_test_cell_follows_each_exercise_and_nothing_else(tmp_path, mon
     }
 
 
+def test_links_lead_from_the_assignments_own_folder():
+    assert relocate("[chapter 02](02_vit.ipynb) and [it](02_vit.ipynb#1-It), [1](#1-It)") == (
+        "[chapter 02](../02_vit/02_vit.ipynb) and [it](../02_vit/02_vit.ipynb#1-It), [1](#1-It)"
+    )
+    assert relocate('<a href="02_vit.ipynb">') == '<a href="../02_vit/02_vit.ipynb">'
+    assert relocate("[`papers/vit.py`](../course_lib/papers/vit.py)") == "`papers/vit.py`"
+    assert relocate("[arXiv 1](https://arxiv.org/abs/1)") == "[arXiv 1](https://arxiv.org/abs/1)"
+
+
 # ------------------------------------------------------------------------------ nbgrader's commands
 
 
@@ -242,7 +251,8 @@ def test_students_get_the_student_edition_with_test_cells(release, chapter):
     student = build.student_edition(paths.SOLUTIONS / f"{chapter}.py")
     cells = [cell for cell in notebook.cells if not is_test(cell)]
     assert [(c.cell_type, c.id, c.source) for c in cells] == [
-        (c.cell_type, c.id, c.source) for c in student.cells
+        (c.cell_type, c.id, relocate(c.source) if c.cell_type == "markdown" else c.source)
+        for c in student.cells
     ]
     points = {
         grade_id(cell): cell.metadata.nbgrader.points for cell in notebook.cells if is_test(cell)
