@@ -20,10 +20,10 @@ def _kernel_cases(rng):
     The chapter inflates a (4 3 3 3) kernel to 3 frames.
     """
     # o i h w frames
-    sizes = [(2, 3, 4, 1, 5), (4, 3, 3, 3, 3), (3, 2, 1, 5, 4), (4, 1, 2, 3, 2), (2, 4, 3, 5, 1)]
+    sizes = [(2, 3, 4, 1, 5), (4, 3, 3, 3, 3), (3, 2, 1, 5, 8), (4, 1, 2, 3, 2), (2, 4, 3, 5, 1)]
     cases = [{"kernel": torch.randn(size[:4], generator=rng), "frames": size[4]} for size in sizes]
     wide = torch.randn(1, 2, 3, 4, generator=rng, dtype=torch.float64)
-    return [*cases, {"kernel": wide, "frames": 6}]
+    return [*cases, {"kernel": wide, "frames": 7}]
 
 
 INFLATE = Exercise(

@@ -320,7 +320,7 @@ def _clip_cases(rng):
     """
     sizes = [
         ((2, 3, 5, 6, 7), (4, 3, 3, 3, 5), (1, 1, 1)),
-        ((1, 2, 9, 6, 8), (3, 2, 3, 3, 3), (2, 2, 2)),
+        ((1, 2, 9, 6, 8), (3, 2, 3, 5, 3), (2, 2, 2)),
         ((3, 2, 1, 4, 5), (2, 2, 4, 1, 3), (1, 1, 1)),
         ((2, 1, 5, 4, 7), (2, 1, 2, 3, 1), (2, 1, 2)),
         ((1, 2, 4, 5, 3), (3, 2, 1, 3, 3), (1, 2, 1)),
@@ -375,6 +375,10 @@ CAUSAL_CONV = Exercise(
             edit("past = kt - 1", "past = kt // 2"),
             "You padded kt // 2 frames, half of what is needed. None comes after the last, so all"
             " kt - 1 come before the first.",
+        ),
+        "one_too_few": (
+            edit("past = kt - 1", "past = kt - 2"),
+            "You padded one frame too few: kt - 1, as only the last weight meets the frame itself.",
         ),
         "one_too_many": (
             edit("past = kt - 1", "past = kt"),
