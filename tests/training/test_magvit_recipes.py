@@ -43,6 +43,8 @@ def test_compared_runs_differ_only_in_what_is_compared():
         assert differing([f"sweep-{kind}-{bits}-mlm" for bits in BITS]) == {"bits", "tokenizer"}
     assert differing(["sweep-vq-8", "sweep-lfq-8"]) == {"quantizer"}
     assert differing(["sweep-vq-8-mlm", "sweep-lfq-8-mlm"]) == {"tokenizer", "factors"}
+    assert differing(["sweep-vq-14-mlm", "sweep-vq-14-halves-mlm"]) == {"factors"}
+    assert differing(["sweep-lfq-14-mlm", "sweep-lfq-14-whole-mlm"]) == {"factors"}
 
 
 @pytest.mark.parametrize("recipe", RECIPES, ids=lambda r: r.name)
@@ -181,6 +183,17 @@ def test_drawn_codes_fill_the_grid_and_follow_from_the_seed(name):
     assert first.shape == (2, *model.config.grid)
     assert int(first.min()) >= 0 and int(first.max()) < model.config.num_codes
     assert torch.equal(first, again) and not torch.equal(first, other)
+
+
+@torch.no_grad()
+def test_norms_are_held_at_what_they_measure_on_clean_clips():
+    model, _ = load_checkpoint("magvit-3d")
+    clean, padded = pixels_to_clip(free_clips("test", 4)["pixels"][:, :16]).chunk(2)
+    encode = chapter.with_clean_norms(model, clean)
+    assert torch.equal(encode(clean).indices, model.encode(clean).indices)
+    held, free = (of(padded).indices for of in (encode, model.encode))
+    assert not torch.equal(held, free)
+    assert torch.equal(model.encode(padded).indices, free)  # nothing stays behind
 
 
 @pytest.mark.parametrize("kind", ["vq", "lfq"])

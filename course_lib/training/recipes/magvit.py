@@ -5,11 +5,12 @@ scratch, and `magvit-zero` pads with zeros; `magvit-3d` is the chapter's tokeniz
 its masked transformer for all ten tasks.  `magvit2-tokenizer` is MAGVIT-v2's, `magvit2-mlm` and
 `magvit2-ar` a masked and an autoregressive language model of its tokens.  `sweep-vq-B` and
 `sweep-lfq-B` are tokenizers of images with 2^B codes, `sweep-vq-B-mlm` and `sweep-lfq-B-mlm` the
-masked language models of their tokens.
+masked language models of their tokens, VQ's predicted whole and LFQ's in two halves;
+`sweep-vq-14-halves-mlm` and `sweep-lfq-14-whole-mlm` do it the other way round.
 """
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from functools import lru_cache, partial, reduce
 from typing import Literal
@@ -251,6 +252,43 @@ def clip_distance(real: Tensor, fake: Tensor) -> float:
 def _judged_frames(clip: Tensor) -> Tensor:
     """Return what the judge of clips takes: the first 16 frames, (b c t h w) -> (b t c h w)."""
     return rearrange(clip[:, :, :16], "b c t h w -> b t c h w")
+
+
+def with_clean_norms(
+    model: magvit_tokenizer.Tokenizer, clean: Tensor
+) -> Callable[[Tensor], Quantized]:
+    """Return the encoder with its group norms held at what they measure on clean clips.
+
+    It takes as many clips as there are clean ones, each with the mean and variance of its own.
+    """
+    norms = [layer for layer in model.encoder.modules() if isinstance(layer, nn.GroupNorm)]
+    measured: dict[nn.Module, tuple[Tensor, Tensor]] = {}
+
+    def grouped(layer: nn.GroupNorm, x: Tensor) -> Tensor:
+        return rearrange(x, "b (g c) ... -> b g (c ...)", g=layer.num_groups)
+
+    def measure(layer: nn.GroupNorm, inputs: tuple[Tensor, ...], _: Tensor) -> None:
+        variance, mean = torch.var_mean(
+            grouped(layer, inputs[0]), dim=2, correction=0, keepdim=True
+        )
+        measured[layer] = (mean, (variance + layer.eps).sqrt())
+
+    def hold(layer: nn.GroupNorm, inputs: tuple[Tensor, ...], _: Tensor) -> Tensor:
+        mean, deviation = measured[layer]
+        x = ((grouped(layer, inputs[0]) - mean) / deviation).view_as(inputs[0])
+        affine = (-1, *[1] * (x.ndim - 2))
+        return x * layer.weight.view(affine) + layer.bias.view(affine)
+
+    def encode(clip: Tensor, hook: Callable) -> Quantized:
+        handles = [layer.register_forward_hook(hook) for layer in norms]
+        try:
+            return model.encode(clip)
+        finally:
+            for handle in handles:
+                handle.remove()
+
+    encode(clean, measure)
+    return partial(encode, hook=hold)
 
 
 def flicker(clip: Tensor, rebuilt: Tensor) -> float:
@@ -697,4 +735,7 @@ RECIPES: list[Recipe] = [
     SWEEP_PRIOR,
     sweep_prior("sweep-lfq-12", bits=12, factors=2),
     sweep_prior("sweep-lfq-14", bits=14, factors=2),
+    # The controls: the same tokens under the other kind of head.
+    replace(sweep_prior("sweep-vq-14", bits=14, factors=2), name="sweep-vq-14-halves-mlm"),
+    replace(sweep_prior("sweep-lfq-14", bits=14, factors=1), name="sweep-lfq-14-whole-mlm"),
 ]
