@@ -305,6 +305,11 @@ print(f"largest difference: {(out[:, shuffle] - out_shuffled).abs().max():.1e}")
 #
 # $$z'_\ell = \mathrm{MSA}(\mathrm{LN}(z_{\ell-1})) + z_{\ell-1} \qquad z_\ell = \mathrm{MLP}(\mathrm{LN}(z'_\ell)) + z'_\ell$$
 #
+# ```text
+#  z ──┬── LN ── MSA ── + ── z' ──┬── LN ── MLP ── + ── next layer
+#      └────────────────┘         └────────────────┘
+# ```
+#
 # The original transformer normalized *after* each sum, $\mathrm{LN}(z + f(z))$ with either half as $f$. Here the norm
 # is inside the branch (*pre-norm*), so that the sum $z_0 + f_1 + f_2 + \dots$ runs through the network untouched, and
 # so does the gradient.
@@ -1071,11 +1076,14 @@ def share_of_patches(is_part):
 
 
 covered, sky = share_of_patches(segments >= 2), share_of_patches(segments == 0) == 1
+with_sky = sky.any(1)  # b
+print(f"{int(with_sky.sum())} images have patches of sky, {int(sky.sum())} in all")
+
+# %%
 weights = scene_maps[0, :, :, 1:, 1:]  # layer 1, between patches: b heads n n
 weights = weights / weights.sum(-1, keepdim=True)
 looking = sky / sky.sum(1, keepdim=True).clamp(min=1)
 from_sky = torch.einsum("bi,bhij->bhj", looking, weights)
-with_sky = sky.any(1)
 on_own = torch.einsum("bhj,bj->bh", from_sky, covered)[with_sky]
 on_another = torch.einsum("bhj,bj->bh", from_sky, covered.roll(1, 0))[with_sky]
 size = covered.mean(1)[with_sky]

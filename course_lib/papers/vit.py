@@ -215,7 +215,10 @@ class ViT(nn.Module):
 
 
 def initialize(model: nn.Module, head: nn.Linear) -> None:
-    """Initialize as the official code does: Glorot-uniform weights, zeros for biases and head."""
+    """Initialize Glorot-uniform weights, and zeros for biases and head, as the official code does.
+
+    Only the MLP's biases are not zero there, but normal numbers of deviation 1e-6.
+    """
     qkv_layers = {module.qkv for module in model.modules() if isinstance(module, Attention)}
     for module in model.modules():
         if isinstance(module, nn.Linear):
