@@ -6,13 +6,16 @@ a jail.
 A false name is worse than none, so a misconception has to earn its own (see `_name_cases`).
 """
 
+import functools
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from course_lib.checking.compare import Fault, agree, compare
-from course_lib.checking.exercise import Exercise, Misconception
+from course_lib.checking.exercise import Exercise
 from course_lib.checking.observe import STOPPED, Failure, Outcome, preserved, run
+
+MAX_KNOWN = 2000  # runs of references and misconceptions that are kept
 
 
 @dataclass(frozen=True)
@@ -81,7 +84,7 @@ def assess(exercise: Exercise, outcomes: Sequence[Outcome], seed: int = 0) -> Ve
     Missing outcomes at the end count as cases that did not finish; surplus ones are ignored.
     """
     with preserved():
-        expected = list(run(exercise.reference, exercise, seed))
+        expected = list(known_outcomes(exercise, None, seed))
         unfinished = Outcome(error=Failure(STOPPED, "an earlier case did not finish."))
         missing = len(expected) - len(outcomes)
         outcomes = [*outcomes[: len(expected)], *[unfinished] * missing]
@@ -92,19 +95,46 @@ def assess(exercise: Exercise, outcomes: Sequence[Outcome], seed: int = 0) -> Ve
         if all(str(outcome.error) == "NotImplementedError" for outcome in outcomes):
             return Verdict("not attempted", faults)
         suspects = {}
-        for name, misconception in exercise.misconceptions.items():
-            wrong = _try(misconception, exercise, expected, outcomes, faults, seed)
+        for name in exercise.misconceptions:
+            wrong = _try(name, exercise, expected, outcomes, faults, seed)
             if wrong:
                 suspects[name] = wrong
     names = _name_cases([case for case, fault in enumerate(faults) if fault], suspects)
     return Verdict("failed", faults, _explain(exercise, outcomes, faults, names))
 
 
+def known_outcomes(exercise: Exercise, name: str | None, seed: int) -> Iterator[Outcome]:
+    """Yield the outcomes of a misconception, or with None of the reference, as far as needed.
+
+    They depend on the seed only and are kept: a class is marked on one seed, and a student tries
+    again and again.
+    """
+    kept, rest = _memory(exercise, name, seed)
+    index = 0
+    while True:
+        if index == len(kept):
+            more = next(rest, None)
+            if more is None:
+                return
+            kept.append(more)
+        yield kept[index]
+        index += 1
+
+
+@functools.lru_cache(maxsize=MAX_KNOWN)
+def _memory(
+    exercise: Exercise, name: str | None, seed: int
+) -> tuple[list[Outcome], Iterator[Outcome]]:
+    """Return the outcomes so far, and the run that goes on to the others."""
+    answer = exercise.misconceptions[name].answer if name else exercise.reference
+    return [], run(answer, exercise, seed)
+
+
 # --------------------------------------------------------------------------------------- diagnosis
 
 
 def _try(
-    misconception: Misconception,
+    name: str,
     exercise: Exercise,
     expected: Sequence[Outcome],
     outcomes: Sequence[Outcome],
@@ -118,7 +148,7 @@ def _try(
     """
     tolerance = exercise.tolerance
     wrong = {}
-    tried = run(misconception.answer, exercise, seed)
+    tried = known_outcomes(exercise, name, seed)
     for case, (w, o, e) in enumerate(zip(tried, outcomes, expected, strict=True)):
         if fault := compare(e, w, tolerance):
             theirs = faults[case]

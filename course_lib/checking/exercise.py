@@ -73,7 +73,7 @@ class Misconception:
         return self.slip.diff(self.reference) if isinstance(self.slip, Edit) else ""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Exercise:
     """One exercise: what it teaches, how it is checked, and the wrong answers it can explain.
 
