@@ -3,6 +3,7 @@
 import torch
 
 from course_lib.classroom.figures import show_images
+from course_lib.data import COLOURS, IMAGE_JUDGE
 from course_lib.papers.vqgan import sample_codes
 from course_lib.training import load_checkpoint
 from course_lib.training.recipes.vqgan import class_token
@@ -10,7 +11,7 @@ from course_lib.world import VOCABULARY
 
 
 def show() -> None:
-    """Sample eight images from the transformer, and say what both stages cost to train."""
+    """Sample eight images, and say what the judge reads and what both stages cost to train."""
     tokenizer, tokenizer_made = load_checkpoint("vqgan-gan")
     prior, prior_made = load_checkpoint("vqgan-prior")
 
@@ -27,6 +28,11 @@ def show() -> None:
         title="Asked for, and drawn code by code",
         alt="Eight images that this chapter's transformer drew, each with the words it was given.",
     )
+
+    judge, _ = load_checkpoint(IMAGE_JUDGE)
+    read = judge.read(images)
+    as_asked = (read["shape"] == kinds // COLOURS) & (read["colour"] == kinds % COLOURS)
+    print(f"chapter 02's judge reads {int(as_asked.sum())} of the 8 as they were asked for")
 
     minutes = [made["seconds"] / 60 for made in (tokenizer_made, prior_made)]
     print(
