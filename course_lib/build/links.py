@@ -118,7 +118,10 @@ def _add_cells(
     previous = [f"← [{before.name}]({before.file})"] if before else []
     following = [f"[{after.name}]({after.file}) →"] if after else []
     if here.sections:
-        entries = [f"[{heading}]({anchor(heading)})" for heading in here.sections.values()]
+        entries = []
+        for heading in here.sections.values():
+            words = heading.replace(" ", "\N{NO-BREAK SPACE}", 1)  # no line ends after the number
+            entries.append(f"[{words}]({anchor(heading)})")
         text = f"{CONTENTS}\n\n{' · '.join(entries)}"
         if previous or following:
             text += f"\n\n{' | '.join([*previous, *following])}"

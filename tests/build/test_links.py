@@ -126,7 +126,7 @@ def test_contents_come_after_the_promise_and_the_neighbours_at_both_ends(chapter
     first, middle, last = map(student_edition, chapters())
     assert [cell.id for cell in first.cells].index("contents") == 2
     assert first.cells[2].source == (
-        "## Contents\n\n[1 The problem](#1-The-problem) · [2 Why, and how?](#2-Why,-and-how?)"
+        "## Contents\n\n[1\xa0The problem](#1-The-problem) · [2\xa0Why, and how?](#2-Why,-and-how?)"
         "\n\n[02 More](02_more.ipynb) →"
     )
     assert first.cells[-1].source == "[Contents](#Contents) | [02 More](02_more.ipynb) →"
