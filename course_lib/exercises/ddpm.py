@@ -74,6 +74,11 @@ FOR_IMAGES_ONLY = (
     "Your tables have the axes of images, (b, 1, 1, 1), and these samples are points, (b, 2). Give"
     " them as many axes of length 1 as a sample has."
 )
+TOO_MANY_AXES = (
+    edit("x.ndim - 1", "x.ndim + 1", of=gather_at),
+    "Your tables have too many axes of length 1. After the axis of the batch there are as many as"
+    " a sample has: (b, 1, 1, 1) for images, (b, 1) for points.",
+)
 
 
 # ---------------------------------------------------------------- q_sample
@@ -166,6 +171,7 @@ Q_SAMPLE = Exercise(
             " noise comes in, so that the variance stays 1.",
         ),
         "of_images": (_q_sample_of_images, FOR_IMAGES_ONLY),
+        "too_many_axes": TOO_MANY_AXES,
         "first_of_the_batch": (
             _q_sample_by_first,
             "You looked up alpha-bar for the first sample only. `t` differs from sample to sample:"
@@ -254,6 +260,7 @@ PREDICT_X_START = Exercise(
             _x_start_by(_solved, look_up=lambda table, t, x: _per_image(table, t)),
             FOR_IMAGES_ONLY,
         ),
+        "too_many_axes": TOO_MANY_AXES,
         "one_step_early": (
             lambda x_t, t, eps, alphas_cumprod: ddpm.predict_x_start(
                 x_t, t, eps, previous(alphas_cumprod)
@@ -363,6 +370,7 @@ POSTERIOR = Exercise(
             " no noise yet, so it is 1.",
         ),
         "of_images": (_posterior_of_images, FOR_IMAGES_ONLY),
+        "too_many_axes": TOO_MANY_AXES,
     },
 )
 
@@ -911,6 +919,7 @@ LEARNED_RANGE = Exercise(
             " entry is replaced by the second, as in `ddpm.posterior_log_variance`.",
         ),
         "of_images": (_range_of_images, FOR_IMAGES_ONLY),
+        "too_many_axes": TOO_MANY_AXES,
     },
 )
 
