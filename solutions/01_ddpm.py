@@ -16,7 +16,7 @@ room.show_hero("ddpm")
 #
 # **You need** the chain rule, Bayes' theorem, the density of a normal distribution, and a little PyTorch.
 #
-# **Time** about four hours with the exercises; running everything takes about two minutes.
+# **Time** about four hours with the exercises; running everything takes two to three minutes.
 
 # %% [markdown]
 # ## 1 The problem
@@ -520,8 +520,8 @@ with torch.no_grad():
 show(
     room.scatter_panels(samples, "Samples in the plane"),
     "Four panels of points in the plane: the data, eight blobs on a ring; samples of"
-    " your network;"
-    " of the control, with t drawn by the weight of Eq. 12; of the perfect denoiser.",
+    " your network; of the control, with t drawn by the weight of Eq. 12; of the"
+    " perfect denoiser.",
 )
 
 # %%
@@ -547,15 +547,13 @@ room.reading(
     "Your network leaves more points between the blobs than the data have: they run"
     " together.",
     "Your network leaves no more points between the blobs than the data have, as far"
-    " as 1,500"
-    " points can show.",
+    " as 1,500 points can show.",
 )
 room.reading(
     unpaired(nearest["by the weight"], nearest["your network"]) < 0,
     "With t drawn by the weight of Eq. 12, points come closer to a centre.",
     "With t drawn by the weight of Eq. 12, points come no closer to a centre, as far"
-    " as 1,500"
-    " points can show.",
+    " as 1,500 points can show.",
 )
 
 # %% [markdown]
@@ -703,15 +701,16 @@ trained = room.train_live("ddpm-live", seconds=60)
 start = torch.randn(16, 3, 16, 16, generator=torch.Generator().manual_seed(2))
 process = find_recipe("ddpm-live").diffusion.respaced(250)  # of 1000 steps: section 12
 rng = torch.Generator().manual_seed(0)
-before = process.sample(untrained, start[:8], generator=rng)
-after = process.sample(trained.model, start, generator=rng)
+networks = room.with_stored(trained, "ddpm-16-linear-simple")
+rows = [process.sample(untrained, start[:8], generator=rng)]
+for network in networks.values():
+    rows.append(process.sample(network, start, generator=rng))
 show_images(
-    torch.cat([before, after]),
+    torch.cat(rows),
     columns=8,
-    title="Before training, and after",
-    alt="First row: eight samples of the untrained network. Two rows below: sixteen of"
-    " the trained"
-    " one.",
+    title=f"Before training; {'; '.join(networks)}",
+    alt="First row: eight samples of the untrained network. Below: sixteen of each"
+    " network named in the title.",
 )
 
 # %% [markdown]
@@ -720,7 +719,7 @@ show_images(
 # **Predict first:** as long as nothing can be known, what would the *best* guess look like?
 
 # %%
-path = list(process.denoise(trained.model, start[:1], generator=rng))
+path = list(process.denoise(network, start[:1], generator=rng))
 stages = [path[i] for i in (0, 60, 120, 160, 190, 215, 235, 249)]
 show_images(
     torch.cat([x for x, _ in stages] + [guess.x_start for _, guess in stages]),
@@ -1029,8 +1028,7 @@ show_lines(
     xscale="log",
     height=2.4,
     alt="Two curves against the step: the share of beta that the network chose, and"
-    " the best single"
-    " share.",
+    " the best single share.",
 )
 at_1, at_400 = steps.index(1), steps.index(400)
 room.claim(
@@ -1041,8 +1039,7 @@ room.claim(
 apart = float(large[100] - small[100])
 room.claim(
     "The network follows only in part. From step 100 on, the two variances are within"
-    " 3%,"
-    " so that the share hardly matters.",
+    " 3%, so that the share hardly matters.",
     (value(chosen[at_400] - best[at_400], "chosen minus best at step 400") > 0)
     & (value(math.expm1(apart), "apart at step 100, as a part") < 0.03),
 )
@@ -1091,8 +1088,14 @@ show_lines(
     "alpha-bar",
     height=2.6,
     alt="alpha-bar of the linear schedule drops early and is near 0 by step 700; the"
-    " cosine falls"
-    " almost linearly in the middle.",
+    " cosine falls almost linearly in the middle.",
+)
+half_way = (float(cosine_alphas_cumprod(T)[T // 2]), float(alphas_cumprod[T // 2]))
+room.claim(
+    "Half-way, about half of the variance is still the image's under the cosine"
+    " schedule, and under the linear one less than a tenth.",
+    value(half_way[0], "cosine").near(0.5, within=0.05)
+    & (value(half_way[1], "linear") < 0.1),
 )
 
 # %%
@@ -1107,8 +1110,7 @@ show_images(
     columns=8,
     title="Linear above, cosine below",
     alt="The same image at eight steps: the linear schedule is almost pure noise for"
-    " the last"
-    " three, the cosine for one.",
+    " the last three, the cosine for one.",
 )
 
 # %% [markdown]
@@ -1165,9 +1167,8 @@ room.claim(
 unclipped = float(last.mean()) / T
 room.claim(
     "Of the loss that the vlb run was trained on, this one step makes over a tenth of"
-    " a bit."
-    " In the evaluation of section 8 it makes none: there the guess of the image is"
-    " clipped.",
+    " a bit. In the evaluation of section 8 it makes none: there the guess of the"
+    " image is clipped.",
     (value(unclipped, "bits/dim in training") > 0.1)
     & (value(runs["cosine-vlb"]["details"]["terms"][-1], "in the evaluation") < 0.001),
 )
@@ -1251,8 +1252,7 @@ def unevenness(terms):
 uneven = {name: unevenness(terms[:-1]) for name, terms in by_step.items()}
 room.claim(
     "Without the last step, the terms of L_vlb are more uneven than those of L_simple,"
-    " whose"
-    " largest is no more than about 1.",
+    " whose largest is no more than about 1.",
     ordered({"L_simple": uneven["L_simple"], "L_vlb": uneven["L_vlb"]})
     & (value(float(by_step["L_simple"].max()), "at most in L_simple") < 1.2),
 )
@@ -1390,8 +1390,7 @@ room.claim(
 )
 room.claim(
     "With 100 steps the ancestral sampler is better for cosine-hybrid, whose DDIM"
-    " samples are"
-    " worse than with 10. For linear-simple DDIM is still the better one.",
+    " samples are worse than with 10. For linear-simple DDIM is still the better one.",
     (single(many["cosine-hybrid, ancestral"], many["cosine-hybrid, DDIM"]) < 0)
     & (single(many["cosine-hybrid, DDIM"], few["cosine-hybrid, DDIM"]) > 0)
     & (single(many["linear-simple, DDIM"], many["linear-simple, ancestral"]) < 0),
@@ -1424,8 +1423,7 @@ show_images(
     columns=16,
     title="Test images, the GAN, the diffusion model",
     alt="Three rows of images: the first from the test set, the second by the GAN, the"
-    " third by"
-    " diffusion.",
+    " third by diffusion.",
 )
 
 # %%
@@ -1450,8 +1448,8 @@ def of_512(measure, first, second):
 
 
 room.claim(
-    "Recall is saturated here: even the linear vlb run, whose Fréchet distance is worse"
-    " than the GAN's, has a higher recall than real images.",
+    "Recall is saturated here: even the linear vlb run, whose Fréchet distance is"
+    " worse than the GAN's, has a higher recall than real images.",
     (of_512("recall", scattered, limit["metrics"]) > 0)
     & (single(scattered["frechet"], gan_scores["frechet"]) > 0),
 )
@@ -1503,8 +1501,7 @@ right.xaxis.set_minor_formatter("")
 show(
     fig,
     "Two panels: bits per dimension and Fréchet distance of three widths against"
-    " training"
-    " compute.",
+    " training compute.",
 )
 widths = ("width 24", "width 16", "width 8")
 falling = ordered(dict(zip(widths, reversed(frechet), strict=True)))
@@ -1581,16 +1578,14 @@ linear_bits = runs["linear-vlb"]["details"]["totals"]
 cosine_bits = runs["cosine-vlb"]["details"]["totals"]
 room.claim(
     "With L_vlb the linear schedule needs fewer bits: not what the schedule does to"
-    " the other"
-    " objectives.",
+    " the other objectives.",
     paired(linear_bits, cosine_bits) < 0,
 )
 vlb_history = step_losses(partial(cosine_process.vlb_loss, vlb_model), test_images, T)
 vlb_chances, _ = importance_weights(vlb_history)
 room.claim(
     "The cosine run spends draws on the clipped last step, which no evaluation sees:"
-    " far more"
-    " than one in a thousand.",
+    " far more than one in a thousand.",
     value(float(vlb_chances[-1]), "of its draws") > 0.03,
 )
 
@@ -1666,7 +1661,7 @@ room.scorecard([*gradient_rows, *sample_rows], "Rate, gradients, samples")
 # models, the same thing in continuous time), Dhariwal and Nichol 2021 (guidance by a classifier), Karras et al. 2022 (EDM,
 # which chapter 08 uses).
 #
-# **What comes next:** 02_vit leaves generation for a moment, to meet the architecture that all later chapters are built from.
+# **What comes next:** chapter 02 leaves generation for a moment, to meet the architecture that all later chapters are built from.
 
 # %%
 room.quiz("ddpm")

@@ -12,9 +12,9 @@ from course_lib.shapes import Table
 
 
 def linear_betas(timesteps: int) -> Table:
-    """DDPM, section 4: beta from 1e-4 to 0.02, times 1000 / timesteps.
+    """DDPM, section 4: beta from 1e-4 to 0.02 for T = 1000.
 
-    The factor lets any T end in the same noise.
+    The factor 1000 / timesteps, from the code of Improved DDPM, lets any T end in the same noise.
     """
     scale = 1000 / timesteps
     return torch.linspace(scale * 1e-4, scale * 0.02, timesteps, dtype=torch.float64)

@@ -270,7 +270,7 @@ class ImprovedDiffusion(GaussianDiffusion):
     def vlb_loss(self, model: Callable, x_start: Batch, t: Steps, noise: Batch) -> PerSample:
         """Return T times the term of L_vlb at t.
 
-        Over evenly drawn t its mean is the bound, in bits per dimension.
+        Over evenly drawn t its mean is the bound without L_T, in bits per dimension.
         """
         x_t = self.q_sample(x_start, t, noise)
         p = self.p_mean_variance(model, x_t, t, clip=False)
