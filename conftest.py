@@ -63,12 +63,13 @@ class Notebook(IPyNbFile):
         with pytest.MonkeyPatch.context() as environment:
             environment.setenv("COURSE_HOME", tempfile.mkdtemp(dir=self.config.course_home.name))
             environment.setenv("COURSE_FAST", self.fast)
+            environment.setenv("COURSE_LIVE_SECONDS", "10")
             environment.setenv("COURSE_STRICT", "1")
             super().setup()  # the kernel starts here
 
 
 class Edition(Notebook):
-    """A solution edition, run in full."""
+    """A solution edition: it trains for ten seconds; the build has trained for the whole time."""
 
     fast = "0"
 

@@ -135,10 +135,20 @@ def live(
 ) -> TrainingResult:
     """Train in a notebook: write nothing, and stop in time on a slow machine, too.
 
-    COURSE_FAST=1 cuts the run to a few steps.
+    COURSE_FAST=1 cuts the run to a few steps, however long they take, and COURSE_LIVE_SECONDS to so
+    many seconds.
     """
     steps = live_steps(recipe)
-    return train(recipe, device, steps=steps, seconds=seconds, on_step=on_step, store=None)
+    limit = min(seconds, float(os.environ.get("COURSE_LIVE_SECONDS", seconds)))
+    is_cut = steps < recipe.steps
+    return train(
+        recipe,
+        device,
+        steps=steps,
+        seconds=None if is_cut else limit,
+        on_step=on_step,
+        store=None,
+    )
 
 
 def live_steps(recipe: Recipe) -> int:

@@ -135,8 +135,13 @@ def test_a_live_run_ends_in_time(monkeypatch):
     trained = live(replace(TOY, steps=1_000_000), seconds=0.3, device="cpu")
     assert time.monotonic() - started < 10
     assert 0 < trained.step < 1_000_000
+    monkeypatch.setenv("COURSE_LIVE_SECONDS", "0.3")
+    assert live(replace(TOY, steps=1_000_000), seconds=600, device="cpu").seconds < 10
+
+
+def test_a_live_run_is_cut_to_a_few_steps_however_slow_they_are(monkeypatch):
     monkeypatch.setenv("COURSE_FAST", "1")
-    assert live(TOY, device="cpu").step == 5
+    assert live(replace(TOY, steps=1_000_000), seconds=1e-9, device="cpu").step == 5
 
 
 def test_the_gradient_is_clipped_to_the_recipes_norm():
