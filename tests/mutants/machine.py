@@ -242,8 +242,7 @@ def trial(id: str) -> Trial:
 
 def names_in(verdict: Verdict) -> set[str]:
     """Return the misconceptions that a verdict names."""
-    said = getattr(verdict, "explanations", (verdict,))
-    return {each.misconception for each in said} - {None}
+    return {explanation.misconception for explanation in verdict.explanations} - {None}
 
 
 @contextmanager
