@@ -96,7 +96,7 @@ def confusion(
         shares = counts / np.maximum(counts.sum(1, keepdims=True), 1)
         ax.imshow(shares, cmap="cividis", vmin=0, vmax=1)
         ax.set(xticks=range(len(names)), yticks=range(len(names)), yticklabels=names)
-        ax.set_xticklabels(names, rotation=60, ha="right", rotation_mode="anchor")
+        ax.set_xticklabels(names, rotation=90)
         ax.set_title(head, fontsize=9.5)
         ax.grid(False)
     return fig

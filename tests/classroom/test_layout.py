@@ -52,6 +52,13 @@ def test_titles_of_plots_fit(texts):
         assert misfits(fig) == []
 
 
+def test_the_names_below_a_confusion_matrix_fit():
+    names = ["rest", "slide", "bounce", "spin", "orbit", "rise", "fall", "grow", "collision"]
+    fig = confusion({"in order": np.eye(9), "reversed": np.eye(9)}, names)
+    png(fig)
+    assert misfits(fig) == []
+
+
 def test_a_text_that_is_cut_off_is_found():
     fig, ax = figure("A title")
     _write_beyond_the_edge(ax)
