@@ -701,6 +701,8 @@ axes[1].set_title("a fresh one, against a finished network", fontsize=9.5)
 for ax in axes:
     ax.axhline(1, color="#D55E00", linestyle="--", label="chance")
     ax.legend()
+falls = next(x for x in range(recipe.warmup, recipe.steps) if recipe.lr_scale(x) < 1)
+print(f"it joined at step {recipe.adversarial_from:,}; learning rates fall from {falls:,} on")
 show(fig, "The discriminator's loss in the run with the adversary, and of a fresh one"
      " against two finished networks, with the line of chance at 1.")
 
@@ -716,6 +718,9 @@ room.claim("There was something to see: a fresh one, alone with the reconstructi
            value(sum(fresh["lpips"]["curve"]["model"][-20:]) / 20, "at the end") < 0.2)
 room.claim("It gives the image a higher mean logit than its reconstruction in most of"
            " 1,000 test images.", shares(right["lpips"], 1000) > 0.5)
+room.claim("On these images, with its norms' running statistics, its loss is nearer to"
+           " chance than in training, and below it.",
+           value(fresh["lpips"]["metrics"]["hinge"]) < 1)
 room.claim("The reconstructions of “+ adversary” are harder to know for it.",
            shares(right["lpips"], 1000, right["gan"], 1000) > 0)
 
@@ -757,8 +762,8 @@ room.claim("Lambda is several times as large for the discriminator that knows no
            value(loudness["fresh"] / loudness["trained"], "times") > 3)
 
 # %% [markdown]
-# In our run the discriminator joined with random weights at step 3,200, beside a decoder that had learned for 3,200
-# steps, and all learning rates fall to zero from step 3,333 on. Which of this decided the outcome, no run here
+# In our run the discriminator joined with random weights, beside a decoder that had learned for long, and soon after it
+# all learning rates began to fall (the two steps are printed above). Which of this decided the outcome, no run here
 # says. What would you change first: teach the discriminator alone before the decoder listens, let it join earlier, make
 # $\lambda$ smaller, or give it more to do (in the paper one code covers 16 x 16 pixels of a photograph, and somebody has
 # to invent its grass)? Write down which two runs would settle it; each recipe is a few lines in
