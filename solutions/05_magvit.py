@@ -1327,7 +1327,7 @@ room.table(rows, f"The least possible is -4 ln 2 = {-4 * math.log(2):.3f}")
 #
 # In training two things are as the exercise does not show them. The temperature is $\tau = 0.01$, so that
 # $p_i = \sigma(400\, z_i)$ is 0 or 1 unless $|z_i|$ is below about 0.02: only numbers that have hardly decided feel the
-# penalty. And [chapter 04](04_vqgan.ipynb)'s commitment, weighted by 0.25, keeps $z$ near $\pm 1$.
+# penalty. And chapter 04's commitment, weighted by 0.25, keeps $z$ near $\pm 1$.
 
 # %%
 quantizer = find_recipe("magvit2-tokenizer").build().model.quantizer
