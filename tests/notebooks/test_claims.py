@@ -6,7 +6,7 @@ from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
 from course_lib import build, paths
 from course_lib.classroom.claims import CLAIM_MIME
-from tests.notebooks.prose import listed, suspects
+from tests.notebooks.prose import listed, suspects, uncovered
 
 CHAPTERS = build.sources()
 
@@ -30,6 +30,11 @@ def test_committed_claims_hold(source, record_property):
     found = list(claims(notebook))
     record_property("claims", [source.stem, len(found)])
     assert [claim["sentence"] for claim in found if not claim["holds"]] == []
+
+
+@pytest.mark.parametrize("source", CHAPTERS, ids=lambda path: path.stem)
+def test_prose_beside_results_has_a_claim_or_a_listed_reason(source):
+    assert uncovered(source) == []
 
 
 @pytest.mark.parametrize("source", CHAPTERS, ids=lambda path: path.stem)
