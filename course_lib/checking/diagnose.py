@@ -11,9 +11,12 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+import torch
+from torch import Tensor
+
 from course_lib.checking.compare import Fault, agree, compare
 from course_lib.checking.exercise import Exercise
-from course_lib.checking.observe import STOPPED, Failure, Outcome, preserved, run
+from course_lib.checking.observe import STOPPED, Failure, Leaf, Outcome, preserved, run
 
 MAX_KNOWN = 2000  # runs of references and misconceptions that are kept
 
@@ -37,11 +40,13 @@ class Verdict:
 
     status: "passed", "failed" or "not attempted".  faults: a Fault or None for each case.
     explanations: one, or two of different cases and mistakes; the first one's case is shown.
+    constant: whether the answer is the same whatever its inputs, though others were expected.
     """
 
     status: str
     faults: tuple[Fault | None, ...]
     explanations: tuple[Explanation, ...] = ()
+    constant: bool = False
 
     @property
     def passed(self) -> bool:
@@ -49,8 +54,13 @@ class Verdict:
 
     @property
     def fraction(self) -> float:
-        """The part of the cases that is right, for partial credit."""
-        return sum(fault is None for fault in self.faults) / max(len(self.faults), 1)
+        """The part of the cases that is right, for partial credit; a constant earns none."""
+        return 0.0 if self.constant else self.right / max(len(self.faults), 1)
+
+    @property
+    def right(self) -> int:
+        """The number of cases that are right."""
+        return sum(fault is None for fault in self.faults)
 
     @property
     def shown(self) -> int | None:
@@ -75,7 +85,12 @@ class Verdict:
     @property
     def beside(self) -> str:
         """What to say about a second mistake, on another case; empty if there is none."""
-        return " ".join(f"Case {e.case + 1}: {e.sentence}" for e in self.explanations[1:])
+        said = [f"Case {e.case + 1}: {e.sentence}" for e in self.explanations[1:]]
+        if self.constant and self.right:
+            said.append(
+                "Your answer is the same for all inputs, so the right cases earn no points."
+            )
+        return " ".join(said)
 
 
 def assess(exercise: Exercise, outcomes: Sequence[Outcome], seed: int = 0) -> Verdict:
@@ -100,7 +115,31 @@ def assess(exercise: Exercise, outcomes: Sequence[Outcome], seed: int = 0) -> Ve
             if wrong:
                 suspects[name] = wrong
     names = _name_cases([case for case, fault in enumerate(faults) if fault], suspects)
-    return Verdict("failed", faults, _explain(exercise, outcomes, faults, names))
+    explanations = _explain(exercise, outcomes, faults, names)
+    wrong_value = any(f and not o.raised for f, o in zip(faults, outcomes, strict=True))
+    constant = wrong_value and _ignores_inputs(outcomes) and not _ignores_inputs(expected)
+    return Verdict("failed", faults, explanations, constant)
+
+
+def _ignores_inputs(outcomes: Sequence[Outcome]) -> bool:
+    """Say whether every case has the same outputs, or one number throughout each of them."""
+    returned = [outcome.outputs for outcome in outcomes if not outcome.raised]
+    if len(returned) < 2 or any(outputs.keys() != returned[0].keys() for outputs in returned):
+        return False
+    return all(_is_one([outputs[path] for outputs in returned]) for path in returned[0])
+
+
+def _is_one(leaves: Sequence[Leaf]) -> bool:
+    """Say whether these are one number throughout, or one tensor or text."""
+    tensors = [leaf.value for leaf in leaves if isinstance(leaf.value, Tensor)]
+    if len(tensors) < len(leaves):
+        return not tensors and all(leaf == leaves[0] for leaf in leaves)
+    filled = [tensor for tensor in tensors if tensor.numel()]
+    return all(
+        bool((tensor == filled[0].flatten()[0]).all())
+        or (tensor.dtype == filled[0].dtype and torch.equal(tensor, filled[0]))
+        for tensor in filled
+    )
 
 
 def known_outcomes(exercise: Exercise, name: str | None, seed: int) -> Iterator[Outcome]:

@@ -11,6 +11,7 @@ import difflib
 import functools
 import importlib
 import inspect
+import itertools
 import pkgutil
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
@@ -22,33 +23,74 @@ from torch import nn
 from course_lib.checking.edits import Edit
 
 Case = dict[str, Any]
+NO_DEFAULT = inspect.Parameter.empty
+KEYWORD_ONLY = inspect.Parameter.KEYWORD_ONLY
 _PACKAGE = "course_lib.exercises"  # found by name: the chapters import this module
 
 
 def call_by_name(answer: Any, case: Case) -> Any:
-    """Call an answer with the case's arguments by name, which is the usual probe.
+    """Call an answer with the case's arguments, found by name and given as the chapter gives them.
 
-    The notebook goes on with the student's function, so its parameters keep the names and the
-    order of the stub; parameters of the student's own may follow if they have defaults.  Raises
-    TypeError where they do not.
+    The notebook goes on with the student's function and calls it by position, so its parameters
+    keep the names and the order of the stub; parameters of the student's own may follow if they
+    have defaults.  Raises TypeError where they do not.
     """
-    expected = list(case)
     try:
-        signature = inspect.signature(answer)
+        parameters = inspect.signature(answer).parameters
     except (TypeError, ValueError):  # some builtins have none
         return answer(**case)
-    kept = [name for name in signature.parameters if name in case]
-    try:
-        signature.bind(**case)
-        fits = kept == expected[: len(kept)]
-    except TypeError:
-        fits = False
-    if not fits:
-        theirs = ", ".join(signature.parameters) or "nothing"
-        raise TypeError(
-            f"keep the parameters ({', '.join(expected)}) in this order; yours are ({theirs})"
+    if problem := _misfit(parameters, case):
+        raise TypeError(problem)
+    first = list(itertools.takewhile(case.__contains__, parameters))
+    named = {name: value for name, value in case.items() if name not in first}
+    return answer(*(case[name] for name in first), **named)
+
+
+def _misfit(parameters: Mapping[str, inspect.Parameter], case: Case) -> str:
+    """Say why the parameters of an answer do not fit the stub's; empty if they do."""
+    wanted = ", ".join(case)
+    theirs = ", ".join(str(p) if "*" in str(p) else name for name, p in parameters.items())
+    gathers = [p for p in parameters.values() if p.kind in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
+    own = [name for name, p in parameters.items() if p not in gathers]
+    if gathers and not set(case) <= set(own):
+        return f"write the parameters ({wanted}) out, one by one; yours are ({theirs})"
+    by_name = [name for name in case if name in own and parameters[name].kind is KEYWORD_ONLY]
+    if by_name:
+        return (
+            f"the chapter gives `{by_name[0]}` by its place, but yours can be given by name alone:"
+            " take the `*` out of the parameters"
         )
-    return answer(**case)
+    more = [name for name in own if name not in case and parameters[name].default is NO_DEFAULT]
+    if more or [name for name in own if name in case] != list(case):
+        return f"keep the parameters ({wanted}) in this order; yours are ({theirs or 'none'})"
+    return ""
+
+
+def check_defaults(answer: Any, reference: Callable, case: Case) -> None:
+    """Raise TypeError if an answer lacks a default that a call of the chapter relies on.
+
+    A case that leaves an argument out is such a call.
+    """
+    try:
+        theirs = inspect.signature(answer).parameters
+        expected = inspect.signature(reference).parameters
+    except (TypeError, ValueError):
+        return
+    for name, parameter in expected.items():
+        if name in case or name not in theirs or parameter.default is NO_DEFAULT:
+            continue
+        default = theirs[name].default
+        if default is NO_DEFAULT:
+            call = f"{getattr(answer, '__name__', 'it')}({', '.join(case)})"
+            raise TypeError(
+                f"`{name}` has no default; the chapter calls `{call}` without it: write"
+                f" {name}={parameter.default!r}"
+            )
+        if repr(default) != repr(parameter.default):
+            raise TypeError(
+                f"the default of `{name}` is {default!r}; expected {parameter.default!r}, which the"
+                " chapter relies on"
+            )
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from course_lib.checking.exercise import Case, Exercise
+from course_lib.checking.exercise import Case, Exercise, check_defaults
 
 MAX_LEAVES = 1000  # of one answer
 MAX_NUMBERS = 2**27  # in one tensor
@@ -185,14 +185,15 @@ class TimeLimit(BaseException):
 
 def _observe(answer: Any, exercise: Exercise, seed: int, index: int, outcome: Outcome) -> None:
     """Fill `outcome`: a plain run first, then a differentiated one if gradients are compared."""
-    case = _prepare(exercise, seed, index)
+    case = prepare(exercise, seed, index)
     with torch.inference_mode(False), torch.enable_grad():
         with _recorded(outcome, case):
+            check_defaults(answer, exercise.reference, case)
             result = exercise.probe(answer, case)
             outcome.inputs = flatten(case)
             outcome.outputs = flatten(result)
         if exercise.gradients and not outcome.error:
-            case = _prepare(exercise, seed, index)
+            case = prepare(exercise, seed, index)
             with _recorded(outcome, case):
                 outcome.gradients = _differentiate(answer, exercise, case, seed)
 
@@ -208,7 +209,8 @@ def _recorded(outcome: Outcome, case: Case) -> Iterator[None]:
         outcome.error = failure(error, case)
 
 
-def _prepare(exercise: Exercise, seed: int, index: int) -> Case:
+def prepare(exercise: Exercise, seed: int, index: int) -> Case:
+    """Make one case afresh, under the seed and in single precision; the session is not restored."""
     torch.set_default_dtype(torch.float32)
     torch.default_generator.manual_seed(seed)
     return exercise.make_cases(seed)[index]

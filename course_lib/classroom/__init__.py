@@ -8,7 +8,7 @@ from course_lib.doctor import doctor
 
 from .claims import claim, reading
 from .clips import film_strips, show_clip
-from .exercise import exercise, mark
+from .exercise import case, exercise, mark
 from .explore import choices, explore, patches, slider, upload
 from .figures import figure, image_grid, show, show_images
 from .heroes import show_hero
@@ -29,6 +29,7 @@ from .views import clip_views, shade_by_map
 
 __all__ = [
     "busy",
+    "case",
     "choices",
     "claim",
     "clip_views",

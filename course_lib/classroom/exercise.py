@@ -22,6 +22,7 @@ from course_lib.checking.observe import (
     Outcome,
     TimeLimit,
     failure,
+    prepare,
     preserved,
     run,
 )
@@ -98,6 +99,20 @@ def mark(id: str, seed: int = CHECK_SEED) -> float:
         earned = 0.0
     show_report(report.with_note(f"{earned:g} of {declared.points} points"))
     return earned
+
+
+def case(id: str, number: Any = 1) -> dict[str, Any]:
+    """Return the inputs of one case of an exercise, to try an answer on.
+
+    number: counted from 1, as in the report.  Raises UnknownExercise, which names near ids, and
+    ValueError for a case that there is not.
+    """
+    declared = find_exercise(id)
+    with preserved():
+        count = len(declared.make_cases(CHECK_SEED))
+        if number not in range(1, count + 1):
+            raise ValueError(f"{id}: expected a case from 1 to {count}, got {number!r}")
+        return prepare(declared, CHECK_SEED, number - 1)
 
 
 def examine(answer: Any, declared: Exercise, seed: int) -> tuple["Report", Verdict]:
@@ -288,15 +303,19 @@ def make_report(declared: Exercise, verdict: Verdict, printed: str, seed: int) -
         return Report("good", f"{declared.id}: passed", f"({points})", printed=printed)
     if verdict.status == "not attempted":
         return Report("calm", f"{declared.id}: not attempted yet", CONTINUES)
-    case = describe(declared.make_cases(seed)[verdict.shown])
-    right = f"{sum(f is None for f in verdict.faults)} of {len(verdict.faults)} cases right"
-    details = f"{right}. Shown: case {verdict.shown + 1}, with {case}. {CONTINUES}"
+    number = verdict.shown + 1
+    details = (
+        f"{verdict.right} of {len(verdict.faults)} cases right. Shown: case {number}, with"
+        f" {describe(declared.make_cases(seed)[verdict.shown])}."
+    )
+    if seed == CHECK_SEED:
+        details += f' Its inputs: `course_lib.classroom.case("{declared.id}", {number})`.'
     return Report(
         "bad",
         f"{declared.id}: not yet",
         verdict.sentence,
         verdict.error.lines if verdict.error else (),
         verdict.beside,
-        details,
+        f"{details} {CONTINUES}",
         printed,
     )

@@ -97,11 +97,10 @@ def _mark_exercise(
     if info.missing:
         return ExerciseMark(**common, **missing, sentence=info.missing)
     verdict = _assess(exercise, _read_outcomes(reply, len(cases)), seed)
-    right = sum(fault is None for fault in verdict.faults)
     result = {
         "status": verdict.status,
         "earned": round(exercise.points * verdict.fraction, 2),
-        "right": right,
+        "right": verdict.right,
         "misconception": verdict.misconception,
         "printed": _without_machine(reply.printed),
         "notes": tuple(_notes(info, verdict)),
@@ -109,7 +108,7 @@ def _mark_exercise(
     if verdict.status == "failed":
         lines = verdict.error.lines if verdict.error else ()
         result |= {
-            "status": "partly right" if right else "wrong",
+            "status": "partly right" if verdict.fraction else "wrong",
             "sentence": _without_machine(verdict.sentence)[:MAX_SENTENCE_CHARS],
             "beside": _without_machine(verdict.beside)[:MAX_SENTENCE_CHARS],
             "shown": f"case {verdict.shown + 1}, with {describe(cases[verdict.shown])}",

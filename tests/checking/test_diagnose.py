@@ -54,7 +54,7 @@ def returning(reference, **more):
         lambda x, w: torch.einsum("nc,c->nc", x, w),
         lambda x, w: torch.stack([row * w for row in x]),
         lambda x, w: (x[:, None] @ torch.diag(w))[:, 0],
-        lambda **named: named["x"] * named["w"],
+        lambda x, w, *rest: x * w,
         lambda x, w, more=None: x * w + 1e-8,
     ],
 )
@@ -443,9 +443,9 @@ def test_the_place_of_an_error_is_the_argument_that_raised():
         lambda rng: [{"x": torch.ones(2, 3), "one": layer(1), "other": layer(0), "block": Block()}],
     )
     for name in ("one", "other", "block"):
-        [outcome] = run(lambda n=name, **case: case[n](case["x"]), two)
+        [outcome] = run(lambda x, one, other, block, n=name: locals()[n](x), two)
         assert outcome.error.place == name
-    [outcome] = run(lambda **case: case["x"].no_such(), two)
+    [outcome] = run(lambda x, one, other, block: x.no_such(), two)
     assert outcome.error.place == ""
 
 
@@ -454,6 +454,56 @@ def test_a_misconception_that_shows_in_one_case_does_not_claim_others():
     assert "1 too large" in result.sentence or result.misconception == "late"
     assert [fault is None for fault in verdict(shifted, DIAGNOSED).faults] == [True, False]
     assert verdict(shifted, DIAGNOSED).fraction == 0.5
+
+
+# ------------------------------------------------------------------------------------------- points
+
+
+def positive_part(x):
+    return x.clamp(min=0)
+
+
+HALF = Exercise(
+    "a.positive",
+    positive_part,
+    lambda rng: [{"x": torch.tensor(x)} for x in ([-1.0, -2], [1.0, 2, 3], [-1.0, 2], [-3.0])],
+)
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        lambda x: torch.zeros_like(x),
+        lambda x: x * 0,
+        lambda x: torch.zeros(2),
+        lambda x: torch.tensor([0.0, 2.0]),
+    ],
+)
+def test_an_answer_that_ignores_its_inputs_earns_nothing(answer):
+    result = verdict(answer, HALF)
+    assert result.constant and result.fraction == 0 and result.status == "failed"
+    assert "the same for all inputs" in result.beside or not result.right
+
+
+@pytest.mark.parametrize(
+    ("answer", "fraction"),
+    [
+        (lambda x: x.clamp(min=0, max=1), 0.5),
+        (lambda x: x.clamp(min=0) if len(x) > 2 else x, 0.25),
+        (lambda x: x.clamp(min=0) if len(x) > 2 else None, 0.25),
+        (lambda x: x.clamp(min=0) if len(x) == 1 else x.double() + 5, 0.25),
+        (lambda x: x.clamp(min=0) if (x < 0).all() else 1 / 0, 0.5),
+    ],
+)
+def test_an_honest_answer_keeps_the_points_of_its_right_cases(answer, fraction):
+    """The last one is right where zero is, and fails where something else was expected."""
+    assert verdict(answer, HALF).fraction == fraction
+
+
+def test_where_one_answer_is_right_for_all_inputs_it_passes():
+    assert verdict(lambda x: 3, returning(lambda x: 3)).passed
+    both = returning(lambda x: (x, torch.ones(2)))
+    assert verdict(lambda x: (x, torch.ones(2)), both).passed
 
 
 # ------------------------------------------------------------------------------------------- errors

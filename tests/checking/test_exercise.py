@@ -9,6 +9,7 @@ from course_lib.checking import (
     Exercise,
     UnknownExercise,
     call_by_name,
+    check_defaults,
     exercises,
     find_exercise,
     topics,
@@ -119,7 +120,9 @@ def test_cases_are_fresh_and_in_the_order_of_the_reference():
     [
         lambda x, scale: x * scale,
         lambda x, scale, extra=1: x * scale,
-        lambda *args, **named: named["x"] * named["scale"],
+        lambda x, scale, *more, **others: x * scale,
+        lambda x, scale=5: x * scale,
+        lambda x, scale, /: x * scale,
     ],
 )
 def test_call_accepts_parameters_of_ones_own(answer):
@@ -132,6 +135,35 @@ def test_call_accepts_parameters_of_ones_own(answer):
 def test_call_asks_for_the_names_and_order_of_the_stub(answer):
     with pytest.raises(TypeError, match=r"keep the parameters \(x, scale\)"):
         call_by_name(answer, {"x": 3, "scale": 2})
+
+
+@pytest.mark.parametrize(
+    ("answer", "words"),
+    [
+        (lambda **named: 0, r"write the parameters \(x, scale\) out.*yours are \(\*\*named\)"),
+        (lambda *args: 0, r"write the parameters .* out.*yours are \(\*args\)"),
+        (lambda x, *, scale: 0, r"gives `scale` by its place.*take the `\*` out"),
+    ],
+)
+def test_parameters_that_the_chapters_call_does_not_reach_are_told(answer, words):
+    with pytest.raises(TypeError, match=words):
+        call_by_name(answer, {"x": 3, "scale": 2})
+
+
+def test_a_case_may_leave_out_an_argument_before_others():
+    assert call_by_name(lambda x, scale=2, shift=0: x * scale + shift, {"x": 3, "shift": 1}) == 7
+
+
+def test_a_default_that_the_chapter_relies_on_is_asked_for():
+    check_defaults(lambda x, scale=2: 0, double, {"x": 3})
+    check_defaults(lambda x, scale: 0, double, {"x": 3, "scale": 2})
+    check_defaults(len, double, {"x": 3})
+    with pytest.raises(
+        TypeError, match=r"`scale` has no default; the chapter calls .*write scale=2"
+    ):
+        check_defaults(lambda x, scale: 0, double, {"x": 3})
+    with pytest.raises(TypeError, match=r"the default of `scale` is 3; expected 2"):
+        check_defaults(lambda x, scale=3: 0, double, {"x": 3})
 
 
 def test_with_weights_copies_by_name_and_by_order():

@@ -1,4 +1,5 @@
 import contextlib
+import re
 import subprocess
 import sys
 import threading
@@ -12,8 +13,8 @@ from IPython.core.interactiveshell import InteractiveShell
 from IPython.utils.capture import capture_output
 from torch import nn
 
-from course_lib.checking import Exercise, find_exercise, with_weights
-from course_lib.classroom import exercise, progress
+from course_lib.checking import Exercise, UnknownExercise, find_exercise, with_weights
+from course_lib.classroom import case, exercise, mark, progress
 from course_lib.classroom.exercise import Report, check_answer
 from course_lib.paths import ROOT
 
@@ -114,6 +115,40 @@ def test_an_unwritable_folder_costs_only_the_record(monkeypatch, tmp_path):
     monkeypatch.setenv("COURSE_HOME", str(tmp_path / "file"))
     report, passed = check_answer(scale, EXERCISE)
     assert passed and "could not be saved" in repr(report)
+
+
+def test_a_case_is_handed_out_as_it_was_tried():
+    state = torch.get_rng_state()
+    first = case("start_here.patchify", 1)
+    assert list(first) == ["image", "patch"]
+    again = case("start_here.patchify", 1)
+    assert torch.equal(first["image"], again["image"]) and first["image"] is not again["image"]
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_the_report_tells_how_to_get_the_inputs(capsys):
+    @exercise("start_here.patchify")
+    def patchify(image, patch):
+        return image if image.shape[1] == patch else rearrange(image, "b c h w -> b (h w) c")
+
+    call = re.search(r"course_lib\.classroom\.(case\(.*?\))", capsys.readouterr().out).group(1)
+    assert "image" in eval(call)
+
+
+def test_a_case_that_there_is_not_is_explained():
+    with pytest.raises(UnknownExercise, match=r"did you mean start_here\.patchify"):
+        case("start_here.patchfy", 1)
+    for number in (0, 99, "1", 1.5):
+        with pytest.raises(ValueError, match=r"expected a case from 1 to \d+, got"):
+            case("start_here.patchify", number)
+
+
+def test_a_constant_earns_nothing_in_a_test_cell():
+    @exercise("start_here.to_model")
+    def pixels_to_float(rgb):
+        return torch.zeros(rgb.shape)
+
+    assert mark("start_here.to_model") == 0
 
 
 # --------------------------------------------------------------------------------------- time limit

@@ -195,7 +195,9 @@ WRONG = {
     },
     "ddpm.normal_kl": {
         "summed": kl_summed,
-        "absolute": lambda **case: ddpm.normal_kl(**case).abs() + 1e-2,
+        "absolute": lambda mean1, log_variance1, mean2, log_variance2: (
+            ddpm.normal_kl(mean1, log_variance1, mean2, log_variance2).abs() + 1e-2
+        ),
         "narrow_normals_widened": kl_with_narrow_normals_widened,
         "of_one_shape": kl_of_one_shape,
     },
