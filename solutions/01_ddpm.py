@@ -542,6 +542,8 @@ nearest = {name: to_centre(points) for name, points in samples.items()}
 for name in samples:
     print(f"{name:14s} {nearest[name].mean():.3f} from a centre", end=", ")
     print(f"{stray(name) / 1500:.1%} between the blobs")
+
+# %%
 room.reading(
     shares(stray("your network"), 1500, stray("data"), 1500) > 0,
     "Your network leaves more points between the blobs than the data have: they run"
@@ -918,7 +920,7 @@ print(f"in: {tuple(images.shape)}, out: {tuple(output.shape)}")
 
 # %% [markdown]
 # The last layer starts at zero, so the code reads an output $v$ as the share $(v + 1) / 2$: 0 becomes the middle, -1
-# becomes $\tilde\beta$ and 1 becomes $\beta$. Nothing confines it to that range.
+# becomes $\tilde\beta$ and 1 becomes $\beta$. (The $v$ of Eq. 15 is that share.) Nothing confines it to that range.
 #
 # ### Exercise: the learned variance
 #
@@ -1084,7 +1086,7 @@ show_lines(
     range(1, T + 1),
     {"linear": alphas_cumprod, "cosine": cosine_alphas_cumprod(T)},
     "How much of the image is left",
-    "t",
+    "t, from 1",
     "alpha-bar",
     height=2.6,
     alt="alpha-bar of the linear schedule drops early and is near 0 by step 700; the"
@@ -1229,6 +1231,8 @@ objectives = {
 histories = {}
 for name, objective in objectives.items():
     histories[name] = step_losses(objective, test_images, T)
+
+# %%
 by_step = {
     name: histories[name].square().mean(1).sqrt() for name in ("L_vlb", "L_simple")
 }
@@ -1245,6 +1249,7 @@ show_lines(
 )
 
 
+# %%
 def unevenness(terms):
     return float(terms.square().mean() / terms.mean() ** 2)
 
@@ -1379,6 +1384,8 @@ show_lines(
     yscale="log",
     alt="Fréchet distance against the number of steps, two models and two samplers.",
 )
+
+# %%
 at_10, at_100 = curves["steps"].index(10), curves["steps"].index(100)
 few, many = (
     {name: scores[i] for name, scores in distances.items()} for i in (at_10, at_100)
@@ -1437,6 +1444,8 @@ for name, run in compared.items():
     scores = run["metrics"]
     print(f"{name:16s}{scores['precision']:10.2f}{scores['recall']:10.2f}", end="")
     print(f"{scores['frechet']:10.2f}{scores['recognised']:12.0%}")
+
+# %%
 gan_scores = results("dcgan-16")["metrics"]
 scattered = runs["linear-vlb"]["metrics"]
 
