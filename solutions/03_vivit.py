@@ -817,13 +817,13 @@ room.claim(
     most_confused("tubelets shuffled", "rise", "fall"),
 )
 room.claim(
-    "In order, slide and orbit are mixed up most: part of a circle is nearly straight.",
+    "In order, slide and orbit are mixed up more often than any other two.",
     most_confused("in order", "slide", "orbit"),
 )
 
 # %% [markdown]
 # With its tubelets shuffled, the network can still use what moves *inside* a tubelet, before any attention, and where
-# the object has been, but not when.
+# the object has been, but not when. And what do a slide and a piece of a large orbit have in common?
 
 # %% [markdown]
 # ## 6 The four models, side by side
