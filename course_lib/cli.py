@@ -221,10 +221,12 @@ def _doctor(options: argparse.Namespace) -> int:
 
 def _build(options: argparse.Namespace) -> int:
     from course_lib import build
+    from course_lib.busy import busy
 
     chapters = build.sources(options.notebooks)
     if options.check:
-        problems = build.check_chapters(chapters)
+        with busy("Checking the notebooks"):
+            problems = build.check_chapters(chapters)
         print(
             "\n".join(problems) or f"{len(chapters)} notebooks are what solutions/ makes",
             flush=True,
@@ -241,7 +243,8 @@ def _build(options: argparse.Namespace) -> int:
             print(path)
         return 0
     for source in chapters:
-        seconds = build.build(source, run=not options.no_execute)
+        with busy(f"Building {source.stem}"):
+            seconds = build.build(source, run=not options.no_execute)
         slowest = max(range(len(seconds)), key=seconds.__getitem__, default=None)
         took = ""
         if seconds:
