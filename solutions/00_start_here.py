@@ -75,7 +75,12 @@ def pixels_to_float(rgb):
 # %% [markdown]
 # Whether or not you solved it, the notebook goes on: as long as your function is not right, its name refers to the
 # course's own version. So you can always run everything, skip an exercise, and come back.
-#
+
+# %%
+x = pixels_to_float(rgb)
+print(tuple(x.shape), x.dtype, f"from {x.min():.2f} to {x.max():.2f}")
+
+# %% [markdown]
 # ### How to read what the check says
 #
 # Your function is called on several inputs, the *cases*, and each result is put beside the right one: first whether it
@@ -88,10 +93,16 @@ def pixels_to_float(rgb):
 #   tensor instead.
 # - **Gradients are compared where the task says so**, and nowhere else. There they must flow through your code; elsewhere
 #   write it as you like, with loops if that is clearer to you.
+#
+# To look into a case yourself, ask for its inputs by the number that the report gives. Here is one that holds the
+# darkest, the brightest and the two middle values:
 
 # %%
-x = pixels_to_float(rgb)
-print(tuple(x.shape), x.dtype, f"from {x.min():.2f} to {x.max():.2f}")
+from course_lib.classroom import case
+
+inputs = case("start_here.to_model", 3)
+print(inputs["rgb"].unique().tolist())
+print(pixels_to_float(**inputs).unique())
 
 # %% [markdown]
 # ## 3 Axes, in five pictures
