@@ -1152,8 +1152,8 @@ show_clip(
 )
 
 # %% [markdown]
-# Each batch in training had one of ten tasks, so that each task has had about 120 of 1,200 batches. In section 12 one
-# network is trained for only that task which is CG here.
+# Each batch in training had one of ten tasks, so that each task has had about 120 of 1,200 batches. In section 12 a
+# network is trained for CG alone.
 
 # %% [markdown]
 # ## 9 A vocabulary without a codebook

@@ -156,7 +156,7 @@ class ClipTokenizerRecipe(Recipe):
     padding: str = "reflect"
     source: str | None = None  # a tokenizer of images to start from
     inflate: Literal["central", "average"] = "central"
-    squared_weight: float = 20.0  # the papers' 1 and 5 are for a thousand times as many steps
+    squared_weight: float = 20.0  # the papers have 1 and 5: here the adversary weighs less
     perceptual_weight: float = 1.0
     adversarial_from: int | None = None  # step at which the discriminator joins; None: never
 
