@@ -1,5 +1,6 @@
 """Compare the outcome of an answer with the reference's, and say what differs."""
 
+import re
 from dataclasses import dataclass
 
 from torch import Tensor
@@ -19,6 +20,7 @@ from course_lib.checking.wording import (
 
 # Looked at in this order.
 ASPECTS = ("stopped", "error", "structure", "shape", "dtype", "values", "inputs", "gradients")
+STAY_IN_TORCH = "Stay in torch: gradients flow only through its own functions."
 GRADIENT_TOLERANCE = 1e-3  # at least: a gradient sums more rounding than a value
 
 
@@ -85,13 +87,22 @@ def _compare_errors(expected: Failure | None, got: Failure | None) -> Fault | No
     if expected is None:
         if got.kind == STOPPED:
             return Fault("stopped", f"Your code was stopped: {got.message}")
-        return Fault("error", str(got))
+        return Fault("error", _tell(got))
     wanted = f"These inputs are invalid: a {expected.kind} was expected,"
     if got is None:
         return Fault("error", f"{wanted} your code raised none.")
     if got.kind != expected.kind:
         return Fault("error", f"{wanted} got {got}")
     return None
+
+
+def _tell(error: Failure) -> str:
+    """Put an error in words; torch's own advice on NumPy would only lose the gradients."""
+    if "numpy()" in error.message and "requires grad" in error.message:
+        return f"`numpy` cuts them off. {STAY_IN_TORCH}"
+    if error.shapes:
+        return f"The shapes on this line do not fit together: {error.shapes}. ({error})"
+    return str(error)
 
 
 def _compare_structure(expected: dict[str, Leaf], got: dict[str, Leaf]) -> Fault | None:
@@ -114,10 +125,18 @@ def _compare_outputs(
     """Compare one aspect of all leaves before the next: a wrong shape anywhere comes first."""
     for compare_leaf in (_compare_kind, _compare_shape, _compare_dtype, _compare_values):
         for path, leaf in expected.items():
-            where = f"answer{path}" if path else "your answer"
+            where = _name_part(path)
             if fault := compare_leaf(leaf, got[path], where, tolerance):
                 return fault
     return None
+
+
+def _name_part(path: str) -> str:
+    """Name a leaf by its path: "your answer", "`weight`", "answer[0].mean"."""
+    if not path:
+        return "your answer"
+    key = re.fullmatch(r"\['(\w+)'\]", path)
+    return f"`{key[1]}`" if key else f"answer{path}"
 
 
 def _compare_kind(expected: Leaf, got: Leaf, where: str, tolerance: float) -> Fault | None:
@@ -129,6 +148,8 @@ def _compare_kind(expected: Leaf, got: Leaf, where: str, tolerance: float) -> Fa
     sentence = f"{where} is {kind_of(got)}; {kind_of(expected)} was expected."
     if got.kind == "None":
         sentence += " Is a `return` missing?"
+    if got.kind == "array" and expected.kind == "tensor":
+        sentence += f" {STAY_IN_TORCH}"
     return Fault("structure", sentence)
 
 
@@ -196,10 +217,8 @@ def _compare_gradients(expected: Outcome, got: Outcome, tolerance: float) -> Fau
     if got.error:
         if str(got.error) == str(expected.error):
             return None
-        return Fault(
-            "gradients",
-            f"The values are right, but taking gradients through your code fails. {got.error}",
-        )
+        failed = "The values are right, but taking gradients through your code fails."
+        return Fault("gradients", f"{failed} {_tell(got.error)}")
     for name, e in expected.gradients.items():
         g = got.gradients.get(name)
         if problem := _gradient_problem(name, e, g, max(tolerance, GRADIENT_TOLERANCE)):

@@ -8,6 +8,7 @@ A grader can `run` in a jail and carry the outcomes out: they hold only plain te
 
 import contextlib
 import inspect
+import re
 import sysconfig
 import traceback
 from collections.abc import Iterator, Mapping
@@ -53,12 +54,14 @@ class Failure:
 
     lines: (where, line number, source line) of each.  place: the argument of the case whose own
     code raised it, such as a network that was called wrongly; empty for the answer's own.
+    shapes: of the tensors on the answer's last line, where they do not fit together.
     """
 
     kind: str
     message: str
     lines: tuple[tuple[str, int, str], ...] = ()
     place: str = ""
+    shapes: str = ""
 
     def __str__(self) -> str:
         return f"{self.kind}: {self.message}" if self.message else self.kind
@@ -287,7 +290,29 @@ def failure(error: BaseException, case: Mapping[str, Any] | None = None) -> Fail
         message[:MAX_MESSAGE_CHARACTERS],
         _student_lines(traceback.extract_tb(error.__traceback__)),
         _place(error, case or {}),
+        _shapes(error, message) if isinstance(error, RuntimeError) else "",
     )
+
+
+_MISFITS = ("must match the size of tensor", "shapes cannot be multiplied", "not broadcastable")
+
+
+def _shapes(error: BaseException, message: str) -> str:
+    """Give the tensors that the answer's last line names with their shapes, if shapes clashed."""
+    if not any(words in message for words in _MISFITS):
+        return ""
+    found = ""
+    for frame, number in traceback.walk_tb(error.__traceback__):
+        summary = traceback.FrameSummary(frame.f_code.co_filename, number, frame.f_code.co_name)
+        if _student_lines(traceback.StackSummary.from_list([summary])):
+            names = dict.fromkeys(re.findall(r"\b[a-zA-Z_]\w*", summary.line or ""))
+            values = {name: frame.f_locals.get(name) for name in names}
+            found = ", ".join(
+                f"`{name}` {tuple(value.shape)}"
+                for name, value in values.items()
+                if type(value) is Tensor
+            )
+    return found[:MAX_LINE_CHARACTERS]
 
 
 def _place(error: BaseException, case: Mapping[str, Any]) -> str:

@@ -1,6 +1,7 @@
 """The phrases and sentences that tell a student what was expected and what came instead."""
 
 import re
+from dataclasses import MISSING, Field, fields, is_dataclass
 from typing import Any
 
 import numpy as np
@@ -9,8 +10,12 @@ from torch import Tensor
 
 from course_lib.checking.exercise import Case
 from course_lib.checking.observe import Leaf
-from course_lib.checking.tolerance import axis_order, close, excess
+from course_lib.checking.tolerance import ZERO, axis_order, close, excess
 
+MAX_SHOWN = 8  # values of a tensor, or parts of a tuple, that are shown one by one
+MAX_SHORT = 60  # characters of a text
+SIMPLE_FACTORS = (-1, 2, -2, 1 / 2, -1 / 2, 3, 1 / 3, 4, 1 / 4)  # believed of a single number
+TINY_FACTOR = 1e-3  # up to which an answer is rather 0 than a multiple
 KIND_PHRASES = {
     "None": "None",
     "float": "a Python float",
@@ -29,12 +34,40 @@ def describe(case: Case) -> str:
 
 
 def _short(value: Any) -> str:
+    """Give a value itself where it is small, else its shape, dtype and range, or what it is."""
     if isinstance(value, Tensor):
-        if value.ndim < 2 and value.numel() <= 6 and not value.is_floating_point():
-            return str(value.tolist())
-        return f"{tuple(value.shape)} {dtype_name(value.dtype)}"
-    printable = isinstance(value, (bool, int, float, str, type(None)))
-    return repr(value)[:60] if printable else type(value).__name__
+        return _short_tensor(value.detach())
+    if isinstance(value, (bool, int, float, str, type(None))):
+        return repr(value)[:MAX_SHORT]
+    if isinstance(value, (tuple, list)) and len(value) <= MAX_SHOWN:
+        opened, closed = "[]" if isinstance(value, list) else "()"
+        comma = "," if isinstance(value, tuple) and len(value) == 1 else ""
+        return f"{opened}{', '.join(map(_short, value))}{comma}{closed}"
+    if is_dataclass(value) and not isinstance(value, type):
+        changed = [f for f in fields(value) if f.repr and not _is_default(value, f)]
+        parts = (f"{f.name}={_short(getattr(value, f.name))}" for f in changed)
+        return f"{type(value).__name__}({', '.join(parts)})"
+    return type(value).__name__
+
+
+def _short_tensor(value: Tensor) -> str:
+    usual = value.dtype in (torch.float32, torch.int64, torch.bool)
+    if value.numel() <= MAX_SHOWN and not value.is_complex():
+        numbers = re.sub(r"-?\d+\.\d+(e-?\d+)?", _rounded, str(value.tolist()))
+        return numbers if usual and value.numel() else f"{numbers} {dtype_name(value.dtype)}"
+    about = f"{tuple(value.shape)} {dtype_name(value.dtype)}"
+    if value.is_complex() or value.dtype == torch.bool:
+        return about
+    low, high = value.min().item(), value.max().item()
+    return f"{about} from {low:.4g} to {high:.4g}"
+
+
+def _rounded(found: re.Match) -> str:
+    return f"{float(found.group()):.4g}"
+
+
+def _is_default(value: Any, field: Field) -> bool:
+    return field.default is not MISSING and repr(getattr(value, field.name)) == repr(field.default)
 
 
 def container(leaves: dict[str, Leaf]) -> str:
@@ -45,7 +78,7 @@ def container(leaves: dict[str, Leaf]) -> str:
     if heads[0].startswith("."):
         return f"an object with the fields {', '.join(head[1:] for head in heads)}"
     if re.fullmatch(r"\[\d+\]", heads[0]):
-        return f"a tuple of {len(heads)}"
+        return f"a tuple or list of {len(heads)}"
     return f"a dict with the keys {', '.join(head[1:-1] for head in heads)}"
 
 
@@ -83,33 +116,33 @@ def difference(expected: Tensor, got: Tensor, where: str, tolerance: float) -> s
 
     beyond = excess(expected, got, tolerance)
     place = np.unravel_index(int(beyond.flatten().argmax()), expected.shape)
-    several = expected.numel() > 1
-    sentence = (
-        f"The shape and dtype of {where} are right, the values are not."
-        f" {'The largest difference is' if several else 'It differs'}"
-        f"{_at(place) if expected.ndim else ''}:"
-        f" expected {_number(expected[place])}, got {_number(got[place])}."
+    values = f"expected {_number(expected[place])}, got {_number(got[place])}."
+    if not expected.ndim:
+        return f"The value of {where} is not right: {values}"
+    return (
+        f"The shape and dtype of {where} are right, the values are not. The largest difference is"
+        f"{_at(place)}: {values}"
+        f" {int((beyond > 0).sum()):,} of {expected.numel():,} values differ."
     )
-    if several:
-        sentence += f" {int((beyond > 0).sum()):,} of {expected.numel():,} values differ."
-    return sentence
 
 
 def simple_relation(expected: Tensor, got: Tensor, tolerance: float) -> str:
     """Name a sign, a factor, an offset or an order of axes that explains the whole difference."""
-    if not expected.is_floating_point() or expected.numel() < 2:
+    if not expected.is_floating_point() or not expected.numel():
         return ""
     if not got.isfinite().all() or not expected.isfinite().all():
         return ""
     e = expected.double()
     g = got.double()
     square = float((e * e).sum())
-    factor = float((e * g).sum()) / square if square else 0.0
-    if factor and close(factor * e, g, tolerance):
+    factor = float((e * g).sum()) / square if square > ZERO**2 else 0.0
+    if e.numel() == 1:  # any number is some multiple of another
+        factor = next((f for f in SIMPLE_FACTORS if abs(factor / f - 1) < tolerance), 0.0)
+    if abs(factor) > TINY_FACTOR and close(factor * e, g, tolerance):
         if abs(factor + 1) < tolerance:
             return "has the wrong sign."
         return f"is {factor:.4g} times what is expected."
-    offset = float((g - e).mean())
+    offset = float((g - e).mean()) if e.numel() > 1 else 0.0
     if offset and close(e + offset, g, tolerance):
         return f"is {abs(offset):.4g} too {'large' if offset > 0 else 'small'} everywhere."
     if order := axis_order(e, g, tolerance):

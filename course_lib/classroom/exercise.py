@@ -4,13 +4,16 @@
 """
 
 import ctypes
+import inspect
 import io
+import re
 import sys
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stderr
 from dataclasses import dataclass, replace
+from types import FunctionType
 from typing import Any, TypeVar
 from weakref import WeakKeyDictionary
 
@@ -39,18 +42,20 @@ CONTINUES = "The chapter goes on with the reference."
 _answers: dict[str, Any] = {}  # the last answer to each exercise in this session, right or wrong
 
 
-def exercise(id: Any) -> Any:
+def exercise(id: Any = None) -> Any:
     """Check the decorated function or class against the exercise `id`, report and record it.
 
     Returns the student's own object when it passes, otherwise the reference.  Never raises on an
     answer.  An unknown id is reported and leaves the object as it is.
     """
     if callable(id):
-        sentence = 'Write the exercise\'s name: @exercise("topic.name").'
-        show_report(Report("calm", "Exercise not checked", sentence))
-        return id
+        return exercise()(id)
 
     def decorate(answer: T) -> T:
+        if id is None:
+            sentence = 'Write the exercise\'s name: @exercise("topic.name").'
+            show_report(Report("calm", "Exercise not checked", sentence))
+            return answer
         try:
             declared = find_exercise(str(id))
         except Exception as error:
@@ -59,12 +64,43 @@ def exercise(id: Any) -> Any:
             sentence = f"{reason} Your code is left as it is."
             show_report(Report("calm", "Exercise not checked", sentence))
             return answer
+        if sentence := _other_function(answer, declared):
+            show_report(Report("calm", f"{declared.id}: not checked", sentence))
+            return answer
         _answers[declared.id] = answer
         report, passed = check_answer(answer, declared)
+        if _is_renamed(answer, declared):
+            stubs = f"call your function that, not `{answer.__name__}`"
+            note = f"{report.note} The chapter goes on with the stub's name: {stubs}."
+            report = report.with_note(note.strip())
         show_report(report)
         return answer if passed else declared.reference
 
     return decorate
+
+
+def _is_renamed(answer: Any, declared: Exercise) -> bool:
+    """Say whether a function has neither the exercise's name nor the reference's."""
+    names = (declared.name, declared.reference.__name__, "<lambda>")
+    return isinstance(answer, FunctionType) and answer.__name__ not in names
+
+
+def _other_function(answer: Any, declared: Exercise) -> str:
+    """Say so when the decorator stands over another function than the exercise's, such as a helper.
+
+    That one has another name, and no parameter of the exercise's.
+    """
+    if not _is_renamed(answer, declared) or not isinstance(declared.reference, FunctionType):
+        return ""
+    theirs = inspect.signature(answer).parameters
+    wanted = inspect.signature(declared.reference).parameters
+    if theirs.keys() & wanted.keys() or any("*" in str(p) for p in theirs.values()):
+        return ""
+    return (
+        f"The decorator stands over `{answer.__name__}({', '.join(theirs)})`, which has none of the"
+        " exercise's parameters. Put it right over the function that the exercise asks for. Your"
+        " code is left as it is."
+    )
 
 
 def check_answer(answer: Any, declared: Exercise) -> tuple["Report", bool]:
@@ -313,9 +349,20 @@ def make_report(declared: Exercise, verdict: Verdict, printed: str, seed: int) -
     return Report(
         "bad",
         f"{declared.id}: not yet",
-        verdict.sentence,
+        f"{verdict.sentence}{_about_names(verdict.error)}",
         verdict.error.lines if verdict.error else (),
         verdict.beside,
         f"{details} {CONTINUES}",
         printed,
+    )
+
+
+def _about_names(error: Failure | None) -> str:
+    """Say what to do about a name that is not defined; it may be another cell's, or misspelt."""
+    found = error and error.kind == "NameError" and re.search(r"name '(\w+)'", error.message)
+    if not found:
+        return ""
+    return (
+        f". If a cell above defines `{found[1]}`, run the cells above first; if none does, look at"
+        " its spelling."
     )

@@ -49,6 +49,7 @@ class _Failure(_StrictModel):
     message: Annotated[str, Field(max_length=MAX_MESSAGE_CHARACTERS)]
     lines: Annotated[list[tuple[Name, int, Name]], Field(max_length=5)]
     place: Name
+    shapes: Name
 
 
 class _Outcome(_StrictModel):
@@ -89,6 +90,7 @@ def pack(outcome: Outcome) -> bytes:
             message=outcome.error.message,
             lines=[(where[:MAX_NAME_CHARS], number, code) for where, number, code in lines],
             place=outcome.error.place,
+            shapes=outcome.error.shapes,
         )
     record = _Outcome(
         outputs={path: describe(part) for path, part in outcome.outputs.items()},

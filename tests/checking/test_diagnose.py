@@ -69,10 +69,10 @@ def test_right_answers_written_differently_pass(answer):
     ("answer", "kind", "words"),
     [
         (lambda x, w: None, "structure", "None.*`return` missing"),
-        (lambda x, w: (x * w, x), "structure", "Expected a tensor, got a tuple of 2"),
+        (lambda x, w: (x * w, x), "structure", "Expected a tensor, got a tuple or list of 2"),
         (lambda x, w: {"y": x * w}, "structure", "got a dict with the keys 'y'"),
         (lambda x, w: [], "structure", "empty tuple"),
-        (lambda x, w: (x * w).detach().numpy(), "structure", "a NumPy array"),
+        (lambda x, w: (x * w).detach().numpy(), "structure", "a NumPy array.*Stay in torch"),
         (lambda x, w: (x * w).sum().item(), "structure", "a Python float"),
         (lambda x, w: (y for y in x * w), "structure", "generator"),
         (lambda x, w: (x * w).to_sparse(), "structure", "sparse"),
@@ -117,7 +117,7 @@ def test_right_answers_written_differently_pass(answer):
         (
             lambda x, w: torch.from_numpy(x.numpy() * w.numpy()),
             "gradients",
-            "fails. RuntimeError.*detach",
+            "fails. `numpy` cuts them off. Stay in torch",
         ),
         (lambda x, w: x * w.detach(), "gradients", "do not flow back to `w`"),
         (lambda x, w: x * w + x - x.detach(), "gradients", "with respect to `x`"),
@@ -128,6 +128,7 @@ def test_right_answers_written_differently_pass(answer):
             r"keep the parameters \(x, w\) in this order; yours are \(y, w\)",
         ),
         (lambda x, w: 1 / 0, "error", "ZeroDivisionError"),
+        (lambda x, w: x + x.T, "error", r"do not fit together: `x` \(2, 3\)"),
     ],
 )
 def test_wrong_answers_are_refused_with_the_reason(answer, kind, words):
@@ -638,4 +639,51 @@ def test_comparison_is_of_the_first_aspect_that_differs():
 
 def test_a_case_is_described_in_a_line():
     case = {"x": torch.zeros(2, 3), "t": torch.tensor([4, 0]), "scale": 2.5, "model": object()}
-    assert describe(case) == "x (2, 3) float32, t [4, 0], scale 2.5, model object"
+    case["x"][0, 1] = 1 / 3
+    assert describe(case) == ("x [[0, 0.3333, 0], [0, 0, 0]], t [4, 0], scale 2.5, model object")
+
+
+def test_the_values_of_a_case_are_shown():
+    @dataclass(frozen=True)
+    class Size:
+        width: int = 4
+        patch: tuple[int, ...] = (2, 2)
+
+    case = {
+        "config": Size(patch=(1, 2)),
+        "old": (3, 4),
+        "one": [1.5],
+        "big": torch.arange(12.0).reshape(3, 4),
+        "wide": torch.tensor([0.5], dtype=torch.float64),
+        "none": torch.zeros(0, 3),
+    }
+    assert describe(case) == (
+        "config Size(patch=(1, 2)), old (3, 4), one [1.5], big (3, 4) float32 from 0 to 11,"
+        " wide [0.5] float64, none [] float32"
+    )
+
+
+@pytest.mark.parametrize(
+    ("expected", "got", "words"),
+    [
+        (3.0, 6.0, "is 2 times what is expected"),
+        (3.0, -3.0, "wrong sign"),
+        (3.0, 1.0, "is 0.3333 times"),
+        (3.0, 3.9, "The value of your answer is not right: expected 3, got 3.9"),
+        (3.0, -3.92e-13, "expected 3, got -3.92e-13"),
+        (0.0, 2.0, "expected 0, got 2"),
+    ],
+)
+def test_a_single_number_is_compared_by_simple_factors_alone(expected, got, words):
+    exercise = returning(lambda x: torch.tensor(expected))
+    assert words in verdict(lambda x: torch.tensor(got), exercise).sentence
+
+
+def test_an_answer_that_is_nearly_zero_is_no_multiple():
+    assert "times" not in verdict(lambda x, w: x * w * 1e-13).sentence
+
+
+def test_a_named_number_goes_by_its_name():
+    exercise = returning(lambda x: {"weight": 3})
+    sentence = verdict(lambda x: {"weight": 5}, exercise).sentence
+    assert sentence == "The value of `weight` is not right: expected 3, got 5."

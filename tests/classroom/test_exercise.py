@@ -102,6 +102,55 @@ def test_a_forgotten_id_is_explained(capsys):
     assert '@exercise("topic.name")' in capsys.readouterr().out
 
 
+def test_a_decorator_without_an_id_is_explained(capsys):
+    @exercise()
+    def answer():
+        pass
+
+    assert callable(answer) and answer.__name__ == "answer"
+    assert '@exercise("topic.name")' in capsys.readouterr().out
+
+
+def test_a_name_of_a_cell_that_was_not_run_is_told(capsys):
+    @exercise("start_here.patchify")
+    def patchify(image, patch):
+        return split(image, patch)
+
+    text = capsys.readouterr().out
+    assert "If a cell above defines `split`, run the cells above first" in text
+    assert "return split(image, patch)" in text
+
+
+def test_a_renamed_function_may_be_right_and_is_told_the_name(capsys):
+    @exercise("start_here.patchify")
+    def tokens(image, patch):
+        return rearrange(image, "b c (h x) (w y) -> b (h w) (x y c)", x=patch, y=patch)
+
+    text = capsys.readouterr().out
+    assert "passed" in text and "not `tokens`" in text
+
+
+def test_a_helper_under_the_decorator_is_told_and_left(capsys):
+    @exercise("start_here.patchify")
+    def helper(x):
+        return x + 1
+
+    assert helper(1) == 2
+    text = capsys.readouterr().out
+    assert "not checked" in text and "stands over `helper(x)`" in text
+
+
+def test_an_alias_and_a_call_of_the_decorator_are_fine(capsys):
+    check = exercise
+    reference = find_exercise("start_here.patchify").reference
+
+    def patchify(image, patch):
+        return rearrange(image, "b c (h x) (w y) -> b (h w) (x y c)", x=patch, y=patch)
+
+    assert check("start_here.patchify")(patchify) is patchify is not reference
+    assert capsys.readouterr().out == "start_here.patchify: passed  (2 points)\n"
+
+
 def test_a_broken_declaration_is_a_fault_of_the_course(capsys):
     broken = replace(EXERCISE, cases=lambda rng: 1 / 0)
     report, passed = check_answer(scale, broken)

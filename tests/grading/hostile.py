@@ -1074,7 +1074,7 @@ OBJECTS = {
     "an array of objects": wrong(
         "ndarray", "import numpy\nreturn numpy.array([x_t, Ellipsis], dtype=object)"
     ),
-    "a module, a type, a function": wrong("tuple of 3", "return torch, type, print"),
+    "a module, a type, a function": wrong("tuple or list of 3", "return torch, type, print"),
     "a data class that lies": wrong(
         ".",
         """
