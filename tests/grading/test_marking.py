@@ -9,6 +9,7 @@ import torch
 from course_lib.build import solution_edition, sources
 from course_lib.checking import exercises, find_exercise
 from course_lib.checking.observe import Leaf, Outcome, flatten, preserved, run
+from course_lib.checking.wording import describe
 from course_lib.grading import marking
 from course_lib.grading.isolation import Jail, Reply
 from course_lib.grading.marking import mark_work, work_digest
@@ -115,7 +116,7 @@ def test_without_a_notebook_every_exercise_is_missing():
 
 def test_a_missing_answer_is_told_what_was_looked_for(jail):
     missing = one("ddpm.q_sample", jail, "x = 1")
-    assert (missing.status, missing.earned, missing.right, missing.cases) == ("missing", 0.0, 0, 3)
+    assert (missing.status, missing.earned, missing.right, missing.cases) == ("missing", 0.0, 0, 8)
     assert missing.sentence == 'No definition with @exercise("ddpm.q_sample") above it was found.'
     broken = one("ddpm.q_sample", jail, RIGHT + "    return (")
     assert (
@@ -172,9 +173,9 @@ def test_a_misconception_is_named_with_its_sentence(jail):
 def test_the_first_wrong_case_is_shown_as_it_was_drawn(jail):
     answer = RIGHT.replace("return", "if x_start.ndim == 2:\n        return x_start\n    return")
     found = one("ddpm.q_sample", jail, answer, seed=11)
-    t = find_exercise("ddpm.q_sample").make_cases(11)[2]["t"].tolist()
-    drawn = f"x_start (5, 2) float32, t {t}, noise (5, 2) float32, alphas_cumprod (7,) float32"
-    assert found.shown == f"case 3, with {drawn}"
+    case = find_exercise("ddpm.q_sample").make_cases(11)[2]
+    assert found.shown == f"case 3, with {describe(case)}"
+    assert f"t {case['t'].tolist()}, noise (5, 2) float32 from " in found.shown
     assert one("ddpm.q_sample", jail, RIGHT, seed=11).shown == ""
 
 
