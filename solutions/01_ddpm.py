@@ -1641,9 +1641,9 @@ room.scorecard([*gradient_rows, *sample_rows], "Rate, gradients, samples")
 # ## 16 Think further
 #
 # <details><summary>Why did DDPM have good samples and a poor likelihood at the same time?</summary>
-# L_simple drops the weight of Eq. 12, which is large at the first steps. So the network spends its capacity on large
-# structures, which decide how samples look, and neglects the imperceptible detail on which most bits are spent. The fixed
-# variance is also wrong exactly there.
+# The papers' explanation: L_simple drops the weight of Eq. 12, which is large at the first steps. So the network spends its capacity on
+# large structures, which decide how samples look, and neglects the imperceptible detail on which most bits are spent. The fixed
+# variance is also wrong exactly there. The control of section 6 tests the first half of this, in the plane.
 # </details>
 #
 # <details><summary>Why does the bound teach only the variance in the hybrid loss, and why is its weight so small?</summary>
