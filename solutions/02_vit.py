@@ -767,7 +767,7 @@ means = {key: sum(draws) / 5 for key, draws in probes.items()}
 room.claim(
     "Floors: pixels tell about half; no network's features get beyond 30%.",
     value(sum(of_pixels["floor"]) / 5, "by pixels").near(0.5, within=0.05)
-    & (value(max(m for key, m in means.items() if "floor" in key), "by features") < 0.3),
+    & (value(max(m for k, m in means.items() if "floor" in k), "by features") < 0.3),
 )
 room.claim(
     "Digits: the ViT's features say the more, the more images it was trained on.",

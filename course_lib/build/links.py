@@ -169,6 +169,7 @@ class _Linker:
         """Link a code span that is a file, or an exercise whose heading is not in this cell."""
         name = found["code"]
         shown = f"<code>{name}</code>" if make is _html else f"`{name}`"
+        shown += " ↗"  # code keeps its colour in a link
         chapter, heading = self.exercises.get(name, (None, ""))
         if chapter and not (chapter.stem == self.here.stem and heading in headings):
             return make(shown, self._to(chapter, heading))

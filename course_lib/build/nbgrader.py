@@ -94,7 +94,7 @@ def assignment(path: Path, seed: int) -> NotebookNode:
 
 def relocate(text: str) -> str:
     """Let links lead from an assignment's own folder, where the library's files are not."""
-    text = re.sub(r"\[([^\]]+)\]\(\.\./[^)]*\)", r"\1", text)
+    text = re.sub(r"\[([^\]]+?)(?: ↗)?\]\(\.\./[^)]*\)", r"\1", text)
     return re.sub(r'(\]\(|href=")(\d\d_\w+)\.ipynb', r"\1../\2/\2.ipynb", text)
 
 

@@ -76,9 +76,9 @@ def linked(chapters, text):
         ("Chapters 02 and 03", "Chapters [02](02_more.ipynb) and [03](03_last.ipynb)"),
         ("then 02_more.", "then [02_more](02_more.ipynb)."),
         ("(arXiv 2012.09841)", "([arXiv 2012.09841](https://arxiv.org/abs/2012.09841))"),
-        ("`papers/vqgan.py`", "[`papers/vqgan.py`](../course_lib/papers/vqgan.py)"),
-        ("`course_lib/zoo.py`", "[`course_lib/zoo.py`](../course_lib/zoo.py)"),
-        ("`demo.double`", "[`demo.double`](#Exercise:-twice-%28again%29)"),
+        ("`papers/vqgan.py`", "[`papers/vqgan.py` ↗](../course_lib/papers/vqgan.py)"),
+        ("`course_lib/zoo.py`", "[`course_lib/zoo.py` ↗](../course_lib/zoo.py)"),
+        ("`demo.double`", "[`demo.double` ↗](#Exercise:-twice-%28again%29)"),
     ],
 )
 def test_a_place_that_is_named_becomes_a_link(chapters, text, expected):

@@ -231,7 +231,7 @@ def test_links_lead_from_the_assignments_own_folder():
         "[chapter 02](../02_vit/02_vit.ipynb) and [it](../02_vit/02_vit.ipynb#1-It), [1](#1-It)"
     )
     assert relocate('<a href="02_vit.ipynb">') == '<a href="../02_vit/02_vit.ipynb">'
-    assert relocate("[`papers/vit.py`](../course_lib/papers/vit.py)") == "`papers/vit.py`"
+    assert relocate("[`papers/vit.py` ↗](../course_lib/papers/vit.py)") == "`papers/vit.py`"
     assert relocate("[arXiv 1](https://arxiv.org/abs/1)") == "[arXiv 1](https://arxiv.org/abs/1)"
 
 
