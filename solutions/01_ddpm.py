@@ -375,7 +375,7 @@ room.claim(
 #
 # Return one loss per sample: the mean squared error over the sample's own values. (Eq. 14 has the squared norm, a sum; the
 # mean differs by a constant factor and does not grow with the image.) Use your `q_sample`. Gradients flow to the weights of
-# `model`.
+# `model`. (In a case of the check `model` has one, listed as `weight`; your function does not take it.)
 #
 # <details><summary>Hint 1: the idea</summary>
 # Make x_t, call the model, compare its output with the noise you put in.
