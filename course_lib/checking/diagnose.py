@@ -17,6 +17,7 @@ from torch import Tensor
 from course_lib.checking.compare import Fault, agree, compare
 from course_lib.checking.exercise import Exercise
 from course_lib.checking.observe import STOPPED, Failure, Leaf, Outcome, preserved, run
+from course_lib.checking.tolerance import close
 
 MAX_KNOWN = 2000  # runs of references and misconceptions that are kept
 
@@ -26,12 +27,15 @@ class Explanation:
     """What a student reads about one case at fault.
 
     case: its index.  misconception: the name of the one that explains it, if one does.
+    expected, got: the first outputs that differ, where both are tensors.
     """
 
     case: int
     sentence: str
     misconception: str | None = None
     error: Failure | None = None
+    expected: Tensor | None = None
+    got: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -115,7 +119,7 @@ def assess(exercise: Exercise, outcomes: Sequence[Outcome], seed: int = 0) -> Ve
             if wrong:
                 suspects[name] = wrong
     names = _name_cases([case for case, fault in enumerate(faults) if fault], suspects)
-    explanations = _explain(exercise, outcomes, faults, names)
+    explanations = _explain(exercise, expected, outcomes, faults, names)
     wrong_value = any(f and not o.raised for f, o in zip(faults, outcomes, strict=True))
     constant = wrong_value and _ignores_inputs(outcomes) and not _ignores_inputs(expected)
     return Verdict("failed", faults, explanations, constant)
@@ -223,6 +227,7 @@ def _name_cases(at_fault: Sequence[int], suspects: dict[str, dict[int, bool]]) -
 
 def _explain(
     exercise: Exercise,
+    expected: Sequence[Outcome],
     outcomes: Sequence[Outcome],
     faults: Sequence[Fault | None],
     names: dict[int, str],
@@ -238,5 +243,17 @@ def _explain(
         if name in first_of:
             case = first_of[name]
             said = exercise.misconceptions[name] if name else faults[case]
-            explanations.append(Explanation(case, said.sentence, name, outcomes[case].error))
+            e, g = _first_difference(expected[case], outcomes[case], exercise.tolerance)
+            error = outcomes[case].error
+            explanations.append(Explanation(case, said.sentence, name, error, e, g))
     return tuple(explanations)
+
+
+def _first_difference(
+    expected: Outcome, got: Outcome, tolerance: float
+) -> tuple[Tensor | None, Tensor | None]:
+    for path, leaf in expected.outputs.items():
+        e, g = leaf.value, got.outputs[path].value if path in got.outputs else None
+        if isinstance(e, Tensor) and isinstance(g, Tensor) and not close(e, g, tolerance):
+            return e, g
+    return None, None

@@ -30,6 +30,7 @@ from course_lib.checking.observe import (
     run,
 )
 from course_lib.checking.wording import describe
+from course_lib.classroom.difference import picture_of
 from course_lib.classroom.markup import card, escape, prose, show_report
 from course_lib.classroom.progress import record_exercise
 
@@ -292,6 +293,7 @@ class Report:
     """What the student reads: one line when all is well, a short block otherwise.
 
     tone: good, bad or calm.  lines: of a traceback.  beside: a second mistake, on another case.
+    picture: expected, got and their difference as HTML.
     """
 
     tone: str
@@ -299,6 +301,7 @@ class Report:
     sentence: str = ""
     lines: tuple[tuple[str, int, str], ...] = ()
     beside: str = ""
+    picture: str = ""
     details: str = ""
     printed: str = ""
     note: str = ""
@@ -314,6 +317,8 @@ class Report:
             opened = "" if self.tone == "good" else " open"
             prints = f"<summary>Your code printed</summary><pre>{escape(self.printed)}</pre>"
             parts.append(f"<details{opened}>{prints}</details>")
+        if self.picture:
+            parts.append(self.picture)
         if self.beside:
             parts.append(f"<p>{prose(self.beside)}</p>")
         small = [text for text in (self.details, self.note) if text]
@@ -352,9 +357,17 @@ def make_report(declared: Exercise, verdict: Verdict, printed: str, seed: int) -
         f"{verdict.sentence}{_about_names(verdict.error)}",
         verdict.error.lines if verdict.error else (),
         verdict.beside,
+        _picture(verdict),
         f"{details} {CONTINUES}",
         printed,
     )
+
+
+def _picture(verdict: Verdict) -> str:
+    shown = verdict.explanations[0]
+    if shown.expected is None or shown.got is None:
+        return ""
+    return picture_of(shown.expected, shown.got)
 
 
 def _about_names(error: Failure | None) -> str:

@@ -1,4 +1,6 @@
+import base64
 import contextlib
+import io
 import re
 import subprocess
 import sys
@@ -11,10 +13,12 @@ import torch
 from einops import rearrange
 from IPython.core.interactiveshell import InteractiveShell
 from IPython.utils.capture import capture_output
+from PIL import Image
 from torch import nn
 
 from course_lib.checking import Exercise, UnknownExercise, find_exercise, with_weights
 from course_lib.classroom import case, exercise, mark, progress
+from course_lib.classroom.difference import picture_of
 from course_lib.classroom.exercise import Report, check_answer
 from course_lib.paths import ROOT
 
@@ -474,6 +478,43 @@ def test_the_report_is_small_accessible_and_escaped():
     assert "RuntimeError(&quot;&lt;b&gt;no" in html, "the student's own line"
     assert "Traceback" not in html and "running.py" not in html
     assert len(html) < 6000
+
+
+@pytest.mark.parametrize(
+    ("shape", "drawn"),
+    [
+        ((2, 3, 5, 7), True),
+        ((2, 5, 7, 3), True),
+        ((4, 6), True),
+        ((2, 2, 4, 6), True),
+        ((1, 4, 4), True),
+        ((3, 3), False),
+        ((12,), False),
+        ((0, 4, 4), False),
+        ((), False),
+    ],
+)
+def test_what_is_shaped_like_a_picture_is_drawn(shape, drawn):
+    x = torch.rand(shape)
+    html = picture_of(x, x.flip(-1) if shape else x + 1)
+    assert bool(html) == drawn
+    if drawn:
+        data = base64.b64decode(re.search(r"base64,([^\"]+)", html).group(1))
+        width, height = Image.open(io.BytesIO(data)).size
+        assert width > 3 * 90 * min(shape[-2:]) / max(shape) > height / 4
+        assert 'alt="Expected, got and their difference' in html
+
+
+def test_a_wrong_image_is_drawn_in_the_report_and_not_in_its_text():
+    images = replace(
+        EXERCISE,
+        reference=lambda x, w: x,
+        cases=lambda rng: [{"x": torch.rand(2, 3, 8, 8, generator=rng), "w": torch.ones(1)}],
+        gradients=(),
+    )
+    report, _ = check_answer(lambda x, w: x.flip(-1) * torch.nan, images)
+    assert "<img src=" in report._repr_html_() and "base64" not in repr(report)
+    assert "<img" not in check_answer(scale, images)[0]._repr_html_()
 
 
 def test_a_pass_is_one_line():

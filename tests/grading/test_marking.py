@@ -148,13 +148,13 @@ def test_a_missing_answer_is_told_what_was_looked_for(jail):
         (
             "start_here.to_model",
             TO_MODEL + MADE.format("1 if len(rgb) == 1 else 1 / 0"),
-            1,
-            3,
+            2,
+            6,
             0.33,
         ),
-        ("start_here.to_model", TO_MODEL + MADE.format("float(len(rgb) < 4)"), 2, 3, 0.67),
-        ("start_here.to_model", TO_MODEL + "return rgb", 0, 3, 0.0),
-        ("start_here.to_model", TO_MODEL + MADE.format("1"), 3, 3, 1.0),
+        ("start_here.to_model", TO_MODEL + MADE.format("float(len(rgb) < 4)"), 4, 6, 0.67),
+        ("start_here.to_model", TO_MODEL + "return rgb", 0, 6, 0.0),
+        ("start_here.to_model", TO_MODEL + MADE.format("1"), 6, 6, 1.0),
     ],
 )
 def test_points_are_given_for_each_case(jail, id, answer, right, cases, earned):
@@ -488,16 +488,16 @@ def test_honest_frames_pass():
             1,
             "Your code was stopped: what it sent cannot be read",
         ),
-        ([INFO, *honest()[::-1]], 1, "The shape of your answer is"),
-        ([b"nonsense", *honest()], 3, ""),
-        ([b'{"missing": 3}', *honest()], 3, ""),
-        ([INFO, *honest() * 9], 3, ""),
+        ([INFO, *honest()[::-1]], 0, "The shape of your answer is"),
+        ([b"nonsense", *honest()], 6, ""),
+        ([b'{"missing": 3}', *honest()], 6, ""),
+        ([INFO, *honest() * 9], 6, ""),
     ],
 )
 def test_frames_count_for_what_they_contain(frames, right, sentence):
     found = made_up(*frames)
     assert found.right == right and found.sentence.startswith(sentence)
-    assert bool(found.sentence) == (right < 3)
+    assert bool(found.sentence) == (right < 6)
 
 
 def test_the_reason_for_stopping_is_told_once():
