@@ -511,7 +511,7 @@ room.reading(
     "The colours are not ahead of the shapes here.",
 )
 
-
+# %%
 def in_words(kinds):
     colour, shape = VOCABULARY["colour"], VOCABULARY["shape"]
     return [f"{colour[k % 8]} {shape[k // 8]}" for k in kinds.tolist()]
@@ -873,6 +873,8 @@ room.claim(
     f" be for {guess:.1%} of them.",
     shares(found, 64) > guess,
 )
+
+# %%
 border = ((places == 0) | (places == 7)).any(1)
 far = apart > 3
 on_it = far & border[:, None] & border
@@ -982,6 +984,8 @@ with torch.no_grad():
     stretched = interpolate_positions(longer.positions(), (8, 8), (12, 12))
     both = {"interpolated": stretched, "random": random_ones}
     hits = {name: at_48_pixels(positions) for name, positions in both.items()}
+
+# %%
 print("the untouched network on 300 images of 48 pixels (guessing: 3.1%)")
 for name, right in hits.items():
     print(f"{name:12s} positions: {right.float().mean():.1%}")

@@ -301,6 +301,8 @@ with torch.no_grad():
         "inflation": tubelet_embed(moving, inflated, bias),
         "inflation, still": tubelet_embed(still, inflated, bias),
     }
+
+# %%
 gaps = {}
 for how, x in tokens.items():
     gaps[how] = float(100 * (x[:, 0] - image_tokens).norm() / image_tokens.norm())
@@ -387,6 +389,8 @@ room.claim(
     " paper they cost less than one.",
     over(inits["central"], inits["uniform"]) > 0.15,
 )
+
+# %%
 room.claim(
     "Random filters come before both copied ones: not the paper's order.",
     (over(inits["random"], inits["central"]) > 0)
@@ -652,6 +656,8 @@ def gradients(zeroed):
 
 torch.manual_seed(0)
 dead = gradients(("qkv", "out"))
+
+# %%
 alive = gradients(("out",))
 print("gradients           all zero   only the output layer zero")
 for name in dead:
@@ -792,6 +798,8 @@ room.claim(
     (called("reversed", "rise", "fall") > 0.5)
     & (called("reversed", "fall", "rise") > 0.5),
 )
+
+# %%
 room.claim(
     "Reversed, a growing thing shrinks, which is none of the eight; most are called a"
     " slide.",
@@ -813,6 +821,8 @@ room.claim(
     "Shuffled tubelets cost less than shuffled frames.",
     paired(long["tubelets shuffled"], long["frames shuffled"]) > 0,
 )
+
+# %%
 here, following = mixed_up(counts["tubelets shuffled"], "rise", "fall")
 room.claim(
     "Of these 400 clips with tubelets shuffled, more are mixed up between rise and fall"
@@ -923,6 +933,8 @@ room.claim(
     & over(runs["2"], runs["4"]).unseen()
     & over(runs["3"], runs["4"]).unseen(),
 )
+
+# %%
 room.claim(
     "Averaging is below its own model with a temporal encoder, as in the paper.",
     over(runs["2"], runs["2, average"]) > 0,
@@ -1153,6 +1165,8 @@ for name in room.busy("Reading the training clips", ladder):
     network, _ = load_checkpoint(f"vivit-regular-{name}")
     answers = data.in_batches(network, studied["pixels"]).argmax(1)
     by_heart[name] = int((answers == studied["motion"]).sum())
+
+# %%
 rows = [
     {
         "each row adds": name,
@@ -1282,6 +1296,8 @@ by_views = {
     for views, crops in room.busy("Looking", [(1, 1), (4, 1), (1, 3), (4, 3)])
 }
 spread = seen_right(wide[:, torch.linspace(0, 21, 16).round().long()], 1, 1)
+
+# %%
 rows = [
     {
         "views": f"{views} x {crops}",
@@ -1303,6 +1319,8 @@ rows += [
         "accuracy": f"{commonest_here:.1%}",
     },
 ]
+
+# %%
 room.table(rows, "Clips of 22 frames seen through windows of 16; 200 clips")
 
 # %%
@@ -1473,7 +1491,9 @@ room.claim(
 # %%
 best_of_others = max((runs[name] for name in "234"), key=hits)
 fast = [costs[name][0] for name in "1234"]
-room.scorecard([
+
+# %%
+trends = [
     room.row("Central frame above filter inflation", paper="79.2 > 77.6",
              shown=over(inits["central"], inits["inflation"]) > 0),
     room.row("Central frame above uniform frames", paper="79.2 > 78.5",
@@ -1488,6 +1508,10 @@ room.scorecard([
              shown=over(runs["2"], runs["2, average"]) > 0),
     room.row("Tubelets of 2 frames above 8", paper="Figure 6",
              shown=over(tubelets[2], tubelets[8]) > 0),
+]
+
+# %%
+trends += [
     room.row("A better start, on the small set", paper="39.6 > 38.4",
              shown=over(ladder_runs["initialised"], ladder_runs["base"]) > 0),
     room.row("All regularizers above that start only", paper="43.7 > 39.6",
@@ -1500,7 +1524,8 @@ room.scorecard([
     room.row("Model 1 grows fastest with frames", paper="quadratic",
              measured=", ".join(f"{slowed[name]:.0f} times" for name in "1234"),
              shown=value(slowed["1"], "times") >= max(slowed.values())),
-], "Trends")
+]
+room.scorecard(trends, "Trends")
 
 # %% [markdown]
 # One training run per row, with seed 0. Accuracies are of 1,000 test clips (200 for the views). A trend is shown

@@ -327,6 +327,8 @@ room.claim(
     less_with("zeros", "same token")
     & (value(metric("same token", paddings)["reflection"]) < 0.75),
 )
+
+# %%
 room.claim(
     "Reflection has the lower Fréchet distance and flickers less; single frames are"
     " rebuilt better with zeros, in PSNR, SSIM and LPIPS.",
@@ -485,6 +487,8 @@ networks = {
     "inflated, no step": inflated,
     f"inflated, {provenance['steps']:,} steps": tokenizer,
 }
+
+# %%
 strips, decibels = {"the clip": clip[5]}, {}
 with torch.no_grad():
     for name, network in networks.items():
@@ -623,7 +627,7 @@ def one_task(task, example):
         title=f"{task}: {pixels} of the pixels, {tokens} of the tokens are not given",
     )
 
-
+# %%
 explore(
     one_task,
     task=list(TASKS),
@@ -776,6 +780,8 @@ tried = {
     "grey": {"padding": 0.0},
     "the clip's mean colour": {"padding": mean_colour},
 }
+
+# %%
 found = {
     name: torch.stack([right_tokens(task, **how) for task in black], 1)
     for name, how in tried.items()
@@ -1022,7 +1028,7 @@ def columns(name, scores):
     distance, moved = scores["frechet"], scores["motion as asked"]
     return {f"{name}, Fréchet": f"{distance:.1f}", f"{name}, motion": f"{moved:.0%}"}
 
-
+# %%
 of_real = {
     "frechet": clip_distance(pixels, pixels_to_clip(others["pixels"])),
     "motion as asked": motion_accuracy(pixels, motion),
@@ -1043,6 +1049,8 @@ rows += [
     }
     for task in TASKS
 ]
+
+# %%
 room.table(
     rows, f"128 test clips; rebuilt by the tokenizer: {of_tokenizer['frechet']:.1f}"
 )
@@ -1071,6 +1079,8 @@ room.claim(
     " moves less often as they do.",
     farther(placed) & (moves("OPC") < 0) & (moves("OPV") < 0) & (moves("OPH") < 0),
 )
+
+# %%
 room.claim(
     "In frame prediction and where the padding is black, the network comes nearer to"
     " the clips than their padding.",
@@ -1138,6 +1148,8 @@ room.reading(
     "In the outpaintings OPC and OPV eight clips do not show that the network paints"
     " the missing pixels better than their padding does.",
 )
+
+# %%
 room.claim(
     "Where the padding is black the network paints the missing pixels better than"
     " black does.",
@@ -1370,6 +1382,8 @@ fig, axes = room.figure(
     columns=2,
     height=2.8,
 )
+
+# %%
 for ax, (what, curves) in zip(
     axes,
     {"rebuilt": rebuilt_by_bits, "generated": generated_by_bits}.items(),
@@ -1427,6 +1441,8 @@ room.claim(
     " worse the more codes there are.",
     falling(vq_made[:0:-1], BITS[:0:-1]) & (single(vq_made[1], vq_made[0]) < 0),
 )
+
+# %%
 room.claim(
     "LFQ's generated images are best at the end, with the most codes.",
     single(lfq_made[-1], min(lfq_made[:-1])) < 0,
@@ -1594,7 +1610,7 @@ def probe(frame):
         )
     return fig
 
-
+# %%
 explore(
     probe,
     frame=slider(0, 16, 6),
@@ -1636,7 +1652,7 @@ def flip(time, place, bit):
         title=title,
     )
 
-
+# %%
 explore(
     flip,
     place=room.patches(film[0, :, 8], 8, 8, value=(4, 4)),
@@ -1735,6 +1751,8 @@ from course_lib.training.recipes.magvit import sample_code_grids
 label = torch.arange(8)
 models = {"masked, 12 steps": "magvit2-mlm", "one by one": "magvit2-ar"}
 seconds, films, rows = {}, {}, []
+
+# %%
 for name, recipe in models.items():
     model, _ = load_checkpoint(recipe)
     measured = results(recipe)["metrics"]
@@ -1755,6 +1773,8 @@ for name, recipe in models.items():
             "motion as asked": f"{measured['motion as asked']:.0%}",
         }
     )
+
+# %%
 room.table(
     rows, "Class-conditional generation, 320 tokens a clip; measured on 128 clips"
 )
@@ -1837,6 +1857,8 @@ rows = [
     for (name, recipe), tokens in zip(names.items(), sizes, strict=True)
     for m in (results(recipe)["metrics"],)
 ]
+
+# %%
 rows.append(
     {
         "tokenizer": "none: the first frame, frozen",
@@ -1894,64 +1916,67 @@ clip_bits = 16 * 128 * 128 * 3 * 8
 token_bits = 4 * 16 * 16 * math.log2(1024)
 mlm_config = magvit2.MLM_CONFIGS["MLM-UCF"]
 v2_tokens = math.prod(magvit2.TOKENIZER_CONFIGS["video-128"].token_grid(17, 128, 128))
-room.scorecard(
-    [
-        room.row(
-            "Parameters, 3D-VQ-B",
-            paper="41M",
-            code=room.parameters("magvit/3D-VQ-B"),
-            note="without discriminator",
-        ),
-        room.row(
-            "Parameters, 3D-VQ-L", paper="158M", code=room.parameters("magvit/3D-VQ-L")
-        ),
-        room.row(
-            "Parameters, 2D-VQ with 128 filters",
-            paper="53M",
-            code=room.parameters("magvit/2D-VQ-L"),
-        ),
-        room.row(
-            "Parameters, transformer B",
-            code=room.parameters("magvit/BERT-B-UCF"),
-            note="UCF-101, one task",
-        ),
-        room.row(
-            "Parameters, MAGVIT-v2's masked model",
-            paper="307M",
-            code=room.parameters("magvit2/MLM-UCF"),
-        ),
-        room.row(
-            "Compression of a clip",
-            paper="614.4",
-            code=round(clip_bits / token_bits, 1),
-        ),
-        room.row(
-            "% of pixels not given, FP to CFP",
-            paper="94, 87, 75, 50, 50, 50, 25, 25, 100, 94",
-            code=all_not_given((16, 128, 128)),
-            note="FI: 87.5",
-        ),
-        room.row(
-            "% of tokens not given",
-            paper="75, 50, 75, 50, 50, 50, 25, 25, 100, 75",
-            code=all_not_given((4, 16, 16)),
-        ),
-        room.row("Tokens of 17 x 128 x 128 pixels, v2", paper="1,280", code=v2_tokens),
-        room.row(
-            "Rows of the factorized tables",
-            paper="2 x 512",
-            code=f"{mlm_config.factors} x {2 ** mlm_config.factor_bits[0]}",
-        ),
-    ],
-    title="Exact",
-)
+
+# %%
+exact = [
+    room.row(
+        "Parameters, 3D-VQ-B",
+        paper="41M",
+        code=room.parameters("magvit/3D-VQ-B"),
+        note="without discriminator",
+    ),
+    room.row("Parameters, 3D-VQ-L", paper="158M",
+             code=room.parameters("magvit/3D-VQ-L")),
+    room.row(
+        "Parameters, 2D-VQ with 128 filters",
+        paper="53M",
+        code=room.parameters("magvit/2D-VQ-L"),
+    ),
+    room.row(
+        "Parameters, transformer B",
+        code=room.parameters("magvit/BERT-B-UCF"),
+        note="UCF-101, one task",
+    ),
+    room.row(
+        "Parameters, MAGVIT-v2's masked model",
+        paper="307M",
+        code=room.parameters("magvit2/MLM-UCF"),
+    ),
+]
+
+# %%
+exact += [
+    room.row(
+        "Compression of a clip",
+        paper="614.4",
+        code=round(clip_bits / token_bits, 1),
+    ),
+    room.row(
+        "% of pixels not given, FP to CFP",
+        paper="94, 87, 75, 50, 50, 50, 25, 25, 100, 94",
+        code=all_not_given((16, 128, 128)),
+        note="FI: 87.5",
+    ),
+    room.row(
+        "% of tokens not given",
+        paper="75, 50, 75, 50, 50, 50, 25, 25, 100, 75",
+        code=all_not_given((4, 16, 16)),
+    ),
+    room.row("Tokens of 17 x 128 x 128 pixels, v2", paper="1,280", code=v2_tokens),
+    room.row(
+        "Rows of the factorized tables",
+        paper="2 x 512",
+        code=f"{mlm_config.factors} x {2 ** mlm_config.factor_bits[0]}",
+    ),
+]
+room.scorecard(exact, title="Exact")
 
 # %%
 def one(name, better, worse):
     """The results of two runs, of which the better one should have less"""
     return single(*(results(recipe)["metrics"][name] for recipe in (better, worse))) < 0
 
-
+# %%
 room.scorecard([
     room.row("Any start from images beats none", paper="FVD 127, 103, 58",
              shown=one("frechet", "magvit-init-average", "magvit-init-scratch")

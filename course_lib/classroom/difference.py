@@ -5,7 +5,6 @@ import io
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 
 from course_lib.classroom.markup import escape
@@ -59,6 +58,8 @@ def _planes(x: Tensor) -> Tensor | None:
 
 
 def _png(panels: list[Tensor]) -> bytes:
+    from PIL import Image
+
     height, width, _ = panels[0].shape
     times = max(1, PANEL_PIXELS // max(height, width))
     gap = np.full((height * times, GAP_PIXELS, 3), 255, np.uint8)

@@ -1,6 +1,7 @@
 """Notebooks as students hand them in, made from text."""
 
 import ast
+import inspect
 import json
 from textwrap import dedent, indent
 
@@ -39,7 +40,9 @@ def notebook(*cells: str) -> bytes:
 
 def answer(id: str, body: str, decorator: str = "@exercise") -> str:
     """Return a cell that answers an exercise with this body, below the stub's own lines."""
-    parameters = ", ".join(find_exercise(id).make_cases(0)[0])
+    exercise = find_exercise(id)
+    taken = inspect.signature(exercise.reference).parameters
+    parameters = ", ".join(name for name in exercise.make_cases(0)[0] if name in taken)
     name = id.partition(".")[2]
     return (
         f'{decorator}("{id}")\ndef {name}({parameters}):\n{indent(dedent(body).strip(), "    ")}\n'

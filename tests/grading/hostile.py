@@ -921,7 +921,7 @@ PATCHES = {
         threading.Thread(target=time.sleep, args=(100,)).start()
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
     """),
-    "switches gradients off": wrong("gradients", "torch.set_grad_enabled(False)\n" + RIGHT_BODY),
+    "switches gradients off": right("torch.set_grad_enabled(False)\n"),
     "turns the collector off": right("import gc\ngc.disable()\ngc.get_objects().clear()\n"),
     "imports all": wrong(
         "ModuleNotFoundError: No module named 'evil'", "return evil(x_t)", "from evil import *"
@@ -1023,7 +1023,7 @@ OBJECTS = {
     """),
     "NaN": wrong("NaN", "return x_t * float('nan')"),
     "infinite": wrong(WRONG_VALUES, "return x_t / 0"),
-    "another dtype": wrong("dtype", SOLVED + "return y.double()"),
+    "another dtype": wrong("dtype", SOLVED + "return y.half()"),
     "another shape": wrong("shape", "return x_t[None]"),
     "on another device": wrong(".", "return x_t.to('meta')"),
     "sparse": wrong("sparse", "return x_t.to_sparse()"),
@@ -1091,15 +1091,11 @@ OBJECTS = {
         "changed its input `x_t`", SOLVED + "x_t.data = torch.zeros(0)\nreturn y"
     ),
     "resizes its input": wrong("changed its input `t`", SOLVED + "t.resize_(100)\nreturn y"),
-    "no gradients": wrong("gradients do not flow back", SOLVED + "return y.detach()"),
-    "gradients of its own": wrong(
-        "the gradient with respect to `x_t`", SOLVED + "return y + x_t - x_t.detach()"
-    ),
     "right at first": cells(
         "calls = []",
         answer(TARGET, "calls.append(1)\nif len(calls) > 2: return x_t\n" + RIGHT_BODY),
         says=WRONG_VALUES,
-        earned=0.33,
+        earned=0.25,
     ),
     "an error that cannot be printed": wrong(
         "no readable message",
@@ -1150,6 +1146,7 @@ OBJECTS = {
 # ------------------------------------------------------------------------------------ the reference
 
 OWN = "CoursesOwnSolution: your answer calls the course's own solution"
+OPEN = r"write the parameters \(x_t, t, eps, alphas_cumprod\) out"
 CALL = "(x_t, t, eps, alphas_cumprod)"
 
 REFERENCE = {
@@ -1206,18 +1203,18 @@ REFERENCE = {
     """,
     ),
     "the reference by a decorator": cells(
-        "def instead(answer): return ddpm.predict_x_start", "@instead\n" + WRONG_CELL, says=OWN
+        "def instead(answer): return ddpm.predict_x_start", "@instead\n" + WRONG_CELL, says=OPEN
     ),
     "the reference in a partial function": cells(
         "import functools\ndef instead(answer): return functools.partial(ddpm.predict_x_start)",
         "@instead\n" + WRONG_CELL,
-        says=OWN,
+        says=OPEN,
     ),
     "the reference through a class": cells(
         "class Solved:\n    __call__ = staticmethod(ddpm.predict_x_start)\ndef instead(answer):"
         " return Solved()",
         "@instead\n" + WRONG_CELL,
-        says=OWN,
+        says=OPEN,
     ),
 }
 
@@ -1291,7 +1288,7 @@ NOTEBOOKS = {
     ),
     "a class instead of a function": cells(
         f"{DECORATOR}class predict_x_start:\n    def __init__(self, *_): pass",
-        says="keep the parameters",
+        says=OPEN,
     ),
     "a lambda": cells(
         f'predict_x_start = exercise("{TARGET}")(lambda x_t, t, eps, alphas_cumprod: x_t)',
@@ -1307,7 +1304,7 @@ NOTEBOOKS = {
         says=WRONG_VALUES,
     ),
     "other parameters": cells(
-        f"{DECORATOR}def predict_x_start(*values): return values[0]", says="keep the parameters"
+        f"{DECORATOR}def predict_x_start(*values): return values[0]", says=OPEN
     ),
     **{f"deep {name}": cells(source, RIGHT_CELL, earned=1.0) for name, source in DEEP.items()},
     "many statements": cells("a;" * 30_000, "x = [" + "a," * 30_000 + "]", RIGHT_CELL, earned=1.0),

@@ -73,7 +73,7 @@ def jail():
 
 def test_an_answer_is_run_and_its_result_is_sent(jail):
     reply = jail.run(request("print('hello')\n" + RIGHT))
-    assert is_right(reply) and reply.printed == "hello\n" * 3
+    assert is_right(reply) and reply.printed == "hello\n" * 6
     assert json.loads(reply.frames[0])["notes"] == []
 
 

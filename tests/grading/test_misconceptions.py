@@ -1,5 +1,7 @@
 """Every declared misconception, handed in as an answer, is named in the mark and the feedback."""
 
+import inspect
+
 import pytest
 
 from course_lib.checking import exercises, topics
@@ -35,17 +37,30 @@ wrong = wrong_answer("{id}", "{name}")
 
 @exercise("{id}")
 def answer({parameters}):
-    return wrong({parameters})
+    return wrong({arguments})
 """
+
+
+def parameters(exercise):
+    """Return what the exercise's stub takes, defaults included: "x", "stride=1"."""
+    given = {name for case in exercise.make_cases(0) for name in case}
+    return [
+        name if parameter.default is parameter.empty else f"{name}={parameter.default!r}"
+        for name, parameter in inspect.signature(exercise.reference).parameters.items()
+        if name in given
+    ]
 
 
 def notebook(k):
     """Yield a cell for the k-th misconception of every exercise that has so many."""
     for exercise in DECLARED:
         if k < len(exercise.misconceptions):
-            parameters = ", ".join(exercise.make_cases(0)[0])
+            declared = parameters(exercise)
             source = CELL.format(
-                id=exercise.id, name=list(exercise.misconceptions)[k], parameters=parameters
+                id=exercise.id,
+                name=list(exercise.misconceptions)[k],
+                parameters=", ".join(declared),
+                arguments=", ".join(name.partition("=")[0] for name in declared),
             )
             yield Cell(name=f"{exercise.id}, cell 1", source=source)
 
