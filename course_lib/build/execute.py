@@ -60,7 +60,7 @@ def execute(
     with tempfile.TemporaryDirectory() as home:
         environment = {
             "COURSE_HOME": home,
-            "COURSE_BUILD": "1",
+            "COURSE_BUILD": "1" if building else "0",
             "COURSE_STRICT": "1",
             "PYTHONHASHSEED": "0",
             "OMP_NUM_THREADS": THREADS,

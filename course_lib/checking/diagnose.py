@@ -156,7 +156,11 @@ def known_outcomes(exercise: Exercise, name: str | None, seed: int) -> Iterator[
     index = 0
     while True:
         if index == len(kept):
-            more = next(rest, None)
+            try:
+                more = next(rest, None)
+            except BaseException:  # Ctrl-C ends the run for good: begin anew next time
+                _memory.cache_clear()
+                raise
             if more is None:
                 return
             kept.append(more)

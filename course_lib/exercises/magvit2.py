@@ -362,7 +362,7 @@ CAUSAL_CONV = Exercise(
             " belong before the first.",
         ),
         "first_frame_repeated": (
-            edit('padding: str = "zeros"', 'padding: str = "replicate"'),
+            edit('if past and padding == "replicate"', "if past"),
             "You repeated the first frame before it. CogVideoX does so; here the padded frames are"
             " zeros.",
         ),

@@ -16,6 +16,7 @@ ipywidgets.VBox(sliders)
 
 # %%
 print(os.environ["COURSE_FAST"], os.listdir(os.environ["COURSE_HOME"]))
+print("building", os.environ["COURSE_BUILD"])
 """
 
 
@@ -39,12 +40,19 @@ def test_building_twice_gives_the_same_bytes(house):
     assert committed.read_bytes() == first
     assert len(seconds) == 3 and seconds[0] == 0 < seconds[1]
     text = first.decode()
+    assert "building 1" in text
     assert "1 []" in text and "iopub" not in text  # no timestamps
     assert (
         "IntSliderModel" in text and platform.python_version() not in text
     )  # the widget's state is kept, the machine's Python not told
     assert str(house) not in text and os.environ["COURSE_HOME"] not in text
     assert build.check_chapters([source]) == []
+
+
+def test_only_a_build_is_told_that_its_outputs_are_kept(house):
+    (source,) = build.sources()
+    notebook, _ = build.execute(build.student_edition(source), house)
+    assert "building 0" in notebook.cells[2].outputs[0].text
 
 
 def test_a_failing_cell_is_named_and_nothing_is_written(house):

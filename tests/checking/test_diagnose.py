@@ -687,3 +687,18 @@ def test_a_named_number_goes_by_its_name():
     exercise = returning(lambda x: {"weight": 3})
     sentence = verdict(lambda x: {"weight": 5}, exercise).sentence
     assert sentence == "The value of `weight` is not right: expected 3, got 5."
+
+
+def test_an_interrupt_in_the_diagnosis_spoils_no_later_verdict():
+    interrupted = []
+
+    def slip(x, w):
+        if not interrupted:
+            interrupted.append(True)
+            raise KeyboardInterrupt
+        return x + w
+
+    exercise = replace(EXERCISE, misconceptions={"added": (slip, "You added.")})
+    with pytest.raises(KeyboardInterrupt):
+        verdict(lambda x, w: x - w, exercise)
+    assert verdict(lambda x, w: x + w, exercise).misconception == "added"

@@ -1218,6 +1218,26 @@ REFERENCE = {
     ),
 }
 
+# An exercise whose gradients are compared, and answers of the right values that tamper with them.
+DIFFERENTIATED = "ddpm.hybrid_loss"
+HYBRID = """
+eps, v = output.chunk(2, dim=1)
+simple = ((noise - eps) ** 2).flatten(1).mean(1)
+y = simple + 0.001 * len(betas) * improved_ddpm.vlb_term(eps.detach(), v, x_start, x_t, t, betas)
+"""
+NO_FLOW = "gradients do not flow back to `output`"
+GRADIENTS = {
+    "switches gradients off": (
+        answer(DIFFERENTIATED, f"torch.set_grad_enabled(False){HYBRID}return y"),
+        NO_FLOW,
+    ),
+    "no gradients": (answer(DIFFERENTIATED, f"{HYBRID}return y.detach()"), NO_FLOW),
+    "gradients of its own": (
+        answer(DIFFERENTIATED, f"{HYBRID}s = output.flatten(1).sum(1)\nreturn y + s - s.detach()"),
+        "the gradient with respect to `output`",
+    ),
+}
+
 # ---------------------------------------------------------------------------------------- notebooks
 
 DEEP = {

@@ -116,7 +116,7 @@ def test_the_grades_are_what_the_answers_earn(whole):
         "ada": ("1", "2"),
         "bob": ("0", "2"),
         "cyd": ("1", "0"),
-        "dan": ("1", "0.5"),
+        "dan": ("1", "0.86"),
         "eve": ("0", "2"),
     }
     assert set(tree(whole / "grades")) == {"grading.json", "grades.csv", "class.html"} | {

@@ -27,7 +27,9 @@ from tests.grading.hostile import (
     ALL_RIGHT,
     ANYWHERE,
     BEFORE,
+    DIFFERENTIATED,
     FILES,
+    GRADIENTS,
     HOSTILE,
     LATE,
     OWN,
@@ -170,6 +172,15 @@ def test_an_attack_costs_only_its_own_exercise(name, planted, jail, honest_grade
         assert (
             mark_work(work(*HONEST["ada"], student="ada"), ASSIGNMENT, jail) == honest_grades["ada"]
         )
+
+
+@pytest.mark.parametrize("name", GRADIENTS)
+def test_gradients_are_compared_whatever_an_answer_does_to_them(name, jail):
+    cell, says = GRADIENTS[name]
+    grade = mark_work(work(IMPORTS, cell), ASSIGNMENT, jail)
+    [attacked] = [mark for mark in grade.exercises if mark.id == DIFFERENTIATED]
+    assert attacked.earned == 0
+    assert says in told(attacked)
 
 
 @pytest.mark.parametrize("name", FILES)

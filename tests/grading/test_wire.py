@@ -362,15 +362,6 @@ def fuzz(count):
     )
 
 
-@pytest.fixture(scope="module")
-def the_course_answers_once():
-    """Run the reference and each misconception once, since they answer the same each time."""
-    with pytest.MonkeyPatch.context() as patch:
-        once = functools.cache(lambda answer, seed: list(run(answer, EXERCISE, seed)))
-        patch.setattr(diagnose, "run", lambda answer, exercise, seed: once(answer, seed))
-        yield
-
-
 @functools.cache
 def originals():
     """Return frames of honest outcomes: right and wrong answers, errors, all kinds of leaves."""
@@ -455,11 +446,11 @@ def read_and_judged(data):
     return True
 
 
-def test_the_originals_are_read(the_course_answers_once):
+def test_the_originals_are_read():
     assert len(originals()) >= 10 and all(map(read_and_judged, originals()))
 
 
-def test_a_frame_after_accidents_is_refused_or_judged(the_course_answers_once):
+def test_a_frame_after_accidents_is_refused_or_judged():
     random = Random(0)
     read = sum(read_and_judged(mutant(random)) for _ in range(600))
     assert 40 < read < 400  # the accidents are neither all fatal nor harmless
@@ -518,7 +509,7 @@ TENSORS = st.lists(st.tuples(st.sampled_from(sorted(WIDTHS)), SHAPES), min_size=
 
 @fuzz(500)
 @given(RECORDS, TENSORS, st.randoms(use_true_random=False))
-def test_a_made_up_frame_is_refused_or_judged(the_course_answers_once, record, tensors, random):
+def test_a_made_up_frame_is_refused_or_judged(record, tensors, random):
     entries = {}
     at = 0
     for key, (dtype, shape) in zip(("0", "1", "2 complex", "3"), tensors, strict=True):

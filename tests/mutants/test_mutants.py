@@ -11,7 +11,7 @@ from types import ModuleType
 
 import pytest
 
-from course_lib.checking import Exercise, exercises, topics
+from course_lib.checking import Exercise, check_defaults, exercises, topics
 from course_lib.checking.compare import compare
 from course_lib.checking.diagnose import Verdict
 from course_lib.checking.observe import Outcome, flatten
@@ -97,6 +97,13 @@ def test_a_name_given_to_another_wrong_answer_holds_on_every_seed(exercise):
             if others != {given}:
                 false[name] = {given, *others}
     assert not false
+
+
+def test_misconceptions_have_the_defaults_of_the_stub(exercise):
+    # A student with this mistake has them, so that one with others would never be named.
+    for misconception in exercise.misconceptions.values():
+        for case in exercise.make_cases(0):
+            check_defaults(misconception.answer, exercise.reference, case)
 
 
 def test_right_answers_are_accepted(exercise, record_property):

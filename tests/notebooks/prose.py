@@ -42,11 +42,15 @@ OF_THE_PAPER = re.compile(
 
 
 def suspects(notebook: NotebookNode) -> Iterator[str]:
-    """Yield the sentences of a notebook that stand beside results and need a claim or a reason."""
+    """Yield the sentences of a notebook that are beside results and need a claim or a reason.
+
+    Code cells without prose between them show their results together.
+    """
     shown = False
     for cell in notebook.cells:
         if cell.cell_type == "code":
-            shown = RESULTS.search(cell.source) is not None and "@exercise" not in cell.source
+            if RESULTS.search(cell.source) and "@exercise" not in cell.source:
+                shown = True
         elif shown:
             for sentence in sentences(cell.source):
                 quotes = NUMERAL.search(sentence) or COMPARISON.search(sentence)

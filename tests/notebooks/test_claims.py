@@ -75,6 +75,11 @@ def test_the_papers_results_questions_and_folds_are_left_out(prose):
     assert beside_results(prose) == []
 
 
+def test_results_are_beside_the_prose_after_further_code():
+    cells = [new_code_cell('results("a")'), new_code_cell("x = 1"), new_markdown_cell("It is less.")]
+    assert list(suspects(new_notebook(cells=cells))) == ["It is less."]
+
+
 def test_prose_away_from_results_is_left_out():
     cells = [new_code_cell("x = 1"), new_markdown_cell("The larger network is better.")]
     assert list(suspects(new_notebook(cells=cells))) == []
