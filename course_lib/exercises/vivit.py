@@ -744,6 +744,7 @@ def _view_cases(rng):
         ((2, 7, 3, 10, 7), dict(frames=3, size=4, views=2, crops=1)),  # windows, a square
         ((2, 7, 3, 5, 7), dict(frames=5, size=4, views=4, crops=3)),  # more windows than starts
         ((3, 4, 2, 5, 5), dict(frames=4, size=5, views=3, crops=2)),  # all views alike
+        ((2, 5, 2, 5, 6), dict(frames=4, size=4, views=1, crops=2)),  # one frame to spare
         # the chapter's
         ((1, 22, 3, 32, 36), dict(frames=16, size=32, views=4, crops=3)),
         ((1, 22, 3, 32, 36), dict(frames=16, size=32, views=1, crops=3)),
