@@ -699,7 +699,11 @@ room.claim(
 # in $\{-1, 1\}^K$, one for each of $K$ classes, by regularized least squares. With features $X$ (n d, one row per
 # example) and targets $T$ (n K), minimize
 #
-# $$\|XW - T\|^2 + \lambda\|W\|^2 \quad\Rightarrow\quad 2X^\top(XW - T) + 2\lambda W = 0 \quad\Rightarrow\quad W = (X^\top X + \lambda I)^{-1} X^\top T$$
+# $$\|XW - T\|^2 + \lambda\|W\|^2$$
+#
+# which is smallest where its gradient is zero:
+#
+# $$2X^\top(XW - T) + 2\lambda W = 0 \quad\Rightarrow\quad W = (X^\top X + \lambda I)^{-1} X^\top T$$
 #
 # No learning rate, no steps: the same features always give the same score. Two tasks that our networks were *not*
 # trained for: the pattern of the floor (checker, stripes, rings or dots), and scikit-learn's digits. The floor is in

@@ -24,6 +24,7 @@ from course_lib.classroom.media import write_clip
 MAX_COLUMNS = 6  # of clips that play beside each other
 CELL_PIXELS = 150  # CSS pixels that a playing clip may be wide
 SMALL_CELL_PIXELS = 98  # where there are more than three
+CONTROL_PIXELS = 60  # of the file, below the clips: the browser's controls hide none of them
 # Not where the reader asked for less motion; there, the controls start it.
 PLAY = "matchMedia('(prefers-reduced-motion: reduce)').matches||this.play()"
 
@@ -74,7 +75,8 @@ def clip_html(clips: list[np.ndarray], labels: Sequence | None, alt: str, fps: i
     titles = None if labels is None or len(clips) == 1 else labels
     cell = CELL_PIXELS if len(clips) <= 3 else SMALL_CELL_PIXELS
     fig, corners, scale = mosaic(first, columns, cell, titles=titles)
-    movie = np.repeat(rgb_array(fig)[None], len(clips[0]), axis=0)
+    page = np.pad(rgb_array(fig), ((0, CONTROL_PIXELS), (0, 0), (0, 0)), mode="edge")
+    movie = np.repeat(page[None], len(clips[0]), axis=0)
     for clip, (y, x) in zip(clips, corners, strict=True):
         large = clip.repeat(scale, axis=1).repeat(scale, axis=2)
         movie[:, y : y + large.shape[1], x : x + large.shape[2]] = large
