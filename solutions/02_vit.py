@@ -701,7 +701,7 @@ room.claim(
 #
 # $$\|XW - T\|^2 + \lambda\|W\|^2$$
 #
-# which is smallest where its gradient is zero:
+# whose gradient vanishes at the minimum:
 #
 # $$2X^\top(XW - T) + 2\lambda W = 0 \quad\Rightarrow\quad W = (X^\top X + \lambda I)^{-1} X^\top T$$
 #
