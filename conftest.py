@@ -63,19 +63,22 @@ class Notebook(IPyNbFile):
         with pytest.MonkeyPatch.context() as environment:
             environment.setenv("COURSE_HOME", tempfile.mkdtemp(dir=self.config.course_home.name))
             environment.setenv("COURSE_FAST", self.fast)
-            environment.setenv("COURSE_LIVE_SECONDS", "10")
+            environment.setenv("COURSE_LIVE_SECONDS", "5")
             environment.setenv("COURSE_STRICT", "1")
             super().setup()  # the kernel starts here
 
 
 class Edition(Notebook):
-    """A solution edition: it trains for ten seconds; the build has trained for the whole time."""
+    """A solution edition: it trains for five seconds; the build has trained for the whole time."""
 
     fast = "0"
 
 
 class Source(pytest.File):
-    """solutions/NN_topic.py, collected as the notebook that it makes with its solutions in it."""
+    """solutions/NN_topic.py, where it is asked for: the notebook that it makes, with its answers.
+
+    A run of all tests does not collect it again: tests/browser executes the same notebooks.
+    """
 
     def collect(self):
         from course_lib.build import write_solutions
