@@ -16,6 +16,7 @@ mathematics and links.  A place that is not there (yet) stays text, too.
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from urllib.parse import quote
 
@@ -179,21 +180,22 @@ class _Linker:
         return found[0]
 
     def _prose(self, text: str, make: Callable) -> str:
-        def replace(found: re.Match) -> str:
-            words = found[0]
-            if found["arxiv"]:
-                return make(words, f"https://arxiv.org/abs/{found['arxiv']}")
-            if stem := found["stem"]:
-                chapter = self.chapters.get(stem[:2])
-                return make(words, chapter.file) if chapter and chapter.stem == stem else words
-            if words.startswith("section"):
-                if re.search(r"papers?'s?\s+$", found.string[: found.start()]):
-                    return words
-                chapter = self.chapters.get(found["there"]) if found["there"] else self.here
-                return self._numbers(words, make, lambda number: self._section(chapter, number))
-            return self._numbers(words, make, self._chapter)
+        return _PLACE.sub(partial(self._place, make), text)
 
-        return _PLACE.sub(replace, text)
+    def _place(self, make: Callable, found: re.Match) -> str:
+        """Link a place that is named in plain words, if it is there."""
+        words = found[0]
+        if found["arxiv"]:
+            return make(words, f"https://arxiv.org/abs/{found['arxiv']}")
+        if stem := found["stem"]:
+            chapter = self.chapters.get(stem[:2])
+            return make(words, chapter.file) if chapter and chapter.stem == stem else words
+        if words.startswith("section"):
+            if re.search(r"papers?'s?\s+$", found.string[: found.start()]):
+                return words
+            chapter = self.chapters.get(found["there"]) if found["there"] else self.here
+            return self._numbers(words, make, lambda number: self._section(chapter, number))
+        return self._numbers(words, make, self._chapter)
 
     def _numbers(self, words: str, make: Callable, find: Callable[[str], str | None]) -> str:
         """Link "section 8" as a whole, and each number of "sections 8 and 10"."""

@@ -1,6 +1,7 @@
 """Every link of every chapter leads somewhere, and no place is named without one."""
 
 import re
+from functools import cache
 from html.parser import HTMLParser
 from urllib.parse import unquote
 
@@ -10,18 +11,23 @@ from nbconvert import HTMLExporter
 from course_lib import build, paths
 from course_lib.build.links import read_chapter
 
-EDITIONS = {source.stem: build.student_edition(source) for source in build.sources()}
+SOURCES = {source.stem: source for source in build.sources()}
 CHAPTERS = {source.stem: read_chapter(source) for source in build.sources()}
 LINK = re.compile(r'\]\(([^)]+)\)|<a href="([^"]+)"')
 APART = re.compile(
     r"```.*?```|\$\$.*?\$\$|\$[^$]+\$|`[^`\n]+`|\[[^\]]*\]\([^)]*\)|<a .*?</a>|<code>.*?</code>",
     re.DOTALL,
 )
-EACH = pytest.mark.parametrize("stem", EDITIONS)
+EACH = pytest.mark.parametrize("stem", SOURCES)
+
+
+@cache
+def edition(stem):
+    return build.student_edition(SOURCES[stem])
 
 
 def texts(stem):
-    return [cell.source for cell in EDITIONS[stem].cells if cell.cell_type == "markdown"]
+    return [cell.source for cell in edition(stem).cells if cell.cell_type == "markdown"]
 
 
 def links(stem):
@@ -53,7 +59,7 @@ def test_every_link_leads_somewhere(stem):
             found = True
         elif not file or file.endswith(".ipynb"):
             there = file.removesuffix(".ipynb") or stem
-            found = there in EDITIONS and (not fragment or unquote(fragment) in anchors(there))
+            found = there in SOURCES and (not fragment or unquote(fragment) in anchors(there))
         else:
             found = (paths.NOTEBOOKS / file).is_file()
         if not found:
@@ -63,12 +69,12 @@ def test_every_link_leads_somewhere(stem):
 
 @EACH
 def test_a_chapter_has_contents_and_its_neighbours(stem):
-    cells = EDITIONS[stem].cells
+    cells = edition(stem).cells
     (contents,) = [cell.source for cell in cells if cell.id == "contents"]
     entries = re.findall(r"\[(\d+ [^\]]+)\]\(#", contents.replace("\xa0", " "))
     assert entries == list(CHAPTERS[stem].sections.values())
     assert len(CHAPTERS[stem].sections) >= 5
-    order = list(EDITIONS)
+    order = list(SOURCES)
     place = order.index(stem)
     for neighbour in order[max(place - 1, 0) : place] + order[place + 1 : place + 2]:
         assert f"({neighbour}.ipynb)" in contents and f"({neighbour}.ipynb)" in cells[-1].source
@@ -77,7 +83,7 @@ def test_a_chapter_has_contents_and_its_neighbours(stem):
 
 @EACH
 def test_the_contents_are_short_and_come_before_the_first_section(stem):
-    cells = EDITIONS[stem].cells
+    cells = edition(stem).cells
     place = next(index for index, cell in enumerate(cells) if cell.id == "contents")
     assert place <= 4 and cells[place + 1].source.startswith("## 1 ")
     assert len(re.sub(r"\]\([^)]*\)", "", cells[place].source)) < 700
@@ -90,7 +96,7 @@ def test_no_place_is_named_without_a_link(stem):
         prose = APART.sub("", re.sub(r"^#{1,6} .*$", "", text, flags=re.MULTILINE))
         named += re.findall(r"arXiv\s\d{4}\.\d+|(?<!papers' )(?<!paper's )\bsections?\s+\d\S*", prose)
         for number in re.findall(r"\b[Cc]hapters?\s+(\d\d)\b", prose):
-            there = [other for other in EDITIONS if other.startswith(number) and other != stem]
+            there = [other for other in SOURCES if other.startswith(number) and other != stem]
             named += [f"chapter {number}"] if there else []
     assert named == [], "the paper's sections begin with a capital: Section 3.1"
 
@@ -126,7 +132,7 @@ class Ids(HTMLParser):
 
 @EACH
 def test_the_links_hold_in_exported_html(stem):
-    page, _ = HTMLExporter().from_notebook_node(EDITIONS[stem])
+    page, _ = HTMLExporter().from_notebook_node(edition(stem))
     found = Ids()
     found.feed(page)
     assert "Contents" in found.fragments and found.fragments - found.ids == set()
