@@ -28,39 +28,48 @@ def images(split: str, n: int, size: int = 32, seed: int = 0, **constraints) -> 
     `pixels` (n h w 3) uint8; the number of each label (n,), such as `shape` and `colour`; and
     `kind` (n,), shape and colour as one of 32 classes.
     """
-    world = LittleWorld(split, size, length=n, seed=seed, **{"count": 1} | constraints)
-    rendered = _render(world, at_once=1000)
+    rendered = _rendered(split, n, size, None, seed, **{"count": 1} | constraints)
     kind = rendered["shape"] * COLOURS + rendered["colour"]
     return {"pixels": rendered["pixels"], "kind": kind, **rendered}
 
 
-@functools.lru_cache(maxsize=2)
 def clips(split: str, n: int, frames: int = 16, seed: int = 0) -> dict[str, Tensor]:
     """Return n clips of one object in one of MOTIONS under a still camera, 32 pixels wide.
 
-    `pixels` (n t h w 3) uint8, and the number of each label (n,).  Clips are rendered once in a
-    session and then kept.
+    `pixels` (n t h w 3) uint8, and the number of each label (n,).
     """
-    world = LittleWorld(
-        split, 32, frames, length=n, seed=seed, count=1, camera="still", motion=MOTIONS
-    )
-    return _render(world, at_once=250)
+    return _rendered(split, n, 32, frames, seed, count=1, camera="still", motion=MOTIONS)
 
 
-@functools.lru_cache(maxsize=2)
 def free_clips(split: str, n: int, frames: int = 17, seed: int = 0) -> dict[str, Tensor]:
     """Return n clips of anything the world can do; otherwise like `clips`."""
-    return _render(LittleWorld(split, 32, frames, length=n, seed=seed), at_once=250)
+    return _rendered(split, n, 32, frames, seed)
 
 
-def _render(world: LittleWorld, at_once: int) -> dict[str, Tensor]:
-    """Return the world's pixels as bytes, with its labels; render `at_once` items at a time."""
-    n = len(world)
-    parts = [world.batch(range(start, min(start + at_once, n))) for start in range(0, n, at_once)]
-    labels = {
-        name: torch.cat([part["labels"][name] for part in parts]) for name in parts[0]["labels"]
-    }
-    return {"pixels": torch.cat([float_to_pixels(part["pixels"]) for part in parts]), **labels}
+def _rendered(
+    split: str, n: int, size: int, frames: int | None, seed: int, **constraints
+) -> dict[str, Tensor]:
+    """Return the first n items of a world: pixels as bytes, and labels.
+
+    What has been rendered is kept for the session, and more of the same world begins with it.
+    """
+    world = LittleWorld(split, size, frames, length=n, seed=seed, **constraints)
+    kept = _kept(repr((split, size, frames, seed, sorted(constraints.items()))))
+    have = len(kept["pixels"]) if kept else 0
+    if have < n:
+        parts = [dict(kept)] if kept else []
+        at_once = 1000 if frames is None else 250
+        for start in range(have, n, at_once):
+            part = world.batch(range(start, min(start + at_once, n)))
+            parts.append({"pixels": float_to_pixels(part["pixels"]), **part["labels"]})
+        kept.update({name: torch.cat([part[name] for part in parts]) for name in parts[0]})
+    return {name: x[:n].clone() for name, x in kept.items()}
+
+
+@functools.lru_cache(maxsize=3)
+def _kept(world: str) -> dict[str, Tensor]:
+    """Return what has been rendered of a world."""
+    return {}
 
 
 @torch.no_grad()

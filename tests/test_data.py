@@ -35,6 +35,25 @@ def test_images_have_one_object_unless_told_otherwise():
     assert (images("test", 20, scale="large")["scale"] == VOCABULARY["scale"].index("large")).all()
 
 
+@pytest.mark.parametrize("make", [clips, free_clips, images])
+def test_what_is_kept_of_a_world_is_what_would_be_rendered(make):
+    few, many, again = make("test", 3, seed=11), make("test", 8, seed=11), make("test", 3, seed=11)
+    data._kept.cache_clear()
+    fresh = make("test", 8, seed=11)
+    again["pixels"].zero_()  # belongs to its caller
+    assert fresh.keys() == many.keys() == few.keys()
+    for name, values in fresh.items():
+        assert len(values) == 8 and torch.equal(many[name], values)
+        assert torch.equal(few[name], values[:3])
+    assert torch.equal(make("test", 3, seed=11)["pixels"], few["pixels"])
+
+
+def test_worlds_are_kept_apart():
+    red, blue = (images("test", 4, colour=colour)["colour"] for colour in ("red", "blue"))
+    assert set(red.tolist()).isdisjoint(blue.tolist())
+    assert not torch.equal(images("test", 4, seed=1)["pixels"], images("test", 4)["pixels"])
+
+
 def test_train_and_test_images_never_meet():
     train, test = (images(split, 64, 16, scale="large")["pixels"] for split in ("train", "test"))
     same = (train[:, None] == test[None]).flatten(2).all(2)
