@@ -177,6 +177,12 @@ def _memory(
     return [], run(answer, exercise, seed)
 
 
+@functools.lru_cache(maxsize=MAX_KNOWN)
+def _known_faults(exercise: Exercise, name: str, seed: int) -> dict[int, Fault | None]:
+    """Return the faults of a misconception so far, by case; like its outcomes they are kept."""
+    return {}
+
+
 # --------------------------------------------------------------------------------------- diagnosis
 
 
@@ -196,8 +202,11 @@ def _try(
     tolerance = exercise.tolerance
     wrong = {}
     tried = known_outcomes(exercise, name, seed)
+    known_faults = _known_faults(exercise, name, seed)
     for case, (w, o, e) in enumerate(zip(tried, outcomes, expected, strict=True)):
-        if fault := compare(e, w, tolerance):
+        if case not in known_faults:
+            known_faults[case] = compare(e, w, tolerance)
+        if fault := known_faults[case]:
             theirs = faults[case]
             wrong[case] = theirs is not None and agree(w, o, tolerance)
             if not wrong[case] and not (theirs and theirs.hides(fault)):
