@@ -1,6 +1,7 @@
 """Hostile submissions: each costs only its own exercise, steals nothing, changes no other grade."""
 
 import dataclasses
+import functools
 import json
 import os
 import re
@@ -110,18 +111,20 @@ def known_by_heart() -> dict:
     return {tuple(value.shape): value.tolist() for value in values}
 
 
+@functools.cache
+def limited(id, seconds):
+    """Return an exercise with a limit of `seconds`: the same one each time, diagnosed once."""
+    return dataclasses.replace(find_exercise(id), seconds=seconds)
+
+
 def shorten(patch, seconds):
     """Have three exercises marked, the middle one with a limit of `seconds`.
 
-    Half a second is added for reading.
+    A quarter of a second is added for reading.
     """
-    three = [
-        find_exercise(BEFORE),
-        dataclasses.replace(find_exercise(TARGET), seconds=seconds),
-        find_exercise(AFTER),
-    ]
+    three = [find_exercise(BEFORE), limited(TARGET, seconds), find_exercise(AFTER)]
     patch.setattr(marking, "exercises", lambda topic: three)
-    patch.setattr(marking, "SETUP_SECONDS", 0.5)
+    patch.setattr(marking, "SETUP_SECONDS", 0.25)
     patch.setattr(isolation, "MAX_JAIL_MEMORY_BYTES", 2**30)
 
 
@@ -146,7 +149,7 @@ def honest_grades(jail):
 def attack(name, planted, jail, monkeypatch):
     """Return the marks for the exercises before, under and after an attack."""
     hostile = HOSTILE[name]
-    shorten(monkeypatch, 0.5 if hostile.loops else 20)
+    shorten(monkeypatch, 0.25 if hostile.loops else 20)
     grade = mark_work(
         work(*hostile.sources(planted), student="<script>alert(1)</script>"), ASSIGNMENT, jail
     )
@@ -199,8 +202,8 @@ def test_an_odd_file_becomes_a_note_for_its_student(
 
 
 def test_no_attack_changes_the_grade_of_another_student(planted, tmp_path, monkeypatch):
-    shortened = [dataclasses.replace(exercise, seconds=2) for exercise in exercises("ddpm")]
-    shorten(monkeypatch, 2)
+    shortened = [limited(exercise.id, 1) for exercise in exercises("ddpm")]
+    shorten(monkeypatch, 1)
     monkeypatch.setattr(marking, "exercises", lambda topic: shortened)
     honest_only = tmp_path / "honest"
     everyone = tmp_path / "all"
