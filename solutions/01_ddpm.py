@@ -143,8 +143,11 @@ explore(noise_level, t=step_slider, schedule=["linear", "cosine"])
 #
 # Every factor is a normal density. As a function of $x_{t-1}$, the exponent is $-\tfrac12$ times
 #
-# $$\frac{(x_t - \sqrt{\alpha_t}\,x_{t-1})^2}{\beta_t} + \frac{(x_{t-1} - \sqrt{\bar\alpha_{t-1}}\,x_0)^2}{1-\bar\alpha_{t-1}} + \text{const}
-# = \Big(\underbrace{\tfrac{\alpha_t}{\beta_t} + \tfrac{1}{1-\bar\alpha_{t-1}}}_{1/\tilde\beta_t}\Big) x_{t-1}^2 -
+# $$\frac{(x_t - \sqrt{\alpha_t}\,x_{t-1})^2}{\beta_t} + \frac{(x_{t-1} - \sqrt{\bar\alpha_{t-1}}\,x_0)^2}{1-\bar\alpha_{t-1}} + \text{const}$$
+#
+# or, by powers of $x_{t-1}$,
+#
+# $$\Big(\underbrace{\tfrac{\alpha_t}{\beta_t} + \tfrac{1}{1-\bar\alpha_{t-1}}}_{1/\tilde\beta_t}\Big) x_{t-1}^2 -
 # 2\Big(\underbrace{\tfrac{\sqrt{\alpha_t}}{\beta_t}x_t + \tfrac{\sqrt{\bar\alpha_{t-1}}}{1-\bar\alpha_{t-1}}x_0}_{\tilde\mu_t/\tilde\beta_t}\Big) x_{t-1} + \text{const}$$
 #
 # A quadratic exponent is a normal distribution: the first bracket is one over its variance, the second its mean over
@@ -958,8 +961,8 @@ def learned_range_variance(v, t, betas):
 #
 # $$L_\text{hybrid} = L_\text{simple} + \lambda L_\text{vlb}$$
 #
-# and one more idea: inside $L_\text{vlb}$ the predicted noise is *detached*. The noise learns only from
-# $L_\text{simple}$; the bound teaches the variance and nothing else.
+# and one more idea: inside $L_\text{vlb}$ the predicted noise is *detached*. The noise learns from
+# $L_\text{simple}$ alone, and the bound teaches the variance and nothing else.
 #
 # ### Exercise: the hybrid loss
 #

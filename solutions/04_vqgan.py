@@ -273,7 +273,9 @@ def vq_loss(z, z_q, beta):
 # running averages of both parts of the mean (appendix A.1 of VQ-VAE). With $n_k$ vectors of this batch at code $k$ and a
 # decay $\gamma$ such as 0.99:
 #
-# $$N_k \leftarrow \gamma N_k + (1-\gamma)\,n_k, \qquad m_k \leftarrow \gamma m_k + (1-\gamma) \sum_{\hat z \text{ at } k} \hat z, \qquad z_k = \frac{m_k}{N_k}$$
+# $$N_k \leftarrow \gamma N_k + (1-\gamma)\,n_k \qquad m_k \leftarrow \gamma m_k + (1-\gamma) \sum_{\hat z \text{ at } k} \hat z$$
+#
+# and set the code to $z_k = m_k / N_k$.
 
 # %%
 quantizer = tokenizer.quantizer
