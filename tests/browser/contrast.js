@@ -1,7 +1,12 @@
 // The texts inside `root` whose contrast with what is behind them is below `least`.
 (root, least) => {
+  const canvas = document.createElement("canvas").getContext("2d", { willReadFrequently: true });
+  const parsed = new Map();
   const parse = (text) => {
-    const canvas = document.createElement("canvas").getContext("2d", { willReadFrequently: true });
+    if (!parsed.has(text)) parsed.set(text, draw(text));
+    return parsed.get(text);
+  };
+  const draw = (text) => {
     canvas.clearRect(0, 0, 1, 1);
     canvas.fillStyle = text;
     canvas.fillRect(0, 0, 1, 1);

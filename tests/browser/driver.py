@@ -60,7 +60,7 @@ def jupyterlab(root: Path):
     port = _free_port()
     for name in ("work", "home", "config", "data", "lab"):
         (root / name).mkdir(parents=True, exist_ok=True)
-    _settings(root / "lab", "@jupyterlab/notebook-extension:tracker", {"windowingMode": "none"})
+    set_windowing(root, "none")
     quiet = {"fetchNews": "false", "checkForUpdates": False}
     _settings(root / "lab", "@jupyterlab/apputils-extension:notification", quiet)
     environment = os.environ | {
@@ -106,19 +106,32 @@ def jupyterlab(root: Path):
         log.close()
 
 
-def set_theme(root: Path, theme: str) -> None:
-    """The theme of pages opened from now on, such as "JupyterLab Dark"."""
-    _settings(root / "lab", "@jupyterlab/apputils-extension:themes", {"theme": theme})
+def set_windowing(root: Path, mode: str) -> None:
+    """How pages opened from now on draw the cells that are off the screen."""
+    _settings(root / "lab", "@jupyterlab/notebook-extension:tracker", {"windowingMode": mode})
+
+
+def remove_records(root: Path) -> None:
+    """Make the student one who has done nothing yet."""
+    for record in (root / "home").glob("*.json"):
+        record.unlink()
+
+
+def shut_down_kernels(address: str) -> None:
+    for kernel in json.loads(_ask(f"{address}/api/kernels")):
+        _ask(f"{address}/api/kernels/{kernel['id']}", "DELETE")
 
 
 class Lab:
     """One notebook open in JupyterLab."""
 
-    def __init__(self, browser, address: str, notebook: str, *, kernel=True, width=1200):
-        self.page = browser.new_page(viewport={"width": width, "height": 1000})
-        self.page.set_default_timeout(READY)
+    def __init__(self, page, address: str, notebook: str, *, kernel=True, width=1200):
+        self.page = page
+        self.notebook = notebook
         self.errors: list[str] = []
-        self.page.on("pageerror", lambda error: self.errors.append(str(error)))
+        self.page.set_default_timeout(READY)
+        self.page.set_viewport_size({"width": width, "height": 1000})
+        self.page.on("pageerror", self._note_error)
         self.page.goto(f"{address}/lab/tree/{notebook}?reset&token={TOKEN}", timeout=READY)
         self.wait_until_open(kernel)
 
@@ -128,13 +141,24 @@ class Lab:
         self.page.locator(".jp-Notebook .jp-Cell").first.wait_for(timeout=READY)
         if kernel:
             self.wait_until_idle()
+            self.page.evaluate(COUNT_UNANSWERED)
         self.page.evaluate("() => window.jupyterapp.shell.collapseLeft()")
+
+    def _note_error(self, error) -> None:
+        self.errors.append(str(error))
+
+    def has_kernel(self) -> bool:
+        return self.page.evaluate(f"() => {KERNEL}?.connectionStatus === 'connected'")
 
     def wait_until_idle(self, timeout=READY) -> None:
         connected = f"{PANEL}?.sessionContext.session?.kernel?.connectionStatus === 'connected'"
         self.page.wait_for_function(
             f"() => {connected} && {KERNEL}.status === 'idle'", timeout=timeout
         )
+
+    def wait_until_answered(self) -> None:
+        """Wait until the kernel has handled all that cells and widgets have sent to it."""
+        self.page.wait_for_function("() => window.unanswered.size === 0")
 
     def run_all(self, seconds=300) -> None:
         """Run every cell and wait until the kernel has finished.  Raises RuntimeError for a failing
@@ -143,10 +167,12 @@ class Lab:
         self.wait_until_idle()
         self.page.evaluate("() => window.jupyterapp.commands.execute('notebook:run-all-cells')")
         self.wait_until_idle(seconds * 1000)
-        # the last outputs are drawn after the kernel has become idle
-        self.page.wait_for_timeout(500)
         if failed := self.error_outputs():
             raise RuntimeError("\n".join(failed))
+        # the last outputs are drawn after the kernel has become idle, and then ask it for more
+        self.page.wait_for_function(STARTED)
+        self.wait_until_answered()
+        self.page.evaluate(DRAWN)
 
     def error_outputs(self) -> list[str]:
         return self.page.evaluate(
@@ -157,6 +183,13 @@ class Lab:
     def command(self, name: str) -> None:
         self.page.evaluate("(name) => window.jupyterapp.commands.execute(name)", name)
 
+    def set_theme(self, theme: str) -> None:
+        """Switch to a theme, such as "JupyterLab Dark"."""
+        change = "theme => window.jupyterapp.commands.execute('apputils:change-theme', { theme })"
+        self.page.evaluate(change, theme)
+        is_set = "theme => document.body.dataset.jpThemeName === theme"
+        self.page.wait_for_function(is_set, arg=theme)
+
     def save(self) -> None:
         self.page.evaluate(f"() => {PANEL}.context.save()")
 
@@ -164,8 +197,9 @@ class Lab:
         self.page.evaluate(f"() => {PANEL}.sessionContext.shutdown()")
 
     def restart_kernel(self) -> None:
-        self.page.evaluate(f"() => {PANEL}.sessionContext.session.kernel.restart()")
+        self.page.evaluate(f"() => {KERNEL}.restart()")
         self.wait_until_idle()
+        self.page.evaluate("() => window.unanswered.clear()")
 
     def reload(self, kernel=True) -> None:
         self.page.reload()
@@ -196,11 +230,24 @@ class Lab:
         self.page.set_viewport_size(size)
 
     def close(self) -> None:
-        self.page.close()
+        """Leave the page to the next notebook."""
+        self.page.remove_listener("pageerror", self._note_error)
 
 
 PANEL = "window.jupyterapp.shell.currentWidget"
-KERNEL = f"{PANEL}.sessionContext.session.kernel"
+SESSION = f"{PANEL}.sessionContext.session"
+KERNEL = f"{SESSION}?.kernel"
+# the ids of the requests that the kernel has not yet handled
+COUNT_UNANSWERED = f"""() => {{
+  window.unanswered = new Set();
+  {SESSION}.anyMessage.connect((_, {{ msg, direction }}) => {{
+    if (direction === "send" && msg.channel === "shell") window.unanswered.add(msg.header.msg_id);
+    const handled = msg.header.msg_type === "status" && msg.content.execution_state === "idle";
+    if (direction === "recv" && handled) window.unanswered.delete(msg.parent_header.msg_id);
+  }});
+}}"""
+STARTED = "() => [...document.querySelectorAll('[data-course]')].every(e => e.shadowRoot)"
+DRAWN = "() => new Promise(done => requestAnimationFrame(() => requestAnimationFrame(done)))"
 
 
 def write_notebook(path: Path, *cells: str) -> Path:
@@ -222,6 +269,13 @@ def _settings(lab: Path, plugin: str, values: dict) -> None:
     path.write_text(json.dumps(values), encoding="utf-8")
 
 
+def _ask(address: str, method="GET") -> bytes:
+    headers = {"Authorization": f"token {TOKEN}"}
+    request = urllib.request.Request(address, method=method, headers=headers)
+    with urllib.request.urlopen(request, timeout=60) as reply:
+        return reply.read()
+
+
 def _free_port() -> int:
     with socket.socket() as s:
         s.bind(("127.0.0.1", 0))
@@ -232,7 +286,7 @@ def _wait_for(server: subprocess.Popen, address: str, log: Path, seconds=120) ->
     end = time.monotonic() + seconds
     while time.monotonic() < end and server.poll() is None:
         try:
-            urllib.request.urlopen(f"{address}/api?token={TOKEN}", timeout=5)
+            _ask(f"{address}/api")
             return
         except OSError:
             time.sleep(0.3)

@@ -46,11 +46,9 @@ def notebook(root):
     return driver.write_notebook(root / "work" / "page.ipynb", *CELLS).name
 
 
-@pytest.fixture(autouse=True)
-def no_records(root):
-    """Every test begins with a student who has done nothing yet."""
-    for path in (root / "home").glob("*.json"):
-        path.unlink()
+@pytest.fixture
+def lab(run_notebook, notebook):
+    return run_notebook(notebook)
 
 
 def question(page, number):
@@ -103,16 +101,14 @@ def sort_items(page):
 # ------------------------------------------------------------------------------------ with a kernel
 
 
-def test_a_quiz_answered_by_mouse_is_scored_and_kept(open_notebook, notebook, root):
-    lab = open_notebook(notebook)
-    lab.run_all()
+def test_a_quiz_answered_by_mouse_is_scored_and_kept(lab, root):
     page = lab.page
     answer_by_mouse(page)
     assert [status(page, n).split(".")[0] for n in range(1, 6)] == ["Right"] * 4 + ["Not yet"]
     assert total(page).startswith("Score: 4 of 5.")
     wrong = question(page, 5).locator(".comment.wrong")
     assert wrong.count() == 1 and "They learn faster" in wrong.inner_text()
-    page.wait_for_timeout(2000)
+    page.wait_for_timeout(2000)  # the page waits 1.5 s for the kernel before it says so
     assert "Not saved" not in page.locator("section[aria-label^=Quiz]").inner_text()
     record = json.loads((root / "home" / "progress.json").read_text(encoding="utf-8"))
     assert record["quizzes"]["start_here"] == {"score": 4, "out_of": 5}
@@ -132,15 +128,13 @@ def test_a_quiz_answered_by_mouse_is_scored_and_kept(open_notebook, notebook, ro
     assert question(page, 1).get_by_role("radio").nth(1).is_checked()
 
     page.get_by_role("button", name="Start over").first.click()
-    page.wait_for_timeout(500)
+    lab.wait_until_answered()
     lab.run_all()
     assert total(page) == "0 of 5 answered, 0 right"
     assert lab.errors == []
 
 
-def test_a_page_loaded_again_finds_its_kernel_and_the_answers(open_notebook, notebook):
-    lab = open_notebook(notebook)
-    lab.run_all()
+def test_a_page_loaded_again_finds_its_kernel_and_the_answers(lab):
     answer_by_mouse(lab.page)
     lab.save()
     lab.reload()
@@ -158,9 +152,7 @@ def test_a_page_loaded_again_finds_its_kernel_and_the_answers(open_notebook, not
     )
 
 
-def test_a_quiz_answered_by_keyboard_does_not_reach_the_notebook(open_notebook, notebook):
-    lab = open_notebook(notebook)
-    lab.run_all()
+def test_a_quiz_answered_by_keyboard_does_not_reach_the_notebook(lab):
     page = lab.page
     question(page, 1).get_by_role("radio").first.focus()
     before = lab.where()
@@ -229,9 +221,7 @@ def sorted_by_keys(page):
     page.keyboard.press("Enter")
 
 
-def test_an_empty_answer_is_asked_for_and_not_counted(open_notebook, notebook):
-    lab = open_notebook(notebook)
-    lab.run_all()
+def test_an_empty_answer_is_asked_for_and_not_counted(lab):
     page = lab.page
     check(page, 1)
     assert status(page, 1) == "Choose one option first."
@@ -247,9 +237,7 @@ def test_an_empty_answer_is_asked_for_and_not_counted(open_notebook, notebook):
         question(page, 3).get_by_role("button", name="Try again").click()
 
 
-def test_flashcards_are_turned_and_sorted_by_keyboard(open_notebook, notebook):
-    lab = open_notebook(notebook)
-    lab.run_all()
+def test_flashcards_are_turned_and_sorted_by_keyboard(lab):
     page = lab.page
     deck = page.locator("section[aria-label^=Flashcards]")
     deck.locator("button.card").focus()
@@ -266,16 +254,13 @@ def test_flashcards_are_turned_and_sorted_by_keyboard(open_notebook, notebook):
         page.keyboard.press("Tab")
         page.keyboard.press("Space")
     assert "You knew every card" in deck.inner_text() and "2 of 2 known" in deck.inner_text()
-    page.wait_for_timeout(500)
+    lab.wait_until_answered()
     assert lab.where() == before
     lab.run_all()
-    page.wait_for_timeout(300)
     assert "2 of 2 known" in page.locator("section[aria-label^=Flashcards]").inner_text()
 
 
-def test_a_moved_slider_changes_the_figure(open_notebook, notebook):
-    lab = open_notebook(notebook)
-    lab.run_all()
+def test_a_moved_slider_changes_the_figure(lab):
     page = lab.page
     image = page.locator(".picture img")
     assert image.get_attribute("alt") == "x to the 2, below. power = 2, side = below."
@@ -299,9 +284,7 @@ ALT = """wanted => [...document.querySelectorAll('[data-course]')].some(
   e => e.shadowRoot?.querySelector('.picture img')?.alt === wanted)"""
 
 
-def test_an_exercise_reports_in_the_page(open_notebook, notebook):
-    lab = open_notebook(notebook)
-    lab.run_all()
+def test_an_exercise_reports_in_the_page(lab):
     assert lab.page.locator(".vgc.good").count() == 1
     assert lab.page.locator(".jp-RenderedHTML img[alt='A line that rises']").count() == 1
 
@@ -332,9 +315,7 @@ def works_alone(page):
     assert page.locator(".picture img").get_attribute("alt").startswith("x to the 2, below")
 
 
-def test_reopened_the_next_day_the_quiz_works_before_it_is_run(open_notebook, notebook):
-    lab = open_notebook(notebook)
-    lab.run_all()
+def test_reopened_the_next_day_the_quiz_works_before_it_is_run(lab):
     lab.save()
     lab.shut_down_kernel()
     lab.reload()  # a new kernel knows nothing of the outputs

@@ -16,11 +16,16 @@ def notebook(root):
     return driver.write_notebook(root / "work" / "clip.ipynb", CLIP).name
 
 
+@pytest.fixture(autouse=True)
+def usual_motion(page):
+    yield
+    page.emulate_media(reduced_motion="null")  # as the system has it
+
+
 @pytest.mark.parametrize("motion", ["no-preference", "reduce"])
-def test_a_clip_plays_where_motion_is_wanted(open_notebook, notebook, motion):
-    lab = open_notebook(notebook)
-    lab.page.emulate_media(reduced_motion=motion)
-    lab.run_all()
+def test_a_clip_plays_where_motion_is_wanted(page, run_notebook, notebook, motion):
+    page.emulate_media(reduced_motion=motion)
+    lab = run_notebook(notebook)
     video = lab.page.locator("video")
     video.wait_for()
     lab.page.wait_for_function("() => document.querySelector('video').readyState === 4")

@@ -40,10 +40,8 @@ def notebook(root):
 
 
 @pytest.fixture
-def lab(open_notebook, notebook):
-    lab = open_notebook(notebook)
-    lab.run_all()
-    return lab
+def lab(run_notebook, notebook):
+    return run_notebook(notebook)
 
 
 def board(page):
@@ -193,7 +191,6 @@ def test_the_file_is_not_in_the_notebook_and_the_page_survives_a_reload(lab, red
     choose(page, red)
     wait_for_alt(page, RED)
     lab.save()
-    page.wait_for_timeout(500)
     written = (root / "work" / notebook).read_text(encoding="utf-8")
     assert "the example" in written and "<b>one" not in written and "Mean -0.33" not in written
     lab.reload()
@@ -227,7 +224,6 @@ def test_an_untrusted_notebook_shows_the_first_figure_and_the_controls(
     lab, open_notebook, root, notebook
 ):
     lab.save()
-    lab.page.wait_for_timeout(500)
     saved = nbformat.read(root / "work" / notebook, 4)
     saved.cells[1].outputs[0]["data"]["text/html"] += "\n"  # no longer what the server has signed
     nbformat.write(saved, root / "work" / "untrusted.ipynb")

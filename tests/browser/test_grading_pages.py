@@ -134,34 +134,41 @@ def make_answer(question, skill, draw):
     return QuestionMark(**told, status="right" if right else "wrong")
 
 
+@pytest.fixture(scope="module")
+def page(browser):
+    page = browser.new_page()
+    yield page
+    page.close()
+
+
 @pytest.fixture
-def open_page(browser, tmp_path):
+def open_page(page, tmp_path):
     """Provide open_page(html, width=..., color_scheme=...).
 
     It returns the page, and a list of all that the browser complains about.
     """
-    opened = []
+    path = tmp_path / "page.html"
+    complaints = []
+    listeners = {
+        "console": lambda message: complaints.append(message.text),
+        "pageerror": lambda error: complaints.append(str(error)),
+        "dialog": lambda dialog: (complaints.append(dialog.message), dialog.dismiss()),
+        "request": lambda request: request.url == path.as_uri() or complaints.append(request.url),
+    }
+    for event, listener in listeners.items():
+        page.on(event, listener)
 
-    def open_one(html, width=1200, **options):
+    def open_one(html, width=1200, color_scheme="light"):
         """Open a page of this HTML."""
-        path = tmp_path / f"page{len(opened)}.html"
         path.write_text(html, encoding="utf-8")
-        page = browser.new_page(viewport={"width": width, "height": 900}, **options)
-        complaints = []
-        page.on("console", lambda message: complaints.append(message.text))
-        page.on("pageerror", lambda error: complaints.append(str(error)))
-        page.on("dialog", lambda dialog: (complaints.append(dialog.message), dialog.dismiss()))
-        page.on(
-            "request",
-            lambda request: request.url == path.as_uri() or complaints.append(request.url),
-        )
-        opened.append(page)
+        page.set_viewport_size({"width": width, "height": 900})
+        page.emulate_media(media="screen", color_scheme=color_scheme)
         page.goto(path.as_uri())
         return page, complaints
 
     yield open_one
-    for page in opened:
-        page.close()
+    for event, listener in listeners.items():
+        page.remove_listener(event, listener)
 
 
 def overflow(page):
@@ -187,11 +194,17 @@ PAGES = {
 }
 
 
+@cache
+def html(name):
+    """Return the HTML of one of PAGES."""
+    return PAGES[name]()
+
+
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("width", [1200, 390])
 @pytest.mark.parametrize("name", PAGES)
 def test_a_page_opens_without_complaint_and_fits_its_window(name, width, scheme, open_page):
-    page, complaints = open_page(PAGES[name](), width, color_scheme=scheme)
+    page, complaints = open_page(html(name), width, color_scheme=scheme)
     assert complaints == [] and overflow(page) == [0]
     paper = page.evaluate("() => getComputedStyle(document.body).backgroundColor")
     assert (sum(map(int, paper[4:-1].split(","))) > 382) == (scheme == "light")
@@ -258,7 +271,7 @@ def test_a_dark_scheme_is_printed_on_white(open_page):
 
 
 def test_a_link_of_the_table_leads_to_what_happened(open_page):
-    page, _ = open_page(PAGES["grading_feedback"]())
+    page, _ = open_page(html("grading_feedback"))
     link = page.locator("table a").last
     link.click()
     assert page.locator("article:target h3").inner_text().strip() == link.inner_text().strip()

@@ -12,7 +12,7 @@ TOP = (
 )
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def chapters(root):
     """The student editions, not executed."""
     for source in build.sources():
@@ -33,20 +33,22 @@ def follow(page, heading):
     wait_until_seen(page, heading)
 
 
-@pytest.mark.parametrize("windowing", ["contentVisibility", "none"])  # Jupyter's own, the tests'
-def test_contents_and_neighbours_in_jupyterlab(windowing, chapters, open_notebook, root):
-    driver._settings(
-        root / "lab", "@jupyterlab/notebook-extension:tracker", {"windowingMode": windowing}
-    )
+@pytest.fixture(params=["contentVisibility", "none"])  # Jupyter's own, the tests'
+def windowing(request, root, address):
+    driver.set_windowing(root, request.param)
+    yield
+    driver.set_windowing(root, "none")
+
+
+def test_contents_and_neighbours_in_jupyterlab(windowing, chapters, open_notebook):
     page = open_notebook("01_ddpm.ipynb", kernel=False).page
     follow(page, SECTION)
     page.get_by_role("link", name="02 The Vision Transformer").first.click()
     page.wait_for_function(f"() => {driver.PANEL}.context?.path === '02_vit.ipynb'")
 
 
-def test_contents_in_notebook_7(chapters, browser, address):
-    page = browser.new_page(viewport={"width": 900, "height": 1000})
+def test_contents_in_notebook_7(chapters, page, address):
+    page.set_viewport_size({"width": 900, "height": 1000})
     page.goto(f"{address}/notebooks/01_ddpm.ipynb?token={driver.TOKEN}", timeout=driver.READY)
     page.set_default_timeout(driver.READY)
     follow(page, SECTION)
-    page.close()
