@@ -5,6 +5,7 @@ from Python's math, whose last digit may differ between machines; every result i
 millionth, so that all machines render the same image.
 """
 
+import functools
 import math
 from dataclasses import dataclass
 from itertools import combinations
@@ -184,17 +185,21 @@ def _distance_to_contact(things: tuple[Thing, ...]) -> float:
     """Return how far the first thing goes along the line of centres until it touches the second."""
     first, second = things[:2]
     distance = math.sqrt((first.x - second.x) ** 2 + (first.y - second.y) ** 2)
-    return distance - _touching_distance(first, second)
+    return distance - _touching_distance(
+        first.shape, SCALES[first.scale], second.shape, SCALES[second.scale]
+    )
 
 
-def _touching_distance(first: Thing, second: Thing) -> float:
-    """Return the distance between the axes of two things that touch, in 200 steps of height."""
-    a = SCALES[first.scale]
-    b = SCALES[second.scale]
+@functools.cache
+def _touching_distance(first: str, a: float, second: str, b: float) -> float:
+    """Return the distance between the axes of two solids that touch, in 200 steps of height.
+
+    The solids are given by shape and scale.
+    """
     widths = []
     for step in range(201):
         z = 2 * min(a, b) * step / 200
-        widths.append(a * _half_width(first.shape, z / a) + b * _half_width(second.shape, z / b))
+        widths.append(a * _half_width(first, z / a) + b * _half_width(second, z / b))
     return max(widths)
 
 

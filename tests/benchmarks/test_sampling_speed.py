@@ -28,9 +28,9 @@ MOST = 1.0
 MODELS = {  # config, images at once, tokens of each, rounds
     "transformer-tiny": (TRANSFORMER_CONFIGS["transformer-tiny"], 16, 64, 5),
     "middling": (
-        TransformerConfig(vocabulary=1024, length=256, depth=6, heads=8, width=512),
+        TransformerConfig(vocabulary=1024, length=256, depth=3, heads=8, width=512),
         4,
-        96,
+        64,
         3,
     ),
 }

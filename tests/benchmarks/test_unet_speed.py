@@ -43,11 +43,11 @@ def step_seconds(model, x, t):
     return time.process_time() - start
 
 
-def measure(paper, config, rounds=9):
+def measure(paper, config, rounds=7):
     """Ours over theirs, and the seconds of each."""
     peer = randomize(diffusers_unet(config)).train()
     model = load_official(paper, peer.state_dict(), config).train()
-    x, t, _ = inputs(config, 8, 32, 32)
+    x, t, _ = inputs(config, 4, 32, 32)
     for warmup in (model, peer):
         step_seconds(warmup, x, t)
     pairs = [(step_seconds(model, x, t), step_seconds(peer, x, t)) for _ in range(rounds)]
