@@ -13,8 +13,11 @@ def differing(names):
     return {key for key in keys if len(values[key]) > 1} - {"name"}
 
 
-def train_players(trainable, batch, steps):
-    """Train on one batch, and return the losses of every player."""
+def train_players(trainable, batch, steps, until=lambda losses: False):
+    """Train on one batch, and return the losses of every player.
+
+    until: what tells from the losses so far that no more steps are needed
+    """
     optimizers = {player: torch.optim.Adam(p, lr=2e-3) for player, p in trainable.players().items()}
     losses = {player: [] for player in optimizers}
     for step in range(steps):
@@ -24,9 +27,11 @@ def train_players(trainable, batch, steps):
             loss.backward()
             optimizer.step()
             losses[player].append(float(loss.detach()))
+        if until(losses):
+            break
     return losses
 
 
-def train_model(trainable, batch, steps):
+def train_model(trainable, batch, steps, until=lambda losses: False):
     """Train on one batch, and return the losses of the only player."""
-    return train_players(trainable, batch, steps)["model"]
+    return train_players(trainable, batch, steps, lambda losses: until(losses["model"]))["model"]

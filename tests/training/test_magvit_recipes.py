@@ -26,6 +26,11 @@ COMPARED = [r.name for r in RECIPES if r is not chapter.LIVE]
 BITS = chapter.BITS
 
 
+def has_learned(losses):
+    """Tell whether the last five losses are well below the first."""
+    return len(losses) > 5 and sum(losses[-5:]) / 5 < 0.85 * losses[0]
+
+
 def random_codes(grid, n=4, codes=1024):
     """Return sequences to learn by heart, as a batch of the recipes."""
     rng = torch.Generator().manual_seed(0)
@@ -62,8 +67,11 @@ def test_a_tokenizer_learns_a_few_clips(name):
     pixels = free_clips("test", 3)["pixels"][:, : recipe.frames]
     clip = pixels_to_clip(pixels)
     first = (rebuild(trainable.model, pixels)[0] - clip).square().mean()
-    train_players(trainable, {"pixels": pixels}, 12)
-    assert (rebuild(trainable.model, pixels)[0] - clip).square().mean() < 0.7 * first
+    for _ in range(4):
+        train_players(trainable, {"pixels": pixels}, 3)
+        if (rebuild(trainable.model, pixels)[0] - clip).square().mean() < 0.7 * first:
+            return
+    pytest.fail("after twelve steps more than 0.7 of the error is left")
 
 
 def test_a_tokenizer_of_clips_starts_as_that_of_images():
@@ -147,9 +155,9 @@ def test_flicker_counts_only_errors_that_come_and_go():
 def test_the_multi_task_model_learns_a_few_clips_by_heart():
     torch.manual_seed(0)
     trainable = find_recipe("magvit-bert").build()
-    losses = train_model(trainable, random_codes((4, 8, 8)), 60)
+    losses = train_model(trainable, random_codes((4, 8, 8)), 60, has_learned)
     assert losses[0] == pytest.approx(math.log(1024), abs=0.4)
-    assert sum(losses[-5:]) / 5 < 0.85 * losses[0]
+    assert has_learned(losses)
 
 
 @pytest.mark.parametrize("task", TASKS)
@@ -167,9 +175,9 @@ def test_the_three_kinds_of_tokens_add_up_to_the_loss_of_every_task(task):
 @pytest.mark.parametrize("name", ["magvit2-mlm", "magvit2-ar"])
 def test_a_language_model_learns_a_few_clips_by_heart(name):
     torch.manual_seed(0)
-    losses = train_model(find_recipe(name).build(), random_codes((5, 8, 8)), 25)
+    losses = train_model(find_recipe(name).build(), random_codes((5, 8, 8)), 25, has_learned)
     assert losses[0] == pytest.approx(math.log(1024), abs=0.4)
-    assert sum(losses[-5:]) / 5 < 0.85 * losses[0]
+    assert has_learned(losses)
 
 
 @pytest.mark.parametrize("name", ["magvit2-mlm", "magvit2-ar", "sweep-vq-6-mlm", "sweep-lfq-6-mlm"])
