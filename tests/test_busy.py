@@ -110,12 +110,12 @@ def test_a_bar_says_its_words_to_a_screen_reader():
 
 CELLS = [
     "import course_lib.classroom as room, time\nfrom course_lib import busy",
-    "busy.CELL_SECONDS = 0.5",
-    "time.sleep(1.5)",
+    "busy.CELL_SECONDS = busy.PATIENCE_SECONDS = 0.3; busy.TICK_SECONDS = 0.2",
+    "time.sleep(0.8)",
     "pass",
-    "with room.busy('Sampling'):\n    time.sleep(2.5)",
-    "time.sleep(1.5); 1 / 0",
-    "for n in room.busy('Reading', range(4)):\n    time.sleep(0.6)",
+    "with room.busy('Sampling'):\n    time.sleep(0.8)",
+    "time.sleep(0.8); 1 / 0",
+    "for n in room.busy('Reading', range(4)):\n    time.sleep(0.3)",
     "print('not late')",
 ]
 
@@ -143,13 +143,13 @@ def lines(sent):
 
 
 def test_a_cell_that_takes_long_says_that_it_runs(messages):
-    first, *_, last = lines(messages["time.sleep(1.5)"])
+    first, *_, last = lines(messages["time.sleep(0.8)"])
     assert re.fullmatch(r"Running: \d+ s", first) and last == ""
     assert lines(messages["pass"]) == [] == lines(messages["print('not late')"])
 
 
 def test_a_cell_that_fails_is_not_said_to_run(messages):
-    assert lines(messages["time.sleep(1.5); 1 / 0"])[-1] == ""
+    assert lines(messages["time.sleep(0.8); 1 / 0"])[-1] == ""
 
 
 @pytest.mark.parametrize("cell, what", [(CELLS[4], "Sampling"), (CELLS[6], "Reading")])
