@@ -1,5 +1,6 @@
 """Notebook 05, first half, MAGVIT: inflation, borders, LeCam, the ten tasks, COMMIT, decoding."""
 
+import functools
 import math
 
 import torch
@@ -609,7 +610,7 @@ def _schedule_cases(rng):
     The chapter takes 12 steps.  After 8 of them the cosine is 1/2: its lengths are odd here, so
     that nothing depends on how that is rounded, nor in the drawn ones.
     """
-    clear = [n for n in range(41, 600) if _is_far_from_whole(n, steps=7)]
+    clear = _clear_lengths(steps=7)
     drawn = [clear[i] for i in torch.randperm(len(clear), generator=rng)[:3]]
     cases = [
         (12, [1025, 257, 65]),
@@ -620,6 +621,11 @@ def _schedule_cases(rng):
         (20, [7]),
     ]
     return [{"steps": steps, "n": torch.tensor(n)} for steps, n in cases]
+
+
+@functools.cache
+def _clear_lengths(steps):
+    return [n for n in range(41, 600) if _is_far_from_whole(n, steps)]
 
 
 def _is_far_from_whole(n, steps):
