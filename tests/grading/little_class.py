@@ -88,7 +88,7 @@ def wait_until(condition, seconds=60.0):
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, "waited in vain"
-        time.sleep(0.01)
+        time.sleep(0.05)
 
 
 def counted_bwrap(folder: Path) -> tuple[str, Path]:
