@@ -63,13 +63,13 @@ class Notebook(IPyNbFile):
         with pytest.MonkeyPatch.context() as environment:
             environment.setenv("COURSE_HOME", tempfile.mkdtemp(dir=self.config.course_home.name))
             environment.setenv("COURSE_FAST", self.fast)
-            environment.setenv("COURSE_LIVE_SECONDS", "5")
+            environment.setenv("COURSE_LIVE_SECONDS", "3")
             environment.setenv("COURSE_STRICT", "1")
             super().setup()  # the kernel starts here
 
 
 class Edition(Notebook):
-    """A solution edition: it trains for five seconds; the build has trained for the whole time."""
+    """A solution edition: it trains for three seconds; the build has trained for the whole time."""
 
     fast = "0"
 

@@ -228,8 +228,9 @@ def _differentiate(
     outputs = [leaf for leaf in _tensors(result) if leaf.requires_grad]
     if not outputs:
         return dict.fromkeys(wanted)
-    cotangents = [_cotangent(output, seed) for output in outputs]
-    products = torch.autograd.grad(outputs, list(wanted.values()), cotangents, allow_unused=True)
+    # The product with the cotangents as one number: torch imports sympy for cotangents of its own.
+    weighted = [(output * _cotangent(output, seed).conj()).sum().real for output in outputs]
+    products = torch.autograd.grad(sum(weighted), list(wanted.values()), allow_unused=True)
     gradients = zip(wanted, products, strict=True)
     return {name: None if grad is None else _plain(grad) for name, grad in gradients}
 

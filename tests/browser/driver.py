@@ -65,7 +65,7 @@ def jupyterlab(root: Path):
     _settings(root / "lab", "@jupyterlab/apputils-extension:notification", quiet)
     environment = os.environ | {
         "COURSE_HOME": str(root / "home"),
-        "COURSE_LIVE_SECONDS": "5",  # of every training: the build has trained for the whole time
+        "COURSE_LIVE_SECONDS": "3",  # of every training: the build has trained for the whole time
         "COURSE_STRICT": "1",
         "OMP_NUM_THREADS": "1",
         "JUPYTER_CONFIG_DIR": str(root / "config"),
