@@ -8,7 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor, nn
@@ -20,7 +20,9 @@ from course_lib.training.randomness import RandomSource, batch_indices, seed_of
 from course_lib.training.recipe import Data, Recipe
 from course_lib.training.store import STORE, Store
 
-FAST_STEPS = 5  # of a live run under COURSE_FAST=1
+# Of a live run under COURSE_FAST=1.
+FAST_STEPS = 5
+FAST_EXAMPLES = 256
 OnStep = Callable[[int, dict[str, float], nn.Module], object]
 
 
@@ -135,20 +137,25 @@ def live(
 ) -> TrainingResult:
     """Train in a notebook: write nothing, and stop in time on a slow machine, too.
 
-    COURSE_FAST=1 cuts the run to a few steps, however long they take, and COURSE_LIVE_SECONDS to so
-    many seconds.
+    COURSE_FAST=1 cuts the run to a few steps on a few examples, however long they take, and
+    COURSE_LIVE_SECONDS to so many seconds.
     """
     steps = live_steps(recipe)
     limit = min(seconds, float(os.environ.get("COURSE_LIVE_SECONDS", seconds)))
     is_cut = steps < recipe.steps
     return train(
-        recipe,
+        _with_few_examples(recipe) if is_cut else recipe,
         device,
         steps=steps,
         seconds=None if is_cut else limit,
         on_step=on_step,
         store=None,
     )
+
+
+def _with_few_examples(recipe: Recipe) -> Recipe:
+    sizes = {"pictures", "clips"} & recipe.fields().keys()
+    return replace(recipe, **{name: min(getattr(recipe, name), FAST_EXAMPLES) for name in sizes})
 
 
 def live_steps(recipe: Recipe) -> int:

@@ -144,6 +144,25 @@ def test_a_live_run_is_cut_to_a_few_steps_however_slow_they_are(monkeypatch):
     assert live(replace(TOY, steps=1_000_000), seconds=1e-9, device="cpu").step == 5
 
 
+def test_a_cut_run_makes_few_examples(monkeypatch):
+    made = []
+
+    @dataclass(frozen=True)
+    class Rendered(ToyRecipe):
+        pictures: int = 5000
+
+        def data(self):
+            made.append(self.pictures)
+            return ToyRecipe.data(self)
+
+    recipe = Rendered("rendered", steps=100)
+    monkeypatch.setenv("COURSE_FAST", "1")
+    assert live(recipe, device="cpu").step == 5
+    monkeypatch.setenv("COURSE_FAST", "0")
+    live(recipe, seconds=0.1, device="cpu")
+    assert made == [256, 5000]
+
+
 def test_the_gradient_is_clipped_to_the_recipes_norm():
     @dataclass(frozen=True)
     class Sgd(ToyRecipe):
