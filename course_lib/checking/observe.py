@@ -151,7 +151,8 @@ def _plain(value: Tensor) -> Tensor:
         raise ValueError(
             f"the answer holds {value.numel():,} numbers; at most {MAX_NUMBERS:,} are compared"
         )
-    return torch.empty(value.shape, dtype=value.dtype).copy_(value.detach())
+    # Zeros, lest an answer that patches `copy_` hand out memory that differs between runs.
+    return torch.zeros(value.shape, dtype=value.dtype).copy_(value.detach())
 
 
 # ------------------------------------------------------------------------------------------ running

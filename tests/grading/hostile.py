@@ -800,7 +800,7 @@ PATCHES = {
     """,
     ),
     "patches torch": wrong(
-        f"{WRONG_VALUES}|NaN",  # what arrives is memory that nothing was copied to
+        WRONG_VALUES,
         f"""
         torch.randn = torch.rand = torch.randint = lambda *a, **k: torch.zeros(1)
         torch.Tensor.__eq__ = torch.Tensor.__le__ = torch.Tensor.__mul__ = lambda *_: torch.ones(())
