@@ -30,6 +30,12 @@ def write_atomically(path: Path, content: bytes | str, mode: int = 0o666) -> Non
         raise
 
 
+def remove_parts(folder: Path) -> None:
+    """Remove what killed writers left in `folder` and below, where nobody writes at the moment."""
+    for part in folder.rglob(".*-????????.part"):
+        part.unlink(missing_ok=True)
+
+
 def write_if_changed(path: Path, content: bytes | str) -> None:
     """Write as `write_atomically` does, unless the file holds this already."""
     data = content.encode() if isinstance(content, str) else content

@@ -1,10 +1,13 @@
 import os
 import stat
+import subprocess
+import sys
 import threading
 
 import pytest
 
-from course_lib.files import write_atomically, write_if_changed
+from course_lib.files import remove_parts, write_atomically, write_if_changed
+from course_lib.paths import ROOT
 
 
 def mode(path):
@@ -46,6 +49,21 @@ def test_an_interrupt_leaves_no_part_either(tmp_path, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         write_atomically(tmp_path / "file", "new")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_what_a_killed_writer_left_is_removed_and_nothing_else(tmp_path):
+    code = (
+        "import os, sys; from pathlib import Path; from course_lib.files import write_atomically\n"
+    )
+    code += "os.replace = lambda *_: os._exit(9)\nwrite_atomically(Path(sys.argv[1]), 'new')"
+    path = tmp_path / "below" / "file"
+    write_atomically(path, "old")
+    write_atomically(tmp_path / "a-01234567.part", "a file of somebody's")
+    assert subprocess.run([sys.executable, "-c", code, path], cwd=ROOT).returncode == 9
+    assert len(list(path.parent.iterdir())) == 2
+    remove_parts(tmp_path)
+    assert list(path.parent.iterdir()) == [path] and path.read_text() == "old"
+    assert (tmp_path / "a-01234567.part").exists()
 
 
 @pytest.mark.skipif(os.name == "nt", reason="permissions of POSIX")

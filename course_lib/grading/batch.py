@@ -33,7 +33,7 @@ from tqdm import tqdm
 
 from course_lib.checking import exercises
 from course_lib.checking import topics as every_topic
-from course_lib.files import write_if_changed
+from course_lib.files import remove_parts, write_if_changed
 from course_lib.grading.exports import grades_csv, gradescope
 from course_lib.grading.isolation import Jail, JailError, libraries
 from course_lib.grading.marking import mark_work, work_digest
@@ -77,6 +77,7 @@ def grade(
     _check_folders(submissions, out)
     out.mkdir(parents=True, exist_ok=True)
     with _locked(out):
+        remove_parts(out)
         assignment = _assignment(found, out, topics, seed)
         unmarked = []
         for submission in _progress(found, "reading", leave=False):

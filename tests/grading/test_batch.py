@@ -145,6 +145,7 @@ def test_killed_at_any_moment_and_resumed_it_ends_with_the_same_bytes(whole, tmp
         assert family and not left
     done = len(grade_files(out))
     assert 3 <= done < len(CLASS) and not (out / "grades.csv").exists()
+    (out / "students" / ".grade.json-0123abcd.part").write_text("killed in the middle of writing")
     starts.write_text("")
     running = start(whole / "class", out, *SEED, "--jobs", "1", path=path)
     assert running.wait(timeout=120) == 0
