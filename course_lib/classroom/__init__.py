@@ -5,6 +5,7 @@ from course_lib.classroom import loading  # noqa: F401  first of all: it takes a
 
 # isort: split
 from course_lib.doctor import doctor
+from course_lib.media import example_photo, read_clip, read_photo, write_clip
 
 from .claims import claim, reading
 from .clips import film_strips, show_clip
@@ -13,7 +14,6 @@ from .explore import choices, explore, patches, slider, upload
 from .figures import figure, image_grid, show, show_images
 from .heroes import show_hero
 from .live import live_curve, train_live, with_stored
-from .media import example_photo, read_clip, read_photo, write_clip
 from .plots import (
     confusion,
     line_plot,

@@ -17,9 +17,8 @@ from course_lib.classroom.figures import (
     png,
     rgb_array,
     size_style,
-    to_images,
 )
-from course_lib.classroom.media import write_clip
+from course_lib.media import to_images, write_clip
 
 MAX_COLUMNS = 6  # of clips that play beside each other
 CELL_PIXELS = 150  # CSS pixels that a playing clip may be wide

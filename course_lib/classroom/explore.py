@@ -18,7 +18,8 @@ import numpy as np
 import traitlets
 
 from course_lib.classroom.bridge import Linked, module
-from course_lib.classroom.figures import Array, Figure, image_html, png, to_images
+from course_lib.classroom.figures import Array, Figure, image_html, png
+from course_lib.media import to_images
 
 KEPT_PICTURES = 64
 KEPT_FILES = 4

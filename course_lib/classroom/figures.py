@@ -13,6 +13,7 @@ from IPython.display import display
 from torch import Tensor
 
 from course_lib.classroom.layout import DENSITY, LINE_SPACING, Texts, break_titles, misfits
+from course_lib.media import to_images
 
 Figure = Any  # matplotlib's, which is imported only when something is drawn
 Number = int | float
@@ -136,29 +137,6 @@ def image_grid(
     columns = min(n, columns or 6)
     fig, _, _ = mosaic(images, columns, cell, title, titles=titles)
     return fig
-
-
-def to_images(images: Array) -> np.ndarray:
-    """Convert images of either kind to (n h w 3) uint8.
-
-    images: (n h w 3) or (n h w) uint8, or (n 3 h w) or (n 1 h w) float in [-1, 1].  Raises
-    ValueError for other shapes, dtypes and values that are not finite.
-    """
-    array = np.asarray(images.detach().cpu() if hasattr(images, "detach") else images)
-    wanted = "expected images (n h w 3) or (n h w) uint8, or (n 3 h w) float in [-1, 1]"
-    if array.dtype == np.uint8 and array.ndim == 3 and array.size:
-        return np.repeat(array[..., None], 3, axis=-1)
-    if array.ndim != 4 or not array.size:
-        raise ValueError(f"{wanted}; got {array.dtype} of shape {array.shape}")
-    if array.dtype == np.uint8 and array.shape[-1] in (1, 3):
-        return np.broadcast_to(array, (*array.shape[:3], 3))
-    if np.issubdtype(array.dtype, np.floating) and array.shape[1] in (1, 3):
-        if not np.isfinite(array).all():
-            raise ValueError(f"{wanted}; got values that are not finite")
-        pixels = ((array.clip(-1, 1) + 1) * 127.5).round().astype(np.uint8)
-        pixels = np.moveaxis(pixels, 1, -1)
-        return np.broadcast_to(pixels, (*pixels.shape[:3], 3))
-    raise ValueError(f"{wanted}; got {array.dtype} of shape {array.shape}")
 
 
 def png(fig: Figure) -> bytes:

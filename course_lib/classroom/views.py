@@ -2,7 +2,8 @@
 
 import numpy as np
 
-from course_lib.classroom.figures import Array, to_images
+from course_lib.classroom.figures import Array
+from course_lib.media import to_images
 from course_lib.world import Clip
 
 # Backdrop, floor, and up to three objects in colours of Okabe and Ito.

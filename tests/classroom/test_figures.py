@@ -14,8 +14,8 @@ from course_lib.classroom.figures import (
     image_grid,
     png,
     show,
-    to_images,
 )
+from course_lib.media import to_images
 
 
 class Shown(list):

@@ -6,7 +6,7 @@ can be wrong is a ValueError with a sentence for its owner.
 
 import io
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from importlib.resources import files
 from typing import Any
@@ -15,7 +15,6 @@ import numpy as np
 import torch
 from einops import rearrange
 
-from course_lib.classroom.figures import to_images
 from course_lib.shapes import Float, Tensor
 
 MAX_FRAMES = 9000  # five minutes at 30 frames per second
@@ -118,6 +117,29 @@ def write_clip(video: np.ndarray | Tensor, fps: int) -> bytes:
             container.mux(stream.encode(frame))
         container.mux(stream.encode(None))
     return file.getvalue()
+
+
+def to_images(images: np.ndarray | Tensor | Sequence) -> np.ndarray:
+    """Convert images of either kind to (n h w 3) uint8.
+
+    images: (n h w 3) or (n h w) uint8, or (n 3 h w) or (n 1 h w) float in [-1, 1].  Raises
+    ValueError for other shapes, dtypes and values that are not finite.
+    """
+    array = np.asarray(images.detach().cpu() if hasattr(images, "detach") else images)
+    wanted = "expected images (n h w 3) or (n h w) uint8, or (n 3 h w) float in [-1, 1]"
+    if array.dtype == np.uint8 and array.ndim == 3 and array.size:
+        return np.repeat(array[..., None], 3, axis=-1)
+    if array.ndim != 4 or not array.size:
+        raise ValueError(f"{wanted}; got {array.dtype} of shape {array.shape}")
+    if array.dtype == np.uint8 and array.shape[-1] in (1, 3):
+        return np.broadcast_to(array, (*array.shape[:3], 3))
+    if np.issubdtype(array.dtype, np.floating) and array.shape[1] in (1, 3):
+        if not np.isfinite(array).all():
+            raise ValueError(f"{wanted}; got values that are not finite")
+        pixels = ((array.clip(-1, 1) + 1) * 127.5).round().astype(np.uint8)
+        pixels = np.moveaxis(pixels, 1, -1)
+        return np.broadcast_to(pixels, (*pixels.shape[:3], 3))
+    raise ValueError(f"{wanted}; got {array.dtype} of shape {array.shape}")
 
 
 def _sides(size: Size) -> tuple[int, int]:

@@ -14,7 +14,8 @@ import pytest
 import torch
 from PIL import Image
 
-from course_lib.classroom import example_photo, media, read_clip, read_photo, write_clip
+from course_lib import media
+from course_lib.media import example_photo, read_clip, read_photo, write_clip
 
 # ------------------------------------------------------------------------------------------- photos
 
