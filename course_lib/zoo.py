@@ -11,6 +11,7 @@ from course_lib.papers import (
     dcgan,
     ddpm,
     improved_ddpm,
+    ldm,
     magvit,
     magvit2,
     magvit_tokenizer,
@@ -80,6 +81,10 @@ MODELS: dict[str, Entry] = {
         "MLM-UCF": ("307M", "paper, section 4.1"),
     }),
     **_entries("magvit2", magvit2.AR_CONFIGS, magvit2.CausalLM, {}),
+    **_entries("ldm", ldm.LDM_CONFIGS, ldm.UNet, {
+        "SD-2.1": ("865M", "README of the release"),
+        "SD-1.5": ("860M", "README of the release"),
+    }),
     **_entries("dcgan", dcgan.DCGAN_CONFIGS, dcgan.DCGAN, {}),
 }  # fmt: skip
 
