@@ -12,6 +12,7 @@ from course_lib.papers import (
     ddpm,
     improved_ddpm,
     ldm,
+    ldm_autoencoder,
     magvit,
     magvit2,
     magvit_tokenizer,
@@ -85,6 +86,7 @@ MODELS: dict[str, Entry] = {
         "SD-2.1": ("865M", "README of the release"),
         "SD-1.5": ("860M", "README of the release"),
     }),
+    **_entries("ldm", ldm_autoencoder.AUTOENCODER_CONFIGS, ldm_autoencoder.AutoencoderKL, {}),
     **_entries("dcgan", dcgan.DCGAN_CONFIGS, dcgan.DCGAN, {}),
 }  # fmt: skip
 
