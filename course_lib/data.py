@@ -41,9 +41,11 @@ def clips(split: str, n: int, frames: int = 16, seed: int = 0) -> dict[str, Tens
     return _rendered(split, n, 32, frames, seed, count=1, camera="still", motion=MOTIONS)
 
 
-def free_clips(split: str, n: int, frames: int = 17, seed: int = 0) -> dict[str, Tensor]:
-    """Return n clips of anything the world can do; otherwise like `clips`."""
-    return _rendered(split, n, 32, frames, seed)
+def free_clips(
+    split: str, n: int, frames: int = 17, seed: int = 0, size: int = 32, **constraints
+) -> dict[str, Tensor]:
+    """Return n clips of anything that the constraints allow; otherwise like `clips`."""
+    return _rendered(split, n, size, frames, seed, **constraints)
 
 
 def _rendered(
@@ -154,4 +156,6 @@ def _colour_channels_first(photo: Tensor) -> Tensor:
 SMALL_IMAGE_JUDGE = "judge-16"  # reads shape and colour in images of 16 pixels
 IMAGE_JUDGE = "vit-judge"  # reads shape, colour, scale and count in images of 32 pixels
 CLIP_JUDGE = "vivit-judge"  # reads motion and camera in clips of 16 frames
+# reads shape, colour, scale, count, motion and camera in clips of any length
+SCENE_JUDGE = "scene-judge"
 LPIPS_TRUNK = "lpips-trunk"  # the features of the course's own LPIPS

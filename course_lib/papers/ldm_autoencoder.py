@@ -1,5 +1,7 @@
-"""The first stage of High-Resolution Image Synthesis with Latent Diffusion Models.  Rombach et al.,
-2021, arXiv 2112.10752, section 3.1 and appendix G; the second stage is `course_lib.papers.ldm`.
+"""The first stage of latent diffusion: an autoencoder with a KL penalty.
+
+High-Resolution Image Synthesis with Latent Diffusion Models.  Rombach et al., 2021, arXiv
+2112.10752, section 3.1 and appendix G.  The second stage is `course_lib.papers.ldm`.
 
 Reading order: the configurations; the autoencoder, whose encoder and decoder are VQGAN's without
 the codebook; the Gaussian that an image is encoded to; the factor that gives latents unit deviation
