@@ -37,7 +37,7 @@ class Source:
         return cls(keys, tuple(parts.shape[1:]), axes=axes)
 
 
-def ignore_none(key: str, value: Tensor) -> bool:
+def ignore_none(key: str, value: Tensor, model: nn.Module) -> bool:
     """Set no tensor aside, as most layouts do."""
     return False
 
@@ -46,16 +46,16 @@ def ignore_none(key: str, value: Tensor) -> bool:
 class Layout:
     """A published layout: the key that marks it, and the sources of a model's tensors by our names.
 
-    `modern` brings a key's older spelling up to date.  `model` is the class whose weights these
-    are, where a paper has several.  `set_aside` says which tensors belong to networks other than
-    this model, and may be present.
+    `modern` brings a key's older spelling up to date, and the marker is in the newer one.  `model`
+    is the class whose weights these are, where a paper has several.  `set_aside` says of a tensor,
+    by its key in the file, whether it belongs to something other than this model: it may be there.
     """
 
     marker: str
     sources: Callable[[nn.Module], dict[str, Source]]
     modern: Callable[[str], str] = str
     model: type[nn.Module] = nn.Module
-    set_aside: Callable[[str, Tensor], bool] = ignore_none
+    set_aside: Callable[[str, Tensor, nn.Module], bool] = ignore_none
 
 
 def torch_sources(model: nn.Module, names: Mapping[str, str]) -> dict[str, Source]:

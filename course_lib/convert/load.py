@@ -43,7 +43,7 @@ def load_official(
     """
     paper, model = _fresh_model(name, config)
     weights = _read_weights(state_dict)
-    layout = _find_layout(paper, weights, layout)
+    layout = _find_layout(paper, model, weights, layout)
     chosen = LAYOUTS[paper][layout]
     if not isinstance(model, chosen.model):
         ours = type(model).__name__
@@ -52,7 +52,9 @@ def load_official(
             f"expected weights of a {ours}, got the layout {layout}, which is of a {theirs}"
         )
 
-    weights = {key: value for key, value in weights.items() if not chosen.set_aside(key, value)}
+    weights = {
+        key: value for key, value in weights.items() if not chosen.set_aside(key, value, model)
+    }
     _require(weights, lambda value: value.dtype in PRECISIONS)
     weights = _with_modern_keys(weights, chosen)
 
@@ -65,10 +67,9 @@ def load_official(
         )
     _require_exact_match(name, weights, sources)
 
-    converted = {}
+    # One by one: beside the model and the file, no third copy of all weights is in memory.
     for ours, fresh in model.state_dict().items():
-        converted[ours] = _assemble(weights, sources[ours], fresh)
-    model.load_state_dict(converted)
+        fresh.copy_(_assemble(weights, sources[ours], fresh))
     return model
 
 
@@ -155,8 +156,11 @@ def _tensor(value: Any) -> Any:
     return value
 
 
-def _find_layout(paper: str, weights: dict[str, Tensor], name: str | None) -> str:
-    """Return the layout named, or the one these keys belong to."""
+def _find_layout(paper: str, model: nn.Module, weights: dict[str, Tensor], name: str | None) -> str:
+    """Return the layout named, or the one these keys belong to.
+
+    A file may hold several networks of a paper: then the layout is the one of this model.
+    """
     layouts = LAYOUTS[paper]
     if name is not None:
         if name not in layouts:
@@ -165,7 +169,11 @@ def _find_layout(paper: str, weights: dict[str, Tensor], name: str | None) -> st
             )
         return name
 
-    recognized = [known for known, layout in layouts.items() if layout.marker in weights]
+    recognized = [known for known, layout in layouts.items() if _is_marked(weights, layout)]
+    if len(recognized) > 1:
+        recognized = [
+            known for known in recognized if isinstance(model, layouts[known].model)
+        ] or recognized
     if len(recognized) != 1:
         known = "; ".join(f"{name} by {layout.marker!r}" for name, layout in layouts.items())
         raise ValueError(
@@ -173,6 +181,11 @@ def _find_layout(paper: str, weights: dict[str, Tensor], name: str | None) -> st
             f" {' and '.join(recognized) or 'none'} among {_first_few(sorted(weights))}"
         )
     return recognized[0]
+
+
+def _is_marked(weights: dict[str, Tensor], layout: Layout) -> bool:
+    """Tell whether the key that marks a layout is there, in any of its spellings."""
+    return any(layout.modern(key) == layout.marker for key in weights)
 
 
 def _with_modern_keys(weights: dict[str, Tensor], layout: Layout) -> dict[str, Tensor]:

@@ -140,7 +140,7 @@ def _fresh(model: nn.Module) -> dict[str, Source]:
     }
 
 
-def _is_loss(key: str, value: Tensor) -> bool:
+def _is_loss(key: str, value: Tensor, model: nn.Module) -> bool:
     """Tell whether a tensor of taming's VQModel belongs to its loss."""
     return key.startswith(("loss.discriminator.", "loss.perceptual_loss."))
 
@@ -169,7 +169,7 @@ def taming_transformer_sources(model: nn.Module) -> dict[str, Source]:
     return torch_sources(model, names)
 
 
-def _is_around_transformer(key: str, value: Tensor) -> bool:
+def _is_around_transformer(key: str, value: Tensor, model: nn.Module) -> bool:
     """Tell whether a tensor is of another network in Net2NetTransformer, or its causal mask."""
     if key.startswith("transformer.blocks.") and key.endswith(".attn.mask"):
         return value.ndim == 4 and torch.equal(value, torch.ones_like(value).tril())
