@@ -2,14 +2,14 @@
 
 from course_lib.diffusion.likelihood import bits_per_dim, normal_kl
 from course_lib.diffusion.mixture import GaussianMixture
-from course_lib.diffusion.samplers import ddim_step
+from course_lib.diffusion.samplers import ddim_step, ddim_steps
 from course_lib.diffusion.schedules import (
     cosine_alphas_cumprod,
     cosine_betas,
     linear_betas,
     validate_betas,
 )
-from course_lib.diffusion.steps import choose, gather_at, previous, validate_steps
+from course_lib.diffusion.steps import choose, gather_at, previous, validate_count, validate_steps
 
 __all__ = [
     "GaussianMixture",
@@ -18,10 +18,12 @@ __all__ = [
     "cosine_alphas_cumprod",
     "cosine_betas",
     "ddim_step",
+    "ddim_steps",
     "gather_at",
     "linear_betas",
     "normal_kl",
     "previous",
     "validate_betas",
+    "validate_count",
     "validate_steps",
 ]

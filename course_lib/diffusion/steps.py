@@ -1,5 +1,6 @@
 """Looking up each sample's own step in a table of the noise schedule, and refusing bad input."""
 
+from numbers import Integral
 from typing import Any
 
 import torch
@@ -42,6 +43,12 @@ def validate_steps(steps: int, t: Tensor, **tensors: Tensor) -> None:
     for name, tensor in tensors.items():
         if not torch.isfinite(tensor).all():
             raise ValueError(f"{name}: expected finite values, got NaN or infinity")
+
+
+def validate_count(timesteps: int, count: int) -> None:
+    """Refuse to keep fewer than two steps, more than there are, or half a one (ValueError)."""
+    if not (isinstance(count, Integral) and 2 <= count <= timesteps):
+        raise ValueError(f"count: expected 2..{timesteps}, got {count}")
 
 
 def choose(options: dict[str, Any], name: str, what: str) -> Any:

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import torch
 
 from course_lib.checking import Exercise, call_by_name, edit
-from course_lib.diffusion import gather_at, normal_kl, previous, schedules
+from course_lib.diffusion import ddim_steps, gather_at, normal_kl, previous, schedules
 from course_lib.papers import ddpm, improved_ddpm
 
 STEPS = 7  # of the short chain that most cases use
@@ -1198,7 +1198,7 @@ def _respace_cases(rng):
         *short,
         {"betas": LINEAR.float(), "kept": improved_ddpm.strided_steps(1000, 10)},
         {"betas": schedules.cosine_betas(1000), "kept": improved_ddpm.strided_steps(1000, 10)},
-        {"betas": schedules.cosine_betas(1000), "kept": improved_ddpm.ddim_steps(1000, 10)},
+        {"betas": schedules.cosine_betas(1000), "kept": ddim_steps(1000, 10)},
     ]
 
 

@@ -19,7 +19,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from course_lib.diffusion import cosine_betas, gather_at, previous, validate_steps
+from course_lib.diffusion import cosine_betas, gather_at, previous, validate_count, validate_steps
+from course_lib.diffusion import ddim_steps as ddim_steps  # the other spacing, beside section 4's
 from course_lib.nn.embeddings import timestep_embedding
 from course_lib.nn.resnet import Downsample, ResBlock
 from course_lib.papers import ddpm
@@ -212,25 +213,14 @@ class ImportanceSampler(nn.Module):
 
 
 def strided_steps(timesteps: int, count: int) -> Int[Tensor, " kept"]:
-    """Return `count` steps spread evenly over 0..timesteps-1, both ends included, rounded."""
-    _validate_count(timesteps, count)
-    return (torch.arange(count) * (timesteps - 1) / (count - 1)).round().long()
+    """Return `count` steps spread evenly over 0..timesteps-1, both ends included, rounded.
 
-
-def ddim_steps(timesteps: int, count: int) -> Int[Tensor, " kept"]:
-    """Return `count` steps, every (timesteps // count)-th from 0, as DDIM's authors do.
-
-    The last step is left out: from it the cosine schedule's noise predicts x_0 with no digit right.
-    An ancestral chain forgets that bad start, a deterministic one does not.
+    Strides are summed in double precision, as in the official code: where exact arithmetic lands on
+    a half, the rounding of that sum decides.  Raises ValueError unless 2 <= count <= timesteps.
     """
-    _validate_count(timesteps, count)
-    return torch.arange(count) * (timesteps // count)
-
-
-def _validate_count(timesteps: int, count: int) -> None:
-    """Refuse to keep fewer than two steps, or more than there are (ValueError)."""
-    if not 2 <= count <= timesteps:
-        raise ValueError(f"count: expected 2..{timesteps}, got {count}")
+    validate_count(timesteps, count)
+    strides = torch.full((count - 1,), (timesteps - 1) / (count - 1), dtype=torch.float64)
+    return F.pad(strides, (1, 0)).cumsum(0).round().long()
 
 
 def respace(betas: Table, kept: Int[Tensor, " kept"]) -> Float[Tensor, " kept"]:

@@ -7,8 +7,8 @@ are compared as they are, and the steps with the oracle's float64 tables put in 
 import pytest
 import torch
 
-from course_lib.diffusion import cosine_betas, linear_betas
-from course_lib.papers.improved_ddpm import ImprovedDiffusion, ddim_steps, strided_steps
+from course_lib.diffusion import cosine_betas, ddim_steps, linear_betas
+from course_lib.papers.improved_ddpm import ImprovedDiffusion, strided_steps
 from tests.parity import oracle
 from tests.parity.peers import DDIMScheduler, DDPMScheduler
 
@@ -148,6 +148,10 @@ def test_whole_ddim_chain(T, count, name, eta, clip):
     """Ours re-derives the noise from the clipped x_0, which is use_clipped_model_output there."""
     theirs = scheduler(DDIMScheduler, name, T, clip_sample=clip)
     theirs.set_timesteps(count)  # their "leading" spacing: 0, T/count, 2 T/count, ...
+    latent = scheduler(DDIMScheduler, name, T, steps_offset=1)
+    latent.set_timesteps(count)
+    if count < T:  # theirs would go beyond the last step
+        assert torch.equal(ddim_steps(T, count, offset=1), latent.timesteps.flip(0))
     process = ImprovedDiffusion(SCHEDULES[name](T), "fixed_small").respaced(count, ddim_steps)
     assert torch.equal(process.times, theirs.timesteps.flip(0) * 1000 / T)
     model = network(False)

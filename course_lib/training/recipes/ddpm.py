@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from course_lib import zoo
 from course_lib.data import SMALL_IMAGE_JUDGE, images
+from course_lib.diffusion import ddim_steps
 from course_lib.losses.adversarial import (
     non_saturating_discriminator_loss,
     non_saturating_generator_loss,
@@ -26,7 +27,6 @@ from course_lib.papers.improved_ddpm import (
     ImprovedDDPMConfig,
     ImprovedDiffusion,
     UNet,
-    ddim_steps,
     strided_steps,
 )
 from course_lib.training.distributed import all_gather
