@@ -8,6 +8,7 @@ import os
 import tempfile
 from pathlib import Path
 
+import jaxtyping
 import pytest
 from nbval.plugin import IPyNbFile
 
@@ -44,6 +45,14 @@ def course_home(tmp_path, monkeypatch):
     """The student's folder of this one test: progress and answers of no other test are in it."""
     monkeypatch.setenv("COURSE_HOME", str(tmp_path / "course_home"))
     return tmp_path / "course_home"
+
+
+@pytest.fixture
+def untyped():
+    """Switch the checks of types off, as they are for a student; only our own messages are left."""
+    jaxtyping.config.update("jaxtyping_disable", True)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", False)
 
 
 def pytest_collectstart(collector):

@@ -1,19 +1,22 @@
 """Official weights into our models, strictly: each tensor is used once, each parameter is given."""
 
-from collections.abc import Callable, Mapping
+from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
 from einops import rearrange
-from safetensors.torch import load_file
 from torch import Tensor, nn
-from torch.serialization import safe_globals
 
 from course_lib import zoo
 from course_lib.convert import ddpm, vit, vivit, vqgan
 from course_lib.convert.layout import Layout, Source
+from course_lib.convert.weights import (
+    first_few,
+    read_weights,
+    require_finite,
+    require_floats,
+)
 
 LAYOUTS: dict[str, dict[str, Layout]] = {
     "ddpm": ddpm.DDPM_LAYOUTS,
@@ -22,7 +25,6 @@ LAYOUTS: dict[str, dict[str, Layout]] = {
     "vivit": vivit.VIVIT_LAYOUTS,
     "vqgan": vqgan.VQGAN_LAYOUTS,
 }
-PRECISIONS = (torch.float32, torch.float16, torch.bfloat16)
 
 
 def load_official(
@@ -37,12 +39,13 @@ def load_official(
 
     Raises:
         ValueError: for an unknown preset, paper or layout, a config of another paper, a layout of
-            another model, or a file that holds no dict of tensors; and, listing them, for tensors
-            of ours that the layout does not know, and for keys that are missing, not wanted or
-            misshapen.
+            another model, or a file that holds no dict of tensors (nothing in a file is run); and,
+            listing them, for tensors of ours that the layout does not know, for keys that are
+            missing, not wanted or misshapen, and for tensors that are not plain, not of these three
+            types (float32, float16, bfloat16) or not finite.
     """
     paper, model = _fresh_model(name, config)
-    weights = _read_weights(state_dict)
+    weights = read_weights(state_dict)
     layout = _find_layout(paper, model, weights, layout)
     chosen = LAYOUTS[paper][layout]
     if not isinstance(model, chosen.model):
@@ -55,7 +58,7 @@ def load_official(
     weights = {
         key: value for key, value in weights.items() if not chosen.set_aside(key, value, model)
     }
-    _require(weights, lambda value: value.dtype in PRECISIONS)
+    require_floats(weights)
     weights = _with_modern_keys(weights, chosen)
 
     sources = chosen.sources(model)
@@ -63,9 +66,10 @@ def load_official(
     if unknown:
         raise ValueError(
             f"the layout {layout} of {paper} does not know these tensors of ours:"
-            f" {_first_few(unknown)}"
+            f" {first_few(unknown)}"
         )
     _require_exact_match(name, weights, sources)
+    require_finite(weights)
 
     # One by one: beside the model and the file, no third copy of all weights is in memory.
     for ours, fresh in model.state_dict().items():
@@ -75,6 +79,8 @@ def load_official(
 
 def _fresh_model(name: str, config: Any) -> tuple[str, nn.Module]:
     """Return the paper a name belongs to, and its model with fresh weights."""
+    if not isinstance(name, str):
+        raise ValueError(f"name: expected that of a preset or a paper, got {name!r}")
     paper, _, preset = name.partition("/")
     if preset:
         entry = zoo.find(name)
@@ -98,64 +104,6 @@ def _fresh_model(name: str, config: Any) -> tuple[str, nn.Module]:
     return paper, models[type(config)](config)
 
 
-class Callback:
-    """A stand-in for the class under whose name PyTorch Lightning once filed a callback's state."""
-
-
-CALLBACK = "pytorch_lightning.callbacks.model_checkpoint.ModelCheckpoint"
-
-
-def _read_weights(source: Mapping | str | Path) -> dict[str, Tensor]:
-    """Return the tensors by name, from a dict or a file.
-
-    From a pickle only plain values and tensors are read.
-    """
-    if not isinstance(source, Mapping):
-        path = Path(source)
-        if not path.is_file():
-            raise ValueError(f"expected a file of weights, got no file at {path}")
-        try:
-            if path.suffix == ".safetensors":
-                source = load_file(path)
-            elif path.suffix == ".npz":
-                with np.load(path, allow_pickle=False) as file:
-                    source = dict(file)
-            else:
-                with safe_globals([(Callback, CALLBACK)]):
-                    source = torch.load(path, map_location="cpu", weights_only=True)
-        except Exception as error:  # a broken file can make its reader raise anything
-            raise ValueError(f"{path} is not a file of weights: {error}") from error
-    if isinstance(source, Mapping) and isinstance(source.get("state_dict"), Mapping):
-        source = source["state_dict"]  # next to it are the optimizer, the step and so on
-    if not isinstance(source, Mapping):
-        raise ValueError(f"expected a dict of tensors by name, got {type(source).__name__}")
-    weights = {key: _tensor(value) for key, value in source.items()}
-    _require(weights, lambda value: isinstance(value, Tensor))
-    return weights
-
-
-def _require(weights: Mapping, fits: Callable[[Any], bool]) -> None:
-    """Refuse weights with values that do not fit (ValueError naming them)."""
-    others = [
-        f"{key} ({getattr(value, 'dtype', type(value).__name__)})"
-        for key, value in weights.items()
-        if not fits(value)
-    ]
-    if others:
-        raise ValueError(
-            "expected float32, float16 or bfloat16 tensors by name; these are not:"
-            f" {_first_few(others)}"
-        )
-
-
-def _tensor(value: Any) -> Any:
-    """Return an array of floats as a tensor; everything else as it is."""
-    if isinstance(value, np.ndarray) and value.dtype in (np.float32, np.float16):
-        # torch accepts neither mirrored nor read-only arrays.
-        return torch.from_numpy(np.require(value, requirements="CW"))
-    return value
-
-
 def _find_layout(paper: str, model: nn.Module, weights: dict[str, Tensor], name: str | None) -> str:
     """Return the layout named, or the one these keys belong to.
 
@@ -163,7 +111,7 @@ def _find_layout(paper: str, model: nn.Module, weights: dict[str, Tensor], name:
     """
     layouts = LAYOUTS[paper]
     if name is not None:
-        if name not in layouts:
+        if not isinstance(name, str) or name not in layouts:
             raise ValueError(
                 f"layout: expected one of {', '.join(layouts)} for {paper}, got {name!r}"
             )
@@ -178,7 +126,7 @@ def _find_layout(paper: str, model: nn.Module, weights: dict[str, Tensor], name:
         known = "; ".join(f"{name} by {layout.marker!r}" for name, layout in layouts.items())
         raise ValueError(
             f"expected the keys of one layout ({known}), recognized"
-            f" {' and '.join(recognized) or 'none'} among {_first_few(sorted(weights))}"
+            f" {' and '.join(recognized) or 'none'} among {first_few(sorted(weights))}"
         )
     return recognized[0]
 
@@ -192,11 +140,12 @@ def _with_modern_keys(weights: dict[str, Tensor], layout: Layout) -> dict[str, T
     """Return the weights under up-to-date keys; refuse a tensor that is there in both spellings."""
     renamed = {layout.modern(key): value for key, value in weights.items()}
     if len(renamed) < len(weights):
+        times = Counter(layout.modern(key) for key in weights)
         twice = [
-            key for key in weights if layout.modern(key) != key and layout.modern(key) in weights
+            key for key in weights if layout.modern(key) != key and times[layout.modern(key)] > 1
         ]
         raise ValueError(
-            f"expected each tensor once, got these in a newer spelling too: {_first_few(twice)}"
+            f"expected each tensor once, got these in a newer spelling too: {first_few(twice)}"
         )
     return renamed
 
@@ -231,9 +180,3 @@ def _assemble(weights: dict[str, Tensor], source: Source, like: Tensor) -> Tenso
     stacked = rearrange([weights[key] for key in source.keys], source.axes)
     rows = stacked if source.rows is None else stacked[source.rows.to(stacked.device)]
     return rows.reshape(like.shape)
-
-
-def _first_few(items: list[str], most: int = 8) -> str:
-    """Name the first few of a list, and how many more there are."""
-    more = f" and {len(items) - most} more" if len(items) > most else ""
-    return (", ".join(items[:most]) or "no keys") + more
