@@ -7,6 +7,7 @@ from typing import Any
 
 from torch import nn
 
+from course_lib.nn import clip_text, clip_vision
 from course_lib.papers import (
     dcgan,
     ddpm,
@@ -87,6 +88,10 @@ MODELS: dict[str, Entry] = {
         "SD-1.5": ("860M", "README of the release"),
     }),
     **_entries("ldm", ldm_autoencoder.AUTOENCODER_CONFIGS, ldm_autoencoder.AutoencoderKL, {}),
+    **_entries("ldm", clip_text.CLIP_TEXT_CONFIGS, clip_text.CLIPText, {}),
+    **_entries("svd", clip_vision.CLIP_VISION_CONFIGS, clip_vision.CLIPVision, {
+        "CLIP-ViT-H": ("632M", "OpenCLIP, profile of its models"),
+    }),
     **_entries("dcgan", dcgan.DCGAN_CONFIGS, dcgan.DCGAN, {}),
 }  # fmt: skip
 

@@ -9,7 +9,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from course_lib import zoo
-from course_lib.convert import ddpm, vit, vivit, vqgan
+from course_lib.convert import clip, ddpm, vit, vivit, vqgan
 from course_lib.convert.layout import Layout, Source
 from course_lib.convert.weights import (
     first_few,
@@ -24,6 +24,8 @@ LAYOUTS: dict[str, dict[str, Layout]] = {
     "vit": vit.VIT_LAYOUTS,
     "vivit": vivit.VIVIT_LAYOUTS,
     "vqgan": vqgan.VQGAN_LAYOUTS,
+    "ldm": clip.CLIP_TEXT_LAYOUTS,
+    "svd": clip.CLIP_VISION_LAYOUTS,
 }
 
 

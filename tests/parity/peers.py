@@ -11,6 +11,10 @@ import_torchvision()  # before diffusers asks for it
 from diffusers import DDIMScheduler, DDPMScheduler, UNet2DModel, VQModel  # noqa: E402, F401
 from diffusers.models.attention_processor import Attention  # noqa: E402
 from transformers import (  # noqa: E402
+    CLIPTextConfig,
+    CLIPTextModel,
+    CLIPVisionConfig,
+    CLIPVisionModelWithProjection,
     GPT2Config,
     GPT2LMHeadModel,
     ViTConfig,
@@ -74,6 +78,46 @@ def transformers_vivit(config):
             hidden_act={"exact": "gelu", "tanh": "gelu_fast"}[config.gelu],
             **_encoder(config),
         )
+    )
+
+
+GELUS = {"exact": "gelu", "quick": "quick_gelu"}
+
+
+def transformers_clip_vision(config):
+    """The CLIPVisionModelWithProjection that should equal our image tower of this config."""
+    return CLIPVisionModelWithProjection(
+        CLIPVisionConfig(
+            image_size=config.image_size,
+            patch_size=config.patch_size,
+            num_channels=config.channels,
+            projection_dim=config.projection,
+            **_tower(config),
+        )
+    )
+
+
+def transformers_clip_text(config):
+    """The CLIPTextModel that should equal our text tower of this config."""
+    return CLIPTextModel(
+        CLIPTextConfig(
+            vocab_size=config.vocabulary,
+            max_position_embeddings=config.length,
+            bos_token_id=0,
+            eos_token_id=config.vocabulary - 1,
+            **_tower(config),
+        )
+    )
+
+
+def _tower(config):
+    """The options that the two towers of CLIP have in common."""
+    return dict(
+        hidden_size=config.width,
+        num_hidden_layers=config.depth,
+        num_attention_heads=config.heads,
+        intermediate_size=config.mlp,
+        hidden_act=GELUS[config.gelu],
     )
 
 
