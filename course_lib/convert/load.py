@@ -9,7 +9,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from course_lib import zoo
-from course_lib.convert import clip, ddpm, vit, vivit, vqgan
+from course_lib.convert import clip, ddpm, ldm, vit, vivit, vqgan
 from course_lib.convert.layout import Layout, Source
 from course_lib.convert.weights import (
     first_few,
@@ -21,10 +21,10 @@ from course_lib.convert.weights import (
 LAYOUTS: dict[str, dict[str, Layout]] = {
     "ddpm": ddpm.DDPM_LAYOUTS,
     "improved_ddpm": ddpm.IMPROVED_DDPM_LAYOUTS,
+    "ldm": ldm.LDM_LAYOUTS | clip.CLIP_TEXT_LAYOUTS,
     "vit": vit.VIT_LAYOUTS,
     "vivit": vivit.VIVIT_LAYOUTS,
     "vqgan": vqgan.VQGAN_LAYOUTS,
-    "ldm": clip.CLIP_TEXT_LAYOUTS,
     "svd": clip.CLIP_VISION_LAYOUTS,
 }
 

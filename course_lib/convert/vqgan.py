@@ -83,30 +83,40 @@ def taming_sources(model: nn.Module) -> dict[str, Source]:
 def diffusers_sources(model: nn.Module) -> dict[str, Source]:
     """Return the sources in diffusers' VQModel, whose decoder counts from the coarsest, as ours."""
     decoder = list(range(len(model.config.multipliers)))
-    sources = _fresh(model) | torch_sources(model, _layers(model.config, DIFFUSERS, decoder))
+    sources = torch_sources(model, _layers(model.config, DIFFUSERS, decoder))
+    return _fresh(model) | linear_attention(model, sources)
 
-    # The weights of linear layers become those of 1x1 convolutions.
+
+def linear_attention(model: nn.Module, sources: dict[str, Source]) -> dict[str, Source]:
+    """Return the sources where linear layers are to become the attention's 1x1 convolutions."""
+    linear = {}
     for name, module in model.named_modules():
         if isinstance(module, SpatialAttention):
             for layer in (f"{name}.qkv.weight", f"{name}.out.weight"):
-                sources[layer] = Source.of(
+                linear[layer] = Source.of(
                     model.get_parameter(layer),
                     sources[layer].keys,
                     "parts rows columns -> (parts rows) columns 1 1",
                 )
-    return sources
+    return sources | linear
 
 
 def _layers(config: VQGANConfig, names: Names, decoder: list[int]) -> dict[str, str]:
-    """Return their names of layers by ours.
-
-    `decoder`: the numbers they give its levels, from the coarsest to the finest.
-    """
-    layers = {
+    """Return their names of layers by ours; `decoder` as in `autoencoder_names`."""
+    around = {
         "to_codes": "quant_conv",
         "quantizer.codebook": "quantize.embedding.weight",
         "from_codes": "post_quant_conv",
     }
+    return around | autoencoder_names(config, names, decoder)
+
+
+def autoencoder_names(config: VQGANConfig, names: Names, decoder: list[int]) -> dict[str, str]:
+    """Return their names of an encoder's and a decoder's layers by ours.
+
+    `decoder`: the numbers they give its levels, from the coarsest to the finest.
+    """
+    layers = {}
     sides = (
         ("encoder", sorted(decoder), config.blocks),
         ("decoder", decoder, config.blocks + 1),

@@ -8,7 +8,16 @@ from course_lib.papers.improved_ddpm import ImprovedDDPMConfig
 
 import_torchvision()  # before diffusers asks for it
 
-from diffusers import DDIMScheduler, DDPMScheduler, UNet2DModel, VQModel  # noqa: E402, F401
+from diffusers import (  # noqa: E402
+    AutoencoderKL,
+    DDIMScheduler,  # noqa: F401
+    DDPMScheduler,  # noqa: F401
+    EulerDiscreteScheduler,  # noqa: F401
+    UNet2DConditionModel,
+    UNet2DModel,
+    VQModel,
+)
+from diffusers.models.attention import BasicTransformerBlock  # noqa: E402
 from diffusers.models.attention_processor import Attention  # noqa: E402
 from transformers import (  # noqa: E402
     CLIPTextConfig,
@@ -143,6 +152,50 @@ def diffusers_vqmodel(config):
     peer.quantize.beta = config.beta
     peer.quantize.legacy = config.legacy
     return peer
+
+
+def diffusers_conditional_unet(config):
+    """The UNet2DConditionModel that should equal the U-Net of latent diffusion of this config."""
+    peer = UNet2DConditionModel(
+        in_channels=config.in_channels,
+        out_channels=config.out_channels,
+        down_block_types=tuple(
+            "CrossAttnDownBlock2D" if here else "DownBlock2D" for here in config.attends
+        ),
+        up_block_types=tuple(
+            "CrossAttnUpBlock2D" if here else "UpBlock2D" for here in reversed(config.attends)
+        ),
+        block_out_channels=tuple(config.widths),
+        layers_per_block=config.blocks,
+        attention_head_dim=config.heads,  # in spite of its name, their number
+        transformer_layers_per_block=config.depth,
+        cross_attention_dim=config.context or config.width,
+        use_linear_projection=config.linear_projection,
+        norm_num_groups=config.groups,
+        norm_eps=config.norm_eps,
+    )
+    for module in peer.modules():  # it cannot be built without a context, but it runs without
+        if isinstance(module, BasicTransformerBlock) and config.context is None:
+            module.norm2 = module.attn2 = None
+    return peer
+
+
+def diffusers_autoencoder(config):
+    """The AutoencoderKL that should equal the first stage of latent diffusion of this config.
+
+    Its blocks attend at no level but in the middle.
+    """
+    widths = tuple(config.width * multiplier for multiplier in config.multipliers)
+    return AutoencoderKL(
+        in_channels=config.channels,
+        out_channels=config.channels,
+        down_block_types=("DownEncoderBlock2D",) * len(widths),
+        up_block_types=("UpDecoderBlock2D",) * len(widths),
+        block_out_channels=widths,
+        layers_per_block=config.blocks,
+        latent_channels=config.latent,
+        norm_num_groups=config.groups,
+    )
 
 
 def transformers_gpt2(config):

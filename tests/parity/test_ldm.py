@@ -1,0 +1,242 @@
+"""Latent diffusion against diffusers' networks and CompVis' layout: values and gradients."""
+
+import pytest
+import torch
+
+from course_lib import zoo
+from course_lib.convert import load_official
+from course_lib.papers.ldm import LDM_CONFIGS, LDMConfig
+from course_lib.papers.ldm_autoencoder import AutoencoderConfig
+from tests.parity import compvis_layout
+from tests.parity.peers import (
+    diffusers_autoencoder,
+    diffusers_conditional_unet,
+    gradients,
+    largest_difference,
+    randomize,
+)
+from tests.parity.taming_layouts import random_weights
+
+# ---------------------------------------------------------------- the U-Net
+
+
+def ldm(**changes):
+    """A small U-Net, all of whose numbers differ."""
+    odd = {
+        "in_channels": 3,
+        "out_channels": 5,
+        "width": 16,
+        "multipliers": (1, 2),
+        "blocks": 1,
+        "attends": (False, True),
+        "heads": (1, 2),
+        "context": 13,
+        "groups": 4,
+    }
+    return LDMConfig(**{**odd, **changes})
+
+
+CASES = {  # config, batch, height, width, tokens of the context
+    "one level, one image, one token": (
+        ldm(multipliers=(1,), attends=(True,), heads=(4,)),
+        *(1, 7, 11, 1),
+    ),
+    "two levels": (ldm(), 3, 24, 40, 5),
+    "two levels, convolutions around the transformers": (
+        ldm(linear_projection=False, attends=(True, True), heads=(2, 4)),
+        *(2, 24, 40, 9),
+    ),
+    "two blocks, transformers of two": (ldm(blocks=2, depth=2, groups=8), 2, 6, 10, 4),
+    "four levels as in Stable Diffusion": (
+        ldm(
+            multipliers=(1, 2, 4, 4),
+            blocks=2,
+            attends=(True, True, True, False),
+            heads=(1, 2, 4, 4),
+            in_channels=4,
+            out_channels=4,
+        ),
+        *(2, 24, 40, 3),
+    ),
+    "no context": (ldm(context=None, attends=(True, True)), 2, 10, 6, 0),
+}
+# Bounds of values and of gradients; theirs pass through single precision on their way to our names.
+PRECISIONS = [(torch.float32, (1e-5, 1e-5)), (torch.float64, (1e-9, 1e-6))]
+COMPVIS_CASES = [name for name, (config, *_) in CASES.items() if config.context]
+
+
+def inputs(config, batch, height, width, tokens, seed=1):
+    """Latents, times between two steps and at both ends, and a context if there is one."""
+    generator = torch.Generator().manual_seed(seed)
+    x = torch.randn(batch, config.in_channels, height, width, generator=generator)
+    t = torch.rand(batch, generator=generator) * 999
+    t[0], t[-1] = 999, 0.25
+    if config.context is None:
+        return x, t, None
+    return x, t, torch.randn(batch, tokens, config.context, generator=generator)
+
+
+def compare(model, peer, parameters, x, t, context):
+    """The largest difference of values and of gradients; theirs come under our names.
+
+    Conversion is linear, so it converts gradients too.  The context's gradient is among them.
+    """
+    precision = model.stem.weight.dtype
+    ours = [x.to(precision).requires_grad_()]
+    theirs = [x.double().requires_grad_()]
+    if context is not None:
+        ours.append(context.to(precision).requires_grad_())
+        theirs.append(context.double().requires_grad_())
+    got = model(ours[0], t, *ours[1:])
+    expected = peer(theirs[0], t, theirs[1] if context is not None else None)
+    assert got.shape == expected.shape == (len(x), model.config.out_channels, *x.shape[2:])
+    values = float((got - expected).detach().abs().max())
+
+    named = [("context", tensor) for tensor in theirs[1:]]
+    theirs_by_name = gradients(expected, theirs[0], [*named, *parameters])
+    kept = {name: theirs_by_name.pop(name) for name in ("x", *(name for name, _ in named))}
+    single = {name: grad.float() for name, grad in theirs_by_name.items()}
+    converted = load_official("ldm", single, model.config).state_dict()
+    named = [("context", tensor) for tensor in ours[1:]]
+    slopes = largest_difference(
+        gradients(got, ours[0], [*named, *model.named_parameters()]), {**kept, **converted}
+    )
+    print(
+        f"values {values:.1e} of {float(expected.detach().abs().max()):.1f}, gradients {slopes:.1e}"
+    )
+    return values, slopes
+
+
+@pytest.mark.parametrize(("precision", "bounds"), PRECISIONS)
+@pytest.mark.parametrize("name", CASES)
+def test_the_unet_equals_diffusers(name, precision, bounds):
+    """Theirs is in double precision, so that the only difference is our rounding."""
+    config, *shape = CASES[name]
+    peer = randomize(diffusers_conditional_unet(config)).eval()
+    model = load_official("ldm", peer.state_dict(), config).eval().to(precision)
+    peer = peer.double()
+
+    def run(x, t, context):
+        return peer(x, t, context).sample
+
+    values, slopes = compare(model, run, list(peer.named_parameters()), *inputs(config, *shape))
+    assert values < bounds[0] and slopes < bounds[1]
+
+
+@pytest.mark.parametrize("name", COMPVIS_CASES)
+def test_the_unet_equals_the_compvis_layout(name):
+    """In double precision, where no order of sums hides a mistake."""
+    config, *shape = CASES[name]
+    weights = random_weights(compvis_layout.unet_shapes(config))
+    model = load_official("ldm", weights, config).eval().double()
+    weights = {key: value.double().requires_grad_() for key, value in weights.items()}
+    heads = dict(zip(config.widths, config.heads, strict=True))
+
+    def run(x, t, context):
+        return compvis_layout.run_unet(weights, x, t, context, heads, config.groups)
+
+    values, slopes = compare(model, run, list(weights.items()), *inputs(config, *shape))
+    assert values < 1e-9 and slopes < 1e-6
+
+
+def test_what_a_checkpoint_does_not_say_changes_the_output():
+    """Heads, groups and epsilons leave no trace in the weights: were one lost, it would be seen."""
+    config, *shape = CASES["two levels"]
+    weights = randomize(diffusers_conditional_unet(config)).state_dict()
+    x, t, context = inputs(config, *shape)
+    expected = load_official("ldm", weights, config)(x, t, context)
+    for change in ({"heads": (1, 4)}, {"groups": 8}, {"norm_eps": 1e-2}):
+        other = load_official("ldm", weights, ldm(**change))(x, t, context)
+        assert (other - expected).abs().max() > 1e-4, change
+
+
+# ---------------------------------------------------------------- the autoencoder
+
+
+def autoencoder(**changes):
+    odd = {"channels": 3, "width": 8, "multipliers": (1, 2), "blocks": 1, "latent": 3, "groups": 4}
+    return AutoencoderConfig(**{**odd, **changes})
+
+
+AUTOENCODERS = {  # config, batch, height, width
+    "one level, one image": (autoencoder(multipliers=(1,), channels=1), 1, 5, 9),
+    "two levels": (autoencoder(), 3, 24, 40),
+    "three levels, two blocks": (autoencoder(multipliers=(1, 3, 2), blocks=2, groups=2), 2, 12, 20),
+    "as Stable Diffusion's": (autoencoder(multipliers=(1, 2, 4, 4), blocks=2, latent=4), 2, 24, 40),
+}
+
+
+def moments_and_image(model, image, noise):
+    """What either autoencoder makes of an image and noise, as one tensor a row."""
+    if hasattr(model, "to_moments"):
+        reconstruction, posterior = model(image, noise)
+        parts = [posterior.mean, posterior.log_variance, reconstruction]
+    else:
+        posterior = model.encode(image).latent_dist
+        latents = posterior.mean + posterior.std * noise
+        parts = [posterior.mean, posterior.logvar, model.decode(latents).sample]
+    return torch.cat([part.flatten(1) for part in parts], dim=1)
+
+
+@pytest.mark.parametrize("layout", ["diffusers", "compvis"])
+@pytest.mark.parametrize("name", AUTOENCODERS)
+def test_the_autoencoder_equals_diffusers(name, layout):
+    """Theirs is in double precision, so that the only difference is our rounding."""
+    config, batch, height, width = AUTOENCODERS[name]
+    f, levels = config.downsampling, len(config.multipliers)
+    generator = torch.Generator().manual_seed(1)
+    image = torch.randn(batch, config.channels, height, width, generator=generator)
+    noise = torch.randn(batch, config.latent, height // f, width // f, generator=generator)
+
+    def load(weights):
+        if layout == "compvis":
+            weights = compvis_layout.autoencoder(weights, levels)
+        return load_official("ldm", weights, config).eval()
+
+    peer = randomize(diffusers_autoencoder(config)).eval()
+    model = load(peer.state_dict())
+    peer = peer.double()
+    ours, theirs = image.clone().requires_grad_(), image.double().requires_grad_()
+    got = moments_and_image(model, ours, noise)
+    expected = moments_and_image(peer, theirs, noise.double())
+    values = float(((got - expected).abs().max() / expected.abs().max()).detach())
+
+    grads = gradients(expected, theirs, peer.named_parameters())
+    slope = grads.pop("x")
+    converted = load({name: grad.float() for name, grad in grads.items()}).state_dict()
+    slopes = largest_difference(
+        gradients(got, ours, model.named_parameters()), {"x": slope, **converted}
+    )
+    print(f"{name}, {layout}: values {values:.1e}, gradients {slopes:.1e}")
+    assert values < 1e-5 and slopes < 1e-5
+
+
+# ---------------------------------------------------------------- sizes
+
+COUNTS = {  # FACTS.md, counted in diffusers' classes
+    "SD-2.1": 865_910_724,
+    "SD-1.5": 859_520_964,
+    "txt2img-1.4B": 872_300_484,
+    "kl-f4": 55_312_063,
+    "kl-f8": 83_653_863,
+    "kl-f16": 69_610_963,
+}
+
+
+def parameters(model):
+    return sum(p.numel() for p in model.parameters())
+
+
+@pytest.mark.parametrize("name", COUNTS)
+def test_counts(name):
+    with torch.device("meta"):
+        assert parameters(zoo.build(f"ldm/{name}")) == COUNTS[name]
+
+
+@pytest.mark.parametrize("name", LDM_CONFIGS)
+def test_counts_equal_both_layouts(name):
+    config = LDM_CONFIGS[name]
+    with torch.device("meta"):
+        ours, peer = zoo.build(f"ldm/{name}"), diffusers_conditional_unet(config)
+    shapes = compvis_layout.unet_shapes(config).values()
+    assert parameters(ours) == parameters(peer) == sum(torch.Size(s).numel() for s in shapes)
