@@ -17,6 +17,8 @@ from course_lib.papers import (
     magvit,
     magvit2,
     magvit_tokenizer,
+    svd,
+    svd_decoder,
     vit,
     vivit,
     vqgan,
@@ -89,6 +91,8 @@ MODELS: dict[str, Entry] = {
     }),
     **_entries("ldm", ldm_autoencoder.AUTOENCODER_CONFIGS, ldm_autoencoder.AutoencoderKL, {}),
     **_entries("ldm", clip_text.CLIP_TEXT_CONFIGS, clip_text.CLIPText, {}),
+    **_entries("svd", svd.SVD_CONFIGS, svd.UNet, {"SVD-text": ("1521M", "paper, appendix D")}),
+    **_entries("svd", svd_decoder.TEMPORAL_DECODER_CONFIGS, svd_decoder.TemporalAutoencoder, {}),
     **_entries("svd", clip_vision.CLIP_VISION_CONFIGS, clip_vision.CLIPVision, {
         "CLIP-ViT-H": ("632M", "OpenCLIP, profile of its models"),
     }),

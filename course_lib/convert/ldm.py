@@ -15,7 +15,8 @@ from torch import Tensor, nn
 from course_lib.convert.ddpm import modern_diffusers
 from course_lib.convert.layout import Layout, Source, torch_sources
 from course_lib.convert.vqgan import DIFFUSERS, TAMING, Names, autoencoder_names, linear_attention
-from course_lib.papers.ldm import Block, LDMConfig, UNet
+from course_lib.nn.resnet import Upsample
+from course_lib.papers.ldm import LDMConfig, UNet
 from course_lib.papers.ldm_autoencoder import AutoencoderKL
 
 # ---------------------------------------------------------------- the U-Net
@@ -118,10 +119,10 @@ def compvis_blocks(model: nn.Module) -> dict[str, tuple[str, str]]:
         "middle.1": ("middle_block.2", ""),
     }
     for k, layer in enumerate(model.down):
-        if isinstance(layer, Block):
+        if not isinstance(layer, nn.Conv2d):
             blocks[f"down.{k}"] = (f"input_blocks.{k + 1}.0", f"input_blocks.{k + 1}.1")
     for k, entry in _up_entries(model).items():
-        if isinstance(model.up[k], Block):
+        if not isinstance(model.up[k], Upsample):
             blocks[f"up.{k}"] = (f"{entry}.0", f"{entry}.1")
     return blocks
 
@@ -130,10 +131,10 @@ def compvis_resizes(model: nn.Module) -> dict[str, str]:
     """Return CompVis' names of the layers that halve and double the resolution."""
     names = {}
     for k, layer in enumerate(model.down):
-        if not isinstance(layer, Block):
+        if isinstance(layer, nn.Conv2d):
             names[f"down.{k}"] = f"input_blocks.{k + 1}.0.op"
     for k, entry in _up_entries(model).items():
-        if not isinstance(model.up[k], Block):
+        if isinstance(model.up[k], Upsample):
             # It is the last layer of the entry that the block before it begins.
             place = 1 if model.up[k - 1].attention is None else 2
             names[f"up.{k}.conv"] = f"{entry}.{place}.conv"
@@ -145,7 +146,7 @@ def _up_entries(model: nn.Module) -> dict[int, str]:
     entries = {}
     blocks = 0
     for k, layer in enumerate(model.up):
-        blocks += isinstance(layer, Block)
+        blocks += not isinstance(layer, Upsample)
         entries[k] = f"output_blocks.{blocks - 1}"
     return entries
 

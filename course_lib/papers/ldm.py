@@ -340,9 +340,9 @@ class FeedForward(nn.Module):
         self.values_and_gates = nn.Linear(width, 8 * width)
         self.out = nn.Linear(4 * width, width)
 
-    def forward(self, x: Float[Tensor, "b n d"]) -> Float[Tensor, "b n d"]:
-        values, gates = self.values_and_gates(x).chunk(2, dim=-1)  # b n 4*d each
-        return self.out(values * F.gelu(gates))  # b n d
+    def forward(self, x: Float[Tensor, "... d"]) -> Float[Tensor, "... d"]:
+        values, gates = self.values_and_gates(x).chunk(2, dim=-1)  # ... 4*d each
+        return self.out(values * F.gelu(gates))  # ... d
 
 
 def projection(config: LDMConfig, width: int) -> nn.Linear | nn.Conv2d:
