@@ -1,5 +1,6 @@
 """Diffusion maths that several papers share: schedules, samplers, a mixture with known answers."""
 
+from course_lib.diffusion.guidance import Guided, drop_context, guide
 from course_lib.diffusion.likelihood import bits_per_dim, normal_kl
 from course_lib.diffusion.mixture import GaussianMixture
 from course_lib.diffusion.samplers import ddim_step, ddim_steps
@@ -7,22 +8,27 @@ from course_lib.diffusion.schedules import (
     cosine_alphas_cumprod,
     cosine_betas,
     linear_betas,
+    scaled_linear_betas,
     validate_betas,
 )
 from course_lib.diffusion.steps import choose, gather_at, previous, validate_count, validate_steps
 
 __all__ = [
     "GaussianMixture",
+    "Guided",
     "bits_per_dim",
     "choose",
     "cosine_alphas_cumprod",
     "cosine_betas",
     "ddim_step",
     "ddim_steps",
+    "drop_context",
     "gather_at",
+    "guide",
     "linear_betas",
     "normal_kl",
     "previous",
+    "scaled_linear_betas",
     "validate_betas",
     "validate_count",
     "validate_steps",

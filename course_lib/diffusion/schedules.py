@@ -20,6 +20,22 @@ def linear_betas(timesteps: int) -> Table:
     return torch.linspace(scale * 1e-4, scale * 0.02, timesteps, dtype=torch.float64)
 
 
+def scaled_linear_betas(
+    timesteps: int = 1000, first: float = 0.00085, last: float = 0.012
+) -> Table:
+    """Latent diffusion's code: beta from first to last, evenly spaced in its square root.
+
+    The defaults are Stable Diffusion's.  Raises ValueError unless 0 < first <= last < 1 and there
+    are two steps or more.
+    """
+    if timesteps < 2 or not 0 < first <= last < 1:
+        raise ValueError(
+            "expected 2 steps or more and 0 < first <= last < 1, got"
+            f" {timesteps} steps from {first} to {last}"
+        )
+    return torch.linspace(first**0.5, last**0.5, timesteps, dtype=torch.float64).square()
+
+
 def cosine_alphas_cumprod(timesteps: int, s: float = 0.008) -> Table:
     """Improved DDPM, Eq. 17: alpha_bar_t = f(t) / f(0) for t = 1..T.
 

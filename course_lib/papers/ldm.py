@@ -3,18 +3,25 @@
 
 The networks are the paper's and those of its successors, Stable Diffusion 1 and 2.
 
-Reading order: the configurations; the U-Net with cross-attention (section 3.3, Figure 3).  The
-autoencoder whose latents it denoises (section 3.1) is `course_lib.papers.ldm_autoencoder`.
+Reading order: the configurations; the U-Net with cross-attention (section 3.3, Figure 3); an
+encoder of captions; training (Eq. 3) and sampling.  The autoencoder whose latents are diffused
+(section 3.1) is `course_lib.papers.ldm_autoencoder`.
+
+Steps count from 0, as in `course_lib.papers.ddpm`.
 
 Differs from the paper, following the official code:
 - The feed-forward network of a transformer block gates its values (GEGLU).
-- The network predicts the noise (Eq. 2), or, in Stable Diffusion 2 at 768 pixels, v.
+- The network predicts the noise (Eq. 3), or, in Stable Diffusion 2 at 768 pixels, v.
+- The schedule's betas are evenly spaced in their square root.
+- DDIM's steps are moved by one, and its last one ends at the noise of step 0, not at none.
 Differs from the official code: where there is no context, a transformer block has no
 cross-attention at all (there, it attends to its own tokens a second time).
 """
 
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Literal
 
 import torch
@@ -22,9 +29,12 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import nn
 
+from course_lib.diffusion import ddim_step, ddim_steps, gather_at, scaled_linear_betas
+from course_lib.diffusion.edm import precondition
 from course_lib.nn.embeddings import timestep_embedding
 from course_lib.nn.resnet import ResBlock, Upsample
-from course_lib.shapes import Float, Shaped, Tensor
+from course_lib.papers.ddpm import predict_x_start, q_sample
+from course_lib.shapes import Batch, Float, Int, PerSample, Shaped, Steps, Table, Tensor
 
 TRANSFORMER_NORM_EPS = 1e-6  # of the group norm before a transformer
 
@@ -48,6 +58,8 @@ class LDMConfig:
     groups: int = 32
     norm_eps: float = 1e-5  # of every group norm but the transformers'
     prediction: Literal["eps", "v"] = "v"
+    timesteps: int = 1000
+    betas: tuple[float, float] = (0.00085, 0.012)  # the first and the last
 
     def __post_init__(self):
         for name in ("attends", "heads"):
@@ -74,6 +86,11 @@ class LDMConfig:
     def downsampling(self) -> int:
         """How many times smaller than the latent the coarsest level is, along a side."""
         return 2 ** (len(self.multipliers) - 1)
+
+    @property
+    def alphas_cumprod(self) -> Table:
+        """The noise schedule: what is left of the signal's variance at every step."""
+        return (1 - scaled_linear_betas(self.timesteps, *self.betas)).cumprod(0)
 
 
 LDM_CONFIGS = {
@@ -202,15 +219,15 @@ class UNet(nn.Module):
 
     def zero_last_layers(self) -> None:
         """Make the whole network start as zero, and every block as the identity."""
-        last_layers = [self.out]
+        last_layers: list[nn.Module] = [self.out]
         for module in self.modules():
             if isinstance(module, ResBlock):
                 last_layers.append(module.conv2)
             elif isinstance(module, SpatialTransformer):
                 last_layers.append(module.proj_out)
         for layer in last_layers:
-            nn.init.zeros_(layer.weight)
-            nn.init.zeros_(layer.bias)  # type: ignore[arg-type]
+            for parameter in layer.parameters():
+                nn.init.zeros_(parameter)
 
 
 class Block(nn.Module):
@@ -285,7 +302,7 @@ class TransformerBlock(nn.Module):
         super().__init__()
         self.norm1 = nn.LayerNorm(width)
         self.self_attention = Attention(width, heads)
-        self.norm2 = None if context is None else nn.LayerNorm(width)
+        self.norm2 = nn.Identity() if context is None else nn.LayerNorm(width)
         self.cross_attention = None if context is None else Attention(width, heads, context)
         self.norm3 = nn.LayerNorm(width)
         self.feed_forward = FeedForward(width)
@@ -353,3 +370,172 @@ def projection(config: LDMConfig, width: int) -> nn.Linear | nn.Conv2d:
 def pointwise(layer: nn.Linear | nn.Conv2d, x: Float[Tensor, "b n c"]) -> Float[Tensor, "b n c"]:
     """Apply a linear layer, or a 1x1 convolution as one: tokens need not become an image."""
     return F.linear(x, layer.weight.flatten(1), layer.bias)
+
+
+# ---------------------------------------------------------------- 3.3 captions
+
+
+@dataclass(frozen=True)
+class CaptionConfig:
+    """A small encoder of captions made of known words."""
+
+    words: tuple[str, ...]  # every word and sign that captions may have
+    length: int = 32  # tokens of a caption; the rest of a shorter one is empty
+    width: int = 64
+    heads: int = 1
+    depth: int = 1
+
+
+class CaptionEncoder(nn.Module):
+    """tau_theta of Eq. 3, in little: the words of a caption to as many tokens of a context."""
+
+    def __init__(self, config: CaptionConfig):
+        super().__init__()
+        self.config = config
+        self.words = nn.Embedding(1 + len(config.words), config.width)  # 0 is no word
+        self.positions = nn.Parameter(torch.zeros(1, config.length, config.width))
+        self.blocks = nn.ModuleList(
+            TransformerBlock(config.width, config.heads, None) for _ in range(config.depth)
+        )
+        self.norm = nn.LayerNorm(config.width)
+        nn.init.normal_(self.positions, std=0.02)
+
+    def forward(self, tokens: Int[Tensor, "b n"]) -> Float[Tensor, "b n d"]:
+        x = self.words(tokens) + self.positions  # b n d
+        for block in self.blocks:
+            x = block(x, None)  # b n d
+        return self.norm(x)  # b n d
+
+    def tokens(self, captions: list[str]) -> Int[Tensor, "b n"]:
+        """Return the numbers of captions' words; an empty caption is all zeros.
+
+        Raises ValueError, naming them, for words that it does not know, and for a caption that is
+        too long.
+        """
+        numbers = {word: i for i, word in enumerate(self.config.words, start=1)}
+        tokens = torch.zeros(len(captions), self.config.length, dtype=torch.long)
+        for row, caption in zip(tokens, captions, strict=True):
+            words = re.findall(r"\w+|[^\w\s]", caption)
+            unknown = [word for word in words if word not in numbers]
+            if unknown or len(words) > len(row):
+                raise ValueError(
+                    f"expected at most {len(row)} known words, got {len(words)} in {caption!r},"
+                    f" of which unknown: {', '.join(unknown) or 'none'}"
+                )
+            row[: len(words)] = torch.tensor([numbers[word] for word in words])
+        return tokens.to(self.positions.device)
+
+
+# ---------------------------------------------------------------- v
+# Salimans and Ho 2022, arXiv 2202.00512, appendix D.
+
+
+def velocity(x_start: Batch, t: Steps, noise: Batch, alphas_cumprod: Table) -> Batch:
+    """Return v = sqrt(alpha_bar) eps - sqrt(1 - alpha_bar) x_0, what the network is to say."""
+    signal = gather_at(alphas_cumprod.sqrt(), t, x_start)
+    sigma = gather_at((1 - alphas_cumprod).sqrt(), t, x_start)
+    return signal * noise - sigma * x_start
+
+
+def from_velocity(v: Batch, x_t: Batch, t: Steps, alphas_cumprod: Table) -> tuple[Batch, Batch]:
+    """Return the noise and the x_0 that v and x_t imply."""
+    signal = gather_at(alphas_cumprod.sqrt(), t, x_t)
+    sigma = gather_at((1 - alphas_cumprod).sqrt(), t, x_t)
+    return signal * v + sigma * x_t, signal * x_t - sigma * v
+
+
+# ---------------------------------------------------------------- training and sampling
+
+
+class LatentDiffusion:
+    """The process of a config: its schedule, its loss, its samplers.
+
+    Samplers call `predict(x_t, t)`, such as `course_lib.diffusion.Guided`, for the output at x_t.
+    """
+
+    def __init__(self, config: LDMConfig):
+        self.alphas_cumprod = config.alphas_cumprod
+        self.prediction = config.prediction
+
+    def loss(
+        self,
+        network: Callable,
+        x_start: Float[Tensor, "b c h w"],
+        t: Steps,
+        noise: Float[Tensor, "b c h w"],
+        context: Float[Tensor, "b n d"] | None,
+    ) -> PerSample:
+        """Eq. 3: return the squared error of the noise, or of v, averaged over all values."""
+        target = noise
+        if self.prediction == "v":
+            target = velocity(x_start, t, noise, self.alphas_cumprod)
+        x_t = q_sample(x_start, t, noise, self.alphas_cumprod)
+        return (target - network(x_t, t, context)).square().flatten(1).mean(1)
+
+    def eps_and_x_start(self, output: Batch, x_t: Batch, t: Steps) -> tuple[Batch, Batch]:
+        """Return the noise and the x_0 that the network's output stands for."""
+        if self.prediction == "v":
+            return from_velocity(output, x_t, t, self.alphas_cumprod)
+        return output, predict_x_start(x_t, t, output, self.alphas_cumprod)
+
+    def denoise(
+        self,
+        predict: Callable[[Batch, Steps], Batch],
+        x: Batch,
+        count: int,
+        eta: float = 0.0,
+        generator: torch.Generator | None = None,
+    ) -> Iterator[tuple[Batch, Batch]]:
+        """Go from noise to latents in `count` DDIM steps; after each yield x_t and the x_0 seen.
+
+        eta is the share of fresh noise: 0 none, 1 DDPM's.
+        """
+        kept = ddim_steps(len(self.alphas_cumprod), count, offset=1)
+        for step, step_next in pairwise([*kept.flip(0).tolist(), 0]):
+            with torch.no_grad():
+                t = torch.full((len(x),), step, device=x.device)
+                eps, x_start = self.eps_and_x_start(predict(x, t), x, t)
+                noise = torch.randn(x.shape, generator=generator).to(x) if eta > 0 else None
+                alpha_bar = self.alphas_cumprod[step]
+                x = ddim_step(x, eps, alpha_bar, self.alphas_cumprod[step_next], eta, noise)
+            yield x, x_start
+
+    def sample(self, predict: Callable, x: Batch, count: int, **options) -> Batch:
+        """Return the latents in which `denoise` ends."""
+        for x_next, _ in self.denoise(predict, x, count, **options):
+            x = x_next
+        return x
+
+    # By noise levels, for the samplers of `course_lib.diffusion.edm`: x = x_0 + sigma eps.
+
+    @property
+    def sigmas(self) -> Table:
+        """The noise level of every step."""
+        return ((1 - self.alphas_cumprod) / self.alphas_cumprod).sqrt()
+
+    def levels(self, count: int) -> Table:
+        """Return the noise levels of `count` of DDIM's steps, falling, and 0 after them."""
+        kept = self.sigmas[ddim_steps(len(self.sigmas), count, offset=1)]
+        return torch.cat([kept.flip(0), torch.zeros_like(kept[:1])])
+
+    def estimate(
+        self,
+        predict: Callable[[Batch, PerSample], Batch],
+        x: Float[Tensor, "b c h w"],
+        sigma: PerSample,
+    ) -> Float[Tensor, "b c h w"]:
+        """Return D(x; sigma), the x_0 that the network sees at a noise level."""
+        level = rearrange(sigma, "b -> b 1 1 1")
+        c_skip, c_out, c_in, _ = precondition(level)
+        output = predict(c_in * x, self.time_of(sigma))
+        if self.prediction == "v":
+            return c_skip * x + c_out * output
+        return x - level * output
+
+    def time_of(self, sigma: PerSample) -> PerSample:
+        """Return the time of each noise level: between two steps, linear in its logarithm."""
+        levels = self.sigmas.log().to(sigma.device)
+        level = sigma.double().log()
+        low = (torch.searchsorted(levels, level) - 1).clamp(0, len(levels) - 2)
+        share = (level - levels[low]) / (levels[low + 1] - levels[low])
+        return (low + share.clamp(0, 1)).to(sigma)

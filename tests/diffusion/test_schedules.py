@@ -9,6 +9,7 @@ from course_lib.diffusion import (
     cosine_alphas_cumprod,
     cosine_betas,
     linear_betas,
+    scaled_linear_betas,
     validate_betas,
 )
 
@@ -29,6 +30,29 @@ def test_the_linear_schedule_at_other_lengths_ends_in_the_same_noise():
     alphas_cumprod = (1 - betas).cumprod(0)
     assert float(alphas_cumprod[1999]) == pytest.approx(0.0789449, abs=5e-8)
     assert float(alphas_cumprod[-1]) == pytest.approx(4.24665e-5, rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("first", "last", "first_alpha_bar", "last_alpha_bar"),
+    [
+        (0.00085, 0.012, 0.99915, 0.0046601),  # Stable Diffusion
+        (0.0015, 0.0195, 0.9985, 1.42304e-4),  # LDM on CelebA and ImageNet
+        (0.0015, 0.0155, 0.9985, 6.68665e-4),  # LDM on churches
+    ],
+)
+def test_the_scaled_linear_schedule(first, last, first_alpha_bar, last_alpha_bar):
+    betas = scaled_linear_betas(1000, first, last)
+    alphas_cumprod = (1 - betas).cumprod(0)
+    assert betas.dtype == torch.float64 and len(betas) == 1000
+    torch.testing.assert_close(betas.sqrt().diff().diff(), torch.zeros(998).double())
+    assert float(alphas_cumprod[0]) == pytest.approx(first_alpha_bar, abs=1e-12)
+    assert float(alphas_cumprod[-1]) == pytest.approx(last_alpha_bar, rel=1e-5)
+
+
+@pytest.mark.parametrize("arguments", [(1, 0.1, 0.2), (9, 0, 0.2), (9, 0.2, 0.1), (9, 0.1, 1)])
+def test_scaled_linear_schedules_that_are_none(arguments, untyped):
+    with pytest.raises(ValueError, match="expected 2 steps or more and 0 < first <= last < 1, got"):
+        scaled_linear_betas(*arguments)
 
 
 @pytest.mark.parametrize(

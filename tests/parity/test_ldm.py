@@ -1,14 +1,19 @@
-"""Latent diffusion against diffusers' networks and CompVis' layout: values and gradients."""
+"""Latent diffusion against diffusers' networks and samplers and CompVis' layout."""
+
+from functools import partial
 
 import pytest
 import torch
 
 from course_lib import zoo
 from course_lib.convert import load_official
-from course_lib.papers.ldm import LDM_CONFIGS, LDMConfig
+from course_lib.diffusion import Guided, edm, scaled_linear_betas
+from course_lib.papers.ldm import LDM_CONFIGS, LatentDiffusion, LDMConfig
 from course_lib.papers.ldm_autoencoder import AutoencoderConfig
 from tests.parity import compvis_layout
 from tests.parity.peers import (
+    DDIMScheduler,
+    EulerDiscreteScheduler,
     diffusers_autoencoder,
     diffusers_conditional_unet,
     gradients,
@@ -209,6 +214,101 @@ def test_the_autoencoder_equals_diffusers(name, layout):
     )
     print(f"{name}, {layout}: values {values:.1e}, gradients {slopes:.1e}")
     assert values < 1e-5 and slopes < 1e-5
+
+
+# ---------------------------------------------------------------- sampling
+
+SCALE = 7.5
+PREDICTIONS = {"eps": "epsilon", "v": "v_prediction"}
+
+
+def scheduler(kind, prediction, **options):
+    """Theirs, as in a folder of Stable Diffusion, with float64 tables."""
+    made = kind(
+        beta_schedule="scaled_linear",
+        beta_start=0.00085,
+        beta_end=0.012,
+        steps_offset=1,
+        prediction_type=PREDICTIONS[prediction],
+        timestep_spacing="leading",
+        **options,
+    )
+    exact = (1 - scaled_linear_betas(1000, 0.00085, 0.012)).cumprod(0)
+    torch.testing.assert_close(made.alphas_cumprod, exact.float(), rtol=1e-4, atol=0)
+    made.alphas_cumprod = exact
+    if kind is DDIMScheduler:
+        made.final_alpha_cumprod = exact[0]
+    return made
+
+
+def sampling(prediction):
+    """Return our network and theirs, in double precision, and what both start from."""
+    config = ldm(prediction=prediction, in_channels=4, out_channels=4)
+    peer = randomize(diffusers_conditional_unet(config)).eval()
+    model = load_official("ldm", peer.state_dict(), config).eval().double()
+    noise, _, context = inputs(config, 2, 6, 10, 5)
+    null = inputs(config, 1, 6, 10, 5, seed=4)[2]
+    return model, peer.double(), noise.double(), context.double(), null.double()
+
+
+def their_chain(theirs, peer, x, context, null, **options):
+    """Their whole run, guided as in their pipelines: every x on the way."""
+    x = x * theirs.init_noise_sigma
+    noise = torch.Generator().manual_seed(3)
+    for t in theirs.timesteps:
+        both = theirs.scale_model_input(torch.cat([x, x]), t)
+        contexts = torch.cat([null.expand_as(context), context])
+        without, given = peer(both, t, contexts).sample.chunk(2)
+        out = without + SCALE * (given - without)
+        if options:
+            options["variance_noise"] = torch.randn(x.shape, generator=noise).to(x)
+        x = theirs.step(out, t, x, **options).prev_sample
+        yield x
+
+
+def largest_share(pairs):
+    """The largest difference of any pair, as a share of the largest value."""
+    return max(float((ours - theirs).abs().max() / theirs.abs().max()) for ours, theirs in pairs)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("eta", [0.0, 0.7])
+@pytest.mark.parametrize("count", [2, 10])
+@pytest.mark.parametrize("prediction", PREDICTIONS)
+def test_a_guided_ddim_run(prediction, count, eta):
+    model, peer, noise, context, null = sampling(prediction)
+    theirs = scheduler(DDIMScheduler, prediction, clip_sample=False, set_alpha_to_one=False)
+    theirs.set_timesteps(count)
+    predict = Guided(model, context, null, SCALE)
+    ours = LatentDiffusion(model.config).denoise(
+        predict, noise, count, eta, torch.Generator().manual_seed(3)
+    )
+    options = {"eta": eta} if eta else {}
+    chain = their_chain(theirs, peer, noise, context, null, **options)
+    pairs = [(x, other) for (x, _), other in zip(ours, chain, strict=True)]
+    print(f"{prediction}, {count} steps, eta {eta}: {largest_share(pairs):.1e}")
+    assert len(pairs) == count and largest_share(pairs) < 1e-9
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("karras", [False, True], ids=["the schedule's levels", "Karras' levels"])
+@pytest.mark.parametrize("prediction", PREDICTIONS)
+def test_a_guided_euler_run(prediction, karras):
+    """Their levels are in single precision, and so is the time that they tell the network."""
+    model, peer, noise, context, null = sampling(prediction)
+    theirs = scheduler(EulerDiscreteScheduler, prediction, use_karras_sigmas=karras)
+    theirs.set_timesteps(8)
+    process = LatentDiffusion(model.config)
+    sigmas = process.levels(8)
+    if karras:
+        sigmas = edm.karras_sigmas(8, float(sigmas[-2]), float(sigmas[0]))
+    torch.testing.assert_close(sigmas.float(), theirs.sigmas, rtol=1e-4, atol=0)
+    predict = partial(process.estimate, Guided(model, context, null, SCALE))
+    ours = edm.euler_steps(predict, noise, sigmas)
+    chain = their_chain(theirs, peer, noise, context, null)
+    pairs = [(x, other) for (x, _), other in zip(ours, chain, strict=True)]
+    print(f"{prediction}, Karras {karras}: {largest_share(pairs):.1e}")
+    assert len(pairs) == 8 and largest_share(pairs) < 1e-5
 
 
 # ---------------------------------------------------------------- sizes
