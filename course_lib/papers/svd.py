@@ -25,6 +25,7 @@ from einops import rearrange, repeat
 from torch import nn
 
 from course_lib.diffusion import edm
+from course_lib.diffusion.guidance import guide
 from course_lib.nn.embeddings import timestep_embedding
 from course_lib.papers import ldm
 from course_lib.papers.ldm import (
@@ -446,7 +447,7 @@ def guided_denoiser(
     """Return the estimate of x_start, guided away from the one without a condition."""
     known = edm.denoise(partial(predict_v, unet, condition), x, sigma)
     unknown = edm.denoise(partial(predict_v, unet, unconditional), x, sigma)
-    return unknown + scale.to(x)[:, None, None, None] * (known - unknown)
+    return guide(known, unknown, scale.to(x)[:, None, None, None])
 
 
 def sample(
