@@ -21,6 +21,7 @@ FOLDERS = {  # in the order of the imports, what is imported first
     "training/recipes": "the numbers of every training run",
     "metrics": "what is measured",
     "curation": "what is done to clips before anyone trains on them",
+    "pipelines": "published weights at work",
     "checking": "an exercise, an answer, a verdict",
     "exercises": "the exercises of every chapter",
     "classroom": "what a notebook imports",

@@ -1,0 +1,337 @@
+"""The config.json files of a published folder, in the fields of our own configs.
+
+A field that we do not know is refused unless it is switched off; so is one with a value that our
+networks do not have.  Nothing is guessed.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+from course_lib.nn.clip_text import CLIPTextConfig
+from course_lib.nn.clip_vision import CLIPVisionConfig
+from course_lib.papers.ldm import LDMConfig
+from course_lib.papers.ldm_autoencoder import AutoencoderConfig
+from course_lib.papers.svd import SVDConfig
+
+OUTER_EPS = 1e-6  # of diffusers' clip U-Net, in whose pipeline the published weights run
+GELUS = {"gelu": "exact", "quick_gelu": "quick"}
+# Fields that say nothing about what is computed.
+NOTES = {
+    "sample_size",
+    "dropout",
+    "upcast_attention",
+    "attention_dropout",
+    "initializer_factor",
+    "initializer_range",
+    "architectures",
+    "model_type",
+    "dtype",
+    "torch_dtype",
+    "transformers_version",
+    "bos_token_id",
+    "eos_token_id",
+    "pad_token_id",
+    "num_frames",
+}
+
+
+class Fields:
+    """The fields of one JSON object: each is asked for, or refused at the end."""
+
+    def __init__(self, given: Mapping[str, Any]):
+        self.left = {k: v for k, v in given.items() if not k.startswith("_") and k not in NOTES}
+
+    def take(self, name: str, *default: Any) -> Any:
+        """Return a field, or the default where there is none.  Raises ValueError without one."""
+        if name in self.left:
+            return self.left.pop(name)
+        if not default:
+            raise ValueError(f"expected a field {name}, got none")
+        return default[0]
+
+    def require(self, **values: Any) -> None:
+        """Refuse fields that are given with other values than these (ValueError)."""
+        for name, value in values.items():
+            found = self.take(name, value)
+            if found != value:
+                raise ValueError(f"expected {name} {value!r}, got {found!r}")
+
+    def end(self) -> None:
+        """Refuse what nobody asked for and is not switched off (ValueError)."""
+        unknown = {name: v for name, v in self.left.items() if v is not None and v is not False}
+        if unknown:
+            listed = ", ".join(f"{name} {value!r}" for name, value in unknown.items())
+            raise ValueError(f"expected only what the course knows, got {listed}")
+
+
+# ---------------------------------------------------------------- the U-Nets
+
+
+def unet_config(given: Mapping[str, Any], schedule: Mapping[str, Any]) -> LDMConfig:
+    """Return our config of a UNet2DConditionModel.
+
+    schedule: the fields of ours that are not the network's, as from `schedule_config`.  Raises
+    ValueError.
+    """
+    fields = Fields(given)
+    fields.require(
+        act_fn="silu",
+        attention_type="default",
+        addition_embed_type_num_heads=64,
+        conv_in_kernel=3,
+        conv_out_kernel=3,
+        downsample_padding=1,
+        flip_sin_to_cos=True,
+        freq_shift=0,
+        mid_block_scale_factor=1,
+        mid_block_type="UNetMidBlock2DCrossAttn",
+        resnet_out_scale_factor=1.0,
+        resnet_time_scale_shift="default",
+        time_embedding_type="positional",
+    )
+    shape = _levels(fields, "CrossAttnDownBlock2D", "DownBlock2D")
+    # The file calls the number of heads their width.
+    heads = fields.take("attention_head_dim", 8)
+    heads = fields.take("num_attention_heads", None) or heads
+    config = LDMConfig(
+        **shape,
+        heads=_per_level(heads, len(shape["multipliers"])),
+        groups=fields.take("norm_num_groups", 32),
+        norm_eps=fields.take("norm_eps", 1e-5),
+        linear_projection=fields.take("use_linear_projection", False),
+        **schedule,
+    )
+    fields.end()
+    return config
+
+
+def video_unet_config(given: Mapping[str, Any]) -> SVDConfig:
+    """Return our config of a UNetSpatioTemporalConditionModel.  Raises ValueError."""
+    fields = Fields(given)
+    shape = _levels(fields, "CrossAttnDownBlockSpatioTemporal", "DownBlockSpatioTemporal")
+    heads = fields.take("num_attention_heads", (5, 10, 20, 20))
+    vector = fields.take("projection_class_embeddings_input_dim", 768)
+    config = SVDConfig(
+        **shape,
+        heads=_per_level(heads, len(shape["multipliers"])),
+        vector=vector,
+        outer_eps=OUTER_EPS,
+    )
+    fields.require(addition_time_embed_dim=vector // 3)
+    fields.end()
+    return config
+
+
+def trained_frames(given: Mapping[str, Any]) -> int:
+    """Return how many frames a clip has on which the U-Net was trained."""
+    return given.get("num_frames", 25)
+
+
+def _levels(fields: Fields, attending: str, plain: str) -> dict[str, Any]:
+    """Return the fields of our config that two kinds of U-Net share."""
+    widths = fields.take("block_out_channels")
+    blocks = fields.take("down_block_types")
+    kinds = {attending: True, plain: False}
+    unknown = [block for block in blocks if block not in kinds]
+    if unknown:
+        raise ValueError(f"expected levels of {', '.join(kinds)}, got {unknown[0]}")
+    up = [block.replace("Down", "Up") for block in reversed(blocks)]
+    fields.require(up_block_types=up)
+    ragged = [width for width in widths if width % widths[0]]
+    if ragged:
+        raise ValueError(f"expected multiples of the first width {widths[0]}, got {ragged[0]}")
+    return {
+        "in_channels": fields.take("in_channels"),
+        "out_channels": fields.take("out_channels"),
+        "width": widths[0],
+        "multipliers": _multipliers(widths),
+        "blocks": fields.take("layers_per_block"),
+        "attends": tuple(kinds[block] for block in blocks),
+        "depth": _same(fields.take("transformer_layers_per_block", 1)),
+        "context": fields.take("cross_attention_dim"),
+    }
+
+
+def _multipliers(widths: list[int]) -> tuple[int, ...]:
+    """Return widths in units of the first.  Raises ValueError where they are not multiples."""
+    ragged = [width for width in widths if width % widths[0]]
+    if ragged:
+        raise ValueError(f"block_out_channels: expected multiples of {widths[0]}, got {ragged[0]}")
+    return tuple(width // widths[0] for width in widths)
+
+
+def _same(value: Any) -> int:
+    """Return the one number that all levels have.  Raises ValueError where there are several."""
+    numbers = {value} if isinstance(value, int) else set(value)
+    if len(numbers) != 1:
+        raise ValueError(f"expected as many layers in each transformer, got {value}")
+    return numbers.pop()
+
+
+def _per_level(value: Any, levels: int) -> tuple[int, ...]:
+    """Return a number for each level; one for all is the same for each."""
+    return (value,) * levels if isinstance(value, int) else tuple(value)
+
+
+# ---------------------------------------------------------------- the autoencoders
+
+
+def autoencoder_config(given: Mapping[str, Any]) -> tuple[AutoencoderConfig, float, bool]:
+    """Return our config of an AutoencoderKL, the scale factor, and whether to run it in float32.
+
+    Raises ValueError.
+    """
+    fields = Fields(given)
+    widths = fields.take("block_out_channels")
+    fields.require(
+        up_block_types=["UpDecoderBlock2D"] * len(widths),
+        act_fn="silu",
+        use_quant_conv=True,
+        use_post_quant_conv=True,
+        mid_block_add_attention=True,
+    )
+    groups = fields.take("norm_num_groups", 32)
+    return _autoencoder(fields, widths, fields.take("layers_per_block"), groups)
+
+
+def video_autoencoder_config(given: Mapping[str, Any]) -> tuple[AutoencoderConfig, float, bool]:
+    """Return the same of an AutoencoderKLTemporalDecoder.  Raises ValueError."""
+    fields = Fields(given)
+    fields.require(layers_per_block=2)  # there, also of the decoder's middle, where we have 2
+    return _autoencoder(fields, fields.take("block_out_channels"), blocks=2, groups=32)
+
+
+def _autoencoder(
+    fields: Fields, widths: list[int], blocks: int, groups: int
+) -> tuple[AutoencoderConfig, float, bool]:
+    channels = fields.take("in_channels", 3)
+    fields.require(out_channels=channels, down_block_types=["DownEncoderBlock2D"] * len(widths))
+    config = AutoencoderConfig(
+        channels=channels,
+        width=widths[0],
+        multipliers=_multipliers(widths),
+        blocks=blocks,
+        latent=fields.take("latent_channels"),
+        groups=groups,
+    )
+    scale = fields.take("scaling_factor", 0.18215)
+    upcast = fields.take("force_upcast", True)
+    fields.end()
+    return config, scale, upcast
+
+
+# ---------------------------------------------------------------- CLIP's towers
+
+
+def clip_vision_config(given: Mapping[str, Any]) -> CLIPVisionConfig:
+    """Return our config of a CLIPVisionModelWithProjection.  Raises ValueError."""
+    fields = Fields(given)
+    config = CLIPVisionConfig(
+        image_size=fields.take("image_size", 224),
+        patch_size=fields.take("patch_size", 32),
+        channels=fields.take("num_channels", 3),
+        projection=fields.take("projection_dim", 512),
+        **_tower(fields, 768, 3072),
+    )
+    fields.end()
+    return config
+
+
+def clip_text_config(given: Mapping[str, Any]) -> CLIPTextConfig:
+    """Return our config of a CLIPTextModel.  Raises ValueError."""
+    fields = Fields(given)
+    fields.take("projection_dim", None)  # of CLIPTextModelWithProjection alone
+    config = CLIPTextConfig(
+        vocabulary=fields.take("vocab_size", 49_408),
+        length=fields.take("max_position_embeddings", 77),
+        **_tower(fields, 512, 2048),
+    )
+    fields.end()
+    return config
+
+
+def _tower(fields: Fields, width: int, mlp: int) -> dict[str, Any]:
+    """Return what both towers have; the defaults are those of transformers."""
+    act = fields.take("hidden_act", "quick_gelu")
+    if act not in GELUS:
+        raise ValueError(f"expected hidden_act {', '.join(GELUS)}, got {act!r}")
+    fields.require(layer_norm_eps=1e-5)
+    return {
+        "width": fields.take("hidden_size", width),
+        "mlp": fields.take("intermediate_size", mlp),
+        "depth": fields.take("num_hidden_layers", 12),
+        "heads": fields.take("num_attention_heads", 8 if width == 512 else 12),
+        "gelu": GELUS[act],
+    }
+
+
+# ---------------------------------------------------------------- schedulers
+
+BETAS = {"beta_start": 0.0001, "beta_end": 0.02, "beta_schedule": "linear"}  # diffusers' defaults
+PREDICTIONS = {"epsilon": "eps", "v_prediction": "v"}
+
+
+def noise_range(given: Mapping[str, Any]) -> tuple[float, float]:
+    """Return the least and the greatest sigma of an EulerDiscreteScheduler's config.
+
+    Only noise levels as in Stable Video Diffusion are known: Karras's, continuous, predicting v.
+    Raises ValueError.
+    """
+    fields = Fields({"timestep_type": "discrete", "use_karras_sigmas": False, **given})
+    fields.require(
+        prediction_type="v_prediction",
+        timestep_type="continuous",
+        use_karras_sigmas=True,
+        final_sigmas_type="zero",
+    )
+    return fields.take("sigma_min"), fields.take("sigma_max")
+
+
+def schedule_config(given: Mapping[str, Any]) -> dict[str, Any]:
+    """Return our fields for what a DDIMScheduler, PNDMScheduler or EulerDiscreteScheduler says.
+
+    Raises ValueError for other schedules than Stable Diffusion's.
+    """
+    fields = Fields({**BETAS, "prediction_type": "epsilon", **given})
+    fields.require(
+        beta_schedule="scaled_linear",
+        trained_betas=None,
+        rescale_betas_zero_snr=False,
+        thresholding=False,
+        interpolation_type="linear",
+        use_karras_sigmas=False,
+        use_exponential_sigmas=False,
+        use_beta_sigmas=False,
+        timestep_type="discrete",
+        final_sigmas_type="zero",
+    )
+    prediction = fields.take("prediction_type")
+    if prediction not in PREDICTIONS:
+        raise ValueError(f"expected prediction_type {', '.join(PREDICTIONS)}, got {prediction!r}")
+    return {
+        "prediction": PREDICTIONS[prediction],
+        "timesteps": fields.take("num_train_timesteps", 1000),
+        "betas": (fields.take("beta_start"), fields.take("beta_end")),
+    }
+
+
+def require_leading_steps(given: Mapping[str, Any]) -> None:
+    """Refuse other steps of a DDIMScheduler or PNDMScheduler than Stable Diffusion's (ValueError).
+
+    They count from 1, nothing is clipped, and the last one goes to the first of all steps.
+    """
+    is_ddim = given.get("_class_name") == "DDIMScheduler"
+    defaults = {"steps_offset": 0, "clip_sample": is_ddim, "set_alpha_to_one": is_ddim}
+    Fields({**defaults, **given}).require(
+        steps_offset=1, clip_sample=False, set_alpha_to_one=False, timestep_spacing="leading"
+    )
+
+
+def euler_spacing(given: Mapping[str, Any]) -> str:
+    """Return how an EulerDiscreteScheduler spaces its steps.  Raises ValueError for other ways."""
+    spacing = given.get("timestep_spacing", "linspace")
+    if spacing == "leading":
+        Fields({"steps_offset": 0, **given}).require(steps_offset=1)
+    elif spacing != "linspace":
+        raise ValueError(f"timestep_spacing: expected leading or linspace, got {spacing!r}")
+    return spacing

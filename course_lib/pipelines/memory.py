@@ -1,0 +1,61 @@
+"""Whether a pipeline fits into memory, said before anything is loaded."""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+
+import psutil
+import torch
+
+GB = 1e9
+
+
+def free_bytes(device: torch.device) -> int:
+    """Return how much memory is free where the tensors of a device are."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    return psutil.virtual_memory().available
+
+
+def require_memory(device: torch.device, stages: Mapping[str, int], advice: str) -> None:
+    """Refuse to begin what cannot end: raise RuntimeError where a stage needs more than is free.
+
+    stages: the bytes that each needs at least, by what it does; they follow one another, and none
+    keeps what it had.  advice: what would do.
+    """
+    stage, needed = max(stages.items(), key=lambda item: item[1])
+    free = free_bytes(device)
+    if needed > free:
+        raise RuntimeError(
+            f"{stage} needs about {needed / GB:.1f} GB of memory, and {device} has"
+            f" {free / GB:.1f} GB free: {advice}"
+        )
+
+
+@contextmanager
+def helpful_when_full(advice: str) -> Iterator[None]:
+    """Add the advice where torch runs out of memory all the same (RuntimeError)."""
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        raise RuntimeError(f"not enough memory after all: {advice}") from error
+
+
+# ---------------------------------------------------------------- what is needed at least
+
+
+def unet_bytes(parameters: int, values: int, bytes_each: int) -> int:
+    """Return what one evaluation of a U-Net takes: its weights, and the feature maps.
+
+    values: numbers of the finest feature map, all samples together.  At the finest level a gated
+    feed-forward network holds about 20 times as many at a time, and the skips as many as 6.
+    """
+    return bytes_each * (parameters + 26 * values)
+
+
+def decoder_bytes(parameters: int, values: int, bytes_each: int) -> int:
+    """Return what decoding takes: the weights, and the feature maps.
+
+    values: numbers of the finest feature map, all images together.  The last residual block but two
+    reads twice as many channels as that has, and keeps its input, two copies and its output.
+    """
+    return bytes_each * (parameters + 8 * values)
