@@ -3,10 +3,12 @@ sentence.
 """
 
 import io
+import math
 import random
 import struct
 import subprocess
 import sys
+from fractions import Fraction
 
 import av
 import numpy as np
@@ -344,6 +346,119 @@ def test_an_odd_side_gets_its_last_line_twice(frames, height, width):
     )
 
 
+FLOATS = torch.from_numpy(clip(2).transpose(0, 3, 1, 2) / 127.5 - 1)
+
+
+@pytest.mark.parametrize(
+    ("fps", "written"),
+    [
+        (1, 1),
+        (29.97, Fraction(2997, 100)),
+        (30000 / 1001, Fraction(30000, 1001)),
+        (Fraction(24000, 1001), Fraction(24000, 1001)),
+        (np.float32(12.5), Fraction(25, 2)),
+        (np.int64(25), 25),
+        (59.94, Fraction(5994, 100)),
+        (240, 240),
+    ],
+)
+def test_any_rate_is_written_as_it_is(fps, written, untyped):
+    with av.open(io.BytesIO(write_clip(clip(4), fps))) as container:
+        stream = container.streams.video[0]
+        assert stream.average_rate == written
+        times = [frame.pts * stream.time_base for frame in container.decode(stream)]
+    assert np.allclose(np.diff([float(t) for t in times]), float(1 / written), atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    "kind", [torch.float16, torch.bfloat16, torch.float32, torch.float64, np.float16, np.float64]
+)
+def test_floats_of_any_precision_are_written(kind):
+    video = FLOATS.to(kind) if isinstance(kind, torch.dtype) else FLOATS.numpy().astype(kind)
+    back = to_bytes(read_clip(write_clip(video, 5), 2, (48, 64)))
+    assert abs(back - clip(2)).mean() < 4
+
+
+def test_a_clip_with_gradients_or_strides_is_written():
+    assert write_clip(FLOATS.float().requires_grad_(), 5) == write_clip(FLOATS.float(), 5)
+    swapped = torch.from_numpy(clip(2)).permute(0, 3, 1, 2).contiguous().permute(0, 2, 3, 1)
+    assert write_clip(swapped, 5) == write_clip(clip(2), 5)
+
+
+@pytest.mark.parametrize("fps", [0, -1, 0.5, 1e9, math.nan, math.inf, "25", None, 25j, True, [25]])
+def test_a_rate_that_is_none_is_refused(fps, untyped):
+    with pytest.raises(
+        ValueError, match=r"expected at (least one|most 1000) frames? per second, got"
+    ):
+        write_clip(clip(2), fps)
+
+
+@pytest.mark.parametrize(
+    ("video", "said"),
+    [
+        (FLOATS * 1.5, r"expected floats in \[-1, 1\], got values from -1.5 to 1.2"),
+        (FLOATS - 0.01, r"expected floats in \[-1, 1\], got values from -1.01"),
+        ((FLOATS + 1) / 2 * 255, r"expected floats in \[-1, 1\], got values from 0 to 230: clamp"),
+        ((FLOATS * 9).bfloat16(), r"expected floats in \[-1, 1\], got"),
+        (FLOATS / 0, "got values that are not finite"),
+        (FLOATS.to(torch.complex64), r"expected images .*got complex64"),
+        (FLOATS.int(), r"expected images .*got int32"),
+        (FLOATS > 0, r"expected images .*got bool"),
+        (FLOATS[:, :2], r"expected images .*got float64 of shape \(2, 2, 48, 64\)"),
+        (FLOATS[:, :, :0], r"expected images .*got float64 of shape \(2, 3, 0, 64\)"),
+        (FLOATS[None], r"got one of shape \(1, 2, 3, 48, 64\)"),
+        (clip(2)[..., :2], r"expected images .*got uint8 of shape \(2, 48, 64, 2\)"),
+        (clip(2).tolist(), "expected a clip .*got .*list"),
+        (None, "expected a clip .*got .*None"),
+        ("clip.mp4", "expected a clip .*got .*str"),
+        (FLOATS.to("meta"), "expected images .*got"),
+        (FLOATS.to_sparse(), "expected images .*got"),
+    ],
+)
+def test_what_is_no_clip_in_range_is_not_written(video, said, untyped):
+    with pytest.raises(ValueError, match=said):
+        write_clip(video, 5)
+
+
+def test_rounding_may_lead_a_little_beyond_the_range():
+    assert write_clip(FLOATS * (1 + 1e-4), 5)
+
+
+@pytest.mark.parametrize(
+    "size", [2.5, "8", None, (8,), (8, 8, 8), (8, 2.5), (8, "8"), b"8", [], {}]
+)
+def test_a_size_is_whole(size, untyped):
+    for read in (read_photo, lambda data, size: read_clip(data, 2, size)):
+        with pytest.raises(ValueError, match=r"expected a size in whole pixels, .* got"):
+            read(file_of(quadrants()), size)
+
+
+def test_sizes_may_be_of_numpy(untyped):
+    assert read_photo(file_of(quadrants()), np.int64(8)).shape == (3, 8, 8)
+    assert read_clip(MP4, np.int64(2), [np.int64(4), 6]).shape == (2, 3, 4, 6)
+
+
+@pytest.mark.parametrize("frames", [0, -1, 2.5, "3", None, [3], math.nan])
+def test_frames_are_counted(frames, untyped):
+    with pytest.raises(ValueError, match=r"expected at least one frame, got frames="):
+        read_clip(MP4, frames, 8)
+
+
+@pytest.mark.parametrize("data", ["photo.jpg", None, 3, io.BytesIO(b""), [1, 2], np.zeros(3)])
+def test_a_file_is_its_bytes(data, untyped):
+    for read in (read_photo, lambda data, size: read_clip(data, 2, size)):
+        with pytest.raises(ValueError, match=r"expected the bytes of a file, got"):
+            read(data, 8)
+
+
+@pytest.mark.parametrize("kind", [bytearray, memoryview])
+def test_bytes_of_other_kinds_are_bytes(kind, untyped):
+    assert torch.equal(
+        read_photo(kind(file_of(quadrants())), 8), read_photo(file_of(quadrants()), 8)
+    )
+    assert torch.equal(read_clip(kind(MP4), 2, 8), read_clip(MP4, 2, 8))
+
+
 @pytest.mark.parametrize(
     ("video", "fps", "said"),
     [
@@ -504,6 +619,49 @@ def front(mp4):
 
 def test_a_clip_with_its_index_in_front_is_read_whole():
     assert torch.equal(read_clip(front(MP4), 24, 16), read_clip(MP4, 24, 16))
+
+
+def flipped(data, seed):
+    """The file with one to three bits turned over."""
+    chance = random.Random(seed)
+    broken = bytearray(data)
+    for _ in range(1 + seed % 3):
+        broken[chance.randrange(len(broken))] ^= 1 << chance.randrange(8)
+    return bytes(broken)
+
+
+def outcomes(kind, times=40):
+    """How a clip with flipped bits is read: refused, right, or with other frames."""
+    right = read_clip(KINDS[kind], 24, 16)
+    counts = {"refused": 0, "right": 0, "wrong": 0}
+    for seed in range(times):
+        try:
+            off = (read_clip(flipped(KINDS[kind], seed), 24, 16) - right).abs().max()
+            counts["right" if off < 0.05 else "wrong"] += 1
+        except ValueError as error:
+            assert str(error).startswith(("expected a ", "expected an "))
+            counts["refused"] += 1
+    return counts
+
+
+def test_the_checksums_of_matroska_are_compared():
+    """A flip in a part without one, such as the padding, changes no frame."""
+    found = outcomes("mkv")
+    assert found["wrong"] == 0 and found["refused"] > 25
+
+
+@pytest.mark.parametrize("kind", ["mp4", "mov", "avi", "mpegts"])
+def test_what_a_decoder_notices_is_refused(kind):
+    found = outcomes(kind)
+    assert found["refused"] >= 4 * found["wrong"]
+
+
+def test_a_stream_that_is_damaged_before_its_end_is_refused():
+    data = bytearray(KINDS["mpegts"])
+    for packet in range(len(data) // 188 // 2 * 188, len(data) * 3 // 4, 188):
+        data[packet + 170 : packet + 185] = bytes(15)  # after its stuffing
+    with pytest.raises(ValueError, match="expected a whole video file; this one is damaged"):
+        read_clip(bytes(data), 3, 8)
 
 
 def test_of_a_stream_that_breaks_off_what_is_there_is_read():

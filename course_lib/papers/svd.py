@@ -25,6 +25,7 @@ from einops import rearrange, repeat
 from torch import nn
 
 from course_lib.diffusion import edm
+from course_lib.diffusion.guidance import guide
 from course_lib.nn.embeddings import timestep_embedding
 from course_lib.papers import ldm
 from course_lib.papers.ldm import (
@@ -381,10 +382,8 @@ def start_from_image_model(unet: UNet, image_unet: ldm.UNet) -> None:
     become zero.  Raises ValueError, naming them, for tensors that the clip model does not have.
     """
     ours, theirs = unet.state_dict(), image_unet.state_dict()
-    stem = torch.zeros_like(ours["stem.weight"])
-    known = theirs["stem.weight"].shape[1]
-    stem[:, :known] = theirs["stem.weight"]
-    theirs["stem.weight"] = stem
+    more = max(unet.config.in_channels - image_unet.config.in_channels, 0)
+    theirs["stem.weight"] = F.pad(theirs["stem.weight"], (0, 0, 0, 0, 0, more))  # width c 3 3
     misfits = [
         name
         for name, tensor in theirs.items()
@@ -396,6 +395,16 @@ def start_from_image_model(unet: UNet, image_unet: ldm.UNet) -> None:
             f" {', '.join(misfits[:4])}"
         )
     unet.load_state_dict(theirs, strict=False)
+
+
+def temporal_attention_layers(unet: UNet) -> list[str]:
+    """Section 4.3.1: return the names of the layers that a camera-motion LoRA adapts."""
+    return [
+        f"{name}.{layer}"
+        for name, module in unet.named_modules()
+        if isinstance(module, TemporalAttention)
+        for layer in ("query", "key_value", "out")
+    ]
 
 
 # ---------------------------------------------------------------- D training and sampling
@@ -438,7 +447,7 @@ def guided_denoiser(
     """Return the estimate of x_start, guided away from the one without a condition."""
     known = edm.denoise(partial(predict_v, unet, condition), x, sigma)
     unknown = edm.denoise(partial(predict_v, unet, unconditional), x, sigma)
-    return unknown + scale.to(x)[:, None, None, None] * (known - unknown)
+    return guide(known, unknown, scale.to(x)[:, None, None, None])
 
 
 def sample(
