@@ -29,7 +29,13 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import nn
 
-from course_lib.diffusion import ddim_step, ddim_steps, gather_at, scaled_linear_betas
+from course_lib.diffusion import (
+    ddim_step,
+    ddim_steps,
+    gather_at,
+    guide,
+    scaled_linear_betas,
+)
 from course_lib.diffusion.edm import precondition
 from course_lib.nn.embeddings import timestep_embedding
 from course_lib.nn.resnet import ResBlock, Upsample
@@ -148,8 +154,8 @@ class UNet(nn.Module):
                 self.down.append(nn.Conv2d(c, c, 3, stride=2, padding=1))
                 skips.append(c)
 
-        self.middle.append(make(config, c, c, coarsest, attends=True))
-        self.middle.append(make(config, c, c, coarsest, attends=False))
+        for attends in (True, False):
+            self.middle.append(make(config, c, c, coarsest, attends))
 
         for level, width in reversed(list(enumerate(config.widths))):
             for _ in range(config.blocks + 1):
@@ -445,6 +451,31 @@ def from_velocity(v: Batch, x_t: Batch, t: Steps, alphas_cumprod: Table) -> tupl
 
 
 # ---------------------------------------------------------------- training and sampling
+
+
+@torch.no_grad()
+def sample(
+    network: Callable,
+    noise: Batch,
+    context: Batch,
+    null: Float[Tensor, "1 n d"],
+    scale: int | float,
+    steps: Int[Tensor, " count"],
+    alphas_cumprod: Table,
+) -> Batch:
+    """Return latents, from noise, by a network that says v: guidance and DDIM in one loop.
+
+    A step of DDIM takes the noise and the x_0 that v implies, and adds up less of the one and more
+    of the other.  context: (b n d).  steps: those to visit, falling (of `ddim_steps`); after the
+    last one comes step 0, at whose noise the chain ends.  `LatentDiffusion` has this in parts.
+    """
+    x = noise
+    times = F.pad(steps, (0, 1))[:, None].expand(-1, len(x))  # count+1 b
+    for t, t_next in pairwise(times):
+        v = guide(network(x, t, context), network(x, t, null.expand_as(context)), scale)
+        eps, x_start = from_velocity(v, x, t, alphas_cumprod)
+        x = q_sample(x_start, t_next, eps, alphas_cumprod)
+    return x
 
 
 class LatentDiffusion:

@@ -15,6 +15,7 @@ Differs from the official code: the spatial layers that begin at zero there do s
 `start_from_image_model` fills them.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import NamedTuple
@@ -411,12 +412,12 @@ def temporal_attention_layers(unet: UNet) -> list[str]:
 
 
 def predict_v(
-    unet: UNet, condition: Condition, x: Float[Tensor, "b t c h w"], t: PerSample
+    network: Callable, condition: Condition, x: Float[Tensor, "b t c h w"], t: PerSample
 ) -> Float[Tensor, "b t c h w"]:
     """Call the network, with the condition's latent next to the noisy one."""
     if condition.latent is not None:
         x = torch.cat([x, condition.latent.to(x)], dim=2)  # b t 2*c h w
-    return unet(x, t, condition.context, condition.vector)
+    return network(x, t, condition.context, condition.vector)
 
 
 def loss(
@@ -437,7 +438,7 @@ def guidance_ramp(frames: int, first: float, last: float) -> Float[Tensor, " t"]
 
 
 def guided_denoiser(
-    unet: UNet,
+    network: Callable,
     condition: Condition,
     unconditional: Condition,
     scale: Float[Tensor, " t"],
@@ -445,13 +446,13 @@ def guided_denoiser(
     sigma: PerSample,
 ) -> Float[Tensor, "b t c h w"]:
     """Return the estimate of x_start, guided away from the one without a condition."""
-    known = edm.denoise(partial(predict_v, unet, condition), x, sigma)
-    unknown = edm.denoise(partial(predict_v, unet, unconditional), x, sigma)
+    known = edm.denoise(partial(predict_v, network, condition), x, sigma)
+    unknown = edm.denoise(partial(predict_v, network, unconditional), x, sigma)
     return guide(known, unknown, scale.to(x)[:, None, None, None])
 
 
 def sample(
-    unet: UNet,
+    network: Callable,
     noise: Float[Tensor, "b t c h w"],
     condition: Condition,
     unconditional: Condition,
@@ -459,5 +460,22 @@ def sample(
     sigmas: Table,
 ) -> Float[Tensor, "b t c h w"]:
     """Return scaled latents of a clip, sampled with guidance per frame by Euler's method."""
-    denoiser = partial(guided_denoiser, unet, condition, unconditional, scale)
+    denoiser = partial(guided_denoiser, network, condition, unconditional, scale)
     return edm.euler_sample(denoiser, noise, sigmas)
+
+
+def image_to_video(
+    network: Callable,
+    noise: Float[Tensor, "b t c h w"],
+    embedding: Float[Tensor, "b d"],
+    latent: Float[Tensor, "b c h w"],
+    vector: Float[Tensor, "b v"],
+    scale: Float[Tensor, " t"],
+    sigmas: Table,
+) -> Float[Tensor, "b t c h w"]:
+    """Section 4.3: sample the scaled latents of a clip that continues an image.
+
+    It is guided away from what no image gives: embedding and latent zero, the vector as it is.
+    """
+    condition = image_condition(embedding, latent, vector, frames=noise.shape[1])
+    return sample(network, noise, condition, condition.without(), scale, sigmas)

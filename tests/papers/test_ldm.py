@@ -6,7 +6,7 @@ from functools import partial
 import pytest
 import torch
 
-from course_lib.diffusion import GaussianMixture, edm
+from course_lib.diffusion import GaussianMixture, Guided, ddim_steps, edm
 from course_lib.papers.ldm import (
     LDM_CONFIGS,
     CaptionConfig,
@@ -16,6 +16,7 @@ from course_lib.papers.ldm import (
     UNet,
     cross_attention,
     from_velocity,
+    sample,
     velocity,
 )
 
@@ -188,10 +189,24 @@ def test_the_loss_of_a_network_that_knows_all_is_nothing(prediction):
 def test_ddim_reaches_the_distribution_in_any_count_of_steps(count, prediction):
     process = LatentDiffusion(changed(prediction=prediction))
     x = torch.randn(1, 1, 50, 100, generator=torch.Generator().manual_seed(0)).double()
-    sample = process.sample(Exact(process), x, count)
+    got = process.sample(Exact(process), x, count)
     # It ends at the noise of step 0, whose deviation is 0.03.
-    assert float(sample.mean()) == pytest.approx(0.3, abs=0.01)
-    assert float(sample.std()) == pytest.approx(0.2, abs=0.015)
+    assert float(got.mean()) == pytest.approx(0.3, abs=0.01)
+    assert float(got.std()) == pytest.approx(0.2, abs=0.015)
+
+
+def test_the_loop_is_the_process_in_one_piece():
+    process = LatentDiffusion(changed(prediction="v"))
+    noise, context, null = torch.randn(2, 4, 6, 8), torch.randn(2, 3, 7), torch.randn(1, 3, 7)
+
+    def network(x, t, context):
+        return (x + context.mean((1, 2))[:, None, None, None]).sin() + t[0] / 1000
+
+    steps = ddim_steps(1000, 7, offset=1).flip(0)
+    got = sample(network, noise, context, null, 3.5, steps, process.alphas_cumprod)
+    torch.testing.assert_close(
+        got, process.sample(Guided(network, context, null, 3.5), noise, 7), rtol=0, atol=1e-5
+    )
 
 
 def test_ddim_with_all_its_noise():

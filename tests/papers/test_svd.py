@@ -1,6 +1,7 @@
 """Stable Video Diffusion: layers between frames, the blend, conditions, guidance, LoRA."""
 
 import math
+from itertools import pairwise
 
 import pytest
 import torch
@@ -308,6 +309,31 @@ def test_a_sample_has_the_shape_of_its_noise():
     sigmas = edm.karras_sigmas(2)
     got = svd.sample(unet, noise, condition, condition.without(), scale, sigmas)
     assert got.shape == noise.shape and not got.requires_grad and got.isfinite().all()
+
+
+def test_a_clip_continues_an_image_by_eulers_method_written_out():
+    embedding, latent, vector = random(2, 12), random(2, 2, 4, 5), random(2, 18)
+    x, sigmas = random(2, 3, 2, 4, 5), edm.karras_sigmas(3, 0.01, 5.0).float()
+
+    def network(x, t, context, vector):
+        told = (context.sum((1, 2)) + vector.sum(1) + t)[:, None, None, None, None]
+        return (x[:, :, :2] + 0.5 * x[:, :, 2:] + 0.1 * told).sin()
+
+    scale = svd.guidance_ramp(3, 1.0, 2.5)
+    got = svd.image_to_video(network, x, embedding, latent, vector, scale, sigmas)
+
+    beside = torch.stack([latent] * 3, dim=1)
+    x = x * (1 + sigmas[0] ** 2) ** 0.5
+    for sigma, sigma_next in pairwise(sigmas):
+        t, size = sigma.log().expand(2) / 4, (1 + sigma**2) ** 0.5
+        known, unknown = (
+            x / size**2
+            - sigma / size * network(torch.cat([x / size, on * beside], 2), t, context, vector)
+            for on, context in ((1, embedding[:, None]), (0, torch.zeros(2, 1, 12)))
+        )
+        denoised = unknown + scale[:, None, None, None] * (known - unknown)
+        x = x + (sigma_next - sigma) * (x - denoised) / sigma
+    torch.testing.assert_close(got, x)
 
 
 # ---------------------------------------------------------------- camera motion
