@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import nn
 
+from course_lib.nn.norm import GroupNorm
 from course_lib.shapes import Float, Tensor
 
 SCENE_LABELS = {"shape": 4, "colour": 8, "scale": 2, "count": 3, "motion": 9, "camera": 3}
@@ -55,9 +56,9 @@ class ShiftBlock(nn.Module):
 
     def __init__(self, c_in: int, c_out: int, stride: int):
         super().__init__()
-        self.norm1 = nn.GroupNorm(GROUPS, c_in)
+        self.norm1 = GroupNorm(GROUPS, c_in)
         self.conv1 = nn.Conv2d(c_in, c_out, 3, stride=stride, padding=1)
-        self.norm2 = nn.GroupNorm(GROUPS, c_out)
+        self.norm2 = GroupNorm(GROUPS, c_out)
         self.conv2 = nn.Conv2d(c_out, c_out, 3, padding=1)
         self.skip = nn.Conv2d(c_in, c_out, 1, stride=stride) if c_in != c_out else nn.Identity()
 

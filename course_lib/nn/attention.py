@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import nn
 
+from course_lib.nn.norm import GroupNorm
 from course_lib.shapes import Bool, Float, Tensor
 
 # ---------------------------------------------------------------- over a feature map
@@ -31,7 +32,7 @@ class SpatialAttention(nn.Module):
         if channels % heads:
             raise ValueError(f"heads: expected a divisor of the {channels} channels, got {heads}")
         self.heads = heads
-        self.norm = nn.GroupNorm(groups, channels, eps)
+        self.norm = GroupNorm(groups, channels, eps)
         self.qkv = nn.Conv2d(channels, 3 * channels, 1)
         self.out = nn.Conv2d(channels, channels, 1)
 

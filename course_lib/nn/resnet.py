@@ -7,6 +7,7 @@ DDPM (arXiv 2006.11239, appendix B) put them together, with the attention over a
 import torch.nn.functional as F
 from torch import nn
 
+from course_lib.nn.norm import GroupNorm
 from course_lib.shapes import Float, Tensor
 
 
@@ -17,10 +18,10 @@ class ResBlock(nn.Module):
         self, c_in: int, c_out: int, time_width: int | None, groups: int, eps: float, dropout: float
     ):
         super().__init__()
-        self.norm1 = nn.GroupNorm(groups, c_in, eps)
+        self.norm1 = GroupNorm(groups, c_in, eps)
         self.conv1 = nn.Conv2d(c_in, c_out, 3, padding=1)
         self.time = None if time_width is None else nn.Linear(time_width, c_out)
-        self.norm2 = nn.GroupNorm(groups, c_out, eps)
+        self.norm2 = GroupNorm(groups, c_out, eps)
         self.dropout = nn.Dropout(dropout)
         self.conv2 = nn.Conv2d(c_out, c_out, 3, padding=1)
         self.skip = nn.Conv2d(c_in, c_out, 1) if c_in != c_out else nn.Identity()

@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from course_lib.nn.norm import GroupNorm
 from course_lib.shapes import Float, Tensor
 
 
@@ -54,15 +55,15 @@ class ResidualUnit(nn.Module):
         super().__init__()
         c_out = 4 * width
         self.conv1 = StdConv(c_in, width, 1)
-        self.norm1 = nn.GroupNorm(groups, width, 1e-6)
+        self.norm1 = GroupNorm(groups, width, 1e-6)
         self.conv2 = StdConv(width, width, 3, stride)
-        self.norm2 = nn.GroupNorm(groups, width, 1e-6)
+        self.norm2 = GroupNorm(groups, width, 1e-6)
         self.conv3 = StdConv(width, c_out, 1)
-        self.norm3 = nn.GroupNorm(groups, c_out, 1e-6)
+        self.norm3 = GroupNorm(groups, c_out, 1e-6)
         self.skip: nn.Module = nn.Identity()
         if c_in != c_out or stride > 1:
             self.skip = nn.Sequential(
-                StdConv(c_in, c_out, 1, stride), nn.GroupNorm(groups, c_out, 1e-6)
+                StdConv(c_in, c_out, 1, stride), GroupNorm(groups, c_out, 1e-6)
             )
         nn.init.zeros_(self.norm3.weight)
 
@@ -90,7 +91,7 @@ class ResNet(nn.Module):
         super().__init__()
         self.halving_root = halving_root
         self.root = StdConv(channels, width, 7, 2) if halving_root else StdConv(channels, width, 3)
-        self.norm = nn.GroupNorm(groups, width, 1e-6)
+        self.norm = GroupNorm(groups, width, 1e-6)
         self.stages = nn.ModuleList()
         c = width
         for stage, units in enumerate(blocks):

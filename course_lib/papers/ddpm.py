@@ -35,6 +35,7 @@ from course_lib.diffusion import (
     validate_steps,
 )
 from course_lib.nn.attention import SpatialAttention
+from course_lib.nn.norm import GroupNorm
 from course_lib.nn.resnet import Downsample, ResBlock, Upsample
 from course_lib.shapes import Batch, Float, Int, PerSample, Shaped, Steps, Table, Tensor
 
@@ -134,7 +135,7 @@ class UNet(nn.Module):
             if level > 0:
                 self.up.append(Upsample(c))
 
-        self.norm = nn.GroupNorm(config.norm_groups, c, config.norm_eps)
+        self.norm = GroupNorm(config.norm_groups, c, config.norm_eps)
         self.out = nn.Conv2d(c, config.out_channels, 3, padding=1)
         self.initialize()
         self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]

@@ -38,6 +38,7 @@ from course_lib.diffusion import (
 )
 from course_lib.diffusion.edm import precondition
 from course_lib.nn.embeddings import timestep_embedding
+from course_lib.nn.norm import GroupNorm
 from course_lib.nn.resnet import ResBlock, Upsample
 from course_lib.papers.ddpm import predict_x_start, q_sample
 from course_lib.shapes import Batch, Float, Int, PerSample, Shaped, Steps, Table, Tensor
@@ -131,7 +132,7 @@ class UNet(nn.Module):
     def __init__(self, config: LDMConfig, block: "Callable[..., nn.Module] | None" = None):
         super().__init__()
         self.config = config
-        make = Block if block is None else block
+        make = block or Block
         time_width = 4 * config.width
         self.time_embed = nn.Sequential(
             nn.Linear(config.width, time_width), nn.SiLU(), nn.Linear(time_width, time_width)
@@ -164,7 +165,7 @@ class UNet(nn.Module):
             if level > 0:
                 self.up.append(Upsample(c))
 
-        self.norm = nn.GroupNorm(config.groups, c, config.norm_eps)
+        self.norm = GroupNorm(config.groups, c, config.norm_eps)
         self.out = nn.Conv2d(c, config.out_channels, 3, padding=1)
         self.zero_last_layers()
         self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -274,7 +275,7 @@ class SpatialTransformer(nn.Module):
 
     def __init__(self, config: LDMConfig, channels: int, heads: int):
         super().__init__()
-        self.norm = nn.GroupNorm(config.groups, channels, TRANSFORMER_NORM_EPS)
+        self.norm = GroupNorm(config.groups, channels, TRANSFORMER_NORM_EPS)
         self.proj_in = projection(config, channels)
         self.blocks = nn.ModuleList(
             TransformerBlock(channels, heads, config.context) for _ in range(config.depth)

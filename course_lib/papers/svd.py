@@ -28,6 +28,7 @@ from torch import nn
 from course_lib.diffusion import edm
 from course_lib.diffusion.guidance import guide
 from course_lib.nn.embeddings import timestep_embedding
+from course_lib.nn.norm import GroupNorm
 from course_lib.papers import ldm
 from course_lib.papers.ldm import (
     LDM_CONFIGS,
@@ -179,10 +180,10 @@ class TemporalResBlock(nn.Module):
 
     def __init__(self, channels: int, time_width: int | None, groups: int, eps: float):
         super().__init__()
-        self.norm1 = nn.GroupNorm(groups, channels, eps)
+        self.norm1 = GroupNorm(groups, channels, eps)
         self.conv1 = nn.Conv2d(channels, channels, (3, 1), padding=(1, 0))
         self.time = None if time_width is None else nn.Linear(time_width, channels)
-        self.norm2 = nn.GroupNorm(groups, channels, eps)
+        self.norm2 = GroupNorm(groups, channels, eps)
         self.conv2 = nn.Conv2d(channels, channels, (3, 1), padding=(1, 0))
         nn.init.zeros_(self.conv2.weight)
         nn.init.zeros_(self.conv2.bias)  # type: ignore[arg-type]

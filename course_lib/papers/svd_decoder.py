@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import nn
 
+from course_lib.nn.norm import GroupNorm
 from course_lib.nn.resnet import ResBlock, Upsample
 from course_lib.papers.ldm_autoencoder import AUTOENCODER_CONFIGS, AutoencoderConfig, Posterior
 from course_lib.papers.svd import TemporalResBlock, blend
@@ -104,7 +105,7 @@ class TemporalDecoder(nn.Module):
             level.append(nn.Identity() if last else Upsample(c_out))
             self.levels.append(level)
 
-        self.norm_out = nn.GroupNorm(config.groups, widths[-1], NORM_EPS)
+        self.norm_out = GroupNorm(config.groups, widths[-1], NORM_EPS)
         self.conv_out = nn.Conv2d(widths[-1], config.channels, 3, padding=1)
         self.time_conv_out = nn.Conv2d(config.channels, config.channels, (3, 1), padding=(1, 0))
 

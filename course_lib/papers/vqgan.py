@@ -34,6 +34,7 @@ from course_lib.losses.adversarial import (
     hinge_generator_loss,
 )
 from course_lib.nn.attention import SpatialAttention, causal_attention
+from course_lib.nn.norm import GroupNorm
 from course_lib.nn.resnet import Downsample, ResBlock, Upsample
 from course_lib.quantize.vq import Quantized, VectorQuantizer
 from course_lib.shapes import Float, Int, PerSample, Tensor
@@ -197,7 +198,7 @@ class Encoder(nn.Module):
             self.levels.append(Level(config, c_in, c_out, config.blocks, attends, resize))
 
         self.middle = middle(config, widths[-1])
-        self.norm_out = nn.GroupNorm(config.groups, widths[-1], NORM_EPS)
+        self.norm_out = GroupNorm(config.groups, widths[-1], NORM_EPS)
         self.conv_out = nn.Conv2d(widths[-1], config.latent, 3, padding=1)
 
     def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b d h2 w2"]:
@@ -225,7 +226,7 @@ class Decoder(nn.Module):
             resize = nn.Identity() if last else Upsample(c_out)
             self.levels.append(Level(config, c_in, c_out, config.blocks + 1, attends, resize))
 
-        self.norm_out = nn.GroupNorm(config.groups, widths[-1], NORM_EPS)
+        self.norm_out = GroupNorm(config.groups, widths[-1], NORM_EPS)
         self.conv_out = nn.Conv2d(widths[-1], config.channels, 3, padding=1)
 
     def forward(self, latents: Float[Tensor, "b d h2 w2"]) -> Float[Tensor, "b c h w"]:
