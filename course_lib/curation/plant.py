@@ -9,6 +9,7 @@ appendix C).
 """
 
 import io
+from collections.abc import Sequence
 from dataclasses import dataclass
 from random import Random
 
@@ -43,6 +44,8 @@ WORDS = (
     "thank you",
 )
 CLIPS_AT_ONCE = 200
+BUILT_IN = "built in"
+LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789.:-!?"
 DEGRADATIONS = ("blur", "noise", "dark", "flat", "blocks")
 COPIES = ("encoded", "brighter", "cropped", "mirrored")
 
@@ -82,18 +85,21 @@ def _ramp(frames: int, at: int, length: int) -> Tensor:
 # -------------------------------------------------------------------------- captions on the picture
 
 
-def write_on(clip: Clip, rng: Random) -> tuple[Clip, Mask]:
+def write_on(clip: Clip, rng: Random, fonts: Sequence[str] = (BUILT_IN,)) -> tuple[Clip, Mask]:
     """Burn a caption into every frame; returns the clip, and the box of every line of it.
 
     What it says, where it stands, its size, its colour and whether a bar lies below it are drawn
-    from `rng`.  The letters are Pillow's built-in font, 14 to 30 % of the shorter side high.
+    from `rng`; so is the font, 12 to 30 % of the shorter side high.  fonts: BUILT_IN, Pillow's own,
+    or the names of some that come with matplotlib.
     """
     from PIL import Image, ImageDraw, ImageFont
 
     height, width = clip.shape[1:3]
     side = min(height, width)
-    points = max(6, round(side * (0.14 + 0.16 * rng.random())))
-    font = ImageFont.load_default(points)
+    points = max(6, round(side * (0.12 + 0.18 * rng.random())))
+    name = rng.choice(fonts)
+    font = ImageFont.load_default(points) if name == BUILT_IN else _matplotlib_font(name, points)
+    bold = int(points > 9 and rng.random() < 0.3)  # pixels that a stroke is wider
     lines = _lines(rng, font, width)
     step = points + max(1, points // 6)
     top = rng.choice([0.04, 0.4, 0.96]) * (height - step * len(lines))
@@ -104,8 +110,10 @@ def write_on(clip: Clip, rng: Random) -> tuple[Clip, Mask]:
     for number, line in enumerate(lines):
         free = width - font.getlength(line)
         place = (rng.choice([0.1, 0.5, 0.9]) * free, top + number * step)
-        ImageDraw.Draw(ink).text(place, line, fill=255, font=font)
-        left, up, right, down = ImageDraw.Draw(ink).textbbox(place, line, font=font)
+        ImageDraw.Draw(ink).text(place, line, fill=255, font=font, stroke_width=bold)
+        left, up, right, down = ImageDraw.Draw(ink).textbbox(
+            place, line, font=font, stroke_width=bold
+        )
         box = [max(0, int(left) - 1), max(0, int(up) - 1), int(right) + 1, int(down) + 1]
         ImageDraw.Draw(bar).rectangle(box, fill=255)
         boxes[box[1] : box[3] + 1, box[0] : box[2] + 1] = True
@@ -124,11 +132,20 @@ def write_on(clip: Clip, rng: Random) -> tuple[Clip, Mask]:
     return out.round().clamp(0, 255).byte(), boxes
 
 
+def _matplotlib_font(name: str, points: int):
+    import matplotlib
+    from PIL import ImageFont
+
+    return ImageFont.truetype(f"{matplotlib.get_data_path()}/fonts/ttf/{name}.ttf", points)
+
+
 def _lines(rng: Random, font, width: int) -> list[str]:
     """Draw one or two lines that fit the width; what does not fit is cut off."""
     lines = []
     for _ in range(rng.choice([1, 1, 2])):
-        line = rng.choice(WORDS)
+        line = rng.choice(
+            [rng.choice(WORDS), "".join(rng.choices(LETTERS, k=rng.randrange(4, 15)))]
+        )
         while len(line) > 2 and font.getlength(line) > 0.96 * width:
             line = line[:-1]
         lines.append(line)
@@ -258,8 +275,9 @@ class Uncurated:
 
     flaws: for each name of SHARES, which clips have it.  cuts: the first frames of new scenes, of
     each clip; for a fade, the middle of it.  text: the share of the picture that lines of text
-    cover.  quality: 1 for an untouched clip, 0 for a spoilt one.  copy_of: the number of the clip
-    that this one repeats, or -1.  true_captions: what the first scene really shows.
+    cover.  quality: 1 for an untouched clip, 0 for a spoilt one; ways: one of DEGRADATIONS, or "".
+    copy_of: the number of the clip that this one repeats, or -1.  true_captions: what the first
+    scene really shows.
     """
 
     pixels: UInt8[Tensor, "n t h w 3"]
@@ -269,6 +287,7 @@ class Uncurated:
     cuts: list[list[int]]
     text: Float[Tensor, " n"]
     quality: Float[Tensor, " n"]
+    ways: list[str]
     copy_of: Int[Tensor, " n"]
     true_captions: list[str]
 
@@ -321,6 +340,7 @@ def uncurated(
         cuts=[row["cuts"] for row in rows],
         text=torch.tensor([row["text"] for row in rows]),
         quality=torch.tensor([row["quality"] for row in rows]),
+        ways=[row["way"] for row in rows],
         copy_of=torch.tensor([row["copy_of"] for row in rows]),
         true_captions=[row["true caption"] for row in rows],
     )
@@ -345,7 +365,7 @@ def _spoil(first: Clip, second: Clip | None, flaws: set[str], rng: Random) -> tu
     generator = torch.Generator().manual_seed(rng.getrandbits(32))
     frames = len(first)
     clip = first
-    truth = {"flaws": flaws, "cuts": [], "text": 0.0, "quality": 1.0}
+    truth = {"flaws": flaws, "cuts": [], "text": 0.0, "quality": 1.0, "way": ""}
     if "still" in flaws:
         noise = rng.choice([0.0, MOST_NOISE_OF_A_STILL * rng.random()])
         clip = still(clip, rng.randrange(frames), noise, generator)
@@ -354,14 +374,14 @@ def _spoil(first: Clip, second: Clip | None, flaws: set[str], rng: Random) -> tu
         clip = join(clip, second, at)
         truth["cuts"] = [at]
     if "fade" in flaws:
-        length = rng.randrange(3, 1 + frames // 3)
+        length = rng.randrange(3, 2 + frames // 3)
         at = rng.randrange(2, frames - length - 1)
         clip = rng.choice([dissolve, fade])(clip, second, at, length)
         truth["cuts"] = [at + (length + 1) // 2]
     if "poor" in flaws:
         strength = 0.3 + 0.7 * rng.random()
-        clip = degrade(clip, rng.choice(DEGRADATIONS), strength, generator)
-        truth["quality"] = 1 - strength
+        truth["quality"], truth["way"] = 1 - strength, rng.choice(DEGRADATIONS)
+        clip = degrade(clip, truth["way"], strength, generator)
     if "text" in flaws:
         clip, boxes = write_on(clip, rng)
         truth["text"] = float(boxes.float().mean())

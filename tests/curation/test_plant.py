@@ -116,6 +116,7 @@ def test_the_truth_of_the_web_holds_of_its_clips(web):
     own = web.copy_of < 0
     assert ((web.text > 0) == web.flaws["text"]).all()
     assert ((web.quality < 1) == web.flaws["poor"]).all()
+    assert [way in plant.DEGRADATIONS for way in web.ways] == web.flaws["poor"].tolist()
     right = [a == b for a, b in zip(web.captions, web.true_captions, strict=True)]
     assert torch.equal(torch.tensor(right), ~web.flaws["wrong caption"])
     still = web.flaws["still"] & own & ~web.flaws["poor"]
@@ -142,5 +143,6 @@ def test_labels_are_those_of_the_captions(web):
 
 
 def test_short_clips_are_refused():
+    assert plant.uncurated("test", 40, 8).pixels.shape == (40, 8, 32, 32, 3)
     with pytest.raises(ValueError, match="frames: expected 8"):
         plant.uncurated("train", 3, 7)
