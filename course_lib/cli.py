@@ -53,6 +53,7 @@ def parser() -> argparse.ArgumentParser:
     )
     _add_build(commands)
     _add_train(commands)
+    _add_generate(commands)
     _add_grade(commands)
     _add_hand_in(commands)
     _add(
@@ -117,6 +118,87 @@ def _add_train(commands: Any) -> None:
     train.add_argument(
         "--save-every", type=float, default=60.0, help="seconds between saves (default 60)"
     )
+
+
+def _add_generate(commands: Any) -> None:
+    generate = _add(
+        commands,
+        "generate",
+        _generate_image,
+        "run published weights from a folder on disk, with the course's own code",
+    )
+    kinds = generate.add_subparsers(dest="kind", required=True, metavar="MODEL")
+    clip = kinds.add_parser("svd", help="continue an image as a clip: Stable Video Diffusion")
+    clip.set_defaults(run=_generate_clip)
+    clip.add_argument(
+        "--image", type=Path, required=True, metavar="FILE", help="a photo; cropped to the size"
+    )
+    clip.add_argument("--frames", type=int, help="(default: the model's own, 14; 25 for XT)")
+    clip.add_argument("--fps", type=int, default=7, help="frames a second (default 7)")
+    clip.add_argument(
+        "--motion-bucket", type=int, default=127, help="how much moves, 0 to 255 (default 127)"
+    )
+    clip.add_argument(
+        "--augmentation",
+        type=float,
+        default=0.02,
+        help="noise in the image; more lets the clip leave it further (default 0.02)",
+    )
+    clip.add_argument(
+        "--guidance",
+        type=float,
+        nargs=2,
+        metavar=("FIRST", "LAST"),
+        help="of the first frame and the last (default: the model's own, 1 2.5; 1.5 3 for XT)",
+    )
+    clip.add_argument(
+        "--decode-at-once",
+        type=int,
+        metavar="FRAMES",
+        help="more flicker less and need more memory (default: what fits, up to 14)",
+    )
+
+    image = kinds.add_parser("ldm", help="draw what a text says: Stable Diffusion 1 and 2")
+    image.set_defaults(run=_generate_image)
+    image.add_argument("--prompt", required=True, metavar="TEXT")
+    image.add_argument("--negative", default="", metavar="TEXT", help="what not to draw")
+    image.add_argument(
+        "--guidance", type=float, default=7.5, help="towards the text; 1 is none (default 7.5)"
+    )
+
+    own = "the model's own"
+    for kind, steps, size in ((clip, None, "576x1024"), (image, 50, own)):
+        kind.add_argument(
+            "--weights",
+            type=Path,
+            required=True,
+            metavar="DIR",
+            help="a folder in diffusers' layout; nothing is downloaded",
+        )
+        kind.add_argument(
+            "--out", type=Path, required=True, metavar="FILE", help="the .mp4 or .png to write"
+        )
+        kind.add_argument("--seed", type=int, default=0, help="of the noise (default 0)")
+        kind.add_argument(
+            "--steps", type=int, default=steps, help=f"of the sampler (default {steps or own})"
+        )
+        kind.add_argument(
+            "--size", type=_size, metavar="HxW", help=f"height and width (default {size})"
+        )
+        kind.add_argument("--device", help="cpu, cuda or mps (default: best available)")
+        kind.add_argument(
+            "--dtype",
+            choices=["float32", "float16", "bfloat16"],
+            help="(default: float16; float32 on a CPU)",
+        )
+
+
+def _size(text: str) -> tuple[int, int]:
+    """Read a size such as 576x1024."""
+    height, _, width = text.lower().partition("x")
+    if not (height.isdecimal() and width.isdecimal()):
+        raise argparse.ArgumentTypeError(f"expected HEIGHTxWIDTH such as 576x1024, got {text!r}")
+    return int(height), int(width)
 
 
 def _recipes() -> str:
@@ -295,6 +377,52 @@ def _train(options: argparse.Namespace) -> int:
         fresh=options.fresh,
         folder=options.folder,
         save_every=options.save_every,
+    )
+
+
+def _generate_clip(options: argparse.Namespace) -> int:
+    from course_lib.pipelines.main import generate_clip
+    from course_lib.pipelines.svd import Settings
+
+    settings = Settings(
+        frames=options.frames,
+        steps=options.steps,
+        fps=options.fps,
+        motion_bucket=options.motion_bucket,
+        augmentation=options.augmentation,
+        guidance=options.guidance and tuple(options.guidance),
+        frames_at_once=options.decode_at_once,
+    )
+    return generate_clip(
+        options.weights,
+        options.image,
+        options.out,
+        settings,
+        size=options.size or (576, 1024),
+        seed=options.seed,
+        device=options.device,
+        dtype=options.dtype,
+    )
+
+
+def _generate_image(options: argparse.Namespace) -> int:
+    from course_lib.pipelines.ldm import Settings
+    from course_lib.pipelines.main import generate_image
+
+    settings = Settings(
+        negative=options.negative,
+        size=options.size,
+        steps=options.steps,
+        guidance=options.guidance,
+    )
+    return generate_image(
+        options.weights,
+        options.prompt,
+        options.out,
+        settings,
+        seed=options.seed,
+        device=options.device,
+        dtype=options.dtype,
     )
 
 

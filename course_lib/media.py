@@ -159,6 +159,24 @@ def write_clip(video: np.ndarray | Tensor, fps: int | float | Fraction) -> bytes
     return file.getvalue()
 
 
+def write_photo(image: np.ndarray | Tensor) -> bytes:
+    """Encode an image as a PNG file.
+
+    image: (h w 3) uint8 or (3 h w) float of any precision in [-1, 1]; tensor or array.  Raises
+    ValueError for other shapes and values, as `write_clip`.
+    """
+    from PIL import Image
+
+    if image.ndim != 3:
+        got = tuple(image.shape)
+        raise ValueError(f"expected an image (h w 3) or (3 h w), got one of shape {got}")
+    pixels = to_images(image[None])[0]
+    _require_range(image[None])
+    file = io.BytesIO()
+    Image.fromarray(np.ascontiguousarray(pixels)).save(file, "PNG")
+    return file.getvalue()
+
+
 def to_images(images: np.ndarray | Tensor | Sequence) -> np.ndarray:
     """Convert images of either kind to (n h w 3) uint8.
 

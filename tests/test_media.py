@@ -17,7 +17,7 @@ import torch
 from PIL import Image
 
 from course_lib import media
-from course_lib.media import example_photo, read_clip, read_photo, write_clip
+from course_lib.media import example_photo, read_clip, read_photo, write_clip, write_photo
 
 # ------------------------------------------------------------------------------------------- photos
 
@@ -677,3 +677,24 @@ def test_a_damaged_clip_is_read_or_refused_and_nothing_else(kind):
             assert read_clip(data, 3, 8).shape == (3, 3, 8, 8)
         except ValueError as error:
             assert str(error).startswith(("expected a ", "expected an "))
+
+
+# --------------------------------------------------------------------------------- writing a photo
+
+
+@pytest.mark.parametrize("image", [photo_of := quadrants(), torch.from_numpy(photo_of)])
+def test_an_image_is_written_pixel_by_pixel(image):
+    assert (np.asarray(Image.open(io.BytesIO(write_photo(image)))) == quadrants()).all()
+    floats = read_photo(write_photo(image), quadrants().shape[:2])
+    for precise in (floats, floats.double(), floats.numpy()):
+        assert (np.asarray(Image.open(io.BytesIO(write_photo(precise)))) == quadrants()).all()
+
+
+@pytest.mark.parametrize(
+    "image",
+    [np.zeros((5, 7), np.uint8), torch.zeros(1, 3, 5, 7), torch.full((3, 5, 7), 1.5)],
+    ids=["flat", "batch", "beyond"],
+)
+def test_what_is_no_image_is_not_written(image):
+    with pytest.raises(ValueError, match="expected"):
+        write_photo(image)

@@ -137,9 +137,6 @@ def _levels(fields: Fields, attending: str, plain: str) -> dict[str, Any]:
         raise ValueError(f"expected levels of {', '.join(kinds)}, got {unknown[0]}")
     up = [block.replace("Down", "Up") for block in reversed(blocks)]
     fields.require(up_block_types=up)
-    ragged = [width for width in widths if width % widths[0]]
-    if ragged:
-        raise ValueError(f"expected multiples of the first width {widths[0]}, got {ragged[0]}")
     return {
         "in_channels": fields.take("in_channels"),
         "out_channels": fields.take("out_channels"),

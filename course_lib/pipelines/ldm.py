@@ -4,6 +4,7 @@ The parts are loaded one after the other, and each is let go before the next: CL
 U-Net, the decoder.
 """
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -17,6 +18,7 @@ from course_lib.busy import busy
 from course_lib.diffusion import edm
 from course_lib.diffusion.guidance import Guided
 from course_lib.papers.ldm import LatentDiffusion
+from course_lib.pipelines import memory
 from course_lib.pipelines.configs import (
     autoencoder_config,
     clip_text_config,
@@ -26,13 +28,7 @@ from course_lib.pipelines.configs import (
     unet_config,
 )
 from course_lib.pipelines.folder import require_file
-from course_lib.pipelines.memory import (
-    decoder_bytes,
-    helpful_when_full,
-    require_memory,
-    unet_bytes,
-)
-from course_lib.pipelines.parts import Published, compute_in, require_positive, require_size
+from course_lib.pipelines.parts import Published, compute_in, require_range, require_size
 from course_lib.pipelines.tokenizer import Tokenizer
 from course_lib.shapes import Float, Table, Tensor
 
@@ -49,7 +45,9 @@ class Settings:
     guidance: int | float = 7.5  # 1 is none
 
     def __post_init__(self):
-        require_positive(steps=self.steps)
+        require_range(2, 1000, steps=self.steps)
+        if not math.isfinite(self.guidance):
+            raise ValueError(f"guidance: expected a number, got {self.guidance}")
 
 
 class Pipeline(Published):
@@ -89,6 +87,16 @@ class Pipeline(Published):
             f" scheduler, got {self.scheduler}"
         )
 
+    def notes(self, prompt: str, settings: Settings) -> list[str]:
+        """Return what the user should know before it begins."""
+        notes = []
+        if self.scheduler == "PNDMScheduler":
+            notes.append("the folder asks for PNDM's sampler; DDIM's is used instead")
+        for text in (prompt, settings.negative):
+            if beyond := self.tokenizer.beyond(text):
+                notes.append(f"too long a text, not read from here on: {beyond!r}")
+        return notes
+
     @torch.no_grad()
     def generate(
         self, prompt: str, settings: Settings, generator: torch.Generator
@@ -99,12 +107,11 @@ class Pipeline(Published):
         Raises ValueError for sides that the networks cannot halve, RuntimeError where the memory
         will not do.
         """
-        height, width = size = settings.size or self.size
+        self.check(settings)
+        height, width = settings.size or self.size
         f = self.vae_config.downsampling
-        require_size(size, f * self.unet_config.downsampling)
-        self.require_memory(height, width)
         noise = torch.randn(1, self.vae_config.latent, height // f, width // f, generator=generator)
-        with helpful_when_full(ADVICE):
+        with memory.helpful_when_full(ADVICE):
             context, null = self.read(prompt, settings.negative)
             latents = self.sample(noise, context, null, settings)
             return self.decode(latents)
@@ -153,21 +160,23 @@ class Pipeline(Published):
         image = vae.decode((latents / self.scale).to(self.vae_machine.dtype))
         return image[0].float().cpu()
 
-    def require_memory(self, height: int, width: int) -> None:
-        """Raise RuntimeError where the memory will not do, before anything is loaded."""
+    def check(self, settings: Settings) -> None:
+        """Raise ValueError for a size that will not do, RuntimeError where the memory will not."""
+        height, width = size = settings.size or self.size
+        require_size(size, self.vae_config.downsampling * self.unet_config.downsampling)
         pixels = height * width
         latents = 2 * pixels // self.vae_config.downsampling**2  # with and without the prompt
         each = self.machine.bytes_each
         stages = {
             "reading the prompt": each * self.counts["text_encoder"],
-            f"sampling an image of {height}x{width}": unet_bytes(
+            f"sampling an image of {height}x{width}": memory.unet_bytes(
                 self.counts["unet"], latents * self.unet_config.width, each
             ),
-            f"decoding an image of {height}x{width}": decoder_bytes(
+            f"decoding an image of {height}x{width}": memory.decoder_bytes(
                 self.counts["vae"], pixels * self.vae_config.width, self.vae_machine.bytes_each
             ),
         }
-        require_memory(self.machine.device, stages, ADVICE)
+        memory.require_memory(self.machine.device, stages, ADVICE)
 
 
 def latent_side(given: dict[str, Any]) -> int:

@@ -1,5 +1,6 @@
 """What the pipelines share: where and in which precision they run, and how a part is loaded."""
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -92,8 +93,9 @@ def require_size(size: tuple[int, int], multiple: int) -> None:
         )
 
 
-def require_positive(**numbers: int) -> None:
-    """Raise ValueError for a count below one."""
+def require_range(low: int, high: int | float, **numbers: int | float) -> None:
+    """Raise ValueError for a number that is not from `low` to `high`, or is none."""
     for name, number in numbers.items():
-        if number < 1:
-            raise ValueError(f"{name}: expected at least 1, got {number}")
+        if not low <= number <= high:
+            most = "" if high == math.inf else f" and at most {high}"
+            raise ValueError(f"{name}: expected at least {low}{most}, got {number}")

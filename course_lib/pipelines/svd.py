@@ -4,9 +4,11 @@ The parts are loaded one after the other, and each is let go before the next: CL
 the encoder, the U-Net, the decoder.
 """
 
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -14,6 +16,7 @@ from course_lib.busy import busy
 from course_lib.diffusion import edm
 from course_lib.nn.clip_vision import prepare_image
 from course_lib.papers import svd
+from course_lib.pipelines import memory
 from course_lib.pipelines.configs import (
     clip_vision_config,
     noise_range,
@@ -21,37 +24,44 @@ from course_lib.pipelines.configs import (
     video_autoencoder_config,
     video_unet_config,
 )
-from course_lib.pipelines.memory import (
-    decoder_bytes,
-    helpful_when_full,
-    require_memory,
-    unet_bytes,
-)
-from course_lib.pipelines.parts import Published, compute_in, require_positive, require_size
+from course_lib.pipelines.parts import Published, compute_in, require_range, require_size
 from course_lib.shapes import Float, Tensor
 
 ADVICE = "a smaller --size, fewer --frames or a smaller --decode-at-once needs less"
 
 
+# By the number of frames a model was trained on: steps, and guidance of the first and last frame.
+# Those of the authors' code; for other models, diffusers'.
+DEFAULTS = {14: (25, (1.0, 2.5)), 25: (30, (1.5, 3.0))}
+OTHERWISE = (25, (1.0, 3.0))
+MOST_AT_ONCE = 14  # frames that are decoded together, as in the authors' code
+ROOM = 0.8  # of the free memory
+
+
 @dataclass(frozen=True)
 class Settings:
-    """How a clip is made."""
+    """How a clip is made.  None is what suits the model (14 frames, or XT's 25) and the memory."""
 
-    frames: int | None = None  # by default as many as the model was trained on: 14, or 25 for XT
-    steps: int = 25
+    frames: int | None = None
+    steps: int | None = None
     fps: int = 7
     motion_bucket: int = 127  # how much moves, from 0 to 255
     augmentation: int | float = 0.02  # deviation of the noise in the image's pixels
-    first: int | float = 1.0  # guidance of the first frame
-    last: int | float = 3.0  # and of the last
-    frames_at_once: int = 4  # decoded together; these see each other
+    guidance: tuple[float, float] | None = None  # of the first frame, and of the last
+    frames_at_once: int | None = None  # decoded together: these see each other
 
     def __post_init__(self):
-        require_positive(steps=self.steps, fps=self.fps, frames_at_once=self.frames_at_once)
-        if self.frames is not None:
-            require_positive(frames=self.frames)
-        if self.augmentation < 0:
-            raise ValueError(f"augmentation: expected at least 0, got {self.augmentation}")
+        counts = {
+            "frames": self.frames,
+            "steps": self.steps,
+            "frames_at_once": self.frames_at_once,
+        }
+        given = {name: count for name, count in counts.items() if count is not None}
+        require_range(1, 1000, fps=self.fps, **given)
+        require_range(0, 255, motion_bucket=self.motion_bucket)
+        require_range(0, math.inf, augmentation=self.augmentation)
+        if self.guidance is not None and not all(map(math.isfinite, self.guidance)):
+            raise ValueError(f"guidance: expected two numbers, got {self.guidance}")
 
 
 class Pipeline(Published):
@@ -68,13 +78,29 @@ class Pipeline(Published):
             "image_encoder", "CLIPVisionModelWithProjection", clip_vision_config
         )
         self.unet_config = self.config("unet", unet, video_unet_config)
-        self.frames = self.config("unet", unet, trained_frames)
+        self.defaults = default_settings(self.config("unet", unet, trained_frames))
         self.vae_config, self.scale, upcast = self.config("vae", vae, video_autoencoder_config)
         self.vae_machine = self.autoencoder_machine(upcast)
         self.sigma_min, self.sigma_max = self.config(
             "scheduler", "EulerDiscreteScheduler", noise_range, "scheduler_config.json"
         )
         self.counts = self.count("image_encoder", "unet", "vae")
+
+    def plan(self, settings: Settings, size: tuple[int, int]) -> Settings:
+        """Return the settings with what suits the model and the machine wherever they say None.
+
+        Raises ValueError for a size that will not do, RuntimeError where the memory will not.
+        """
+        require_size(size, self.multiple)
+        missing = [name for name, value in vars(settings).items() if value is None]
+        settings = replace(settings, **{name: self.defaults.get(name, 1) for name in missing})
+        if "frames_at_once" in missing:
+            free = memory.free_bytes(self.machine.device)
+            for more in range(2, min(settings.frames, MOST_AT_ONCE) + 1):
+                if self.decoding_bytes(size, more) < ROOM * free:
+                    settings = replace(settings, frames_at_once=more)
+        self.require_memory(settings, size)
+        return settings
 
     @property
     def multiple(self) -> int:
@@ -92,16 +118,14 @@ class Pipeline(Published):
         halve, RuntimeError where the memory will not do.
         """
         height, width = image.shape[2:]
-        require_size((height, width), self.multiple)
-        frames = settings.frames or self.frames
-        self.require_memory(height, width, frames, settings.frames_at_once)
+        settings = self.plan(settings, (height, width))
         f = self.vae_config.downsampling
         image_noise = torch.randn(image.shape, generator=generator)
-        shape = (1, frames, self.vae_config.latent, height // f, width // f)
+        shape = (1, settings.frames, self.vae_config.latent, height // f, width // f)
         noise = torch.randn(shape, generator=generator)
 
-        with helpful_when_full(ADVICE):
-            condition = self.condition(image, image_noise, frames, settings)
+        with memory.helpful_when_full(ADVICE):
+            condition = self.condition(image, image_noise, settings)
             latents = self.sample(noise, condition, settings)
             return self.decode(latents, settings.frames_at_once)
 
@@ -109,7 +133,6 @@ class Pipeline(Published):
         self,
         image: Float[Tensor, "1 3 h w"],
         noise: Float[Tensor, "1 3 h w"],
-        frames: int,
         settings: Settings,
     ) -> svd.Condition:
         """Return what the U-Net is told: CLIP's embedding, the image's latent, three numbers."""
@@ -128,7 +151,7 @@ class Pipeline(Published):
         vector = svd.micro_conditioning(
             fps, bucket, augmentation, width=(self.unet_config.vector or 0) // 3
         )
-        return svd.image_condition(embedding, latent.float(), vector.to(device), frames)
+        return svd.image_condition(embedding, latent.float(), vector.to(device), settings.frames)
 
     def sample(
         self, noise: Float[Tensor, "1 t d h w"], condition: svd.Condition, settings: Settings
@@ -136,7 +159,7 @@ class Pipeline(Published):
         """Return the latents of a clip, scaled."""
         unet = self.machine.load(self.folder, "unet", "svd", self.unet_config)
         compute_in(unet, self.machine.dtype)
-        scale = svd.guidance_ramp(noise.shape[1], settings.first, settings.last)
+        scale = svd.guidance_ramp(noise.shape[1], *settings.guidance)
         denoiser = partial(svd.guided_denoiser, unet, condition, condition.without(), scale)
         sigmas = edm.karras_sigmas(settings.steps, self.sigma_min, self.sigma_max)
         steps = edm.euler_steps(denoiser, noise.to(self.machine.device), sigmas)
@@ -154,20 +177,27 @@ class Pipeline(Published):
         clip = [part[0].float().cpu() for part in busy("Decoding", parts, total=count)]
         return torch.cat(clip)
 
-    def require_memory(self, height: int, width: int, frames: int, frames_at_once: int) -> None:
+    def decoding_bytes(self, size: tuple[int, int], frames: int) -> int:
+        """Return the memory that decoding so many frames at once needs."""
+        values = frames * math.prod(size) * self.vae_config.width
+        return memory.decoder_bytes(self.counts["vae"], values, self.vae_machine.bytes_each)
+
+    def require_memory(self, settings: Settings, size: tuple[int, int]) -> None:
         """Raise RuntimeError where the memory will not do, before anything is loaded."""
-        f = self.vae_config.downsampling
-        each, vae_each = self.machine.bytes_each, self.vae_machine.bytes_each
-        pixels = height * width
-        sampled = frames * (pixels // f**2) * self.unet_config.width
-        decoded = min(frames, frames_at_once) * pixels * self.vae_config.width
+        each = self.machine.bytes_each
+        places = settings.frames * math.prod(size) // self.vae_config.downsampling**2
+        at_once = min(settings.frames, settings.frames_at_once)
         stages = {
             "reading the image": each * self.counts["image_encoder"],
-            f"sampling {frames} frames of {height}x{width}": unet_bytes(
-                self.counts["unet"], sampled, each
+            f"sampling {settings.frames} frames of {size[0]}x{size[1]}": memory.unet_bytes(
+                self.counts["unet"], places * self.unet_config.width, each
             ),
-            f"decoding {min(frames, frames_at_once)} frames at once": decoder_bytes(
-                self.counts["vae"], decoded, vae_each
-            ),
+            f"decoding {at_once} frames at once": self.decoding_bytes(size, at_once),
         }
-        require_memory(self.machine.device, stages, ADVICE)
+        memory.require_memory(self.machine.device, stages, ADVICE)
+
+
+def default_settings(frames: int) -> dict[str, Any]:
+    """Return the settings that suit a model, by the frames it was trained on."""
+    steps, guidance = DEFAULTS.get(frames, OTHERWISE)
+    return {"frames": frames, "steps": steps, "guidance": guidance}

@@ -17,9 +17,15 @@ def video_folder(video_peer, tmp_path_factory):
     return folder
 
 
-@pytest.fixture(scope="session", params=["1.5", "2.1"])
-def image_folder_and_peer(request, tmp_path_factory):
+@pytest.fixture(scope="session")
+def image_folders_and_peers(tmp_path_factory):
+    """Folders and pipelines by kind, 1.5 and 2.1."""
     from tests.pipelines.folders import write_image_pipeline
 
-    folder = tmp_path_factory.mktemp("ldm")
-    return folder, write_image_pipeline(folder, request.param)
+    folders = {kind: tmp_path_factory.mktemp("ldm") for kind in ("1.5", "2.1")}
+    return {kind: (folder, write_image_pipeline(folder, kind)) for kind, folder in folders.items()}
+
+
+@pytest.fixture(scope="session")
+def image_folders(image_folders_and_peers):
+    return {kind: folder for kind, (folder, _) in image_folders_and_peers.items()}

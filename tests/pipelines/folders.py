@@ -1,6 +1,8 @@
 """Tiny random pipelines, written to disk as diffusers writes real ones."""
 
 import json
+import os
+import shutil
 
 from tests.parity.peers import randomize  # first: diffusers asks for torchvision
 
@@ -149,22 +151,31 @@ def write_image_pipeline(folder, kind):
         requires_safety_checker=False,
     )
     pipeline.set_progress_bar_config(disable=True)
+    # transformers 5 writes a tokenizer.json; the published folders have what it was made from.
+    published = {path: path.read_bytes() for path in (folder / "tokenizer").iterdir()}
     pipeline.save_pretrained(folder)
-    # transformers 5 writes a tokenizer.json, the published folders have what it was made from.
     (folder / "tokenizer" / "tokenizer.json").unlink()
-    write_tokenizer(folder / "tokenizer", pad="!" if is_second else "<|endoftext|>")
+    for path, content in published.items():
+        path.write_bytes(content)
     return pipeline
 
 
 def with_scheduler(folder, pipeline, scheduler):
     """Give a folder and its pipeline another scheduler."""
     pipeline.register_modules(scheduler=scheduler)
+    (folder / "scheduler" / "scheduler_config.json").unlink()
     scheduler.save_pretrained(folder / "scheduler")
     change(folder / "model_index.json", scheduler=["diffusers", type(scheduler).__name__])
 
 
+def copy(folder, place):
+    """Copy a folder; its files are shared until `change` or a test writes anew."""
+    shutil.copytree(folder, place, copy_function=os.link)
+    return place
+
+
 def change(path, **fields):
     """Change fields of a JSON file; None takes one out."""
-    content = json.loads(path.read_text())
-    content |= fields
+    content = json.loads(path.read_text()) | fields
+    path.unlink()  # of a copy, the original stays
     path.write_text(json.dumps({key: value for key, value in content.items() if value is not None}))

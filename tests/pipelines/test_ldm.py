@@ -14,11 +14,13 @@ SCHEDULERS = [
 ]
 
 
+@pytest.mark.parametrize("kind", ["1.5", "2.1"])
 @pytest.mark.parametrize("name", SCHEDULERS)
-def test_the_image_equals_that_of_diffusers(name, image_folder_and_peer):
-    from tests.pipelines.folders import SCHEDULERS, with_scheduler
+def test_the_image_equals_that_of_diffusers(name, kind, image_folders_and_peers, tmp_path):
+    from tests.pipelines.folders import SCHEDULERS, copy, with_scheduler
 
-    folder, peer = image_folder_and_peer
+    folder, peer = image_folders_and_peers[kind]
+    folder = copy(folder, tmp_path / "folder")
     with_scheduler(folder, peer, SCHEDULERS[name])
     settings = Settings(negative="Blurry, dull", size=(24, 40), steps=5, guidance=4.5)
     expected = peer(

@@ -1,0 +1,100 @@
+"""What `course generate` does: check all that can go wrong, run a pipeline, write a file."""
+
+import os
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+from course_lib.files import write_atomically
+from course_lib.media import read_photo, write_clip, write_photo
+from course_lib.pipelines import ldm, svd
+
+
+def generate_clip(
+    weights: Path,
+    image: Path,
+    out: Path,
+    settings: svd.Settings,
+    *,
+    size: tuple[int, int],
+    seed: int,
+    device: str | None = None,
+    dtype: str | None = None,
+) -> int:
+    """Continue an image as a clip, with the options of the command (course_lib/cli.py).
+
+    Returns 0, or 130 when it was interrupted.  Raises ValueError, OSError or RuntimeError.
+    """
+    require_writable(out, ".mp4")
+    if not image.is_file():
+        raise ValueError(f"expected an image file, got no file at {image}")
+    try:
+        photo = read_photo(image.read_bytes(), size)
+    except ValueError as error:
+        raise ValueError(f"{image}: {error}") from error
+    pipeline = svd.Pipeline(weights, device, dtype)
+    settings = pipeline.plan(settings, size)
+
+    def make() -> str:
+        clip = pipeline.generate(photo[None], settings, torch.Generator().manual_seed(seed))
+        write_atomically(out, write_clip(clip.clamp(-1, 1), settings.fps))
+        frames, _, height, width = clip.shape
+        made = f"{frames} frames of {height}x{width} at {settings.fps} a second"
+        return f"{made}, decoded {settings.frames_at_once} at once"
+
+    return _timed(make, out, seed, pipeline.machine.device)
+
+
+def generate_image(
+    weights: Path,
+    prompt: str,
+    out: Path,
+    settings: ldm.Settings,
+    *,
+    seed: int,
+    device: str | None = None,
+    dtype: str | None = None,
+) -> int:
+    """Draw what a prompt says, with the options of the command (course_lib/cli.py).
+
+    Returns 0, or 130 when it was interrupted.  Raises ValueError, OSError or RuntimeError.
+    """
+    require_writable(out, ".png")
+    pipeline = ldm.Pipeline(weights, device, dtype)
+    pipeline.check(settings)
+    for note in pipeline.notes(prompt, settings):
+        print(note, file=sys.stderr)
+
+    def make() -> str:
+        image = pipeline.generate(prompt, settings, torch.Generator().manual_seed(seed))
+        write_atomically(out, write_photo(image.clamp(-1, 1)))
+        return "an image of {1}x{2}".format(*image.shape)
+
+    return _timed(make, out, seed, pipeline.machine.device)
+
+
+def require_writable(path: Path, suffix: str) -> None:
+    """Refuse a place where nothing can be written, before the work begins (ValueError)."""
+    if path.suffix.lower() != suffix:
+        raise ValueError(f"expected a file to write that ends in {suffix}, got {path}")
+    if path.is_dir():
+        raise ValueError(f"expected a file to write, got the folder {path}")
+    above = next(folder for folder in path.absolute().parents if folder.exists())
+    if not above.is_dir() or not os.access(above, os.W_OK):
+        raise ValueError(f"expected a folder that can be written to, got {above}")
+
+
+def _timed(make: Callable[[], str], out: Path, seed: int, device: torch.device) -> int:
+    """Run, say what was written and how long it took; an interrupted run writes nothing."""
+    started = time.monotonic()
+    try:
+        made = make()
+    except KeyboardInterrupt:
+        print("\nstopped; nothing is written", file=sys.stderr)
+        return 130
+    seconds = time.monotonic() - started
+    print(f"{out}: {made}, seed {seed}, {seconds:.0f} s on {device.type}")
+    return 0
