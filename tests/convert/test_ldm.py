@@ -7,8 +7,13 @@ import torch
 from safetensors.torch import save_file
 
 from course_lib.convert import load_official
+from course_lib.convert.ldm import LDM_LAYOUTS
 from course_lib.papers.ldm import LDM_CONFIGS, LDMConfig, UNet
-from course_lib.papers.ldm_autoencoder import AutoencoderConfig, AutoencoderKL
+from course_lib.papers.ldm_autoencoder import (
+    AUTOENCODER_CONFIGS,
+    AutoencoderConfig,
+    AutoencoderKL,
+)
 from tests.parity import compvis_layout, taming_layouts
 from tests.parity.peers import diffusers_autoencoder, diffusers_conditional_unet, randomize
 
@@ -132,6 +137,44 @@ def test_older_names_of_the_autoencoder_s_attention_are_read(layouts):
     # 2 attentions, weights and biases of 4 layers
     assert len(old.keys() - weights.keys()) == 2 * 2 * 4
     assert same(load_official("ldm", old, AUTOENCODER), load_official("ldm", weights, AUTOENCODER))
+
+
+def wanted(sources):
+    """The keys and shapes that a layout's sources ask for."""
+    return {key: source.shape for source in sources.values() for key in source.keys}
+
+
+@pytest.mark.parametrize("name", LDM_CONFIGS)
+def test_the_published_files_have_the_keys_that_are_asked_for(name):
+    config = LDM_CONFIGS[name]
+    with torch.device("meta"):
+        model, peer = UNet(config), diffusers_conditional_unet(config)
+    shapes = {key: tuple(value.shape) for key, value in peer.state_dict().items()}
+    assert wanted(LDM_LAYOUTS["diffusers"].sources(model)) == shapes
+    assert wanted(LDM_LAYOUTS["compvis"].sources(model)) == compvis_layout.unet_shapes(config)
+
+
+@pytest.mark.parametrize("name", AUTOENCODER_CONFIGS)
+def test_the_published_autoencoders_have_the_keys_that_are_asked_for(name):
+    """CompVis' is taming's autoencoder with twice the channels after the encoder, and no codes."""
+    config = AUTOENCODER_CONFIGS[name]
+    z = config.latent
+    with torch.device("meta"):
+        model, peer = AutoencoderKL(config), diffusers_autoencoder(config)
+    shapes = taming_layouts.vqgan_shapes(config.network(z))
+    shapes |= {
+        "encoder.conv_out.weight": (2 * z, *shapes["encoder.conv_out.weight"][1:]),
+        "encoder.conv_out.bias": (2 * z,),
+        "quant_conv.weight": (2 * z, 2 * z, 1, 1),
+        "quant_conv.bias": (2 * z,),
+        "post_quant_conv.weight": (z, z, 1, 1),
+        "post_quant_conv.bias": (z,),
+    }
+    del shapes["quantize.embedding.weight"]
+    assert wanted(LDM_LAYOUTS["compvis autoencoder"].sources(model)) == shapes
+    if not config.attention:
+        theirs = {key: tuple(value.shape) for key, value in peer.state_dict().items()}
+        assert wanted(LDM_LAYOUTS["diffusers autoencoder"].sources(model)) == theirs
 
 
 # ---------------------------------------------------------------- a whole checkpoint
