@@ -1,0 +1,219 @@
+"""The config files of the published folders, field by field, are our presets."""
+
+from dataclasses import replace
+
+import pytest
+
+from course_lib.nn.clip_text import CLIP_TEXT_CONFIGS
+from course_lib.nn.clip_vision import CLIP_VISION_CONFIGS
+from course_lib.papers.ldm import LDM_CONFIGS
+from course_lib.papers.ldm_autoencoder import AUTOENCODER_CONFIGS
+from course_lib.papers.svd import SVD_CONFIGS
+from course_lib.pipelines import configs
+
+WIDTHS = {"block_out_channels": [320, 640, 1280, 1280], "layers_per_block": 2}
+LEVELS = {
+    "down_block_types": ["CrossAttnDownBlock2D"] * 3 + ["DownBlock2D"],
+    "up_block_types": ["UpBlock2D"] + ["CrossAttnUpBlock2D"] * 3,
+}
+VAE = {
+    "block_out_channels": [128, 256, 512, 512],
+    "down_block_types": ["DownEncoderBlock2D"] * 4,
+    "in_channels": 3,
+    "latent_channels": 4,
+    "layers_per_block": 2,
+    "out_channels": 3,
+}
+IMAGE_VAE = {
+    "_class_name": "AutoencoderKL",
+    "_diffusers_version": "0.6.0",
+    **VAE,
+    "act_fn": "silu",
+    "norm_num_groups": 32,
+    "sample_size": 512,
+    "up_block_types": ["UpDecoderBlock2D"] * 4,
+}
+VIDEO_VAE = {
+    "_class_name": "AutoencoderKLTemporalDecoder",
+    "_diffusers_version": "0.24.0.dev0",
+    "_name_or_path": "somewhere/vae",
+    **VAE,
+    "force_upcast": True,
+    "sample_size": 768,
+    "scaling_factor": 0.18215,
+}
+UNETS = {
+    "SD-1.5": {
+        "_class_name": "UNet2DConditionModel",
+        "_diffusers_version": "0.6.0",
+        **WIDTHS,
+        **LEVELS,
+        "act_fn": "silu",
+        "attention_head_dim": 8,
+        "center_input_sample": False,
+        "cross_attention_dim": 768,
+        "downsample_padding": 1,
+        "flip_sin_to_cos": True,
+        "freq_shift": 0,
+        "in_channels": 4,
+        "mid_block_scale_factor": 1,
+        "norm_eps": 1e-05,
+        "norm_num_groups": 32,
+        "out_channels": 4,
+        "sample_size": 64,
+    },
+    "SD-2.1": {
+        "_class_name": "UNet2DConditionModel",
+        "_diffusers_version": "0.10.0.dev0",
+        **WIDTHS,
+        **LEVELS,
+        "act_fn": "silu",
+        "attention_head_dim": [5, 10, 20, 20],
+        "center_input_sample": False,
+        "cross_attention_dim": 1024,
+        "downsample_padding": 1,
+        "dual_cross_attention": False,
+        "flip_sin_to_cos": True,
+        "freq_shift": 0,
+        "in_channels": 4,
+        "mid_block_scale_factor": 1,
+        "norm_eps": 1e-05,
+        "norm_num_groups": 32,
+        "num_class_embeds": None,
+        "only_cross_attention": False,
+        "out_channels": 4,
+        "sample_size": 96,
+        "upcast_attention": True,
+        "use_linear_projection": True,
+    },
+}
+SVD = {
+    "_class_name": "UNetSpatioTemporalConditionModel",
+    "_diffusers_version": "0.24.0.dev0",
+    **WIDTHS,
+    "addition_time_embed_dim": 256,
+    "cross_attention_dim": 1024,
+    "down_block_types": ["CrossAttnDownBlockSpatioTemporal"] * 3 + ["DownBlockSpatioTemporal"],
+    "in_channels": 8,
+    "num_attention_heads": [5, 10, 20, 20],
+    "num_frames": 25,
+    "out_channels": 4,
+    "projection_class_embeddings_input_dim": 768,
+    "sample_size": 96,
+    "transformer_layers_per_block": 1,
+    "up_block_types": ["UpBlockSpatioTemporal"] + ["CrossAttnUpBlockSpatioTemporal"] * 3,
+}
+TOWER = {
+    "attention_dropout": 0.0,
+    "dropout": 0.0,
+    "initializer_factor": 1.0,
+    "initializer_range": 0.02,
+    "layer_norm_eps": 1e-05,
+    "torch_dtype": "float32",
+    "transformers_version": "4.22.0.dev0",
+}
+TEXTS = {
+    "CLIP-text-L": {
+        **TOWER,
+        "_name_or_path": "openai/clip-vit-large-patch14",
+        "architectures": ["CLIPTextModel"],
+        "bos_token_id": 0,
+        "eos_token_id": 2,
+        "hidden_act": "quick_gelu",
+        "hidden_size": 768,
+        "intermediate_size": 3072,
+        "max_position_embeddings": 77,
+        "model_type": "clip_text_model",
+        "num_attention_heads": 12,
+        "num_hidden_layers": 12,
+        "pad_token_id": 1,
+        "projection_dim": 768,
+        "vocab_size": 49408,
+    },
+    "CLIP-text-H": {
+        **TOWER,
+        "architectures": ["CLIPTextModel"],
+        "bos_token_id": 0,
+        "eos_token_id": 2,
+        "hidden_act": "gelu",
+        "hidden_size": 1024,
+        "intermediate_size": 4096,
+        "max_position_embeddings": 77,
+        "model_type": "clip_text_model",
+        "num_attention_heads": 16,
+        "num_hidden_layers": 23,
+        "pad_token_id": 1,
+        "projection_dim": 512,
+        "vocab_size": 49408,
+    },
+}
+VISION = {
+    **TOWER,
+    "architectures": ["CLIPVisionModelWithProjection"],
+    "hidden_act": "gelu",
+    "hidden_size": 1280,
+    "image_size": 224,
+    "intermediate_size": 5120,
+    "model_type": "clip_vision_model",
+    "num_attention_heads": 16,
+    "num_channels": 3,
+    "num_hidden_layers": 32,
+    "patch_size": 14,
+    "projection_dim": 1024,
+}
+NOISE = {
+    "beta_end": 0.012,
+    "beta_schedule": "scaled_linear",
+    "beta_start": 0.00085,
+    "num_train_timesteps": 1000,
+    "set_alpha_to_one": False,
+    "skip_prk_steps": True,
+    "steps_offset": 1,
+    "trained_betas": None,
+    "clip_sample": False,
+}
+SCHEDULERS = {
+    "SD-1.5": {"_class_name": "PNDMScheduler", **NOISE},
+    "SD-2.1": {"_class_name": "DDIMScheduler", **NOISE, "prediction_type": "v_prediction"},
+}
+SVD_SCHEDULER = {
+    "_class_name": "EulerDiscreteScheduler",
+    **NOISE,
+    "interpolation_type": "linear",
+    "prediction_type": "v_prediction",
+    "sigma_max": 700.0,
+    "sigma_min": 0.002,
+    "timestep_spacing": "leading",
+    "timestep_type": "continuous",
+    "use_karras_sigmas": True,
+}
+
+
+@pytest.mark.parametrize("name", UNETS)
+def test_stable_diffusion(name):
+    configs.require_leading_steps(SCHEDULERS[name])
+    schedule = configs.schedule_config(SCHEDULERS[name])
+    assert configs.unet_config(UNETS[name], schedule) == LDM_CONFIGS[name]
+    published = configs.autoencoder_config(IMAGE_VAE)
+    assert published == (AUTOENCODER_CONFIGS["kl-f8"], 0.18215, True)
+
+
+@pytest.mark.parametrize("name", TEXTS)
+def test_its_text_tower(name):
+    assert configs.clip_text_config(TEXTS[name]) == CLIP_TEXT_CONFIGS[name]
+
+
+def test_stable_diffusion_2_1_base_is_sampled_with_euler():
+    base = {"_class_name": "EulerDiscreteScheduler", **NOISE, "prediction_type": "epsilon"}
+    assert configs.euler_spacing(base) == "linspace"
+    assert configs.schedule_config(base)["prediction"] == "eps"
+
+
+def test_stable_video_diffusion():
+    ours = replace(SVD_CONFIGS["SVD"], outer_eps=1e-6)  # as diffusers' pipeline has it
+    assert configs.video_unet_config(SVD) == ours
+    assert configs.trained_frames(SVD) == 25
+    published = configs.video_autoencoder_config(VIDEO_VAE)
+    assert published == (AUTOENCODER_CONFIGS["kl-f8"], 0.18215, True)
+    assert configs.clip_vision_config(VISION) == CLIP_VISION_CONFIGS["CLIP-ViT-H"]
+    assert configs.noise_range(SVD_SCHEDULER) == (0.002, 700.0)
