@@ -110,7 +110,7 @@ def _count(path: Path) -> int:
 def _shards(index: Path) -> dict[str, str]:
     """Return the file of every tensor.  Raises ValueError for an index that has none."""
     shards = read_json(index).get("weight_map")
-    if not isinstance(shards, dict) or not shards:
+    if not isinstance(shards, dict) or not {type(name) for name in shards.values()} == {str}:
         raise ValueError(f"{index}: expected a weight_map, got {shards!r}")
     return shards
 

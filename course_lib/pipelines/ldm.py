@@ -28,7 +28,13 @@ from course_lib.pipelines.configs import (
     unet_config,
 )
 from course_lib.pipelines.folder import require_file
-from course_lib.pipelines.parts import Published, compute_in, require_range, require_size
+from course_lib.pipelines.parts import (
+    Published,
+    compute_in,
+    require_finite,
+    require_range,
+    require_size,
+)
 from course_lib.pipelines.tokenizer import Tokenizer
 from course_lib.shapes import Float, Table, Tensor
 
@@ -139,7 +145,8 @@ class Pipeline(Published):
         else:
             sigmas, start = self.levels(process, settings.steps)
             steps = edm.euler_steps(partial(process.estimate, guided), start * noise, sigmas)
-        return [latents for latents, _ in busy("Sampling", steps, total=settings.steps)][-1]
+        *_, (latents, _) = busy("Sampling", steps, total=settings.steps)
+        return require_finite(latents, self.machine.dtype)
 
     def levels(self, process: LatentDiffusion, count: int) -> tuple[Table, float]:
         """Return the noise levels of an EulerDiscreteScheduler.

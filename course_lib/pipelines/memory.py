@@ -36,7 +36,10 @@ def helpful_when_full(advice: str) -> Iterator[None]:
     """Add the advice where torch runs out of memory all the same (RuntimeError)."""
     try:
         yield
-    except torch.OutOfMemoryError as error:
+    except RuntimeError as error:
+        # A CPU and Apple's GPUs have no error of their own for it.
+        if not any(words in str(error) for words in ("out of memory", "allocate memory")):
+            raise
         raise RuntimeError(f"not enough memory after all: {advice}") from error
 
 

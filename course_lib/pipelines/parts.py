@@ -11,6 +11,7 @@ from torch import nn
 
 from course_lib.busy import busy
 from course_lib.pipelines.folder import Folder
+from course_lib.shapes import Float, Tensor
 from course_lib.training.distributed import choose_device
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
@@ -82,6 +83,14 @@ def compute_in(network: nn.Module, dtype: torch.dtype) -> None:
     """Let a network compute in its own precision between a sampler's numbers of full precision."""
     network.register_forward_pre_hook(lambda _, args: (args[0].to(dtype), *args[1:]))
     network.register_forward_hook(lambda _, args, output: output.float())
+
+
+def require_finite(latents: Float[Tensor, "..."], dtype: torch.dtype) -> Float[Tensor, "..."]:
+    """Return sampled latents.  Raises RuntimeError where the network's numbers have run over."""
+    if not torch.isfinite(latents).all():
+        name = str(dtype).removeprefix("torch.")
+        raise RuntimeError(f"the U-Net's numbers ran over in {name}: another --dtype may do")
+    return latents
 
 
 def require_size(size: tuple[int, int], multiple: int) -> None:

@@ -24,7 +24,13 @@ from course_lib.pipelines.configs import (
     video_autoencoder_config,
     video_unet_config,
 )
-from course_lib.pipelines.parts import Published, compute_in, require_range, require_size
+from course_lib.pipelines.parts import (
+    Published,
+    compute_in,
+    require_finite,
+    require_range,
+    require_size,
+)
 from course_lib.shapes import Float, Tensor
 
 ADVICE = "a smaller --size, fewer --frames or a smaller --decode-at-once needs less"
@@ -163,7 +169,8 @@ class Pipeline(Published):
         denoiser = partial(svd.guided_denoiser, unet, condition, condition.without(), scale)
         sigmas = edm.karras_sigmas(settings.steps, self.sigma_min, self.sigma_max)
         steps = edm.euler_steps(denoiser, noise.to(self.machine.device), sigmas)
-        return [latents for latents, _ in busy("Sampling", steps, total=settings.steps)][-1]
+        *_, (latents, _) = busy("Sampling", steps, total=settings.steps)
+        return require_finite(latents, self.machine.dtype)
 
     def decode(
         self, latents: Float[Tensor, "1 t d h2 w2"], frames_at_once: int

@@ -27,7 +27,7 @@ def test_help_lists_the_commands(capsys):
         cli.main(["--help"])
     out = capsys.readouterr().out
     assert stop.value.code == 0 and all(
-        name in out for name in ("doctor", "build", "train", "models", "quiz")
+        name in out for name in ("doctor", "build", "train", "generate", "models", "quiz")
     )
 
 

@@ -413,9 +413,19 @@ def test_too_little_memory_is_said_before_anything_is_loaded(
     refused(capsys, ldm(image_folders["1.5"], tmp_path / "image.png"), message)
 
 
-def test_memory_that_runs_out_all_the_same(video_folder, photo, tmp_path, capsys, monkeypatch):
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 9.00 GiB."),
+        RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9"),
+        RuntimeError("MPS backend out of memory"),
+    ],
+)
+def test_memory_that_runs_out_all_the_same(
+    error, video_folder, photo, tmp_path, capsys, monkeypatch
+):
     def full(*args):
-        raise torch.OutOfMemoryError("CUDA out of memory")
+        raise error
 
     monkeypatch.setattr("course_lib.pipelines.folder.load_official", full)
     refused(
@@ -431,3 +441,18 @@ def test_an_interrupted_run_writes_nothing(video_folder, photo, tmp_path, capsys
     out = tmp_path / "clip.mp4"
     assert svd(video_folder, photo, out) == 130
     assert capsys.readouterr().err == "\nstopped; nothing is written\n" and not out.exists()
+
+
+def test_numbers_that_run_over_are_no_black_clip(
+    video_folder, photo, tmp_path, capsys, monkeypatch
+):
+    from tests.pipelines.folders import copy
+
+    folder = copy(video_folder, tmp_path / "folder")
+    path = folder / "unet" / "diffusion_pytorch_model.safetensors"
+    weights = load_file(path)
+    path.unlink()
+    save_file(weights | {"conv_out.bias": torch.full((4,), 1e38)}, path)
+    refused(
+        capsys, svd(folder, photo, tmp_path / "clip.mp4"), "the U-Net's numbers ran over in float32"
+    )
