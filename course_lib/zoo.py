@@ -102,9 +102,12 @@ MODELS: dict[str, Entry] = {
 
 def find(name: str) -> Entry:
     """Return the entry of a preset.  Raises ValueError naming the nearest ones if there is none."""
-    if name not in MODELS:
-        near = difflib.get_close_matches(name, MODELS, cutoff=0.4) or list(MODELS)
-        raise ValueError(f"no preset {name!r}; did you mean {', '.join(near)}?")
+    if name not in list(MODELS):
+        near = difflib.get_close_matches(str(name), MODELS, cutoff=0.4) or list(MODELS)
+        raise ValueError(
+            f"expected a preset, got another name: no preset {name!r}; did you mean"
+            f" {', '.join(near)}?"
+        )
     return MODELS[name]
 
 

@@ -95,7 +95,10 @@ def flatten(value: Any, path: str = "") -> dict[str, Leaf]:
 
 def _collect(value: Any, path: str, leaves: dict[str, Leaf], depth: int) -> None:
     if depth > MAX_DEPTH or len(leaves) > MAX_LEAVES:
-        raise ValueError(f"the answer has more than {MAX_LEAVES} parts, or contains itself")
+        raise ValueError(
+            f"expected an answer of fewer parts, got one of more than {MAX_LEAVES} parts, or one"
+            " that contains itself"
+        )
     if isinstance(value, tuple) and hasattr(value, "_fields"):
         parts = {f".{name}": part for name, part in zip(value._fields, value, strict=True)}
     elif isinstance(value, (tuple, list)):

@@ -211,11 +211,12 @@ def load_bank(topic: str, folder: Path = QUIZZES) -> Bank:
     path = folder / f"{topic}.yaml"
     if not path.is_file():
         known = ", ".join(sorted(p.stem for p in folder.glob("*.yaml"))) or "none yet"
-        raise ValueError(f"no quiz {topic!r} in {folder}: expected one of {known}")
+        raise ValueError(f"no quiz in {folder}: expected one of {known}, got {topic!r}")
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path.name} is not YAML: {' '.join(str(error).split())}") from None
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # such as the 45th of a month
+        why = " ".join(str(error).split())
+        raise ValueError(f"{path.name}: expected YAML, got what is not YAML: {why}") from None
     if not isinstance(content, dict):
         raise ValueError(
             f"{path.name}: expected topic, title, questions; got {type(content).__name__}"

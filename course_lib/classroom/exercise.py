@@ -147,7 +147,7 @@ def case(id: str, number: Any = 1) -> dict[str, Any]:
     declared = find_exercise(id)
     with preserved():
         count = len(declared.make_cases(CHECK_SEED))
-        if number not in range(1, count + 1):
+        if type(number) is not int or not 1 <= number <= count:
             raise ValueError(f"{id}: expected a case from 1 to {count}, got {number!r}")
         return prepare(declared, CHECK_SEED, number - 1)
 

@@ -250,7 +250,7 @@ def patches(
     plot receives such a pair.  Raises ValueError for other images, no rows or columns, and a value
     outside.
     """
-    if rows < 1 or columns < 1:
+    if not (isinstance(rows, int) and isinstance(columns, int) and min(rows, columns) >= 1):
         raise ValueError(f"expected at least one row and one column, got {rows} and {columns}")
     row, column = value if value is not None else (rows // 2, columns // 2)
     if not (0 <= row < rows and 0 <= column < columns):
@@ -258,7 +258,7 @@ def patches(
             f"expected a patch within {rows} rows and {columns} columns, from 0; got"
             f" {(row, column)}"
         )
-    pixels = to_images(image[None])[0]
+    pixels = to_images(np.asarray(image)[None] if not hasattr(image, "ndim") else image[None])[0]
     longest = max(BOARD_PIXELS, min(PATCH_PIXELS * max(rows, columns), BOARD_PIXELS * 3 // 2))
     height, width = pixels.shape[:2]
     side = max(height, width)

@@ -132,7 +132,7 @@ def image_grid(
     n = len(images)
     if titles is not None and len(titles) != n:
         raise ValueError(f"expected one title per image, {n}; got {len(titles)}")
-    if columns is not None and columns < 1:
+    if columns is not None and not (isinstance(columns, int) and columns >= 1):
         raise ValueError(f"expected at least one column, got {columns}")
     columns = min(n, columns or 6)
     fig, _, _ = mosaic(images, columns, cell, title, titles=titles)

@@ -17,6 +17,7 @@ def to_pack(notebook: Path) -> list[Path]:
     The topic of 01_ddpm.ipynb is ddpm, as is that of a copy such as "01_ddpm (1).ipynb".  Raises
     ValueError when there is no such notebook.
     """
+    notebook = Path(notebook)
     if notebook.suffix.lower() != ".ipynb" or not notebook.is_file():
         trouble = "that is another kind of file" if notebook.exists() else "there is no such file"
         raise ValueError(

@@ -28,7 +28,7 @@ def export(topic: str | Bank, format: str, path: Path | str) -> Path:
     Raises ValueError for an unknown format or topic.
     """
     writers = {"gift": _write_gift, "qti": _write_qti, "anki": _write_anki}
-    if format not in writers:
+    if format not in list(writers):
         raise ValueError(f"expected one of {', '.join(writers)}; got {format!r}")
     bank = topic if isinstance(topic, Bank) else load_bank(topic)
     path = Path(path)

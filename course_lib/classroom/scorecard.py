@@ -145,7 +145,8 @@ def _texts(row: Mapping | Any) -> dict[str, str]:
         or not given.get("what")
     ):
         raise ValueError(
-            f"a row has `what` and any of {', '.join(list(COLUMNS)[1:])}; got {given!r}"
+            f"expected `what` and others: a row has `what` and any of"
+            f" {', '.join(list(COLUMNS)[1:])}; got {given!r}"
         )
     return {key: _text(given.get(key)) for key in COLUMNS}
 

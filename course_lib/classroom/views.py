@@ -54,7 +54,7 @@ def shade_by_map(images: Array, maps: Array) -> np.ndarray:
     """
     images = to_images(images).astype(np.float32)
     maps = np.asarray(maps, dtype=np.float32)
-    if maps.ndim != 3 or len(maps) != len(images):
+    if maps.ndim != 3 or len(maps) != len(images) or not maps.size:
         raise ValueError(
             f"expected a map (rows columns) for each of {len(images)} images, got shape"
             f" {maps.shape}"

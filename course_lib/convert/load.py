@@ -88,8 +88,8 @@ def _fresh_model(name: str, config: Any) -> tuple[str, nn.Module]:
         entry = zoo.find(name)
         if config is not None:
             raise ValueError(
-                f"{name!r} is a preset and brings its config; for another, name the paper:"
-                f" {paper!r}"
+                f"config: expected none, got one: {name!r} is a preset and brings its config; for"
+                f" another, name the paper: {paper!r}"
             )
         if paper in LAYOUTS:
             return paper, entry.build()

@@ -1,5 +1,7 @@
 """Samplers are plain functions: which steps to visit, and one step from x_t to x_s."""
 
+from numbers import Integral
+
 import torch
 
 from course_lib.diffusion.steps import validate_count
@@ -24,7 +26,7 @@ def ddim_steps(timesteps: int, count: int, offset: int = 0) -> Int[Tensor, " kep
     2 <= count <= timesteps and offset >= 0.
     """
     validate_count(timesteps, count)
-    if offset < 0:
+    if not (isinstance(offset, Integral) and offset >= 0):
         raise ValueError(f"offset: expected 0 or more, got {offset}")
     kept = torch.arange(count) * timesteps // count
     return kept + min(offset, timesteps - 1 - int(kept[-1]))

@@ -4,6 +4,7 @@ A schedule is a table of betas, float64, with betas[0] the variance of the first
 """
 
 import math
+from numbers import Integral
 
 import torch
 
@@ -28,7 +29,7 @@ def scaled_linear_betas(
     The defaults are Stable Diffusion's.  Raises ValueError unless 0 < first <= last < 1 and there
     are two steps or more.
     """
-    if timesteps < 2 or not 0 < first <= last < 1:
+    if not (isinstance(timesteps, Integral) and timesteps >= 2 and 0 < first <= last < 1):
         raise ValueError(
             "expected 2 steps or more and 0 < first <= last < 1, got"
             f" {timesteps} steps from {first} to {last}"

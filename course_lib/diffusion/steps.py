@@ -29,7 +29,8 @@ def validate_steps(steps: int, t: Tensor, **tensors: Tensor) -> None:
         ValueError: saying, by the argument's name, what was expected and what came.
     """
     (first, x), *others = tensors.items()
-    if t.is_floating_point() or t.shape != x.shape[:1]:
+    # torch takes bool and uint8 for masks, not for numbers.
+    if t.dtype not in (torch.int64, torch.int32) or t.shape != x.shape[:1]:
         raise ValueError(
             f"t: expected one step per sample, {len(x)} integers, got {t.dtype} {tuple(t.shape)}"
         )
@@ -53,6 +54,6 @@ def validate_count(timesteps: int, count: int) -> None:
 
 def choose(options: dict[str, Any], name: str, what: str) -> Any:
     """Return the option of that name; ValueError naming all of them when there is none."""
-    if name not in options:
+    if name not in list(options):  # a name that is none, such as a list, cannot be a key
         raise ValueError(f"{what}: expected one of {', '.join(options)}, got {name!r}")
     return options[name]

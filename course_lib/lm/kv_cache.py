@@ -31,6 +31,8 @@ class KVCache:
         They are views, which later calls leave as they are.  Raises ValueError when the cache would
         overflow, when b or heads change, or when a layer comes out of turn.
         """
+        if not 0 <= layer < len(self.held):
+            raise ValueError(f"expected a layer from 0 to {len(self.held) - 1}, got {layer}")
         start = self.held[layer]
         end = start + k.shape[2]
         if start != len(self):
@@ -51,10 +53,10 @@ class KVCache:
             )
             self.buffers[layer] = buffers
         keys, values = buffers
-        if keys.shape[:2] != k.shape[:2]:  # a batch of 1 would be copied to every row
+        if not keys.shape[:2] == k.shape[:2] == v.shape[:2]:  # a batch of 1 would be copied
             raise ValueError(
                 f"expected b and heads to be {tuple(keys.shape[:2])} as before, got"
-                f" {tuple(k.shape[:2])}"
+                f" {tuple(k.shape[:2])} and {tuple(v.shape[:2])}"
             )
 
         keys[:, :, start:end] = k

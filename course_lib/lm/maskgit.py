@@ -13,6 +13,7 @@ fades out.
 
 import math
 from collections.abc import Callable
+from numbers import Integral
 from typing import NamedTuple
 
 import torch
@@ -50,9 +51,9 @@ def mask_ratio(
     tokens, and gamma(0) is 1 - 1/n for "exp".  Raises ValueError for another schedule, for r
     outside [0, 1], and where these two lack n.
     """
-    if schedule not in SCHEDULES:
+    if schedule not in list(SCHEDULES):
         raise ValueError(f"expected a schedule of {', '.join(SCHEDULES)}, got {schedule!r}")
-    if schedule in ("exp", "log") and (n is None or n < 2):
+    if schedule in ("exp", "log") and (n is None or not n >= 2):
         raise ValueError(f"expected n of at least 2 tokens for the schedule {schedule!r}, got {n}")
     r = torch.as_tensor(r) * 1.0
     if not ((r >= 0) & (r <= 1)).all():
@@ -67,6 +68,9 @@ def num_masked(
 
     So every step but the last leaves something to do and does something; with 1 or none left, none
     remains.
+
+    Differs from the official code, which takes the floor in float32: where gamma n is a whole
+    number, such as n / 2 after 2/3 of the steps of "cosine", that may come out one lower.
     """
     wanted = (gamma * n + 1e-6).floor().long()  # (1 - 0.8) 5 is 0.9999999999999998
     return wanted.clamp(min=1).minimum(left - 1).clamp(min=0)
@@ -80,7 +84,7 @@ def unknown_after(
     gamma(1 / steps), gamma(2 / steps), ... say how many; after the last step there are 0.  "exp"
     and "log" need the length of the whole sequence.  Raises ValueError unless steps >= 1.
     """
-    if steps < 1:
+    if not (isinstance(steps, Integral) and steps >= 1):
         raise ValueError(f"expected at least one step, got {steps}")
     ratios = torch.arange(1, steps, dtype=torch.float64) / steps
     counts = [n]

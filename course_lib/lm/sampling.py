@@ -4,9 +4,11 @@ Every draw takes its uniform number as an argument, so that it is a plain functi
 tested, and so that the same numbers give the same tokens with a cache and without.
 """
 
+from numbers import Integral
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 
 from course_lib.lm.kv_cache import KVCache
 from course_lib.shapes import Float, Int, PerSample, Tensor
@@ -18,7 +20,7 @@ def top_k_filter(logits: Float[Tensor, "b v"], k: int) -> Float[Tensor, "b v"]:
     Tokens that tie with the k-th stay too: none is better than the other, and which came first is
     chance.  Raises ValueError unless 1 <= k <= v.
     """
-    if not 1 <= k <= logits.shape[-1]:
+    if not (isinstance(k, Integral) and 1 <= k <= logits.shape[-1]):
         raise ValueError(f"expected k from 1 to the {logits.shape[-1]} tokens there are, got {k}")
     least = logits.topk(k).values[:, -1:]  # b 1
     return logits.masked_fill(logits < least, -torch.inf)
@@ -32,6 +34,8 @@ def top_p_filter(logits: Float[Tensor, "b v"], p: int | float) -> Float[Tensor, 
     """
     if not 0 < p <= 1:
         raise ValueError(f"expected 0 < p <= 1, got {p}")
+    if p == 1:  # rounding may bring the sum to 1 before the last token
+        return logits
     ordered = logits.sort(descending=True).values  # b v
     # How many tokens together do not reach p, (b 1).
     before = (ordered.softmax(-1).cumsum(-1) < p).sum(-1, keepdim=True)
@@ -72,7 +76,7 @@ def draw_tokens(probabilities: Float[Tensor, "b v"], uniform: PerSample) -> Int[
     """
     # The cumulative probability of a token of probability 0 becomes 0, which exceeds nothing.
     cumulative = probabilities.cumsum(-1) * (probabilities > 0)
-    total = cumulative.amax(-1, keepdim=True)
+    total = F.pad(cumulative, (1, 0)).amax(-1, keepdim=True)  # 0 where there are no tokens
     u = uniform[:, None]
     if not (total.isfinite() & (total > 0) & (u >= 0) & (u < 1)).all():
         raise ValueError(

@@ -65,11 +65,14 @@ def r1_penalty(real_images: Batch, logits: Logits) -> Scalar:
     penalty can be differentiated again, with respect to D.  Raises ValueError unless `real_images`
     required a gradient before D saw them.
     """
-    if not real_images.requires_grad:
-        raise ValueError(
-            "real_images: expected requires_grad, set before the discriminator sees them"
-        )
-    (gradient,) = torch.autograd.grad(logits.sum(), real_images, create_graph=True)  # b ...
+    wanted = "real_images: expected requires_grad, set before the discriminator sees them"
+    if not (real_images.requires_grad and logits.requires_grad):
+        raise ValueError(f"{wanted}; got none")
+    (gradient,) = torch.autograd.grad(
+        logits.sum(), real_images, create_graph=True, allow_unused=True
+    )  # b ...
+    if gradient is None:
+        raise ValueError(f"{wanted}; got it set afterwards")
     return gradient.square().flatten(1).sum(1).mean()
 
 

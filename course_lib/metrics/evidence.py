@@ -185,7 +185,7 @@ def _flat(samples: Samples) -> np.ndarray:
 
 def _standard_error(x: np.ndarray) -> float:
     if len(x) < 2:
-        raise ValueError(f"a standard error takes at least two samples, got {len(x)}")
+        raise ValueError(f"expected at least two samples, for a standard error, got {len(x)}")
     return float(x.std(ddof=1) / math.sqrt(len(x)))
 
 

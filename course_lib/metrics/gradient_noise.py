@@ -1,6 +1,7 @@
 """How noisy a stochastic gradient is."""
 
 from collections.abc import Callable, Iterable
+from numbers import Integral
 from typing import NamedTuple
 
 import torch
@@ -28,7 +29,7 @@ def gradient_noise(
     `batch` samples.  |G|^2 is estimated without bias from the spread between the batches, so it
     can come out below zero where noise hides it.  ValueError for fewer than two draws.
     """
-    if draws < 2:
+    if not (isinstance(draws, Integral) and draws >= 2):
         raise ValueError(f"draws: expected at least two, to see a spread, got {draws}")
     parameters = list(parameters)
     gradients = []

@@ -111,7 +111,7 @@ def depth_to_space(
     them.  Raises ValueError unless the factors divide them.
     """
     s, fh, fw = factors
-    if x.shape[1] % (s * fh * fw):
+    if min(s, fh, fw) < 1 or x.shape[1] % (s * fh * fw):
         raise ValueError(f"expected channels divisible by {s} x {fh} x {fw}, got {x.shape[1]}")
     x = rearrange(x, "b (s fh fw c) t h w -> b c (t s) (h fh) (w fw)", s=s, fh=fh, fw=fw)
     return x[:, :, s - 1 :]

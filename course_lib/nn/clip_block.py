@@ -63,7 +63,7 @@ def quick_gelu(x: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
 
 def require_shape(width: int, heads: int, gelu: str) -> None:
     """Raise ValueError unless the heads divide the width and the GELU is one of the two."""
-    if width % heads:
+    if heads < 1 or width % heads:
         raise ValueError(f"heads: expected a divisor of width {width}, got {heads}")
     if gelu not in ("exact", "quick"):
         raise ValueError(f"gelu: expected exact or quick, got {gelu!r}")

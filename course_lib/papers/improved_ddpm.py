@@ -228,7 +228,9 @@ def respace(betas: Table, kept: Int[Tensor, " kept"]) -> Float[Tensor, " kept"]:
 
     It has the same alpha_bar at each of them.  Raises ValueError for steps that do not rise.
     """
-    if not (kept.diff() > 0).all() or not 0 <= int(kept[0]) <= int(kept[-1]) < len(betas):
+    is_list = kept.ndim == 1 and len(kept) > 0 and not kept.is_floating_point()
+    rises = is_list and bool((kept.diff() > 0).all())
+    if not rises or not 0 <= int(kept[0]) <= int(kept[-1]) < len(betas):
         raise ValueError(
             f"kept: expected rising steps within 0..{len(betas) - 1}, got {kept.tolist()}"
         )

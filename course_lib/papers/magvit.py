@@ -148,7 +148,7 @@ def cells_with_given_pixels(
     Eq. 2 calls the other tokens padding.  Raises ValueError for a mask that is not made of whole
     cells.
     """
-    if any(n % c for n, c in zip(pixels.shape, cell, strict=True)):
+    if min(cell) < 1 or any(n % c for n, c in zip(pixels.shape, cell, strict=True)):
         raise ValueError(f"expected a mask of cells of {tuple(cell)}, got {tuple(pixels.shape)}")
 
     t, h, w = cell

@@ -19,6 +19,7 @@ attends over time first.
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from numbers import Integral
 from typing import Literal
 
 import torch
@@ -278,7 +279,7 @@ def uniform_frames(video: Float[Tensor, "b t c h w"], count: int) -> Float[Tenso
     They are number i * t / (count + 1), rounded, for i from 1 to count.  Halves round to even, as
     in the official code; all frames if there are no more.  Raises ValueError for a count below 1.
     """
-    if count < 1:
+    if not (isinstance(count, Integral) and count >= 1):
         raise ValueError(f"count: expected at least 1, got {count}")
     frames = video.shape[1]
     if count >= frames:

@@ -120,4 +120,6 @@ def read_with(path: Path, reader: Callable[[Path], T]) -> T:
     try:
         return reader(path)
     except Exception as error:
-        raise ValueError(f"{path}: damaged or cut off ({error})") from error
+        raise ValueError(
+            f"{path}: expected a whole file, got one that is damaged or cut off ({error})"
+        ) from error

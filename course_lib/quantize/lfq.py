@@ -12,6 +12,8 @@ the bits, without a table of vectors by codes.  Above `group` bits that distribu
 approximated as independent between groups of neighbouring bits, which overstates its entropy.
 """
 
+from numbers import Integral
+
 import torch
 import torch.nn.functional as F
 from einops import einsum, rearrange
@@ -183,11 +185,11 @@ class LFQ(nn.Module):
         group: int = 18,
     ):
         super().__init__()
-        if not 1 <= bits <= MAX_BITS:
+        if not (isinstance(bits, Integral) and 1 <= bits <= MAX_BITS):
             raise ValueError(f"expected from 1 to {MAX_BITS} bits, got {bits}")
-        if not 1 <= group <= MAX_GROUP_BITS:
+        if not (isinstance(group, Integral) and 1 <= group <= MAX_GROUP_BITS):
             raise ValueError(f"expected a group of 1 to {MAX_GROUP_BITS} bits, got {group}")
-        if temperature <= 0:
+        if not temperature > 0:
             raise ValueError(f"expected a positive temperature, got {temperature}")
         self.dim = bits
         self.num_codes = 1 << bits

@@ -9,6 +9,7 @@ In multi-process training the statistics (counts, sums, unused codes, mean proba
 of the whole batch, so that two processes train as one does.
 """
 
+from numbers import Integral
 from typing import NamedTuple
 
 import torch
@@ -195,7 +196,8 @@ class VectorQuantizer(nn.Module):
         temperature: int | float = 0.01,
     ):
         super().__init__()
-        if num_codes < 1 or dim < 1:
+        is_whole = isinstance(num_codes, Integral) and isinstance(dim, Integral)
+        if not (is_whole and num_codes >= 1 and dim >= 1):
             raise ValueError(
                 f"expected at least one code of at least one number, got num_codes={num_codes},"
                 f" dim={dim}"
@@ -209,6 +211,8 @@ class VectorQuantizer(nn.Module):
             )
         if not 0 <= decay < 1:
             raise ValueError(f"expected a decay in [0, 1), got {decay}")
+        if not temperature > 0:
+            raise ValueError(f"expected a positive temperature, got {temperature}")
         self.num_codes = num_codes
         self.dim = dim
         self.update = update

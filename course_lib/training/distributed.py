@@ -23,8 +23,11 @@ def choose_device(name: str | None = None) -> torch.device:
     }
     available = [kind for kind, present in is_available.items() if present]
     kind, _, number = (name or available[0]).partition(":")
-    if kind not in available:
-        raise ValueError(f"device {name!r} is not on this machine; it has {available}")
+    if kind not in available or not (number or "0").isdecimal():
+        raise ValueError(
+            f"expected a device that is here, got another: {name!r} is not on this machine; it has"
+            f" {available}"
+        )
     if kind != "cuda":
         return torch.device(kind)
     index = int(number or os.environ.get("LOCAL_RANK", "0"))

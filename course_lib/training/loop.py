@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from numbers import Integral
 
 import torch
 from torch import Tensor, nn
@@ -64,7 +65,8 @@ def train(
     processes cannot share evenly, a model too large to be kept, or a saved state of another recipe;
     FloatingPointError when a loss or gradient is not finite.
     """
-    if steps is not None and not 1 <= steps <= recipe.steps:
+    is_whole = steps is None or isinstance(steps, Integral)
+    if not is_whole or (steps is not None and not 1 <= steps <= recipe.steps):
         raise ValueError(f"expected steps from 1 to the recipe's {recipe.steps}, got {steps}")
     device = distributed.choose_device(str(device) if device else None)
     with _own_randomness(device):

@@ -29,9 +29,11 @@ exactly the same fields.
 """
 
 import json
+import math
 import re
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
+from numbers import Integral
 from typing import Any, Literal, Protocol, get_args, runtime_checkable
 
 import torch
@@ -99,6 +101,7 @@ class Trainable(nn.Module):
 
 
 LRSchedule = Literal["constant", "linear", "plateau"]
+NAME = r"[A-Za-z0-9][\w.-]*"
 LR_SCHEDULES = get_args(LRSchedule)
 Precision = Literal["float32", "bfloat16"]
 PRECISIONS = get_args(Precision)
@@ -127,13 +130,14 @@ class Recipe:
 
     def __post_init__(self) -> None:
         """Raise ValueError for the first field that is out of range."""
-        has_name = re.fullmatch(r"[A-Za-z0-9][\w.-]*", self.name, re.ASCII)
+        has_name = isinstance(self.name, str) and re.fullmatch(NAME, self.name, re.ASCII)
         self._expect(has_name, "name", "letters, digits and . _ -")
-        self._expect(self.steps >= 1, "steps", "at least 1")
-        self._expect(self.batch_size >= 1, "batch_size", "at least 1")
-        self._expect(self.seed >= 0, "seed", "at least 0")
-        self._expect(self.learning_rate > 0, "learning_rate", "a positive number")
-        self._expect(self.warmup >= 0, "warmup", "at least 0")
+        for field, least in {"steps": 1, "batch_size": 1, "seed": 0, "warmup": 0}.items():
+            number = getattr(self, field)
+            is_whole = isinstance(number, Integral) and number >= least
+            self._expect(is_whole, field, f"a whole number, at least {least}")
+        is_rate = 0 < self.learning_rate < math.inf
+        self._expect(is_rate, "learning_rate", "a positive number")
         self._expect(self.lr_schedule in LR_SCHEDULES, "lr_schedule", _one_of(LR_SCHEDULES))
         self._expect(self.clip is None or self.clip > 0, "clip", "a positive number or None")
         self._expect(0 <= self.ema < 1, "ema", "a number in [0, 1)")

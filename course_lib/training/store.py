@@ -53,7 +53,10 @@ class Store:
             for key, x in model.state_dict().items()
         }
         if broken := [key for key, x in tensors.items() if not x.isfinite().all()]:
-            raise ValueError(f"recipe {recipe.name!r}: not finite as {dtype}: {', '.join(broken)}")
+            raise ValueError(
+                f"recipe {recipe.name!r}: expected finite tensors, got some that are not finite as"
+                f" {dtype}: {', '.join(broken)}"
+            )
         file = _encode(tensors, {"name": recipe.name, **provenance})
         if len(file) > MAX_CHECKPOINT_BYTES:
             raise ValueError(
@@ -84,7 +87,8 @@ class Store:
         metrics = {key: float(x) for key, x in measured.items() if isinstance(x, Real)}
         if broken := [key for key, x in metrics.items() if not math.isfinite(x)]:
             raise ValueError(
-                f"recipe {recipe.name!r}: measured values are not finite: {', '.join(broken)}"
+                f"recipe {recipe.name!r}: expected finite measures, got some that are not:"
+                f" {', '.join(broken)}"
             )
         provenance = {
             "recipe": recipe.fields(),
@@ -190,11 +194,16 @@ def results(recipe: Recipe | str, store: Store = STORE) -> dict:
     name = recipe if isinstance(recipe, str) and ":" not in recipe else find_recipe(recipe).name
     path = store.results / f"{name}.json"
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        record = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise FileNotFoundError(f"no results at {path}. {_retrain_advice(name)}") from None
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{path} is damaged: {error}. {_retrain_advice(name)}") from None
+    except (ValueError, RecursionError) as error:
+        record = error
+    if not isinstance(record, dict):
+        raise ValueError(
+            f"expected results, got others: {path} is damaged: {record}. {_retrain_advice(name)}"
+        )
+    return record
 
 
 def show_checkpoint(recipe: Recipe | str, store: Store = STORE) -> str:
@@ -268,8 +277,18 @@ def _read(path: Path, advice: str) -> tuple[dict[str, Tensor], dict]:
         kind = (
             "a pickle, which could run any code" if is_pickle else f"truncated or damaged ({error})"
         )
-        raise ValueError(f"{path} is not a safetensors file: it is {kind}. {advice}") from None
+        raise ValueError(
+            f"expected a checkpoint, got another file: {path} is not a safetensors file: it is"
+            f" {kind}. {advice}"
+        ) from None
     header = json.loads(file[8 : 8 + int.from_bytes(file[:8], "little")])
-    if "course" not in header.get("__metadata__", {}):
-        raise ValueError(f"{path} was not written by this course: it has no provenance. {advice}")
-    return tensors, json.loads(header["__metadata__"]["course"])
+    try:
+        facts = json.loads(header.get("__metadata__", {}).get("course", "null"))
+    except (json.JSONDecodeError, RecursionError):
+        facts = None
+    if not isinstance(facts, dict) or not isinstance(facts.get("recipe"), dict):
+        raise ValueError(
+            f"expected a file of this course, got another: {path} was not written by this course:"
+            f" it has no provenance. {advice}"
+        )
+    return tensors, facts

@@ -4,7 +4,7 @@ Every coordinate is a tensor of its own, f s h w: frame, sample within the pixel
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields
 
 import torch
@@ -48,7 +48,7 @@ class Frames:
 
 def check_size(size: int | tuple) -> tuple[int, int]:
     """Return height and width of an image; ValueError unless 4 to 1024 each and at most 1 : 2."""
-    sides = (size, size) if isinstance(size, int) else tuple(size)
+    sides = tuple(size) if isinstance(size, Sequence) else (size, size)
     if (
         len(sides) != 2
         or not all(isinstance(side, int) and 4 <= side <= 1024 for side in sides)

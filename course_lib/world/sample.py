@@ -6,7 +6,7 @@ is promised to stay the same in every version, ``random.Random(number).random()`
 
 import hashlib
 import math
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from dataclasses import replace
 from random import Random
 
@@ -68,8 +68,9 @@ def _allowed_values(constraints: dict) -> dict[str, tuple]:
     for name, value in constraints.items():
         if name not in VOCABULARY:
             names = ", ".join(VOCABULARY)
-            raise ValueError(f"unknown constraint {name!r}: expected one of {names}")
-        values = (value,) if isinstance(value, str | int) else tuple(value)
+            raise ValueError(f"unknown constraint: expected one of {names}, got {name!r}")
+        is_several = isinstance(value, Iterable) and not isinstance(value, str)
+        values = tuple(value) if is_several else (value,)
         if not values or any(each not in VOCABULARY[name] for each in values):
             raise ValueError(
                 f"{name}: expected one or several of {VOCABULARY[name]}, got {value!r}"

@@ -69,6 +69,8 @@ def test_top_p_keeps_the_fewest_tokens_that_reach_p(p):
 
 def test_top_p_of_1_keeps_all_and_ties_stay_together():
     assert torch.equal(top_p_filter(LOGITS, 1), LOGITS)
+    many = torch.randn(4, 1000, generator=torch.Generator().manual_seed(0)) * 8
+    assert torch.equal(top_p_filter(many, 1.0), many)
     probabilities = torch.tensor([[0.125, 0.5, 0.125, 0.25]])
     for p, kept in {0.5: [1], 0.51: [1, 3], 0.8: [0, 1, 2, 3]}.items():
         assert (
