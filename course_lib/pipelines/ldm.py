@@ -32,6 +32,7 @@ from course_lib.pipelines.parts import (
     Published,
     compute_in,
     require_finite,
+    require_fit,
     require_range,
     require_size,
 )
@@ -76,8 +77,10 @@ class Pipeline(Published):
         self.vae_machine = self.autoencoder_machine(upcast)
         side = self.config("unet", "UNet2DConditionModel", latent_side)
         self.size = (side * self.vae_config.downsampling,) * 2
+        require_fit("text_encoder", self.text_config.width, self.unet_config.context)
+        require_fit("vae", self.vae_config.latent, self.unet_config.in_channels)
         self.tokenizer = Tokenizer(weights / "tokenizer", self.text_config.length)
-        self.counts = self.count("text_encoder", "unet", "vae")
+        self.count("text_encoder", "unet", "vae")
 
     def _schedule(self) -> tuple[str | None, dict[str, Any]]:
         """Return how Euler's steps are spaced, None for DDIM's; and the schedule of the noise."""
@@ -174,8 +177,8 @@ class Pipeline(Published):
         pixels = height * width
         latents = 2 * pixels // self.vae_config.downsampling**2  # with and without the prompt
         each = self.machine.bytes_each
+        self.require_memory_to_load()
         stages = {
-            "reading the prompt": each * self.counts["text_encoder"],
             f"sampling an image of {height}x{width}": memory.unet_bytes(
                 self.counts["unet"], latents * self.unet_config.width, each
             ),

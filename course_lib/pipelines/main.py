@@ -3,7 +3,6 @@
 import os
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -11,6 +10,7 @@ import torch
 from course_lib.files import write_atomically
 from course_lib.media import read_photo, write_clip, write_photo
 from course_lib.pipelines import ldm, svd
+from course_lib.pipelines.parts import Published
 
 
 def generate_clip(
@@ -38,14 +38,17 @@ def generate_clip(
     pipeline = svd.Pipeline(weights, device, dtype)
     settings = pipeline.plan(settings, size)
 
-    def make() -> str:
+    started = time.monotonic()
+    try:
         clip = pipeline.generate(photo[None], settings, torch.Generator().manual_seed(seed))
-        write_atomically(out, write_clip(clip.clamp(-1, 1), settings.fps))
-        frames, _, height, width = clip.shape
-        made = f"{frames} frames of {height}x{width} at {settings.fps} a second"
-        return f"{made}, decoded {settings.frames_at_once} at once"
-
-    return _timed(make, out, seed, pipeline.machine.device)
+    except KeyboardInterrupt:
+        return _interrupted()
+    write_atomically(out, write_clip(clip.clamp(-1, 1), settings.fps))
+    frames, _, height, width = clip.shape
+    how = f"at {settings.fps} a second, decoded {settings.frames_at_once} at once"
+    made = f"{frames} frames of {height}x{width} {how}"
+    print(f"{out}: {made}, seed {seed}, {_cost(started, pipeline)}")
+    return 0
 
 
 def generate_image(
@@ -68,12 +71,15 @@ def generate_image(
     for note in pipeline.notes(prompt, settings):
         print(note, file=sys.stderr)
 
-    def make() -> str:
+    started = time.monotonic()
+    try:
         image = pipeline.generate(prompt, settings, torch.Generator().manual_seed(seed))
-        write_atomically(out, write_photo(image.clamp(-1, 1)))
-        return "an image of {1}x{2}".format(*image.shape)
-
-    return _timed(make, out, seed, pipeline.machine.device)
+    except KeyboardInterrupt:
+        return _interrupted()
+    write_atomically(out, write_photo(image.clamp(-1, 1)))
+    _, height, width = image.shape
+    print(f"{out}: an image of {height}x{width}, seed {seed}, {_cost(started, pipeline)}")
+    return 0
 
 
 def require_writable(path: Path, suffix: str) -> None:
@@ -87,14 +93,10 @@ def require_writable(path: Path, suffix: str) -> None:
         raise ValueError(f"expected a folder that can be written to, got {above}")
 
 
-def _timed(make: Callable[[], str], out: Path, seed: int, device: torch.device) -> int:
-    """Run, say what was written and how long it took; an interrupted run writes nothing."""
-    started = time.monotonic()
-    try:
-        made = make()
-    except KeyboardInterrupt:
-        print("\nstopped; nothing is written", file=sys.stderr)
-        return 130
-    seconds = time.monotonic() - started
-    print(f"{out}: {made}, seed {seed}, {seconds:.0f} s on {device.type}")
-    return 0
+def _interrupted() -> int:
+    print("\nstopped; nothing is written", file=sys.stderr)
+    return 130
+
+
+def _cost(started: float, pipeline: Published) -> str:
+    return f"{time.monotonic() - started:.0f} s on {pipeline.machine.device.type}"

@@ -46,6 +46,11 @@ def helpful_when_full(advice: str) -> Iterator[None]:
 # ---------------------------------------------------------------- what is needed at least
 
 
+def loading_bytes(parameters: int, device: torch.device, bytes_each: int) -> int:
+    """Return what loading a part takes: the model in full precision and, on a CPU, the file."""
+    return parameters * (4 + bytes_each if device.type == "cpu" else 4)
+
+
 def unet_bytes(parameters: int, values: int, bytes_each: int) -> int:
     """Return what one evaluation of a U-Net takes: its weights, and the feature maps.
 

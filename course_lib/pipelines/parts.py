@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from course_lib.busy import busy
+from course_lib.pipelines import memory
 from course_lib.pipelines.folder import Folder
 from course_lib.shapes import Float, Tensor
 from course_lib.training.distributed import choose_device
@@ -74,9 +75,18 @@ class Published:
         """Return where the autoencoder runs: in full precision, if half will not do."""
         return Machine(self.machine.device, torch.float32) if upcast else self.machine
 
-    def count(self, *parts: str) -> dict[str, int]:
+    def count(self, *parts: str) -> None:
         """Count the weights of parts, whose files are found to be there.  Raises ValueError."""
-        return {part: self.folder.parameters(part, self.machine.half) for part in parts}
+        self.counts = {part: self.folder.parameters(part, self.machine.half) for part in parts}
+
+    def require_memory_to_load(self) -> None:
+        """Raise RuntimeError where one of the parts is too large."""
+        machine = self.machine
+        stages = {
+            f"loading {part}": memory.loading_bytes(count, machine.device, machine.bytes_each)
+            for part, count in self.counts.items()
+        }
+        memory.require_memory(machine.device, stages, "close what else takes it")
 
 
 def compute_in(network: nn.Module, dtype: torch.dtype) -> None:
@@ -91,6 +101,12 @@ def require_finite(latents: Float[Tensor, "..."], dtype: torch.dtype) -> Float[T
         name = str(dtype).removeprefix("torch.")
         raise RuntimeError(f"the U-Net's numbers ran over in {name}: another --dtype may do")
     return latents
+
+
+def require_fit(part: str, gives: int, expected: int | None) -> None:
+    """Raise ValueError unless a part gives as many numbers as the U-Net takes."""
+    if gives != expected:
+        raise ValueError(f"{part}: expected {expected} numbers for the U-Net, got {gives}")
 
 
 def require_size(size: tuple[int, int], multiple: int) -> None:

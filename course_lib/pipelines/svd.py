@@ -28,13 +28,13 @@ from course_lib.pipelines.parts import (
     Published,
     compute_in,
     require_finite,
+    require_fit,
     require_range,
     require_size,
 )
 from course_lib.shapes import Float, Tensor
 
 ADVICE = "a smaller --size, fewer --frames or a smaller --decode-at-once needs less"
-
 
 # By the number of frames a model was trained on: steps, and guidance of the first and last frame.
 # Those of the authors' code; for other models, diffusers'.
@@ -90,7 +90,9 @@ class Pipeline(Published):
         self.sigma_min, self.sigma_max = self.config(
             "scheduler", "EulerDiscreteScheduler", noise_range, "scheduler_config.json"
         )
-        self.counts = self.count("image_encoder", "unet", "vae")
+        require_fit("image_encoder", self.clip_config.projection, self.unet_config.context)
+        require_fit("vae", 2 * self.vae_config.latent, self.unet_config.in_channels)
+        self.count("image_encoder", "unet", "vae")
 
     def plan(self, settings: Settings, size: tuple[int, int]) -> Settings:
         """Return the settings with what suits the model and the machine wherever they say None.
@@ -149,7 +151,7 @@ class Pipeline(Published):
         del tower
 
         vae = self.vae_machine.load(self.folder, "vae", "svd", self.vae_config)
-        noisy = svd.augment(image, torch.tensor([settings.augmentation]), noise)
+        noisy = svd.augment(image, torch.tensor([float(settings.augmentation)]), noise)
         latent = vae.encode(noisy.to(device, self.vae_machine.dtype)).mean  # 1 c h/f w/f
         # The model was told frames per second less one.
         numbers = (settings.fps - 1, settings.motion_bucket, settings.augmentation)
@@ -194,8 +196,8 @@ class Pipeline(Published):
         each = self.machine.bytes_each
         places = settings.frames * math.prod(size) // self.vae_config.downsampling**2
         at_once = min(settings.frames, settings.frames_at_once)
+        self.require_memory_to_load()
         stages = {
-            "reading the image": each * self.counts["image_encoder"],
             f"sampling {settings.frames} frames of {size[0]}x{size[1]}": memory.unet_bytes(
                 self.counts["unet"], places * self.unet_config.width, each
             ),

@@ -253,6 +253,14 @@ WRONG_CLIPS = {
         with_fields(STEPS, use_karras_sigmas=None),
         "use_karras_sigmas True, got",
     ),
+    "an image tower of another model": (
+        with_fields(TOWER, projection_dim=12),
+        "image_encoder: expected 20 numbers for the U-Net, got 12",
+    ),
+    "an autoencoder of another model": (
+        with_fields(VAE, latent_channels=8),
+        "vae: expected 8 numbers for the U-Net, got 16",
+    ),
     "no greatest level": (
         with_fields(STEPS, sigma_max=None),
         "expected a field sigma_max, got none",
@@ -313,6 +321,11 @@ WRONG_IMAGES = {
     ),
     "moments of latents": (with_fields(VAE, latents_mean=[0.1]), "knows, got latents_mean"),
     "no size": (with_fields(UNET, sample_size=None), "sample_size: expected a number, got None"),
+    "a text tower of another model": (
+        with_fields("text_encoder/config.json", hidden_size=32),
+        "text_encoder: expected 20 numbers for the U-Net, got 32",
+    ),
+    "an inpainting U-Net": (with_fields(UNET, in_channels=9), "vae: expected 9 numbers .*, got 4"),
     "more tokens than embeddings": (
         with_fields("text_encoder/config.json", vocab_size=100),
         "text_encoder: these weights are not .*misshapen",
@@ -404,13 +417,19 @@ def test_a_size_that_is_none(capsys):
 def test_too_little_memory_is_said_before_anything_is_loaded(
     video_folder, image_folders, photo, tmp_path, capsys, monkeypatch
 ):
-    monkeypatch.setattr(memory, "free_bytes", lambda device: 2_000_000)
+    clip, image = tmp_path / "clip.mp4", tmp_path / "image.png"
     monkeypatch.setattr("course_lib.pipelines.folder.load_official", None)
-    message = r"sampling 3 frames of 24x40 needs about 0.0 GB of memory, and cpu has 0.0 GB free:"
-    advice = ".*a smaller --size, fewer --frames or a smaller --decode-at-once needs less"
-    refused(capsys, svd(video_folder, photo, tmp_path / "clip.mp4"), message + advice)
-    message = "sampling an image of 24x24 needs .*: a smaller --size needs less"
-    refused(capsys, ldm(image_folders["1.5"], tmp_path / "image.png"), message)
+    monkeypatch.setattr(memory, "free_bytes", lambda device: 2_000_000)
+    message = r"loading unet needs about 0.0 GB of memory, and cpu has 0.0 GB free: close what"
+    refused(capsys, svd(video_folder, photo, clip, "--device", "cpu"), message)
+    refused(capsys, ldm(image_folders["1.5"], image, "--device", "cpu"), message)
+    monkeypatch.setattr(memory, "free_bytes", lambda device: 12_000_000)
+    message = (
+        "sampling 9 frames of 24x40 needs .*: a smaller --size, fewer --frames or a smaller --d"
+    )
+    refused(capsys, svd(video_folder, photo, clip, "--frames", 9), message)
+    message = "sampling an image of 96x96 needs .*: a smaller --size needs less"
+    refused(capsys, ldm(image_folders["2.1"], image, "--size", "96x96"), message)
 
 
 @pytest.mark.parametrize(
