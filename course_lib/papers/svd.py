@@ -8,11 +8,11 @@ the conditions of image-to-video, of frame interpolation and of multi-view gener
 the loss, guidance and sampling.  The maths of noise levels is `course_lib.diffusion.edm`, the
 decoder of clips `course_lib.papers.svd_decoder`, camera-motion LoRA `course_lib.nn.lora`.
 
-Differs from the paper, following the official code:
-- A sample is an image or a clip as a whole: in an image no temporal layer acts (there: alpha = 1).
-- Cross-attention over time sees the context of the first frame, at every place the same.
-Differs from the official code: the spatial layers that begin at zero there do so here, too, until
-`start_from_image_model` fills them.
+Differs from the paper, following the official code: cross-attention over time sees the context of
+the first frame, at every place the same.
+Differs from the official code: a batch is of clips or of images, in which no temporal layer acts
+(there, every sample may be either, and alpha is 1 for an image).  diffusers, whose pipeline the
+published weights run in, has another epsilon in some group norms: `SVDConfig.outer_eps`.
 """
 
 from collections.abc import Callable
@@ -52,8 +52,8 @@ class SVDConfig(LDMConfig):
     # Numbers of the vector condition: three sinusoids of 256.  Multi-view models have a fourth, for
     # the elevation.  None: there is no such condition.
     vector: int | None = 768
-    # Of the residual blocks on the way up, and of those on the way down that attend: 1e-6 in
-    # diffusers, whose pipeline the published weights run in, 1e-5 where they were trained.
+    # Of the residual blocks on the way up, and of those on the way down that attend: 1e-5 where the
+    # weights were trained, 1e-6 in diffusers.
     outer_eps: float = 1e-5
 
     def __post_init__(self):

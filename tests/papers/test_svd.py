@@ -78,6 +78,12 @@ def test_the_temporal_residual_block_is_a_convolution_of_3_1_1():
     torch.testing.assert_close(block(x, t, time), y.transpose(1, 2).flatten(0, 1))
 
 
+def test_a_fresh_residual_block_over_time_changes_nothing():
+    block = svd.TemporalResBlock(8, time_width=6, groups=4, eps=1e-5)
+    x = random(6, 8, 3, 4)
+    assert torch.equal(block(x, 3, random(2, 6)), x)
+
+
 # ---------------------------------------------------------------- the blend
 
 
@@ -144,6 +150,24 @@ def test_the_order_of_frames_counts_in_a_clip_alone():
             straight = unet(x, t, context, vector, image_only)[:, order]
             shuffled = unet(x[:, order], t, context, vector, image_only)
             assert torch.allclose(straight, shuffled, atol=1e-5) == image_only
+
+
+def test_frames_know_their_places():
+    """Where no convolution over time tells them apart, only what is added for the place does."""
+    unet = randomized(UNet(CONFIG))
+    x, t, context, vector = random(1, 4, 8, 4, 4), torch.zeros(1), random(1, 1, 12), random(1, 18)
+    order = torch.tensor([2, 0, 3, 1])
+    transformers = [m for m in unet.modules() if isinstance(m, svd.SpatioTemporalTransformer)]
+    with torch.no_grad():
+        for module in unet.modules():
+            if isinstance(module, svd.TemporalResBlock):
+                module.conv2.weight.zero_()
+        for shuffling_counts in (True, False):
+            straight = unet(x, t, context, vector)[:, order]
+            shuffled = unet(x[:, order], t, context, vector)
+            assert torch.allclose(straight, shuffled, atol=1e-5) != shuffling_counts
+            for transformer in transformers:
+                transformer.frame_embed[2].weight.zero_()
 
 
 def test_clips_of_a_batch_do_not_see_each_other():
