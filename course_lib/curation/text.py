@@ -19,6 +19,8 @@ from course_lib.world import pixels_to_float
 
 MOST_TEXT = 0.07  # the share of the picture above which a clip is dropped (appendix C)
 WORKING_SIDE = 64  # pixels: the detector looks at frames whose shorter side is this long
+SURE_LOGIT = 3.0  # of a place that is surely text; with 0, leaves and fences are taken for text
+NEAR = 5  # places across: a place of a logit above 0 counts if a sure one is within this square
 TEXT_DETECTOR = "text-detector"  # the recipe
 
 Frames = UInt8[Tensor, "n h w 3"]
@@ -65,12 +67,14 @@ def text_detector() -> TextDetector:
 
 @torch.no_grad()
 def text_masks(frames: Frames, detector: TextDetector) -> Bool[Tensor, "n h2 w2"]:
-    """Return where there is text: shorter side WORKING_SIDE / 2, at probability 0.5."""
+    """Return where there is text, with a shorter side of WORKING_SIDE / 2."""
     height, width = frames.shape[1:3]
     zoom = WORKING_SIDE / min(height, width)
     size = (round(zoom * height), round(zoom * width))
     x = F.interpolate(pixels_to_float(frames), size, mode="bilinear", antialias=True)
-    return torch.cat([detector(part) > 0 for part in x.clamp(-1, 1).split(100)])
+    logits = torch.cat([detector(part) for part in x.clamp(-1, 1).split(100)])  # n h2 w2
+    highest_near = F.max_pool2d(logits[:, None], NEAR, stride=1, padding=NEAR // 2)[:, 0]
+    return (logits > 0) & (highest_near > SURE_LOGIT)
 
 
 def text_share(clip: UInt8[Tensor, "t h w 3"], detector: TextDetector) -> float:

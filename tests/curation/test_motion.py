@@ -12,8 +12,8 @@ from course_lib.world import LittleWorld, render_scenes
 
 @pytest.fixture(scope="module")
 def rendered():
-    world = LittleWorld("test", 32, 16, length=40, seed=7)
-    return render_scenes([world.scene(i) for i in range(40)], 32, 16)
+    world = LittleWorld("test", 32, 16, length=30, seed=7)
+    return render_scenes([world.scene(i) for i in range(30)], 32, 16)
 
 
 def test_a_shifted_picture_has_a_constant_flow():
@@ -62,7 +62,7 @@ def test_still_clips_score_less_than_moving_ones_noise_or_not(rendered):
     rng = torch.Generator().manual_seed(0)
     moving = [motion_score(clip, 7.5) for clip in rendered.rgb]
     still = [motion_score(plant.still(clip, 0, 4.0, rng), 7.5) for clip in rendered.rgb]
-    assert max(still) < 0.7 < sorted(moving)[10]
+    assert max(still) < 0.7 < sorted(moving)[8]
     real = data.real_clips(64)
     assert motion_score(real["smptebars"].pixels, 25.0) < 0.1
     filmed = [motion_score(real[name].pixels, real[name].fps) for name in data.FILMED]
