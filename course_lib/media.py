@@ -167,9 +167,9 @@ def write_photo(image: np.ndarray | Tensor) -> bytes:
     """
     from PIL import Image
 
-    if image.ndim != 3:
-        got = tuple(image.shape)
-        raise ValueError(f"expected an image (h w 3) or (3 h w), got one of shape {got}")
+    if not (isinstance(image, Tensor | np.ndarray) and image.ndim == 3):
+        got = f"one of shape {tuple(image.shape)}" if hasattr(image, "shape") else f"{type(image)}"
+        raise ValueError(f"expected an image (h w 3) or (3 h w), got {got}")
     pixels = to_images(image[None])[0]
     _require_range(image[None])
     file = io.BytesIO()

@@ -9,7 +9,8 @@ google: the .npz files of google-research/vision_transformer, hybrids included. 
 only weights.  The paper's models pre-trained on ImageNet-21k have the representation layer
 (`pre_logits`: set representation=width), and their published heads are zeros.  A group norm's scale
 and bias are (1, 1, 1, c), as flax had them then.  The state of a training run (`opt/target/...`) is
-refused, like everything that no tensor of ours asks for.
+refused, like everything that no tensor of ours asks for.  Their code of today numbers the layers of
+a block by kind (MultiHeadDotProductAttention_0, LayerNorm_1, MlpBlock_0): these names are read too.
 
 transformers: ViTForImageClassification.  The older names
 (encoder.layer.0.attention.attention.query), under which most weights are published, are read too.
@@ -57,6 +58,21 @@ class GoogleLayer:
 
     kind: str
     names: tuple[str, ...]
+
+
+# The code of today -> the published files.
+LINEN = {
+    "/MultiHeadDotProductAttention_0/": "/MultiHeadDotProductAttention_1/",
+    "/LayerNorm_1/": "/LayerNorm_2/",
+    "/MlpBlock_0/": "/MlpBlock_3/",
+}
+
+
+def published(key: str) -> str:
+    """Return the published name of one that today's code gives."""
+    for today, then in LINEN.items():
+        key = key.replace(today, then)
+    return key
 
 
 def google_sources(model: nn.Module) -> dict[str, Source]:
@@ -193,7 +209,7 @@ def timm_sources(model: nn.Module) -> dict[str, Source]:
 
 
 VIT_LAYOUTS = {
-    "google": Layout("embedding/kernel", google_sources),
+    "google": Layout("embedding/kernel", google_sources, published),
     "transformers": Layout(
         "vit.embeddings.patch_embeddings.projection.weight",
         transformers_sources,

@@ -343,6 +343,25 @@ def test_the_state_of_a_training_run(google):
     assert "not wanted, 1:\n  opt/state/step" in refusal(google | {"opt/state/step": torch.ones(1)})
 
 
+TODAY = {
+    "MultiHeadDotProductAttention_1": "MultiHeadDotProductAttention_0",
+    "LayerNorm_2": "LayerNorm_1",
+    "MlpBlock_3": "MlpBlock_0",
+}
+
+
+def test_the_names_of_today_s_flax_are_read(google):
+    renamed = {}
+    for key, value in google.items():
+        renamed["/".join(TODAY.get(part, part) for part in key.split("/"))] = value
+    assert renamed.keys() != google.keys()
+    assert same(load_official("vit", renamed, CONFIG), load_official("vit", google, CONFIG))
+    message = refusal(google | renamed)
+    assert "expected each tensor once" in message and "LayerNorm_1" in message
+    del renamed["Transformer/encoderblock_0/MlpBlock_0/Dense_0/bias"]
+    assert "missing, 1:\n  Transformer/encoderblock_0/MlpBlock_3/Dense_0/bias" in refusal(renamed)
+
+
 # ---------------------------------------------------------------- files that are refused
 
 

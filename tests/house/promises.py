@@ -122,6 +122,8 @@ def leaves():
         (None, 5),
         ([[]], 5),
     )
+    for wrong in (floats, floats[0, 0], floats[0] + 2, floats[0] / 0, floats[0].long(), None, []):
+        broken("media.write_photo", (wrong,))
     broken(
         "media.to_images",
         (floats[0],),
