@@ -228,14 +228,19 @@ def respace(betas: Table, kept: Int[Tensor, " kept"]) -> Float[Tensor, " kept"]:
 
     It has the same alpha_bar at each of them.  Raises ValueError for steps that do not rise.
     """
-    is_list = kept.ndim == 1 and len(kept) > 0 and not kept.is_floating_point()
-    rises = is_list and bool((kept.diff() > 0).all())
-    if not rises or not 0 <= int(kept[0]) <= int(kept[-1]) < len(betas):
-        raise ValueError(
-            f"kept: expected rising steps within 0..{len(betas) - 1}, got {kept.tolist()}"
-        )
+    _validate_kept(kept, len(betas))
     alphas_cumprod = (1 - betas).cumprod(0)[kept]
     return 1 - alphas_cumprod / previous(alphas_cumprod)
+
+
+def _validate_kept(kept: Int[Tensor, " kept"], timesteps: int) -> None:
+    """Refuse all but whole numbers that rise within 0..timesteps-1, at least one (ValueError)."""
+    is_list = kept.ndim == 1 and len(kept) > 0 and not kept.is_floating_point()
+    rises = is_list and bool((kept.diff() > 0).all())
+    if not rises or not 0 <= int(kept[0]) <= int(kept[-1]) < timesteps:
+        raise ValueError(
+            f"kept: expected rising steps within 0..{timesteps - 1}, got {kept.tolist()}"
+        )
 
 
 # ---------------------------------------------------------------- the process
