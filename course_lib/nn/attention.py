@@ -4,6 +4,7 @@ Where the other kinds are:
 
     papers/vit.py      multi-head attention of image tokens, which vivit.py takes over
     papers/vivit.py    its factorised forms, over space and over time
+    papers/ldm.py      to a text or an image (cross-attention); papers/svd.py: over time
     papers/vqgan.py    `Block`: causal attention in a transformer, with a cache of keys and values
                        (`course_lib.lm.kv_cache`); MAGVIT-v2's causal language model uses it
     nn/transformer.py  bidirectional attention with the norm after it, as in BERT: MAGVIT's
