@@ -454,7 +454,6 @@ def from_velocity(v: Batch, x_t: Batch, t: Steps, alphas_cumprod: Table) -> tupl
 # ---------------------------------------------------------------- training and sampling
 
 
-@torch.no_grad()
 def sample(
     network: Callable,
     noise: Batch,
@@ -473,9 +472,10 @@ def sample(
     x = noise
     times = F.pad(steps, (0, 1))[:, None].expand(-1, len(x))  # count+1 b
     for t, t_next in pairwise(times):
-        v = guide(network(x, t, context), network(x, t, null.expand_as(context)), scale)
-        eps, x_start = from_velocity(v, x, t, alphas_cumprod)
-        x = q_sample(x_start, t_next, eps, alphas_cumprod)
+        with torch.no_grad():
+            v = guide(network(x, t, context), network(x, t, null.expand_as(context)), scale)
+            eps, x_start = from_velocity(v, x, t, alphas_cumprod)
+            x = q_sample(x_start, t_next, eps, alphas_cumprod)
     return x
 
 
