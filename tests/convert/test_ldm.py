@@ -209,14 +209,12 @@ def test_the_networks_of_the_loss_are_set_aside(layouts):
     assert same(load_official("ldm", prefixed, AUTOENCODER), expected)
 
 
-@pytest.mark.parametrize(
-    "key",
-    ["betas2", "model.diffusion_model.extra.bias", "cond_stage.bias", "loss.weight", "model.ema.x"],
-)
-def test_what_only_looks_like_the_rest_of_a_checkpoint_is_not(key, checkpoint):
-    weights = {**checkpoint, key: torch.zeros(3)}
-    name = key.removeprefix("model.diffusion_model.")
-    assert refusal(weights, CONFIG).endswith(f"not wanted, 1:\n  {name}")
+@pytest.mark.parametrize("prefix", ["model.diffusion_model.", "first_stage_model."])
+@pytest.mark.parametrize("key", ["{}extra.bias", "betas2", "cond_stage.bias", "loss.x", "model.x"])
+def test_what_only_looks_like_the_rest_of_a_checkpoint_is_not(key, prefix, checkpoint):
+    config = CONFIG if prefix == "model.diffusion_model." else AUTOENCODER
+    weights = {**checkpoint, key.format(prefix): torch.zeros(3)}
+    assert refusal(weights, config).endswith(f"not wanted, 1:\n  {key.format('')}")
 
 
 def test_a_checkpoint_without_the_autoencoder_is_not_one_of_it(checkpoint):
