@@ -4,6 +4,7 @@ A field that we do not know is refused unless it is switched off; so is one with
 networks do not have.  Nothing is guessed.
 """
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -49,6 +50,31 @@ class Fields:
             raise ValueError(f"expected a field {name}, got none")
         return default[0]
 
+    def whole(self, name: str, *default: int) -> int:
+        """Return a field that counts something.  Raises ValueError for what is no such number."""
+        return _whole(name, self.take(name, *default))
+
+    def wholes(self, name: str) -> list[int]:
+        """Return a list of such numbers, with one at least.  Raises ValueError."""
+        found = self.take(name)
+        if not isinstance(found, list) or not found:
+            raise ValueError(f"{name}: expected a list of whole numbers, got {found!r}")
+        return [_whole(name, number) for number in found]
+
+    def number(self, name: str, *default: float) -> float:
+        """Return a field that measures something.  Raises ValueError for what is not above 0."""
+        found = self.take(name, *default)
+        if not isinstance(found, int | float) or not 0 < found < math.inf:
+            raise ValueError(f"{name}: expected a number above 0, got {found!r}")
+        return float(found)
+
+    def switch(self, name: str, default: bool) -> bool:
+        """Return a field that is true or false.  Raises ValueError for what is neither."""
+        found = self.take(name, default)
+        if not isinstance(found, bool):
+            raise ValueError(f"{name}: expected true or false, got {found!r}")
+        return found
+
     def require(self, **values: Any) -> None:
         """Refuse fields that are given with other values than these (ValueError)."""
         for name, value in values.items():
@@ -62,6 +88,12 @@ class Fields:
         if unknown:
             listed = ", ".join(f"{name} {value!r}" for name, value in unknown.items())
             raise ValueError(f"expected only what the course knows, got {listed}")
+
+
+def _whole(name: str, found: Any) -> int:
+    if not isinstance(found, int) or isinstance(found, bool) or found < 1:
+        raise ValueError(f"{name}: expected a whole number above 0, got {found!r}")
+    return found
 
 
 # ---------------------------------------------------------------- the U-Nets
@@ -95,10 +127,10 @@ def unet_config(given: Mapping[str, Any], schedule: Mapping[str, Any]) -> LDMCon
     heads = fields.take("num_attention_heads", None) or heads
     config = LDMConfig(
         **shape,
-        heads=_per_level(heads, len(shape["multipliers"])),
-        groups=fields.take("norm_num_groups", 32),
-        norm_eps=fields.take("norm_eps", 1e-5),
-        linear_projection=fields.take("use_linear_projection", False),
+        heads=_per_level("attention_head_dim", heads, len(shape["multipliers"])),
+        groups=fields.whole("norm_num_groups", 32),
+        norm_eps=fields.number("norm_eps", 1e-5),
+        linear_projection=fields.switch("use_linear_projection", False),
         **schedule,
     )
     fields.end()
@@ -110,10 +142,10 @@ def video_unet_config(given: Mapping[str, Any]) -> SVDConfig:
     fields = Fields(given)
     shape = _levels(fields, "CrossAttnDownBlockSpatioTemporal", "DownBlockSpatioTemporal")
     heads = fields.take("num_attention_heads", (5, 10, 20, 20))
-    vector = fields.take("projection_class_embeddings_input_dim", 768)
+    vector = fields.whole("projection_class_embeddings_input_dim", 768)
     config = SVDConfig(
         **shape,
-        heads=_per_level(heads, len(shape["multipliers"])),
+        heads=_per_level("num_attention_heads", heads, len(shape["multipliers"])),
         vector=vector,
         outer_eps=OUTER_EPS,
     )
@@ -123,29 +155,38 @@ def video_unet_config(given: Mapping[str, Any]) -> SVDConfig:
 
 
 def trained_frames(given: Mapping[str, Any]) -> int:
-    """Return how many frames a clip has on which the U-Net was trained."""
-    return given.get("num_frames", 25)
+    """Return how many frames a clip has on which the U-Net was trained.  Raises ValueError."""
+    return _whole("num_frames", given.get("num_frames", 25))
+
+
+def trained_side(given: Mapping[str, Any]) -> int:
+    """Return the side of the latents on which the U-Net was trained.  Raises ValueError."""
+    return _whole("sample_size", given.get("sample_size"))
 
 
 def _levels(fields: Fields, attending: str, plain: str) -> dict[str, Any]:
     """Return the fields of our config that two kinds of U-Net share."""
-    widths = fields.take("block_out_channels")
+    widths = fields.wholes("block_out_channels")
     blocks = fields.take("down_block_types")
+    if not isinstance(blocks, list) or len(blocks) != len(widths):
+        raise ValueError(f"down_block_types: expected {len(widths)} names, got {blocks!r}")
     kinds = {attending: True, plain: False}
-    unknown = [block for block in blocks if block not in kinds]
+    unknown = [block for block in blocks if not isinstance(block, str) or block not in kinds]
     if unknown:
         raise ValueError(f"expected levels of {', '.join(kinds)}, got {unknown[0]}")
     up = [block.replace("Down", "Up") for block in reversed(blocks)]
     fields.require(up_block_types=up)
     return {
-        "in_channels": fields.take("in_channels"),
-        "out_channels": fields.take("out_channels"),
+        "in_channels": fields.whole("in_channels"),
+        "out_channels": fields.whole("out_channels"),
         "width": widths[0],
         "multipliers": _multipliers(widths),
-        "blocks": fields.take("layers_per_block"),
+        "blocks": fields.whole("layers_per_block"),
         "attends": tuple(kinds[block] for block in blocks),
-        "depth": _same(fields.take("transformer_layers_per_block", 1)),
-        "context": fields.take("cross_attention_dim"),
+        "depth": _same(
+            "transformer_layers_per_block", fields.take("transformer_layers_per_block", 1)
+        ),
+        "context": fields.whole("cross_attention_dim"),
     }
 
 
@@ -157,17 +198,18 @@ def _multipliers(widths: list[int]) -> tuple[int, ...]:
     return tuple(width // widths[0] for width in widths)
 
 
-def _same(value: Any) -> int:
+def _same(name: str, value: Any) -> int:
     """Return the one number that all levels have.  Raises ValueError where there are several."""
-    numbers = {value} if isinstance(value, int) else set(value)
+    numbers = set(_per_level(name, value, 1))
     if len(numbers) != 1:
-        raise ValueError(f"expected as many layers in each transformer, got {value}")
+        raise ValueError(f"{name}: expected the same at every level, got {value}")
     return numbers.pop()
 
 
-def _per_level(value: Any, levels: int) -> tuple[int, ...]:
-    """Return a number for each level; one for all is the same for each."""
-    return (value,) * levels if isinstance(value, int) else tuple(value)
+def _per_level(name: str, value: Any, levels: int) -> tuple[int, ...]:
+    """Return a number for each level; one for all is the same for each.  Raises ValueError."""
+    numbers = value if isinstance(value, list | tuple) else [value] * levels
+    return tuple(_whole(name, number) for number in numbers)
 
 
 # ---------------------------------------------------------------- the autoencoders
@@ -179,7 +221,7 @@ def autoencoder_config(given: Mapping[str, Any]) -> tuple[AutoencoderConfig, flo
     Raises ValueError.
     """
     fields = Fields(given)
-    widths = fields.take("block_out_channels")
+    widths = fields.wholes("block_out_channels")
     fields.require(
         up_block_types=["UpDecoderBlock2D"] * len(widths),
         act_fn="silu",
@@ -187,32 +229,32 @@ def autoencoder_config(given: Mapping[str, Any]) -> tuple[AutoencoderConfig, flo
         use_post_quant_conv=True,
         mid_block_add_attention=True,
     )
-    groups = fields.take("norm_num_groups", 32)
-    return _autoencoder(fields, widths, fields.take("layers_per_block"), groups)
+    groups = fields.whole("norm_num_groups", 32)
+    return _autoencoder(fields, widths, fields.whole("layers_per_block"), groups)
 
 
 def video_autoencoder_config(given: Mapping[str, Any]) -> tuple[AutoencoderConfig, float, bool]:
     """Return the same of an AutoencoderKLTemporalDecoder.  Raises ValueError."""
     fields = Fields(given)
     fields.require(layers_per_block=2)  # there, also of the decoder's middle, where we have 2
-    return _autoencoder(fields, fields.take("block_out_channels"), blocks=2, groups=32)
+    return _autoencoder(fields, fields.wholes("block_out_channels"), blocks=2, groups=32)
 
 
 def _autoencoder(
     fields: Fields, widths: list[int], blocks: int, groups: int
 ) -> tuple[AutoencoderConfig, float, bool]:
-    channels = fields.take("in_channels", 3)
+    channels = fields.whole("in_channels", 3)
     fields.require(out_channels=channels, down_block_types=["DownEncoderBlock2D"] * len(widths))
     config = AutoencoderConfig(
         channels=channels,
         width=widths[0],
         multipliers=_multipliers(widths),
         blocks=blocks,
-        latent=fields.take("latent_channels"),
+        latent=fields.whole("latent_channels"),
         groups=groups,
     )
-    scale = fields.take("scaling_factor", 0.18215)
-    upcast = fields.take("force_upcast", True)
+    scale = fields.number("scaling_factor", 0.18215)
+    upcast = fields.switch("force_upcast", True)
     fields.end()
     return config, scale, upcast
 
@@ -224,10 +266,10 @@ def clip_vision_config(given: Mapping[str, Any]) -> CLIPVisionConfig:
     """Return our config of a CLIPVisionModelWithProjection.  Raises ValueError."""
     fields = Fields(given)
     config = CLIPVisionConfig(
-        image_size=fields.take("image_size", 224),
-        patch_size=fields.take("patch_size", 32),
-        channels=fields.take("num_channels", 3),
-        projection=fields.take("projection_dim", 512),
+        image_size=fields.whole("image_size", 224),
+        patch_size=fields.whole("patch_size", 32),
+        channels=fields.whole("num_channels", 3),
+        projection=fields.whole("projection_dim", 512),
         **_tower(fields, 768, 3072),
     )
     fields.end()
@@ -239,8 +281,8 @@ def clip_text_config(given: Mapping[str, Any]) -> CLIPTextConfig:
     fields = Fields(given)
     fields.take("projection_dim", None)  # of CLIPTextModelWithProjection alone
     config = CLIPTextConfig(
-        vocabulary=fields.take("vocab_size", 49_408),
-        length=fields.take("max_position_embeddings", 77),
+        vocabulary=fields.whole("vocab_size", 49_408),
+        length=fields.whole("max_position_embeddings", 77),
         **_tower(fields, 512, 2048),
     )
     fields.end()
@@ -250,14 +292,14 @@ def clip_text_config(given: Mapping[str, Any]) -> CLIPTextConfig:
 def _tower(fields: Fields, width: int, mlp: int) -> dict[str, Any]:
     """Return what both towers have; the defaults are those of transformers."""
     act = fields.take("hidden_act", "quick_gelu")
-    if act not in GELUS:
+    if not isinstance(act, str) or act not in GELUS:
         raise ValueError(f"expected hidden_act {', '.join(GELUS)}, got {act!r}")
     fields.require(layer_norm_eps=1e-5)
     return {
-        "width": fields.take("hidden_size", width),
-        "mlp": fields.take("intermediate_size", mlp),
-        "depth": fields.take("num_hidden_layers", 12),
-        "heads": fields.take("num_attention_heads", 8 if width == 512 else 12),
+        "width": fields.whole("hidden_size", width),
+        "mlp": fields.whole("intermediate_size", mlp),
+        "depth": fields.whole("num_hidden_layers", 12),
+        "heads": fields.whole("num_attention_heads", 8 if width == 512 else 12),
         "gelu": GELUS[act],
     }
 
@@ -281,7 +323,7 @@ def noise_range(given: Mapping[str, Any]) -> tuple[float, float]:
         use_karras_sigmas=True,
         final_sigmas_type="zero",
     )
-    return fields.take("sigma_min"), fields.take("sigma_max")
+    return fields.number("sigma_min"), fields.number("sigma_max")
 
 
 def schedule_config(given: Mapping[str, Any]) -> dict[str, Any]:
@@ -303,12 +345,12 @@ def schedule_config(given: Mapping[str, Any]) -> dict[str, Any]:
         final_sigmas_type="zero",
     )
     prediction = fields.take("prediction_type")
-    if prediction not in PREDICTIONS:
+    if not isinstance(prediction, str) or prediction not in PREDICTIONS:
         raise ValueError(f"expected prediction_type {', '.join(PREDICTIONS)}, got {prediction!r}")
     return {
         "prediction": PREDICTIONS[prediction],
-        "timesteps": fields.take("num_train_timesteps", 1000),
-        "betas": (fields.take("beta_start"), fields.take("beta_end")),
+        "timesteps": fields.whole("num_train_timesteps", 1000),
+        "betas": (fields.number("beta_start"), fields.number("beta_end")),
     }
 
 

@@ -37,13 +37,18 @@ class Folder:
         self.index = read_json(require_file(path / "model_index.json"))
         found = self.index.get("_class_name")
         if found != pipeline:
-            hint = f"; {COMMANDS[found]} runs it" if found in COMMANDS else ""
+            hint = f"; {COMMANDS[found]} runs it" if str(found) in COMMANDS else ""
             raise ValueError(f"{path}: expected a {pipeline}, got a {found}{hint}")
+
+    def kind(self, part: str) -> str:
+        """Return the class of a part, as the index has it."""
+        given = self.index.get(part)
+        return str(given[-1]) if isinstance(given, list) and given else "nothing"
 
     def config(self, part: str, kind: str, name: str = "config.json") -> dict[str, Any]:
         """Return the config of a part whose class should be `kind`.  Raises ValueError."""
         given = self.index.get(part)
-        if not isinstance(given, list) or len(given) != 2 or given[1] != kind:
+        if given not in ([library, kind] for library in STEMS):
             raise ValueError(
                 f"{self.path / 'model_index.json'}: expected a {kind} as {part}, got {given}"
             )

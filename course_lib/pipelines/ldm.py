@@ -25,6 +25,7 @@ from course_lib.pipelines.configs import (
     euler_spacing,
     require_leading_steps,
     schedule_config,
+    trained_side,
     unet_config,
 )
 from course_lib.pipelines.folder import require_file
@@ -66,7 +67,7 @@ class Pipeline(Published):
     def __init__(self, weights: Path, device: str | None = None, dtype: str | None = None):
         super().__init__(weights, "StableDiffusionPipeline", device, dtype)
         self.text_config = self.config("text_encoder", "CLIPTextModel", clip_text_config)
-        self.scheduler = self.folder.index.get("scheduler", [None, None])[1]
+        self.scheduler = self.folder.kind("scheduler")
         self.spacing, schedule = self._schedule()
         self.unet_config = self.config(
             "unet", "UNet2DConditionModel", partial(unet_config, schedule=schedule)
@@ -75,7 +76,7 @@ class Pipeline(Published):
             "vae", "AutoencoderKL", autoencoder_config
         )
         self.vae_machine = self.autoencoder_machine(upcast)
-        side = self.config("unet", "UNet2DConditionModel", latent_side)
+        side = self.config("unet", "UNet2DConditionModel", trained_side)
         self.size = (side * self.vae_config.downsampling,) * 2
         require_fit("text_encoder", self.text_config.width, self.unet_config.context)
         require_fit("vae", self.vae_config.latent, self.unet_config.in_channels)
@@ -187,11 +188,3 @@ class Pipeline(Published):
             ),
         }
         memory.require_memory(self.machine.device, stages, ADVICE)
-
-
-def latent_side(given: dict[str, Any]) -> int:
-    """Return the side of the latents on which a U-Net was trained."""
-    side = given.get("sample_size")
-    if not isinstance(side, int):
-        raise ValueError(f"sample_size: expected a number, got {side!r}")
-    return side

@@ -972,6 +972,17 @@ def pipelines(folder):
     broken("pipelines.configs.Fields.take", (Fields(given), "height"))
     broken("pipelines.configs.Fields.require", (Fields(given), Named(width=4)))
     broken("pipelines.configs.Fields.end", (Fields(given),))
+    for value in ("x", 0, -1, 1.5, True, None, NAN, []):
+        fields = Fields({"width": value, "widths": [value]})
+        broken("pipelines.configs.Fields.whole", (fields, "width"))
+        broken("pipelines.configs.Fields.wholes", (fields, "widths"))
+        broken("pipelines.configs.trained_frames", ({"num_frames": value},))
+        broken("pipelines.configs.trained_side", ({"sample_size": value},))
+    broken("pipelines.configs.Fields.wholes", (Fields({"widths": []}), "widths"))
+    for value in ("x", 0, -1.5, INF, NAN, None, []):
+        fields = Fields({"scale": value, "is_on": value})
+        broken("pipelines.configs.Fields.number", (fields, "scale"))
+        broken("pipelines.configs.Fields.switch", (fields, "is_on", True))
     broken("pipelines.configs.unet_config", ({"act_fn": "relu"}, {}), ({}, {}))
     for name in (
         "video_unet_config",
@@ -1004,6 +1015,7 @@ def pipelines(folder):
     broken("pipelines.parts.Published.__init__", (SimpleNamespace(), missing, "P", None, None))
     broken("pipelines.ldm.Pipeline", (missing,), (folder / "list.json",))
     broken("pipelines.svd.Pipeline", (missing,), (folder / "list.json",))
+    broken("pipelines.parts.require_fit", ("vae", 4, 8), ("vae", 4, None))
     broken("pipelines.parts.require_size", ((64, 65), 8), ((0, 64), 8), ((-8, 8), 8))
     broken(
         "pipelines.parts.require_range",

@@ -185,7 +185,10 @@ TOWER, STEPS = "image_encoder/config.json", "scheduler/scheduler_config.json"
 WEIGHTS = "diffusion_pytorch_model.safetensors"
 WRONG_CLIPS = {
     "no index": (no_such("model_index.json"), "expected a file model_index.json in .*, got none"),
-    "an index that is none": (with_content("model_index.json", b"{"), "model_index.json: damaged"),
+    "an index that is none": (
+        with_content("model_index.json", b"{"),
+        "json: expected a whole file, got one",
+    ),
     "an index that is a list": (
         with_content("model_index.json", b"[]"),
         "model_index.json: expected a JSON object, got list",
@@ -203,6 +206,14 @@ WRONG_CLIPS = {
         with_fields("model_index.json", unet=["diffusers", "UNet2DModel"]),
         "expected a UNetSpatioTemporalConditionModel as unet, got",
     ),
+    "a part of another library": (
+        with_fields("model_index.json", unet=["onnx", "UNetSpatioTemporalConditionModel"]),
+        "expected a UNetSpatioTemporalConditionModel as unet, got",
+    ),
+    "an index with anything in it": (
+        with_fields("model_index.json", _class_name=["StableVideoDiffusionPipeline"]),
+        "expected a StableVideoDiffusionPipeline, got a ",
+    ),
     "no part": (with_fields("model_index.json", vae=None), "expected a .* as vae, got None"),
     "no config": (no_such(UNET), "expected a file config.json in .*unet, got none"),
     "no weights": (no_such(f"vae/{WEIGHTS}"), rf"expected .*vae.{WEIGHTS}, got no such file"),
@@ -212,7 +223,10 @@ WRONG_CLIPS = {
         "expected a file diffusion_pytorch_model-00002-of-00002.safetensors in .*unet, got none",
     ),
     "no such tensor": (without_a_tensor, "unet: these weights are not .*\nmissing, 1:\n  conv_in"),
-    "damaged weights": (with_content(f"unet/{WEIGHTS}", b"none"), f"{WEIGHTS}: damaged or cut off"),
+    "damaged weights": (
+        with_content(f"unet/{WEIGHTS}", b"none"),
+        f"{WEIGHTS}: expected a whole file",
+    ),
     "another activation": (
         with_fields(TOWER, hidden_act="relu"),
         "config.json: expected hidden_act",
@@ -232,7 +246,7 @@ WRONG_CLIPS = {
     ),
     "transformers of unequal depth": (
         with_fields(UNET, transformer_layers_per_block=[1, 2]),
-        r"expected as many layers in each transformer, got \[1, 2\]",
+        r"transformer_layers_per_block: expected the same at every level, got \[1, 2\]",
     ),
     "an unknown field": (
         with_fields(UNET, rope=True),
@@ -320,7 +334,10 @@ WRONG_IMAGES = {
         "use_quant_conv True, got False",
     ),
     "moments of latents": (with_fields(VAE, latents_mean=[0.1]), "knows, got latents_mean"),
-    "no size": (with_fields(UNET, sample_size=None), "sample_size: expected a number, got None"),
+    "no size": (
+        with_fields(UNET, sample_size=None),
+        "sample_size: expected a whole number above 0, got None",
+    ),
     "a text tower of another model": (
         with_fields("text_encoder/config.json", hidden_size=32),
         "text_encoder: expected 20 numbers for the U-Net, got 32",
@@ -388,7 +405,7 @@ def test_where_nothing_can_be_written(video_folder, image_folders, photo, tmp_pa
         (["--augmentation", "-1"], "augmentation: expected at least 0, got -1.0"),
         (["--augmentation", "nan"], "augmentation: expected at least 0, got nan"),
         (["--guidance", "1", "inf"], "guidance: expected two numbers"),
-        (["--device", "tpu"], "device 'tpu' is not on this machine"),
+        (["--device", "tpu"], "expected a device .*'tpu' is not on this machine"),
     ],
 )
 def test_options_that_make_no_sense(options, message, video_folder, photo, tmp_path, capsys):

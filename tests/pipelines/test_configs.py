@@ -217,3 +217,41 @@ def test_stable_video_diffusion():
     assert published == (AUTOENCODER_CONFIGS["kl-f8"], 0.18215, True)
     assert configs.clip_vision_config(VISION) == CLIP_VISION_CONFIGS["CLIP-ViT-H"]
     assert configs.noise_range(SVD_SCHEDULER) == (0.002, 700.0)
+
+
+def read_unet(given):
+    return configs.trained_side(given), configs.unet_config(given, {})
+
+
+def read_steps(given):
+    configs.require_leading_steps(given)
+    return configs.schedule_config(given), configs.euler_spacing(given)
+
+
+READERS = {
+    "unet": (read_unet, UNETS["SD-2.1"]),
+    "clip unet": (configs.video_unet_config, SVD),
+    "frames": (configs.trained_frames, SVD),
+    "vae": (configs.autoencoder_config, IMAGE_VAE),
+    "clip vae": (configs.video_autoencoder_config, VIDEO_VAE),
+    "text": (configs.clip_text_config, TEXTS["CLIP-text-H"]),
+    "vision": (configs.clip_vision_config, VISION),
+    "steps": (read_steps, SCHEDULERS["SD-2.1"]),
+    "noise": (configs.noise_range, SVD_SCHEDULER),
+}
+WRONG = ["x", "", -1, 0, 1.5, True, None, [], [[]], {}, [0], ["x"], float("nan"), 10**30]
+
+
+@pytest.mark.parametrize("name", READERS)
+def test_a_field_with_anything_in_it_is_read_or_refused(name):
+    """Whatever comes out has the types of our configs: they are checked while tests run."""
+    read, given = READERS[name]
+    refused = 0
+    for field in given:
+        for value in WRONG:
+            try:
+                read({**given, field: value})
+            except ValueError as error:
+                refused += 1
+                assert str(error)
+    assert refused > 10
