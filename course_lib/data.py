@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 
 from course_lib.shapes import Tensor, UInt8
-from course_lib.world import VOCABULARY, LittleWorld, float_to_pixels, pixels_to_float
+from course_lib.world import VOCABULARY, LittleWorld, caption, float_to_pixels, pixels_to_float
 
 # --------------------------------------------------------------------------------- the little world
 
@@ -33,6 +33,12 @@ def images(split: str, n: int, size: int = 32, seed: int = 0, **constraints) -> 
     rendered = _rendered(split, n, size, None, seed, **{"count": 1} | constraints)
     kind = rendered["shape"] * COLOURS + rendered["colour"]
     return {"pixels": rendered["pixels"], "kind": kind, **rendered}
+
+
+def captions(split: str, n: int, seed: int = 0, **constraints) -> list[str]:
+    """Return the captions of `images` of the same arguments."""
+    world = LittleWorld(split, length=n, seed=seed, **{"count": 1} | constraints)
+    return [caption(world.scene(i)) for i in range(n)]
 
 
 def clips(split: str, n: int, frames: int = 16, seed: int = 0) -> dict[str, Tensor]:

@@ -112,8 +112,20 @@ LDM_CONFIGS = {
         blocks=1,
         attends=(True, False),
         heads=(1, 1),
-        context=64,
+        context=96,
         groups=16,
+        prediction="v",
+    ),
+    "tiny pixels": LDMConfig(
+        in_channels=3,
+        out_channels=3,
+        width=32,
+        multipliers=(1, 1, 2, 2),
+        blocks=1,
+        attends=(False, False, True, True),
+        heads=(1, 1, 1, 1),
+        context=96,
+        groups=8,
         prediction="v",
     ),
 }
@@ -388,7 +400,7 @@ class CaptionConfig:
 
     words: tuple[str, ...]  # every word and sign that captions may have
     length: int = 32  # tokens of a caption; the rest of a shorter one is empty
-    width: int = 64
+    width: int = 96
     heads: int = 1
     depth: int = 1
 

@@ -25,7 +25,7 @@ from course_lib.world.batch import (
     scenes,
     videos,
 )
-from course_lib.world.caption import caption, label_names, labels, stack_labels
+from course_lib.world.caption import CAPTION_WORDS, caption, label_names, labels, stack_labels
 from course_lib.world.clip import Clip, render, render_scenes
 from course_lib.world.dataset import LittleWorld
 from course_lib.world.motion import DURATION_SECONDS, Contact, contacts
@@ -34,6 +34,7 @@ from course_lib.world.sample import sample_scene
 from course_lib.world.scene import VOCABULARY, Camera, Floor, Motion, Scene, Thing
 
 __all__ = [
+    "CAPTION_WORDS",
     "DURATION_SECONDS",
     "SAMPLE_RATE",
     "VOCABULARY",

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from course_lib.world.motion import view
-from course_lib.world.scene import VOCABULARY, Scene, Thing
+from course_lib.world.scene import DIRECTIONS, VOCABULARY, Scene, Thing
 
 VERBS = {
     "rest": "rests",
@@ -25,6 +25,13 @@ VERBS = {
     "fall": "falls",
     "grow": "grows",
 }
+
+# Every word that a caption may have, and the comma.
+CAPTION_WORDS = (
+    *("a", "an", "shiny", *VOCABULARY["scale"], *VOCABULARY["colour"], *VOCABULARY["shape"]),
+    *(*VERBS.values(), "slides", *DIRECTIONS, "hits", "orbits", "goes", "in", "circle"),
+    *(",", "and", "of", "behind", "front", "as", "the", "camera", "zooms", "out"),
+)
 
 
 def caption(scene: Scene) -> str:
