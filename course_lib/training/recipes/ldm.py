@@ -20,7 +20,6 @@ from course_lib import zoo
 from course_lib.data import (
     IMAGE_JUDGE,
     LPIPS_TRUNK,
-    SCENE_JUDGE,
     captions,
     free_clips,
     images,
@@ -126,34 +125,33 @@ class FirstStageRecipe(Recipe):
 
     @torch.no_grad()
     def measure(self, model: AutoencoderKL) -> dict:
-        """Measure rebuilt test clips, what a judge reads in them, and the latents' statistics."""
-        test = scenes("test", 256)
-        judge, _ = load_checkpoint(SCENE_JUDGE)
-        trunk, _ = load_checkpoint(LPIPS_TRUNK)
-        image = pixels_to_float(rearrange(test["pixels"], "n t h w c -> (n t) h w c"))
-        parts = [model.encode(part) for part in image.split(64)]
-        mean = torch.cat([part.mean for part in parts])
-        log_variance = torch.cat([part.log_variance for part in parts])
-        rebuilt = torch.cat([model.decode(part).clamp(-1, 1) for part in mean.split(64)])
-        distance = [trunk(x, y) for x, y in zip(rebuilt.split(64), image.split(64), strict=True)]
-        clips = rearrange(rebuilt, "(n t) c h w -> n t c h w", t=FRAMES)
-        readings = [judge.read(part) for part in clips.split(64)]
-        right = {
-            f"{name} read right": float(
-                (torch.cat([reading[name] for reading in readings]) == test[name]).float().mean()
-            )
-            for name in ("shape", "colour", "scale", "motion", "camera")
-        }
+        """Measure rebuilt test frames, and the statistics of their latents.
+
+        The judge of images reads shape, colour and scale in real and in rebuilt images at rest.
+        """
+        device = next(model.parameters()).device
+        trunk, _ = load_checkpoint(LPIPS_TRUNK, device)
+        pixels = rearrange(scenes("test", 256)["pixels"], "n t h w c -> (n t) h w c")
+        mean, deviation = encode(model, pixels)
+        image = pixels_to_float(pixels)
+        rebuilt = decode(model, mean)
+        parts = zip(rebuilt.split(64), image.split(64), strict=True)
+        distance = torch.cat([trunk(x.to(device), y.to(device)).cpu() for x, y in parts])
+        at_rest = images("test", 1000, SIZE)
+        real = pixels_to_float(at_rest["pixels"])
+        again = decode(model, encode(model, at_rest["pixels"])[0])
+        others = pixels_to_float(images("test", 1000, SIZE, seed=1)["pixels"])
         return {
             "psnr": float(psnr(rebuilt, image).mean()),
             "ssim": float(ssim(rebuilt, image).mean()),
-            "lpips": float(torch.cat(distance).mean()),
-            **right,
-            "nats": float(kl_term(mean, log_variance).mean()),
+            "lpips": float(distance.mean()),
+            **{f"real {name}": x for name, x in image_scores(real, at_rest, others).items()},
+            **{f"rebuilt {name}": x for name, x in image_scores(again, at_rest, others).items()},
+            "nats": float(kl_term(mean, 2 * deviation.log()).mean()),
             "scale_factor": float(scale_factor(mean)),
             "mean_by_channel": mean.mean((0, 2, 3)).tolist(),
             "std_by_channel": mean.std((0, 2, 3)).tolist(),
-            "posterior_std": float((0.5 * log_variance).exp().mean()),
+            "posterior_std": float(deviation.mean()),
         }
 
 
@@ -248,7 +246,7 @@ class ImageRecipe(Recipe):
         for first in range(0, len(sentences), 100):
             predict = model.guided(sentences[first : first + 100], scale)
             x = process.sample(predict, noise[first : first + 100].to(device), DDIM_STEPS)
-            parts.append(self.decode(x).clamp(-1, 1).cpu())
+            parts.append(self.decode(x))
         return torch.cat(parts)
 
     @property
@@ -259,8 +257,8 @@ class ImageRecipe(Recipe):
     def decode(self, x: Tensor) -> Tensor:
         """Return the images of what was diffused."""
         if self.autoencoder is None:
-            return x
-        return load_checkpoint(self.autoencoder, x.device)[0].decode(x / self.factor)
+            return x.cpu().clamp(-1, 1)
+        return decode(load_checkpoint(self.autoencoder, x.device)[0], x / self.factor)
 
     def measure(self, model: CaptionedUNet) -> dict:
         """Measure drawn images with the judge of images, and what training cost.
@@ -279,8 +277,8 @@ class ImageRecipe(Recipe):
         measured |= {f"real {key}": x for key, x in image_scores(real, test, others).items()}
         if self.autoencoder is not None:
             mean, _ = encode(load_checkpoint(self.autoencoder)[0], test["pixels"])
-            rebuilt = torch.cat([self.decode(self.factor * part) for part in mean.split(100)])
-            scores = image_scores(rebuilt.clamp(-1, 1), test, others)
+            rebuilt = self.decode(self.factor * mean)
+            scores = image_scores(rebuilt, test, others)
             measured |= {f"rebuilt {key}": x for key, x in scores.items()}
         return {
             **measured,
@@ -298,7 +296,15 @@ def encode(autoencoder: AutoencoderKL, pixels: Tensor) -> tuple[Tensor, Tensor]:
 
 
 @torch.no_grad()
-def image_scores(drawn: Tensor, asked: dict[str, Tensor], others: Tensor) -> dict[str, float]:
+def decode(autoencoder: AutoencoderKL, latents: Tensor) -> Tensor:
+    """Return the images (n 3 h w) of latents as the encoder makes them, in [-1, 1]."""
+    device = next(autoencoder.parameters()).device
+    parts = [autoencoder.decode(part.to(device)).cpu() for part in latents.split(64)]
+    return torch.cat(parts).clamp(-1, 1)
+
+
+@torch.no_grad()
+def image_scores(drawn: Tensor, asked: dict[str, Tensor], others: Tensor) -> dict:
     """Measure images (n 3 64 64) against what was asked for, and as a set against other real ones.
 
     The judge of images reads them; the set is compared by Fréchet distance, precision and recall in
@@ -311,12 +317,14 @@ def image_scores(drawn: Tensor, asked: dict[str, Tensor], others: Tensor) -> dic
     fake, real = (torch.cat([judge.features(part) for part in x.split(100)]) for x in small)
     precision, recall = precision_recall(real, fake)
     right = {name: read[name] == asked[name] for name in ("shape", "colour", "scale")}
+    everything = torch.stack(list(right.values())).all(0)
     return {
         **{f"{name} as asked": float(hits.float().mean()) for name, hits in right.items()},
-        "all as asked": float(torch.stack(list(right.values())).all(0).float().mean()),
+        "all as asked": float(everything.float().mean()),
         "frechet": frechet_distance(real, fake),
         "precision": float(precision),
         "recall": float(recall),
+        "hits": everything.int().tolist(),  # of every image
     }
 
 

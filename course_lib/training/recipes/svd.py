@@ -1,0 +1,386 @@
+"""Notebook 08, second half: Stable Video Diffusion on clips of the little world.
+
+`svd-decoder` is the temporal decoder of the chapter's first stage.  `svd-curated` continues images,
+after `ldm-images`, on what curation leaves of a small web of flawed clips; `svd-best` goes on with
+the best tenth of it: the three stages of the paper.
+"""
+
+import functools
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from einops import rearrange
+from torch import Tensor, nn
+
+from course_lib import zoo
+from course_lib.curation.filter import curate, load_tools, score
+from course_lib.curation.plant import uncurated
+from course_lib.data import IMAGE_JUDGE, LPIPS_TRUNK, SCENE_JUDGE
+from course_lib.diffusion.edm import karras_sigmas, noise_levels
+from course_lib.metrics import frechet_distance, psnr
+from course_lib.metrics.scene_judge import shrink
+from course_lib.papers import svd
+from course_lib.papers.svd_decoder import TemporalAutoencoder
+from course_lib.training.randomness import RandomSource
+from course_lib.training.recipe import LRSchedule, Recipe, Tensors, Trainable
+from course_lib.training.recipes.ldm import AUTOENCODER, FRAMES, SIZE, CaptionedUNet, encode, scenes
+from course_lib.training.store import load_checkpoint
+from course_lib.world import DURATION_SECONDS, pixels_to_float
+
+DECODER = "svd-decoder"
+FOUND_FRAMES = 27  # of a clip of the web: two seconds at 13 frames a second
+FULL_FPS = (FOUND_FRAMES - 1) / DURATION_SECONDS
+BUCKETS_PER_SCORE = 12.0  # motion buckets per unit of `curation.motion.motion_score`
+VECTOR_WIDTH = 32  # numbers of one sinusoid of the vector condition
+
+# What clips are asked for unless a caller says otherwise.
+FPS = FULL_FPS / 2
+BUCKET = 127.0
+AUGMENTATION = 0.02
+GUIDANCE = (1.0, 2.5)
+STEPS = 20
+SIGMA_MAX = 80.0
+
+# ---------------------------------------------------------------- the temporal decoder
+
+
+class DecoderTrainable(Trainable):
+    """The temporal decoder's rebuilding loss; the encoder stays as it is."""
+
+    model: TemporalAutoencoder
+
+    def __init__(self, model: TemporalAutoencoder):
+        super().__init__()
+        self.model = model
+        self.perceptual = load_checkpoint(LPIPS_TRUNK)[0]
+
+    def players(self) -> dict[str, list[nn.Parameter]]:
+        return {"decoder": list(self.model.decoder.parameters())}
+
+    def loss(self, player: str, batch: dict[str, Tensor], rng: RandomSource) -> Tensor:
+        clip = pixels_to_float(batch["pixels"])
+        frames = clip.shape[1]
+        image = rearrange(clip, "b t c h w -> (b t) c h w")
+        with torch.no_grad():
+            posterior = self.model.encode(image)
+        latents = posterior.sample(rng.randn_like(posterior.mean))
+        rebuilt = self.model.decode(rearrange(latents, "(b t) ... -> b t ...", t=frames))
+        rebuilt = rearrange(rebuilt, "b t c h w -> (b t) c h w")
+        distance = self.perceptual.loss(rebuilt, image).mean()
+        return (image - rebuilt).abs().mean() + distance
+
+
+@dataclass(frozen=True)
+class DecoderRecipe(Recipe):
+    """The tiny temporal decoder, which starts from the decoder of single frames."""
+
+    lr_schedule: LRSchedule = "linear"
+    preset: str = "svd/temporal-decoder-tiny"
+    autoencoder: str = AUTOENCODER
+    clips: int = 1000
+
+    def build(self) -> DecoderTrainable:
+        model = TemporalAutoencoder(zoo.find(self.preset).config)
+        start_from_first_stage(model, load_checkpoint(self.autoencoder)[0])
+        return DecoderTrainable(model)
+
+    def data(self) -> Tensors:
+        return Tensors(pixels=scenes("train", self.clips)["pixels"])
+
+    @torch.no_grad()
+    def measure(self, model: TemporalAutoencoder) -> dict:
+        """Measure rebuilt test clips, and how much they flicker, beside the frame-wise decoder."""
+        clip = pixels_to_float(scenes("test", 128)["pixels"])
+        frame_wise, _ = load_checkpoint(self.autoencoder)
+        measured: dict[str, float] = {"real flicker": flicker(clip)}
+        for name, rebuild in {
+            "temporal": lambda part: model.decode(by_frame(lambda x: model.encode(x).mean, part)),
+            "frame-wise": lambda part: by_frame(
+                lambda x: frame_wise.decode(frame_wise.encode(x).mean), part
+            ),
+        }.items():
+            rebuilt = torch.cat([rebuild(part).clamp(-1, 1) for part in clip.split(8)])
+            measured |= {
+                f"{name} psnr": float(psnr(rebuilt.flatten(0, 1), clip.flatten(0, 1)).mean()),
+                f"{name} flicker": flicker(rebuilt - clip),
+            }
+        return measured
+
+
+def start_from_first_stage(model: TemporalAutoencoder, first_stage: nn.Module) -> None:
+    """Give a temporal autoencoder the weights of a frame-wise one, in place.
+
+    The 1x1 convolution before the frame-wise decoder becomes part of the first one of the temporal
+    decoder, which has none.  (Its bias does not reach the padding, so that the borders differ a
+    little until training goes on.)
+    """
+    theirs = first_stage.state_dict()
+    weight = theirs.pop("from_latents.weight")[:, :, 0, 0]  # z z_in
+    bias = theirs.pop("from_latents.bias")
+    conv = theirs["decoder.conv_in.weight"]  # c z 3 3
+    theirs["decoder.conv_in.weight"] = torch.einsum("c z h w, z i -> c i h w", conv, weight)
+    theirs["decoder.conv_in.bias"] = theirs["decoder.conv_in.bias"] + conv.sum((2, 3)) @ bias
+    unknown = model.load_state_dict(theirs, strict=False).unexpected_keys
+    if unknown:
+        raise ValueError(f"expected a first stage of the decoder's shape, got {unknown[:4]}")
+    nn.init.dirac_(model.decoder.time_conv_out.weight)
+    nn.init.zeros_(model.decoder.time_conv_out.bias)  # type: ignore[arg-type]
+
+
+def by_frame(function, clip: Tensor) -> Tensor:
+    """Apply a function of images (n c h w) to all frames of clips (b t c h w)."""
+    return rearrange(
+        function(rearrange(clip, "b t c h w -> (b t) c h w")),
+        "(b t) ... -> b t ...",
+        t=clip.shape[1],
+    )
+
+
+def flicker(clip: Tensor) -> float:
+    """Return the mean absolute change from frame to frame, of 255."""
+    return 127.5 * float(clip.diff(dim=1).abs().mean())
+
+
+# ---------------------------------------------------------------- what is found, and what is kept
+
+
+@dataclass(frozen=True, eq=False)
+class Web:
+    """A small web of clips: their latents, and which of them curation keeps."""
+
+    pixels: Tensor  # n 27 64 64 3, bytes
+    mean: Tensor  # n 27 4 8 8, scaled
+    deviation: Tensor
+    bucket: Tensor  # n: how much moves, 0 to 255
+    kept: Tensor  # the numbers of the clips that curation keeps
+    best: Tensor  # those of the tenth that looks best
+
+    def tensors(self, which: Tensor) -> Tensors:
+        """Return the clips of these numbers, to train on."""
+        return Tensors(
+            pixels=self.pixels[which],
+            mean=self.mean[which],
+            deviation=self.deviation[which],
+            bucket=self.bucket[which],
+        )
+
+
+@functools.lru_cache(maxsize=1)
+def web(n: int, autoencoder: str = AUTOENCODER) -> Web:
+    """Return the first n clips of the training web, encoded and curated."""
+    found = uncurated("train", n, FOUND_FRAMES, SIZE, count=1)
+    first_stage, provenance = load_checkpoint(autoencoder)
+    factor = provenance["metrics"]["scale_factor"]
+    mean, deviation = encode(first_stage, found.pixels.flatten(0, 1))
+    tools = load_tools(clip_judge=SCENE_JUDGE, size=SIZE)
+    scores = score(found.pixels, found.captions, FULL_FPS, tools)
+    kept = curate(scores).kept
+    by_looks = kept[scores["aesthetics"][kept].argsort(descending=True)]
+    return Web(
+        pixels=found.pixels,
+        mean=factor * mean.unflatten(0, (n, FOUND_FRAMES)),
+        deviation=factor * deviation.unflatten(0, (n, FOUND_FRAMES)),
+        bucket=motion_bucket(scores["motion"]),
+        kept=kept,
+        best=by_looks[: n // 10],
+    )
+
+
+def motion_bucket(motion: Tensor) -> Tensor:
+    """Return the motion bucket, 0 to 255, of motion scores."""
+    return (BUCKETS_PER_SCORE * motion).clamp(0, 255)
+
+
+# ---------------------------------------------------------------- image to video
+
+
+class ImageToVideo(Trainable):
+    """The loss of image-to-video at the noise levels of a stage.
+
+    A sample is 14 frames of a clip of 27: all it shows at half its frame rate, or half of it at the
+    full one.
+    """
+
+    model: svd.UNet
+
+    def __init__(self, model: svd.UNet, recipe: "ClipRecipe"):
+        super().__init__()
+        self.model = model
+        self.recipe = recipe
+        self.first_stage, _ = load_checkpoint(recipe.autoencoder)
+        self.judge, _ = load_checkpoint(IMAGE_JUDGE)
+
+    def players(self) -> dict[str, list[nn.Parameter]]:
+        return {"model": list(self.model.parameters())}
+
+    def loss(self, player: str, batch: dict[str, Tensor], rng: RandomSource) -> Tensor:
+        b = len(batch["mean"])
+        rows = torch.arange(b)[:, None]
+        stride = 1 + (rng.rand(b) < self.recipe.half_rate).long()
+        start = (rng.rand(b) * (FOUND_FRAMES - (FRAMES - 1) * stride)).long()
+        frames = start[:, None] + stride[:, None] * torch.arange(FRAMES, device=start.device)
+
+        mean = batch["mean"][rows, frames]  # b t c h w
+        x_start = mean + batch["deviation"][rows, frames] * rng.randn_like(mean)
+        image = pixels_to_float(batch["pixels"][rows[:, 0], start])  # b 3 64 64
+        augmentation = noise_levels(rng.randn(b), *svd.NOISE["augmentation"])
+        condition = image_condition(
+            self.first_stage,
+            self.judge,
+            image,
+            svd.augment(image, augmentation, rng.randn_like(image)),
+            FULL_FPS / stride,
+            batch["bucket"],
+            augmentation,
+        )
+        condition = condition.keep(rng.rand(b) >= self.recipe.condition_dropout)
+        sigma = noise_levels(rng.randn(b), self.recipe.p_mean, self.recipe.p_std)
+        noise = rng.randn_like(x_start)
+        return svd.loss(self.model, x_start, sigma, noise, condition).mean()
+
+
+@torch.no_grad()
+def image_condition(
+    first_stage: nn.Module,
+    judge: nn.Module,
+    image: Tensor,
+    noised: Tensor,
+    fps: Tensor,
+    bucket: Tensor,
+    augmentation: Tensor,
+) -> svd.Condition:
+    """Return what an image's continuation is told: (b 3 64 64), and three numbers (b,)."""
+    embedding = judge.features(shrink(image[None])[0])  # b 96
+    latent = first_stage.encode(noised).mean  # b 4 8 8
+    vector = svd.micro_conditioning(fps - 1, bucket, augmentation, VECTOR_WIDTH)
+    return svd.image_condition(embedding, latent, vector, FRAMES)
+
+
+@dataclass(frozen=True)
+class ClipRecipe(Recipe):
+    """A tiny image-to-video model on clips of the web, from an image model or a clip model."""
+
+    lr_schedule: LRSchedule = "linear"
+    preset: str = "svd/tiny"
+    source: str | None = "ldm-images"
+    autoencoder: str = AUTOENCODER
+    found: int = 3000  # clips of the web
+    clips: Literal["all", "kept", "best"] = "kept"
+    half_rate: float = 0.7  # share of samples at half the frame rate
+    condition_dropout: float = 0.1
+    p_mean: float = 0.7
+    p_std: float = 1.6
+    samples: int = 128  # clips that are drawn and measured
+
+    def build(self) -> ImageToVideo:
+        unet = svd.UNet(zoo.find(self.preset).config)
+        if self.source is not None:
+            source, _ = load_checkpoint(self.source)
+            if isinstance(source, CaptionedUNet):
+                svd.start_from_image_model(unet, source.unet)
+            else:
+                unet.load_state_dict(source.state_dict())
+        return ImageToVideo(unet, self)
+
+    def data(self) -> Tensors:
+        found = web(self.found, self.autoencoder)
+        which = {"all": torch.arange(self.found), "kept": found.kept, "best": found.best}
+        return found.tensors(which[self.clips])
+
+    def measure(self, model: svd.UNet) -> dict:
+        """Measure clips that continue the first frames of test clips."""
+        test = scenes("test", self.samples)
+        clip = pixels_to_float(test["pixels"])
+        drawn = continue_images(model, clip[:, 0], torch.Generator().manual_seed(0))
+        real = pixels_to_float(scenes("test", self.samples, seed=1)["pixels"])
+        return clip_scores(drawn, test, real)
+
+
+@torch.no_grad()
+def continue_images(
+    model: svd.UNet,
+    image: Tensor,
+    generator: torch.Generator,
+    fps: float = FPS,
+    bucket: float = BUCKET,
+    augmentation: float = AUGMENTATION,
+    guidance: tuple[float, float] = GUIDANCE,
+    steps: int = STEPS,
+    decoder: str = DECODER,
+) -> Tensor:
+    """Draw a clip (n t 3 64 64) in [-1, 1] that continues each image (n 3 64 64)."""
+    device = next(model.parameters()).device
+    autoencoder, provenance = load_checkpoint(AUTOENCODER, device)
+    judge, _ = load_checkpoint(IMAGE_JUDGE, device)
+    temporal, _ = load_checkpoint(decoder, device)
+    factor = provenance["metrics"]["scale_factor"]
+    scale = svd.guidance_ramp(FRAMES, *guidance)
+    sigmas = karras_sigmas(steps, sigma_max=SIGMA_MAX)
+    clips = []
+    for part in image.split(32):
+        noise = torch.randn(len(part), FRAMES, 4, SIZE // 8, SIZE // 8, generator=generator)
+        grain = torch.randn(part.shape, generator=generator).to(device)
+        part = part.to(device)
+        numbers = [torch.full((len(part),), x, device=device) for x in (fps, bucket, augmentation)]
+        noised = svd.augment(part, numbers[2], grain)
+        condition = image_condition(autoencoder, judge, part, noised, *numbers)
+        latents = svd.sample(model, noise.to(device), condition, condition.without(), scale, sigmas)
+        clips.append(temporal.decode(latents / factor).clamp(-1, 1).cpu())
+    return torch.cat(clips)
+
+
+@torch.no_grad()
+def clip_scores(drawn: Tensor, test: dict[str, Tensor], real: Tensor) -> dict:
+    """Measure clips (n t 3 64 64) that continue test clips of these labels.
+
+    The judge of scenes reads whether the object is still the same and whether anything moves; the
+    set is compared with other real clips by the Fréchet distance of the judge's features.
+    """
+    judge, _ = load_checkpoint(SCENE_JUDGE)
+    readings = [judge.read(part) for part in drawn.split(64)]
+    read = {name: torch.cat([reading[name] for reading in readings]) for name in readings[0]}
+    kept = {name: read[name] == test[name] for name in ("shape", "colour", "scale")}
+    first = pixels_to_float(test["pixels"][:, 0])
+    fake, true = (torch.cat([judge.features(x) for x in part.split(64)]) for part in (drawn, real))
+    moves = (read["motion"] > 0) | (read["camera"] > 0)
+    return {
+        **{f"{name} kept": float(hits.float().mean()) for name, hits in kept.items()},
+        "object kept": float((kept["shape"] & kept["colour"]).float().mean()),
+        "object moves": float((read["motion"] > 0).float().mean()),
+        "something moves": float(moves.float().mean()),
+        "change": flicker(drawn),
+        "first frame psnr": float(psnr(drawn[:, 0], first).mean()),
+        "frechet": frechet_distance(true, fake),
+        "kept": (kept["shape"] & kept["colour"]).int().tolist(),  # of every clip
+        "moving": (read["motion"] > 0).int().tolist(),
+        "motions": read["motion"].bincount(minlength=9).tolist(),
+        "cameras": read["camera"].bincount(minlength=3).tolist(),
+    }
+
+
+# ---------------------------------------------------------------- the recipes
+
+CURATED = ClipRecipe(
+    "svd-curated",
+    steps=3000,
+    batch_size=8,
+    learning_rate=1e-3,
+    warmup=100,
+    ema=0.995,
+    checkpoint_dtype="float16",
+)
+
+RECIPES: list[Recipe] = [
+    DecoderRecipe(
+        DECODER,
+        steps=400,
+        batch_size=2,
+        learning_rate=5e-4,
+        warmup=20,
+        ema=0.99,
+        precision="bfloat16",
+        checkpoint_dtype="float16",
+    ),
+    CURATED,
+]
