@@ -116,18 +116,6 @@ LDM_CONFIGS = {
         groups=16,
         prediction="v",
     ),
-    "tiny pixels": LDMConfig(
-        in_channels=3,
-        out_channels=3,
-        width=32,
-        multipliers=(1, 1, 2, 2),
-        blocks=1,
-        attends=(False, False, True, True),
-        heads=(1, 1, 1, 1),
-        context=96,
-        groups=8,
-        prediction="v",
-    ),
 }
 
 
