@@ -135,7 +135,7 @@ class Recipe:
         for field, least in {"steps": 1, "batch_size": 1, "seed": 0, "warmup": 0}.items():
             number = getattr(self, field)
             is_whole = isinstance(number, Integral) and number >= least
-            self._expect(is_whole, field, f"a whole number, at least {least}")
+            self._expect(is_whole, field, f"at least {least}")
         is_rate = 0 < self.learning_rate < math.inf
         self._expect(is_rate, "learning_rate", "a positive number")
         self._expect(self.lr_schedule in LR_SCHEDULES, "lr_schedule", _one_of(LR_SCHEDULES))
