@@ -12,8 +12,6 @@ the bits, without a table of vectors by codes.  Above `group` bits that distribu
 approximated as independent between groups of neighbouring bits, which overstates its entropy.
 """
 
-from numbers import Integral
-
 import torch
 import torch.nn.functional as F
 from einops import einsum, rearrange
@@ -24,6 +22,7 @@ from course_lib.quantize.vq import (
     check_indices,
     check_latents,
     entropy,
+    is_whole,
     mean_over_processes,
     straight_through,
 )
@@ -185,9 +184,9 @@ class LFQ(nn.Module):
         group: int = 18,
     ):
         super().__init__()
-        if not (isinstance(bits, Integral) and 1 <= bits <= MAX_BITS):
+        if not (is_whole(bits) and 1 <= bits <= MAX_BITS):
             raise ValueError(f"expected from 1 to {MAX_BITS} bits, got {bits}")
-        if not (isinstance(group, Integral) and 1 <= group <= MAX_GROUP_BITS):
+        if not (is_whole(group) and 1 <= group <= MAX_GROUP_BITS):
             raise ValueError(f"expected a group of 1 to {MAX_GROUP_BITS} bits, got {group}")
         if not temperature > 0:
             raise ValueError(f"expected a positive temperature, got {temperature}")

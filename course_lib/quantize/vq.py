@@ -196,8 +196,7 @@ class VectorQuantizer(nn.Module):
         temperature: int | float = 0.01,
     ):
         super().__init__()
-        is_whole = isinstance(num_codes, Integral) and isinstance(dim, Integral)
-        if not (is_whole and num_codes >= 1 and dim >= 1):
+        if not (is_whole(num_codes) and is_whole(dim) and num_codes >= 1 and dim >= 1):
             raise ValueError(
                 f"expected at least one code of at least one number, got num_codes={num_codes},"
                 f" dim={dim}"
@@ -322,6 +321,11 @@ class VectorQuantizer(nn.Module):
 
     def extra_repr(self) -> str:
         return f"{self.num_codes}, {self.dim}, update={self.update!r}"
+
+
+def is_whole(number: object) -> bool:
+    """Tell whether this is a whole number, of Python or of NumPy."""
+    return isinstance(number, Integral)
 
 
 def check_latents(z: Tensor, channels: int) -> None:
