@@ -10,7 +10,6 @@ from random import Random
 import pytest
 import torch
 
-from course_lib import data
 from course_lib.curation import plant
 from course_lib.curation.cuts import (
     Stage,
@@ -33,11 +32,6 @@ def pairs():
     world = LittleWorld("test", 32, 17, length=24, seed=4)
     pixels = float_to_pixels(world.batch(range(24))["pixels"])
     return list(zip(pixels[::2], pixels[1::2], strict=True))
-
-
-@pytest.fixture(scope="module")
-def real():
-    return data.real_clips(64)
 
 
 def grey(*levels):

@@ -58,12 +58,11 @@ def test_the_score_looks_half_a_second_ahead(rendered):
         clip_flow(clip[:4], 4)
 
 
-def test_still_clips_score_less_than_moving_ones_noise_or_not(rendered):
+def test_still_clips_score_less_than_moving_ones_noise_or_not(rendered, real):
     rng = torch.Generator().manual_seed(0)
     moving = [motion_score(clip, 7.5) for clip in rendered.rgb]
     still = [motion_score(plant.still(clip, 0, 4.0, rng), 7.5) for clip in rendered.rgb]
     assert max(still) < 0.7 < sorted(moving)[8]
-    real = data.real_clips(64)
     assert motion_score(real["smptebars"].pixels, 25.0) < 0.1
     filmed = [motion_score(real[name].pixels, real[name].fps) for name in data.FILMED]
     assert min(filmed) > 1

@@ -9,7 +9,6 @@ from random import Random
 import pytest
 import torch
 
-from course_lib import data
 from course_lib.curation import plant
 from course_lib.curation.text import (
     MOST_TEXT,
@@ -54,8 +53,7 @@ def test_clips_without_text_are_left_alone(detector, clips):
     assert sum(text_share(clip, detector) > MOST_TEXT for clip in written) >= 36
 
 
-def test_real_text_is_found_and_real_pictures_without_are_left_alone(detector):
-    real = data.real_clips(64)
+def test_real_text_is_found_and_real_pictures_without_are_left_alone(detector, real):
     assert text_share(real["testsrc2"].pixels[:40], detector) > 0.05
     for name in ("bigbuckbunny", "carphone_pristine"):
         assert text_share(real[name].pixels, detector) < MOST_TEXT
