@@ -549,10 +549,9 @@ def test_colours_are_those_of_the_matrix_and_the_range(pixels, matrix, full):
 
 
 def test_a_large_clip_that_does_not_say_is_bt_709():
-    for height, matrix in ((64, 6), (720, 1)):
-        data = written(
-            [stored_frame(STORED, "yuv420p", height=height)], "matroska", "ffv1", "yuv420p"
-        )
+    for (width, height), matrix in {(64, 64): 6, (64, 720): 1, (1280, 64): 1}.items():
+        frame = stored_frame(STORED, "yuv420p", width, height)
+        data = written([frame], "matroska", "ffv1", "yuv420p")
         assert abs(middle(data) - to_rgb(STORED, KS[matrix], False)).max() < 3
 
 
