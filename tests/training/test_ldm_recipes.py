@@ -1,0 +1,107 @@
+"""The recipes of chapter 08: runs differ only in what is compared, and they learn."""
+
+import pytest
+import torch
+
+from course_lib.data import captions, images
+from course_lib.papers import svd
+from course_lib.papers.ldm_autoencoder import AUTOENCODER_CONFIGS, AutoencoderKL
+from course_lib.papers.svd_decoder import TEMPORAL_DECODER_CONFIGS, TemporalAutoencoder
+from course_lib.training import find_recipe, load_checkpoint, results
+from course_lib.training.recipes.ldm import IMAGES, RECIPES, decode, encode, training_macs
+from course_lib.training.recipes.svd import by_frame, image_condition, start_from_first_stage
+from course_lib.world import CAPTION_WORDS, LittleWorld, caption, pixels_to_float
+from tests.training.helpers import differing, train_model
+
+
+def test_compared_runs_differ_only_in_what_is_compared():
+    assert differing(["ldm-kl-short", "ldm-kl-none", "ldm-kl-strong"]) == {"kl_weight"}
+    assert differing(["ldm-short-scaled", "ldm-short-unscaled"]) == {"scaled"}
+    assert differing(["ldm-none-scaled", "ldm-none-unscaled"]) == {"scaled"}
+    assert differing(["ldm-short-scaled", "ldm-none-scaled", "ldm-strong-scaled"]) == {
+        "autoencoder"
+    }
+    pixels = {"autoencoder", "batch_size", "steps", "sweep"}
+    assert differing(["ldm-images", "ldm-pixels"]) == pixels
+
+
+def test_pixels_are_diffused_for_as_many_multiply_adds_as_latents():
+    latents, pixels = (find_recipe(name) for name in ("ldm-images", "ldm-pixels"))
+    work = {}
+    for recipe in (latents, pixels):
+        macs = training_macs(recipe, recipe.build().model)
+        work[recipe.name] = recipe.steps * recipe.batch_size * macs
+    assert work["ldm-pixels"] == pytest.approx(work["ldm-images"], rel=0.01)
+
+
+@pytest.mark.parametrize("recipe", RECIPES, ids=lambda r: r.name)
+def test_a_recipe_warms_up_and_ends_at_zero(recipe):
+    assert recipe.lr_scale(0) < 0.1
+    assert recipe.lr_scale(recipe.steps) == 0
+
+
+def test_the_words_of_captions_are_all_known_and_all_used():
+    world = LittleWorld("train", frames=8, length=1000)
+    spoken = {word for i in range(1000) for word in caption(world.scene(i)).split()}
+    said = {word.strip(",") for word in spoken}
+    assert said | {","} == set(CAPTION_WORDS)
+
+
+def test_captions_are_those_of_the_images():
+    labels = images("test", 12, 32)
+    for i, sentence in enumerate(captions("test", 12)):
+        words = sentence.split()
+        assert labels["kind"][i] == labels["shape"][i] * 8 + labels["colour"][i]
+        assert words[-1] == "rests" and words[1] == ("small", "large")[int(labels["scale"][i])]
+
+
+def test_a_denoiser_learns_a_few_latents():
+    torch.manual_seed(0)
+    trainable = IMAGES.build()
+    tokens = trainable.model.captions.tokens(captions("train", 8))
+    batch = {
+        "mean": torch.linspace(-1.5, 1.5, 8)[:, None, None, None].expand(8, 4, 8, 8),
+        "deviation": torch.zeros(8, 4, 8, 8),
+        "tokens": tokens,
+    }
+    losses = train_model(trainable, batch, 30)
+    assert sum(losses[-8:]) < 0.7 * sum(losses[:8])
+
+
+@torch.no_grad()
+def test_the_temporal_decoder_starts_as_the_frame_wise_one_away_from_the_borders():
+    torch.manual_seed(0)
+    frame_wise = AutoencoderKL(AUTOENCODER_CONFIGS["kl-tiny"]).eval()
+    temporal = TemporalAutoencoder(TEMPORAL_DECODER_CONFIGS["temporal-decoder-tiny"]).eval()
+    frame_wise.from_latents.bias.zero_()  # what reaches the borders from here alone
+    start_from_first_stage(temporal, frame_wise)
+    latents = torch.randn(2, 5, 4, 3, 5)
+    expected = by_frame(frame_wise.decode, latents)
+    torch.testing.assert_close(temporal.decode(latents), expected, atol=1e-5, rtol=1e-4)
+
+
+@torch.no_grad()
+def test_the_first_stage_rebuilds_test_images():
+    autoencoder, provenance = load_checkpoint("ldm-kl")
+    pixels = images("test", 16, 64)["pixels"]
+    mean, deviation = encode(autoencoder, pixels)
+    rebuilt = decode(autoencoder, mean)
+    error = (rebuilt - pixels_to_float(pixels)).square().mean()
+    assert float(-10 * (error / 4).log10()) > 26  # dB
+    assert provenance["metrics"]["scale_factor"] == results("ldm-kl")["metrics"]["scale_factor"]
+    assert float(mean.std()) == pytest.approx(1 / provenance["metrics"]["scale_factor"], rel=0.1)
+    assert float(deviation.mean()) < 0.05
+
+
+@torch.no_grad()
+def test_an_images_condition_is_its_embedding_its_unscaled_latent_and_three_numbers():
+    autoencoder, _ = load_checkpoint("ldm-kl")
+    judge, _ = load_checkpoint("vit-judge")
+    image = pixels_to_float(images("test", 2, 64)["pixels"])
+    numbers = torch.tensor([6.5, 13.0]), torch.tensor([10.0, 200.0]), torch.tensor([0.02, 0.1])
+    condition = image_condition(autoencoder, judge, image, image, *numbers)
+    assert condition.context.shape == (2, 1, 96)
+    torch.testing.assert_close(condition.latent[:, 5], autoencoder.encode(image).mean)
+    fps, bucket, augmentation = numbers
+    expected = svd.micro_conditioning(fps - 1, bucket, augmentation, 32)
+    torch.testing.assert_close(condition.vector, expected)
