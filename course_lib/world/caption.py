@@ -27,7 +27,7 @@ VERBS = {
 }
 
 # Every word that a caption may have, and the comma.
-CAPTION_WORDS = (
+CAPTION_WORDS: tuple[str, ...] = (
     *("a", "an", "shiny", *VOCABULARY["scale"], *VOCABULARY["colour"], *VOCABULARY["shape"]),
     *(*VERBS.values(), "slides", *DIRECTIONS, "hits", "orbits", "goes", "in", "circle"),
     *(",", "and", "of", "behind", "front", "as", "the", "camera", "zooms", "out"),

@@ -2,11 +2,13 @@
 
 `svd-decoder` is the temporal decoder of the chapter's first stage.  `svd-curated` continues images,
 after `ldm-images`, on what curation leaves of a small web of flawed clips; `svd-best` goes on with
-the best tenth of it: the three stages of the paper.
+the best tenth of it: the three stages of the paper.  `svd-three-*`, shorter, have all of them, and
+`svd-no-*` lack one each.
 """
 
 import functools
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
@@ -55,7 +57,7 @@ class DecoderTrainable(Trainable):
         self.model = model
         self.perceptual = load_checkpoint(LPIPS_TRUNK)[0]
 
-    def players(self) -> dict[str, list[nn.Parameter]]:
+    def players(self) -> dict[str, Iterable[nn.Parameter]]:
         return {"decoder": list(self.model.decoder.parameters())}
 
     def loss(self, player: str, batch: dict[str, Tensor], rng: RandomSource) -> Tensor:
@@ -211,7 +213,7 @@ class ImageToVideo(Trainable):
         self.first_stage, _ = load_checkpoint(recipe.autoencoder)
         self.judge, _ = load_checkpoint(IMAGE_JUDGE)
 
-    def players(self) -> dict[str, list[nn.Parameter]]:
+    def players(self) -> dict[str, Iterable[nn.Parameter]]:
         return {"model": list(self.model.parameters())}
 
     def loss(self, player: str, batch: dict[str, Tensor], rng: RandomSource) -> Tensor:
@@ -370,6 +372,37 @@ CURATED = ClipRecipe(
     ema=0.995,
     checkpoint_dtype="float16",
 )
+BEST = replace(
+    CURATED,
+    name="svd-best",
+    steps=400,
+    learning_rate=3e-4,
+    warmup=20,
+    ema=0.99,
+    source="svd-curated",
+    clips="best",
+)
+
+
+def stages(name: str, seed: int, images: bool, curated: bool, tuned: bool) -> list[ClipRecipe]:
+    """Return the runs of three stages, or of three less one, with 1,200 steps on clips in all.
+
+    Without images the clip model starts from random weights, without curation it is trained on all
+    clips of the web, and without fine-tuning the second stage is as long as both.
+    """
+    video = replace(
+        CURATED,
+        name=f"svd-{name}-{seed}-video",
+        seed=seed,
+        steps=900 if tuned else 1200,
+        source="ldm-images" if images else None,
+        clips="kept" if curated else "all",
+    )
+    if not tuned:
+        return [video]
+    tuning = replace(BEST, name=f"svd-{name}-{seed}", seed=seed, steps=300, source=video.name)
+    return [video, tuning]
+
 
 RECIPES: list[Recipe] = [
     DecoderRecipe(
@@ -383,4 +416,16 @@ RECIPES: list[Recipe] = [
         checkpoint_dtype="float16",
     ),
     CURATED,
+    BEST,
+    *(
+        recipe
+        for seed in (0, 1, 2)
+        for runs in (
+            stages("three", seed, images=True, curated=True, tuned=True),
+            stages("no-images", seed, images=False, curated=True, tuned=True),
+            stages("no-curation", seed, images=True, curated=False, tuned=True),
+            stages("no-tuning", seed, images=True, curated=True, tuned=False),
+        )
+        for recipe in runs
+    ),
 ]
