@@ -33,7 +33,7 @@ from course_lib.world import DURATION_SECONDS, pixels_to_float
 DECODER = "svd-decoder"
 FOUND_FRAMES = 27  # of a clip of the web: two seconds at 13 frames a second
 FULL_FPS = (FOUND_FRAMES - 1) / DURATION_SECONDS
-BUCKETS_PER_SCORE = 12.0  # motion buckets per unit of `curation.motion.motion_score`
+BUCKETS_PER_SCORE = 36.0  # motion buckets per unit of `curation.motion.motion_score`
 VECTOR_WIDTH = 32  # numbers of one sinusoid of the vector condition
 
 # What clips are asked for unless a caller says otherwise.
