@@ -17,6 +17,7 @@ publish them: behind one of PREFIXES.  The other networks are set aside there.
 from torch import Tensor, nn
 
 from course_lib.convert.layout import Layout, Source, torch_sources
+from course_lib.convert.ldm import TABLES
 from course_lib.nn.clip_text import CLIPText
 from course_lib.nn.clip_vision import CLIPVision
 
@@ -28,22 +29,6 @@ PREFIXES = (
 )
 # What else such a checkpoint holds: other networks, and the noise schedule.
 AROUND = ("model.", "model_ema.", "first_stage_model.", "conditioner.", "cond_stage_model.")
-SCHEDULE = (
-    "betas",
-    "alphas_cumprod",
-    "alphas_cumprod_prev",
-    "sqrt_alphas_cumprod",
-    "sqrt_one_minus_alphas_cumprod",
-    "log_one_minus_alphas_cumprod",
-    "sqrt_recip_alphas_cumprod",
-    "sqrt_recipm1_alphas_cumprod",
-    "posterior_variance",
-    "posterior_log_variance_clipped",
-    "posterior_mean_coef1",
-    "posterior_mean_coef2",
-    "logvar",
-    "scale_factor",
-)
 
 
 def modern(key: str) -> str:
@@ -56,7 +41,7 @@ def modern(key: str) -> str:
 def _is_around(key: str) -> bool:
     """Tell whether a tensor belongs to another part of a whole Stable (Video) Diffusion."""
     outside = key.startswith(AROUND) and not key.startswith(PREFIXES)
-    return outside or key in SCHEDULE
+    return outside or key in TABLES
 
 
 # ---------------------------------------------------------------- transformers

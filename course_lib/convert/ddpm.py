@@ -76,15 +76,15 @@ def _diffusers_names(config: DDPMConfig) -> dict[str, str]:
 
 # ---------------------------------------------------------------- openai/improved-diffusion
 
-OPENAI_LEAVES = {
+OPENAI_RESIDUAL = {
     "norm1": "in_layers.0",
     "conv1": "in_layers.2",
     "time": "emb_layers.1",
     "norm2": "out_layers.0",
     "conv2": "out_layers.3",
     "skip": "skip_connection",
-    "attention.out": "proj_out",
 }
+OPENAI_LEAVES = OPENAI_RESIDUAL | {"attention.out": "proj_out"}
 
 
 def openai_sources(model: nn.Module) -> dict[str, Source]:

@@ -12,7 +12,7 @@ prefix.  The networks of the autoencoder's loss (loss.*) are set aside, too.
 
 from torch import Tensor, nn
 
-from course_lib.convert.ddpm import modern_diffusers
+from course_lib.convert.ddpm import OPENAI_RESIDUAL, modern_diffusers
 from course_lib.convert.layout import Layout, Source, torch_sources
 from course_lib.convert.vqgan import DIFFUSERS, TAMING, Names, autoencoder_names, linear_attention
 from course_lib.nn.resnet import Upsample
@@ -42,14 +42,6 @@ DIFFUSERS_RESIDUAL = {
     "norm2": "norm2",
     "conv2": "conv2",
     "skip": "conv_shortcut",
-}
-COMPVIS_RESIDUAL = {
-    "norm1": "in_layers.0",
-    "conv1": "in_layers.2",
-    "time": "emb_layers.1",
-    "norm2": "out_layers.0",
-    "conv2": "out_layers.3",
-    "skip": "skip_connection",
 }
 
 
@@ -107,7 +99,7 @@ def compvis_unet_sources(model: nn.Module) -> dict[str, Source]:
         "out": "out.2",
     }
     for ours, (residual, transformer) in compvis_blocks(model).items():
-        names |= within(f"{ours}.res", residual, COMPVIS_RESIDUAL)
+        names |= within(f"{ours}.res", residual, OPENAI_RESIDUAL)
         names |= transformer_names(f"{ours}.attention", transformer, model.config.depth)
     return torch_sources(model, names | compvis_resizes(model))
 

@@ -14,10 +14,9 @@ the U-Net is read.  The U-Net may also come by itself, without its prefix.
 
 from torch import Tensor, nn
 
-from course_lib.convert.ddpm import modern_diffusers
+from course_lib.convert.ddpm import OPENAI_RESIDUAL, modern_diffusers
 from course_lib.convert.layout import Layout, Source, torch_sources
 from course_lib.convert.ldm import (
-    COMPVIS_RESIDUAL,
     DIFFUSERS_RESIDUAL,
     TRANSFORMER_BLOCK,
     UNET_PREFIX,
@@ -80,8 +79,8 @@ def sgm_unet_sources(model: nn.Module) -> dict[str, Source]:
         "out": "out.2",
     }
     for ours, (residual, transformer) in compvis_blocks(model).items():
-        names |= within(f"{ours}.res", residual, COMPVIS_RESIDUAL)
-        names |= within(f"{ours}.temporal_res", f"{residual}.time_stack", COMPVIS_RESIDUAL)
+        names |= within(f"{ours}.res", residual, OPENAI_RESIDUAL)
+        names |= within(f"{ours}.temporal_res", f"{residual}.time_stack", OPENAI_RESIDUAL)
         names[f"{ours}.mix"] = f"{residual}.time_mixer.mix_factor"
         names |= _transformer_names(f"{ours}.attention", transformer, model.config.depth)
         names |= _temporal_names(
@@ -136,7 +135,7 @@ def sgm_autoencoder_sources(model: nn.Module) -> dict[str, Source]:
     names = _autoencoder_names(model, TAMING, levels)
     for ours in _residuals(model):
         theirs = names[f"{ours}.norm1"].removesuffix(".norm1")
-        names |= within(f"{ours}.temporal", f"{theirs}.time_stack", COMPVIS_RESIDUAL)
+        names |= within(f"{ours}.temporal", f"{theirs}.time_stack", OPENAI_RESIDUAL)
         names[f"{ours}.mix"] = f"{theirs}.mix_factor"
     names["decoder.time_conv_out"] = "decoder.conv_out.time_mix_conv"
     placed = {
