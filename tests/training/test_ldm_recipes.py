@@ -25,6 +25,17 @@ def test_compared_runs_differ_only_in_what_is_compared():
     assert differing(["ldm-images", "ldm-pixels"]) == pixels
 
 
+def test_the_three_stages_and_those_less_one_have_equal_steps_on_clips():
+    assert differing(["svd-three-0-video", "svd-no-images-0-video"]) == {"source"}
+    assert differing(["svd-three-0-video", "svd-no-curation-0-video"]) == {"clips"}
+    assert differing(["svd-three-0-video", "svd-no-tuning-0-video"]) == {"steps"}
+    assert differing(["svd-three-0-video", "svd-three-1-video"]) == {"seed"}
+    for name in ("three", "no-images", "no-curation"):
+        video, tuning = (find_recipe(f"svd-{name}-2{end}") for end in ("-video", ""))
+        assert tuning.source == video.name and tuning.clips == "best"
+        assert video.steps + tuning.steps == find_recipe("svd-no-tuning-2-video").steps
+
+
 def test_pixels_are_diffused_for_as_many_multiply_adds_as_latents():
     latents, pixels = (find_recipe(name) for name in ("ldm-images", "ldm-pixels"))
     work = {}
