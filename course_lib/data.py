@@ -7,14 +7,17 @@ same bytes every time.  The last section names the networks that judge what a mo
 
 import functools
 import importlib.metadata
+import math
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
 
 from course_lib.shapes import Tensor, UInt8
 from course_lib.world import VOCABULARY, LittleWorld, caption, float_to_pixels, pixels_to_float
+from course_lib.world.rays import tabulate
+from course_lib.world.shading import render_rgb
 
 # --------------------------------------------------------------------------------- the little world
 
@@ -54,6 +57,23 @@ def free_clips(
 ) -> dict[str, Tensor]:
     """Return n clips of anything that the constraints allow; otherwise like `clips`."""
     return _rendered(split, n, size, frames, seed, **constraints)
+
+
+def orbits(split: str, n: int, frames: int = 14, size: int = 64) -> dict[str, Tensor]:
+    """Return n objects at rest, seen from `frames` sides, evenly spaced all around.
+
+    `pixels` (n t h w 3) uint8; and `elevation` (n,), how high the camera stands, in degrees.
+    """
+    world = LittleWorld(split, size, length=n, seed=2, count=1, motion="rest", camera="orbit")
+    found = [world.scene(i) for i in range(n)]
+    turn = math.tau * (1 - 1 / frames)
+    around = [replace(x, camera=replace(x.camera, azimuth=0.0, sweep=turn)) for x in found]
+    parts = [
+        render_rgb(tabulate(around[i : i + 250], frames), size, size).unflatten(0, (-1, frames))
+        for i in range(0, n, 250)
+    ]
+    elevation = torch.tensor([math.degrees(x.camera.elevation) for x in found])
+    return {"pixels": torch.cat(parts), "elevation": elevation}
 
 
 def _rendered(

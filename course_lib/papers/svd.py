@@ -16,7 +16,7 @@ published weights run in, has another epsilon in some group norms: `SVDConfig.ou
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import NamedTuple
 
@@ -69,6 +69,10 @@ SVD_CONFIGS = {
     "multi-view": SVDConfig(vector=1024),
     # The shape of the tiny image model, from whose weights it can start.
     "tiny": SVDConfig(**{**vars(LDM_CONFIGS["tiny"]), "in_channels": 8, "vector": 96}),
+}
+SVD_CONFIGS |= {
+    "interpolation-tiny": replace(SVD_CONFIGS["tiny"], in_channels=9),
+    "multi-view-tiny": replace(SVD_CONFIGS["tiny"], vector=128),
 }
 
 # Appendix D: (p_mean, p_std) of ln(sigma) in every stage of training.
@@ -377,15 +381,17 @@ def augment(
     return image + level[:, None, None, None] * noise
 
 
-def start_from_image_model(unet: UNet, image_unet: ldm.UNet) -> None:
-    """Section 3.2: give the spatial layers the weights of an image model, in place.
+def start_from(unet: UNet, source: ldm.UNet) -> None:
+    """Section 3.2: give the layers that both have an image or clip model's weights, in place.
 
-    Temporal layers stay as they are; weights of input channels that the image model does not have
-    become zero.  Raises ValueError, naming them, for tensors that the clip model does not have.
+    Other layers stay as they are, and weights of inputs that only this model has become zero.
+    Raises ValueError, naming them, for tensors of the source that the clip model does not have.
     """
-    ours, theirs = unet.state_dict(), image_unet.state_dict()
-    more = max(unet.config.in_channels - image_unet.config.in_channels, 0)
-    theirs["stem.weight"] = F.pad(theirs["stem.weight"], (0, 0, 0, 0, 0, more))  # width c 3 3
+    ours, theirs = unet.state_dict(), source.state_dict()
+    for name, behind in (("stem.weight", (0, 0, 0, 0)), ("vector_embed.0.weight", ())):
+        if name in ours and name in theirs:
+            more = max(ours[name].shape[1] - theirs[name].shape[1], 0)
+            theirs[name] = F.pad(theirs[name], (*behind, 0, more))
     misfits = [
         name
         for name, tensor in theirs.items()
@@ -393,8 +399,7 @@ def start_from_image_model(unet: UNet, image_unet: ldm.UNet) -> None:
     ]
     if misfits:
         raise ValueError(
-            "expected an image model of the clip model's shape, got others at"
-            f" {', '.join(misfits[:4])}"
+            f"expected a source of the clip model's shape, got others at {', '.join(misfits[:4])}"
         )
     unet.load_state_dict(theirs, strict=False)
 

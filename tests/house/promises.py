@@ -462,7 +462,7 @@ def papers():
     for frames in (0, -1):
         broken("papers.svd.guidance_ramp", (frames, 1.0, 2.5))
     broken(
-        "papers.svd.start_from_image_model",
+        "papers.svd.start_from",
         (
             svd,
             SimpleNamespace(

@@ -128,7 +128,7 @@ def _vqgan():
 def test_images_alone_pass_the_image_model_bit_for_bit():
     image = randomized(ldm.UNet(ldm.LDMConfig(**SHAPE)))
     clip = randomized(UNet(TEXT), seed=5)
-    svd.start_from_image_model(clip, image)
+    svd.start_from(clip, image)
     x, t, context = random(3, 1, 4, 6, 8), torch.tensor([0.2, -0.5, 0.0]), random(3, 7, 12)
     with torch.no_grad():
         expected = image(x[:, 0], t, context)
@@ -191,7 +191,7 @@ def test_starting_from_an_image_model_of_fewer_input_channels():
     image = randomized(ldm.UNet(ldm.LDMConfig(**SHAPE)))
     clip = randomized(UNet(CONFIG), seed=5)
     temporal = clip.down[0].temporal_res.conv1.weight.clone()
-    svd.start_from_image_model(clip, image)
+    svd.start_from(clip, image)
     assert torch.equal(clip.stem.weight[:, :4], image.stem.weight)
     assert not clip.stem.weight[:, 4:].any()
     assert torch.equal(clip.up[0].res.conv1.weight, image.up[0].res.conv1.weight)
@@ -201,7 +201,7 @@ def test_starting_from_an_image_model_of_fewer_input_channels():
 
 def test_the_tiny_model_starts_from_the_tiny_image_model():
     clip, image = UNet(SVD_CONFIGS["tiny"]), ldm.UNet(ldm.LDM_CONFIGS["tiny"])
-    svd.start_from_image_model(clip, image)
+    svd.start_from(clip, image)
     assert torch.equal(clip.middle[0].res.conv1.weight, image.middle[0].res.conv1.weight)
 
 
@@ -213,8 +213,8 @@ def test_an_image_model_of_another_shape_is_refused(changes):
     before = UNet(CONFIG).state_dict()
     clip = UNet(CONFIG)
     clip.load_state_dict(before)
-    with pytest.raises(ValueError, match="expected an image model of the clip model's shape, got"):
-        svd.start_from_image_model(clip, image)
+    with pytest.raises(ValueError, match="expected a source of the clip model's shape, got"):
+        svd.start_from(clip, image)
     assert all(torch.equal(value, before[name]) for name, value in clip.state_dict().items())
 
 

@@ -16,8 +16,11 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from course_lib import zoo
+from course_lib.curation.aesthetics import aesthetic_score
+from course_lib.curation.cuts import find_cuts, find_fades
 from course_lib.curation.filter import curate, load_tools, score
 from course_lib.curation.plant import uncurated
+from course_lib.curation.text import MOST_TEXT, text_share
 from course_lib.data import IMAGE_JUDGE, LPIPS_TRUNK, SCENE_JUDGE
 from course_lib.diffusion.edm import karras_sigmas, noise_levels
 from course_lib.metrics import frechet_distance, psnr
@@ -26,9 +29,10 @@ from course_lib.papers import svd
 from course_lib.papers.svd_decoder import TemporalAutoencoder
 from course_lib.training.randomness import RandomSource
 from course_lib.training.recipe import LRSchedule, Recipe, Tensors, Trainable
+from course_lib.training.recipes.judges import REST
 from course_lib.training.recipes.ldm import AUTOENCODER, FRAMES, SIZE, CaptionedUNet, encode, scenes
 from course_lib.training.store import load_checkpoint
-from course_lib.world import DURATION_SECONDS, pixels_to_float
+from course_lib.world import DURATION_SECONDS, float_to_pixels, pixels_to_float
 
 DECODER = "svd-decoder"
 FOUND_FRAMES = 27  # of a clip of the web: two seconds at 13 frames a second
@@ -92,10 +96,15 @@ class DecoderRecipe(Recipe):
 
     @torch.no_grad()
     def measure(self, model: TemporalAutoencoder) -> dict:
-        """Measure rebuilt test clips, and how much they flicker, beside the frame-wise decoder."""
-        clip = pixels_to_float(scenes("test", 128)["pixels"])
+        """Measure rebuilt test clips, and how much they flicker, beside the frame-wise decoder.
+
+        What any model of clips is compared with is measured as its clips are: real clips, rebuilt
+        ones, and their first frames held.
+        """
+        test = scenes("test", 128)
+        clip = pixels_to_float(test["pixels"])
         frame_wise, _ = load_checkpoint(self.autoencoder)
-        measured: dict[str, float] = {"real flicker": flicker(clip)}
+        measured: dict = {"real flicker": flicker(clip)}
         for name, rebuild in {
             "temporal": lambda part: model.decode(by_frame(lambda x: model.encode(x).mean, part)),
             "frame-wise": lambda part: by_frame(
@@ -107,6 +116,11 @@ class DecoderRecipe(Recipe):
                 f"{name} psnr": float(psnr(rebuilt.flatten(0, 1), clip.flatten(0, 1)).mean()),
                 f"{name} flicker": flicker(rebuilt - clip),
             }
+            if name == "temporal":
+                held = rebuilt[:, :1].expand_as(rebuilt)
+                for kind, shown in {"real": clip, "rebuilt": rebuilt, "held": held}.items():
+                    scores = clip_scores(shown, test)
+                    measured |= {f"{kind} {key}": found for key, found in scores.items()}
         return measured
 
 
@@ -217,6 +231,15 @@ class ImageToVideo(Trainable):
         return {"model": list(self.model.parameters())}
 
     def loss(self, player: str, batch: dict[str, Tensor], rng: RandomSource) -> Tensor:
+        x_start, condition = self.sample(batch, rng)
+        b = len(x_start)
+        condition = condition.keep(rng.rand(b) >= self.recipe.condition_dropout)
+        sigma = noise_levels(rng.randn(b), self.recipe.p_mean, self.recipe.p_std)
+        noise = rng.randn_like(x_start)
+        return svd.loss(self.model, x_start, sigma, noise, condition).mean()
+
+    def sample(self, batch: dict[str, Tensor], rng: RandomSource) -> tuple[Tensor, svd.Condition]:
+        """Return latents (b t c h w), and what the model is told of them."""
         b = len(batch["mean"])
         rows = torch.arange(b)[:, None]
         stride = 1 + (rng.rand(b) < self.recipe.half_rate).long()
@@ -226,20 +249,15 @@ class ImageToVideo(Trainable):
         mean = batch["mean"][rows, frames]  # b t c h w
         x_start = mean + batch["deviation"][rows, frames] * rng.randn_like(mean)
         image = pixels_to_float(batch["pixels"][rows[:, 0], start])  # b 3 64 64
-        augmentation = noise_levels(rng.randn(b), *svd.NOISE["augmentation"])
-        condition = image_condition(
-            self.first_stage,
-            self.judge,
-            image,
-            svd.augment(image, augmentation, rng.randn_like(image)),
-            FULL_FPS / stride,
-            batch["bucket"],
-            augmentation,
+        return x_start, self.tell(image, FULL_FPS / stride, batch["bucket"], rng)
+
+    def tell(self, image: Tensor, fps: Tensor, bucket: Tensor, rng: RandomSource) -> svd.Condition:
+        """Return the condition of images (b 3 64 64), some noise added to them first."""
+        augmentation = noise_levels(rng.randn(len(image)), *svd.NOISE["augmentation"])
+        noised = svd.augment(image, augmentation, rng.randn_like(image))
+        return image_condition(
+            self.first_stage, self.judge, image, noised, fps, bucket, augmentation
         )
-        condition = condition.keep(rng.rand(b) >= self.recipe.condition_dropout)
-        sigma = noise_levels(rng.randn(b), self.recipe.p_mean, self.recipe.p_std)
-        noise = rng.randn_like(x_start)
-        return svd.loss(self.model, x_start, sigma, noise, condition).mean()
 
 
 @torch.no_grad()
@@ -276,14 +294,15 @@ class ClipRecipe(Recipe):
     samples: int = 128  # clips that are drawn and measured
 
     def build(self) -> ImageToVideo:
+        return ImageToVideo(self.start(), self)
+
+    def start(self) -> svd.UNet:
+        """Return the network as training finds it."""
         unet = svd.UNet(zoo.find(self.preset).config)
         if self.source is not None:
             source, _ = load_checkpoint(self.source)
-            if isinstance(source, CaptionedUNet):
-                svd.start_from_image_model(unet, source.unet)
-            else:
-                unet.load_state_dict(source.state_dict())
-        return ImageToVideo(unet, self)
+            svd.start_from(unet, source.unet if isinstance(source, CaptionedUNet) else source)
+        return unet
 
     def data(self) -> Tensors:
         found = web(self.found, self.autoencoder)
@@ -293,15 +312,15 @@ class ClipRecipe(Recipe):
     def measure(self, model: svd.UNet) -> dict:
         """Measure clips that continue the first frames of test clips."""
         test = scenes("test", self.samples)
-        clip = pixels_to_float(test["pixels"])
-        drawn = continue_images(model, clip[:, 0], torch.Generator().manual_seed(0))
-        real = pixels_to_float(scenes("test", self.samples, seed=1)["pixels"])
-        return clip_scores(drawn, test, real)
+        image = pixels_to_float(test["pixels"][:, 0])
+        drawn = continue_images(model, image, torch.Generator().manual_seed(0))
+        first = float(psnr(drawn[:, 0], image).mean())
+        return {"first frame psnr": first, **clip_scores(drawn, test)}
 
 
 @torch.no_grad()
 def continue_images(
-    model: svd.UNet,
+    model: nn.Module,
     image: Tensor,
     generator: torch.Generator,
     fps: float = FPS,
@@ -313,49 +332,79 @@ def continue_images(
 ) -> Tensor:
     """Draw a clip (n t 3 64 64) in [-1, 1] that continues each image (n 3 64 64)."""
     device = next(model.parameters()).device
-    autoencoder, provenance = load_checkpoint(AUTOENCODER, device)
+    autoencoder, _ = load_checkpoint(AUTOENCODER, device)
     judge, _ = load_checkpoint(IMAGE_JUDGE, device)
-    temporal, _ = load_checkpoint(decoder, device)
-    factor = provenance["metrics"]["scale_factor"]
-    scale = svd.guidance_ramp(FRAMES, *guidance)
-    sigmas = karras_sigmas(steps, sigma_max=SIGMA_MAX)
     clips = []
     for part in image.split(32):
-        noise = torch.randn(len(part), FRAMES, 4, SIZE // 8, SIZE // 8, generator=generator)
         grain = torch.randn(part.shape, generator=generator).to(device)
         part = part.to(device)
         numbers = [torch.full((len(part),), x, device=device) for x in (fps, bucket, augmentation)]
         noised = svd.augment(part, numbers[2], grain)
         condition = image_condition(autoencoder, judge, part, noised, *numbers)
-        latents = svd.sample(model, noise.to(device), condition, condition.without(), scale, sigmas)
-        clips.append(temporal.decode(latents / factor).clamp(-1, 1).cpu())
+        clips.append(draw(model, condition, generator, guidance, steps, decoder))
     return torch.cat(clips)
 
 
 @torch.no_grad()
-def clip_scores(drawn: Tensor, test: dict[str, Tensor], real: Tensor) -> dict:
+def draw(
+    model: nn.Module,
+    condition: svd.Condition,
+    generator: torch.Generator,
+    guidance: tuple[float, float] = GUIDANCE,
+    steps: int = STEPS,
+    decoder: str = DECODER,
+) -> Tensor:
+    """Draw a clip (n t 3 64 64) in [-1, 1] under each condition, which has latents (n t c h w)."""
+    if condition.latent is None:
+        raise ValueError("condition: expected one with latents, got one without")
+    n, frames = condition.latent.shape[:2]
+    device = condition.context.device
+    temporal, _ = load_checkpoint(decoder, device)
+    factor = load_checkpoint(AUTOENCODER)[1]["metrics"]["scale_factor"]
+    noise = torch.randn(n, frames, 4, SIZE // 8, SIZE // 8, generator=generator).to(device)
+    scale = svd.guidance_ramp(frames, *guidance)
+    sigmas = karras_sigmas(steps, sigma_max=SIGMA_MAX)
+    latents = svd.sample(model, noise, condition, condition.without(), scale, sigmas)
+    return temporal.decode(latents / factor).clamp(-1, 1).cpu()
+
+
+@torch.no_grad()
+def clip_scores(drawn: Tensor, test: dict[str, Tensor]) -> dict:
     """Measure clips (n t 3 64 64) that continue test clips of these labels.
 
     The judge of scenes reads whether the object is still the same and whether anything moves; the
-    set is compared with other real clips by the Fréchet distance of the judge's features.
+    set is compared with other real clips by the Fréchet distance of the judge's features.  The
+    tools of curation rate every clip, and say whether there is text on it and whether it cuts.
     """
     judge, _ = load_checkpoint(SCENE_JUDGE)
+    others = pixels_to_float(scenes("test", len(drawn), seed=1)["pixels"])
     readings = [judge.read(part) for part in drawn.split(64)]
     read = {name: torch.cat([reading[name] for reading in readings]) for name in readings[0]}
     kept = {name: read[name] == test[name] for name in ("shape", "colour", "scale")}
-    first = pixels_to_float(test["pixels"][:, 0])
-    fake, true = (torch.cat([judge.features(x) for x in part.split(64)]) for part in (drawn, real))
-    moves = (read["motion"] > 0) | (read["camera"] > 0)
+    fake, real = (
+        torch.cat([judge.features(x) for x in part.split(64)]) for part in (drawn, others)
+    )
+    tools = load_tools(clip_judge=SCENE_JUDGE, size=SIZE)
+    pixels = float_to_pixels(drawn)
+    per_clip = {
+        "kept": kept["shape"] & kept["colour"],
+        "moving": read["motion"] > REST,
+        "any motion": (read["motion"] > REST) | (read["camera"] > 0),
+        "text": torch.tensor([text_share(clip, tools.detector) > MOST_TEXT for clip in pixels]),
+        "cut": torch.tensor([bool(find_cuts(clip) or find_fades(clip)) for clip in pixels]),
+        "rating": torch.tensor([aesthetic_score(clip, tools.trunk, tools.head) for clip in pixels]),
+    }
     return {
         **{f"{name} kept": float(hits.float().mean()) for name, hits in kept.items()},
-        "object kept": float((kept["shape"] & kept["colour"]).float().mean()),
-        "object moves": float((read["motion"] > 0).float().mean()),
-        "something moves": float(moves.float().mean()),
+        "object kept": float(per_clip["kept"].float().mean()),
+        "object moves": float(per_clip["moving"].float().mean()),
+        "something moves": float(per_clip["any motion"].float().mean()),
+        "text on it": float(per_clip["text"].float().mean()),
+        "cuts": float(per_clip["cut"].float().mean()),
+        "looks": float(per_clip["rating"].mean()),
         "change": flicker(drawn),
-        "first frame psnr": float(psnr(drawn[:, 0], first).mean()),
-        "frechet": frechet_distance(true, fake),
-        "kept": (kept["shape"] & kept["colour"]).int().tolist(),  # of every clip
-        "moving": (read["motion"] > 0).int().tolist(),
+        "frechet": frechet_distance(real, fake),
+        **{name: (1.0 * x).tolist() for name, x in per_clip.items()},
         "motions": read["motion"].bincount(minlength=9).tolist(),
         "cameras": read["camera"].bincount(minlength=3).tolist(),
     }
@@ -404,6 +453,14 @@ def stages(name: str, seed: int, images: bool, curated: bool, tuned: bool) -> li
     return [video, tuning]
 
 
+# The distributions of ln(sigma) that are compared: three of the paper's stages, and one above.
+LEVELS = {
+    "images": svd.NOISE["images"],
+    "clips": svd.NOISE["320x576"],
+    "image-to-video": svd.NOISE["image-to-video 320x576"],
+    "higher": (1.5, 1.6),
+}
+
 RECIPES: list[Recipe] = [
     DecoderRecipe(
         DECODER,
@@ -417,6 +474,10 @@ RECIPES: list[Recipe] = [
     ),
     CURATED,
     BEST,
+    *(
+        replace(CURATED, name=f"svd-levels-{name}", steps=800, p_mean=p_mean, p_std=p_std)
+        for name, (p_mean, p_std) in LEVELS.items()
+    ),
     *(
         recipe
         for seed in (0, 1, 2)
