@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from course_lib import zoo
 from course_lib.curation.aesthetics import aesthetic_score
 from course_lib.curation.cuts import find_cuts, find_fades
-from course_lib.curation.filter import curate, load_tools, score
+from course_lib.curation.filter import Tools, curate, load_tools, score
 from course_lib.curation.plant import uncurated
 from course_lib.curation.text import MOST_TEXT, text_share
 from course_lib.data import IMAGE_JUDGE, LPIPS_TRUNK, SCENE_JUDGE
@@ -189,8 +189,7 @@ def web(n: int, autoencoder: str = AUTOENCODER) -> Web:
     first_stage, provenance = load_checkpoint(autoencoder)
     factor = provenance["metrics"]["scale_factor"]
     mean, deviation = encode(first_stage, found.pixels.flatten(0, 1))
-    tools = load_tools(clip_judge=SCENE_JUDGE, size=SIZE)
-    scores = score(found.pixels, found.captions, FULL_FPS, tools)
+    scores = score(found.pixels, found.captions, FULL_FPS, tools())
     kept = curate(scores).kept
     by_looks = kept[scores["aesthetics"][kept].argsort(descending=True)]
     return Web(
@@ -201,6 +200,12 @@ def web(n: int, autoencoder: str = AUTOENCODER) -> Web:
         kept=kept,
         best=by_looks[: n // 10],
     )
+
+
+@functools.lru_cache(maxsize=1)
+def tools() -> Tools:
+    """Return the tools of curation for clips of this size."""
+    return load_tools(clip_judge=SCENE_JUDGE, size=SIZE)
 
 
 def motion_bucket(motion: Tensor) -> Tensor:
@@ -384,15 +389,15 @@ def clip_scores(drawn: Tensor, test: dict[str, Tensor]) -> dict:
     fake, real = (
         torch.cat([judge.features(x) for x in part.split(64)]) for part in (drawn, others)
     )
-    tools = load_tools(clip_judge=SCENE_JUDGE, size=SIZE)
+    found = tools()
     pixels = float_to_pixels(drawn)
     per_clip = {
         "kept": kept["shape"] & kept["colour"],
         "moving": read["motion"] > REST,
         "any motion": (read["motion"] > REST) | (read["camera"] > 0),
-        "text": torch.tensor([text_share(clip, tools.detector) > MOST_TEXT for clip in pixels]),
+        "text": torch.tensor([text_share(clip, found.detector) > MOST_TEXT for clip in pixels]),
         "cut": torch.tensor([bool(find_cuts(clip) or find_fades(clip)) for clip in pixels]),
-        "rating": torch.tensor([aesthetic_score(clip, tools.trunk, tools.head) for clip in pixels]),
+        "rating": torch.tensor([aesthetic_score(clip, found.trunk, found.head) for clip in pixels]),
     }
     return {
         **{f"{name} kept": float(hits.float().mean()) for name, hits in kept.items()},
