@@ -415,6 +415,33 @@ def clip_scores(drawn: Tensor, test: dict[str, Tensor]) -> dict:
     }
 
 
+# What is tried besides what clips are asked for by default.
+KNOBS: dict[str, dict] = {
+    "bucket 20": {"bucket": 20.0},
+    "bucket 230": {"bucket": 230.0},
+    "fps 13": {"fps": FULL_FPS},
+    "guidance 1": {"guidance": (1.0, 1.0)},
+    "guidance 2.5": {"guidance": (2.5, 2.5)},
+    "guidance 5": {"guidance": (1.0, 5.0)},
+}
+
+
+@dataclass(frozen=True)
+class FinalRecipe(ClipRecipe):
+    """The last stage, which clips are drawn from: what its knobs do is measured as well."""
+
+    def measure(self, model: svd.UNet) -> dict:
+        test = scenes("test", self.samples)
+        image = pixels_to_float(test["pixels"][:, 0])
+        measured = super().measure(model)
+        for name, knob in KNOBS.items():
+            drawn = continue_images(model, image, torch.Generator().manual_seed(0), **knob)
+            scores = {"first frame psnr": float(psnr(drawn[:, 0], image).mean())}
+            scores |= clip_scores(drawn, test)
+            measured |= {f"{name} {key}": x for key, x in scores.items()}
+        return measured
+
+
 # ---------------------------------------------------------------- the recipes
 
 CURATED = ClipRecipe(
@@ -426,15 +453,14 @@ CURATED = ClipRecipe(
     ema=0.995,
     checkpoint_dtype="float16",
 )
-BEST = replace(
-    CURATED,
-    name="svd-best",
+TUNING: dict = {"learning_rate": 3e-4, "warmup": 20, "ema": 0.99, "clips": "best"}
+BEST = FinalRecipe(
+    "svd-best",
     steps=400,
-    learning_rate=3e-4,
-    warmup=20,
-    ema=0.99,
+    batch_size=8,
+    checkpoint_dtype="float16",
     source="svd-curated",
-    clips="best",
+    **TUNING,
 )
 
 
@@ -454,7 +480,7 @@ def stages(name: str, seed: int, images: bool, curated: bool, tuned: bool) -> li
     )
     if not tuned:
         return [video]
-    tuning = replace(BEST, name=f"svd-{name}-{seed}", seed=seed, steps=300, source=video.name)
+    tuning = replace(video, name=f"svd-{name}-{seed}", steps=300, source=video.name, **TUNING)
     return [video, tuning]
 
 
