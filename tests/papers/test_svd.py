@@ -1,6 +1,7 @@
 """Stable Video Diffusion: layers between frames, the blend, conditions, guidance, LoRA."""
 
 import math
+from dataclasses import replace
 from itertools import pairwise
 
 import pytest
@@ -197,6 +198,20 @@ def test_starting_from_an_image_model_of_fewer_input_channels():
     assert torch.equal(clip.up[0].res.conv1.weight, image.up[0].res.conv1.weight)
     assert torch.equal(clip.down[0].temporal_res.conv1.weight, temporal)
     assert clip.down[0].mix.item() != 0.5
+
+
+def test_starting_from_a_clip_model_of_fewer_inputs():
+    """Of one channel and one number of the vector fewer: what is new begins at zero."""
+    source = randomized(UNet(CONFIG))
+    more = replace(CONFIG, in_channels=CONFIG.in_channels + 1, vector=CONFIG.vector + 5)
+    clip = randomized(UNet(more), seed=5)
+    svd.start_from(clip, source)
+    x, t, context, vector = random(1, 3, 8, 4, 4), torch.zeros(1), random(1, 1, 12), random(1, 18)
+    with torch.no_grad():
+        expected = source(x, t, context, vector)
+        x = torch.cat([x, random(1, 3, 1, 4, 4)], dim=2)
+        told = clip(x, t, context, torch.cat([vector, random(1, 5)], dim=1))
+    torch.testing.assert_close(told, expected, rtol=0, atol=1e-6)
 
 
 def test_the_tiny_model_starts_from_the_tiny_image_model():

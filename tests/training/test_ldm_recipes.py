@@ -1,13 +1,18 @@
 """The recipes of chapter 08: runs differ only in what is compared, and they learn."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
 from course_lib.data import captions, images
+from course_lib.nn.embeddings import timestep_embedding
+from course_lib.nn.lora import lora_state
 from course_lib.papers import svd
 from course_lib.papers.ldm_autoencoder import AUTOENCODER_CONFIGS, AutoencoderKL
 from course_lib.papers.svd_decoder import TEMPORAL_DECODER_CONFIGS, TemporalAutoencoder
 from course_lib.training import RandomSource, find_recipe, load_checkpoint, results
+from course_lib.training.recipes import svd as svd_recipes
 from course_lib.training.recipes.ldm import IMAGES, RECIPES, decode, encode, training_macs
 from course_lib.training.recipes.svd import by_frame, image_condition, start_from_first_stage
 from course_lib.world import CAPTION_WORDS, LittleWorld, caption, pixels_to_float
@@ -34,6 +39,13 @@ def test_the_three_stages_and_those_less_one_have_equal_steps_on_clips():
         video, tuning = (find_recipe(f"svd-{name}-2{end}") for end in ("-video", ""))
         assert tuning.source == video.name and tuning.clips == "best"
         assert video.steps + tuning.steps == find_recipe("svd-no-tuning-2-video").steps
+
+
+def test_what_a_clip_model_is_used_for_differs_only_in_what_is_compared():
+    assert differing(["svd-levels-images", "svd-levels-higher"]) == {"p_mean", "p_std"}
+    assert differing(["svd-camera-still", "svd-camera-orbit", "svd-camera-zoom"]) == {"camera"}
+    views = ["svd-views-clips", "svd-views-images", "svd-views-scratch"]
+    assert differing(views) == {"source"}
 
 
 def test_pixels_are_diffused_for_as_many_multiply_adds_as_latents():
@@ -124,3 +136,61 @@ def test_an_images_condition_is_its_embedding_its_unscaled_latent_and_three_numb
     fps, bucket, augmentation = numbers
     expected = svd.micro_conditioning(fps - 1, bucket, augmentation, 32)
     torch.testing.assert_close(condition.vector, expected)
+
+
+def _moving_clips(b, frames=svd_recipes.FOUND_FRAMES):
+    """Clips of noise, as recipes have them: pixels, latents and how much moves."""
+    generator = torch.Generator().manual_seed(0)
+    return {
+        "pixels": torch.randint(256, (b, frames, 64, 64, 3), generator=generator).byte(),
+        "mean": torch.randn(b, frames, 4, 8, 8, generator=generator),
+        "deviation": torch.zeros(b, frames, 4, 8, 8),
+        "bucket": torch.full((b,), 90.0),
+    }
+
+
+def test_a_lora_trains_and_keeps_its_own_numbers_alone():
+    recipe = replace(find_recipe("svd-camera-orbit"), source=None)
+    torch.manual_seed(0)
+    trainable = recipe.build()
+    unet = trainable.model.adapted[0]
+    changed = lora_state(unet)
+    assert sum(x.numel() for x in trainable.model.state_dict().values()) == sum(
+        x.numel() for x in changed.values()
+    )
+    assert not any(x.any() for name, x in changed.items() if name.endswith("up"))
+    with torch.no_grad():  # a fresh network says nothing, and its inside learns nothing
+        for name, parameter in unet.named_parameters():
+            if not name.endswith((".up", ".down")):
+                parameter.normal_(std=0.1)
+    before = {name: x.clone() for name, x in unet.state_dict().items()}
+    train_model(trainable, _moving_clips(2), 2)
+    for name, x in unet.state_dict().items():
+        is_lora = name.endswith((".up", ".down"))
+        assert is_lora or torch.equal(x, before[name]), name
+    assert any(x.any() for name, x in lora_state(unet).items() if name.endswith("up"))
+
+
+@torch.no_grad()
+def test_the_frames_between_two_are_told_the_ends_and_nothing_else():
+    torch.manual_seed(0)
+    trainable = replace(find_recipe("svd-between"), source=None).build()
+    x_start, condition = trainable.sample(_moving_clips(2), RandomSource(3))
+    assert x_start.shape == (2, 5, 4, 8, 8)
+    assert condition.context.shape == (2, 2, 96)
+    assert condition.latent.shape == (2, 5, 5, 8, 8)
+    assert not condition.latent[:, 1:4].any()
+    assert (condition.latent[:, [0, 4], 4] == 1).all()
+
+
+@torch.no_grad()
+def test_views_are_told_the_first_one_and_how_high_the_camera_stands():
+    torch.manual_seed(0)
+    trainable = replace(find_recipe("svd-views-clips"), source=None).build()
+    batch = _moving_clips(2, frames=14) | {"elevation": torch.tensor([20.0, 25.0])}
+    _, condition = trainable.sample(batch, RandomSource(3))
+    assert condition.vector.shape == (2, 128)
+    torch.testing.assert_close(
+        condition.vector[:, 96:], timestep_embedding(torch.tensor([20.0, 25.0]), 32)
+    )
+    assert condition.latent.shape == (2, 14, 4, 8, 8)

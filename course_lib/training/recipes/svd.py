@@ -205,7 +205,7 @@ def web(n: int, autoencoder: str = AUTOENCODER) -> Web:
 @functools.lru_cache(maxsize=1)
 def tools() -> Tools:
     """Return the tools of curation for clips of this size."""
-    return load_tools(clip_judge=SCENE_JUDGE, size=SIZE)
+    return load_tools(size=SIZE)
 
 
 def motion_bucket(motion: Tensor) -> Tensor:
