@@ -427,10 +427,10 @@ def predict_v(
 
 
 def loss(
-    unet: UNet, x_start: Batch, sigma: PerSample, noise: Batch, condition: Condition
+    network: Callable, x_start: Batch, sigma: PerSample, noise: Batch, condition: Condition
 ) -> PerSample:
     """Return what training minimizes, per clip: the weighted error of the estimate of x_start."""
-    return edm.denoising_loss(partial(predict_v, unet, condition), x_start, sigma, noise)
+    return edm.denoising_loss(partial(predict_v, network, condition), x_start, sigma, noise)
 
 
 def guidance_ramp(frames: int, first: float, last: float) -> Float[Tensor, " t"]:
