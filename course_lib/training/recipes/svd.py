@@ -453,6 +453,7 @@ CURATED = ClipRecipe(
     ema=0.995,
     checkpoint_dtype="float16",
 )
+SHORT = replace(CURATED, name="svd-short", steps=600, samples=64)  # of what is compared
 TUNING: dict = {"learning_rate": 3e-4, "warmup": 20, "ema": 0.99, "clips": "best"}
 BEST = FinalRecipe(
     "svd-best",
@@ -465,22 +466,22 @@ BEST = FinalRecipe(
 
 
 def stages(name: str, seed: int, images: bool, curated: bool, tuned: bool) -> list[ClipRecipe]:
-    """Return the runs of three stages, or of three less one, with 1,200 steps on clips in all.
+    """Return the runs of three stages, or of three less one, with 800 steps on clips in all.
 
     Without images the clip model starts from random weights, without curation it is trained on all
     clips of the web, and without fine-tuning the second stage is as long as both.
     """
     video = replace(
-        CURATED,
+        SHORT,
         name=f"svd-{name}-{seed}-video",
         seed=seed,
-        steps=900 if tuned else 1200,
+        steps=600 if tuned else 800,
         source="ldm-images" if images else None,
         clips="kept" if curated else "all",
     )
     if not tuned:
         return [video]
-    tuning = replace(video, name=f"svd-{name}-{seed}", steps=300, source=video.name, **TUNING)
+    tuning = replace(video, name=f"svd-{name}-{seed}", steps=200, source=video.name, **TUNING)
     return [video, tuning]
 
 
@@ -506,7 +507,7 @@ RECIPES: list[Recipe] = [
     CURATED,
     BEST,
     *(
-        replace(CURATED, name=f"svd-levels-{name}", steps=800, p_mean=p_mean, p_std=p_std)
+        replace(SHORT, name=f"svd-levels-{name}", p_mean=p_mean, p_std=p_std)
         for name, (p_mean, p_std) in LEVELS.items()
     ),
     *(
