@@ -219,8 +219,7 @@ def motion_bucket(motion: Tensor) -> Tensor:
 class ImageToVideo(Trainable):
     """The loss of image-to-video at the noise levels of a stage.
 
-    A sample is 14 frames of a clip of 27: all it shows at half its frame rate, or half of it at the
-    full one.
+    A sample is some frames of a clip of 27, evenly spaced.
     """
 
     model: svd.UNet
@@ -247,9 +246,10 @@ class ImageToVideo(Trainable):
         """Return latents (b t c h w), and what the model is told of them."""
         b = len(batch["mean"])
         rows = torch.arange(b)[:, None]
-        stride = 1 + (rng.rand(b) < self.recipe.half_rate).long()
-        start = (rng.rand(b) * (FOUND_FRAMES - (FRAMES - 1) * stride)).long()
-        frames = start[:, None] + stride[:, None] * torch.arange(FRAMES, device=start.device)
+        kept = torch.arange(self.recipe.frames, device=batch["mean"].device)
+        stride = self.recipe.stride - (rng.rand(b) >= self.recipe.slow_rate).long()
+        start = (rng.rand(b) * (FOUND_FRAMES - kept[-1] * stride)).long()
+        frames = start[:, None] + stride[:, None] * kept
 
         mean = batch["mean"][rows, frames]  # b t c h w
         x_start = mean + batch["deviation"][rows, frames] * rng.randn_like(mean)
@@ -261,7 +261,14 @@ class ImageToVideo(Trainable):
         augmentation = noise_levels(rng.randn(len(image)), *svd.NOISE["augmentation"])
         noised = svd.augment(image, augmentation, rng.randn_like(image))
         return image_condition(
-            self.first_stage, self.judge, image, noised, fps, bucket, augmentation
+            self.first_stage,
+            self.judge,
+            image,
+            noised,
+            fps,
+            bucket,
+            augmentation,
+            self.recipe.frames,
         )
 
 
@@ -274,12 +281,13 @@ def image_condition(
     fps: Tensor,
     bucket: Tensor,
     augmentation: Tensor,
+    frames: int,
 ) -> svd.Condition:
     """Return what an image's continuation is told: (b 3 64 64), and three numbers (b,)."""
     embedding = judge.features(shrink(image[None])[0])  # b 96
     latent = first_stage.encode(noised).mean  # b 4 8 8
     vector = svd.micro_conditioning(fps - 1, bucket, augmentation, VECTOR_WIDTH)
-    return svd.image_condition(embedding, latent, vector, FRAMES)
+    return svd.image_condition(embedding, latent, vector, frames)
 
 
 @dataclass(frozen=True)
@@ -292,7 +300,9 @@ class ClipRecipe(Recipe):
     autoencoder: str = AUTOENCODER
     found: int = 3000  # clips of the web
     clips: Literal["all", "kept", "best"] = "kept"
-    half_rate: float = 0.7  # share of samples at half the frame rate
+    frames: int = FRAMES
+    stride: int = 2  # frames of the web from one of a sample to the next
+    slow_rate: float = 0.7  # share of samples of this stride; others have one less
     condition_dropout: float = 0.1
     p_mean: float = 0.7
     p_std: float = 1.6
@@ -318,7 +328,13 @@ class ClipRecipe(Recipe):
         """Measure clips that continue the first frames of test clips."""
         test = scenes("test", self.samples)
         image = pixels_to_float(test["pixels"][:, 0])
-        drawn = continue_images(model, image, torch.Generator().manual_seed(0))
+        drawn = continue_images(
+            model,
+            image,
+            torch.Generator().manual_seed(0),
+            fps=FULL_FPS / self.stride,
+            frames=self.frames,
+        )
         first = float(psnr(drawn[:, 0], image).mean())
         return {"first frame psnr": first, **clip_scores(drawn, test)}
 
@@ -333,7 +349,7 @@ def continue_images(
     augmentation: float = AUGMENTATION,
     guidance: tuple[float, float] = GUIDANCE,
     steps: int = STEPS,
-    decoder: str = DECODER,
+    frames: int = FRAMES,
 ) -> Tensor:
     """Draw a clip (n t 3 64 64) in [-1, 1] that continues each image (n 3 64 64)."""
     device = next(model.parameters()).device
@@ -345,8 +361,8 @@ def continue_images(
         part = part.to(device)
         numbers = [torch.full((len(part),), x, device=device) for x in (fps, bucket, augmentation)]
         noised = svd.augment(part, numbers[2], grain)
-        condition = image_condition(autoencoder, judge, part, noised, *numbers)
-        clips.append(draw(model, condition, generator, guidance, steps, decoder))
+        condition = image_condition(autoencoder, judge, part, noised, *numbers, frames)
+        clips.append(draw(model, condition, generator, guidance, steps))
     return torch.cat(clips)
 
 
@@ -357,14 +373,13 @@ def draw(
     generator: torch.Generator,
     guidance: tuple[float, float] = GUIDANCE,
     steps: int = STEPS,
-    decoder: str = DECODER,
 ) -> Tensor:
     """Draw a clip (n t 3 64 64) in [-1, 1] under each condition, which has latents (n t c h w)."""
     if condition.latent is None:
         raise ValueError("condition: expected one with latents, got one without")
     n, frames = condition.latent.shape[:2]
     device = condition.context.device
-    temporal, _ = load_checkpoint(decoder, device)
+    temporal, _ = load_checkpoint(DECODER, device)
     factor = load_checkpoint(AUTOENCODER)[1]["metrics"]["scale_factor"]
     noise = torch.randn(n, frames, 4, SIZE // 8, SIZE // 8, generator=generator).to(device)
     scale = svd.guidance_ramp(frames, *guidance)
@@ -382,7 +397,8 @@ def clip_scores(drawn: Tensor, test: dict[str, Tensor]) -> dict:
     tools of curation rate every clip, and say whether there is text on it and whether it cuts.
     """
     judge, _ = load_checkpoint(SCENE_JUDGE)
-    others = pixels_to_float(scenes("test", len(drawn), seed=1)["pixels"])
+    shown = torch.linspace(0, FRAMES - 1, drawn.shape[1]).round().long()
+    others = pixels_to_float(scenes("test", len(drawn), seed=1)["pixels"][:, shown])
     readings = [judge.read(part) for part in drawn.split(64)]
     read = {name: torch.cat([reading[name] for reading in readings]) for name in readings[0]}
     kept = {name: read[name] == test[name] for name in ("shape", "colour", "scale")}
@@ -454,15 +470,28 @@ CURATED = ClipRecipe(
     ema=0.995,
     checkpoint_dtype="float16",
 )
-SHORT = replace(CURATED, name="svd-short", steps=600, samples=64)  # of what is compared
+# What is compared: the whole of a clip in nine frames.
+SHORT = replace(
+    CURATED,
+    name="svd-short",
+    steps=600,
+    batch_size=4,
+    frames=9,
+    stride=3,
+    slow_rate=1.0,
+    samples=64,
+)
 TUNING: dict = {"learning_rate": 3e-4, "warmup": 20, "ema": 0.99, "clips": "best"}
 BEST = FinalRecipe(
     "svd-best",
-    steps=400,
+    steps=2000,
     batch_size=8,
     checkpoint_dtype="float16",
+    learning_rate=7e-4,
+    warmup=50,
+    ema=0.995,
     source="svd-curated",
-    **TUNING,
+    clips="best",
 )
 
 

@@ -247,7 +247,7 @@ def look_around(
     first_stage, _ = load_checkpoint(AUTOENCODER)
     judge, _ = load_checkpoint(IMAGE_JUDGE)
     numbers = [torch.full((len(image),), x) for x in (FPS, BUCKET, 0.0)]
-    condition = image_condition(first_stage, judge, image, image, *numbers)
+    condition = image_condition(first_stage, judge, image, image, *numbers, FRAMES)
     return draw(model, with_elevation(condition, elevation), generator, guidance)
 
 
@@ -265,7 +265,7 @@ def view_scores(prefix: str, drawn: Tensor, truth: Tensor) -> dict:
 
 VIEWS = ViewsRecipe(
     "svd-views-clips",
-    steps=600,
+    steps=500,
     batch_size=8,
     learning_rate=1e-3,
     warmup=50,
@@ -279,7 +279,8 @@ RECIPES: list[Recipe] = [
     *(
         CameraRecipe(
             f"svd-camera-{camera}",
-            steps=250,
+            steps=200,
+            samples=64,
             batch_size=8,
             learning_rate=2e-3,
             warmup=20,
@@ -290,8 +291,9 @@ RECIPES: list[Recipe] = [
     ),
     BetweenRecipe(
         "svd-between",
-        steps=1200,
+        steps=800,
         batch_size=16,
+        samples=64,
         learning_rate=1e-3,
         warmup=50,
         ema=0.99,
