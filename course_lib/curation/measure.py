@@ -26,7 +26,7 @@ from course_lib.files import write_atomically
 from course_lib.paths import RESULTS
 from course_lib.world import DURATION_SECONDS, LittleWorld, render_scenes
 
-CLIPS = 600
+CLIPS = 300
 FRAMES = 16
 FPS = (FRAMES - 1) / DURATION_SECONDS
 FADE_FRAMES = 3  # that a fade may be reported off its middle
