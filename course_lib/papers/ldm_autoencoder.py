@@ -23,10 +23,9 @@ from torch import nn
 
 from course_lib.losses.adversarial import (
     adaptive_weight,
-    hinge_discriminator_loss,
     hinge_generator_loss,
 )
-from course_lib.papers.vqgan import Decoder, Encoder, VQGANConfig
+from course_lib.papers.vqgan import Decoder, Encoder, VQGANConfig, VQGANLoss
 from course_lib.shapes import Batch, Float, PerSample, Tensor
 
 # ---------------------------------------------------------------- configurations
@@ -185,13 +184,4 @@ class FirstStageLoss:
 
         return total, parts
 
-    @staticmethod
-    def discriminator_loss(
-        discriminator: nn.Module,
-        image: Float[Tensor, "b c h w"],
-        reconstruction: Float[Tensor, "b c h w"],
-    ) -> Float[Tensor, ""]:
-        """Return what the discriminator minimizes: the hinge form, real against rebuilt."""
-        real = discriminator(image)
-        fake = discriminator(reconstruction.detach())
-        return hinge_discriminator_loss(real, fake)
+    discriminator_loss = staticmethod(VQGANLoss.discriminator_loss)
