@@ -36,9 +36,9 @@ def test_the_three_stages_and_those_less_one_have_equal_steps_on_clips():
     assert differing(["svd-three-0-video", "svd-no-tuning-0-video"]) == {"steps"}
     assert differing(["svd-three-0-video", "svd-three-1-video"]) == {"seed"}
     for name in ("three", "no-images", "no-curation"):
-        video, tuning = (find_recipe(f"svd-{name}-2{end}") for end in ("-video", ""))
+        video, tuning = (find_recipe(f"svd-{name}-1{end}") for end in ("-video", ""))
         assert tuning.source == video.name and tuning.clips == "best"
-        assert video.steps + tuning.steps == find_recipe("svd-no-tuning-2-video").steps
+        assert video.steps + tuning.steps == find_recipe("svd-no-tuning-1-video").steps
 
 
 def test_what_a_clip_model_is_used_for_differs_only_in_what_is_compared():

@@ -542,7 +542,7 @@ RECIPES: list[Recipe] = [
     ),
     *(
         recipe
-        for seed in (0, 1, 2)
+        for seed in (0, 1)
         for runs in (
             stages("three", seed, images=True, curated=True, tuned=True),
             stages("no-images", seed, images=False, curated=True, tuned=True),

@@ -265,7 +265,7 @@ def view_scores(prefix: str, drawn: Tensor, truth: Tensor) -> dict:
 
 VIEWS = ViewsRecipe(
     "svd-views-clips",
-    steps=500,
+    steps=400,
     batch_size=8,
     learning_rate=1e-3,
     warmup=50,
@@ -279,7 +279,7 @@ RECIPES: list[Recipe] = [
     *(
         CameraRecipe(
             f"svd-camera-{camera}",
-            steps=200,
+            steps=150,
             samples=64,
             batch_size=8,
             learning_rate=2e-3,
@@ -291,7 +291,7 @@ RECIPES: list[Recipe] = [
     ),
     BetweenRecipe(
         "svd-between",
-        steps=800,
+        steps=600,
         batch_size=16,
         samples=64,
         learning_rate=1e-3,
