@@ -249,16 +249,20 @@ class ImageRecipe(Recipe):
         self, model: CaptionedUNet, sentences: list[str], scale: float, generator: torch.Generator
     ) -> Tensor:
         """Draw an image (n 3 64 64) in [-1, 1] for each caption."""
-        process = ldm.LatentDiffusion(model.unet.config)
         shape = (model.unet.config.in_channels, *self.sides)
         noise = torch.randn(len(sentences), *shape, generator=generator)
         device = next(model.parameters()).device
         parts = []
         for first in range(0, len(sentences), 100):
             predict = model.guided(sentences[first : first + 100], scale)
-            x = process.sample(predict, noise[first : first + 100].to(device), DDIM_STEPS)
+            x = self.sample(model, predict, noise[first : first + 100].to(device))
             parts.append(self.decode(x))
         return torch.cat(parts)
+
+    def sample(self, model: CaptionedUNet, predict: Guided, noise: Tensor) -> Tensor:
+        """Return latents, from noise."""
+        process = ldm.LatentDiffusion(model.unet.config)
+        return process.sample(predict, noise, DDIM_STEPS)
 
     @property
     def sides(self) -> tuple[int, int]:

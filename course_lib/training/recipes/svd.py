@@ -1,8 +1,8 @@
 """Notebook 08, second half: Stable Video Diffusion on clips of the little world.
 
-`svd-decoder` is the temporal decoder of the chapter's first stage.  `svd-curated` continues images,
-after `ldm-images`, on what curation leaves of a small web of flawed clips; `svd-best` goes on with
-the best tenth of it: the three stages of the paper.  `svd-three-*`, shorter, have all of them, and
+`svd-decoder` is the temporal decoder of the chapter's first stage.  `svd-images` teaches the image
+model noise levels.  `svd-curated` goes on from it to what curation leaves of a small web of flawed
+clips, and `svd-best` to the best tenth of it: the three stages of the paper.  `svd-three-*`, shorter, have all of them, and
 `svd-no-*` lack one each.
 """
 
@@ -22,7 +22,14 @@ from course_lib.curation.filter import Tools, curate, load_tools, score
 from course_lib.curation.plant import uncurated
 from course_lib.curation.text import MOST_TEXT, text_share
 from course_lib.data import IMAGE_JUDGE, LPIPS_TRUNK, SCENE_JUDGE
-from course_lib.diffusion.edm import karras_sigmas, noise_levels
+from course_lib.diffusion.edm import (
+    denoise,
+    denoising_loss,
+    euler_sample,
+    karras_sigmas,
+    noise_levels,
+)
+from course_lib.diffusion.guidance import Guided
 from course_lib.metrics import frechet_distance, psnr
 from course_lib.metrics.scene_judge import shrink
 from course_lib.papers import svd
@@ -30,7 +37,16 @@ from course_lib.papers.svd_decoder import TemporalAutoencoder
 from course_lib.training.randomness import RandomSource
 from course_lib.training.recipe import LRSchedule, Recipe, Tensors, Trainable
 from course_lib.training.recipes.judges import REST
-from course_lib.training.recipes.ldm import AUTOENCODER, FRAMES, SIZE, CaptionedUNet, encode, scenes
+from course_lib.training.recipes.ldm import (
+    AUTOENCODER,
+    FRAMES,
+    SIZE,
+    CaptionedDiffusion,
+    CaptionedUNet,
+    ImageRecipe,
+    encode,
+    scenes,
+)
 from course_lib.training.store import load_checkpoint
 from course_lib.world import DURATION_SECONDS, float_to_pixels, pixels_to_float
 
@@ -213,6 +229,46 @@ def motion_bucket(motion: Tensor) -> Tensor:
     return (BUCKETS_PER_SCORE * motion).clamp(0, 255)
 
 
+# ---------------------------------------------------------------- images, by noise levels
+
+
+class LevelledDiffusion(CaptionedDiffusion):
+    """The loss of captioned images at noise levels, which the network is told in place of steps."""
+
+    def __init__(self, model: CaptionedUNet, recipe: "LevelledRecipe"):
+        super().__init__(model, recipe.caption_dropout)
+        self.recipe = recipe
+
+    def loss(self, player: str, batch: dict[str, Tensor], rng: RandomSource) -> Tensor:
+        x_start = self.x_start(batch, rng)
+        b = len(x_start)
+        sigma = noise_levels(rng.randn(b), self.recipe.p_mean, self.recipe.p_std)
+        is_kept = rng.rand(b) >= self.caption_dropout
+        context = self.model.captions(batch["tokens"] * is_kept[:, None])
+        network = functools.partial(self.model.unet, context=context)
+        return denoising_loss(network, x_start, sigma, rng.randn_like(x_start)).mean()
+
+
+@dataclass(frozen=True)
+class LevelledRecipe(ImageRecipe):
+    """The image model, trained on until it knows noise levels (appendix D).
+
+    The paper does so before it adds layers over time, with lower levels than for clips; here they
+    are those of clips, which must be sampled from pure noise.
+    """
+
+    source: str = "ldm-images"
+    p_mean: float = 0.7
+    p_std: float = 1.6
+
+    def build(self) -> LevelledDiffusion:
+        return LevelledDiffusion(load_checkpoint(self.source)[0].requires_grad_(True), self)
+
+    def sample(self, model: CaptionedUNet, predict: Guided, noise: Tensor) -> Tensor:
+        denoiser = functools.partial(denoise, predict)
+        return euler_sample(denoiser, noise, karras_sigmas(STEPS, sigma_max=SIGMA_MAX))
+
+
 # ---------------------------------------------------------------- image to video
 
 
@@ -296,7 +352,7 @@ class ClipRecipe(Recipe):
 
     lr_schedule: LRSchedule = "linear"
     preset: str = "svd/tiny"
-    source: str | None = "ldm-images"
+    source: str | None = "svd-images"
     autoencoder: str = AUTOENCODER
     found: int = 3000  # clips of the web
     clips: Literal["all", "kept", "best"] = "kept"
@@ -461,6 +517,15 @@ class FinalRecipe(ClipRecipe):
 
 # ---------------------------------------------------------------- the recipes
 
+LEVELLED = LevelledRecipe(
+    "svd-images",
+    steps=1000,
+    batch_size=64,
+    learning_rate=1e-3,
+    warmup=50,
+    ema=0.99,
+    checkpoint_dtype="float16",
+)
 CURATED = ClipRecipe(
     "svd-curated",
     steps=3000,
@@ -506,7 +571,7 @@ def stages(name: str, seed: int, images: bool, curated: bool, tuned: bool) -> li
         name=f"svd-{name}-{seed}-video",
         seed=seed,
         steps=600 if tuned else 800,
-        source="ldm-images" if images else None,
+        source="svd-images" if images else None,
         clips="kept" if curated else "all",
     )
     if not tuned:
@@ -534,6 +599,7 @@ RECIPES: list[Recipe] = [
         precision="bfloat16",
         checkpoint_dtype="float16",
     ),
+    LEVELLED,
     CURATED,
     BEST,
     *(

@@ -300,6 +300,6 @@ RECIPES: list[Recipe] = [
         checkpoint_dtype="float16",
     ),
     VIEWS,
-    replace(VIEWS, name="svd-views-images", source="ldm-images"),
+    replace(VIEWS, name="svd-views-images", source="svd-images"),
     replace(VIEWS, name="svd-views-scratch", source=None),
 ]
