@@ -2,8 +2,8 @@
 
 `svd-decoder` is the temporal decoder of the chapter's first stage.  `svd-images` teaches the image
 model noise levels.  `svd-curated` goes on from it to what curation leaves of a small web of flawed
-clips, and `svd-best` to the best tenth of it: the three stages of the paper.  `svd-three-*`, shorter, have all of them, and
-`svd-no-*` lack one each.
+clips, and `svd-best` to the best tenth of it: the three stages of the paper.  `svd-three-*`,
+shorter, have all of them, and `svd-no-*` lack one each.
 """
 
 import functools
