@@ -130,7 +130,7 @@ def test_an_images_condition_is_its_embedding_its_unscaled_latent_and_three_numb
     judge, _ = load_checkpoint("vit-judge")
     image = pixels_to_float(images("test", 2, 64)["pixels"])
     numbers = torch.tensor([6.5, 13.0]), torch.tensor([10.0, 200.0]), torch.tensor([0.02, 0.1])
-    condition = image_condition(autoencoder, judge, image, image, *numbers, 6)
+    condition = image_condition(autoencoder, judge, image, image, 6, *numbers)
     assert condition.context.shape == (2, 1, 96)
     torch.testing.assert_close(condition.latent[:, 5], autoencoder.encode(image).mean)
     fps, bucket, augmentation = numbers

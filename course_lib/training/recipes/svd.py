@@ -21,7 +21,7 @@ from course_lib.curation.cuts import find_cuts, find_fades
 from course_lib.curation.filter import Tools, curate, load_tools, score
 from course_lib.curation.plant import uncurated
 from course_lib.curation.text import MOST_TEXT, text_share
-from course_lib.data import IMAGE_JUDGE, LPIPS_TRUNK, SCENE_JUDGE
+from course_lib.data import IMAGE_JUDGE, LPIPS_TRUNK, SCENE_JUDGE, images
 from course_lib.diffusion.edm import (
     denoise,
     denoising_loss,
@@ -115,7 +115,7 @@ class DecoderRecipe(Recipe):
         """Measure rebuilt test clips, and how much they flicker, beside the frame-wise decoder.
 
         What any model of clips is compared with is measured as its clips are: real clips, rebuilt
-        ones, and their first frames held.
+        ones, and images that are held, which the decoder sees as clips, too.
         """
         test = scenes("test", 128)
         clip = pixels_to_float(test["pixels"])
@@ -133,9 +133,12 @@ class DecoderRecipe(Recipe):
                 f"{name} flicker": flicker(rebuilt - clip),
             }
             if name == "temporal":
-                held = rebuilt[:, :1].expand_as(rebuilt)
-                for kind, shown in {"real": clip, "rebuilt": rebuilt, "held": held}.items():
-                    scores = clip_scores(shown, test)
+                at_rest = images("test", 128, SIZE)
+                image = pixels_to_float(at_rest["pixels"])[:, None]
+                held = rebuild(image).expand(-1, FRAMES, -1, -1, -1)
+                yardsticks = {"real": (clip, test), "rebuilt": (rebuilt, test)}
+                for kind, (shown, of) in {**yardsticks, "held": (held, at_rest)}.items():
+                    scores = clip_scores(shown, of)
                     measured |= {f"{kind} {key}": found for key, found in scores.items()}
         return measured
 
@@ -278,9 +281,7 @@ class ImageToVideo(Trainable):
     A sample is some frames of a clip of 27, evenly spaced.
     """
 
-    model: svd.UNet
-
-    def __init__(self, model: svd.UNet, recipe: "ClipRecipe"):
+    def __init__(self, model: nn.Module, recipe: "ClipRecipe"):
         super().__init__()
         self.model = model
         self.recipe = recipe
@@ -321,10 +322,10 @@ class ImageToVideo(Trainable):
             self.judge,
             image,
             noised,
+            self.recipe.frames,
             fps,
             bucket,
             augmentation,
-            self.recipe.frames,
         )
 
 
@@ -334,10 +335,10 @@ def image_condition(
     judge: nn.Module,
     image: Tensor,
     noised: Tensor,
+    frames: int,
     fps: Tensor,
     bucket: Tensor,
     augmentation: Tensor,
-    frames: int,
 ) -> svd.Condition:
     """Return what an image's continuation is told: (b 3 64 64), and three numbers (b,)."""
     embedding = judge.features(shrink(image[None])[0])  # b 96
@@ -381,9 +382,9 @@ class ClipRecipe(Recipe):
         return found.tensors(which[self.clips])
 
     def measure(self, model: svd.UNet) -> dict:
-        """Measure clips that continue the first frames of test clips."""
-        test = scenes("test", self.samples)
-        image = pixels_to_float(test["pixels"][:, 0])
+        """Measure clips that continue test images."""
+        test = images("test", self.samples, SIZE)
+        image = pixels_to_float(test["pixels"])
         drawn = continue_images(
             model,
             image,
@@ -417,7 +418,7 @@ def continue_images(
         part = part.to(device)
         numbers = [torch.full((len(part),), x, device=device) for x in (fps, bucket, augmentation)]
         noised = svd.augment(part, numbers[2], grain)
-        condition = image_condition(autoencoder, judge, part, noised, *numbers, frames)
+        condition = image_condition(autoencoder, judge, part, noised, frames, *numbers)
         clips.append(draw(model, condition, generator, guidance, steps))
     return torch.cat(clips)
 
@@ -446,7 +447,7 @@ def draw(
 
 @torch.no_grad()
 def clip_scores(drawn: Tensor, test: dict[str, Tensor]) -> dict:
-    """Measure clips (n t 3 64 64) that continue test clips of these labels.
+    """Measure clips (n t 3 64 64) of objects of these labels.
 
     The judge of scenes reads whether the object is still the same and whether anything moves; the
     set is compared with other real clips by the Fréchet distance of the judge's features.  The
@@ -504,8 +505,8 @@ class FinalRecipe(ClipRecipe):
     """The last stage, which clips are drawn from: what its knobs do is measured as well."""
 
     def measure(self, model: svd.UNet) -> dict:
-        test = scenes("test", self.samples // 2)
-        image = pixels_to_float(test["pixels"][:, 0])
+        test = images("test", self.samples // 2, SIZE)
+        image = pixels_to_float(test["pixels"])
         measured = super().measure(model)
         for name, knob in KNOBS.items():
             drawn = continue_images(model, image, torch.Generator().manual_seed(0), **knob)
@@ -528,7 +529,7 @@ LEVELLED = LevelledRecipe(
 )
 CURATED = ClipRecipe(
     "svd-curated",
-    steps=3000,
+    steps=8000,
     batch_size=8,
     learning_rate=1e-3,
     warmup=100,

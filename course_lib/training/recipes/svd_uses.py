@@ -70,9 +70,7 @@ class CameraRecipe(ClipRecipe):
     found: int = 300
 
     def build(self) -> ImageToVideo:
-        trainable = super().build()
-        trainable.model = CameraMotion(trainable.model, self.rank)
-        return trainable
+        return ImageToVideo(CameraMotion(self.start(), self.rank), self)
 
     def data(self) -> Tensors:
         clips = free_clips(
@@ -247,7 +245,7 @@ def look_around(
     first_stage, _ = load_checkpoint(AUTOENCODER)
     judge, _ = load_checkpoint(IMAGE_JUDGE)
     numbers = [torch.full((len(image),), x) for x in (FPS, BUCKET, 0.0)]
-    condition = image_condition(first_stage, judge, image, image, *numbers, FRAMES)
+    condition = image_condition(first_stage, judge, image, image, FRAMES, *numbers)
     return draw(model, with_elevation(condition, elevation), generator, guidance)
 
 
