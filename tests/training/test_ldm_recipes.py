@@ -1,5 +1,6 @@
 """The recipes of chapter 08: runs differ only in what is compared, and they learn."""
 
+import copy
 from dataclasses import replace
 
 import pytest
@@ -14,7 +15,12 @@ from course_lib.papers.svd_decoder import TEMPORAL_DECODER_CONFIGS, TemporalAuto
 from course_lib.training import RandomSource, find_recipe, load_checkpoint, results
 from course_lib.training.recipes import svd as svd_recipes
 from course_lib.training.recipes.ldm import IMAGES, RECIPES, decode, encode, training_macs
-from course_lib.training.recipes.svd import by_frame, image_condition, start_from_first_stage
+from course_lib.training.recipes.svd import (
+    ImageToVideo,
+    by_frame,
+    image_condition,
+    start_from_first_stage,
+)
 from course_lib.world import CAPTION_WORDS, LittleWorld, caption, pixels_to_float
 from tests.training.helpers import differing, train_model
 
@@ -169,6 +175,35 @@ def test_a_lora_trains_and_keeps_its_own_numbers_alone():
         is_lora = name.endswith((".up", ".down"))
         assert is_lora or torch.equal(x, before[name]), name
     assert any(x.any() for name, x in lora_state(unet).items() if name.endswith("up"))
+
+
+def test_a_copy_of_a_lora_changes_its_own_network_and_moves_with_it():
+    """As the average of the weights does, and a model on another device or of another type."""
+    model = replace(find_recipe("svd-camera-orbit"), source=None).build().model
+    copied = copy.deepcopy(model)
+    with torch.no_grad():
+        for parameter in copied.parameters():
+            parameter.fill_(0.1)
+    ours, theirs = (lora_state(x.adapted[0]) for x in (model, copied))
+    assert all((x == 0.1).all() for x in theirs.values())
+    assert not any((x == 0.1).all() for x in ours.values())
+    assert {x.dtype for x in copied.double().adapted[0].parameters()} == {torch.float64}
+
+
+def test_samples_of_a_clip_stay_inside_it_and_reach_its_end():
+    """Latents that are the numbers of their frames show which were taken."""
+    torch.manual_seed(0)
+    for name, steps in (("svd-curated", {1, 2}), ("svd-three-0-video", {3}), ("svd-between", {2})):
+        recipe = replace(find_recipe(name), source=None)
+        clips = _moving_clips(200)
+        numbers = torch.arange(svd_recipes.FOUND_FRAMES).float()
+        clips["mean"] = numbers[:, None, None, None].expand(200, -1, 4, 8, 8)
+        told = ImageToVideo(torch.nn.Identity(), recipe)
+        told.tell_ends = lambda *args: svd.Condition(torch.zeros(1, 1, 1))
+        frames = told.sample(clips, RandomSource(3))[0][:, :, 0, 0, 0]
+        assert frames.shape == (200, recipe.frames)
+        assert set(frames.diff(dim=1).flatten().tolist()) == steps
+        assert frames.min() == 0 and frames.max() == svd_recipes.FOUND_FRAMES - 1
 
 
 @torch.no_grad()

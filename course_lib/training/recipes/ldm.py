@@ -199,9 +199,13 @@ class CaptionedDiffusion(Trainable):
         x_start = self.x_start(batch, rng)
         t = rng.randint(0, len(self.process.alphas_cumprod), len(x_start))
         noise = rng.randn_like(x_start)
-        is_kept = rng.rand(len(x_start)) >= self.caption_dropout
-        context = self.model.captions(batch["tokens"] * is_kept[:, None])
+        context = self.context(batch, rng)
         return self.process.loss(self.model.unet, x_start, t, noise, context).mean()
+
+    def context(self, batch: dict[str, Tensor], rng: RandomSource) -> Tensor:
+        """Return the encoded captions, some of them left out."""
+        is_kept = rng.rand(len(batch["tokens"])) >= self.caption_dropout
+        return self.model.captions(batch["tokens"] * is_kept[:, None])
 
     @staticmethod
     def x_start(batch: dict[str, Tensor], rng: RandomSource) -> Tensor:

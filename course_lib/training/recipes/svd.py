@@ -3,7 +3,7 @@
 `svd-decoder` is the temporal decoder of the chapter's first stage.  `svd-images` teaches the image
 model noise levels.  `svd-curated` goes on from it to what curation leaves of a small web of flawed
 clips, and `svd-best` to the best tenth of it: the three stages of the paper.  `svd-three-*`,
-shorter, have all of them, and `svd-no-*` lack one each.
+shorter, have all of them, and `svd-no-*` lack one each; `svd-levels-*` differ in the noise levels.
 """
 
 import functools
@@ -115,32 +115,32 @@ class DecoderRecipe(Recipe):
         """Measure rebuilt test clips, and how much they flicker, beside the frame-wise decoder.
 
         What any model of clips is compared with is measured as its clips are: real clips, rebuilt
-        ones, and images that are held, which the decoder sees as clips, too.
+        ones, and rebuilt images, held for a whole clip.
         """
-        test = scenes("test", 128)
+        test, at_rest = scenes("test", 128), images("test", 128, SIZE)
         clip = pixels_to_float(test["pixels"])
+        image = pixels_to_float(at_rest["pixels"])[:, None]
         frame_wise, _ = load_checkpoint(self.autoencoder)
+        parts = [
+            by_frame(lambda x: frame_wise.decode(frame_wise.encode(x).mean), part)
+            for part in clip.split(8)
+        ]
+        rebuilt = {"temporal": rebuild(model, clip), "frame-wise": torch.cat(parts).clamp(-1, 1)}
         measured: dict = {"real flicker": flicker(clip)}
-        for name, rebuild in {
-            "temporal": lambda part: model.decode(by_frame(lambda x: model.encode(x).mean, part)),
-            "frame-wise": lambda part: by_frame(
-                lambda x: frame_wise.decode(frame_wise.encode(x).mean), part
-            ),
-        }.items():
-            rebuilt = torch.cat([rebuild(part).clamp(-1, 1) for part in clip.split(8)])
-            measured |= {
-                f"{name} psnr": float(psnr(rebuilt.flatten(0, 1), clip.flatten(0, 1)).mean()),
-                f"{name} flicker": flicker(rebuilt - clip),
-            }
-            if name == "temporal":
-                at_rest = images("test", 128, SIZE)
-                image = pixels_to_float(at_rest["pixels"])[:, None]
-                held = rebuild(image).expand(-1, FRAMES, -1, -1, -1)
-                yardsticks = {"real": (clip, test), "rebuilt": (rebuilt, test)}
-                for kind, (shown, of) in {**yardsticks, "held": (held, at_rest)}.items():
-                    scores = clip_scores(shown, of)
-                    measured |= {f"{kind} {key}": found for key, found in scores.items()}
+        for name, again in rebuilt.items():
+            measured[f"{name} psnr"] = float(psnr(again.flatten(0, 1), clip.flatten(0, 1)).mean())
+            measured[f"{name} flicker"] = flicker(again - clip)
+        held = rebuild(model, image).expand(-1, FRAMES, -1, -1, -1)
+        yardsticks = {"real": (clip, test), "rebuilt": (rebuilt["temporal"], test)}
+        for kind, (shown, of) in {**yardsticks, "held": (held, at_rest)}.items():
+            measured |= {f"{kind} {key}": found for key, found in clip_scores(shown, of).items()}
         return measured
+
+
+def rebuild(model: TemporalAutoencoder, clip: Tensor) -> Tensor:
+    """Return what encoder and temporal decoder make of clips (n t 3 64 64)."""
+    parts = [model.decode(by_frame(lambda x: model.encode(x).mean, part)) for part in clip.split(8)]
+    return torch.cat(parts).clamp(-1, 1)
 
 
 def start_from_first_stage(model: TemporalAutoencoder, first_stage: nn.Module) -> None:
@@ -246,9 +246,7 @@ class LevelledDiffusion(CaptionedDiffusion):
         x_start = self.x_start(batch, rng)
         b = len(x_start)
         sigma = noise_levels(rng.randn(b), self.recipe.p_mean, self.recipe.p_std)
-        is_kept = rng.rand(b) >= self.caption_dropout
-        context = self.model.captions(batch["tokens"] * is_kept[:, None])
-        network = functools.partial(self.model.unet, context=context)
+        network = functools.partial(self.model.unet, context=self.context(batch, rng))
         return denoising_loss(network, x_start, sigma, rng.randn_like(x_start)).mean()
 
 
@@ -310,8 +308,14 @@ class ImageToVideo(Trainable):
 
         mean = batch["mean"][rows, frames]  # b t c h w
         x_start = mean + batch["deviation"][rows, frames] * rng.randn_like(mean)
-        image = pixels_to_float(batch["pixels"][rows[:, 0], start])  # b 3 64 64
-        return x_start, self.tell(image, FULL_FPS / stride, batch["bucket"], rng)
+        ends = pixels_to_float(batch["pixels"][rows, frames[:, [0, -1]]])  # b 2 3 64 64
+        return x_start, self.tell_ends(ends, FULL_FPS / stride, batch["bucket"], rng)
+
+    def tell_ends(
+        self, ends: Tensor, fps: Tensor, bucket: Tensor, rng: RandomSource
+    ) -> svd.Condition:
+        """Return what is told of samples with these first and last frames (b 2 3 64 64)."""
+        return self.tell(ends[:, 0], fps, bucket, rng)
 
     def tell(self, image: Tensor, fps: Tensor, bucket: Tensor, rng: RandomSource) -> svd.Condition:
         """Return the condition of images (b 3 64 64), some noise added to them first."""
@@ -383,15 +387,14 @@ class ClipRecipe(Recipe):
 
     def measure(self, model: svd.UNet) -> dict:
         """Measure clips that continue test images."""
-        test = images("test", self.samples, SIZE)
+        return self.measure_continued(model, self.samples)
+
+    def measure_continued(self, model: svd.UNet, samples: int, **knobs) -> dict:
+        """Measure clips that continue as many test images, drawn with these options."""
+        test = images("test", samples, SIZE)
         image = pixels_to_float(test["pixels"])
-        drawn = continue_images(
-            model,
-            image,
-            torch.Generator().manual_seed(0),
-            fps=FULL_FPS / self.stride,
-            frames=self.frames,
-        )
+        options = {"fps": FULL_FPS / self.stride, "frames": self.frames} | knobs
+        drawn = continue_images(model, image, torch.Generator().manual_seed(0), **options)
         first = float(psnr(drawn[:, 0], image).mean())
         return {"first frame psnr": first, **clip_scores(drawn, test)}
 
@@ -505,13 +508,9 @@ class FinalRecipe(ClipRecipe):
     """The last stage, which clips are drawn from: what its knobs do is measured as well."""
 
     def measure(self, model: svd.UNet) -> dict:
-        test = images("test", self.samples // 2, SIZE)
-        image = pixels_to_float(test["pixels"])
         measured = super().measure(model)
-        for name, knob in KNOBS.items():
-            drawn = continue_images(model, image, torch.Generator().manual_seed(0), **knob)
-            scores = {"first frame psnr": float(psnr(drawn[:, 0], image).mean())}
-            scores |= clip_scores(drawn, test)
+        for name, knobs in KNOBS.items():
+            scores = self.measure_continued(model, self.samples // 2, **knobs)
             measured |= {f"{name} {key}": x for key, x in scores.items()}
         return measured
 
@@ -547,7 +546,6 @@ SHORT = replace(
     slow_rate=1.0,
     samples=64,
 )
-TUNING: dict = {"learning_rate": 3e-4, "warmup": 20, "ema": 0.99, "clips": "best"}
 BEST = FinalRecipe(
     "svd-best",
     steps=2000,
@@ -561,7 +559,7 @@ BEST = FinalRecipe(
 )
 
 
-def stages(name: str, seed: int, images: bool, curated: bool, tuned: bool) -> list[ClipRecipe]:
+def stages(name: str, seed: int, pictured: bool, curated: bool, tuned: bool) -> list[ClipRecipe]:
     """Return the runs of three stages, or of three less one, with 800 steps on clips in all.
 
     Without images the clip model starts from random weights, without curation it is trained on all
@@ -572,12 +570,21 @@ def stages(name: str, seed: int, images: bool, curated: bool, tuned: bool) -> li
         name=f"svd-{name}-{seed}-video",
         seed=seed,
         steps=600 if tuned else 800,
-        source="svd-images" if images else None,
+        source="svd-images" if pictured else None,
         clips="kept" if curated else "all",
     )
     if not tuned:
         return [video]
-    tuning = replace(video, name=f"svd-{name}-{seed}", steps=200, source=video.name, **TUNING)
+    tuning = replace(
+        video,
+        name=f"svd-{name}-{seed}",
+        steps=200,
+        learning_rate=3e-4,
+        warmup=20,
+        ema=0.99,
+        source=video.name,
+        clips="best",
+    )
     return [video, tuning]
 
 
@@ -611,10 +618,10 @@ RECIPES: list[Recipe] = [
         recipe
         for seed in (0, 1)
         for runs in (
-            stages("three", seed, images=True, curated=True, tuned=True),
-            stages("no-images", seed, images=False, curated=True, tuned=True),
-            stages("no-curation", seed, images=True, curated=False, tuned=True),
-            stages("no-tuning", seed, images=True, curated=True, tuned=False),
+            stages("three", seed, pictured=True, curated=True, tuned=True),
+            stages("no-images", seed, pictured=False, curated=True, tuned=True),
+            stages("no-curation", seed, pictured=True, curated=False, tuned=True),
+            stages("no-tuning", seed, pictured=True, curated=True, tuned=False),
         )
         for recipe in runs
     ),

@@ -34,6 +34,7 @@ from course_lib.training.recipes.svd import (
     draw,
     image_condition,
     motion_bucket,
+    rebuild,
 )
 from course_lib.training.store import load_checkpoint
 from course_lib.world import pixels_to_float
@@ -46,6 +47,7 @@ class CameraMotion(nn.Module):
 
     def __init__(self, unet: svd.UNet, rank: int):
         super().__init__()
+        unet.requires_grad_(False)
         layers = svd.temporal_attention_layers(unet)
         self.changes = nn.ParameterList(
             add_lora(unet, layers, rank, torch.Generator().manual_seed(0))
@@ -97,28 +99,21 @@ BETWEEN_STRIDE = 2  # frames of the web from one to the next
 
 
 class Between(ImageToVideo):
-    """The loss of drawing three frames between two."""
+    """The loss of drawing the frames between the first and the last."""
 
-    def sample(self, batch: dict[str, Tensor], rng: RandomSource) -> tuple[Tensor, svd.Condition]:
-        b = len(batch["mean"])
-        rows = torch.arange(b)[:, None]
-        steps = BETWEEN_STRIDE * torch.arange(BETWEEN_FRAMES, device=batch["mean"].device)
-        start = (rng.rand(b) * (FOUND_FRAMES - int(steps[-1]))).long()
-        frames = start[:, None] + steps
-        mean = batch["mean"][rows, frames]  # b t c h w
-        x_start = mean + batch["deviation"][rows, frames] * rng.randn_like(mean)
-        ends = pixels_to_float(batch["pixels"][rows, frames[:, [0, -1]]])  # b 2 3 64 64
-        return x_start, ends_condition(self.first_stage, self.judge, ends, batch["bucket"])
+    def tell_ends(
+        self, ends: Tensor, fps: Tensor, bucket: Tensor, rng: RandomSource
+    ) -> svd.Condition:
+        return ends_condition(self.first_stage, self.judge, ends, fps, bucket)
 
 
 @torch.no_grad()
 def ends_condition(
-    first_stage: nn.Module, judge: nn.Module, ends: Tensor, bucket: Tensor
+    first_stage: nn.Module, judge: nn.Module, ends: Tensor, fps: Tensor, bucket: Tensor
 ) -> svd.Condition:
-    """Return what is told of the frames between two: (b 2 3 64 64), and how much moves (b,)."""
+    """Return what is told of the frames between two: (b 2 3 64 64), and two numbers (b,)."""
     embeddings = judge.features(shrink(ends).flatten(0, 1)).unflatten(0, ends.shape[:2])  # b 2 96
     first, last = by_frame(lambda x: first_stage.encode(x).mean, ends).unbind(1)
-    fps = torch.full_like(bucket, FULL_FPS / BETWEEN_STRIDE)
     vector = svd.micro_conditioning(fps - 1, bucket, 0 * bucket, VECTOR_WIDTH)
     return svd.interpolation_condition(embeddings, first, last, vector, BETWEEN_FRAMES)
 
@@ -129,6 +124,9 @@ class BetweenRecipe(ClipRecipe):
 
     preset: str = "svd/interpolation-tiny"
     source: str | None = "svd-curated"
+    frames: int = BETWEEN_FRAMES
+    stride: int = BETWEEN_STRIDE
+    slow_rate: float = 1.0
 
     def build(self) -> Between:
         return Between(self.start(), self)
@@ -140,18 +138,18 @@ class BetweenRecipe(ClipRecipe):
         "blend" fades one known frame into the other, "copy" holds the nearer one, and "rebuilt" is
         what the first stage makes of the truth.
         """
-        steps = BETWEEN_STRIDE * torch.arange(BETWEEN_FRAMES)
+        steps = self.stride * torch.arange(self.frames)
         pixels = free_clips("test", self.samples, FOUND_FRAMES, size=SIZE, count=1)["pixels"]
         truth = pixels_to_float(pixels[:, 9 + steps])
         ends = truth[:, [0, -1]]
         drawn = fill_in(model, ends, torch.Generator().manual_seed(0))
-        share = torch.linspace(0, 1, BETWEEN_FRAMES)[:, None, None, None]
+        share = torch.linspace(0, 1, self.frames)[:, None, None, None]
         blend = (1 - share) * ends[:, :1] + share * ends[:, 1:]
         return {
             **fidelity("", drawn, truth),
             **fidelity("blend ", blend, truth),
             **fidelity("copy ", ends[:, [0, 0, 0, 1, 1]], truth),
-            **fidelity("rebuilt ", rebuild(truth), truth),
+            **fidelity("rebuilt ", rebuild(load_checkpoint(DECODER)[0], truth), truth),
         }
 
 
@@ -160,8 +158,8 @@ def fill_in(model: nn.Module, ends: Tensor, generator: torch.Generator) -> Tenso
     """Draw five frames (n 5 3 64 64), the first and the last of which are known (n 2 3 64 64)."""
     first_stage, _ = load_checkpoint(AUTOENCODER)
     judge, _ = load_checkpoint(IMAGE_JUDGE)
-    bucket = torch.full((len(ends),), BUCKET)
-    condition = ends_condition(first_stage, judge, ends, bucket)
+    fps, bucket = (torch.full((len(ends),), x) for x in (FULL_FPS / BETWEEN_STRIDE, BUCKET))
+    condition = ends_condition(first_stage, judge, ends, fps, bucket)
     return draw(model, condition, generator, guidance=(1.0, 1.0))
 
 
@@ -178,13 +176,6 @@ def fidelity(prefix: str, drawn: Tensor, truth: Tensor) -> dict:
     }
 
 
-def rebuild(clip: Tensor) -> Tensor:
-    """Return what encoder and temporal decoder make of clips (n t 3 64 64)."""
-    temporal, _ = load_checkpoint(DECODER)
-    parts = [temporal.decode(by_frame(lambda x: temporal.encode(x).mean, x)) for x in clip.split(8)]
-    return torch.cat(parts).clamp(-1, 1)
-
-
 # ---------------------------------------------------------------- 4.2 an object from all sides
 
 
@@ -194,8 +185,8 @@ class NovelViews(ImageToVideo):
     def sample(self, batch: dict[str, Tensor], rng: RandomSource) -> tuple[Tensor, svd.Condition]:
         x_start = batch["mean"] + batch["deviation"] * rng.randn_like(batch["mean"])
         image = pixels_to_float(batch["pixels"][:, 0])
-        full = torch.full_like(batch["elevation"], 1.0)
-        condition = self.tell(image, FPS * full, BUCKET * full, rng)
+        fps, bucket = (torch.full_like(batch["elevation"], x) for x in (FPS, BUCKET))
+        condition = self.tell(image, fps, bucket, rng)
         return x_start, with_elevation(condition, batch["elevation"])
 
 
@@ -229,7 +220,7 @@ class ViewsRecipe(ClipRecipe):
         return {
             **view_scores("", drawn, truth),
             **view_scores("held ", truth[:, :1].expand_as(truth), truth),
-            **view_scores("rebuilt ", rebuild(truth), truth),
+            **view_scores("rebuilt ", rebuild(load_checkpoint(DECODER)[0], truth), truth),
         }
 
 
@@ -239,14 +230,13 @@ def look_around(
     image: Tensor,
     elevation: Tensor,
     generator: torch.Generator,
-    guidance: tuple[float, float] = (1.0, 2.5),
 ) -> Tensor:
     """Draw the views (n 14 3 64 64) around the objects of images (n 3 64 64)."""
     first_stage, _ = load_checkpoint(AUTOENCODER)
     judge, _ = load_checkpoint(IMAGE_JUDGE)
     numbers = [torch.full((len(image),), x) for x in (FPS, BUCKET, 0.0)]
     condition = image_condition(first_stage, judge, image, image, FRAMES, *numbers)
-    return draw(model, with_elevation(condition, elevation), generator, guidance)
+    return draw(model, with_elevation(condition, elevation), generator)
 
 
 def view_scores(prefix: str, drawn: Tensor, truth: Tensor) -> dict:
