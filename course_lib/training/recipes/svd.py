@@ -182,43 +182,35 @@ def flicker(clip: Tensor) -> float:
 
 @dataclass(frozen=True, eq=False)
 class Web:
-    """A small web of clips: their latents, and which of them curation keeps."""
+    """A small web of clips, and which of them curation keeps."""
 
-    pixels: Tensor  # n 27 64 64 3, bytes
-    mean: Tensor  # n 27 4 8 8, scaled
-    deviation: Tensor
-    bucket: Tensor  # n: how much moves, 0 to 255
+    clips: Tensors  # as `encoded`, and the motion bucket of each, 0 to 255
     kept: Tensor  # the numbers of the clips that curation keeps
     best: Tensor  # those of the tenth that looks best
 
-    def tensors(self, which: Tensor) -> Tensors:
-        """Return the clips of these numbers, to train on."""
-        return Tensors(
-            pixels=self.pixels[which],
-            mean=self.mean[which],
-            deviation=self.deviation[which],
-            bucket=self.bucket[which],
-        )
-
 
 @functools.lru_cache(maxsize=1)
-def web(n: int, autoencoder: str = AUTOENCODER) -> Web:
+def web(n: int) -> Web:
     """Return the first n clips of the training web, encoded and curated."""
     found = uncurated("train", n, FOUND_FRAMES, SIZE, count=1)
-    first_stage, provenance = load_checkpoint(autoencoder)
-    factor = provenance["metrics"]["scale_factor"]
-    mean, deviation = encode(first_stage, found.pixels.flatten(0, 1))
     scores = score(found.pixels, found.captions, FULL_FPS, tools())
     kept = curate(scores).kept
     by_looks = kept[scores["aesthetics"][kept].argsort(descending=True)]
     return Web(
-        pixels=found.pixels,
-        mean=factor * mean.unflatten(0, (n, FOUND_FRAMES)),
-        deviation=factor * deviation.unflatten(0, (n, FOUND_FRAMES)),
-        bucket=motion_bucket(scores["motion"]),
+        clips=encoded(found.pixels, bucket=motion_bucket(scores["motion"])),
         kept=kept,
         best=by_looks[: n // 10],
     )
+
+
+def encoded(pixels: Tensor, **more: Tensor) -> Tensors:
+    """Return clips (n t 64 64 3), the mean and deviation of their scaled latents, and more."""
+    first_stage, provenance = load_checkpoint(AUTOENCODER)
+    factor = provenance["metrics"]["scale_factor"]
+    mean, deviation = (
+        factor * x.unflatten(0, pixels.shape[:2]) for x in encode(first_stage, pixels.flatten(0, 1))
+    )
+    return Tensors(pixels=pixels, mean=mean, deviation=deviation, **more)
 
 
 @functools.lru_cache(maxsize=1)
@@ -283,7 +275,7 @@ class ImageToVideo(Trainable):
         super().__init__()
         self.model = model
         self.recipe = recipe
-        self.first_stage, _ = load_checkpoint(recipe.autoencoder)
+        self.first_stage, _ = load_checkpoint(AUTOENCODER)
         self.judge, _ = load_checkpoint(IMAGE_JUDGE)
 
     def players(self) -> dict[str, Iterable[nn.Parameter]]:
@@ -358,7 +350,6 @@ class ClipRecipe(Recipe):
     lr_schedule: LRSchedule = "linear"
     preset: str = "svd/tiny"
     source: str | None = "svd-images"
-    autoencoder: str = AUTOENCODER
     found: int = 3000  # clips of the web
     clips: Literal["all", "kept", "best"] = "kept"
     frames: int = FRAMES
@@ -381,9 +372,9 @@ class ClipRecipe(Recipe):
         return unet
 
     def data(self) -> Tensors:
-        found = web(self.found, self.autoencoder)
+        found = web(self.found)
         which = {"all": torch.arange(self.found), "kept": found.kept, "best": found.best}
-        return found.tensors(which[self.clips])
+        return Tensors(**found.clips.batch(which[self.clips]))
 
     def measure(self, model: svd.UNet) -> dict:
         """Measure clips that continue test images."""
@@ -528,7 +519,7 @@ LEVELLED = LevelledRecipe(
 )
 CURATED = ClipRecipe(
     "svd-curated",
-    steps=8000,
+    steps=6000,
     batch_size=8,
     learning_rate=1e-3,
     warmup=100,
@@ -548,7 +539,7 @@ SHORT = replace(
 )
 BEST = FinalRecipe(
     "svd-best",
-    steps=2000,
+    steps=1500,
     batch_size=8,
     checkpoint_dtype="float16",
     learning_rate=7e-4,

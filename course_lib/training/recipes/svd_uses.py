@@ -20,7 +20,7 @@ from course_lib.nn.lora import add_lora
 from course_lib.papers import svd
 from course_lib.training.randomness import RandomSource
 from course_lib.training.recipe import Recipe, Tensors
-from course_lib.training.recipes.ldm import AUTOENCODER, FRAMES, SIZE, encode
+from course_lib.training.recipes.ldm import AUTOENCODER, FRAMES, SIZE
 from course_lib.training.recipes.svd import (
     BUCKET,
     DECODER,
@@ -32,6 +32,7 @@ from course_lib.training.recipes.svd import (
     ImageToVideo,
     by_frame,
     draw,
+    encoded,
     image_condition,
     motion_bucket,
     rebuild,
@@ -80,16 +81,6 @@ class CameraRecipe(ClipRecipe):
         )
         moved = torch.tensor([motion_score(clip, FULL_FPS) for clip in clips["pixels"]])
         return encoded(clips["pixels"], bucket=motion_bucket(moved))
-
-
-def encoded(pixels: Tensor, **more: Tensor) -> Tensors:
-    """Return clips (n t 64 64 3), their scaled latents and more."""
-    first_stage, provenance = load_checkpoint(AUTOENCODER)
-    factor = provenance["metrics"]["scale_factor"]
-    mean, deviation = (
-        factor * x.unflatten(0, pixels.shape[:2]) for x in encode(first_stage, pixels.flatten(0, 1))
-    )
-    return Tensors(pixels=pixels, mean=mean, deviation=deviation, **more)
 
 
 # ---------------------------------------------------------------- 4.4 the frames between two
