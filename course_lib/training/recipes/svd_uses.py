@@ -124,14 +124,16 @@ class BetweenRecipe(ClipRecipe):
 
     @torch.no_grad()
     def measure(self, model: svd.UNet) -> dict:
-        """Measure the three frames between two of test clips; beside them, what is compared.
+        """Measure the three frames between two of test clips in which something moves.
 
-        "blend" fades one known frame into the other, "copy" holds the nearer one, and "rebuilt" is
-        what the first stage makes of the truth.
+        Beside them, "blend" fades one known frame into the other, "copy" holds the nearer one, and
+        "rebuilt" is what the first stage makes of the truth.
         """
         steps = self.stride * torch.arange(self.frames)
-        pixels = free_clips("test", self.samples, FOUND_FRAMES, size=SIZE, count=1)["pixels"]
+        pixels = free_clips("test", 2 * self.samples, FOUND_FRAMES, size=SIZE, count=1)["pixels"]
         truth = pixels_to_float(pixels[:, 9 + steps])
+        moves = (truth[:, 0] != truth[:, -1]).flatten(1).any(1)  # at rest there is nothing to draw
+        truth = truth[moves][: self.samples]
         ends = truth[:, [0, -1]]
         drawn = fill_in(model, ends, torch.Generator().manual_seed(0))
         share = torch.linspace(0, 1, self.frames)[:, None, None, None]
