@@ -260,7 +260,7 @@ RECIPES: list[Recipe] = [
     *(
         CameraRecipe(
             f"svd-camera-{camera}",
-            steps=150,
+            steps=400,
             samples=64,
             batch_size=8,
             learning_rate=2e-3,
