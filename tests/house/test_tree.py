@@ -55,7 +55,7 @@ def test_sizes_are_within_budget():
     others = size(path for path in FILES if path.suffix not in {".ipynb", ".safetensors"})
     assert {name: n for name, n in notebooks.items() if n > 2 * MB} == {}
     assert {name: n for name, n in checkpoints.items() if n > 6 * MB} == {}
-    assert sum(checkpoints.values()) <= 100 * MB
+    assert sum(checkpoints.values()) <= 60 * MB
     assert {name: n for name, n in others.items() if n > MB} == {}
 
 
