@@ -69,7 +69,8 @@ def tabulate(scenes: list[Scene], frames: int) -> Frames:
     """Tabulate all frames of all scenes, scene after scene."""
     if frames < 1:
         raise ValueError(f"frames: expected at least 1, got {frames}")
-    rows = [_row(scene, time) for scene in scenes for time in frame_times(frames)]
+    times = frame_times(frames)
+    rows = [row for scene in scenes for row in _rows(scene, times)]
     columns = [torch.tensor(column, dtype=torch.float32) for column in zip(*rows, strict=True)]
     table = Frames(*columns)
     table.pattern = table.pattern.long()
@@ -77,41 +78,46 @@ def tabulate(scenes: list[Scene], frames: int) -> Frames:
     return table
 
 
-def _row(scene: Scene, time: float) -> tuple:
-    """Return one frame's entries for `Frames`, in the order of its fields."""
-    camera = view(scene.camera, time)
-    floor = scene.floor
-    now = list(zip(scene.things, poses(scene, time), strict=True))
-    absent = 3 - len(now)
-
+def _rows(scene: Scene, times: list[float]) -> Iterator[tuple]:
+    """Yield each frame's entries for `Frames`, in the order of its fields."""
+    floor, things = scene.floor, scene.things
+    absent = 3 - len(things)
     azimuth, elevation = scene.sun
-    ca = round(math.cos(azimuth), 6)
-    sa = round(math.sin(azimuth), 6)
-    ce = round(math.cos(elevation), 6)
-    se = round(math.sin(elevation), 6)
+    ca, sa = _cos_sin(azimuth)
+    ce, se = _cos_sin(elevation)
     sun = ((sa * ce, ca * ce, se), (ca, -sa, 0.0), (-sa * se, -ca * se, ce))
-
-    c = round(math.cos(floor.angle) * floor.tiles, 6)
-    s = round(math.sin(floor.angle) * floor.tiles, 6)
-    turns = [(round(math.cos(pose.yaw), 6), round(math.sin(pose.yaw), 6)) for _, pose in now]
-    return (
-        camera.eye,
-        camera.right,
-        camera.up,
-        camera.forward,
-        camera.focal,
+    stage = (
         sun,
         FLOORS.index(floor.pattern),
-        (c, s, *floor.offset),
+        (*_cos_sin(floor.angle, floor.tiles), *floor.offset),
         [_linear(tone) for tone in floor.colours],
         [_linear(end) for end in scene.backdrop],
-        [SHAPES.index(thing.shape) for thing, _ in now] + [-1] * absent,
-        [(pose.x, pose.y, pose.z) for _, pose in now] + [(0.0, 0.0, 0.0)] * absent,
-        turns + [(1.0, 0.0)] * absent,
-        [pose.scale for _, pose in now] + [1.0] * absent,
-        [_linear(COLOURS[thing.colour]) for thing, _ in now] + [(0.0, 0.0, 0.0)] * absent,
-        [float(thing.material == "shiny") for thing, _ in now] + [0.0] * absent,
+        [SHAPES.index(thing.shape) for thing in things] + [-1] * absent,
     )
+    colours = [_linear(COLOURS[thing.colour]) for thing in things] + [(0.0, 0.0, 0.0)] * absent
+    shiny = [float(thing.material == "shiny") for thing in things] + [0.0] * absent
+
+    for time in times:
+        camera = view(scene.camera, time)
+        now = poses(scene, time)
+        yield (
+            camera.eye,
+            camera.right,
+            camera.up,
+            camera.forward,
+            camera.focal,
+            *stage,
+            [(pose.x, pose.y, pose.z) for pose in now] + [(0.0, 0.0, 0.0)] * absent,
+            [_cos_sin(pose.yaw) for pose in now] + [(1.0, 0.0)] * absent,
+            [pose.scale for pose in now] + [1.0] * absent,
+            colours,
+            shiny,
+        )
+
+
+def _cos_sin(angle: float, length: float = 1.0) -> tuple[float, float]:
+    """Return length times cosine and sine, rounded: their last bits depend on the machine."""
+    return round(math.cos(angle) * length, 6), round(math.sin(angle) * length, 6)
 
 
 def _linear(colour: tuple[float, ...]) -> tuple[float, ...]:
