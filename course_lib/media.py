@@ -147,7 +147,7 @@ def write_clip(video: np.ndarray | Tensor, fps: int | float | Fraction) -> bytes
     images = np.pad(images, ((0, 0), (0, height % 2), (0, width % 2), (0, 0)), mode="edge")
     file = io.BytesIO()
     with av.open(file, "w", format="mp4") as container:
-        stream = container.add_stream("libx264", rate=rate, options={"crf": "16"})
+        stream = container.add_stream("libx264", rate=rate, options={"crf": "20"})
         stream.height, stream.width = images.shape[1:3]
         stream.pix_fmt = "yuv420p"
         # BT.601, stated so that no player guesses another from the size.
@@ -273,6 +273,8 @@ def _opened(data: bytes) -> Iterator[tuple[Any, Any]]:
         with av.open(io.BytesIO(data), options=allowed, metadata_errors="replace") as container:
             kinds = av.stream.Disposition
             streams = [s for s in container.streams.video if not s.disposition & kinds.attached_pic]
+            if not container.streams.video and not container.streams.audio:
+                raise ValueError(DAMAGED)  # it breaks off where they would be listed
             if not streams:
                 raise ValueError("expected a video file; this one holds no moving image")
             default = [s for s in streams if s.disposition & kinds.default]

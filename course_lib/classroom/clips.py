@@ -14,9 +14,9 @@ from course_lib.classroom.figures import (
     check_alt,
     image_html,
     mosaic,
-    png,
     rgb_array,
     size_style,
+    webp,
 )
 from course_lib.media import to_images, write_clip
 
@@ -47,7 +47,7 @@ def show_clip(
     """
     check_alt(alt)
     clips = _same_shape(clip, labels)
-    strip = image_html(png(film_strips(clip, frames=frames, labels=labels, title=title)), alt)
+    strip = image_html(webp(film_strips(clip, frames=frames, labels=labels, title=title)), alt)
     player = clip_html(clips, labels, alt, fps) if len(clips[0]) > 1 else ""
     page = f"<div>{player}{strip}</div>"
     display({"text/html": page, "text/plain": f"Clip: {alt}"}, raw=True)

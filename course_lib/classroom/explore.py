@@ -18,7 +18,7 @@ import numpy as np
 import traitlets
 
 from course_lib.classroom.bridge import Linked, module
-from course_lib.classroom.figures import Array, Figure, image_html, png
+from course_lib.classroom.figures import Array, Figure, image_html, webp
 from course_lib.media import to_images
 
 KEPT_PICTURES = 64
@@ -342,7 +342,7 @@ class Explorer(Linked):
                 raise TypeError(f"plot: expected a matplotlib Figure, got {type(fig).__name__}")
             start = self.alt(**given) if callable(self.alt) else self.alt or _title(fig)
             words = f"{start.rstrip('.')}. {self._values_words(values)}." if values else start
-            picture = image_html(png(fig), words)
+            picture = image_html(webp(fig), words)
         except Exception as error:  # a student's function may fail in any way
             line = html.escape(_line(error))
             return f'<p role="alert" data-error="1">This picture could not be drawn. {line}</p>'

@@ -27,6 +27,8 @@ WIDTH = 640  # of a full-width figure, in CSS pixels
 LABEL_PIXELS = 210  # of the file, that a label beside a strip may be wide before it is broken
 MIN_PIXELS = 480  # of the file, for a grid of images with a title
 MAX_COLOUR_ERROR = 16  # of 255, where 256 colours are still faithful
+MAX_LOSSLESS_BYTES = 40_000
+QUALITY = 90  # of 100, of a picture that takes more
 
 STYLE = {
     "figure.facecolor": PAPER,
@@ -98,7 +100,7 @@ def figure(
 def show(fig: Figure, alt: str) -> None:
     """Show a figure with its alternative text: one sentence that says what it shows."""
     check_alt(alt)
-    display({"text/html": image_html(png(fig), alt), "text/plain": f"Figure: {alt}"}, raw=True)
+    display({"text/html": image_html(webp(fig), alt), "text/plain": f"Figure: {alt}"}, raw=True)
 
 
 def show_images(
@@ -139,28 +141,35 @@ def image_grid(
     return fig
 
 
-def png(fig: Figure) -> bytes:
-    """Encode a figure as PNG, in 256 colours where that is faithful: a third of the size.
+def webp(fig: Figure) -> bytes:
+    """Encode a figure as WebP, without loss unless that takes more than `MAX_LOSSLESS_BYTES`.
 
-    Titles that are too long for their place are broken into lines.  With COURSE_STRICT=1, as in the
-    build and in the tests, raises ValueError for a text that is cut off or touches another.
+    It has 256 colours where that is faithful.  Titles that are too long for their place are broken
+    into lines.  With COURSE_STRICT=1, as in the build and in the tests, raises ValueError for a
+    text that is cut off or touches another.
     """
-    import matplotlib
     from PIL import Image
 
-    raw = io.BytesIO()
+    _lay_out(fig)
+    image = Image.fromarray(rgb_array(fig))
+    palette = image.quantize(256, method=Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE)
+    fewer = palette.convert("RGB")
+    error = np.abs(np.asarray(fewer, int) - np.asarray(image, int)).max()
+    file = io.BytesIO()
+    (fewer if error <= MAX_COLOUR_ERROR else image).save(file, "WEBP", lossless=True)
+    if file.tell() > MAX_LOSSLESS_BYTES:
+        file = io.BytesIO()
+        image.save(file, "WEBP", quality=QUALITY)
+    return file.getvalue()
+
+
+def _lay_out(fig: Figure) -> None:
+    import matplotlib
+
     with matplotlib.rc_context(_style()):
         break_titles(fig)
         if os.environ.get("COURSE_STRICT") == "1" and (problems := misfits(fig)):
             raise ValueError(f"expected texts that fit the figure, got {'; '.join(problems)}")
-        fig.savefig(raw, format="png", dpi=100 * DENSITY)
-    image = Image.open(raw).convert("RGB")
-    palette = image.quantize(256, method=Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE)
-    error = np.abs(np.asarray(palette.convert("RGB"), int) - np.asarray(image, int))
-    small = io.BytesIO()
-    chosen = palette if error.max() <= MAX_COLOUR_ERROR else image
-    chosen.save(small, format="PNG", optimize=True)
-    return small.getvalue()
 
 
 def rgb_array(fig: Figure) -> np.ndarray:
@@ -176,12 +185,14 @@ def rgb_array(fig: Figure) -> np.ndarray:
 
 
 def image_html(data: bytes, alt: str) -> str:
-    """Return an image element that carries its data.
+    """Return an image element that carries its data, a WebP file.
 
     It grows with the page: a figure of full width fills it, up to the pixels of the file.
     """
-    source = "data:image/png;base64," + base64.b64encode(data).decode("ascii")
-    width = int.from_bytes(data[16:20], "big")
+    from PIL import Image
+
+    width = Image.open(io.BytesIO(data)).width
+    source = "data:image/webp;base64," + base64.b64encode(data).decode("ascii")
     style = f"{size_style(width)};border-radius:4px"
     return f'<img src="{source}" alt="{html.escape(alt)}" style="{style}">'
 

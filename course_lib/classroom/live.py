@@ -21,7 +21,7 @@ from IPython.display import display
 
 from course_lib import paths
 from course_lib.busy import Ticker, bar, watched
-from course_lib.classroom.figures import PALETTE, Array, Figure, figure, image_html, png
+from course_lib.classroom.figures import PALETTE, Array, Figure, figure, image_html, webp
 from course_lib.files import write_atomically
 from course_lib.training import (
     Recipe,
@@ -191,7 +191,7 @@ class live_curve:
                 curves.append(f"{name} ends at {values[-1]:.3g}")
         title = self._summary()
         alt = f"{title}. {'; '.join(curves)}"
-        image = image_html(png(self._figure(title)), alt)
+        image = image_html(webp(self._figure(title)), alt)
         self._update({"text/html": image, "text/plain": alt})
 
     def _summary(self) -> str:

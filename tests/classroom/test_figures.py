@@ -12,8 +12,8 @@ from course_lib.classroom.clips import film_strips
 from course_lib.classroom.figures import (
     figure,
     image_grid,
-    png,
     show,
+    webp,
 )
 from course_lib.media import to_images
 
@@ -71,16 +71,25 @@ def test_a_grid_of_axes_has_the_shape_one_expects():
 def test_the_background_is_opaque_and_light_and_the_file_small():
     fig, ax = figure("Title", "x", "y")
     ax.plot(np.sin(np.arange(100) / 10))
-    data = png(fig)
+    data = webp(fig)
     assert len(data) < 40_000
     assert (pixels(data)[:3, :3] > 245).all()
+
+
+def test_a_figure_of_many_colours_is_small_and_looks_the_same():
+    smooth = torch.nn.functional.interpolate(torch.rand(8, 3, 4, 4), (64, 64), mode="bilinear")
+    fig = image_grid(smooth * 2 - 1)
+    data = webp(fig)
+    shown, drawn = pixels(data).astype(int), figures.rgb_array(fig).astype(int)
+    assert len(data) < 40_000 and shown.shape == drawn.shape
+    assert abs(shown - drawn).mean() < 2
 
 
 def test_house_style_leaves_matplotlib_as_it_was():
     import matplotlib
 
     before = dict(matplotlib.rcParams)
-    png(figure("a")[0])
+    webp(figure("a")[0])
     assert dict(matplotlib.rcParams) == before
 
 
@@ -89,7 +98,7 @@ def test_house_style_leaves_matplotlib_as_it_was():
 
 def test_every_pixel_of_a_small_image_is_a_square():
     images = pictures(2)
-    grid = pixels(png(image_grid(images, cell=64)))
+    grid = pixels(webp(image_grid(images, cell=64)))
     side = int(64 * figures.DENSITY)
     for image in images:
         enlarged = image.repeat(side // 16, axis=0).repeat(side // 16, axis=1)
@@ -159,7 +168,7 @@ def test_a_film_strip_shows_the_first_and_the_last_frame():
         "t = 12",
         "t = 16",
     ]
-    shown = pixels(png(fig)).reshape(-1, 3)
+    shown = pixels(webp(fig)).reshape(-1, 3)
     assert (abs(shown.astype(int) - (200, 0, 0)).max(1) < 9).any()
     assert (abs(shown.astype(int) - (0, 200, 0)).max(1) < 9).any()
 

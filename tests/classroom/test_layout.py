@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from course_lib.classroom.clips import film_strips
-from course_lib.classroom.figures import figure, image_grid, png
+from course_lib.classroom.figures import figure, image_grid, webp
 from course_lib.classroom.layout import break_lines, misfits, text_width
 from course_lib.classroom.plots import confusion, line_plot, probability_bars, scatter_panels
 
@@ -48,14 +48,14 @@ def test_titles_of_plots_fit(texts):
         probability_bars(images(1)[0], {text: {"rise": 0.5, "fall": 0.5} for text in texts}),
     ]
     for fig in plots:
-        png(fig)  # which breaks titles
+        webp(fig)  # which breaks titles
         assert misfits(fig) == []
 
 
 def test_the_names_below_a_confusion_matrix_fit():
     names = ["rest", "slide", "bounce", "spin", "orbit", "rise", "fall", "grow", "collision"]
     fig = confusion({"in order": np.eye(9), "reversed": np.eye(9)}, names)
-    png(fig)
+    webp(fig)
     assert misfits(fig) == []
 
 
@@ -80,10 +80,10 @@ def test_texts_that_touch_are_found():
 def test_the_build_refuses_a_figure_with_a_text_that_does_not_fit(monkeypatch):
     fig, ax = figure("A title")
     _write_beyond_the_edge(ax)
-    png(fig)  # a student sees it as it is
+    webp(fig)  # a student sees it as it is
     monkeypatch.setenv("COURSE_STRICT", "1")
     with pytest.raises(ValueError, match="cut off by"):
-        png(fig)
+        webp(fig)
 
 
 def test_lines_are_no_wider_than_asked():

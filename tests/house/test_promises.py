@@ -23,7 +23,7 @@ WORDED_OTHERWISE = {
 # Where a module has to be changed for it, or the environment.
 SHOWN_ELSEWHERE = {
     "checking.exercise.exercises": "tests/checking/test_exercise.py",
-    "classroom.figures.png": "tests/classroom/test_figures.py",
+    "classroom.figures.webp": "tests/classroom/test_figures.py",
 }
 CAME = re.compile(r"\b(got|recognized|this one|these|yours|there is|holds|has|is not|delete)\b")
 
