@@ -1,9 +1,10 @@
 """How good a clip looks: a linear head on an embedding, fitted to ratings.
 
 Stable Video Diffusion (arXiv 2311.15127, appendix C) rates the first, the middle and the last frame
-with LAION's aesthetic predictor, a linear layer on CLIP's image embedding that was fitted to
-ratings by people.  Here the embedding is what the course's own LPIPS trunk sees, and the ratings
-are planted: 10 for an untouched frame, down to 1 for one that was spoilt (`plant.degrade`).
+with LAION's aesthetic predictor (arXiv 2210.08402), a linear layer on CLIP's image embedding that
+was fitted to ratings by people.  Here the embedding is what the course's own LPIPS trunk sees, and
+the ratings are planted: 10 for an untouched frame, down to 1 for one that was spoilt
+(`plant.degrade`).
 """
 
 from dataclasses import dataclass

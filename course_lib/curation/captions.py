@@ -1,9 +1,9 @@
 """Captions by two annotators, their merge, and how well a caption fits its clip.
 
 Stable Video Diffusion (arXiv 2311.15127, section 3.1) captions every clip three times: CoCa
-describes its middle frame, V-BLIP the clip, and a light language model merges both; training draws
-them with probabilities 0.5, 0.25 and 0.25.  How well a caption fits is CLIP's similarity, and half
-of the clips are dropped by it.
+(arXiv 2205.01917) describes its middle frame, V-BLIP the clip, and a light language model merges
+both; training draws them with probabilities 0.5, 0.25 and 0.25.  How well a caption fits is CLIP's
+similarity, and half of the clips are dropped by it.
 
 Here the annotators are judges of the little world: one reads a picture, one a clip.  What they read
 is a probability for every value of every label, and the merge takes each label from whom is surer.

@@ -1,9 +1,9 @@
 """How much a clip moves: dense optical flow, and its mean length as a score.
 
 A model that is trained on still clips learns to make them.  Stable Video Diffusion (arXiv
-2311.15127, section 3.1 and appendix C) computes Farneback's flow with OpenCV at 2 frames a second,
-shrinks the maps to 16 pixels at the shorter side, takes their mean over time and space, and drops
-the clips with the lowest scores.
+2311.15127, section 3.1 and appendix C) computes Farneback's flow with OpenCV at 2 frames a second
+(for the last stage RAFT's, arXiv 2003.12039), shrinks the maps to 16 pixels at the shorter side,
+takes their mean over time and space, and drops the clips with the lowest scores.
 """
 
 import itertools

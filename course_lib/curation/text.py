@@ -1,8 +1,8 @@
 """Text on the picture: captions, subtitles, watermarks, a clock in the corner.
 
 A model that is trained on captions draws letters.  Stable Video Diffusion (arXiv 2311.15127,
-appendix C) finds the boxes of text in the first, the middle and the last frame with CRAFT, and
-drops a clip when they cover more than 7 % of the picture.
+appendix C) finds the boxes of text in the first, the middle and the last frame with CRAFT
+(arXiv 1904.01941), and drops a clip when they cover more than 7 % of the picture.
 
 The detector here is a small network that says of every place whether it is inside a line of text,
 trained on text that was planted (the recipe `text-detector`).  `mser_mask` does without training:

@@ -13,10 +13,11 @@ def guide(
 ) -> Batch:
     """Ho and Salimans 2022, arXiv 2207.12598, Eq. 6: go `scale` times from the one to the other.
 
-    scale is the paper's 1 + w: 0 is no condition, 1 no guidance.  A tensor broadcasts against the
-    outputs, so that each frame of a clip may have its own.  It holds for every output that is
-    linear in the score: the noise, v, the estimate of x_start.  Raises ValueError for outputs of
-    unequal shape.
+    It buys precision with recall, as guidance by a classifier does (Dhariwal and Nichol 2021,
+    arXiv 2105.05233).  scale is the paper's 1 + w: 0 is no condition, 1 no guidance.  A tensor
+    broadcasts against the outputs, so that each frame of a clip may have its own.  It holds for
+    every output that is linear in the score: the noise, v, the estimate of x_start.  Raises
+    ValueError for outputs of unequal shape.
     """
     if conditional.shape != unconditional.shape:
         raise ValueError(

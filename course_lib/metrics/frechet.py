@@ -1,6 +1,7 @@
 """How far a set of generated samples is from a set of real ones: the Fréchet distance.
 
-Features are (n d): whatever a network that knows the data makes of each image or clip.
+Features are (n d): whatever a network that knows the data makes of each image (FID: Inception) or
+clip (FVD: I3D; Unterthiner et al. 2018, arXiv 1812.01717).
 """
 
 import torch

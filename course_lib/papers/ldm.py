@@ -1,7 +1,7 @@
-"""High-Resolution Image Synthesis with Latent Diffusion Models.  Rombach et al., 2021, arXiv
-2112.10752.
+"""High-Resolution Image Synthesis with Latent Diffusion Models.
 
-The networks are the paper's and those of its successors, Stable Diffusion 1 and 2.
+Rombach et al., 2021, arXiv 2112.10752.  The networks are the paper's and those of its successors,
+Stable Diffusion 1 and 2.
 
 Reading order: the configurations; the U-Net with cross-attention (section 3.3, Figure 3); an
 encoder of captions; training (Eq. 3) and sampling.  The autoencoder whose latents are diffused
@@ -12,7 +12,8 @@ Steps count from 0, as in `course_lib.papers.ddpm`.
 Differs from the paper, following the official code:
 - The feed-forward network of a transformer block gates its values (GEGLU).
 - The network predicts the noise (Eq. 3), or, in Stable Diffusion 2 at 768 pixels, v.
-- The schedule's betas are evenly spaced in their square root.
+- The schedule's betas are evenly spaced in their square root.  At its last step some signal is
+  left, a flaw that Lin et al. (2023, arXiv 2305.08891) describe.
 - DDIM's steps are moved by one, and its last one ends at the noise of step 0, not at none.
 Differs from the official code: where there is no context, a transformer block has no
 cross-attention at all (there, it attends to its own tokens a second time).

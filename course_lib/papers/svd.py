@@ -3,10 +3,11 @@
 Blattmann et al., 2023, arXiv 2311.15127.
 
 Reading order: the configurations; the U-Net (appendix D), which is Stable Diffusion 2.1's with a
-temporal layer after every spatial one and a learned blend of the two; what tells it about the clip;
-the conditions of image-to-video, of frame interpolation and of multi-view generation (section 4);
-the loss, guidance and sampling.  The maths of noise levels is `course_lib.diffusion.edm`, the
-decoder of clips `course_lib.papers.svd_decoder`, camera-motion LoRA `course_lib.nn.lora`.
+temporal layer after every spatial one and a learned blend of the two, as in Video LDM (Blattmann et
+al., 2023, arXiv 2304.08818); what tells it about the clip; the conditions of image-to-video, of
+frame interpolation and of multi-view generation (section 4); the loss, guidance and sampling.  The
+maths of noise levels is `course_lib.diffusion.edm`, the decoder of clips
+`course_lib.papers.svd_decoder`, camera-motion LoRA `course_lib.nn.lora`.
 
 Differs from the paper, following the official code: cross-attention over time sees the context of
 the first frame, at every place the same.
@@ -75,7 +76,8 @@ SVD_CONFIGS |= {
     "multi-view-tiny": replace(SVD_CONFIGS["tiny"], vector=128),
 }
 
-# Appendix D: (p_mean, p_std) of ln(sigma) in every stage of training.
+# Appendix D: (p_mean, p_std) of ln(sigma) in every stage of training.  The larger the images, the
+# more noise it takes to hide them (Hoogeboom et al. 2023, arXiv 2301.11093).
 NOISE = {
     "images": (-1.2, 1.0),
     "256x384": (-1.2, 1.0),
