@@ -157,6 +157,13 @@ class Recipe:
         """Return a fresh trainable.  torch's global generator has just been seeded with `seed`."""
         raise NotImplementedError
 
+    def untrained(self) -> Model:
+        """Return a model that takes the checkpoint's weights.
+
+        It is what `build` makes, unless that would read weights which the checkpoint replaces.
+        """
+        return self.build().model
+
     def data(self) -> Data:
         """Return what to train on; `Tensors` will do for anything that fits in memory."""
         raise NotImplementedError

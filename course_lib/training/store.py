@@ -174,7 +174,7 @@ def load_checkpoint(
             f"{path} was trained by an earlier recipe {recipe.name!r}: {differing}. {advice}"
         )
     with torch.random.fork_rng(devices=[]):
-        model = recipe.build().model
+        model = recipe.untrained()
     try:
         model.load_state_dict(tensors)
     except RuntimeError as error:

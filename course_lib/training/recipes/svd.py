@@ -363,6 +363,9 @@ class ClipRecipe(Recipe):
     def build(self) -> ImageToVideo:
         return ImageToVideo(self.start(), self)
 
+    def untrained(self) -> nn.Module:
+        return svd.UNet(zoo.find(self.preset).config)
+
     def start(self) -> svd.UNet:
         """Return the network as training finds it."""
         unet = svd.UNet(zoo.find(self.preset).config)

@@ -2,7 +2,8 @@
 
 `svd-camera-*` are LoRAs of `svd-best`, each for one motion of the camera.  `svd-between` fills in
 the frames between two.  `svd-views-*` draw an object at rest from all sides; they start from a clip
-model, from an image model and from random weights.
+model, from an image model and from random weights.  The paper's baselines for views are Zero123
+(arXiv 2303.11328) and SyncDreamer (arXiv 2309.03453), its objects Objaverse's (arXiv 2212.08051).
 """
 
 from dataclasses import dataclass, replace
@@ -73,7 +74,11 @@ class CameraRecipe(ClipRecipe):
     found: int = 300
 
     def build(self) -> ImageToVideo:
-        return ImageToVideo(CameraMotion(self.start(), self.rank), self)
+        return ImageToVideo(self.untrained(), self)
+
+    def untrained(self) -> CameraMotion:
+        """Return `source` with new LoRAs: the checkpoint has theirs only."""
+        return CameraMotion(self.start(), self.rank)
 
     def data(self) -> Tensors:
         clips = free_clips(
@@ -272,12 +277,13 @@ RECIPES: list[Recipe] = [
     ),
     BetweenRecipe(
         "svd-between",
-        steps=600,
+        steps=3000,
         batch_size=16,
         samples=64,
         learning_rate=1e-3,
         warmup=50,
-        ema=0.99,
+        lr_schedule="linear",
+        ema=0.995,
         checkpoint_dtype="float16",
     ),
     VIEWS,
