@@ -52,7 +52,7 @@ ANSWERS = {
     },
     "eve": {TO_MODEL: 'raise SystemExit("enough")', PATCHIFY: None},
 }
-SCORES = {"ada": [1, 2], "ben": [0.67, 1], "cem": [0, 0], "dee": [0.33, 0], "eve": [0, 0]}
+SCORES = {"ada": [1, 2], "ben": [0.67, 0.57], "cem": [0, 0], "dee": [0.67, 0], "eve": [0, 0]}
 ENVIRONMENT = (
     "import os; print(os.environ['COURSE_FAST'], sorted(os.listdir(os.environ['COURSE_HOME'])))"
 )
@@ -340,9 +340,9 @@ def test_the_feedback_names_the_misconception_and_the_points(graded):
     }
     assert (
         "inside a token you put the channels first" in pages["ben"]
-        and "1 of 2 points" in pages["ben"]
+        and "0.57 of 2 points" in pages["ben"]
     )
-    assert "(Score: 1.67 / 3.0)" in pages["ben"] and "(Score: 3.0 / 3.0)" in pages["ada"]
+    assert "(Score: 1.24 / 3.0)" in pages["ben"] and "(Score: 3.0 / 3.0)" in pages["ada"]
     assert "No cell with this exercise has been run in this session." in pages["cem"]
     assert "SystemExit: enough" in pages["eve"] and "SyntaxError" in pages["dee"]
 
@@ -393,12 +393,12 @@ def test_mark_takes_the_last_answer_and_not_the_reference_in_its_place(capsys):
     assert mark(PATCHIFY) == 2.0 and mark(PATCHIFY, seed=SEED) == 2.0
     answer_with(channels_first)
     capsys.readouterr()
-    assert mark(PATCHIFY, seed=SEED) == 1.0
+    assert mark(PATCHIFY, seed=SEED) == 0.57
     text = capsys.readouterr().out
     assert (
-        "2 of 4 cases right" in text
+        "2 of 7 cases right" in text
         and "put the channels first" in text
-        and "1 of 2 points" in text
+        and "0.57 of 2 points" in text
     )
     answer_with(right)
     assert mark(PATCHIFY) == 2.0
@@ -409,7 +409,7 @@ def test_mark_draws_the_cases_of_its_seed():
         return rgb.permute(0, 3, 1, 2).float() / 127.5 - int(int(rgb.sum()) in SEEN)
 
     answer_with(by_heart, TO_MODEL)
-    assert (mark(TO_MODEL), mark(TO_MODEL, seed=SEED)) == (1.0, 0.33)
+    assert (mark(TO_MODEL), mark(TO_MODEL, seed=SEED)) == (1.0, 0.67)
 
 
 def test_an_answer_that_never_ran_earns_nothing_and_says_so(monkeypatch, capsys):
