@@ -3,9 +3,11 @@
 `mark` returns the points of an answer, for the test cells of a grader.
 """
 
+import atexit
 import ctypes
 import inspect
 import io
+import os
 import re
 import sys
 import threading
@@ -193,6 +195,10 @@ def run_limited(answer: Any, declared: Exercise, seed: int) -> tuple[list[Outcom
             done = list(outcomes)
         finally:
             _stop(worker)
+    if worker.is_alive():
+        _abandoned.append(worker)
+        atexit.unregister(_leave)
+        atexit.register(_leave)  # again, to come before what was registered until now
     if not in_time:
         message = f"it ran for more than {declared.seconds:g} s; is there a loop that never ends?"
         done.append(Outcome(error=Failure(STOPPED, message, ended[0].lines if ended else ())))
@@ -219,6 +225,24 @@ def _stop(worker: threading.Thread) -> None:
     while worker.is_alive() and time.monotonic() < deadline:
         throw(ctypes.c_ulong(worker.ident), ctypes.py_object(TimeLimit))
         worker.join(0.2)
+
+
+_abandoned: list[threading.Thread] = []
+
+
+def _leave() -> None:
+    """Spare a process the interpreter's last steps where abandoned answers still run.
+
+    A thread that wakes up during them is ended wherever it is, and within torch's C++ that aborts
+    the process.
+    """
+    if any(worker.is_alive() for worker in _abandoned):
+        atexit.unregister(_leave)
+        atexit._run_exitfuncs()
+        for stream in (sys.__stdout__, sys.__stderr__):
+            if stream is not None:
+                stream.flush()
+        os._exit(int(hasattr(sys, "last_type")))  # 1 after an error that nobody caught
 
 
 # ----------------------------------------------------------------------------------------- printing

