@@ -76,13 +76,16 @@ def test_the_background_is_opaque_and_light_and_the_file_small():
     assert (pixels(data)[:3, :3] > 245).all()
 
 
-def test_a_figure_of_many_colours_is_small_and_looks_the_same():
-    smooth = torch.nn.functional.interpolate(torch.rand(8, 3, 4, 4), (64, 64), mode="bilinear")
+def test_a_figure_of_many_colours_is_small_and_looks_the_same(monkeypatch):
+    generator = torch.Generator().manual_seed(0)
+    coarse = torch.rand(18, 3, 6, 6, generator=generator)
+    smooth = torch.nn.functional.interpolate(coarse, (64, 64), mode="bilinear")
     fig = image_grid(smooth * 2 - 1)
     data = webp(fig)
     shown, drawn = pixels(data).astype(int), figures.rgb_array(fig).astype(int)
-    assert len(data) < 40_000 and shown.shape == drawn.shape
-    assert abs(shown - drawn).mean() < 2
+    assert shown.shape == drawn.shape and abs(shown - drawn).mean() < 3
+    monkeypatch.setattr(figures, "MAX_LOSSLESS_BYTES", 10**9)
+    assert len(data) < 40_000 < len(webp(fig))
 
 
 def test_house_style_leaves_matplotlib_as_it_was():

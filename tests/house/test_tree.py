@@ -68,8 +68,9 @@ def test_a_notebook_loads_every_checkpoint():
             match node:
                 case ast.Constant(value=str(name)):
                     names.add(re.escape(name))
-                case ast.JoinedStr(values=[ast.Constant(value=start), *_]):
-                    names.add(f"{re.escape(start)}[\\w.-]+")
+                case ast.JoinedStr(values=[ast.Constant(), *_] as parts):
+                    texts = (p.value if isinstance(p, ast.Constant) else None for p in parts)
+                    names.add("".join(re.escape(t) if t else r"[\w.-]+" for t in texts))
     for path in (paths.ROOT / "course_lib").rglob("*.py"):
         for node in ast.parse(path.read_text(encoding="utf-8")).body:
             if isinstance(node, ast.Assign) and isinstance(node.value, ast.Constant):
