@@ -12,7 +12,7 @@ from torch import Tensor
 
 from course_lib.world.motion import DURATION_SECONDS, poses, view
 from course_lib.world.scene import COLOURS, FLOORS, SHAPES, Scene
-from course_lib.world.solids import INTERVALS, Point, normal, square_root
+from course_lib.world.solids import INTERVALS, Point, dot, normal, square_root
 
 DOME_RADIUS = 10.0  # metres: the radius of the round floor and of the backdrop over it
 CENTRE = ((0.0, 0.0),)  # one ray through the middle of each pixel
@@ -97,8 +97,10 @@ def _rows(scene: Scene, times: list[float]) -> Iterator[tuple]:
     colours = [_linear(COLOURS[thing.colour]) for thing in things] + [(0.0, 0.0, 0.0)] * absent
     shiny = [float(thing.material == "shiny") for thing in things] + [0.0] * absent
 
+    first_view = view(scene.camera, 0.0)
+    is_still = scene.camera.sweep == 0 and scene.camera.zoom == 1
     for time in times:
-        camera = view(scene.camera, time)
+        camera = first_view if is_still else view(scene.camera, time)
         now = poses(scene, time)
         yield (
             camera.eye,
@@ -147,17 +149,13 @@ class Things:
         """Return the numbers, k each, that say where a thing is."""
         return *self.foot, *self.turn, self.inverse
 
-    def by_index(self) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yield (frames, numbers) of all first things, then of all second and all third ones."""
-        for numbers in self.of_frame.unbind(-1):
-            frames = (numbers < len(self.frame)).nonzero()[:, 0]
-            yield frames, numbers[frames]
-
     def to_local(self, vectors: Point, things: Tensor | slice = slice(None)) -> Point:
         """Turn directions of the world, one or more per thing, into the frames of these things."""
         x, y, z = vectors
         c, s, inverse = (expand_to(each[things], x) for each in (*self.turn, self.inverse))
-        return (x * c + y * s) * inverse, (y * c - x * s) * inverse, z * inverse
+        along = (x * c).add_(y * s).mul_(inverse)
+        across = (y * c).sub_(x * s).mul_(inverse)
+        return along, across, z * inverse
 
     def points_to_local(self, points: Point, things: Tensor | slice = slice(None)) -> Point:
         """Move points of the world into the frames of these things."""
@@ -170,7 +168,7 @@ class Things:
         """Turn unit vectors of the things' frames into the world."""
         x, y, z = vectors
         c, s = (expand_to(each[things], x) for each in self.turn)
-        return x * c - y * s, x * s + y * c, z
+        return (x * c).sub_(y * s), (x * s).add_(y * c), z
 
 
 @dataclass
@@ -228,25 +226,25 @@ def trace(table: Frames, things: Things, height: int, width: int, offsets=CENTRE
     frame = things.frame
     local_eye = things.points_to_local([each[frame] for each in eye])
     local_axes = [things.to_local([each[frame] for each in axis]) for axis in axes]
-    enters = []
+    nowhere = torch.tensor(torch.inf)
+    enters = nowhere.repeat(len(frame) + 1, *depth.shape[1:])  # the last: of no thing
     for shape, part in things.shapes.items():
         origin = [expand_to(each[part], depth) for each in local_eye]
         part_axes = [[each[part] for each in axis] for axis in local_axes]
         rays = _directions(part_axes, across[frame[part]], up[frame[part]])
         enter, leave = INTERVALS[shape](origin, rays)
-        enters.append(torch.where((enter < leave) & (enter > 0), enter, torch.inf))
-    enters = torch.cat(enters)
+        is_hit = (enter < leave).logical_and_(enter > 0)
+        torch.where(is_hit, enter, nowhere, out=enters[part])
 
     # The nearest hit of each ray, among the stage and up to three things.
     thing = torch.full(depth.shape, len(frame), dtype=torch.int32)
-    for frames, numbers in things.by_index():
+    for numbers in things.of_frame.unbind(-1):
         enter = enters.index_select(0, numbers)
-        so_far = depth.index_select(0, frames)
         number = expand_to(numbers.int(), depth)
-        thing[frames] = torch.where(enter < so_far, number, thing.index_select(0, frames))
-        depth[frames] = torch.minimum(enter, so_far)
+        thing = torch.where(enter < depth, number, thing)
+        depth = torch.minimum(enter, depth)
 
-    point = tuple(expand_to(o, depth) + depth * d for o, d in zip(eye, direction, strict=True))
+    point = tuple((depth * d).add_(expand_to(o, d)) for o, d in zip(eye, direction, strict=True))
     return Hits(depth, thing, point, direction)
 
 
@@ -269,12 +267,12 @@ def _directions(axes, across: Tensor, up: Tensor) -> Point:
 
 def _depth_of_stage(eye, direction: Point) -> Tensor:
     """Return the depth at which the rays hit the floor or, beyond its rim, the dome."""
-    x, y, z = eye
-    dx, dy, dz = direction
-    a = dx * dx + dy * dy + dz * dz
-    b = x * dx + y * dy + z * dz
-    c = x * x + y * y + z * z - DOME_RADIUS * DOME_RADIUS
-    dome = (square_root(b * b - a * c) - b) / a
+    z = eye[2]
+    dz = direction[2]
+    a = dot(direction, direction)
+    b = dot(eye, direction)
+    c = dot(eye, eye) - DOME_RADIUS * DOME_RADIUS
+    dome = square_root((b * b).sub_(a * c)).sub_(b).div_(a)
     floor = -z / dz
     return torch.where((dz < 0) & (floor < dome), floor, dome)
 

@@ -29,7 +29,7 @@ from course_lib.world.rays import (
     trace,
 )
 from course_lib.world.scene import FLOORS
-from course_lib.world.solids import INTERVALS, Point, square_root
+from course_lib.world.solids import INTERVALS, Point, dot, square_root
 
 RAYS_PER_CHUNK = 2**17  # About 30 MiB: more leaves the cache, less pays for the calls.
 RAY_OFFSETS = ((-0.125, -0.375), (0.375, -0.125), (-0.375, 0.125), (0.125, 0.375))
@@ -66,7 +66,7 @@ def _to_bytes(channel: Tensor) -> Tensor:
     for sample in range(1, channel.shape[1]):
         total = total + channel[:, sample]
     mean = (total * (1 / channel.shape[1])).clamp_(0, 1)
-    return (square_root(mean) * 255 + 0.5).floor_().to(torch.uint8)
+    return square_root(mean).mul_(255).add_(0.5).floor_().to(torch.uint8)
 
 
 def _light(table: Frames, things: Things, hits: Hits, offsets) -> tuple[Tensor, Tensor]:
@@ -76,27 +76,28 @@ def _light(table: Frames, things: Things, hits: Hits, offsets) -> tuple[Tensor, 
     lamp = LAMP_RADIUS * 2 * torch.tensor(offsets, dtype=torch.float32)
     towards = sun[:, None] + lamp[:, :1] * side[:, None] + lamp[:, 1:] * over[:, None]  # k s 3
     towards = [each[:, :, None, None] for each in things.to_local(towards.unbind(-1))]
-    seen = []
-    opened = []
+    # Of every thing, and last of none: whether its frame's hits see past it, and how open it leaves
+    # their sky.
+    seen = torch.ones(len(frame) + 1, *hits.depth.shape[1:])
+    opened = torch.ones_like(seen)
     for shape, part in things.shapes.items():
         points = [each.index_select(0, frame[part]) for each in hits.point]
         origin = things.points_to_local(points, part)
         enter, leave = INTERVALS[shape](origin, [each[part] for each in towards])
         number = torch.arange(len(frame), dtype=torch.int32)[part]
         other = hits.thing.index_select(0, frame[part]) != expand_to(number, hits.thing)
-        seen.append(1 - ((enter < leave) & (leave > 0) & other).float())
+        is_hidden = (enter.clamp_(min=0) < leave).logical_and_(other)
+        seen[part] = is_hidden.logical_not_()
         # A body above a point hides part of its sky, hence the soft dark spot under every thing.
-        x, y, z = origin
-        near = 1 / (1 + (x * x + y * y + z * z))
-        opened.append(torch.where(other, 1 - 0.62 * (near * near), 1))
-    seen = torch.cat(seen)
-    opened = torch.cat(opened)
+        near = 1 / dot(origin, origin).add_(1)
+        open_part = near.mul_(near).mul_(-0.62).add_(1)
+        opened[part] = torch.where(other, open_part, 1)
 
-    sees_lamp = torch.ones_like(hits.depth)
-    openness = torch.ones_like(hits.depth)
-    for frames, numbers in things.by_index():
-        sees_lamp[frames] *= seen.index_select(0, numbers)
-        openness[frames] *= opened.index_select(0, numbers)
+    light = []
+    for each in (seen, opened):
+        first, second, third = (each.index_select(0, n) for n in things.of_frame.unbind(-1))
+        light.append(first.mul_(second).mul_(third))
+    sees_lamp, openness = light
     return sees_lamp, openness
 
 
@@ -106,27 +107,27 @@ def _shade_stage(table: Frames, hits: Hits, light: tuple[Tensor, Tensor]) -> lis
     x, y, z = hits.point
     pattern = torch.empty_like(x)
     cos, sin, shift_u, shift_v = (expand_to(each, x) for each in table.tiling.unbind(-1))
-    u = x * cos - y * sin + shift_u
-    v = x * sin + y * cos + shift_v
+    u = (x * cos).sub_(y * sin).add_(shift_u)
+    v = (x * sin).add_(y * cos).add_(shift_v)
     for number, name in enumerate(FLOORS):
         rows = (table.pattern == number).nonzero()[:, 0]
         pattern[rows] = _pattern(name, u[rows], v[rows], x[rows], y[rows])
 
-    distance = (x * x + y * y) * (1 / DOME_RADIUS**2)
+    distance = (x * x).add_(y * y).mul_(1 / DOME_RADIUS**2)
     pattern *= 1 - distance
-    fog = ((distance - 0.12) * (1 / 0.80)).clamp(0, 1)
+    fog = (distance - 0.12).mul_(1 / 0.80).clamp_(0, 1)
     fog = torch.where(z > 1e-3, 1, fog * (2 - fog))
     height = (z * 0.30).clamp_(0, 1)
-    height = height * (2 - height)
-    brightness = (0.62 * sees_lamp + 0.38 * openness) * (1.06 - 0.5 * distance)
+    height *= 2 - height
+    brightness = (0.62 * sees_lamp).add_(0.38 * openness).mul_(1.06 - 0.5 * distance)
 
     channels = []
     for channel in range(3):
         bright, dark = (expand_to(table.tones[:, tone, channel], x) for tone in (0, 1))
         horizon, top = (expand_to(table.sky[:, end, channel], x) for end in (0, 1))
-        ground = (dark + pattern * (bright - dark)) * brightness
-        back = horizon + height * (top - horizon)
-        channels.append(ground + fog * (back - ground))
+        ground = (pattern * (bright - dark)).add_(dark).mul_(brightness)
+        back = (height * (top - horizon)).add_(horizon)
+        channels.append(back.sub_(ground).mul_(fog).add_(ground))
     return channels
 
 

@@ -25,11 +25,10 @@ CONE_HEIGHT = 2.0
 def sphere(origin: Point, direction: Point) -> tuple[Tensor, Tensor]:
     """Intersect the sphere of radius 1 around (0, 0, 1)."""
     x, y, z = origin
-    dx, dy, dz = direction
-    z = z - 1
-    a = dx * dx + dy * dy + dz * dz
-    b = x * dx + y * dy + z * dz
-    c = x * x + y * y + z * z - 1
+    from_centre = x, y, z - 1
+    a = dot(direction, direction)
+    b = dot(from_centre, direction)
+    c = dot(from_centre, from_centre) - 1
     return _roots(a, b, c)
 
 
@@ -40,8 +39,8 @@ def cube(origin: Point, direction: Point) -> tuple[Tensor, Tensor]:
     enter_x, leave_x = _slab(x, dx, -CUBE_HALF_WIDTH, CUBE_HALF_WIDTH)
     enter_y, leave_y = _slab(y, dy, -CUBE_HALF_WIDTH, CUBE_HALF_WIDTH)
     enter_z, leave_z = _slab(z, dz, 0.0, 2 * CUBE_HALF_WIDTH)
-    enter = torch.maximum(torch.maximum(enter_x, enter_y), enter_z)
-    leave = torch.minimum(torch.minimum(leave_x, leave_y), leave_z)
+    enter = enter_x.clamp_(min=enter_y).clamp_(min=enter_z)
+    leave = leave_x.clamp_(max=leave_y).clamp_(max=leave_z)
     return enter, leave
 
 
@@ -51,7 +50,7 @@ def cylinder(origin: Point, direction: Point) -> tuple[Tensor, Tensor]:
     dx, dy, dz = direction
     enter, leave = _roots(dx * dx + dy * dy, x * dx + y * dy, x * x + y * y - CYLINDER_RADIUS**2)
     enter_z, leave_z = _slab(z, dz, 0.0, CYLINDER_HEIGHT)
-    return torch.maximum(enter, enter_z), torch.minimum(leave, leave_z)
+    return enter.clamp_(min=enter_z), leave.clamp_(max=leave_z)
 
 
 def cone(origin: Point, direction: Point) -> tuple[Tensor, Tensor]:
@@ -69,13 +68,13 @@ def cone(origin: Point, direction: Point) -> tuple[Tensor, Tensor]:
     c = x * x + y * y - w * w
     enter, leave = _roots(a, b, c)
     enter_z, leave_z = _slab(z, dz, 0.0, CONE_HEIGHT)
-    return torch.maximum(enter, enter_z), torch.minimum(leave, leave_z)
+    return enter.clamp_(min=enter_z), leave.clamp_(max=leave_z)
 
 
 def _roots(a: Tensor, b: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
     """Solve a t^2 + 2 b t + c = 0; where there are no roots, return the same number twice."""
-    root = square_root((b * b - a * c).clamp_(min=0))
-    return (-b - root) / a, (root - b) / a
+    root = square_root((b * b).sub_(a * c).clamp_(min=0))
+    return (-b - root).div_(a), root.sub_(b).div_(a)
 
 
 def _slab(x: Tensor, dx: Tensor, low: float, high: float) -> tuple[Tensor, Tensor]:
@@ -83,7 +82,7 @@ def _slab(x: Tensor, dx: Tensor, low: float, high: float) -> tuple[Tensor, Tenso
     inverse = 1 / dx
     a = (low - x) * inverse
     b = (high - x) * inverse
-    return torch.minimum(a, b), torch.maximum(a, b)
+    return torch.minimum(a, b), a.clamp_(min=b)
 
 
 INTERVALS: dict[str, Callable[[Point, Point], tuple[Tensor, Tensor]]] = {
@@ -137,6 +136,11 @@ def normal(shape: str, point: Point) -> Point:
 def _unit(x: Tensor, y: Tensor, z: Tensor) -> Point:
     length = square_root(x * x + y * y + z * z)
     return x / length, y / length, z / length
+
+
+def dot(a: Point, b: Point) -> Tensor:
+    """Return the scalar product, summed in the order x, y, z."""
+    return (a[0] * b[0]).add_(a[1] * b[1]).add_(a[2] * b[2])
 
 
 def square_root(x: Tensor) -> Tensor:
