@@ -15,6 +15,7 @@ from course_lib.metrics.scene_judge import SCENE_LABELS, TemporalShiftNet
 from course_lib.training.randomness import RandomSource
 from course_lib.training.recipe import LRSchedule, Recipe, Tensors
 from course_lib.training.recipes.vit import JudgeTrainable, calibrate, reading_scores
+from course_lib.training.store import load_checkpoint
 from course_lib.world import VOCABULARY
 
 REST = VOCABULARY["motion"].index("rest")
@@ -84,6 +85,13 @@ def labelled(clips: dict[str, Tensor]) -> dict[str, Tensor]:
     for name in ("shape", "colour", "scale"):
         known[name] = clips[name].masked_fill(is_open, -1)
     return known
+
+
+def read_scenes(clip: Tensor) -> dict[str, Tensor]:
+    """Return the number of each label that the judge of scenes reads in clips (n t 3 h w)."""
+    judge, _ = load_checkpoint(SCENE_JUDGE)
+    readings = [judge.read(part) for part in clip.split(64)]
+    return {name: torch.cat([reading[name] for reading in readings]) for name in readings[0]}
 
 
 RECIPES: list[Recipe] = [

@@ -36,7 +36,7 @@ from course_lib.papers import svd
 from course_lib.papers.svd_decoder import TemporalAutoencoder
 from course_lib.training.randomness import RandomSource
 from course_lib.training.recipe import LRSchedule, Recipe, Tensors, Trainable
-from course_lib.training.recipes.judges import REST
+from course_lib.training.recipes.judges import REST, read_scenes
 from course_lib.training.recipes.ldm import (
     AUTOENCODER,
     FRAMES,
@@ -453,8 +453,7 @@ def clip_scores(drawn: Tensor, test: dict[str, Tensor]) -> dict:
     judge, _ = load_checkpoint(SCENE_JUDGE)
     shown = torch.linspace(0, FRAMES - 1, drawn.shape[1]).round().long()
     others = pixels_to_float(scenes("test", len(drawn), seed=1)["pixels"][:, shown])
-    readings = [judge.read(part) for part in drawn.split(64)]
-    read = {name: torch.cat([reading[name] for reading in readings]) for name in readings[0]}
+    read = read_scenes(drawn)
     kept = {name: read[name] == test[name] for name in ("shape", "colour", "scale")}
     fake, real = (
         torch.cat([judge.features(x) for x in part.split(64)]) for part in (drawn, others)
