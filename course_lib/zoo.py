@@ -9,6 +9,7 @@ from torch import nn
 
 from course_lib.nn import clip_text, clip_vision
 from course_lib.papers import (
+    cogvideox_vae,
     dcgan,
     ddpm,
     improved_ddpm,
@@ -96,6 +97,7 @@ MODELS: dict[str, Entry] = {
     **_entries("svd", clip_vision.CLIP_VISION_CONFIGS, clip_vision.CLIPVision, {
         "CLIP-ViT-H": ("632M", "OpenCLIP, profile of its models"),
     }),
+    **_entries("cogvideox", cogvideox_vae.COGVIDEOX_VAE_CONFIGS, cogvideox_vae.CogVideoXVAE, {}),
     **_entries("dcgan", dcgan.DCGAN_CONFIGS, dcgan.DCGAN, {}),
 }  # fmt: skip
 
