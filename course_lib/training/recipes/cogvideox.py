@@ -22,7 +22,7 @@ from course_lib.papers import cogvideox_diffusion
 from course_lib.papers.cogvideox import Transformer
 from course_lib.training.randomness import RandomSource
 from course_lib.training.recipe import LRSchedule, Recipe, Tensors, Trainable
-from course_lib.training.recipes.cogvideox_t5 import embed
+from course_lib.training.recipes.cogvideox_t5 import embed_captions
 from course_lib.training.recipes.cogvideox_vae import (
     FRAMES,
     SIZE,
@@ -104,9 +104,7 @@ class TextToVideo(Trainable):
         timesteps = len(self.alphas_cumprod)
         if self.recipe.explicit_uniform:
             uniform = rng.rand(b)
-            return cogvideox_diffusion.explicit_uniform(
-                uniform, timesteps, rng.rank, rng.processes
-            )
+            return cogvideox_diffusion.explicit_uniform(uniform, timesteps, rng.rank, rng.processes)
         return rng.randint(0, timesteps, b)
 
 
@@ -149,7 +147,7 @@ class TextToVideoRecipe(Recipe):
 
     def data(self) -> Tensors:
         mean, deviation = encoded("train", self.clips, self.world)
-        text = embed(captions("train", self.clips, self.world))
+        text = embed_captions(captions("train", self.clips, self.world))
         return Tensors(mean=mean, deviation=deviation, text=text)
 
     @torch.no_grad()
@@ -157,7 +155,7 @@ class TextToVideoRecipe(Recipe):
         """Measure the loss of test clips at Table 9's steps, and clips drawn from test captions."""
         sentences = captions("test", self.samples, self.world)
         mean, _ = encoded("test", self.samples, self.world)
-        text = embed(sentences)
+        text = embed_captions(sentences)
         measured: dict = {}
         noise = torch.randn(mean.shape, generator=torch.Generator().manual_seed(0))
         losses = []
@@ -195,7 +193,7 @@ class TextToVideoRecipe(Recipe):
         shape = (len(sentences), frames or t, model.config.out_channels, h, w)
         noise = torch.randn(shape, generator=generator)
         visited = trailing_steps(len(self.alphas_cumprod), steps)
-        text = embed(sentences)
+        text = embed_captions(sentences)
         null = torch.zeros_like(text[:1]).to(device)
         drawn = []
         for x, part in zip(noise.split(64), text.split(64), strict=True):

@@ -32,7 +32,7 @@ from course_lib.training.recipes.cogvideox import (
     latents_to_clips,
     movie_scores,
 )
-from course_lib.training.recipes.cogvideox_t5 import embed
+from course_lib.training.recipes.cogvideox_t5 import embed_captions
 from course_lib.training.recipes.cogvideox_vae import movies
 from course_lib.training.store import load_checkpoint
 from course_lib.world import pixels_to_float
@@ -79,7 +79,7 @@ class PackRecipe(TextToVideoRecipe):
         """Measure what every text-to-video model is measured by, and the loss of each duration."""
         measured = super().measure(model)
         mean, _ = encoded("test", self.samples, self.world)
-        text = embed(captions("test", self.samples, self.world))
+        text = embed_captions(captions("test", self.samples, self.world))
         noise = torch.randn(mean.shape, generator=torch.Generator().manual_seed(0))
         for n in sorted(set(DURATIONS)):
             losses = [
@@ -185,7 +185,7 @@ class ImageToVideoRecipe(TextToVideoRecipe):
         """Draw clips (n t 3 32 32) that go on from normalized latents (n c h w), by DDIM."""
         frames, _, _ = zoo.find(self.preset).config.latent
         noise = torch.randn(len(first), frames, *first.shape[1:], generator=generator)
-        text = embed(sentences)
+        text = embed_captions(sentences)
         drawn = []
         for x, image, words in zip(noise.split(64), first.split(64), text.split(64), strict=True):
             latents = cogvideox_diffusion.sample(
