@@ -9,8 +9,8 @@ from torch import nn
 
 from course_lib.nn import clip_text, clip_vision
 from course_lib.papers import (
-    cogvideox_vae,
     cogvideox,
+    cogvideox_vae,
     dcgan,
     ddpm,
     improved_ddpm,

@@ -246,7 +246,7 @@ def movie_scores(drawn: Tensor, world: str) -> dict:
 
 ONE_THING = TextToVideoRecipe(
     "cogvideox",
-    steps=9000,
+    steps=8000,
     batch_size=32,
     learning_rate=2e-3,
     warmup=100,
@@ -266,7 +266,9 @@ VARIANTS: dict[str, dict] = {
 
 RECIPES: list[Recipe] = [
     ONE_THING,
-    replace(ONE_THING, name="cogvideox-world", world="whole world", clips=12_000, sweep=()),
+    replace(
+        ONE_THING, name="cogvideox-world", world="whole world", steps=7000, clips=10_000, sweep=()
+    ),
     *(
         replace(SHORT, name=f"cogvideox-{name}-{seed}", seed=seed, **choice)
         for name, choice in VARIANTS.items()
