@@ -90,5 +90,7 @@ def repeat_frames(
     """
     counts = torch.full((x.shape[2],), times, device=x.device)
     counts[:starts] = 1
+    many = times * (x.shape[2] - starts) + starts  # said, so that it works on the meta device
     frames = rearrange(x, "b c t h w -> b t h w c")
-    return rearrange(frames.repeat_interleave(counts, dim=1), "b t h w c -> b c t h w")
+    repeated = frames.repeat_interleave(counts, dim=1, output_size=many)
+    return rearrange(repeated, "b t h w c -> b c t h w")
