@@ -9,6 +9,7 @@ from torch import nn
 
 from course_lib.nn import clip_text, clip_vision
 from course_lib.papers import (
+    cogvideox,
     cogvideox_vae,
     dcgan,
     ddpm,
@@ -96,6 +97,13 @@ MODELS: dict[str, Entry] = {
     **_entries("svd", svd_decoder.TEMPORAL_DECODER_CONFIGS, svd_decoder.TemporalAutoencoder, {}),
     **_entries("svd", clip_vision.CLIP_VISION_CONFIGS, clip_vision.CLIPVision, {
         "CLIP-ViT-H": ("632M", "OpenCLIP, profile of its models"),
+    }),
+    **_entries("cogvideox", cogvideox.COGVIDEOX_CONFIGS, cogvideox.Transformer, {
+        "2B": ("2B", "paper, table 6"),
+        "5B": ("5B", "paper, table 6"),
+        "5B-I2V": ("5B", "name of the released checkpoint"),
+        "1.5-5B": ("5B", "name of the released checkpoint"),
+        "1.5-5B-I2V": ("5B", "name of the released checkpoint"),
     }),
     **_entries("cogvideox", cogvideox_vae.COGVIDEOX_VAE_CONFIGS, cogvideox_vae.CogVideoXVAE, {}),
     **_entries("dcgan", dcgan.DCGAN_CONFIGS, dcgan.DCGAN, {}),

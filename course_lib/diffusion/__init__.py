@@ -3,13 +3,21 @@
 from course_lib.diffusion.guidance import Guided, drop_context, guide
 from course_lib.diffusion.likelihood import bits_per_dim, normal_kl
 from course_lib.diffusion.mixture import GaussianMixture
-from course_lib.diffusion.samplers import ddim_step, ddim_steps
+from course_lib.diffusion.samplers import (
+    ddim_step,
+    ddim_step_towards,
+    ddim_steps,
+    dpm_solver_step,
+    trailing_steps,
+)
 from course_lib.diffusion.schedules import (
     cosine_alphas_cumprod,
     cosine_betas,
     linear_betas,
     scaled_linear_betas,
+    shift_snr,
     validate_betas,
+    zero_terminal_snr,
 )
 from course_lib.diffusion.steps import choose, gather_at, previous, validate_count, validate_steps
 
@@ -21,7 +29,9 @@ __all__ = [
     "cosine_alphas_cumprod",
     "cosine_betas",
     "ddim_step",
+    "ddim_step_towards",
     "ddim_steps",
+    "dpm_solver_step",
     "drop_context",
     "gather_at",
     "guide",
@@ -29,7 +39,10 @@ __all__ = [
     "normal_kl",
     "previous",
     "scaled_linear_betas",
+    "shift_snr",
+    "trailing_steps",
     "validate_betas",
     "validate_count",
     "validate_steps",
+    "zero_terminal_snr",
 ]

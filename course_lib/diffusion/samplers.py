@@ -50,3 +50,57 @@ def ddim_step(
     towards_x_t = (1 - alpha_bar_prev - variance).clamp(min=0).sqrt() * eps
     x_s = alpha_bar_prev.sqrt() * x_start + towards_x_t
     return x_s if noise is None else x_s + variance.sqrt() * noise
+
+
+def trailing_steps(timesteps: int, count: int) -> Int[Tensor, " kept"]:
+    """Return `count` of the steps 0..timesteps-1, evenly spaced down from the last of them.
+
+    50 of 1000 are 19, 39, ..., 999: a chain from pure noise starts where there is nothing else,
+    which it should if the schedule ends so (Lin et al. 2023, arXiv 2305.08891, section 3.3).
+    Raises ValueError unless 2 <= count <= timesteps.
+    """
+    validate_count(timesteps, count)
+    down = torch.arange(count, 0, -1, dtype=torch.float64) * timesteps / count
+    return down.round().long().flip(0) - 1
+
+
+def ddim_step_towards(
+    x_t: Float[Tensor, "b ..."],
+    x_start: Float[Tensor, "b ..."],
+    alpha_bar: Float[Tensor, "..."],
+    alpha_bar_prev: Float[Tensor, "..."],
+) -> Float[Tensor, "b ..."]:
+    """Take the deterministic step of `ddim_step` from an estimate of x_start.
+
+    It needs no noise to be told, and so works where x_t is nothing but noise: alpha_bar = 0.
+    """
+    shrink = ((1 - alpha_bar_prev) / (1 - alpha_bar)).sqrt()
+    return shrink * x_t + (alpha_bar_prev.sqrt() - alpha_bar.sqrt() * shrink) * x_start
+
+
+def dpm_solver_step(
+    x_t: Float[Tensor, "b ..."],
+    x_start: Float[Tensor, "b ..."],
+    alpha_bar: Float[Tensor, "..."],
+    alpha_bar_prev: Float[Tensor, "..."],
+    noise: Float[Tensor, "b ..."],
+    before: tuple[Float[Tensor, "b ..."], Float[Tensor, "..."]] | None = None,
+) -> Float[Tensor, "b ..."]:
+    """Take a step of SDE-DPM-Solver++(2M) (Lu et al. 2022, arXiv 2211.01095, Algorithm 4).
+
+    before: the estimate of x_start of the step before, and its alpha_bar; the two are extended in a
+    straight line in lambda = log(alpha_bar / (1 - alpha_bar)) / 2.  Without it, and in the last
+    step to alpha_bar_prev = 1, the step is of first order.  From alpha_bar = 0 nothing of x_t is
+    kept.
+    """
+    left = alpha_bar * (1 - alpha_bar_prev) / ((1 - alpha_bar) * alpha_bar_prev)  # e^(-2h)
+    if before is not None and bool((alpha_bar_prev < 1).all()):
+        x_start_before, alpha_bar_before = before
+        h = torch.logit(alpha_bar_prev) - torch.logit(alpha_bar)  # both twice
+        h_before = torch.logit(alpha_bar) - torch.logit(
+            alpha_bar_before
+        )  # infinite after pure noise
+        x_start = x_start + h / (2 * h_before) * (x_start - x_start_before)
+    keep = (1 - alpha_bar_prev) / (1 - alpha_bar) * (alpha_bar / alpha_bar_prev).sqrt()
+    fresh = ((1 - alpha_bar_prev) * (1 - left)).sqrt()
+    return keep * x_t + (1 - left) * alpha_bar_prev.sqrt() * x_start + fresh * noise

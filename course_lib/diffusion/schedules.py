@@ -53,6 +53,33 @@ def cosine_betas(timesteps: int) -> Table:
     return (1 - alphas_cumprod / previous(alphas_cumprod)).clamp(max=0.999)
 
 
+def shift_snr(alphas_cumprod: Table, scale: float) -> Table:
+    """Make the signal-to-noise ratio, alpha_bar / (1 - alpha_bar), `scale` times lower everywhere.
+
+    The larger a clip, the more noise it takes to hide it (Hoogeboom et al. 2023, arXiv 2301.11093);
+    CogVideoX-2B (arXiv 2408.06072) has a scale of 3.  Raises ValueError for one not above 0.
+    """
+    if not scale > 0:
+        raise ValueError(f"scale: expected a number above 0, got {scale}")
+    return alphas_cumprod / (scale + (1 - scale) * alphas_cumprod)
+
+
+def zero_terminal_snr(alphas_cumprod: Table) -> Table:
+    """Lin et al. 2023, arXiv 2305.08891, Algorithm 1: leave nothing of the signal at the last step.
+
+    sqrt(alpha_bar) is moved and stretched so that the first value stays and the last is 0.  Raises
+    ValueError unless the first is the larger one.
+    """
+    root = alphas_cumprod.sqrt()
+    first, last = root[0], root[-1]
+    if not first > last:
+        raise ValueError(
+            f"alphas_cumprod: expected falling values, got {float(first):.4g} first and"
+            f" {float(last):.4g} last"
+        )
+    return ((root - last) * first / (first - last)).square()
+
+
 def validate_betas(betas: Table) -> None:
     """Refuse (ValueError) all but two or more variances strictly between 0 and 1."""
     if betas.ndim != 1 or len(betas) < 2:

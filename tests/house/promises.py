@@ -21,6 +21,7 @@ from PIL import Image
 from torch import nn
 
 from course_lib import zoo
+from course_lib.nn.frame_pack import frame_pack
 
 NAN, INF = math.nan, math.inf
 CALLS: dict[str, list[tuple]] = {}
@@ -185,6 +186,14 @@ def odd_frame():
 
 
 def nn_leaves():
+    places = image(3)
+    broken("nn.rope.rope_angles", (places, 5))
+    broken("nn.rope.rope_angles_3d", (image(4, 3), 24))
+    broken("nn.rope.rotate", (image(2, 3, 1, 16), image(3, 16)), (image(2, 3, 1, 16), image(3, 7)))
+    broken("nn.frame_pack.frame_pack", ([2, 5], 4), ([2, 0], 4), ([], 4))
+    pack = frame_pack([2, 3], 4)
+    clips = [image(2, 1, 4, 4), image(2, 1, 4, 4)]
+    broken("nn.frame_pack.pack_clips", (clips, pack), (clips[:1], pack), ([*clips, clips[0]], pack))
     q = image(1, 2, 3, 4)
     broken("nn.attention.causal_attention", (q, q[:, :, :2], q[:, :, :2]))
     clip = image(1, 4, 3, 4, 4)
@@ -274,6 +283,7 @@ def shared_maths():
 
     for count in (1, 0, -5, 1001, 2.5, NAN):
         broken("diffusion.samplers.ddim_steps", (1000, count))
+        broken("diffusion.samplers.trailing_steps", (1000, count))
         broken("diffusion.steps.validate_count", (1000, count))
         broken("papers.improved_ddpm.strided_steps", (1000, count))
     broken("diffusion.samplers.ddim_steps", (1000, 50, -1), (1000, 50, NAN), (1000, 50, 0.5))
@@ -296,6 +306,9 @@ def shared_maths():
         (10, NAN),
         (10, 0.1, NAN),
     )
+    falling = torch.tensor([0.9, 0.5, 0.1])
+    broken("diffusion.schedules.shift_snr", *((falling, scale) for scale in (0.0, -1.0, NAN)))
+    broken("diffusion.schedules.zero_terminal_snr", (falling.flip(0),), (falling * NAN,))
     broken("diffusion.guidance.guide", (image(2, 3), image(2, 4), 1.0))
     x = image(4, 3)
     broken(
@@ -485,6 +498,45 @@ def papers():
             ),
         ),
     )
+
+    cogvideox = zoo.build("cogvideox/tiny")
+    clip, t, text = image(2, 2, 4, 4, 4), torch.zeros(2, dtype=torch.long), image(2, 3, 64)
+    broken("papers.cogvideox.CogVideoXConfig.grid", (cogvideox.config, 2, 4, 5))
+    pack = frame_pack([2, 1], 2)
+    for name in ("Transformer.forward", "Transformer.validate"):
+        broken(
+            f"papers.cogvideox.{name}",
+            (cogvideox, image(2, 2, 4, 4, 5), t, text, None),
+            (cogvideox, image(2, 2, 8, 4, 4), t, text, None),
+            (cogvideox, clip, t[:1], text, None),
+            (cogvideox, clip, t, text[:1], None),
+            (cogvideox, clip, t, text[..., 1:], None),
+            (cogvideox, clip, t, text, pack),
+        )
+    broken("papers.cogvideox.patchify", (clip, 3), (clip, 2, 3))
+    broken("papers.cogvideox.unpatchify", (image(2, 8, 16), (2, 2, 3), 2))
+    broken("papers.cogvideox.unpatchify", (image(2, 8, 18), (2, 2, 2), 2))
+    for shape in ((0, 16, 16), (8, 16, 16), (9, 15, 16), (9, 16, 12)):
+        broken("papers.cogvideox_diffusion.latent_shape", shape)
+    uniform = torch.tensor([0.5, 0.2])
+    broken(
+        "papers.cogvideox_diffusion.explicit_uniform",
+        (uniform, 1000, 2, 2),
+        (uniform, 1000, -1, 2),
+        (uniform + 0.5, 1000),
+        (-uniform, 1000),
+        (uniform * NAN, 1000),
+    )
+    broken("papers.cogvideox_diffusion.dynamic_guidance", (0,), (-1,))
+    table = cogvideox.config.alphas_cumprod
+    steps = torch.tensor([499, 999])
+    for options in (
+        {"sampler": "euler"},
+        {"sampler": "dpm"},
+        {"guidance": torch.ones(3, dtype=torch.float64)},
+    ):
+        given = {"guidance": 1.0, "steps": steps, "alphas_cumprod": table, **options}
+        broken("papers.cogvideox_diffusion.sampling", (cogvideox, clip, text, None, Named(given)))
 
     broken(
         "papers.magvit.task_mask",
