@@ -27,6 +27,7 @@ LAYOUTS: dict[str, dict[str, Layout]] = {
     "vqgan": vqgan.VQGAN_LAYOUTS,
     "cogvideox": cogvideox.COGVIDEOX_LAYOUTS,
     "svd": svd.SVD_LAYOUTS | clip.CLIP_VISION_LAYOUTS,
+    "cogvideox": cogvideox.COGVIDEOX_VAE_LAYOUTS,
 }
 
 
