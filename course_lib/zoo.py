@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import nn
 
-from course_lib.nn import clip_text, clip_vision
+from course_lib.nn import clip_text, clip_vision, t5
 from course_lib.papers import (
     dcgan,
     ddpm,
@@ -96,6 +96,7 @@ MODELS: dict[str, Entry] = {
     **_entries("svd", clip_vision.CLIP_VISION_CONFIGS, clip_vision.CLIPVision, {
         "CLIP-ViT-H": ("632M", "OpenCLIP, profile of its models"),
     }),
+    **_entries("cogvideox", t5.T5_CONFIGS, t5.T5Encoder, {}),
     **_entries("dcgan", dcgan.DCGAN_CONFIGS, dcgan.DCGAN, {}),
 }  # fmt: skip
 
