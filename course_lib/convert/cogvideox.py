@@ -1,11 +1,13 @@
-"""The weights of CogVideoX, as others publish them: the transformer.
+"""The weights of CogVideoX, as others publish them: the transformer and the autoencoder.
 
-diffusers: its CogVideoXTransformer3DModel, the folder transformer of a published model.  Its
-pipeline has another epsilon than the authors: `CogVideoXConfig(norm_eps=1e-5)` is its network.
+diffusers: its CogVideoXTransformer3DModel and AutoencoderKLCogVideoX, the folders transformer and
+vae of a published model.  Its pipeline has another epsilon than the authors:
+`CogVideoXConfig(norm_eps=1e-5)` is its network.
 
-sat: the authors' own, mp_rank_00_model_states.pt of their releases, in which all networks may be
-and the transformer is model.diffusion_model.*; it may also come by itself, without its prefix.  Set
-aside are the other networks, and a table of positions or rotations that is not learned.
+sat: the authors' own.  mp_rank_00_model_states.pt of their releases may hold all networks, and the
+transformer is model.diffusion_model.*; it may also come by itself, without its prefix.  Set aside
+are the other networks, and a table of positions or rotations that is not learned.  3d-vae.pt is the
+autoencoder; what belongs to its training loss is set aside.
 """
 
 import torch
@@ -13,6 +15,13 @@ from torch import Tensor, nn
 
 from course_lib.convert.layout import Layout, Source, torch_sources
 from course_lib.papers.cogvideox import Transformer
+from course_lib.papers.cogvideox_vae import (
+    CogVideoXVAE,
+    Downsample,
+    ResBlock,
+    SpatialNorm,
+    Upsample,
+)
 
 # ---------------------------------------------------------------- the transformer
 
@@ -152,24 +161,7 @@ TRANSFORMER_LAYOUTS = {
         is_around_transformer,
     ),
 }
-COGVIDEOX_LAYOUTS = TRANSFORMER_LAYOUTS
-"""The weights of CogVideoX, as others publish them: the autoencoder.
 
-diffusers: its AutoencoderKLCogVideoX, the folder vae of a published model.
-
-sat: the authors' own, 3d-vae.pt of their releases.  What belongs to the training loss is set aside.
-"""
-
-from torch import Tensor, nn
-
-from course_lib.convert.layout import Layout, Source, torch_sources
-from course_lib.papers.cogvideox_vae import (
-    CogVideoXVAE,
-    Downsample,
-    ResBlock,
-    SpatialNorm,
-    Upsample,
-)
 
 # ---------------------------------------------------------------- the autoencoder
 
@@ -259,7 +251,7 @@ def _is_of_the_loss(key: str, value: Tensor, model: nn.Module) -> bool:
     return key.startswith("loss.")
 
 
-COGVIDEOX_VAE_LAYOUTS = {
+VAE_LAYOUTS = {
     "diffusers autoencoder": Layout(
         "encoder.down_blocks.0.resnets.0.conv1.conv.weight",
         diffusers_vae_sources,
@@ -272,3 +264,5 @@ COGVIDEOX_VAE_LAYOUTS = {
         set_aside=_is_of_the_loss,
     ),
 }
+
+COGVIDEOX_LAYOUTS = TRANSFORMER_LAYOUTS | VAE_LAYOUTS

@@ -162,8 +162,6 @@ def test_an_image_model_starts_as_its_source_whatever_the_image():
     t = torch.tensor([100, 500, 999])
     image = cogvideox_diffusion.image_condition(torch.randn(3, 4, 8, 8), 5)
     with torch.no_grad():
-        ours = trainable.model(
-            cogvideox_diffusion.beside(batch["mean"], image), t, batch["text"]
-        )
+        ours = trainable.model(cogvideox_diffusion.beside(batch["mean"], image), t, batch["text"])
         theirs = source(batch["mean"], t, batch["text"])
     torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-5)
