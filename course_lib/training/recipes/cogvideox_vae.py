@@ -173,7 +173,7 @@ def decode(model: CogVideoXVAE, latents: Tensor) -> Tensor:
 
 SHORT = VAERecipe(
     "cogvideox-vae-short",
-    steps=4000,
+    steps=3000,
     batch_size=16,
     learning_rate=2e-3,
     warmup=100,
