@@ -116,12 +116,12 @@ class AutoencoderKL(nn.Module):
 
 
 class Posterior(NamedTuple):
-    """A Gaussian with independent values: what an image is encoded to."""
+    """A Gaussian with independent values: what an image, or a clip, is encoded to."""
 
-    mean: Float[Tensor, "b d h w"]  # also its mode
-    log_variance: Float[Tensor, "b d h w"]
+    mean: Float[Tensor, "b d *places"]  # also its mode
+    log_variance: Float[Tensor, "b d *places"]
 
-    def sample(self, noise: Float[Tensor, "b d h w"]) -> Float[Tensor, "b d h w"]:
+    def sample(self, noise: Float[Tensor, "b d *places"]) -> Float[Tensor, "b d *places"]:
         """Return the latents that standard normal noise becomes."""
         return self.mean + (0.5 * self.log_variance).exp() * noise
 

@@ -79,6 +79,8 @@ def leaves():
         ),
     )
     broken("looks.frame_as_seen", (odd_frame(), 1))
+    broken("nn.context_parallel.share_frames", (16, 2, 4), (9, 0, 4), (9, 4, 4), (0, 1, 4))
+    broken("nn.timeline.pool_frames", (image(1, 1, 2, 1, 1), True), (image(1, 1, 1, 1, 1), False))
     floats = image(2, 3, 4, 4)
     broken(
         "media.read_photo",
@@ -455,6 +457,20 @@ def papers():
         broken(
             "papers.svd_decoder.TemporalAutoencoder.decode_in_parts",
             (model("svd/temporal-decoder-tiny"), latents, most),
+        )
+    vae = model("cogvideox/VAE-tiny")
+    for clip, at_once in (
+        (image(1, 3, 4, 8, 8), None),
+        (image(1, 3, 5, 6, 8), None),
+        (image(1, 3, 5, 8, 8), 0),
+        (image(1, 3, 5, 8, 8), 6),
+    ):
+        broken("papers.cogvideox_vae.CogVideoXVAE.encode", (vae, clip, at_once))
+        broken("papers.cogvideox_vae.CogVideoXVAE.encode_in_parts", (vae, clip, at_once))
+    for at_once in (0, -1):
+        broken(
+            "papers.cogvideox_vae.CogVideoXVAE.decode_in_parts",
+            (vae, image(1, 4, 2, 2, 2), at_once),
         )
     svd = zoo.build("svd/tiny")
     vector = image(1, 96)
