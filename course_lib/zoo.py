@@ -107,6 +107,7 @@ MODELS: dict[str, Entry] = {
         "1.5-5B-I2V": ("5B", "name of the released checkpoint"),
     }),
     **_entries("cogvideox", t5.T5_CONFIGS, t5.T5Encoder, {}),
+    **_entries("cogvideox", cogvideox_vae.COGVIDEOX_VAE_CONFIGS, cogvideox_vae.CogVideoXVAE, {}),
     **_entries("dcgan", dcgan.DCGAN_CONFIGS, dcgan.DCGAN, {}),
 }  # fmt: skip
 

@@ -8,6 +8,12 @@ sat: the authors' own.  mp_rank_00_model_states.pt of their releases may hold al
 transformer is model.diffusion_model.*; it may also come by itself, without its prefix.  Set aside
 are the other networks, and a table of positions or rotations that is not learned.  3d-vae.pt is the
 autoencoder; what belongs to its training loss is set aside.
+`CogVideoXConfig(norm_eps=1e-5)` is its transformer.
+
+sat: the authors' own.  Of mp_rank_00_model_states.pt, in which all networks may be, the transformer
+is model.diffusion_model.*; it may also come by itself, without its prefix.  Set aside are the other
+networks, and a table of positions or rotations that is not learned.  The autoencoder is 3d-vae.pt;
+what belongs to its training loss is set aside.
 """
 
 import torch
@@ -252,6 +258,7 @@ def _is_of_the_loss(key: str, value: Tensor, model: nn.Module) -> bool:
 
 
 VAE_LAYOUTS = {
+COGVIDEOX_VAE_LAYOUTS = {
     "diffusers autoencoder": Layout(
         "encoder.down_blocks.0.resnets.0.conv1.conv.weight",
         diffusers_vae_sources,
@@ -266,3 +273,4 @@ VAE_LAYOUTS = {
 }
 
 COGVIDEOX_LAYOUTS = TRANSFORMER_LAYOUTS | VAE_LAYOUTS
+COGVIDEOX_LAYOUTS = TRANSFORMER_LAYOUTS | COGVIDEOX_VAE_LAYOUTS
