@@ -11,7 +11,7 @@ from einops import rearrange, repeat
 
 from course_lib.checking import Exercise, edit
 from course_lib.nn import context_parallel, rope, timeline
-from course_lib.papers import cogvideox, cogvideox_vae
+from course_lib.papers import cogvideox, cogvideox_diffusion
 
 # ---------------------------------------------------------------- latent_shape
 
@@ -23,38 +23,34 @@ def _clip_sizes(rng):
     """
     asked = [
         (49, 480, 720),
-        (17, 32, 32, 4, 4),
+        (17, 32, 32, 4, (4, 4, 4)),
         (1, 16, 40),
         (81, 768, 1360),
-        (5, 24, 8),
-        (13, 8, 24, 2),
-        (17, 12, 20, 8, 4),
-        (6, 5, 7, 1, 1),
+        (5, 24, 8, 32),
+        (13, 12, 80, 4, (2, 4, 16)),
+        (17, 24, 12, 3, (8, 8, 3)),
+        (6, 5, 7, 16, (1, 1, 1)),
         (48, 480, 720),
         (50, 480, 720),
         (0, 480, 720),
-        (0, 6, 4, 1, 2),
+        (0, 6, 4, 2, (1, 2, 2)),
         (49, 484, 720),
         (49, 480, 724),
         (9, 20, 24),
         (5, 8, 12),
         (9, 20, 12),
-        (17, 32, 30, 4, 4),
+        (17, 32, 30, 4, (4, 4, 4)),
     ]
-    names = ("frames", "height", "width", "frames_per_latent", "pixels_per_latent")
+    names = ("frames", "height", "width", "channels", "compression")
     return [dict(zip(names, sizes, strict=False)) for sizes in asked]
 
 
-FIT_FRAMES = """    if frames < 1 or (frames - 1) % f:
-        raise ValueError(f"expected 1 + {f} n frames, got {frames}")
-"""
-FIT_SIDES = """    if height % side or width % side:
-        raise ValueError(f"expected sides divisible by {side}, got {(height, width)}")
-"""
+REFUSED_SIZES = "frames < 1 or (frames - 1) % over_time or height % down or width % across"
+SHAPE = "1 + (frames - 1) // over_time, channels, height // down, width // across"
 
 LATENT_SHAPE = Exercise(
     id="cogvideox.latent_shape",
-    reference=cogvideox_vae.latent_shape,
+    reference=cogvideox_diffusion.latent_shape,
     cases=_clip_sizes,
     equation="CogVideoX, Section 2.1",
     points=1,
@@ -62,55 +58,80 @@ LATENT_SHAPE = Exercise(
     minutes=5,
     misconceptions={
         "all_frames_divided": (
-            edit("1 + (frames - 1) // f", "frames // f"),
+            edit("1 + (frames - 1) // over_time", "frames // over_time"),
             "You divided all frames. The first one is a latent by itself: take it away, divide the"
             " rest, and count it again.",
         ),
         "first_divided_too": (
-            edit("1 + (frames - 1) // f", "1 + frames // f"),
+            edit("1 + (frames - 1) // over_time", "1 + frames // over_time"),
             "You counted the first frame, but divided it with the others, too. Divide frames - 1;"
             " with one frame a latent it shows.",
         ),
         "first_not_counted": (
-            edit("1 + (frames - 1) // f", "(frames - 1) // f"),
+            edit("1 + (frames - 1) // over_time", "(frames - 1) // over_time"),
             "You took the first frame away and did not count it again: an image would have no"
             " latent.",
         ),
-        "factors_swapped": (
-            edit("f, side = frames_per_latent", "side, f = frames_per_latent"),
-            "The two factors have changed places: `frames_per_latent` divides time,"
-            " `pixels_per_latent` height and width.",
+        "always_four_and_eight": (
+            edit("over_time, down, across = compression", "over_time, down, across = 4, 8, 8"),
+            "You divide by 4, 8 and 8 whatever is asked. Those are the defaults: use"
+            " `compression`.",
         ),
-        "four_and_eight": (
-            edit("f, side = frames_per_latent, pixels_per_latent", "f, side = 4, 8"),
-            "You divide by 4 and 8 whatever is asked. Those are the defaults: use"
-            " `frames_per_latent` and `pixels_per_latent`.",
+        "compression_backwards": (
+            edit("over_time, down, across = compression", "across, down, over_time = compression"),
+            "The factors of time and width have changed places: `compression` is time, height,"
+            " width.",
+        ),
+        "always_sixteen": (
+            edit(SHAPE, SHAPE.replace("channels", "16")),
+            "Your latents always have 16 channels. That is the default: use `channels`.",
+        ),
+        "channels_divided": (
+            edit(SHAPE, SHAPE.replace("channels", "channels // over_time")),
+            "You divided the channels, too. `channels` is the number that latents have.",
+        ),
+        "three_channels": (
+            edit(SHAPE, SHAPE.replace("channels", "3")),
+            "Your latents have the 3 channels of pixels. They have `channels`, 16 in the paper.",
+        ),
+        "without_channels": (
+            edit(SHAPE, SHAPE.replace("channels, ", "")),
+            "The three numbers are right. The shape has the channels, too: (t, c, h, w).",
+        ),
+        "channels_first": (
+            edit(SHAPE, "channels, " + SHAPE.replace("channels, ", "")),
+            "The numbers are right, but the channels come first. The transformer's clips are (t c h"
+            " w).",
+        ),
+        "columns_first": (
+            edit("height // down, width // across", "width // across, height // down"),
+            "Height and width have changed places. The order is time, channels, height, width.",
         ),
         "nothing_refused": (
-            edit(FIT_FRAMES, "", FIT_SIDES, ""),
+            edit(REFUSED_SIZES, "False"),
             "Right where a clip fits. One that does not become whole latents has to be refused:"
             " raise a ValueError.",
         ),
         "frames_not_checked": (
-            edit(FIT_FRAMES, ""),
-            "You check the sides, but not the frames. If (frames - 1) leaves a rest, raise a"
+            edit("frames < 1 or (frames - 1) % over_time or ", ""),
+            "You check the sides, but not the frames. If frames - 1 leaves a rest, raise a"
             " ValueError.",
         ),
         "sides_not_checked": (
-            edit(FIT_SIDES, ""),
-            "You check the frames, but not the sides. Height and width must be multiples of"
-            " `pixels_per_latent`; else raise a ValueError.",
+            edit(" or height % down or width % across", ""),
+            "You check the frames, but not the sides. Height and width must be multiples of their"
+            " factors; else raise a ValueError.",
         ),
         "width_not_checked": (
-            edit(" or width % side", ""),
-            "You check the height alone. The width must be a multiple, too.",
+            edit(" or width % across", ""),
+            "You do not check the width. It must be a multiple, too.",
         ),
         "height_not_checked": (
-            edit("height % side or ", ""),
-            "You check the width alone. The height must be a multiple, too.",
+            edit("height % down or ", ""),
+            "You do not check the height. It must be a multiple, too.",
         ),
         "refused_for_both_alone": (
-            edit(" or width", " and width"),
+            edit("height % down or width % across", "(height % down and width % across)"),
             "You refuse a clip where neither side fits. One that does not is enough: `or`.",
         ),
         "no_frame": (
@@ -119,19 +140,18 @@ LATENT_SHAPE = Exercise(
             " rest. It has at least one: refuse fewer.",
         ),
         "multiples_expected": (
-            edit("frames < 1 or (frames - 1) % f", "frames < 1 or frames % f"),
+            edit("(frames - 1) % over_time", "frames % over_time"),
             "You refuse clips whose frames are no multiple. They are 1 + a multiple: 49, not 48.",
         ),
-        "columns_first": (
-            edit("height // side, width // side", "width // side, height // side"),
-            "Height and width have changed places. The order is time, down, across.",
-        ),
         "patches": (
-            edit("height // side, width // side", "height // side // 2, width // side // 2"),
+            edit(SHAPE, SHAPE.replace("// down", "// down // 2") + " // 2"),
             "You counted the transformer's patches of 2 x 2. Latents are wanted.",
         ),
         "sides_like_time": (
-            edit("height // side, width // side", "1 + height // side, 1 + width // side"),
+            edit(
+                "height // down, width // across",
+                "1 + height // down, 1 + width // across",
+            ),
             "You counted one more down and across. Only time has a first one by itself.",
         ),
     },

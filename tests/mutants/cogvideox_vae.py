@@ -11,77 +11,68 @@ from course_lib.nn.context_parallel import extend_pieces
 from course_lib.nn.rope import rope_angles_3d, rotate
 from course_lib.nn.timeline import causal_padding, pool_frames
 from course_lib.papers.cogvideox import patchify
-from course_lib.papers.cogvideox_vae import latent_shape
+from course_lib.papers.cogvideox_diffusion import latent_shape
 
 # ---------------------------------------------------------------- wrong: latent_shape
 
 
-def shape_of_a_list(frames, height, width, frames_per_latent=4, pixels_per_latent=8):
-    shape = latent_shape(frames, height, width, frames_per_latent, pixels_per_latent)
-    return {"t": shape[0], "h": shape[1], "w": shape[2]}
+def shape_of(change, check=latent_shape):
+    """Build latent_shape from a check and what is made of (t, c, h, w)."""
+
+    def answer(frames, height, width, channels=16, compression=(4, 8, 8)):
+        check(frames, height, width, channels, compression)
+        return change(
+            1 + (frames - 1) // compression[0],
+            channels,
+            height // compression[1],
+            width // compression[2],
+        )
+
+    return answer
 
 
-def shape_with_channels(frames, height, width, frames_per_latent=4, pixels_per_latent=8):
-    return 16, *latent_shape(frames, height, width, frames_per_latent, pixels_per_latent)
-
-
-def shape_tokens(frames, height, width, frames_per_latent=4, pixels_per_latent=8):
-    return math.prod(latent_shape(frames, height, width, frames_per_latent, pixels_per_latent))
-
-
-def shape_asserted(frames, height, width, frames_per_latent=4, pixels_per_latent=8):
+def shape_asserted(frames, height, width, channels=16, compression=(4, 8, 8)):
+    f, p, q = compression
     assert frames >= 1
-    assert (frames - 1) % frames_per_latent == 0
-    assert height % pixels_per_latent == width % pixels_per_latent == 0
-    return latent_shape(frames, height, width, frames_per_latent, pixels_per_latent)
+    assert (frames - 1) % f == 0
+    assert height % p == width % q == 0
+    return latent_shape(frames, height, width, channels, compression)
 
 
-def shape_printed(frames, height, width, frames_per_latent=4, pixels_per_latent=8):
-    """Says what is wrong, and goes on."""
-    if (frames - 1) % frames_per_latent or height % pixels_per_latent or width % pixels_per_latent:
+def shape_or_none(frames, height, width, channels=16, compression=(4, 8, 8)):
+    f, p, q = compression
+    if frames < 1 or (frames - 1) % f or height % p or width % q:
         return None
-    return latent_shape(frames, height, width, frames_per_latent, pixels_per_latent)
+    return latent_shape(frames, height, width, channels, compression)
 
 
-def shape_square(frames, height, width, frames_per_latent=4, pixels_per_latent=8):
-    t, h, _ = latent_shape(frames, height, width, frames_per_latent, pixels_per_latent)
-    return t, h, h
-
-
-def shape_as_tensor(frames, height, width, frames_per_latent=4, pixels_per_latent=8):
-    return torch.tensor(latent_shape(frames, height, width, frames_per_latent, pixels_per_latent))
-
-
-def shape_area_checked(frames, height, width, frames_per_latent=4, pixels_per_latent=8):
+def shape_area_checked(frames, height, width, channels=16, compression=(4, 8, 8)):
     """Checks that the area divides."""
-    if frames < 1 or (frames - 1) % frames_per_latent or height * width % pixels_per_latent**2:
+    f, p, q = compression
+    if frames < 1 or (frames - 1) % f or height * width % (p * q):
         raise ValueError
-    return (
-        1 + (frames - 1) // frames_per_latent,
-        height // pixels_per_latent,
-        width // pixels_per_latent,
-    )
+    return 1 + (frames - 1) // f, channels, height // p, width // q
 
 
-def shape_fractions(frames, height, width, frames_per_latent=4, pixels_per_latent=8):
-    latent_shape(frames, height, width, frames_per_latent, pixels_per_latent)
-    return (
-        1 + (frames - 1) / frames_per_latent,
-        height / pixels_per_latent,
-        width / pixels_per_latent,
-    )
+def shape_rounded(frames, height, width, channels=16, compression=(4, 8, 8)):
+    f, p, q = compression
+    return math.ceil(frames / f), channels, math.ceil(height / p), math.ceil(width / q)
 
 
-def shape_rounded(frames, height, width, frames_per_latent=4, pixels_per_latent=8):
-    return (
-        math.ceil(frames / frames_per_latent),
-        math.ceil(height / pixels_per_latent),
-        math.ceil(width / pixels_per_latent),
-    )
+def shape_fractions(frames, height, width, channels=16, compression=(4, 8, 8)):
+    latent_shape(frames, height, width, channels, compression)
+    f, p, q = compression
+    return 1 + (frames - 1) / f, channels, height / p, width / q
 
 
-def shape_other_defaults(frames, height, width, frames_per_latent=8, pixels_per_latent=4):
-    return latent_shape(frames, height, width, frames_per_latent, pixels_per_latent)
+def shape_square(frames, height, width, channels=16, compression=(4, 8, 8)):
+    """Takes the factor of the height for the width."""
+    f, p, _ = compression
+    return latent_shape(frames, height, width, channels, (f, p, p))
+
+
+def shape_other_defaults(frames, height, width, channels=4, compression=(4, 4, 4)):
+    return latent_shape(frames, height, width, channels, compression)
 
 
 # ---------------------------------------------------------------- wrong: causal_padding
@@ -520,16 +511,20 @@ def rotate_single(x, angles):
 
 WRONG = {
     "cogvideox.latent_shape": {
-        "named": shape_of_a_list,
-        "with_channels": shape_with_channels,
-        "tokens": shape_tokens,
+        "named": shape_of(lambda t, c, h, w: {"t": t, "c": c, "h": h, "w": w}),
+        "tokens": shape_of(lambda t, c, h, w: t * h * w),
+        "as_tensor": shape_of(lambda t, c, h, w: torch.tensor([t, c, h, w])),
+        "with_a_batch": shape_of(lambda t, c, h, w: (1, t, c, h, w)),
+        "channels_last": shape_of(lambda t, c, h, w: (t, h, w, c)),
+        "one_more": shape_of(lambda t, c, h, w: (t + 1, c, h, w)),
+        "never_an_image": shape_of(lambda t, c, h, w: (max(t, 2), c, h, w)),
+        "square_frames": shape_of(lambda t, c, h, w: (t, c, h, h)),
         "asserted": shape_asserted,
-        "printed": shape_printed,
-        "square": shape_square,
-        "as_tensor": shape_as_tensor,
+        "or_none": shape_or_none,
         "area_checked": shape_area_checked,
-        "fractions": shape_fractions,
         "rounded": shape_rounded,
+        "fractions": shape_fractions,
+        "square": shape_square,
         "other_defaults": shape_other_defaults,
     },
     "cogvideox.causal_padding": {
@@ -634,35 +629,35 @@ WRONG = {
 # ---------------------------------------------------------------- right
 
 
-def shape_by_divmod(frames, height, width, frames_per_latent=4, pixels_per_latent=8):
-    moving, left = divmod(frames - 1, frames_per_latent)
-    h, below = divmod(height, pixels_per_latent)
-    w, right = divmod(width, pixels_per_latent)
+def shape_by_divmod(frames, height, width, channels=16, compression=(4, 8, 8)):
+    moving, left = divmod(frames - 1, compression[0])
+    h, below = divmod(height, compression[1])
+    w, right = divmod(width, compression[2])
     if frames <= 0 or left or below or right:
         raise ValueError("does not fit")
-    return moving + 1, h, w
+    return moving + 1, channels, h, w
 
 
-def shape_by_rounding_up(frames, height, width, frames_per_latent=4, pixels_per_latent=8):
-    if frames % frames_per_latent != 1 % frames_per_latent or not frames:
+def shape_by_rounding_up(frames, height, width, channels=16, compression=(4, 8, 8)):
+    f, *sides = compression
+    if frames % f != 1 % f or not frames:
         raise ValueError(frames)
-    for side in (height, width):
-        if side % pixels_per_latent != 0:
-            raise ValueError(side)
-    return [
-        -(-frames // frames_per_latent),
-        height // pixels_per_latent,
-        width // pixels_per_latent,
-    ]
+    latents = [-(-frames // f), channels]
+    for length, side in zip((height, width), sides, strict=True):
+        if length % side != 0:
+            raise ValueError(length)
+        latents.append(length // side)
+    return latents
 
 
-def shape_by_counting(frames, height, width, frames_per_latent=4, pixels_per_latent=8):
-    firsts = list(range(1, frames, frames_per_latent))
-    if frames == 0 or (frames - 1) != len(firsts) * frames_per_latent:
+def shape_by_counting(frames, height, width, channels=16, compression=(4, 8, 8)):
+    f, p, q = compression
+    firsts = list(range(1, frames, f))
+    if frames == 0 or (frames - 1) != len(firsts) * f:
         raise ValueError("frames")
-    if any(side / pixels_per_latent != side // pixels_per_latent for side in (height, width)):
+    if height / p != height // p or width / q != width // q:
         raise ValueError("sides")
-    return 1 + len(firsts), int(height / pixels_per_latent), int(width / pixels_per_latent)
+    return torch.Size([1 + len(firsts), channels, int(height / p), int(width / q)])
 
 
 def padding_by_pad(x, kernel):
