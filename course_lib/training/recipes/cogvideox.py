@@ -80,6 +80,7 @@ class TextToVideo(Trainable):
     """The error of v on latents at steps of the schedule; now and then the text is left out."""
 
     model: Transformer
+    alphas_cumprod: Tensor
 
     def __init__(self, model: Transformer, recipe: "TextToVideoRecipe"):
         super().__init__()
