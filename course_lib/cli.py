@@ -166,8 +166,29 @@ def _add_generate(commands: Any) -> None:
         "--guidance", type=float, default=7.5, help="towards the text; 1 is none (default 7.5)"
     )
 
+    video = kinds.add_parser(
+        "cogvideox", help="film what a text says, from an image on if there is one: CogVideoX"
+    )
+    video.set_defaults(run=_generate_video)
+    video.add_argument("--prompt", required=True, metavar="TEXT")
+    video.add_argument("--negative", default="", metavar="TEXT", help="what not to film")
+    video.add_argument(
+        "--image", type=Path, metavar="FILE", help="a photo to continue; cropped to the size"
+    )
+    video.add_argument("--frames", type=int, help="1 + a multiple of 8 (default: the model's own)")
+    video.add_argument(
+        "--fps", type=int, help="frames a second (default: the model's own, 8; 16 for 1.5)"
+    )
+    video.add_argument(
+        "--guidance", type=float, default=6.0, help="towards the text; 1 is none (default 6)"
+    )
+    video.add_argument(
+        "--dynamic-guidance", action="store_true", help="let it grow from step to step"
+    )
+    video.add_argument("--sampler", choices=["ddim", "dpm"], help="(default: what the folder says)")
+
     own = "the model's own"
-    for kind, steps, size in ((clip, None, "576x1024"), (image, 50, own)):
+    for kind, steps, size in ((clip, None, "576x1024"), (image, 50, own), (video, 50, own)):
         kind.add_argument(
             "--weights",
             type=Path,
@@ -418,6 +439,32 @@ def _generate_image(options: argparse.Namespace) -> int:
     return generate_image(
         options.weights,
         options.prompt,
+        options.out,
+        settings,
+        seed=options.seed,
+        device=options.device,
+        dtype=options.dtype,
+    )
+
+
+def _generate_video(options: argparse.Namespace) -> int:
+    from course_lib.pipelines.cogvideox import Settings
+    from course_lib.pipelines.main import generate_video
+
+    settings = Settings(
+        negative=options.negative,
+        frames=options.frames,
+        size=options.size,
+        steps=options.steps,
+        guidance=options.guidance,
+        dynamic="intended" if options.dynamic_guidance else None,
+        sampler=options.sampler,
+        fps=options.fps,
+    )
+    return generate_video(
+        options.weights,
+        options.prompt,
+        options.image,
         options.out,
         settings,
         seed=options.seed,

@@ -11,10 +11,14 @@ from typing import Any
 from course_lib.nn.clip_text import CLIPTextConfig
 from course_lib.nn.clip_vision import CLIPVisionConfig
 from course_lib.nn.t5 import NORM_EPS, T5Config
+from course_lib.papers.cogvideox import CogVideoXConfig
+from course_lib.papers.cogvideox_vae import NORM_EPS as VAE_NORM_EPS
+from course_lib.papers.cogvideox_vae import CogVideoXVAEConfig
 from course_lib.papers.ldm import LDMConfig
 from course_lib.papers.ldm_autoencoder import AutoencoderConfig
 from course_lib.papers.svd import SVDConfig
 
+FRAMES_PER_LATENT = 4  # of CogVideoX
 OUTER_EPS = 1e-6  # of diffusers' clip U-Net, in whose pipeline the published weights run
 GELUS = {"gelu": "exact", "quick_gelu": "quick"}
 # Fields that say nothing about what is computed.
@@ -348,6 +352,120 @@ def t5_config(given: Mapping[str, Any]) -> T5Config:
     )
     fields.end()
     return config
+
+
+# ---------------------------------------------------------------- CogVideoX
+
+
+def cogvideox_config(given: Mapping[str, Any]) -> CogVideoXConfig:
+    """Return our config of a CogVideoXTransformer3DModel, but for its noise.  Raises ValueError."""
+    fields = Fields(given)
+    fields.require(
+        activation_fn="gelu-approximate",
+        attention_bias=True,
+        flip_sin_to_cos=True,
+        freq_shift=0,
+        norm_elementwise_affine=True,
+        temporal_compression_ratio=FRAMES_PER_LATENT,
+        temporal_interpolation_scale=1.0,
+        timestep_activation_fn="silu",
+    )
+    temporal_patch = fields.take("patch_size_t", None)
+    is_newer = temporal_patch is not None
+    if is_newer:
+        temporal_patch = _whole("patch_size_t", temporal_patch)
+        fields.take("patch_bias", None)  # of the convolution that is not there
+    else:
+        fields.require(patch_bias=True)
+    time_width = fields.whole("time_embed_dim", 512)
+    fields.require(ofs_embed_dim=time_width if fields.left.get("ofs_embed_dim") else None)
+    rotary = fields.switch("use_rotary_positional_embeddings", False)
+    frames = (fields.whole("sample_frames", 49) - 1) // FRAMES_PER_LATENT + 1
+    config = CogVideoXConfig(
+        in_channels=fields.whole("in_channels", 16),
+        out_channels=fields.whole("out_channels", 16),
+        patch=fields.whole("patch_size", 2),
+        temporal_patch=temporal_patch or 1,
+        depth=fields.whole("num_layers", 30),
+        heads=fields.whole("num_attention_heads", 30),
+        head_width=fields.whole("attention_head_dim", 64),
+        text_width=fields.whole("text_embed_dim", 4096),
+        text_length=fields.whole("max_text_seq_length", 226),
+        time_width=time_width,
+        positions="rope" if rotary else "sincos",
+        learned_positions=fields.switch("use_learned_positional_embeddings", False),
+        offset=bool(given.get("ofs_embed_dim")),
+        latent=(
+            frames + -frames % (temporal_patch or 1),
+            fields.whole("sample_height", 60),
+            fields.whole("sample_width", 90),
+        ),
+        interpolate=rotary and not is_newer,
+        spatial_scale=fields.number("spatial_interpolation_scale", 1.875),
+        norm_eps=fields.number("norm_eps", 1e-5),
+    )
+    fields.end()
+    return config
+
+
+def cogvideox_vae_config(given: Mapping[str, Any]) -> tuple[CogVideoXVAEConfig, float, float]:
+    """Return our config of an AutoencoderKLCogVideoX and two factors.
+
+    The first is that of latents; the second that of an image's latent, which CogVideoX 1.5 divides
+    by the first instead.  Raises ValueError.
+    """
+    fields = Fields(given)
+    widths = fields.wholes("block_out_channels")
+    ratio = fields.number("temporal_compression_ratio", 4.0)
+    fields.require(
+        act_fn="silu",
+        down_block_types=["CogVideoXDownBlock3D"] * len(widths),
+        up_block_types=["CogVideoXUpBlock3D"] * len(widths),
+        norm_eps=VAE_NORM_EPS,
+    )
+    if ratio != FRAMES_PER_LATENT:
+        raise ValueError(f"temporal_compression_ratio: expected {FRAMES_PER_LATENT}, got {ratio}")
+    for name in ("sample_height", "sample_width", "force_upcast"):
+        fields.take(name, None)
+    channels = fields.whole("in_channels", 3)
+    fields.require(out_channels=channels)
+    halvings = int(math.log2(ratio))
+    factors = tuple((2 if i < halvings else 1, 2) for i in range(len(widths) - 1))
+    config = CogVideoXVAEConfig(
+        channels=channels,
+        widths=tuple(widths),
+        down=factors,
+        up=factors,
+        blocks=fields.whole("layers_per_block", 3),
+        latent=fields.whole("latent_channels", 16),
+        groups=fields.whole("norm_num_groups", 32),
+    )
+    scale = fields.number("scaling_factor", 1.15258426)
+    inverted = fields.switch("invert_scale_latents", False)
+    fields.end()
+    return config, scale, 1 / scale if inverted else scale
+
+
+def cogvideox_schedule(given: Mapping[str, Any]) -> dict[str, Any]:
+    """Return our fields for what a CogVideoXDDIMScheduler or CogVideoXDPMScheduler says.
+
+    Only the steps and the noise of the published models are known.  Raises ValueError.
+    """
+    defaults = {"prediction_type": "epsilon", "rescale_betas_zero_snr": False}
+    fields = Fields({**defaults, "timestep_spacing": "leading", **given})
+    fields.require(
+        beta_schedule="scaled_linear",
+        prediction_type="v_prediction",
+        rescale_betas_zero_snr=True,
+        set_alpha_to_one=True,
+        timestep_spacing="trailing",
+        trained_betas=None,
+    )
+    return {
+        "snr_shift": fields.number("snr_shift_scale", 3.0),
+        "timesteps": fields.whole("num_train_timesteps", 1000),
+        "betas": (fields.number("beta_start", 0.00085), fields.number("beta_end", 0.012)),
+    }
 
 
 # ---------------------------------------------------------------- schedulers

@@ -20,6 +20,8 @@ T = TypeVar("T")
 COMMANDS = {
     "StableVideoDiffusionPipeline": "course generate svd",
     "StableDiffusionPipeline": "course generate ldm",
+    "CogVideoXPipeline": "course generate cogvideox without --image",
+    "CogVideoXImageToVideoPipeline": "course generate cogvideox with --image",
 }
 STEMS = {"diffusers": "diffusion_pytorch_model", "transformers": "model"}  # of the weights' files
 

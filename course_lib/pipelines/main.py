@@ -9,8 +9,9 @@ import torch
 
 from course_lib.files import write_atomically
 from course_lib.media import read_photo, write_clip, write_photo
-from course_lib.pipelines import ldm, svd
+from course_lib.pipelines import cogvideox, ldm, svd
 from course_lib.pipelines.parts import Published
+from course_lib.shapes import Float, Tensor
 
 
 def generate_clip(
@@ -29,12 +30,7 @@ def generate_clip(
     Returns 0, or 130 when it was interrupted.  Raises ValueError, OSError or RuntimeError.
     """
     require_writable(out, ".mp4")
-    if not image.is_file():
-        raise ValueError(f"expected an image file, got no file at {image}")
-    try:
-        photo = read_photo(image.read_bytes(), size)
-    except ValueError as error:
-        raise ValueError(f"{image}: {error}") from error
+    photo = read_image(image, size)
     pipeline = svd.Pipeline(weights, device, dtype)
     settings = pipeline.plan(settings, size)
 
@@ -47,6 +43,41 @@ def generate_clip(
     frames, _, height, width = clip.shape
     how = f"at {settings.fps} a second, decoded {settings.frames_at_once} at once"
     made = f"{frames} frames of {height}x{width} {how}"
+    print(f"{out}: {made}, seed {seed}, {_cost(started, pipeline)}")
+    return 0
+
+
+def generate_video(
+    weights: Path,
+    prompt: str,
+    image: Path | None,
+    out: Path,
+    settings: cogvideox.Settings,
+    *,
+    seed: int,
+    device: str | None = None,
+    dtype: str | None = None,
+) -> int:
+    """Film what a prompt says, from an image on if there is one, with the options of the command.
+
+    Returns 0, or 130 when it was interrupted.  Raises ValueError, OSError or RuntimeError.
+    """
+    require_writable(out, ".mp4")
+    pipeline = cogvideox.Pipeline(weights, device, dtype, with_image=image is not None)
+    settings = pipeline.plan(settings)
+    photo = None if image is None else read_image(image, settings.size)[None]
+    for note in pipeline.notes(prompt, settings):
+        print(note, file=sys.stderr)
+
+    started = time.monotonic()
+    generator = torch.Generator().manual_seed(seed)
+    try:
+        clip = pipeline.generate(prompt, settings, generator, photo)
+    except KeyboardInterrupt:
+        return _interrupted()
+    write_atomically(out, write_clip(clip.clamp(-1, 1), settings.fps))
+    frames, _, height, width = clip.shape
+    made = f"{frames} frames of {height}x{width} at {settings.fps} a second"
     print(f"{out}: {made}, seed {seed}, {_cost(started, pipeline)}")
     return 0
 
@@ -80,6 +111,16 @@ def generate_image(
     _, height, width = image.shape
     print(f"{out}: an image of {height}x{width}, seed {seed}, {_cost(started, pipeline)}")
     return 0
+
+
+def read_image(path: Path, size: tuple[int, int]) -> Float[Tensor, "3 h w"]:
+    """Return an image file in [-1, 1], cropped to a size.  Raises ValueError naming the file."""
+    if not path.is_file():
+        raise ValueError(f"expected an image file, got no file at {path}")
+    try:
+        return read_photo(path.read_bytes(), size)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
 
 
 def require_writable(path: Path, suffix: str) -> None:

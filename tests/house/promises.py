@@ -1060,6 +1060,8 @@ def pipelines(folder):
         "clip_text_config",
     ):
         broken(f"pipelines.configs.{name}", ({"unheard_of": 3, "hidden_act": "relu"},))
+    for name in ("cogvideox_config", "cogvideox_vae_config", "cogvideox_schedule"):
+        broken(f"pipelines.configs.{name}", ({"unheard_of": 3, "act_fn": "relu", "norm_eps": "x"},))
     broken("pipelines.configs.noise_range", ({},), ({"prediction_type": "epsilon"},))
     broken("pipelines.configs.schedule_config", ({"beta_schedule": "linear"},))
     broken("pipelines.configs.schedule_config", ({"prediction_type": "sample"},))
@@ -1081,6 +1083,9 @@ def pipelines(folder):
     for device, precision in (("tpu", None), (None, "float8"), ("cpu:x", None)):
         broken("pipelines.parts.Machine.of", (device, precision))
     broken("pipelines.parts.Published.__init__", (SimpleNamespace(), missing, "P", None, None))
+    broken("pipelines.cogvideox.Pipeline", (missing,), (folder / "list.json",))
+    for path in (missing, folder, folder / "list.json"):
+        broken("pipelines.main.read_image", (path, (8, 8)))
     broken("pipelines.ldm.Pipeline", (missing,), (folder / "list.json",))
     broken("pipelines.svd.Pipeline", (missing,), (folder / "list.json",))
     broken("pipelines.parts.require_fit", ("vae", 4, 8), ("vae", 4, None))

@@ -29,3 +29,19 @@ def image_folders_and_peers(tmp_path_factory):
 @pytest.fixture(scope="session")
 def image_folders(image_folders_and_peers):
     return {kind: folder for kind, (folder, _) in image_folders_and_peers.items()}
+
+
+@pytest.fixture(scope="session")
+def cogvideox_folders_and_peers(tmp_path_factory):
+    """Folders and pipelines by kind, as the released models differ."""
+    from tests.pipelines.folders import COGVIDEOX_KINDS, write_cogvideox_pipeline
+
+    folders = {kind: tmp_path_factory.mktemp("cogvideox") for kind in COGVIDEOX_KINDS}
+    return {
+        kind: (folder, write_cogvideox_pipeline(folder, kind)) for kind, folder in folders.items()
+    }
+
+
+@pytest.fixture(scope="session")
+def cogvideox_folders(cogvideox_folders_and_peers):
+    return {kind: folder for kind, (folder, _) in cogvideox_folders_and_peers.items()}

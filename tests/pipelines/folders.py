@@ -9,7 +9,13 @@ from tests.parity.peers import randomize  # first: diffusers asks for torchvisio
 # isort: split
 from diffusers import (
     AutoencoderKL,
+    AutoencoderKLCogVideoX,
     AutoencoderKLTemporalDecoder,
+    CogVideoXDDIMScheduler,
+    CogVideoXDPMScheduler,
+    CogVideoXImageToVideoPipeline,
+    CogVideoXPipeline,
+    CogVideoXTransformer3DModel,
     DDIMScheduler,
     EulerDiscreteScheduler,
     PNDMScheduler,
@@ -25,9 +31,12 @@ from transformers import (
     CLIPTokenizer,
     CLIPVisionConfig,
     CLIPVisionModelWithProjection,
+    T5Config,
+    T5EncoderModel,
+    T5Tokenizer,
 )
 
-from tests.pipelines.tokenizers_of import write_tokenizer
+from tests.pipelines.tokenizers_of import write_t5_tokenizer, write_tokenizer
 
 BETAS = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
 
@@ -155,6 +164,89 @@ def write_image_pipeline(folder, kind):
     published = {path: path.read_bytes() for path in (folder / "tokenizer").iterdir()}
     pipeline.save_pretrained(folder)
     (folder / "tokenizer" / "tokenizer.json").unlink()
+    for path, content in published.items():
+        path.write_bytes(content)
+    return pipeline
+
+
+# As the published folders say, but for the shift, which is that of one model or the other.
+COGVIDEOX_STEPS = dict(
+    **BETAS,
+    prediction_type="v_prediction",
+    rescale_betas_zero_snr=True,
+    timestep_spacing="trailing",
+    clip_sample=False,
+    set_alpha_to_one=True,
+)
+COGVIDEOX_SCHEDULERS = {
+    "ddim": CogVideoXDDIMScheduler(**COGVIDEOX_STEPS, snr_shift_scale=3.0),
+    "dpm": CogVideoXDPMScheduler(**COGVIDEOX_STEPS, snr_shift_scale=1.0),
+}
+# What the released transformers differ in.
+NEWER = dict(patch_size_t=2, patch_bias=False, use_rotary_positional_embeddings=True)
+COGVIDEOX_KINDS = {
+    "2B": {},
+    "5B": dict(use_rotary_positional_embeddings=True),
+    "5B-I2V": dict(
+        use_rotary_positional_embeddings=True, use_learned_positional_embeddings=True, in_channels=8
+    ),
+    "1.5": dict(**NEWER, sample_height=20, sample_width=20),
+    "1.5-I2V": dict(**NEWER, sample_height=20, sample_width=20, in_channels=8, ofs_embed_dim=12),
+}
+
+
+def write_cogvideox_pipeline(folder, kind):
+    """Write a folder of CogVideoX in its own files; return the pipeline.
+
+    Both sides of a clip are multiples of 16.
+    """
+    tokens = write_t5_tokenizer(folder / "tokenizer")
+    is_newer = kind.startswith("1.5")
+    text = T5Config(
+        vocab_size=tokens,
+        d_model=20,
+        d_kv=8,
+        d_ff=28,
+        num_layers=2,
+        num_heads=3,
+        feed_forward_proj="gated-gelu",
+    )
+    options = dict(
+        num_attention_heads=3,
+        attention_head_dim=16,
+        in_channels=4,
+        out_channels=4,
+        time_embed_dim=12,
+        text_embed_dim=20,
+        num_layers=2,
+        sample_height=4,
+        sample_width=6,
+        sample_frames=9,
+        max_text_seq_length=11,
+        use_rotary_positional_embeddings=False,
+    )
+    vae = AutoencoderKLCogVideoX(
+        block_out_channels=(8, 8, 16, 16),
+        layers_per_block=1,
+        latent_channels=4,
+        norm_num_groups=4,
+        scaling_factor=0.7,
+        invert_scale_latents=is_newer,
+    )
+    transformer = CogVideoXTransformer3DModel(**options | COGVIDEOX_KINDS[kind])
+    parts = dict(
+        vae=randomize(vae, 1),
+        text_encoder=randomize(T5EncoderModel(text), 2).eval(),  # without its dropout
+        tokenizer=T5Tokenizer.from_pretrained(folder / "tokenizer"),
+        transformer=randomize(transformer, 3).float(),  # its table is of float64 before
+        scheduler=COGVIDEOX_SCHEDULERS["ddim" if kind == "2B" else "dpm"],
+    )
+    with_image = kind.endswith("I2V")
+    pipeline = (CogVideoXImageToVideoPipeline if with_image else CogVideoXPipeline)(**parts)
+    pipeline.set_progress_bar_config(disable=True)
+    published = {path: path.read_bytes() for path in (folder / "tokenizer").iterdir()}
+    pipeline.save_pretrained(folder)
+    (folder / "tokenizer" / "tokenizer.json").unlink(missing_ok=True)
     for path, content in published.items():
         path.write_bytes(content)
     return pipeline

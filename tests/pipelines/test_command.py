@@ -41,6 +41,11 @@ def ldm(folder, out, *more, prompt="a horse"):
     return cli.main(["generate", "ldm", *map(str, given), *map(str, more)])
 
 
+def cogvideox(folder, out, *more, prompt="a red cube"):
+    given = ["--weights", folder, "--prompt", prompt, "--out", out, "--steps", 2]
+    return cli.main(["generate", "cogvideox", *map(str, given), *map(str, more)])
+
+
 def frames_of(path):
     with av.open(path) as container:
         rate = container.streams.video[0].average_rate
@@ -81,6 +86,45 @@ def test_an_image_and_what_one_should_know(image_folders, tmp_path, capsys):
     assert first == "the folder asks for PNDM's sampler; DDIM's is used instead"
     assert second.startswith("too long a text, not read from here on: ")
     assert second.endswith("under the moon'")
+
+
+def test_a_clip_of_a_text(cogvideox_folders, tmp_path, capsys):
+    out = tmp_path / "clip.mp4"
+    long = "a red cube " * 9
+    assert cogvideox(cogvideox_folders["2B"], out, "--seed", 2, prompt=long) == 0
+    said = capsys.readouterr()
+    how = r"9 frames of 32x48 at 8 a second, seed 2, \d+ s on \w+"
+    assert re.fullmatch(rf"{re.escape(str(out))}: {how}\n", said.out)
+    assert "too long a text, not read from here on: " in said.err
+    rate, frames = frames_of(out)
+    assert rate == 8 and frames.shape == (9, 32, 48, 3) and frames.std() > 10
+    other = tmp_path / "other.mp4"
+    options = ("--size", "48x32", "--frames", 17, "--fps", 5, "--dynamic-guidance")
+    more = ("--sampler", "dpm", "--guidance", 3, "--negative", "a blue sphere")
+    assert cogvideox(cogvideox_folders["2B"], other, *options, *more) == 0
+    rate, frames = frames_of(other)
+    assert rate == 5 and frames.shape == (17, 48, 32, 3)
+
+
+def test_a_clip_of_a_text_that_continues_an_image(cogvideox_folders, photo, tmp_path, capsys):
+    out = tmp_path / "clip.mp4"
+    assert cogvideox(cogvideox_folders["5B-I2V"], out, "--image", photo) == 0
+    assert frames_of(out)[1].shape == (9, 32, 48, 3)
+    capsys.readouterr()
+    for folder, options, said in (
+        ("5B-I2V", (), "got a CogVideoXImageToVideoPipeline; course generate cogvideox with"),
+        ("2B", ("--image", photo), "got a CogVideoXPipeline; course generate cogvideox without"),
+        ("5B-I2V", ("--image", tmp_path / "none.jpg"), "expected an image file, got no file at"),
+        ("2B", ("--frames", 12), "frames: expected 1 more than a multiple of 8, got 12"),
+        ("2B", ("--size", "33x48"), "size: expected multiples of 16, got 33x48"),
+        ("2B", ("--steps", 1), "steps: expected at least 2 and at most 1000, got 1"),
+        ("2B", ("--guidance", "nan"), "guidance: expected a number, got nan"),
+    ):
+        assert cogvideox(cogvideox_folders[folder], tmp_path / "no.mp4", *options) != 0
+        assert said in capsys.readouterr().err, said
+    assert not (tmp_path / "no.mp4").exists()
+    assert cogvideox(cogvideox_folders["2B"], tmp_path / "clip.png") != 0
+    assert "ends in .mp4" in capsys.readouterr().err
 
 
 def test_half_precision_is_near(video_folder, image_folders, photo, made, tmp_path):
@@ -490,5 +534,7 @@ def test_numbers_that_run_over_are_no_black_clip(
     path.unlink()
     save_file(weights | {"conv_out.bias": torch.full((4,), 1e38)}, path)
     refused(
-        capsys, svd(folder, photo, tmp_path / "clip.mp4"), "the U-Net's numbers ran over in float32"
+        capsys,
+        svd(folder, photo, tmp_path / "clip.mp4"),
+        "the network's numbers ran over in float32",
     )

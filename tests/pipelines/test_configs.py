@@ -8,6 +8,8 @@ import pytest
 from course_lib.nn.clip_text import CLIP_TEXT_CONFIGS
 from course_lib.nn.clip_vision import CLIP_VISION_CONFIGS
 from course_lib.nn.t5 import T5_CONFIGS
+from course_lib.papers.cogvideox import COGVIDEOX_CONFIGS
+from course_lib.papers.cogvideox_vae import COGVIDEOX_VAE_CONFIGS
 from course_lib.papers.ldm import LDM_CONFIGS
 from course_lib.papers.ldm_autoencoder import AUTOENCODER_CONFIGS
 from course_lib.papers.svd import SVD_CONFIGS
@@ -316,3 +318,116 @@ def test_a_field_with_anything_in_it_is_read_or_refused(name):
                 refused += 1
                 assert str(error)
     assert refused > 10
+
+
+# ---------------------------------------------------------------- CogVideoX
+
+COGVIDEOX_2B = {
+    "_class_name": "CogVideoXTransformer3DModel",
+    "_diffusers_version": "0.30.0.dev0",
+    "activation_fn": "gelu-approximate",
+    "attention_bias": True,
+    "attention_head_dim": 64,
+    "dropout": 0.0,
+    "flip_sin_to_cos": True,
+    "freq_shift": 0,
+    "in_channels": 16,
+    "max_text_seq_length": 226,
+    "norm_elementwise_affine": True,
+    "norm_eps": 1e-05,
+    "num_attention_heads": 30,
+    "num_layers": 30,
+    "out_channels": 16,
+    "patch_size": 2,
+    "sample_frames": 49,
+    "sample_height": 60,
+    "sample_width": 90,
+    "spatial_interpolation_scale": 1.875,
+    "temporal_compression_ratio": 4,
+    "temporal_interpolation_scale": 1.0,
+    "text_embed_dim": 4096,
+    "time_embed_dim": 512,
+    "timestep_activation_fn": "silu",
+}
+LARGER = {"num_attention_heads": 48, "num_layers": 42, "use_rotary_positional_embeddings": True}
+NEWER = LARGER | {
+    "ofs_embed_dim": None,
+    "patch_bias": False,
+    "patch_size_t": 2,
+    "sample_frames": 81,
+    "sample_height": 96,
+    "sample_width": 170,
+    "use_learned_positional_embeddings": False,
+}
+COGVIDEOX = {  # what differs from the smallest, and what of our preset is of the authors alone
+    "2B": ({}, {}),
+    "5B": (LARGER, {"interpolate": True}),
+    "5B-I2V": (
+        LARGER | {"in_channels": 32, "use_learned_positional_embeddings": True},
+        {"interpolate": True},
+    ),
+    "1.5-5B": (NEWER, {"text_length": 226}),
+    "1.5-5B-I2V": (NEWER | {"in_channels": 32, "ofs_embed_dim": 512}, {"text_length": 226}),
+}
+COGVIDEOX_VAE = {
+    "_class_name": "AutoencoderKLCogVideoX",
+    "act_fn": "silu",
+    "block_out_channels": [128, 256, 256, 512],
+    "down_block_types": ["CogVideoXDownBlock3D"] * 4,
+    "force_upcast": True,
+    "in_channels": 3,
+    "latent_channels": 16,
+    "latents_mean": None,
+    "latents_std": None,
+    "layers_per_block": 3,
+    "norm_eps": 1e-06,
+    "norm_num_groups": 32,
+    "out_channels": 3,
+    "sample_height": 480,
+    "sample_width": 720,
+    "scaling_factor": 1.15258426,
+    "shift_factor": None,
+    "temporal_compression_ratio": 4,
+    "up_block_types": ["CogVideoXUpBlock3D"] * 4,
+    "use_post_quant_conv": False,
+    "use_quant_conv": False,
+}
+COGVIDEOX_NOISE = {
+    "_class_name": "CogVideoXDDIMScheduler",
+    "beta_end": 0.012,
+    "beta_schedule": "scaled_linear",
+    "beta_start": 0.00085,
+    "clip_sample": False,
+    "clip_sample_range": 1.0,
+    "num_train_timesteps": 1000,
+    "prediction_type": "v_prediction",
+    "rescale_betas_zero_snr": True,
+    "sample_max_value": 1.0,
+    "set_alpha_to_one": True,
+    "snr_shift_scale": 3.0,
+    "steps_offset": 0,
+    "timestep_spacing": "trailing",
+    "trained_betas": None,
+}
+
+
+@pytest.mark.parametrize("name", COGVIDEOX)
+def test_cogvideox(name):
+    """With the epsilon of diffusers, and without the noise, which the scheduler's file has."""
+    changes, ours = COGVIDEOX[name]
+    expected = replace(COGVIDEOX_CONFIGS[name], norm_eps=1e-5, **ours)
+    found = configs.cogvideox_config(COGVIDEOX_2B | changes)
+    assert replace(found, snr_shift=expected.snr_shift) == expected
+
+
+def test_its_autoencoder_and_its_noise():
+    vae = COGVIDEOX_VAE_CONFIGS["VAE"]
+    assert configs.cogvideox_vae_config(COGVIDEOX_VAE) == (vae, 1.15258426, 1.15258426)
+    newer = COGVIDEOX_VAE | {"scaling_factor": 0.7, "invert_scale_latents": True}
+    assert configs.cogvideox_vae_config(newer) == (vae, 0.7, 1 / 0.7)
+    noise = {"snr_shift": 3.0, "timesteps": 1000, "betas": (0.00085, 0.012)}
+    assert configs.cogvideox_schedule(COGVIDEOX_NOISE) == noise
+    for preset, shift in (("2B", 3.0), ("5B", 1.0)):
+        noise = configs.cogvideox_schedule(COGVIDEOX_NOISE | {"snr_shift_scale": shift})
+        config = COGVIDEOX_CONFIGS[preset]
+        assert replace(config, **noise) == config
