@@ -20,6 +20,10 @@ class Pack(NamedTuple):
     place: Int[Tensor, "b t"]  # its time inside its clip
     numbers: Int[Tensor, "b k"]  # which of all clips those of a row are; -1: it has fewer
 
+    def to(self, device: torch.device) -> "Pack":
+        """Return the same pack on a device."""
+        return Pack(*(part.to(device) for part in self))
+
 
 def frame_pack(durations: list[int], length: int) -> Pack:
     """CogVideoX, section 3.1: put clips into as few rows of `length` latent frames as they fill.

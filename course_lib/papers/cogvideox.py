@@ -163,11 +163,12 @@ class Transformer(nn.Module):
         ValueError for other shapes than the config's.
         """
         grid = self.validate(x, t, text, pack)
+        pack = None if pack is None else pack.to(x.device)
         time = self.embed_time(t.reshape(len(x), -1), x.dtype)  # b k d_time
         texts = rearrange(self.text_embed(text), "b ... m d -> b (... m) d")
         video = self.patch_embed(patchify(x, self.config.patch, self.config.temporal_patch))
         texts, video, angles = self.embed_positions(texts, video, grid, pack)  # b m d, b n d
-        layers = views(grid, texts.shape[1], pack, self.config.attention)
+        layers = views(grid, texts.shape[1], pack, self.config.attention, x.device)
         for i, block in enumerate(self.blocks):
             texts, video = block(texts, video, time, angles, layers[i % 2])  # b m d, b n d
 
@@ -386,7 +387,11 @@ class View(NamedTuple):
 
 
 def views(
-    grid: tuple[int, int, int], m: int, pack: Pack | None, attention: str
+    grid: tuple[int, int, int],
+    m: int,
+    pack: Pack | None,
+    attention: str,
+    device: torch.device | None = None,
 ) -> tuple[View, View]:
     """Return what layers 0, 2, ... see, and what layers 1, 3, ... do, of m tokens of text.
 
@@ -396,13 +401,16 @@ def views(
     t, h, w = grid
     masks: tuple[Tensor | None, Tensor | None] = (None, None)
     if attention == "factorised":
-        frame, place = torch.cartesian_prod(torch.arange(t), torch.arange(h * w)).unbind(1)  # n
+        tokens = torch.arange(t * h * w, device=device)
+        frame, place = tokens // (h * w), tokens % (h * w)
         masks = _together(F.pad(frame, (m, 0), value=-1)), _together(F.pad(place, (m, 0), value=-1))
     if pack is None:
         return View(masks[0]), View(masks[1])
 
     clips = pack.numbers.shape[1]
-    text_clip = repeat(torch.arange(clips), "k -> b (k m)", b=len(pack.clip), m=m // clips)
+    text_clip = repeat(
+        torch.arange(clips, device=device), "k -> b (k m)", b=len(pack.clip), m=m // clips
+    )
     video_clip = repeat(pack.clip, "b t -> b (t hw)", hw=h * w)
     same = pack_mask(torch.cat([text_clip, video_clip], dim=1))  # b 1 m+n m+n
     even, odd = (same if mask is None else same & mask for mask in masks)

@@ -99,6 +99,7 @@ def packed_loss(
 
     x_start and noise are rows, of `pack_clips`; steps and texts are in the order of the clips.
     """
+    pack = pack.to(x_start.device)
     steps, texts = of_clips(t, pack), of_clips(text, pack)  # b k, b k m d
     frame_steps = steps.gather(1, pack.clip.clamp(min=0)).flatten()  # b*t
     frames, frame_noise = x_start.flatten(0, 1), noise.flatten(0, 1)  # b*t c h w

@@ -105,6 +105,23 @@ def test_it_computes_in_the_precision_of_its_weights(dtype, positions):
     assert model(x.to(dtype), t, text.to(dtype)).dtype == dtype
 
 
+@pytest.mark.parametrize("packed", [False, True])
+@pytest.mark.parametrize(
+    "changes", [{}, {"attention": "factorised"}, {"positions": "sincos"}], ids=str
+)
+def test_everything_is_on_the_device_of_the_latents(changes, packed):
+    """On the meta device, which refuses tensors of another one, as a GPU does."""
+    with torch.device("meta"):
+        model = Transformer(replace(TINY, **changes))
+    x, t, text = inputs(2, 3)
+    pack = None
+    if packed:
+        pack = frame_pack([1, 3, 2], 3)
+        t, text = of_clips(torch.arange(3), pack), of_clips(inputs(3)[2], pack)
+    out = model(x.to("meta"), t.to("meta"), text.to("meta"), pack)
+    assert out.device.type == "meta" and out.shape == x.shape
+
+
 # ---------------------------------------------------------------- experts
 
 
