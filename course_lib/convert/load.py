@@ -9,7 +9,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from course_lib import zoo
-from course_lib.convert import clip, ddpm, ldm, svd, vit, vivit, vqgan
+from course_lib.convert import clip, cogvideox, ddpm, ldm, svd, vit, vivit, vqgan
 from course_lib.convert.layout import Layout, Source
 from course_lib.convert.weights import (
     first_few,
@@ -25,6 +25,7 @@ LAYOUTS: dict[str, dict[str, Layout]] = {
     "vit": vit.VIT_LAYOUTS,
     "vivit": vivit.VIVIT_LAYOUTS,
     "vqgan": vqgan.VQGAN_LAYOUTS,
+    "cogvideox": cogvideox.COGVIDEOX_LAYOUTS,
     "svd": svd.SVD_LAYOUTS | clip.CLIP_VISION_LAYOUTS,
 }
 

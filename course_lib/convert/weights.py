@@ -24,8 +24,9 @@ def read_weights(source: Mapping | str | os.PathLike) -> dict[str, Tensor]:
     """
     if not isinstance(source, Mapping):
         source = _read_file(source)
-    if isinstance(source, Mapping) and isinstance(source.get("state_dict"), Mapping):
-        source = source["state_dict"]  # next to it are the optimizer, the step and so on
+    for whole in ("state_dict", "module"):  # of PyTorch Lightning, and of DeepSpeed
+        if isinstance(source, Mapping) and isinstance(source.get(whole), Mapping):
+            source = source[whole]  # next to it are the optimizer, the step and so on
     if not isinstance(source, Mapping):
         raise ValueError(f"expected a dict of tensors by name, got {type(source).__name__}")
     unnamed = [f"{key!r} ({type(key).__name__})" for key in source if not isinstance(key, str)]

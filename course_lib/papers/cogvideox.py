@@ -11,9 +11,8 @@ of queries and keys `course_lib.nn.rope`, clips of several durations in one batc
 
 Differs from the paper, following the official code: a text's padding is attended to.  The smallest
 model has 30 heads of 64 numbers (Table 6 prints 32, which do not share its width).
-Differs from the official code: there is no packing of clips there, and each of a layer's two
-experts has a linear layer of its own, where there both layers' experts are rows of one.  A learned
-table of positions refuses clips of another size, for which diffusers adds sines and cosines.
+Differs from the official code: there is no packing of clips there.  A learned table of positions
+refuses clips of another size, to which diffusers adds sines and cosines instead.
 diffusers has another epsilon in most norms: `CogVideoXConfig.norm_eps`.
 """
 
@@ -275,19 +274,19 @@ class Block(nn.Module):
         return text, video
 
 
-class Experts(nn.Module):
-    """The time to shift, scale and gate: for text and for video by linear layers of their own."""
+class Experts(nn.Linear):
+    """The time to shift, scale and gate: those of video, then those of text, or one for both."""
 
     def __init__(self, config: CogVideoXConfig):
-        super().__init__()
-        self.text = nn.Linear(config.time_width, 3 * config.width) if config.experts else None
-        self.video = nn.Linear(config.time_width, 3 * config.width)
+        super().__init__(config.time_width, (6 if config.experts else 3) * config.width)
+        self.each = 3 * config.width
 
-    def forward(
+    def forward(  # type: ignore[override]
         self, time: Float[Tensor, "b k d_time"], view: "View"
     ) -> tuple[Float[Tensor, "b _ three_d"], Float[Tensor, "b _ three_d"]]:
-        text = self.video if self.text is None else self.text
-        return spread(text(time), view.text_clip), spread(self.video(time), view.video_clip)
+        vectors = super().forward(time)  # b k 6*d
+        video, text = vectors[..., : self.each], vectors[..., -self.each :]  # b k 3*d
+        return spread(text, view.text_clip), spread(video, view.video_clip)
 
 
 def expert_adaln(

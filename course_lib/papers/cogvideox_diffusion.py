@@ -205,8 +205,8 @@ def sampling(
     noise: Float[Tensor, "b t c h w"],
     text: Float[Tensor, "b m d"],
     null: Float[Tensor, "_ m d"] | None,
-    guidance: float | Table,
-    steps: Int[Tensor, " steps"],
+    guidance: float | Float[Tensor, " visited"],
+    steps: Int[Tensor, " visited"],
     alphas_cumprod: Table,
     sampler: Literal["ddim", "dpm"] = "ddim",
     fresh: Callable[[], Batch] | None = None,
@@ -253,7 +253,7 @@ def sample(network: Callable, noise: Batch, *args, **options) -> Batch:
     return x
 
 
-def authors_alphas_cumprod(shifted: Table, steps: Int[Tensor, " steps"]) -> Table:
+def authors_alphas_cumprod(shifted: Table, steps: Int[Tensor, " visited"]) -> Table:
     """Return the table as the authors' sampler has it, from one without zero terminal SNR.
 
     It takes the steps that it visits, and rescales only these: their first keeps its value, and
