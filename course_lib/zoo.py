@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import nn
 
-from course_lib.nn import clip_text, clip_vision
+from course_lib.nn import clip_text, clip_vision, t5
 from course_lib.papers import (
     cogvideox,
     cogvideox_vae,
@@ -106,6 +106,7 @@ MODELS: dict[str, Entry] = {
         "1.5-5B": ("5B", "name of the released checkpoint"),
         "1.5-5B-I2V": ("5B", "name of the released checkpoint"),
     }),
+    **_entries("cogvideox", t5.T5_CONFIGS, t5.T5Encoder, {}),
     **_entries("dcgan", dcgan.DCGAN_CONFIGS, dcgan.DCGAN, {}),
 }  # fmt: skip
 

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from course_lib import zoo
 from course_lib.convert import clip, cogvideox, ddpm, ldm, svd, vit, vivit, vqgan
+from course_lib.convert import clip, ddpm, ldm, svd, t5, vit, vivit, vqgan
 from course_lib.convert.layout import Layout, Source
 from course_lib.convert.weights import (
     first_few,
@@ -26,6 +27,7 @@ LAYOUTS: dict[str, dict[str, Layout]] = {
     "vivit": vivit.VIVIT_LAYOUTS,
     "vqgan": vqgan.VQGAN_LAYOUTS,
     "cogvideox": cogvideox.COGVIDEOX_LAYOUTS,
+    "cogvideox": t5.T5_LAYOUTS,
     "svd": svd.SVD_LAYOUTS | clip.CLIP_VISION_LAYOUTS,
 }
 

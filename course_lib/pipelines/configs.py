@@ -10,6 +10,7 @@ from typing import Any
 
 from course_lib.nn.clip_text import CLIPTextConfig
 from course_lib.nn.clip_vision import CLIPVisionConfig
+from course_lib.nn.t5 import NORM_EPS, T5Config
 from course_lib.papers.ldm import LDMConfig
 from course_lib.papers.ldm_autoencoder import AutoencoderConfig
 from course_lib.papers.svd import SVDConfig
@@ -34,6 +35,21 @@ NOTES = {
     "pad_token_id",
     "num_frames",
 }
+# The same of a T5, whose encoder alone is read.
+T5_NOTES = (
+    "classifier_dropout",
+    "decoder_start_token_id",
+    "dropout_rate",
+    "is_decoder",
+    "is_encoder_decoder",
+    "num_decoder_layers",
+    "output_past",
+    "scale_decoder_outputs",
+    "task_specific_params",
+    "tie_word_embeddings",
+    "use_cache",
+    "n_positions",
+)
 
 
 class Fields:
@@ -302,6 +318,36 @@ def _tower(fields: Fields, width: int, mlp: int) -> dict[str, Any]:
         "heads": fields.whole("num_attention_heads", 8 if width == 512 else 12),
         "gelu": GELUS[act],
     }
+
+
+def t5_config(given: Mapping[str, Any]) -> T5Config:
+    """Return our config of a T5EncoderModel, of version 1.1.  Raises ValueError.
+
+    What its config says of the decoder, and of how a text is generated, counts for nothing here.
+    """
+    fields = Fields(given)
+    for name in T5_NOTES:
+        fields.take(name, None)
+    fields.require(
+        feed_forward_proj="gated-gelu",
+        dense_act_fn="gelu_new",
+        is_gated_act=True,
+        layer_norm_epsilon=NORM_EPS,
+    )
+    if "feed_forward_proj" not in given:
+        raise ValueError("expected feed_forward_proj 'gated-gelu', got none: version 1.0's is relu")
+    config = T5Config(
+        vocabulary=fields.whole("vocab_size", 32_128),
+        width=fields.whole("d_model", 512),
+        depth=fields.whole("num_layers", 6),
+        heads=fields.whole("num_heads", 8),
+        head_width=fields.whole("d_kv", 64),
+        mlp=fields.whole("d_ff", 2048),
+        buckets=fields.whole("relative_attention_num_buckets", 32),
+        farthest=fields.whole("relative_attention_max_distance", 128),
+    )
+    fields.end()
+    return config
 
 
 # ---------------------------------------------------------------- schedulers

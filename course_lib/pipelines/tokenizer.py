@@ -6,6 +6,7 @@ spaces, and capitals small letters.  A special token is recognized in a text, to
 Diffusion 2, which pads with "!", an exclamation mark is its token 0.
 """
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +36,7 @@ class Tokenizer:
     def __init__(self, folder: Path, length: int):
         """Read `tokenizer/`: vocab.json and merges.txt, or tokenizer.json.  Raises ValueError."""
         self.length = length
-        special = _special_tokens(folder)
+        special = special_tokens(folder, SPECIAL)
         is_complete = (folder / "tokenizer.json").is_file()
         if is_complete:
             self.pairs = read_with(folder / "tokenizer.json", _from_file)
@@ -64,19 +65,22 @@ class Tokenizer:
         return text[places[0][0] :] if places else ""
 
 
-def _special_tokens(folder: Path) -> dict[str, AddedToken]:
+def special_tokens(folder: Path, defaults: Mapping[str, str]) -> dict[str, AddedToken]:
     """Return the special tokens by their names in the files.
 
-    The older special_tokens_map.json goes before tokenizer_config.json, as in transformers.
+    defaults: the names that are asked for, with what stands for one that no file gives.  The older
+    special_tokens_map.json goes before tokenizer_config.json, as in transformers.  Raises
+    ValueError for a file that is missing or holds something else.
     """
     config = read_json(require_file(folder / "tokenizer_config.json"))
     older = folder / "special_tokens_map.json"
     if "added_tokens_decoder" not in config and older.is_file():
         config |= read_json(older)
-    return {name: _added(config.get(name) or default) for name, default in SPECIAL.items()}
+    return {name: added_token(config.get(name) or default) for name, default in defaults.items()}
 
 
-def _added(token: str | dict[str, Any]) -> AddedToken:
+def added_token(token: str | dict[str, Any]) -> AddedToken:
+    """Return a special token from its text or from the JSON object that describes it."""
     if isinstance(token, str):
         return AddedToken(token, special=True, normalized=False)
     flags = ("lstrip", "rstrip", "single_word", "normalized")

@@ -26,6 +26,9 @@ from transformers import (  # noqa: E402
     CLIPVisionModelWithProjection,
     GPT2Config,
     GPT2LMHeadModel,
+    T5Config,
+    T5EncoderModel,
+    T5ForConditionalGeneration,
     ViTConfig,
     ViTForImageClassification,
     VivitConfig,
@@ -128,6 +131,22 @@ def _tower(config):
         intermediate_size=config.mlp,
         hidden_act=GELUS[config.gelu],
     )
+
+
+def transformers_t5(config, whole=False):
+    """The T5EncoderModel that should equal our encoder of this config; or the whole T5 of it."""
+    theirs = T5Config(
+        vocab_size=config.vocabulary,
+        d_model=config.width,
+        d_kv=config.head_width,
+        d_ff=config.mlp,
+        num_layers=config.depth,
+        num_heads=config.heads,
+        relative_attention_num_buckets=config.buckets,
+        relative_attention_max_distance=config.farthest,
+        feed_forward_proj="gated-gelu",
+    )
+    return T5ForConditionalGeneration(theirs) if whole else T5EncoderModel(theirs)
 
 
 def diffusers_vqmodel(config):

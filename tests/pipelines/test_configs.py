@@ -1,15 +1,18 @@
 """The config files of the published folders, field by field, are our presets."""
 
+import json
 from dataclasses import replace
 
 import pytest
 
 from course_lib.nn.clip_text import CLIP_TEXT_CONFIGS
 from course_lib.nn.clip_vision import CLIP_VISION_CONFIGS
+from course_lib.nn.t5 import T5_CONFIGS
 from course_lib.papers.ldm import LDM_CONFIGS
 from course_lib.papers.ldm_autoencoder import AUTOENCODER_CONFIGS
 from course_lib.papers.svd import SVD_CONFIGS
 from course_lib.pipelines import configs
+from tests.parity.peers import transformers_t5
 
 WIDTHS = {"block_out_channels": [320, 640, 1280, 1280], "layers_per_block": 2}
 LEVELS = {
@@ -161,6 +164,35 @@ VISION = {
     "patch_size": 14,
     "projection_dim": 1024,
 }
+T5 = {
+    "architectures": ["T5EncoderModel"],
+    "classifier_dropout": 0.0,
+    "d_ff": 10240,
+    "d_kv": 64,
+    "d_model": 4096,
+    "decoder_start_token_id": 0,
+    "dense_act_fn": "gelu_new",
+    "dropout_rate": 0.1,
+    "eos_token_id": 1,
+    "feed_forward_proj": "gated-gelu",
+    "initializer_factor": 1.0,
+    "is_encoder_decoder": True,
+    "is_gated_act": True,
+    "layer_norm_epsilon": 1e-06,
+    "model_type": "t5",
+    "num_decoder_layers": 24,
+    "num_heads": 64,
+    "num_layers": 24,
+    "output_past": True,
+    "pad_token_id": 0,
+    "relative_attention_max_distance": 128,
+    "relative_attention_num_buckets": 32,
+    "tie_word_embeddings": False,
+    "torch_dtype": "bfloat16",
+    "transformers_version": "4.42.4",
+    "use_cache": True,
+    "vocab_size": 32128,
+}
 NOISE = {
     "beta_end": 0.012,
     "beta_schedule": "scaled_linear",
@@ -201,6 +233,35 @@ def test_stable_diffusion(name):
 @pytest.mark.parametrize("name", TEXTS)
 def test_its_text_tower(name):
     assert configs.clip_text_config(TEXTS[name]) == CLIP_TEXT_CONFIGS[name]
+
+
+def test_the_text_encoder_of_cogvideox():
+    assert configs.t5_config(T5) == T5_CONFIGS["T5-v1.1-XXL"]
+    small = {"d_model": 2048, "num_heads": 32, "d_ff": 5120}
+    assert configs.t5_config(T5 | small) == T5_CONFIGS["T5-v1.1-XL"]
+
+
+def test_what_transformers_writes_of_a_t5_is_read_back():
+    ours = T5_CONFIGS["T5-tiny"]
+    written = json.loads(transformers_t5(ours).config.to_json_string())
+    assert configs.t5_config(written) == ours
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"feed_forward_proj": "relu"}, "expected feed_forward_proj 'gated-gelu', got 'relu'"),
+        ({"layer_norm_epsilon": 1e-5}, "expected layer_norm_epsilon 1e-06, got 1e-05"),
+        ({"num_heads": "64"}, "num_heads: expected a whole number above 0, got '64'"),
+        ({"adapters": 3}, "expected only what the course knows, got adapters 3"),
+    ],
+)
+def test_a_text_encoder_that_is_not_ours_is_refused(change, message):
+    with pytest.raises(ValueError, match=message):
+        configs.t5_config(T5 | change)
+    older = {key: value for key, value in T5.items() if key != "feed_forward_proj"}
+    with pytest.raises(ValueError, match=r"got none: version 1\.0's is relu"):
+        configs.t5_config(older)
 
 
 def test_stable_diffusion_2_1_base_is_sampled_with_euler():
