@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from course_lib import zoo
 from course_lib.convert import clip, cogvideox, ddpm, ldm, svd, vit, vivit, vqgan
 from course_lib.convert import clip, ddpm, ldm, svd, t5, vit, vivit, vqgan
+from course_lib.convert import clip, cogvideox, ddpm, ldm, svd, t5, vit, vivit, vqgan
 from course_lib.convert.layout import Layout, Source
 from course_lib.convert.weights import (
     first_few,
@@ -29,6 +30,7 @@ LAYOUTS: dict[str, dict[str, Layout]] = {
     "cogvideox": cogvideox.COGVIDEOX_LAYOUTS,
     "cogvideox": t5.T5_LAYOUTS,
     "svd": svd.SVD_LAYOUTS | clip.CLIP_VISION_LAYOUTS,
+    "cogvideox": cogvideox.COGVIDEOX_LAYOUTS | t5.T5_LAYOUTS,
 }
 
 

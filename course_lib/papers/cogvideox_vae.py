@@ -188,7 +188,13 @@ class CogVideoXVAE(nn.Module):
         stream = Stream()
         sizes = piece_sizes(latents.shape[2], latents_at_once)
         for part in stream.over(latents.split(sizes, dim=2)):
-            yield self.decoder(part, stream)
+            yield self.decode_piece(part, stream)
+
+    def decode_piece(
+        self, latents: Float[Tensor, "b d t2 h2 w2"], timeline: Timeline
+    ) -> Float[Tensor, "b c t h w"]:
+        """Return the frames of the latents that are here; `timeline` knows those before."""
+        return self.decoder(latents, timeline)
 
     def _require_fit(self, video: Tensor, starts: bool) -> None:
         """Refuse a piece of a clip that does not become whole latents (ValueError)."""

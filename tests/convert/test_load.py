@@ -219,8 +219,8 @@ def test_a_pickle_with_code_in_it_is_not_run(tmp_path):
 def test_names_and_configs(weights):
     assert "did you mean ddpm/tiny" in refusal("ddpm/tinny", weights)
     assert (
-        "name: expected a model of ddpm, improved_ddpm, ldm, vit, vivit, vqgan, svd, got 'dcgan'"
-        in refusal("dcgan", weights)
+        "name: expected a model of ddpm, improved_ddpm, ldm, vit, vivit, vqgan, svd,"
+        " cogvideox, got 'dcgan'" in refusal("dcgan", weights)
     )
     assert "config: expected DDPMConfig(...) for 'ddpm', got None" in refusal("ddpm", weights)
     assert "config: expected DDPMConfig(...) for 'ddpm', got ImprovedDDPMConfig" in refusal(

@@ -79,6 +79,7 @@ def leaves():
         ),
     )
     broken("looks.frame_as_seen", (odd_frame(), 1))
+    broken("nn.context_parallel.share_frames", (16, 2, 4), (9, 0, 4), (9, 4, 4), (0, 1, 4))
     broken("nn.timeline.pool_frames", (image(1, 1, 2, 1, 1), True), (image(1, 1, 1, 1, 1), False))
     floats = image(2, 3, 4, 4)
     broken(
