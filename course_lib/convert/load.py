@@ -9,8 +9,6 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from course_lib import zoo
-from course_lib.convert import clip, cogvideox, ddpm, ldm, svd, vit, vivit, vqgan
-from course_lib.convert import clip, ddpm, ldm, svd, t5, vit, vivit, vqgan
 from course_lib.convert import clip, cogvideox, ddpm, ldm, svd, t5, vit, vivit, vqgan
 from course_lib.convert.layout import Layout, Source
 from course_lib.convert.weights import (
@@ -27,8 +25,6 @@ LAYOUTS: dict[str, dict[str, Layout]] = {
     "vit": vit.VIT_LAYOUTS,
     "vivit": vivit.VIVIT_LAYOUTS,
     "vqgan": vqgan.VQGAN_LAYOUTS,
-    "cogvideox": cogvideox.COGVIDEOX_LAYOUTS,
-    "cogvideox": t5.T5_LAYOUTS,
     "svd": svd.SVD_LAYOUTS | clip.CLIP_VISION_LAYOUTS,
     "cogvideox": cogvideox.COGVIDEOX_LAYOUTS | t5.T5_LAYOUTS,
 }
