@@ -98,7 +98,6 @@ MODELS: dict[str, Entry] = {
     **_entries("svd", clip_vision.CLIP_VISION_CONFIGS, clip_vision.CLIPVision, {
         "CLIP-ViT-H": ("632M", "OpenCLIP, profile of its models"),
     }),
-    **_entries("cogvideox", cogvideox_vae.COGVIDEOX_VAE_CONFIGS, cogvideox_vae.CogVideoXVAE, {}),
     **_entries("cogvideox", cogvideox.COGVIDEOX_CONFIGS, cogvideox.Transformer, {
         "2B": ("2B", "paper, table 6"),
         "5B": ("5B", "paper, table 6"),
@@ -107,6 +106,7 @@ MODELS: dict[str, Entry] = {
         "1.5-5B-I2V": ("5B", "name of the released checkpoint"),
     }),
     **_entries("cogvideox", t5.T5_CONFIGS, t5.T5Encoder, {}),
+    **_entries("cogvideox", cogvideox_vae.COGVIDEOX_VAE_CONFIGS, cogvideox_vae.CogVideoXVAE, {}),
     **_entries("dcgan", dcgan.DCGAN_CONFIGS, dcgan.DCGAN, {}),
 }  # fmt: skip
 

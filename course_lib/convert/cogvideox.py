@@ -2,12 +2,12 @@
 
 diffusers: its CogVideoXTransformer3DModel and AutoencoderKLCogVideoX, the folders transformer and
 vae of a published model.  Its pipeline has another epsilon than the authors:
-`CogVideoXConfig(norm_eps=1e-5)` is its network.
+`CogVideoXConfig(norm_eps=1e-5)` is its transformer.
 
-sat: the authors' own.  mp_rank_00_model_states.pt of their releases may hold all networks, and the
-transformer is model.diffusion_model.*; it may also come by itself, without its prefix.  Set aside
-are the other networks, and a table of positions or rotations that is not learned.  3d-vae.pt is the
-autoencoder; what belongs to its training loss is set aside.
+sat: the authors' own.  Of mp_rank_00_model_states.pt, in which all networks may be, the transformer
+is model.diffusion_model.*; it may also come by itself, without its prefix.  Set aside are the other
+networks, and a table of positions or rotations that is not learned.  The autoencoder is 3d-vae.pt;
+what belongs to its training loss is set aside.
 """
 
 import torch
@@ -251,7 +251,7 @@ def _is_of_the_loss(key: str, value: Tensor, model: nn.Module) -> bool:
     return key.startswith("loss.")
 
 
-VAE_LAYOUTS = {
+COGVIDEOX_VAE_LAYOUTS = {
     "diffusers autoencoder": Layout(
         "encoder.down_blocks.0.resnets.0.conv1.conv.weight",
         diffusers_vae_sources,
@@ -265,4 +265,4 @@ VAE_LAYOUTS = {
     ),
 }
 
-COGVIDEOX_LAYOUTS = TRANSFORMER_LAYOUTS | VAE_LAYOUTS
+COGVIDEOX_LAYOUTS = TRANSFORMER_LAYOUTS | COGVIDEOX_VAE_LAYOUTS

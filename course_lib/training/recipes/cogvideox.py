@@ -36,6 +36,8 @@ from course_lib.training.recipes.judges import read_scenes
 from course_lib.training.store import load_checkpoint, results
 from course_lib.world import LittleWorld, caption, pixels_to_float
 
+MODEL = "cogvideox"  # of one thing
+WORLD_MODEL = "cogvideox-world"
 GUIDANCE = 3.0
 STEPS = 20
 TIMES = (100, 300, 500, 700, 900)  # of Table 9's losses
@@ -245,7 +247,7 @@ def movie_scores(drawn: Tensor, world: str) -> dict:
 # ---------------------------------------------------------------- the recipes
 
 ONE_THING = TextToVideoRecipe(
-    "cogvideox",
+    MODEL,
     steps=8000,
     batch_size=32,
     learning_rate=2e-3,
@@ -275,6 +277,7 @@ RECIPES: list[Recipe] = [
     replace(
         ONE_THING, name="cogvideox-world", world="whole world", steps=7000, clips=10_000, sweep=()
     ),
+    replace(ONE_THING, name=WORLD_MODEL, world="whole world", steps=7000, clips=10_000, sweep=()),
     *(
         replace(SHORT, name=f"cogvideox-{name}-{seed}", seed=seed, **choice)
         for name, choice in VARIANTS.items()

@@ -21,6 +21,7 @@ from course_lib.training.randomness import RandomSource
 from course_lib.training.recipe import Recipe
 from course_lib.training.recipes.cogvideox import (
     GUIDANCE,
+    MODEL,
     ONE_THING,
     SHORT,
     STEPS,
@@ -127,7 +128,7 @@ class ImageToVideo(TextToVideo):
 class ImageToVideoRecipe(TextToVideoRecipe):
     """A text-to-video model, trained on until it goes on from an image."""
 
-    source: str = "cogvideox"
+    source: str = MODEL
     preset: str = "cogvideox/tiny-I2V"
     image_dropout: float = 0.05
 
