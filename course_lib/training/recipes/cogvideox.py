@@ -274,9 +274,6 @@ LIVE = replace(
 RECIPES: list[Recipe] = [
     ONE_THING,
     LIVE,
-    replace(
-        ONE_THING, name="cogvideox-world", world="whole world", steps=7000, clips=10_000, sweep=()
-    ),
     replace(ONE_THING, name=WORLD_MODEL, world="whole world", steps=7000, clips=10_000, sweep=()),
     *(
         replace(SHORT, name=f"cogvideox-{name}-{seed}", seed=seed, **choice)
