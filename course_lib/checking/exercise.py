@@ -1,10 +1,11 @@
 """What an exercise is, and the registry that finds it.
 
 An exercise is declared once, in ``course_lib/exercises/<module>.py``, in the list ``EXERCISES``.
-Its id is ``"<module>.<name>"``.  A module is a topic of its own unless ``TOPIC_OF`` in
+Its id is ``"<module>.<name>"``.  A module is a topic of its own unless ``MODULES_OF`` in
 ``course_lib/exercises/__init__.py`` says which topic it belongs to: a notebook on two papers has
-two modules, and ``magvit2.lfq`` belongs to the topic ``magvit``.  The notebook, the mutant tests
-and the grader all read this one declaration.
+two modules, and ``magvit2.lfq`` belongs to the topic ``magvit``.  A paper in two modules may have
+one name for the ids of both, that of the topic: ``cogvideox.latent_shape`` is declared in
+``cogvideox_vae``.  The notebook, the mutant tests and the grader all read this one declaration.
 """
 
 import difflib
@@ -121,7 +122,8 @@ class Exercise:
 
     cases           rng -> a list of keyword arguments, the same for the same seed, made every time
     misconceptions  name -> (wrong answer, sentence); each becomes a Misconception
-    gradients       names of the float arguments through which gradients are compared as well
+    gradients       names of the float arguments, tensors or lists of them, through which gradients
+                    are compared as well
     probe           (answer, case) -> what is compared; a class is built and used here
     seconds         time limit of one check, all cases together
     tolerance       relative to each value, plus a tenth of it relative to the tensor's largest
@@ -160,11 +162,16 @@ class Exercise:
 
     @property
     def module(self) -> str:
-        return self.id.partition(".")[0]
+        """The module that declares it; the first part of its id if none does."""
+        first = self.id.partition(".")[0]
+        for module in _modules_of(first):
+            if any(exercise.id == self.id for exercise in _package(module).EXERCISES):
+                return module
+        return first
 
     @property
     def topic(self) -> str:
-        return _topic(self.module)
+        return _topic(self.id.partition(".")[0])
 
     @property
     def name(self) -> str:
@@ -200,12 +207,25 @@ def topics() -> list[str]:
 
 def _modules() -> list[str]:
     """Return the modules that declare exercises, in alphabetical order."""
-    package = importlib.import_module(_PACKAGE)
-    return sorted(module.name for module in pkgutil.iter_modules(package.__path__))
+    return sorted(module.name for module in pkgutil.iter_modules(_package().__path__))
+
+
+def _modules_of(topic: str) -> tuple[str, ...]:
+    """Return the modules that declare a topic's exercises, in the order of its notebook."""
+    modules = _package().MODULES_OF.get(topic, (topic,))
+    return tuple(module for module in modules if module in _modules())
 
 
 def _topic(module: str) -> str:
-    return importlib.import_module(_PACKAGE).TOPIC_OF.get(module, module)
+    """Return the topic that a module, or the first part of an id, belongs to."""
+    for topic, modules in _package().MODULES_OF.items():
+        if module in modules:
+            return topic
+    return module
+
+
+def _package(module: str = "") -> Any:
+    return importlib.import_module(f"{_PACKAGE}.{module}" if module else _PACKAGE)
 
 
 def exercises(topic: str) -> list[Exercise]:
@@ -216,23 +236,23 @@ def exercises(topic: str) -> list[Exercise]:
     """
     if topic not in topics():
         raise UnknownExercise(f"There is no topic {topic!r}; the topics are {', '.join(topics())}.")
-    return [
-        exercise
-        for module in _modules()
-        if _topic(module) == topic
-        for exercise in _declared(module)
-    ]
+    found: list[Exercise] = []
+    for module in _modules_of(topic):
+        found += _declared(module, {exercise.id for exercise in found})
+    return found
 
 
-def _declared(module: str) -> list[Exercise]:
+def _declared(module: str, before: set[str]) -> list[Exercise]:
     """Return the exercises of one module.
 
-    Raises ValueError for ids that are not its own or are declared twice.
+    before: the ids of earlier ones of its topic.  Raises ValueError for ids that are neither its
+    own nor the topic's, or are declared twice.
     """
-    declared = list(importlib.import_module(f"{_PACKAGE}.{module}").EXERCISES)
+    declared = list(_package(module).EXERCISES)
     ids = [exercise.id for exercise in declared]
-    strangers = [id for id in ids if not id.startswith(f"{module}.")]
-    strangers += sorted({id for id in ids if ids.count(id) > 1})
+    own = (f"{module}.", f"{_topic(module)}.")
+    strangers = [id for id in ids if not id.startswith(own)]
+    strangers += sorted({id for id in ids if ids.count(id) > 1 or id in before})
     if strangers:
         raise ValueError(
             f"exercises/{module}.py: ids of another topic, or declared twice:"

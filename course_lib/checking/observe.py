@@ -227,7 +227,12 @@ def _differentiate(
     answer: Any, exercise: Exercise, case: Case, seed: int
 ) -> dict[str, Tensor | None]:
     """Return vector-Jacobian products of all float outputs with one seeded random cotangent."""
-    wanted = {name: case[name].requires_grad_() for name in exercise.gradients if name in case}
+    wanted = {
+        path: tensor.requires_grad_()
+        for name in exercise.gradients
+        if name in case
+        for path, tensor in _named(name, case[name])
+    }
     result = exercise.probe(answer, case)
     outputs = [leaf for leaf in _tensors(result) if leaf.requires_grad]
     if not outputs:
@@ -237,6 +242,13 @@ def _differentiate(
     products = torch.autograd.grad(sum(weighted), list(wanted.values()), allow_unused=True)
     gradients = zip(wanted, products, strict=True)
     return {name: None if grad is None else _plain(grad) for name, grad in gradients}
+
+
+def _named(name: str, value: Tensor | list[Tensor]) -> list[tuple[str, Tensor]]:
+    """Return a tensor under its argument's name, and those of a list by their places as well."""
+    if isinstance(value, Tensor):
+        return [(name, value)]
+    return [(f"{name}[{i}]", tensor) for i, tensor in enumerate(value)]
 
 
 def _cotangent(output: Tensor, seed: int) -> Tensor:

@@ -1,4 +1,9 @@
 """Every exercise of the course: reference, cases and misconceptions, one module per paper."""
 
-# A module that is not listed here is a topic of its own.
-TOPIC_OF = {"magvit2": "magvit", "ldm": "svd"}
+# The modules of a topic that has several, in the order in which its notebook asks their exercises.
+# Any other module is a topic of its own.
+MODULES_OF = {
+    "magvit": ("magvit", "magvit2"),
+    "svd": ("ldm", "svd"),
+    "cogvideox": ("cogvideox_vae", "cogvideox"),
+}

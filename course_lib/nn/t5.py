@@ -70,10 +70,9 @@ class T5Encoder(nn.Module):
         super().__init__()
         self.config = c = config
         self.tokens = nn.Embedding(c.vocabulary, c.width)  # drawn from N(0, 1), as in T5
-        self.distances = nn.Embedding(c.buckets, c.heads)
+        self.distances = Distances(c)
         self.blocks = nn.ModuleList(Block(c) for _ in range(c.depth))
         self.norm = RMSNorm(c.width)
-        nn.init.normal_(self.distances.weight, std=c.width**-0.5)
 
     def forward(
         self, tokens: Int[Tensor, "b n"], mask: Bool[Tensor, "b n"] | None = None
@@ -90,7 +89,7 @@ class T5Encoder(nn.Module):
             )
         x = self.tokens(tokens)  # b n d
         x = x.to(torch.promote_types(x.dtype, torch.float32))
-        bias = self.position_bias(tokens.shape[1])  # heads n n
+        bias = self.distances.bias(tokens.shape[1])  # heads n n
         if mask is not None:
             hidden = rearrange(~mask, "b n -> b 1 1 n")
             bias = bias.masked_fill(hidden, torch.finfo(bias.dtype).min)  # b heads n n
@@ -98,12 +97,21 @@ class T5Encoder(nn.Module):
             x = block(x, bias)  # b n d
         return self.norm(x)
 
-    def position_bias(self, n: int) -> Float[Tensor, "heads n n"]:
-        """Return what every layer adds to its scores: for queries (rows) and keys (columns)."""
-        place = torch.arange(n, device=self.distances.weight.device)
+
+class Distances(nn.Embedding):
+    """A number for every bucket of distances and every head, which all layers share."""
+
+    def __init__(self, config: T5Config):
+        super().__init__(config.buckets, config.heads)
+        self.farthest = config.farthest
+        nn.init.normal_(self.weight, std=config.width**-0.5)
+
+    def bias(self, n: int) -> Float[Tensor, "heads n n"]:
+        """Return what is added to the scores of n queries (rows) and as many keys (columns)."""
+        place = torch.arange(n, device=self.weight.device)
         ahead = place - rearrange(place, "n -> n 1")  # n n: keys minus queries
-        bucket = distance_bucket(ahead, self.config.buckets, self.config.farthest)  # n n
-        return rearrange(self.distances(bucket), "q k heads -> heads q k")
+        bucket = distance_bucket(ahead, self.num_embeddings, self.farthest)  # n n
+        return rearrange(self(bucket), "q k heads -> heads q k")
 
 
 class Block(nn.Module):

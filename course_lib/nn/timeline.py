@@ -28,7 +28,7 @@ class Timeline:
         self, layer: nn.Module, x: Float[Tensor, "b c t h w"], past: int
     ) -> Float[Tensor, "b c t2 h w"]:
         """Return x with `past` frames before it, those that this layer would have seen there."""
-        return torch.cat([x[:, :, :1]] * past + [x], dim=2)
+        return causal_padding(x, kernel=past + 1)
 
     def group_norm(
         self, norm: nn.GroupNorm, x: Float[Tensor, "b c t h w"]
@@ -68,7 +68,12 @@ class Stream(Timeline):
         return extended
 
 
-def pool_frames(x: Float[Tensor, "b c t h w"], starts: bool) -> Float[Tensor, "b c t2 h w"]:
+def causal_padding(x: Float[Tensor, "b c t h w"], kernel: int) -> Float[Tensor, "b c t2 h w"]:
+    """Repeat a clip's first frame before it, so that each frame is the last of `kernel` frames."""
+    return torch.cat([x[:, :, :1]] * (kernel - 1) + [x], dim=2)
+
+
+def pool_frames(x: Float[Tensor, "b c t h w"], starts: bool = True) -> Float[Tensor, "b c t2 h w"]:
     """Average pairs of frames, and leave the first one of a clip alone: 1 + 2 n become 1 + n.
 
     starts: whether x begins with that frame.  Raises ValueError for a frame without a partner.

@@ -152,6 +152,17 @@ def test_a_missing_stop_gradient_is_found():
     assert "must be stopped" in verdict(scale, stopped).sentence
 
 
+def test_gradients_of_a_list_are_compared_one_by_one():
+    def parts(rng):
+        return [{"parts": [torch.randn(n, generator=rng) for n in (2, 4)]} for _ in range(2)]
+
+    joined = Exercise("a.joined", lambda parts: torch.cat(parts), parts, gradients=("parts",))
+    assert verdict(lambda parts: torch.cat([*parts]), joined).passed
+    fault = verdict(lambda parts: torch.cat([parts[0], parts[1].detach()]), joined).faults[0]
+    assert fault.kind == "gradients"
+    assert "do not flow back to `parts[1]`" in fault.sentence
+
+
 def test_an_output_without_gradient_among_several_is_found():
     both = replace(EXERCISE, reference=lambda x, w: (x * w, x + w))
     assert verdict(lambda x, w: [x * w, x + w], both).passed

@@ -15,7 +15,7 @@ from course_lib.checking import (
     topics,
     with_weights,
 )
-from course_lib.exercises import TOPIC_OF
+from course_lib.exercises import MODULES_OF
 
 
 def double(x, scale=2):
@@ -44,7 +44,7 @@ def test_find_returns_the_declaration():
 
 def test_two_papers_of_a_notebook_are_one_topic(monkeypatch):
     monkeypatch.setattr("course_lib.checking.exercise._modules", lambda: ["dance", "dance2"])
-    monkeypatch.setitem(TOPIC_OF, "dance2", "dance")
+    monkeypatch.setitem(MODULES_OF, "dance", ("dance", "dance2"))
     for name, ids in (("dance", ["dance.double"]), ("dance2", ["dance2.turn", "dance2.step"])):
         module = SimpleNamespace(EXERCISES=[declared(id=id) for id in ids])
         monkeypatch.setitem(sys.modules, f"course_lib.exercises.{name}", module)
@@ -61,6 +61,23 @@ def test_two_papers_of_a_notebook_are_one_topic(monkeypatch):
     sys.modules["course_lib.exercises.dance2"].EXERCISES.append(declared(id="dance.step"))
     with pytest.raises(ValueError, match=r"exercises/dance2\.py: .* dance\.step"):
         exercises("dance")
+
+
+def test_the_modules_of_one_paper_share_the_ids_of_its_topic(monkeypatch):
+    monkeypatch.setattr("course_lib.checking.exercise._modules", lambda: ["song", "song_words"])
+    monkeypatch.setitem(MODULES_OF, "song", ("song_words", "song"))
+    modules = {"song": ["song.refrain"], "song_words": ["song.rhyme", "song.metre"]}
+    for name, ids in modules.items():
+        module = SimpleNamespace(EXERCISES=[declared(id=id) for id in ids])
+        monkeypatch.setitem(sys.modules, f"course_lib.exercises.{name}", module)
+    in_order = ["song.rhyme", "song.metre", "song.refrain"]
+    assert [exercise.id for exercise in exercises("song")] == in_order
+    found = find_exercise("song.metre")
+    assert (found.module, found.topic, found.name) == ("song_words", "song", "metre")
+    assert find_exercise("song.refrain").module == "song"
+    sys.modules["course_lib.exercises.song"].EXERCISES.append(declared(id="song.rhyme"))
+    with pytest.raises(ValueError, match=r"exercises/song\.py: .* song\.rhyme"):
+        exercises("song")
 
 
 def test_a_topic_may_end_in_a_digit(monkeypatch):

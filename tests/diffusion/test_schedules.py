@@ -10,7 +10,9 @@ from course_lib.diffusion import (
     cosine_betas,
     linear_betas,
     scaled_linear_betas,
+    shift_snr,
     validate_betas,
+    zero_terminal_snr,
 )
 
 
@@ -96,3 +98,23 @@ def test_tables_that_are_no_schedule_are_refused(untyped):
     for betas in (torch.tensor([0.1]), torch.tensor(0.1), torch.ones(2, 2)):
         with pytest.raises(ValueError, match="at least two steps"):
             validate_betas(betas)
+
+
+def test_the_shift_divides_the_signal_to_noise_ratio():
+    table = (1 - scaled_linear_betas()).cumprod(0)
+    shifted = shift_snr(table, 3.0)
+    torch.testing.assert_close(
+        torch.logit(table) - torch.logit(shifted), torch.full((1000,), math.log(3.0)).double()
+    )
+    assert torch.equal(shift_snr(table, 1.0), table)
+
+
+def test_zero_terminal_snr_keeps_the_first_and_ends_in_noise():
+    table = (1 - scaled_linear_betas()).cumprod(0)
+    rescaled = zero_terminal_snr(table)
+    assert float(rescaled[-1]) == 0 and float(rescaled[0]) == pytest.approx(float(table[0]))
+    assert bool((rescaled.diff() < 0).all()) and bool((rescaled[1:] < table[1:]).all())
+    # An even stretch of the square root.
+    root, before = rescaled.sqrt(), table.sqrt()
+    slope = (root[0] - root[500]) / (before[0] - before[500])
+    torch.testing.assert_close(root[0] - root, slope * (before[0] - before))

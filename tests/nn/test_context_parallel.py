@@ -13,6 +13,8 @@ from course_lib.papers.cogvideox_vae import CogVideoXVAE, CogVideoXVAEConfig
 from course_lib.training.ranks import activations_kept, encode_on_ranks, run_on_ranks
 from tests.nn import rank_work
 
+PATIENCE = 600.0  # seconds; idle, a few are enough
+
 
 def random(*shape, seed=1):
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
@@ -72,7 +74,7 @@ def test_halos_and_their_gradients_over_four_processes():
             *cases[0][1:],
         )
     )
-    found = run_on_ranks(rank_work.halos, 4, cases)
+    found = run_on_ranks(rank_work.halos, 4, cases, seconds=PATIENCE)
 
     for case, (pieces, past, weights) in enumerate(cases):
         ours = [piece.clone().requires_grad_() for piece in pieces]
@@ -92,7 +94,7 @@ def test_a_norm_over_three_processes():
     sizes = (1, 4, 3)
     weights = random(2, 6, 8, 4, 5, seed=3).double()
     parts = [list(x.split(sizes, dim=2)) for x in (clip, weights)]
-    found = run_on_ranks(rank_work.group_norm, 3, parts[0], norm, parts[1])
+    found = run_on_ranks(rank_work.group_norm, 3, parts[0], norm, parts[1], seconds=PATIENCE)
 
     clip.requires_grad_()
     y = norm(clip)
@@ -145,7 +147,7 @@ def error(got, expected):
 def test_encoding_over_processes_is_encoding_in_one(norm, ranks, frames):
     model, video = autoencoder(norm, torch.float64), random(2, 3, frames, 16, 12).double()
     mean, gradients = alone(model, video)
-    got, got_gradients = together(encode_on_ranks(model, video, ranks))
+    got, got_gradients = together(encode_on_ranks(model, video, ranks, seconds=PATIENCE))
     slopes = error(got_gradients.values(), [gradients[name] for name in got_gradients])
     print(f"values {error([got], [mean]):.1e}, gradients {slopes:.1e}")
     assert error([got], [mean]) < 1e-14 and slopes < 1e-14
@@ -154,7 +156,7 @@ def test_encoding_over_processes_is_encoding_in_one(norm, ranks, frames):
 def test_in_single_precision_the_ranks_are_as_exact_as_one_process():
     """About 1e-6 from the exact result, as rounding has it, and from one another."""
     model, video = autoencoder("group", torch.float32), random(2, 3, 13, 16, 12)
-    found = [alone(model, video), together(encode_on_ranks(model, video, 2))]
+    found = [alone(model, video), together(encode_on_ranks(model, video, 2, seconds=PATIENCE))]
     exact = alone(model.double(), video.double())
     names = found[1][1].keys()
     one, many, between = (
@@ -174,7 +176,7 @@ def test_a_rank_keeps_its_share_of_the_memory():
     model, video = autoencoder("frame", torch.float32), random(1, 3, 33, 32, 32)
     with activations_kept() as whole:
         mean = model.encode(video.requires_grad_()).mean
-    shares = encode_on_ranks(model, video, 2)
+    shares = encode_on_ranks(model, video, 2, seconds=PATIENCE)
     kept = [share.bytes_kept / sum(whole.values()) for share in shares]
     print(f"kept {kept} of {sum(whole.values())}; peaks {[share.peak_bytes for share in shares]}")
     assert mean.requires_grad
@@ -185,7 +187,7 @@ def test_a_rank_keeps_its_share_of_the_memory():
 def test_the_official_code_drops_the_gradient_of_the_halos():
     model, video = autoencoder("frame", torch.float64), random(1, 3, 9, 8, 8).double()
     mean, gradients = alone(model, video)
-    got, official = together(encode_on_ranks(model, video, 2, RanksWithoutHaloGradients))
+    got, official = together(encode_on_ranks(model, video, 2, RanksWithoutHaloGradients, PATIENCE))
     torch.testing.assert_close(got, mean)
     assert error(official.values(), [gradients[name] for name in official]) > 0.1
 
@@ -194,7 +196,7 @@ def test_decoding_over_processes_is_decoding_in_one():
     model, latents = autoencoder("group", torch.float64), random(1, 3, 4, 3, 2).double()
     pieces = list(latents.split([2, 1, 1], dim=2))
     weights = {name: value.detach() for name, value in model.state_dict().items()}
-    found = run_on_ranks(rank_work.decode, 3, model.config, weights, pieces)
+    found = run_on_ranks(rank_work.decode, 3, model.config, weights, pieces, seconds=PATIENCE)
     latents.requires_grad_()
     clip = model.decode(latents)
     clip.square().sum().backward()

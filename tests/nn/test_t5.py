@@ -20,7 +20,7 @@ def test_only_distances_tell_places_apart():
     """Places as far apart as others have the same scores; one table serves all layers."""
     torch.manual_seed(0)
     model = T5Encoder(TINY)
-    bias = model.position_bias(9)
+    bias = model.distances.bias(9)
     assert bias.shape == (2, 9, 9)
     torch.testing.assert_close(bias[:, :-1, :-1], bias[:, 1:, 1:])
     assert sum("distances" in name for name, _ in model.named_parameters()) == 1

@@ -4,7 +4,13 @@ import pytest
 import torch
 from torch import nn
 
-from course_lib.nn.timeline import Stream, Timeline, pool_frames, repeat_frames
+from course_lib.nn.timeline import (
+    Stream,
+    Timeline,
+    causal_padding,
+    pool_frames,
+    repeat_frames,
+)
 
 
 def numbered(*frames):
@@ -19,6 +25,15 @@ def test_a_whole_clip_begins_with_copies_of_its_first_frame():
     layer = nn.Identity()
     assert numbers(Timeline().extend(layer, numbered(5, 6, 7), 2)) == [5, 5, 5, 6, 7]
     assert Timeline().starts
+
+
+def test_padded_frames_see_as_many_as_a_kernel_and_none_later():
+    x = numbered(5, 6, 7, 8).requires_grad_()
+    windows = causal_padding(x, 3).unfold(2, 3, 1)  # frames, and those that each one sees
+    assert windows.squeeze().tolist() == [[5, 5, 5], [5, 5, 6], [5, 6, 7], [6, 7, 8]]
+    (gradient,) = torch.autograd.grad(windows[0, 0, 0].sum(), x)
+    assert numbers(gradient) == [3, 0, 0, 0]
+    assert numbers(causal_padding(x, 1)) == [5, 6, 7, 8]
 
 
 def test_a_stream_remembers_the_end_of_the_piece_before():
@@ -53,6 +68,7 @@ def test_what_is_remembered_does_not_keep_the_clip_in_memory():
 )
 def test_pooling_averages_pairs_and_leaves_the_first_frame_alone(frames, starts, pooled):
     assert numbers(pool_frames(numbered(*frames), starts)) == pooled
+    assert not starts or numbers(pool_frames(numbered(*frames))) == pooled
 
 
 @pytest.mark.parametrize(

@@ -144,10 +144,9 @@ def corrupt_all(
     length = tokens.shape[1]
     pairs = []
     for row, numbers in zip(tokens.tolist(), uniform.tolist(), strict=True):
-        left, said = corrupt(row[: row.index(END)], numbers, hidden, span)
-        pairs.append((_with_padding(left, length, ""), _with_padding(said, length, "")))
-    both = torch.tensor(pairs, device=tokens.device)  # b 2 n
-    left, said = both.unbind(1)
+        parts = corrupt(row[: row.index(END)], numbers, hidden, span)
+        pairs.append([_with_padding(part, length, "") for part in parts])
+    left, said = torch.tensor(pairs, device=tokens.device).unbind(1)  # b n each
     return left, said[:, : int((said != PAD).sum(1).max())]
 
 
@@ -387,7 +386,7 @@ def simple_guesses(
     counts = sum(followers.values(), Counter())
     commonest = counts.most_common(1)[0][0]
 
-    hits = Counter()
+    hits: Counter = Counter()
     for visible, hidden in zip(left.tolist(), said.tolist(), strict=True):
         before = PAD
         for token in hidden[: hidden.index(END)]:
