@@ -74,7 +74,7 @@ def read_sentence(text: str, several: bool = True) -> Sentence:
         rest = re.sub("^and ", "", rest[relation.end() :].strip())
     cameras = [(kind, m) for said, kind in _CAMERAS.items() if (m := _match(said, rest))]
     camera = cameras[0][0] if cameras else "still"
-    rest = rest[cameras[0][1].end() :] if cameras else rest
+    rest = rest[cameras[0][1].end() :].strip() if cameras else rest
     if not several and (others or camera != "still"):
         raise ValueError(
             "This model films one thing before a still camera: the sentence ends with what it does."
