@@ -11,14 +11,12 @@ import math
 
 import torch
 import torch.nn.functional as F
-from einops import rearrange, repeat
+from einops import rearrange
 
 import course_lib.classroom as room
 from course_lib import zoo
 from course_lib.classroom import exercise, explore, show_clip, show_lines, slider
 from course_lib.metrics.evidence import (
-    mean,
-    ordered,
     paired,
     shares,
     single,
@@ -26,7 +24,6 @@ from course_lib.metrics.evidence import (
     value,
 )
 from course_lib.training import load_checkpoint, results
-from course_lib.world import pixels_to_float
 
 # %% [markdown]
 # ## 9 One sequence of words and patches
@@ -44,9 +41,9 @@ from course_lib.world import pixels_to_float
 # ```
 #
 # Here are the latents of some test clips, each channel made to have mean 0 and deviation 1.
-
 # %%
 from course_lib.training.recipes.cogvideox import captions, encoded
+from course_lib.world import pixels_to_float
 
 sentences = captions("test", 64)
 latents, _ = encoded("test", 64, "one thing")  # b t c h w
