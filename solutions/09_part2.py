@@ -1726,7 +1726,7 @@ explore(
     look_at_word,
     word=room.choices(word_choices, label="click a word"),
     direction=room.choices(["patches look at it", "it looks at patches"]),
-    block=slider(1, 6, 3),
+    block=slider(1, 6, 2),
     step=slider(50, 950, 500, step=50),
     alt="Five frames of a test clip, bright where attention joins patches and the word",
 )
