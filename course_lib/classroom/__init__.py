@@ -8,9 +8,9 @@ from course_lib.doctor import doctor
 from course_lib.media import example_photo, read_clip, read_photo, write_clip
 
 from .claims import claim, reading
-from .clips import film_strips, show_clip
+from .clips import clip_view, film_strips, show_clip
 from .exercise import case, exercise, mark
-from .explore import choices, explore, patches, slider, upload
+from .explore import choices, explore, patches, sentence, slider, upload
 from .figures import figure, image_grid, show, show_images
 from .heroes import show_hero
 from .live import live_curve, train_live, with_stored
@@ -32,6 +32,7 @@ __all__ = [
     "case",
     "choices",
     "claim",
+    "clip_view",
     "clip_views",
     "confusion",
     "doctor",
@@ -58,6 +59,7 @@ __all__ = [
     "row",
     "scatter_panels",
     "scorecard",
+    "sentence",
     "shade_by_map",
     "show",
     "show_clip",

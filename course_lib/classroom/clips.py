@@ -3,6 +3,7 @@
 import base64
 import html
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from IPython.display import display
@@ -46,11 +47,39 @@ def show_clip(
     second.  A clip of one frame is shown as a strip only.
     """
     check_alt(alt)
-    clips = _same_shape(clip, labels)
-    strip = image_html(webp(film_strips(clip, frames=frames, labels=labels, title=title)), alt)
-    player = clip_html(clips, labels, alt, fps) if len(clips[0]) > 1 else ""
-    page = f"<div>{player}{strip}</div>"
-    display({"text/html": page, "text/plain": f"Clip: {alt}"}, raw=True)
+    view = clip_view(clip, frames=frames, labels=labels, title=title, fps=fps)
+    display({"text/html": view.html(alt), "text/plain": f"Clip: {alt}"}, raw=True)
+
+
+@dataclass(frozen=True)
+class ClipView:
+    """Clips (t h w 3) uint8 that play beside each other, and the film strip below them."""
+
+    clips: list[np.ndarray]
+    strip: Figure
+    title: str
+    labels: Sequence | None
+    fps: int
+
+    def html(self, alt: str) -> str:
+        """Return the elements of the page; alt is the alternative text of both."""
+        strip = image_html(webp(self.strip), alt)
+        moves = len(self.clips[0]) > 1
+        player = clip_html(self.clips, self.labels, alt, self.fps) if moves else ""
+        return f"<div data-picture>{player}{strip}</div>"
+
+
+def clip_view(
+    clip: Array,
+    *,
+    frames: int = 7,
+    labels: Sequence | None = None,
+    title: str = "",
+    fps: int = 8,
+) -> ClipView:
+    """Make what `show_clip` shows; the plot of an explorer may return it in place of a figure."""
+    strip = film_strips(clip, frames=frames, labels=labels, title=title)
+    return ClipView(_same_shape(clip, labels), strip, title, labels, fps)
 
 
 def film_strips(

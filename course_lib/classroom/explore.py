@@ -1,6 +1,7 @@
 """Explorers: a plotting function with a control for each of its arguments.
 
-A control is a slider, a choice, a patch of an image, or a file.
+A control is a slider, a choice, a patch of an image, a sentence that is typed, or a file.  What is
+plotted is a figure, or a clip that plays.
 """
 
 import base64
@@ -18,6 +19,7 @@ import numpy as np
 import traitlets
 
 from course_lib.classroom.bridge import Linked, module
+from course_lib.classroom.clips import ClipView
 from course_lib.classroom.figures import Array, Figure, image_html, webp
 from course_lib.media import to_images
 
@@ -27,6 +29,7 @@ MAX_FILE_BYTES = 20_000_000
 PART_BYTES = 1_000_000  # of one message: Jupyter's server closes the connection at 10 MiB
 BOARD_PIXELS = 320  # CSS pixels of the longer side of an image to click; half more for many patches
 PATCH_PIXELS = 24  # CSS pixels that a patch should have
+MAX_SENTENCE = 200  # characters that can be typed
 MAX_PNG_BYTES = 40_000  # of an image to click, above which it is sent as JPEG
 
 
@@ -134,6 +137,37 @@ class Patches(Control):
 
     def range_words(self) -> str:
         return f"{self.rows} rows and {self.columns} columns"
+
+
+class Unreadable(ValueError):
+    """What a student typed is nothing that the plot understands; the words are for the student."""
+
+
+@dataclass(frozen=True)
+class Typed(Control):
+    """A line of text, as `read` understands it."""
+
+    value: str
+    read: Callable
+    label: str | None = None
+
+    def decode(self, sent: Any) -> str:
+        return " ".join(str(sent).split())[:MAX_SENTENCE]
+
+    def argument(self, value: Any) -> Any:
+        try:
+            return self.read(value)
+        except ValueError as error:
+            raise Unreadable(str(error)) from error
+
+    def describe(self) -> dict:
+        return {"kind": "sentence", "value": self.value, "longest": MAX_SENTENCE}
+
+    def words(self, value: Any) -> str:
+        return f"“{value}”"
+
+    def range_words(self) -> str:
+        return "whatever you type"
 
 
 class Upload(Control):
@@ -273,6 +307,16 @@ def patches(
     )
 
 
+def sentence(value: str, read: Callable = str, *, label: str | None = None) -> Typed:
+    """Let the student type a line: the plot receives `read(the line)`; at the start it is `value`.
+
+    The words of a ValueError of `read` are shown as they are, in place of the figure: they may tell
+    the student what to type instead.  Raises ValueError where `read` refuses the start.
+    """
+    read(value)
+    return Typed(value, read, label)
+
+
 def upload(
     read: Callable, example: Any, label: str = "your photo", accept: str = "image/*"
 ) -> Upload:
@@ -288,8 +332,9 @@ def upload(
 def explore(plot: Callable, *, alt: str | Callable | None = None, **controls: Any) -> None:
     """Show `plot(**values)` under one control per keyword, redrawn when a control moves.
 
-    plot returns a matplotlib Figure.  controls: `t=slider(0, 999, 250, label="step t")`, a list of
-    choices, a bool, `patches(...)` or `upload(...)`.  alt: the figure's alternative text, fixed or
+    plot returns a matplotlib Figure, or a `clip_view`.  controls: `t=slider(0, 999, 250,
+    label="step t")`, a list of choices, a bool, `patches(...)`, `sentence(...)` or `upload(...)`.
+    alt: the figure's alternative text, fixed or
     computed from what plot receives, by default the figure's title; the values are always added.
     An exception in plot is shown as one line.
     """
@@ -338,11 +383,15 @@ class Explorer(Linked):
         try:
             given = {name: self.controls[name].argument(value) for name, value in values.items()}
             fig = self.plot(**given)
-            if not hasattr(fig, "savefig"):
+            if not (isinstance(fig, ClipView) or hasattr(fig, "savefig")):
                 raise TypeError(f"plot: expected a matplotlib Figure, got {type(fig).__name__}")
             start = self.alt(**given) if callable(self.alt) else self.alt or _title(fig)
             words = f"{start.rstrip('.')}. {self._values_words(values)}." if values else start
+            if isinstance(fig, ClipView):
+                return fig.html(words)
             picture = image_html(webp(fig), words)
+        except Unreadable as error:
+            return f'<p role="alert">{html.escape(str(error))}</p>'
         except Exception as error:  # a student's function may fail in any way
             line = html.escape(_line(error))
             return f'<p role="alert" data-error="1">This picture could not be drawn. {line}</p>'
@@ -377,8 +426,8 @@ def _control(name: str, given: Any) -> Control:
     if isinstance(given, list | tuple):
         return choices(given)
     raise ValueError(
-        f"expected slider(...), patches(...), upload(...), choices or a bool for {name}, got"
-        f" {given!r}"
+        f"expected slider(...), patches(...), sentence(...), upload(...), choices or a bool for"
+        f" {name}, got {given!r}"
     )
 
 
@@ -412,8 +461,10 @@ def _address(pixels: np.ndarray, longest: int) -> str:
     return f"data:image/{kind};base64,{base64.b64encode(file.getvalue()).decode('ascii')}"
 
 
-def _title(fig: Figure) -> str:
+def _title(fig: Figure | ClipView) -> str:
     """Return the figure's title, or those of its axes, without line breaks and maths marks."""
+    if isinstance(fig, ClipView):
+        return fig.title or "A clip"
     of_axes = [ax.get_title(loc) for ax in fig.axes for loc in ("left", "center")]
     title = fig.get_suptitle() or "; ".join(t for t in of_axes if t)
     return re.sub(r"[$\\{}]", "", " ".join(title.split())) or "A figure"

@@ -1,5 +1,5 @@
-"""The explorer's picture to click and its file to choose, in JupyterLab: by mouse, by keyboard,
-without a kernel.
+"""The explorer's picture to click, its file to choose and its line to type, and a clip in it, in
+JupyterLab: by mouse, by keyboard, without a kernel.
 """
 
 import io
@@ -28,7 +28,24 @@ mean = lambda photo: f"Mean {photo.mean():.2f}"
 explore(look, alt=mean, photo=upload(lambda data: read_photo(data, 56), example_photo(56)))
 """.strip()
 
-CELLS = ("# A picture to click, a file to choose", PATCHES, UPLOAD)
+TYPED = """
+import numpy as np
+from course_lib.classroom import clip_view, sentence
+
+def read(line):
+    if "elephant" in line:
+        raise ValueError("There are no elephants here.")
+    return line
+
+def film(line):
+    frames = np.full((5, 16, 16, 3), 30, np.uint8)
+    frames[np.arange(5), :, 2 * np.arange(5) + len(line) % 8] = 255
+    return clip_view(frames, title="A bar moves", frames=3)
+
+explore(film, line=sentence("a bar", read, label="your line"))
+""".strip()
+
+CELLS = ("# A picture to click, a file to choose, a line to type", PATCHES, UPLOAD, TYPED)
 START = "Layer 1. patch = row 6, column 7, layer = 1."
 ALT = """wanted => [...document.querySelectorAll('[data-course]')].some(
   e => e.shadowRoot?.querySelector('.picture img')?.alt === wanted)"""
@@ -199,15 +216,64 @@ def test_the_file_is_not_in_the_notebook_and_the_page_survives_a_reload(lab, red
     wait_for_alt(page, RED)
 
 
+# ---------------------------------------------------------------------- a line to type, and a clip
+
+PLAYS = """async () => {
+  const root = [...document.querySelectorAll('[data-course]')].map(e => e.shadowRoot)
+    .find(r => r?.querySelector('.picture video'));
+  const video = root.querySelector('.picture video');
+  for (let i = 0; i < 50 && video.readyState < 2; i++) await new Promise(r => setTimeout(r, 100));
+  await video.play();
+  const before = video.currentTime;
+  await new Promise(r => setTimeout(r, 400));
+  return [video.currentTime !== before, video.loop, video.muted, video.videoWidth > 50];
+}"""
+
+
+def line(page):
+    return page.get_by_role("textbox", name="your line")
+
+
+def test_a_line_is_typed_and_its_clip_plays(lab):
+    page = lab.page
+    assert line(page).input_value() == "a bar"
+    assert page.evaluate(PLAYS) == [True] * 4
+    line(page).fill("another bar")
+    line(page).press("Enter")
+    wait_for_alt(page, "A bar moves. your line = “another bar”.")
+    assert page.evaluate(PLAYS) == [True] * 4
+    line(page).fill("one more")
+    page.get_by_role("button", name="Show", exact=True).click()
+    wait_for_alt(page, "A bar moves. your line = “one more”.")
+    assert lab.errors == []
+
+
+def test_typing_does_not_reach_the_notebook_and_a_friendly_word_comes_back(lab):
+    page = lab.page
+    line(page).focus()
+    before = lab.where()
+    line(page).press("ControlOrMeta+a")
+    page.keyboard.type("add a baby elephant, dd x m")
+    page.keyboard.press("Enter")
+    page.get_by_role("alert").filter(has_text="There are no elephants here.").wait_for()
+    assert lab.where() == before
+    assert line(page).input_value() == "add a baby elephant, dd x m"
+    line(page).fill("a bar")
+    line(page).press("Enter")
+    wait_for_alt(page, "A bar moves. your line = “a bar”.")
+    page.get_by_role("alert").filter(has_text="elephants").wait_for(state="detached")
+
+
 def works_alone(page):
-    """Both controls are there, say how to move them, and do not move."""
+    """All controls are there, say how to move them, and do not move."""
     assert board(page).get_by_role("radio").count() == 196
     assert patch(page, 6, 7).get_attribute("aria-checked") == "true"
     assert (
         patch(page, 0, 0).is_disabled()
         and page.get_by_role("button", name="Choose a file").is_disabled()
     )
-    assert page.get_by_text("Run this cell in JupyterLab to move the controls.").count() == 2
+    assert page.get_by_text("Run this cell in JupyterLab to move the controls.").count() == 3
+    assert line(page).is_disabled() and page.locator(".picture video").count() == 1
     assert page.locator(".picture img").first.get_attribute("alt") == START
     assert page.locator(".board img").evaluate("image => image.naturalWidth") > 100
 
@@ -232,4 +298,5 @@ def test_an_untrusted_notebook_shows_the_first_figure_and_the_controls(
     text = page.locator(".jp-Notebook").inner_text()
     assert "patch: row 6, column 7 (of 14 rows and 14 columns)" in text
     assert "your photo: the example (of the example or a file that you choose)" in text
+    assert "your line: “a bar” (of whatever you type)" in text
     assert page.locator(".board").count() == 0

@@ -11,7 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
-from course_lib.classroom import explore
+from course_lib.classroom import clip_view, explore
 from course_lib.classroom.explore import (
     KEPT_FILES,
     MAX_FILE_BYTES,
@@ -19,6 +19,7 @@ from course_lib.classroom.explore import (
     Explorer,
     choices,
     patches,
+    sentence,
     slider,
     upload,
 )
@@ -109,6 +110,7 @@ def test_a_slider_of_fractions():
         (lambda: slider(0, 9, step=0), "positive step, got 0"),
         (lambda: choices([]), "at least one value"),
         (lambda: explore(Plot(), t=3), "slider.* for t, got 3"),
+        (lambda: sentence("no number", int), "invalid literal"),
         (lambda: patches(BOARD, 0, 3), "at least one row and one column, got 0 and 3"),
         (lambda: patches(BOARD, 3, 3, value=(3, 0)), r"3 rows and 3 columns, from 0; got \(3, 0\)"),
         (lambda: patches(BOARD, 3, 3, value=(0, -1)), r"got \(0, -1\)"),
@@ -270,6 +272,68 @@ def test_a_large_image_is_made_smaller_and_a_photo_costs_little():
 
 def test_many_patches_get_a_larger_board():
     assert [max(board(patches(BOARD, n, n))[1]) for n in (7, 14, 16, 28)] == [320, 336, 384, 480]
+
+
+# ----------------------------------------------------------------------------------------- sentence
+
+
+def count_words(line):
+    """A reader that has something to say about an empty line."""
+    if not line:
+        raise ValueError("Type a <word>.")
+    return len(line.split())
+
+
+def typist():
+    return Explorer(Seen(), {"n": sentence("two words", count_words, label="your line")})
+
+
+def test_a_plot_receives_what_was_read_from_the_line():
+    widget = typist()
+    assert alt(widget.page()) == "Seen. your line = “two words”."
+    assert alt(draw(widget, n="  now \n three   words ")) == "Seen. your line = “now three words”."
+    assert widget.plot.calls == [{"n": 2}, {"n": 3}]
+    readable = widget.page().split("<script")[0]
+    assert "your line: “two words” (of whatever you type)" in readable
+
+
+def test_a_line_that_cannot_be_read_gets_the_words_of_its_reader():
+    widget = typist()
+    page = draw(widget, n="   ")
+    assert page == '<p role="alert">Type a &lt;word&gt;.</p>'
+    assert widget.plot.calls == []
+    assert "<img" in draw(widget, n="one")
+
+
+def test_a_line_without_a_reader_comes_as_it_is_and_never_longer_than_a_page():
+    widget = Explorer(Seen(), {"line": sentence("start")})
+    draw(widget, line="Größe & <b>")
+    draw(widget, line="x" * 10_000)
+    assert [call["line"] for call in widget.plot.calls] == ["Größe & <b>", "x" * 200]
+    assert "Größe &amp; &lt;b&gt;" in draw(widget, line="Größe & <b>")
+
+
+# -------------------------------------------------------------------------------------------- clips
+
+
+def test_a_plot_may_return_a_clip_that_plays():
+    def film(t):
+        return clip_view(np.full((9, 8, 8, 3), t, np.uint8), title="A grey clip", frames=3)
+
+    widget = Explorer(film, {"t": slider(0, 255, 100)})
+    page = widget.page().split("<script")[0]
+    assert page.count("<video") == 1 and "video/mp4" in page
+    assert 'aria-label="A grey clip. t = 100."' in page
+    assert alt(page) == "A grey clip. t = 100."
+    # what the page takes over is one element: the clip and its strip
+    assert re.search("<div data-picture><video.*</video><img[^>]*></div>", page, re.DOTALL)
+    assert draw(widget, t=200) != draw(widget, t=100)
+    assert widget.page().count("<video") == 1
+
+
+def test_a_clip_without_a_title_has_an_alternative_text():
+    widget = Explorer(lambda t: clip_view(np.zeros((1, 8, 8, 3), np.uint8)), {"t": slider(0, 9)})
+    assert alt(widget.page()) == "A clip. t = 0." and "<video" not in widget.page()
 
 
 # ------------------------------------------------------------------------------------------- upload

@@ -1,5 +1,5 @@
 // An explorer: labelled controls above a picture that the kernel draws.
-// payload: { controls: [{ name, label, kind: "slider" | "choice" | "patches" | "file", ... }] }.
+// payload: { controls: [{ name, label, kind: "slider" | "choice" | "patches" | "sentence" | "file", ... }] }.
 // The first picture is in `light`.
 
 function build(root, { controls }, link, light) {
@@ -7,10 +7,11 @@ function build(root, { controls }, link, light) {
   const note = make("p", { class: "note", role: "status" }, "Run this cell in JupyterLab to move the controls.");
   const values = {};
   const transfers = new Map(); // of files on their way: number -> what to do with the kernel's answer
-  const kinds = { slider: sliderControl, choice: choiceControl, patches: patchesControl, file: fileControl };
+  const kinds = { slider: sliderControl, choice: choiceControl, patches: patchesControl,
+    sentence: sentenceControl, file: fileControl };
   const fields = make("fieldset", { disabled: true }, make("legend", {}, "Controls"), ...controls.map(control));
   root.append(make("style", {}, LOOK + EXPLORE_LOOK), make("section", { "aria-label": "Explorer" }, fields, picture, note));
-  const first = light.querySelector("img, [role=alert]");
+  const first = light.querySelector("[data-picture], img, [role=alert]");
   if (first) picture.append(first.cloneNode(true));
   let shown = first ? JSON.stringify(values) : "";
   let waiting = null; // one request at a time: values passed over meanwhile are never requested
@@ -77,6 +78,15 @@ function build(root, { controls }, link, light) {
       const inside = (at, count) => Math.min(Math.max(at, 0), count - 1);
       choose([inside(values[name][0] + step[0], rows), inside(values[name][1] + step[1], columns)]);
     }
+  }
+
+  // What is typed counts once Enter is pressed, the button is, or the field is left.
+  function sentenceControl({ name, label, value, longest }) {
+    const send = () => change(name, input.value);
+    const input = make("input", { type: "text", value, maxlength: longest, "aria-label": label, spellcheck: "false",
+      autocomplete: "off", onchange: send });
+    return make("div", { class: "control" }, make("span", {}, label),
+      make("span", { class: "options sentence" }, input, make("button", { type: "button", onclick: send }, "Show")));
   }
 
   // A file goes to the kernel in parts, each sent once the previous one has arrived.
@@ -202,6 +212,9 @@ const EXPLORE_LOOK = `
   .board button[aria-checked="true"] { z-index: 1; outline: 2px solid #fff; outline-offset: 0;
     box-shadow: inset 0 0 0 1px #000, 0 0 0 3px #000; }
   .board:has(:focus-visible) { outline: 2px solid var(--accent); outline-offset: 4px; }
+  .sentence { flex-wrap: nowrap; }
+  .sentence input { flex: 1; min-width: 0; padding: 0.2rem 0.5rem; color: var(--ink); background: var(--paper);
+    border: 1px solid var(--line); border-radius: 5px; }
   .file { align-items: center; }
   .file output { overflow-wrap: anywhere; }
   .control > p { grid-column: 2 / -1; margin: 0; }

@@ -267,8 +267,14 @@ VARIANTS: dict[str, dict] = {
     "some-signal": {"zero_snr": False},
 }
 
+# What a notebook has the time for: few clips, which are soon encoded.
+LIVE = replace(
+    ONE_THING, name="cogvideox-live", steps=400, warmup=20, ema=0.98, clips=800, sweep=()
+)
+
 RECIPES: list[Recipe] = [
     ONE_THING,
+    LIVE,
     replace(ONE_THING, name=WORLD_MODEL, world="whole world", steps=7000, clips=10_000, sweep=()),
     *(
         replace(SHORT, name=f"cogvideox-{name}-{seed}", seed=seed, **choice)
