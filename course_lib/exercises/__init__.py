@@ -5,5 +5,4 @@
 MODULES_OF = {
     "magvit": ("magvit", "magvit2"),
     "svd": ("ldm", "svd"),
-    "cogvideox": ("cogvideox_vae",),
 }
