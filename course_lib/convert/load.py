@@ -25,8 +25,8 @@ LAYOUTS: dict[str, dict[str, Layout]] = {
     "vit": vit.VIT_LAYOUTS,
     "vivit": vivit.VIVIT_LAYOUTS,
     "vqgan": vqgan.VQGAN_LAYOUTS,
-    "cogvideox": cogvideox.COGVIDEOX_LAYOUTS | t5.T5_LAYOUTS,
     "svd": svd.SVD_LAYOUTS | clip.CLIP_VISION_LAYOUTS,
+    "cogvideox": cogvideox.COGVIDEOX_LAYOUTS | t5.T5_LAYOUTS,
 }
 
 
