@@ -6,6 +6,8 @@ import time
 import torch
 import torch.distributed as dist
 
+from course_lib.training.ranks import peak_memory
+
 
 def identity(*arguments):
     return dist.get_rank(), dist.get_world_size(), arguments
@@ -38,3 +40,10 @@ def sleep(rank):
 
 def unsendable():
     return lambda: None
+
+
+def hold(numbers):
+    """By how many bytes the peak of the process grows with so many float32 numbers."""
+    before = peak_memory()
+    held = torch.ones(numbers)
+    return peak_memory() - before, held.sum()
