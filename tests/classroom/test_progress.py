@@ -49,6 +49,14 @@ def test_a_quiz_keeps_its_best_score(course_home):
     assert quiz.earned == 0.7 * quiz.points and quiz.status == "answered"
 
 
+def test_a_second_bank_belongs_to_the_chapter_of_the_first(course_home):
+    record_quiz("cogvideox_more", 1, 2)
+    quizzes = [line.name for line in progress().chapters["09_cogvideox"] if "quiz" in line.name]
+    assert quizzes == ["cogvideox quiz", "cogvideox_more quiz"]
+    assert line("cogvideox_more quiz").earned == line("cogvideox_more quiz").points / 2
+    assert line("cogvideox quiz").status == "not attempted"
+
+
 @pytest.mark.parametrize(("score", "out_of"), [(-1, 5), (6, 5), (0, 0), (float("nan"), 5)])
 def test_an_impossible_score_is_refused(score, out_of):
     with pytest.raises(ValueError, match="out of"):
