@@ -166,9 +166,11 @@ def test_what_comes_next_is_the_first_that_is_not_done_with_a_link(course_home):
 
 def test_when_all_is_done_it_says_so(course_home):
     for lines in progress().chapters.values():
-        for each in lines[:-1]:
-            record_exercise(each.name, "passed", 1)
-        record_quiz(lines[-1].name.removesuffix(" quiz"), 1, 1)
+        for each in lines:
+            if each.name.endswith(" quiz"):
+                record_quiz(each.name.removesuffix(" quiz"), 1, 1)
+            else:
+                record_exercise(each.name, "passed", 1)
     done = progress()
     assert done.next is None and done.earned == done.points and "All done." in repr(done)
 

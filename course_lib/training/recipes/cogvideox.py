@@ -249,15 +249,17 @@ def movie_scores(drawn: Tensor, world: str) -> dict:
 
 ONE_THING = TextToVideoRecipe(
     MODEL,
-    steps=8000,
-    batch_size=32,
-    learning_rate=2e-3,
-    warmup=100,
-    ema=0.998,
+    steps=20_000,
+    batch_size=16,
+    learning_rate=3e-3,
+    warmup=200,
+    ema=0.999,
     checkpoint_dtype="float16",
     sweep=(1.0, 2.0, 5.0),
 )
-SHORT = replace(ONE_THING, name="cogvideox-rope-0", steps=1000, ema=0.99, clips=4000, sweep=())
+SHORT = replace(
+    ONE_THING, name="cogvideox-rope-0", steps=1000, warmup=50, ema=0.99, clips=4000, sweep=()
+)
 VARIANTS: dict[str, dict] = {
     "rope": {},
     "sin-cos": {"positions": "sincos"},
@@ -275,7 +277,7 @@ LIVE = replace(
 RECIPES: list[Recipe] = [
     ONE_THING,
     LIVE,
-    replace(ONE_THING, name=WORLD_MODEL, world="whole world", steps=7000, clips=10_000, sweep=()),
+    replace(ONE_THING, name=WORLD_MODEL, world="whole world", steps=14_000, clips=10_000, sweep=()),
     *(
         replace(SHORT, name=f"cogvideox-{name}-{seed}", seed=seed, **choice)
         for name, choice in VARIANTS.items()

@@ -208,22 +208,22 @@ class ImageToVideoRecipe(TextToVideoRecipe):
 PACK = PackRecipe(
     "cogvideox-pack-0",
     steps=1000,
-    batch_size=8 * len(DURATIONS),  # 32 rows
-    learning_rate=2e-3,
-    warmup=100,
+    batch_size=4 * len(DURATIONS),  # 16 rows
+    learning_rate=3e-3,
+    warmup=50,
     ema=0.99,
     clips=SHORT.clips,
     checkpoint_dtype="float16",
 )
-FIXED = replace(PACK, name="cogvideox-fixed-0", packed=False, batch_size=8 * len(ROWS))
+FIXED = replace(PACK, name="cogvideox-fixed-0", packed=False, batch_size=4 * len(ROWS))
 
 RECIPES: list[Recipe] = [
     *(replace(PACK, name=f"cogvideox-pack-{seed}", seed=seed) for seed in (0, 1)),
     *(replace(FIXED, name=f"cogvideox-fixed-{seed}", seed=seed) for seed in (0, 1)),
     ImageToVideoRecipe(
         "cogvideox-image",
-        steps=2000,
-        batch_size=32,
+        steps=3000,
+        batch_size=16,
         learning_rate=1e-3,
         warmup=50,
         ema=0.995,
