@@ -1068,9 +1068,9 @@ for c, (m, s) in enumerate(
 # %% [markdown]
 # ## 9 One sequence of words and patches
 #
-# The clips are latents now. What is left is chapter 08's task, to turn noise into latents that a sentence describes,
-# and this chapter gives it to a *transformer*. A U-Net's convolutions know which pixels are neighbours, and its
-# attention asks the words from outside. CogVideoX puts everything into one sequence, words and pieces of the clip, and
+# The clips are latents now. What is left is chapter 08's task, to turn noise into latents that fit a sentence, and this
+# chapter gives it to a *transformer*. In chapter 08's U-Net, convolutions know which pixels are neighbours, and the
+# words stay outside: the image only attends to them. CogVideoX puts words and pieces of the clip into one sequence and
 # lets every token look at every other.
 #
 # ```
@@ -1080,7 +1080,7 @@ for c, (m, s) in enumerate(
 #                                                              time t -------------+
 # ```
 #
-# Here are the latents of some test clips, each channel made to have mean 0 and deviation 1.
+# Here are the latents of some test clips, each channel shifted and scaled as at the end of section 8.
 # %%
 from course_lib.training.recipes.cogvideox import captions, encoded
 from course_lib.world import pixels_to_float
@@ -1091,20 +1091,20 @@ print(sentences[0])
 print("latents", tuple(latents.shape))
 
 # %% [markdown]
-# The cut goes through space only. With patches of two frames, an image would be half a patch, and the causal
-# autoencoder has just taken care that an image *is* a clip of one frame. So images and clips of any length are cut
-# alike, and one network trains on both.
+# Patches are cut in space only. With patches of two frames, an image would be half a patch, after the causal
+# autoencoder has taken such care that an image *is* a clip of one frame. Without them, images and clips of any length
+# are cut alike, and one network trains on both.
 
 # %% [markdown]
 # ### Exercise: cut latents into patches
 #
-# Cut every frame of `latents` (b t c h w) into squares of `patch` x `patch`. The tokens come frame by frame, in a frame
-# row by row; a token is flattened channel by channel: all of the first channel's square, row by row, then the second's.
-# Time is not cut.
+# Cut every frame of `latents` (b t c h w) into squares of `patch` x `patch`. The tokens come frame by frame, and within
+# a frame row by row; a token is flattened channel by channel: the first channel's square, row by row, then the
+# second's, and so on. Every frame is cut by itself.
 #
 # <details><summary>Hint 1: the idea</summary>
-# In <code>rearrange</code>, split <code>h</code> into rows of patches and rows in a patch, <code>(h p)</code>, and the
-# same with <code>w</code>.
+# In <code>rearrange</code>, split the height into rows of patches and rows in a patch, <code>(h p)</code>, and do the
+# same with the width.
 # </details>
 # <details><summary>Hint 2: the line</summary>
 # <code>rearrange(latents, "b t c (h p) (w q) -> b (t h w) (c p q)", p=patch, q=patch)</code>
@@ -1130,12 +1130,12 @@ print("of one image:         ", tuple(patchify(full_size[:, :1], 2).shape))
 
 # %% [markdown]
 # (Chapter 02 flattened patches row by row, with the channels last. Here the channel comes first, which is how a
-# convolution of stride 2 reads its weights; the published ones are stored so.)
+# convolution of stride 2 orders its weights, and so the published ones are stored.)
 #
 # **The words** come from *T5* (Raffel et al. 2019, arXiv 1910.10683), whose encoder reads the caption and stays frozen;
-# CogVideoX takes the largest one. It was trained on text alone, with spans of words hidden: the encoder sees what is
-# left, with a marker where something is missing, and a decoder has to say what was there. Ours is tiny and has read the
-# captions of the little world, with the same objective.
+# CogVideoX takes the largest one. T5 was trained on text only, with spans of words hidden: the encoder sees what is
+# left, with a marker where something is missing, and a decoder has to say what was there. Ours is tiny and was trained
+# in the same way on the captions of the little world.
 
 # %%
 from course_lib.training.recipes import cogvideox_t5 as t5
@@ -1144,19 +1144,19 @@ numbers = t5.caption_tokens(sentences[:1])
 left, said = t5.corrupt(numbers[0, :6].tolist(), [0.4] * 3 + [0.1, 0.9] * 2, 0.15, 3.0)
 print("caption:        ", t5.words_of(numbers[0]))
 print("the encoder sees", t5.words_of(torch.tensor([*left, t5.END])))
-print("it is to say    ", t5.words_of(torch.tensor([*said, t5.END])))
+print("the decoder says", t5.words_of(torch.tensor([*said, t5.END])), "(the target)")
 
 embedded = t5.embed_captions(sentences)  # b m 64
 print("embedded:", tuple(embedded.shape), "padding included")
 
 # %% [markdown]
-# Every caption is filled up to the same length, and nothing masks the padding: as in the released code, the video looks
-# at empty tokens, too.
+# Every caption is filled up to the same length, and nothing masks the padding: as in the released code, the video
+# attends to empty tokens, too.
 #
-# T5 adds no position to its tokens. Instead, a learned number is added to the *score* of a query and a key, which
-# depends on how far apart they are, and on the head. Near distances have a number each; farther ones share *buckets*
-# that widen with the logarithm, and from 128 on all are one. Half of the 32 buckets are for keys before the query, half
-# for those after it.
+# T5 adds no position to its tokens. Instead, a learned number is added to the *score* of a query and a key; it depends
+# on how far apart they are and in which direction, and on the head. Each short distance has a number of its own; longer
+# ones share *buckets* whose width grows with the distance. Half of the 32 buckets are for keys before the query (and
+# for distance 0), half for those after it.
 
 # %%
 from course_lib.nn.t5 import distance_bucket
@@ -1175,9 +1175,9 @@ show_lines(
 print(distance_bucket(torch.tensor([0, 1, 7, 8, 12, 16, 32, 64, 128, 500])).tolist())
 
 # %% [markdown]
-# Can such an encoder know what belongs to what? In "a small red cube bounces behind a blue sphere" the word `red` must
-# come to mean *the colour of the first thing*. A test: average all vectors of a caption, which throws the order away,
-# and let a linear layer read the first thing's colour from the mean.
+# Does such an encoder know what belongs to what? In "a small red cube bounces behind a blue sphere" the word `red` must
+# come to mean *the colour of the first thing*. A test: average all vectors of a caption, which throws their order away,
+# and train a linear layer to read the first thing's colour, or its shape, from the mean.
 
 # %%
 of_t5 = results("cogvideox-t5")["metrics"]
@@ -1196,13 +1196,20 @@ rows = [
 room.table(rows, "Captions of several things, read from the mean of their vectors")
 
 # %%
+colour, shape = (of_t5[f"first {name} read"] for name in ("colour", "shape"))
 room.claim(
-    "The trained encoder has bound a colour to its thing: more first colours are read"
-    " from it than from the words.",
-    single(of_t5["first colour read"], of_t5["first colour read from words alone"]) > 0,
+    "Training has bound colours to things: more first colours are read from the trained"
+    " encoder than from an untrained one or from the words themselves.",
+    (single(colour, of_t5["first colour read from words alone"]) > 0)
+    & (single(colour, of_t5["first colour read from a fresh encoder"]) > 0),
+)
+room.reading(
+    single(shape, of_t5["first shape read from a fresh encoder"]) > 0,
+    "The same holds for shapes.",
+    "For shapes no such gain is seen: an untrained encoder does no worse.",
 )
 room.claim(
-    "It guesses hidden words better than one who knows the word before them.",
+    "It guesses more hidden words right than the best guess from the word before does.",
     single(of_t5["right"], of_t5["right by the word before"]) > 0,
 )
 
@@ -1212,34 +1219,35 @@ room.claim(
 # Attention does not know the order of its tokens: exchange two patches, and their outputs are exchanged. Something must
 # say where each one is, in time, down and across. The paper compares two ways.
 #
-# **Sines** (the 2B model). A vector of sines and cosines of the position is added to each token, as chapter 02 did: a
-# quarter of its numbers for time, three eighths each for the column and the row. Write a query as $q = W_q(x + p_i)$
-# and a key as $k = W_k(y + p_j)$ for contents $x, y$ at places $i, j$. Their product has four terms,
+# **Sines** (the 2B model). A vector of sines and cosines of the position, like chapter 01's of the time step, is added
+# to each token: a quarter of its numbers for time, three eighths each for the column and the row. Write a query as
+# $q = W_q(x + p_a)$ and a key as $k = W_k(y + p_b)$ for contents $x, y$ at places $a, b$. Their product has four terms,
 #
-# $$q^\top k = x^\top A y + x^\top A p_j + p_i^\top A y + p_i^\top A p_j, \qquad A = W_q^\top W_k$$
+# $$q^\top k = x^\top M y + x^\top M p_b + p_a^\top M y + p_a^\top M p_b, \qquad M = W_q^\top W_k$$
 #
-# Content and place are mixed, and that two tokens are neighbours is something the network must work out.
+# Content and place are mixed, and the network has to work out from them that two tokens are neighbours.
 #
 # **Rotation** (the 5B model; *RoPE*, Su et al. 2021, arXiv 2104.09864). Nothing is added. Take the numbers of a query
 # in pairs, and turn every pair in its plane by an angle that is proportional to the position; do the same to the keys.
-# With $R(\alpha)$ for a turn by $\alpha$, and since $R(\alpha)^\top = R(-\alpha)$,
+# Let $R(\alpha)$ be a turn by $\alpha$, so $R(\alpha)^\top = R(-\alpha)$. For one pair, with a speed $\theta$,
 #
-# $$\bigl(R(i\,\theta)\, q\bigr)^\top \bigl(R(j\,\theta)\, k\bigr) = q^\top R(-i\,\theta)\, R(j\,\theta)\, k
-# = q^\top R\bigl((j - i)\,\theta\bigr)\, k$$
+# $$\bigl(R(a\,\theta)\, q\bigr)^\top \bigl(R(b\,\theta)\, k\bigr) = q^\top R(-a\,\theta)\, R(b\,\theta)\, k
+# = q^\top R\bigl((b - a)\,\theta\bigr)\, k$$
 #
-# The product depends on the two contents and on the *difference* of the places, and on nothing else. Each pair has its
-# own speed, $\theta_i = 10000^{-2i/m}$ for pair $i$ of $m$ numbers: the first turns by a radian from one place to the
-# next, the last hardly at all, so that both near and far can be told apart.
+# The product depends on the two contents and on the *difference* of the places, and on nothing else; a head's product
+# is the sum over its pairs. Each pair has its own speed, $\theta_i = 10000^{-2i/m}$ for pair $i$ of $m$ numbers: the
+# first turns by a radian from one place to the next, the last hardly at all. The fast pairs tell near places apart, the
+# slow ones far places.
 #
 # A video has three positions. Each head of 64 numbers is divided: 16 for time, 24 for the row, 24 for the column. (The
-# paper says 3/8, 3/8 and 2/8 for x, y and t; this is the order in the released weights.)
+# paper says 3/8, 3/8 and 2/8 for x, y and t; this is the order of the released code.)
 
 # %% [markdown]
 # ### Exercise: the angles
 #
 # `positions` (... 3) are time, row and column of each token. Return the angles of the `width` / 2 pairs of a head, in
-# radians: those of time first, which has 2/8 of the `width` numbers, then those of the row and those of the column,
-# with 3/8 each. Each of the three shares has frequencies of its own, as if it were a whole head: a share of $m$ numbers
+# radians: first those of time, which has 2/8 of the `width` numbers, then those of the row and those of the column,
+# with 3/8 each. Each of the three shares has speeds of its own, as if it were a whole head: a share of $m$ numbers
 # has pairs $i = 0 \ldots m/2 - 1$, and pair $i$ turns by position $\cdot\, 10000^{-2i/m}$. Positions need not be whole
 # numbers.
 #
@@ -1278,18 +1286,18 @@ for place, turns in zip(places[:6].int().tolist(), angles, strict=False):
 # %% [markdown]
 # ### Exercise: turn queries and keys
 #
-# `x` (b n heads d) are queries or keys. Turn each pair of neighbours $(x_{2i}, x_{2i+1})$ of every head by its token's
-# angle $i$, counter-clockwise:
+# `x` (b n heads d) are queries or keys. Turn each pair of neighbours $(x_{2i}, x_{2i+1})$ of every head
+# counter-clockwise by $\alpha_i$, the $i$-th of its token's `angles`:
 #
-# $$x'_{2i} = x_{2i} \cos\theta_i - x_{2i+1} \sin\theta_i, \qquad
-# x'_{2i+1} = x_{2i} \sin\theta_i + x_{2i+1} \cos\theta_i$$
+# $$x'_{2i} = x_{2i} \cos\alpha_i - x_{2i+1} \sin\alpha_i, \qquad
+# x'_{2i+1} = x_{2i} \sin\alpha_i + x_{2i+1} \cos\alpha_i$$
 #
-# The numbers stay in their places, and all heads of a token turn alike. `angles` are (n d/2), the same for all of the
-# batch, or (b n d/2). Gradients flow through `x`.
+# Each pair stays in its place, and all heads of a token turn alike. `angles` are (n d/2), the same for the whole batch,
+# or (b n d/2). Gradients flow through `x`.
 #
 # <details><summary>Hint 1: the idea</summary>
-# <code>x[..., 0::2]</code> and <code>x[..., 1::2]</code> are the two halves of all pairs. Angles lack the axis of
-# heads.
+# <code>x[..., 0::2]</code> and <code>x[..., 1::2]</code> are the first and the second number of every pair. The angles
+# have no axis for the heads.
 # </details>
 # <details><summary>Hint 2: the line</summary>
 # <code>cos = angles[..., None, :].cos()</code>; at the end <code>torch.stack([even, odd], dim=-1).flatten(-2)</code>
@@ -1310,7 +1318,7 @@ def rotate(x, angles):
 
 
 # %% [markdown]
-# **Predict first:** move the whole clip, seven frames later, two rows down. Which of the 80 x 80 products of queries
+# **Predict first:** move the whole clip seven frames later and two rows down. Which of the 80 x 80 products of queries
 # and keys change?
 
 
@@ -1325,17 +1333,17 @@ here, moved = products(places), products(places + torch.tensor([7.0, 2.0, 0.0]))
 print(f"products are about {here.std():.0f} in size")
 change = float((here - moved).abs().max())
 print(f"the move changes them by at most {change:.0e}")
-room.claim("Nothing but rounding changes.", value(change) < 1e-3)
+room.claim("None of them changes, except by rounding.", value(change) < 1e-3)
 
 # %% [markdown]
-# What does an untrained head make of distance? Let a query and a key be equal, so that unturned they agree in all 32
-# pairs. Turned, pair $i$ contributes $\cos(\Delta\,\theta_i)$ of what it did. Move the key away along one axis at a
-# time.
+# What does rotation do with distance, before anything is learned? Let a query and a key be equal, with 32 pairs of
+# equal length. At a distance $\Delta$ pair $i$ contributes $\cos(\Delta\,\theta_i)$ times what it does at distance 0.
+# Move the key away along one axis at a time.
 
 
 # %%
 def agreement(reach, width):
-    """What is left of q . q when one of them is moved along an axis"""
+    """The share of q . q that is left when one of the two is moved along an axis"""
     distance = torch.linspace(0, reach, 200)
     curves = {}
     for axis, name in enumerate(("along t", "along y", "along x")):
@@ -1363,18 +1371,18 @@ explore(
 )
 
 # %% [markdown]
-# Along time only the 8 pairs of time turn; the other 24 still agree in full, which is why that curve cannot fall below
-# 0.5. The curves of $x$ and $y$ fall farther, because more pairs speak for them, and they wave, since a pair that has
-# turned all the way round agrees again. It is no built-in "near is better", only a *tendency*: trained queries and keys
-# can look for any distance they like. Section 19 has the comparison of the two ways.
+# Along time only a quarter of the pairs turn, 8 of 32; the others still agree in full, so that curve cannot fall below
+# 0.5. Along $x$ and $y$ three eighths of them turn, which lets those curves fall farther. The curves wave, since a pair
+# that has turned all the way round agrees again. So "near is better" is not built in, it is only a *tendency*: trained
+# queries and keys can favour other distances. Section 19 compares the two ways.
 #
-# And the words? They have no place in the clip. Their angle is 0, which leaves them as they are.
+# And the words? They have no place in the clip. Their angles are 0, which leaves them as they are.
 
 # %% [markdown]
 # ## 11 Two kinds of token
 #
-# Words and patches in one sequence have a problem: they come from two encoders and are as unlike as two languages. In
-# our trained network, look at the tokens that enter the first block.
+# Words and patches in one sequence have a problem: they come from two encoders, and nothing makes their numbers alike.
+# In our trained network, look at the tokens that enter the first block (the patches are those of clean latents).
 
 # %%
 model, made = load_checkpoint("cogvideox")
@@ -1388,14 +1396,15 @@ for name, tokens in {"words": word_tokens, "patches": patch_tokens}.items():
     print(f"{name:8} deviation {tokens.std():.2f}, mean's length {centre.norm():.2f}")
 
 # %% [markdown]
-# Each block begins with a LayerNorm, which makes every token the same size, and *adaptive* LayerNorm (DiT, Peebles and
-# Xie 2022, arXiv 2212.09748) then lets the time $t$ decide the scale and shift of its 128 numbers, and a *gate* by
-# which the block's answer is multiplied before it is added. One scale and shift for words and patches alike fits
-# neither. CogVideoX gives each its own: two linear layers read the time, the *experts*, one for the text, one for the
-# video. Everything else, attention and MLP, they share.
+# Each half of a block, attention and MLP, begins with a LayerNorm, which brings every token to the same size. In
+# *adaptive* LayerNorm (DiT, Peebles and Xie 2022, arXiv 2212.09748) the time $t$ then decides three things for each of
+# the token's 128 numbers: a scale, a shift, and a *gate* by which the layer's output is multiplied before it is added.
+# The paper argues that one scale and one shift cannot fit two such different kinds of token, and gives each kind its
+# own: two linear layers that read the time, the *experts*, one for the text and one for the video. Everything else,
+# the LayerNorm, attention and the MLP, is shared.
 #
-# The name promises more than it is. Nothing is routed, as in a mixture of experts; which expert a token goes to is
-# fixed by what it is.
+# The name promises more than it is. Nothing is routed, as it would be in a mixture of experts: text always goes to the
+# one expert, video to the other.
 
 # %%
 vector = model.embed_time(torch.tensor([[500.0]]), torch.float32)  # 1 1 64
@@ -1409,12 +1418,12 @@ print(f"5B: {in_experts:,} of {room.parameters('cogvideox/5B'):,} parameters")
 # ### Exercise: two experts
 #
 # `text` and `video` come normalized. `text_expert` holds the text's **shift, scale and gate** side by side, 3 d numbers
-# for a row (b 1 3\*d) or for each token (b m 3\*d); `video_expert` those of the video. Change each by its own expert: a
-# scale of 0 and a shift of 0 leave it as it is. Return the text, the video, the text's gate and the video's gate; the
-# gates are used later, on what the layer makes of the two. Gradients flow through all four.
+# for all tokens of a row (b 1 3\*d) or for each token (b m 3\*d); `video_expert` holds those of the video. Scale, then
+# shift each by its own expert: a scale of 0 and a shift of 0 leave it as it is. Return the text, the video, the text's
+# gate and the video's gate; the gates are used later, on the layer's output. Gradients flow through all four inputs.
 #
 # <details><summary>Hint 1: the idea</summary>
-# <code>chunk(3, dim=-1)</code> takes an expert apart. The network says how much a scale <i>differs from 1</i>.
+# <code>chunk(3, dim=-1)</code> takes an expert apart. Its scale says how much the factor <i>differs from 1</i>.
 # </details>
 # <details><summary>Hint 2: the line</summary>
 # <code>text * (1 + text_scale) + text_shift</code>
@@ -1436,8 +1445,10 @@ def expert_adaln(text, video, text_expert, video_expert):
 
 
 # %% [markdown]
-# What have the experts of the trained network to say? Here are the sizes of their gates in front of attention, block by
-# block: how much of what attention finds is added to the words, how much to the patches.
+# What do the experts of the trained network say? Here are the sizes of the gates of attention, block by block: how much
+# of attention's output is added to the words, and how much to the patches.
+#
+# **Predict first:** in one block, one of the gates is exactly 0 at every step. Which, and why? (Section 23 answers.)
 
 
 # %%
@@ -1467,12 +1478,12 @@ explore(
 )
 
 # %% [markdown]
-# Move the step: the network treats the same tokens differently when there is much noise and when there is little. That
-# is all that the time does here, and all the experts do.
+# Move the step: how do the gates change with the noise? The time enters the network in no other way, except for one
+# more scale and shift before the last layer.
 #
-# **The block.** Now everything is there: norms and experts, attention over words and patches together, rotation, gates.
-# Two details are this paper's: queries and keys are normalized per head *before* the rotation (without that, training
-# at this size became unstable elsewhere), and the norm, the attention and the MLP are shared by both kinds.
+# **The block.** Now you have all its parts: norms and experts, attention over words and patches together, rotation,
+# gates. One detail is new: queries and keys are normalized per head *before* the rotation. That bounds their products,
+# whose growth had made the training of other large transformers diverge (Dehghani et al. 2023, arXiv 2302.05442).
 
 # %%
 from course_lib.papers.cogvideox import Block
@@ -1486,26 +1497,27 @@ print(Block(zoo.find("cogvideox/tiny").config))
 # `experts2`, `mlp`; `layers.attention` holds `query`, `key`, `value`, `out`, `norm_query`, `norm_key` and the number of
 # `heads`.
 #
-# 1. `norm1` on text and on video, each by itself; `layers.experts1(time)` gives the text's expert and the video's; your
-#    `expert_adaln`.
-# 2. **Attention** of one sequence, first the text, then the video: `query`, `key`, `value`; cut into heads, (b n heads
-#    d/heads); `norm_query` and `norm_key` on **each head**; then your `rotate` by `angles`, which have a row for every
-#    token, text included; where `angles` is `None`, nothing is rotated. Every token sees every token. Heads together
-#    again, `out`.
-# 3. Cut the sequence into text and video, multiply each by **its gate**, add it to what came in.
-# 4. The same with `norm2`, `experts2` and `mlp`, from the **sum** of step 3.
+# 1. `norm1` on text and on video, each by itself; `layers.experts1(time)` returns the text's expert and the video's;
+#    then your `expert_adaln`.
+# 2. **Attention** over one sequence, first the text, then the video: `query`, `key`, `value`; cut each into heads,
+#    (b n heads d/heads); `norm_query` and `norm_key` on **each head**; then your `rotate` by `angles`, which have a row
+#    for every token, text included; where `angles` is `None`, nothing is rotated. Every token attends to every token,
+#    with scores scaled as in chapter 02. Join the heads again, then `out`.
+# 3. Cut the sequence into text and video, multiply each by **its gate**, and add it to what came in.
+# 4. The same with `norm2`, `experts2` and `mlp`, starting from the **sum** of step 3; the MLP works on text and video
+#    each by itself.
 #
-# Return text and video. Gradients flow through `text`, `video` and `time`. You are checked part by part: a block that
-# passes everything by, the MLP by itself, attention without queries and keys, one head, several heads, rotation, and at
-# last the whole.
+# Return text and video. Gradients flow through `text`, `video` and `time`. You are checked part by part: a block whose
+# gates are all 0, the MLP by itself, attention with equal scores, one head, several heads, rotation, and finally the
+# whole block.
 #
 # <details><summary>Hint 1: the idea</summary>
-# Both halves have one form: normalize, let the experts change it, let the layer work on it, gate, add. Only attention
+# Both halves have one form: normalize, scale and shift by the experts, apply the layer, gate, add. Only attention
 # puts the two together: <code>torch.cat([text, video], dim=1)</code>, and afterwards the first m tokens are the text.
 # </details>
 # <details><summary>Hint 2: the line</summary>
-# <code>rearrange(a.query(x), "b n (h d) -> b n h d", h=a.heads)</code>; for
-# <code>F.scaled_dot_product_attention</code> the heads stand before the tokens, <code>"b n h d -> b h n d"</code>.
+# <code>rearrange(a.query(x), "b n (h d) -> b n h d", h=a.heads)</code> with <code>a = layers.attention</code>;
+# <code>F.scaled_dot_product_attention</code> wants the heads before the tokens, <code>"b n h d -> b h n d"</code>.
 # </details>
 
 
@@ -1543,8 +1555,8 @@ def expert_block(text, video, time, angles, layers):
 
 
 # %% [markdown]
-# Six of your blocks, with the trained weights, in the place of the library's: the words and patches of the first test
-# clip go through, at step 500.
+# Put six of your blocks, with the trained weights, in place of the library's, and send the words and patches of the
+# first test clip through them, at step 500.
 
 # %%
 with torch.no_grad():
@@ -1558,35 +1570,35 @@ with torch.no_grad():
 print(f"v from your blocks differs by at most {(v - theirs).abs().max():.1e}")
 
 # %% [markdown]
-# Your six blocks are the whole network, up to the layers at its two ends. The released 5B model is 42 of them, 3,072
-# wide.
+# Your six blocks are the whole network, apart from the layers at its two ends. The released 5B model has 42 of them,
+# 3,072 wide.
 
 # %% [markdown]
-# ## 12 What the network says, and where noise ends
+# ## 12 The target, and a schedule that ends in pure noise
 #
-# **The target.** Section 5 of chapter 08 had three things a network may predict: the noise, the clip, and the velocity
-# $v = \sqrt{\bar\alpha_t}\, \varepsilon - \sqrt{1 - \bar\alpha_t}\, x_0$, which turns the pair
-# $(x_0, \varepsilon)$ by an angle. CogVideoX takes $v$, and this time there is no choice. It wants the noise to end in
-# *nothing but noise*, $\bar\alpha_T = 0$. There $x_T = \varepsilon$: a network that predicts noise would copy its input
-# and have said nothing about the clip.
+# **The target.** A network may predict the noise, the clip, or (section 5 of chapter 08) the velocity
+# $v = \sqrt{\bar\alpha_t}\, \varepsilon - \sqrt{1 - \bar\alpha_t}\, x_0$; the pair $(x_t, v)$ is the pair
+# $(x_0, \varepsilon)$ turned by an angle. CogVideoX takes $v$, and this time the noise is ruled out: its schedule ends
+# in *pure noise*, $\bar\alpha_T = 0$. There $x_T = \varepsilon$, so a network that predicts the noise could copy its
+# input and would say nothing about the clip, while $v$ is $-x_0$.
 
 # %% [markdown]
-# ### Exercise: what the network is to say
+# ### Exercise: the velocity
 #
-# $v = \sqrt{\bar\alpha_t}\,\varepsilon - \sqrt{1 - \bar\alpha_t}\,x_0$, for every sample at its own step t, counted
-# from 0. The table is in float64; the target has the dtype of `x_start`. No gradients are needed.
+# Return $v = \sqrt{\bar\alpha_t}\,\varepsilon - \sqrt{1 - \bar\alpha_t}\,x_0$, for every sample at its own step t,
+# counted from 0. The table `alphas_cumprod` is in float64; return $v$ in the dtype of `x_start`. No gradients are
+# needed.
 #
 # <details><summary>Hint 1: the idea</summary>
-# <code>alphas_cumprod[t]</code> is (b,). To multiply clips it needs an axis of length 1 for every axis of a clip but
-# the first, however many there are.
+# <code>alphas_cumprod[t]</code> is (b,). To multiply clips it needs one more axis of length 1 for every axis of
+# <code>x_start</code> after the first, however many there are.
 # </details>
 # <details><summary>Hint 2: the line</summary>
-# <code>a = alphas_cumprod[t].to(x_start).reshape(-1, *[1] * (x_start.ndim - 1))</code>: chapter 01's jump to step t
-# begins so, too.
+# <code>a = alphas_cumprod[t].reshape(-1, *[1] * (x_start.ndim - 1))</code>, then <code>a.sqrt().to(x_start)</code>
 # </details>
 
 
-# %% exercise: what the network is to say
+# %% exercise: the velocity
 @exercise("cogvideox.v_target")
 def v_target(x_start, t, noise, alphas_cumprod):
     """x_start, noise (b ...), t (b,) whole numbers, alphas_cumprod (T,) -> v (b ...)"""
@@ -1598,47 +1610,48 @@ def v_target(x_start, t, noise, alphas_cumprod):
 
 
 # %% [markdown]
-# The loss is the squared error of $v$. The official code writes it otherwise, as an error of the clip with a weight.
-# They are one. The clip that belongs to a predicted $\hat v$ is
+# The loss is the squared error of $v$. The official code writes it as a weighted error of the clip; the two are equal.
+# The clip that belongs to a predicted $\hat v$ is
 # $\hat x_0 = \sqrt{\bar\alpha_t}\, x_t - \sqrt{1 - \bar\alpha_t}\, \hat v$, and the true one is the same with $v$, so
 #
 # $$x_0 - \hat x_0 = -\sqrt{1 - \bar\alpha_t}\,(v - \hat v)
 # \quad\Rightarrow\quad \frac{\lVert x_0 - \hat x_0 \rVert^2}{1 - \bar\alpha_t} = \lVert v - \hat v \rVert^2$$
 #
-# **The end of the noise.** Latent diffusion's schedule stops at $\sqrt{\bar\alpha_T} = 0.068$, and chapter 08 told what
-# follows (Lin et al. 2023, arXiv 2305.08891): training sees a trace of the clip in its noisiest input, enough to read
-# the mean brightness off it; sampling starts from pure noise, with brightness 0, and gets clips of medium brightness.
-# The cure bends the table. Take the roots $\sqrt{\bar\alpha_t}$, subtract the last one from all of them, and stretch
-# them so that the first is what it was: the last is exactly 0, the first unchanged.
+# **The end of the schedule.** Latent diffusion's schedule stops at $\sqrt{\bar\alpha_T} = 0.068$, and section 5 of
+# chapter 08 said what follows (Lin et al. 2023, arXiv 2305.08891): in training even the noisiest input keeps a trace of
+# the clip, enough to read its mean brightness; sampling starts from pure noise, with a mean near 0, and gets clips of
+# medium brightness. The cure changes the table. Take the roots $\sqrt{\bar\alpha_t}$, subtract the last one from all of
+# them, and stretch them until the first is what it was: the last is exactly 0, the first unchanged.
 #
 # **More noise for more pixels.** At the same noise level a large clip gives away more than a small one, because
-# neighbours repeat each other and an average over them removes noise (chapter 08, section 10). CogVideoX lowers the
-# signal-to-noise ratio everywhere by a factor $s$, 3 for the 2B model, 1 for the 5B:
+# neighbours repeat each other and an average over them removes noise (chapter 08, section 10). Before it changes the
+# end, CogVideoX divides the signal-to-noise ratio of every step by a factor $s$, which is 3 for the 2B model and 1 (no
+# shift) for the 5B:
 #
 # $$\frac{\bar\alpha'}{1 - \bar\alpha'} = \frac1s \cdot \frac{\bar\alpha}{1 - \bar\alpha}
 # \quad\Rightarrow\quad \bar\alpha' = \frac{\bar\alpha}{s + (1 - s)\,\bar\alpha}$$
 
 # %% [markdown]
-# ### Exercise: end in nothing but noise
+# ### Exercise: end in pure noise
 #
-# Two changes of a table $\bar\alpha$ (float64, falling), in this order:
+# Make two changes to a table $\bar\alpha$ (float64, falling), in this order:
 #
 # 1. **The shift.** The signal-to-noise ratio $\bar\alpha / (1 - \bar\alpha)$ becomes `snr_shift` times **smaller** at
-#    every step. Turn the new ratio back into an $\bar\alpha$.
-# 2. **No signal at the end.** Subtract from $\sqrt{\bar\alpha}$ its last value, so that it ends in 0; then multiply it
-#    so that its **first** value is again what it was after the shift. Square.
+#    every step. Turn the new ratio back into an $\bar\alpha$. The first $\bar\alpha$ may be 1.
+# 2. **No signal at the end.** Subtract from all $\sqrt{\bar\alpha}$ the last one, so the table ends in 0; then multiply
+#    all by the factor that makes the **first** what it was after the shift. Square.
 #
-# Return the new table, in float64. Left out, `snr_shift` is 1.
+# Return the new table, in float64. `snr_shift` is 1 by default.
 #
 # <details><summary>Hint 1: the idea</summary>
-# A ratio r belongs to r / (1 + r). With r = a / (1 - a) / s that is a / (s + (1 - s) a), which also works where a is 1.
+# A ratio r belongs to the alpha-bar r / (1 + r). The equation above has this done already, and needs no division by 0.
 # </details>
 # <details><summary>Hint 2: the line</summary>
 # <code>(root - root[-1]) * root[0] / (root[0] - root[-1])</code>
 # </details>
 
 
-# %% exercise: end in nothing but noise
+# %% exercise: end in pure noise
 @exercise("cogvideox.zero_terminal_snr")
 def zero_terminal_snr(alphas_cumprod, snr_shift=1.0):
     """Lin et al., Algorithm 1, after the shift.  alphas_cumprod (steps,) -> (steps,)"""
@@ -1666,14 +1679,14 @@ show_lines(
     "step",
     "signal",
     height=2.8,
-    alt="Three falling curves; two of them end in 0, and one of these is lower.",
+    alt="Three falling curves; two of them end in 0, and one of these two is lower.",
 )
 for name, table in tables.items():
     signal = ", ".join(f"{table[t].sqrt():.4f}" for t in (0, 499, 999))
     print(f"{name:17} signal at steps 0, 499 and 999: {signal}")
 
 # %% [markdown]
-# The order matters. Shifting after the bending gives the same two ends, and other values between them.
+# The order matters. Shifting last gives the same two ends, and other values between them.
 
 # %%
 swapped = zero_terminal_snr(latent_diffusion)
@@ -1682,12 +1695,12 @@ difference = (swapped.sqrt() - tables["CogVideoX-2B"].sqrt()).abs()
 print(f"the other way round the signal differs by up to {difference.max():.3f}")
 
 # %% [markdown]
-# Does the trace of signal do here what Lin et al. describe? Two pairs of networks, 1,000 steps each, differ only in the
-# end of the schedule. Of the 256 clips that each draws for test captions, take the mean brightness of every clip: how
-# bright they are, and how much they *differ* in it. (Pixels run from -1 to 1. The real clips are others than those
-# described.)
+# Does the trace of signal do here what Lin et al. describe? Two pairs of networks, 1,000 steps each, differ only in
+# whether step 2 above is applied to the schedule. Of the 256 clips that each draws for test captions, take the mean
+# brightness of every clip: how bright are they on average, and how much do they *differ*? (Pixels run from -1 to 1. The
+# real clips are not those of the captions.)
 #
-# **Predict first:** which of the two columns will suffer from the trace, and which way?
+# **Predict first:** which of the two columns will show the trace, and in which direction?
 
 # %%
 SEEDS = (0, 1)
@@ -1730,7 +1743,7 @@ room.claim(
 # %% [markdown]
 # ## 13 One interval for each
 #
-# The loss depends on the step much more than on the clip. Look at the trained network: 12 test clips at 50 steps.
+# Does the loss depend more on the step, or on the clip? Look at the trained network: 12 test clips at 50 steps.
 
 # %%
 from course_lib.papers import cogvideox_diffusion
@@ -1765,20 +1778,21 @@ between = by_step.mean(1).var() / by_step.var()
 print(f"share of the variance that the step explains: {between:.0%}")
 
 # %% [markdown]
-# Training draws a step for every clip of a batch. By bad luck a batch has mostly easy steps, the next mostly hard ones,
-# and the loss jumps for no reason that concerns the network; so does its gradient. *Explicit uniform sampling* leaves
-# less to luck: cut the steps into as many intervals as there are samples, and draw one step in each.
+# Training draws a step for every clip of a batch. By chance one batch has mostly easy steps and the next mostly hard
+# ones, and the loss jumps for no reason that concerns the network; so does its gradient. *Explicit uniform sampling*
+# leaves less to luck: cut the $T$ steps into as many intervals as there are samples, $n$, and draw one step from each.
 #
-# Is that still fair? Choose a sample of the batch at random. Its step is drawn from interval $i$ with probability
+# Is that still fair? Choose a sample of the batch at random. Its step comes from interval $i$ with probability
 # $1/n$, and there uniformly from $T/n$ steps: each step has the probability $\frac1n \cdot \frac nT = \frac1T$, as
-# before. So the mean of the batch's loss is unchanged. And its variance? Let $m_i$ be the mean loss in interval $i$,
-# $\bar m$ that of all, $s_i^2$ the variance of the loss inside the interval. With independent draws,
+# before. So the expected loss of the batch is unchanged. And its variance? Let $m_i$ be the mean loss in interval $i$,
+# $\bar m$ the mean of all $m_i$, and $s_i^2$ the variance of the loss $\ell$ inside interval $i$. With independent
+# draws,
 #
 # $$\operatorname{Var}\Bigl[\frac1n \sum_i \ell_i\Bigr] = \frac1n \Bigl(\frac1n \sum_i s_i^2 +
 # \frac1n \sum_i (m_i - \bar m)^2\Bigr)$$
 #
-# and with one draw in each interval only the first part is left, $\frac1n \cdot \frac1n \sum_i s_i^2$. What the step
-# explains *between* intervals is gone; what remains is what clips and noise do.
+# and with one draw from each interval only the first part is left, $\frac1n \cdot \frac1n \sum_i s_i^2$. What differs
+# *between* intervals is gone; what remains comes from the clips, the noise and the place inside an interval.
 
 # %% [markdown]
 # ### Exercise: one interval for each
@@ -1786,12 +1800,12 @@ print(f"share of the variance that the step explains: {between:.0%}")
 # `ranks` processes with n samples each draw steps from 0 ... `timesteps` - 1. Cut these into n \* ranks intervals of
 # equal length; the samples of `rank` 0 have the first n of them, in order, those of rank 1 the next n, and so on.
 # `uniform` (n,) says where in its interval each sample's step is: 0 at its beginning, almost 1 at its end. Round
-# **down**, and return whole numbers (int64), none above `timesteps` - 1, even where `uniform` is as near to 1 as
-# float32 can be. Intervals need not have whole lengths, and there may be more of them than steps. Left out, there is
-# one rank.
+# **down**, and return the steps of this rank's samples as whole numbers (int64), none above `timesteps` - 1, even where
+# `uniform` is as near to 1 as float32 can be. Intervals need not have whole lengths, and there may be more of them than
+# steps. By default there is one rank.
 #
 # <details><summary>Hint 1: the idea</summary>
-# Number the intervals of all ranks. Interval i of N, and u of it, is the share (i + u) / N of all steps.
+# Number the intervals of all ranks from 0. The place u in interval i of N is the share (i + u) / N of all steps.
 # </details>
 # <details><summary>Hint 2: the line</summary>
 # <code>interval = rank * n + torch.arange(n)</code>; <code>uniform.double()</code>, because in float32 3 + 0.99999994
@@ -1846,11 +1860,11 @@ room.claim(
 )
 
 # %% [markdown]
-# The paper cuts the steps among its processes (data-parallel ranks) and reports, besides a calmer loss, a *lower* one:
-# its Table 9 gives the validation loss of two trainings at five steps. Here are its numbers, and those of our two
-# pairs of runs.
+# The paper gives each of its processes (data-parallel ranks) one interval, and reports, besides a calmer loss, a
+# *lower* one: its Table 9 has the validation loss of two training runs at five steps. Here are its numbers, and those
+# of our two pairs of runs.
 #
-# **Predict first:** we have 1,000 steps of training. Will a calmer gradient show in the loss?
+# **Predict first:** our runs have 1,000 training steps. Will one interval for each sample show in their final loss?
 
 # %%
 TIMES = (100, 300, 500, 700, 900)
@@ -1879,42 +1893,43 @@ room.claim(
 # %% [markdown]
 # ## 14 Clips of all lengths
 #
-# The data have clips of every length, and images. A batch is a box, all rows as long as the longest. There are three
-# ways to fill it:
+# The data contain clips of many lengths, and images. But all rows of a batch have the same length. There are three ways
+# to fill them:
 #
 # - **Cut** everything to one length. Long clips lose their end, and short ones are thrown away.
-# - **Pad** the short ones. The network then computes on nothing.
+# - **Pad** the short ones. The network then spends work on empty frames.
 # - **Pack** several into a row, one after the other, and let none see another. That is the paper's *Frame Pack*, after
-#   *Patch'n'Pack* (Dehghani et al. 2023, arXiv 2307.06304), which does it with images.
+#   *Patch'n'Pack* (Dehghani et al. 2023, arXiv 2307.06304), which does it with images. (The released code contains no
+#   packing.)
 #
-# In a packed row every token has its own clip's time step and its own clip's sentence, its position counts from the
-# start of its clip, and a mask on the attention keeps clips apart.
+# In a packed row every token has the time step of its own clip, its position counts from the start of its clip, and the
+# row holds the sentences of all its clips. A mask on the attention lets each clip see only itself and its sentence.
 
 # %% [markdown]
 # ### Exercise: pack the frames
 #
 # Put clips of the given `durations` (latent frames) into rows of `length` frames, one after the other from a row's
-# first frame on. Take the **longest clip first**, of equal ones the earlier in the list; put each into the **first row
-# that has room** for it, and begin a new row only where none has. A row may become exactly full. A clip longer than a
-# row is refused with a `ValueError`.
+# first frame on. Take the **longest clip first**, and of equal ones the earlier in the list; put each into the **first
+# row that has room** for it, and begin a new row only where none has. A row may become exactly full. For a clip longer
+# than a row, raise a `ValueError`.
 #
 # Return three tables of whole numbers (int64):
 #
-# - `clip` (rows, length): which clip **of its row** a frame is of, 0, 1, ...; **-1** where there is no frame;
+# - `clip` (rows, length): to which clip **of its row** a frame belongs, 0, 1, ...; **-1** where there is no frame;
 # - `place` (rows, length): its time **inside its clip**, from 0; 0 where there is no frame;
-# - `numbers` (rows, most): which of `durations` the clips of a row are, in the order in which they stand; -1 where a
-#   row has fewer clips than the fullest (`most` is how many that has).
+# - `numbers` (rows, most): the indices in `durations` of a row's clips, in their order in the row; -1 where a row has
+#   fewer clips than the row with the most (`most` is its number of clips).
 #
-# `frame_pack([2, 5, 1, 2], 5)` gives two rows: clip 1 alone, and clips 0, 3 and 2; so `clip[1]` is 0 0 1 1 2, and
-# `place[1]` is 0 1 0 1 0.
+# `frame_pack([2, 5, 1, 2], 5)` gives two rows: only clip 1, and clips 0, 3 and 2. So `clip[1]` is 0 0 1 1 2, `place[1]`
+# is 0 1 0 1 0, and `numbers` is 1 -1 -1 and 0 3 2.
 #
 # <details><summary>Hint 1: the idea</summary>
-# First only decide: a list of rows, each a list of numbers of clips. Then make the three tables, full of -1, 0 and -1,
-# and fill them in row by row.
+# First only decide: make a list of rows, each a list of indices of clips. Then make the three tables, filled with -1, 0
+# and -1, and write the clips into them row by row.
 # </details>
 # <details><summary>Hint 2: the line</summary>
-# <code>sorted(range(len(durations)), key=lambda i: -durations[i])</code> keeps equal ones in order; in row r, clip k
-# begins at <code>start = sum(durations[j] for j in row[:k])</code>.
+# <code>sorted(range(len(durations)), key=lambda i: -durations[i])</code> keeps equal ones in order; in a row, clip k
+# begins at frame <code>sum(durations[j] for j in row[:k])</code>.
 # </details>
 
 
@@ -1962,24 +1977,24 @@ for name, rows_used in {"packed": len(pack.clip), "padded": len(durations)}.item
     print(f"{name}: {rows_used} rows of 5 frames, {share} of them frames of clips")
 
 # %% [markdown]
-# Who sees whom in the row that holds three clips? (Each frame stands for its 16 patches; each clip's sentence sees
-# what its clip sees.)
+# Who sees whom in the row that holds three clips? Bright fields: the frame sees the other. (Each frame stands for its
+# 16 patches. The last frame of the row is empty and sees only itself.)
 
 # %%
 fullest = int((pack.numbers >= 0).sum(1).argmax())
 fig, ax = room.figure(
-    f"Row {fullest}: a frame (down) sees another (across)",
+    f"Row {fullest}: which frames see each other",
     "frame that is seen",
-    "frame that looks",
+    "frame that sees",
     width=3.4,
     height=3,
 )
 ax.imshow(pack_mask(pack.clip)[fullest, 0], cmap="cividis", vmin=0, vmax=1)
 ax.grid(False)
-room.show(fig, "A square of 5 by 5 fields; those along the diagonal blocks are bright.")
+room.show(fig, "A square of 5 by 5 fields; bright are the blocks on its diagonal.")
 
 # %% [markdown]
-# The test of a packing: what the network says about a packed clip must be what it says about the clip alone.
+# The test of packing: the network's output for a packed clip must be its output for the clip by itself.
 
 # %%
 clips = [latents[i, :n] for i, n in enumerate(durations)]
@@ -1996,8 +2011,8 @@ print(f"packed and alone differ by at most {off:.0e}")
 room.claim("Packed clips do not see each other.", value(off) < 1e-3)
 
 # %% [markdown]
-# What is it good for? Two pairs of networks with equal budgets, 1,000 steps on 32 rows of 5 latent frames: one sees
-# whole clips only, 32 at a time; the other packs 72 clips of 1, 2, 3 and 5 frames into the same rows. Then both are
+# What is it good for? Two pairs of networks with equal budgets, 1,000 steps on 16 rows of 5 latent frames: one pair
+# sees only whole clips, 16 at a time; the other packs 36 clips of 1, 2, 3 and 5 frames into as many rows. Then all are
 # measured on test clips of each length.
 #
 # **Predict first:** which wins at 1 frame, which at 5?
@@ -2041,8 +2056,8 @@ room.claim(
 )
 
 # %% [markdown]
-# **From small to large.** Resolution has the same trouble as length. The paper starts small and grows (its Table 5):
-# what moves is learned at 256 x 384, details later, and at the end 10,000 steps on the best fifth of the data.
+# **From small to large.** Resolutions vary as lengths do. The paper starts small and grows (its Table 5): coarse
+# structure is learned at 256 x 384, fine detail later, and the last 10,000 steps use the best fifth of the data.
 
 # %%
 stages = {
@@ -2057,32 +2072,32 @@ rows = [
         "longest sequence": f"{sequence:,}",
         "batch": f"{batch:,}",
         "steps": f"{count:,}",
-        "clips seen, millions": f"{batch * count / 1e6:,.0f}",
+        "samples seen, millions": f"{batch * count / 1e6:,.0f}",
     }
     for name, (sequence, batch, count) in stages.items()
 ]
 room.table(rows, "The paper's four stages")
 
 # %% [markdown]
-# Most clips are seen while they are small. When the size changes, positions can be *stretched* (interpolate: the grid
-# of the large clip is squeezed into the numbers that the network knows) or *continued* (extrapolate: count on). RoPE
-# allows both. The paper prefers to count on, since then neighbours stay one apart and details sharp; the first
-# published pipelines stretch.
+# Most samples of the paper are seen while they are small. When the size changes, positions can be *interpolated* (the
+# grid of the large clip is squeezed into the range that the network knows) or *extrapolated* (simply counted on). RoPE
+# allows both. The paper prefers to extrapolate: neighbours stay one apart, and details sharp. The first published
+# pipelines interpolate.
 
 # %% [markdown]
 # ## 15 Guidance that grows, and the sampler
 #
-# Guidance (chapter 08, section 7) goes `scale` times the way from the answer without the sentence to the one with it.
-# For "without", training replaced a tenth of the embedded captions by zeros. A large scale makes clips that fit, with
-# glaring colours and stiff motion; a small one vague ones. CogVideoX lets the scale *grow* while sampling goes on: 1 in
-# the first step, where all is noise, and nearly $1 + s$ at the end.
+# Guidance (chapter 08, section 7) goes `scale` times the way from the output without the sentence to the one with it.
+# To make "without" possible, training replaced a tenth of the embedded captions by zeros. A larger scale follows the
+# sentence more closely, but exaggerates what is typical of it. CogVideoX's code lets the scale *grow* during sampling:
+# it is 1 in the first step, where all is noise, and nearly $1 + s$ at the end.
 
 # %% [markdown]
 # ### Exercise: guidance that grows
 #
-# Return the scales of `steps` sampling steps i = 0, 1, ..., float64:
-# $1 + s\,\dfrac{1 - \cos\left(\pi\,(i / \mathrm{steps})^p\right)}{2}$ with s = `scale` and p = `power`; left out, they
-# are 6 and 5. Step 0, where all is noise, has scale 1, no guidance; 1 + s is not reached, only approached.
+# Return the scales of `steps` sampling steps i = 0, 1, ..., in float64:
+# $1 + s\,\dfrac{1 - \cos\left(\pi\,(i / \mathrm{steps})^p\right)}{2}$ with s = `scale` and p = `power`, by default 6
+# and 5. Step 0 has scale 1, no guidance; 1 + s is not reached, only approached.
 #
 # <details><summary>Hint 1: the idea</summary>
 # How far sampling has come, i / steps, runs from 0 to just below 1. Its fifth power stays near 0 for long.
@@ -2103,9 +2118,9 @@ def dynamic_guidance(steps, scale=6.0, power=5.0):
 
 
 # %% [markdown]
-# That is the ramp that was meant. The released code computes the same formula, but where the number of the sampling
-# step belongs (0, 1, 2, ...) it puts the step of *training* (999, 979, ...). The fraction is then far from
-# $[0, 1]$, its fifth power enormous, and the cosine goes round and round.
+# That is the ramp that was meant. The released code writes $i / \mathrm{steps}$ as $(N - n) / N$, with $N$ for `steps`
+# and $n$ for the number of steps that are left (50, 49, ...). But for $n$ it puts in the step of *training* (999, 979,
+# ...). The fraction is then far below 0, its fifth power huge, and the cosine goes round many times from step to step.
 
 # %%
 from course_lib.diffusion import guide, trailing_steps
@@ -2126,37 +2141,37 @@ show_lines(
 )
 
 # %% [markdown]
-# On average the released scales are moderate, and 50 steps are many, so the pipeline still works: nobody saw it in the
-# pictures. Ours keeps both, the one that is meant for the course, the other to equal the published results.
+# The published pipelines make good clips with these scales all the same. Ours keeps both, the one that is meant for
+# teaching, the released one for equal results.
 #
-# **The sampler** is chapter 08's DDIM with two changes. In $x_0 = \sqrt{\bar\alpha}\,x - \sqrt{1 - \bar\alpha}\,v$
-# nothing is divided, so $\bar\alpha = 0$ does no harm (in the form that predicts noise, the first step would divide by
-# it). And the steps must *begin at the last one*, where there is nothing but noise: of 1,000 steps, 50 are 999, 979,
-# ..., 19. Chapter 08 visited the first of every interval, 980, 960, ..., 0, and began with pure noise where the network
-# expected a trace of signal.
+# **The sampler** is chapter 08's DDIM with two changes. The steps must *begin at the last one*, where there is nothing
+# but noise: of 1,000 steps, 50 are 999, 979, ..., 19. (Chapter 08's 20 steps began at 951, with pure noise where the
+# network expected a trace of signal.) And the scale grows. That $\bar\alpha = 0$ in the first step does no harm, since
+# $x_0 = \sqrt{\bar\alpha}\,x - \sqrt{1 - \bar\alpha}\,v$ divides by nothing; from a predicted noise, $x_0$ would need a
+# division by $\sqrt{\bar\alpha}$.
 
 # %% [markdown]
 # ### Exercise: the whole sampler
 #
-# `network(x, t, text)` says v in latents x (b t c h w) at steps t (b,), whole numbers; `text` (b m d). Draw latents in
-# `count` steps of the T that `alphas_cumprod` has (count divides T in the checks):
+# `network(x, t, text)` returns v for latents x (b t c h w) at steps t (b,), whole numbers; `text` is (b m d). Begin
+# with `noise`, and draw latents in `count` of the T steps that `alphas_cumprod` has (count divides T in the checks):
 #
 # - **Steps.** T - 1, T - 1 - T / count, ..., T / count - 1: evenly down from the last. After the last of them comes
 #   $\bar\alpha' = 1$, no noise.
 # - **Guidance.** In each step ask the network with `text` and with `null` (1 m d), which stands for no text; go from
-#   the one without to the one with it by your `dynamic_guidance(count, scale)`, entry i in the i-th step. (Chapter 08's
-#   `guide(known, unknown, scale)` is imported above.)
+#   the output without text to the one with it by your `dynamic_guidance(count, scale)`, entry i in step i. (Chapter
+#   08's guidance is imported above as `guide(known, unknown, scale)`.)
 # - **DDIM.** $x_0 = \sqrt{\bar\alpha}\,x - \sqrt{1 - \bar\alpha}\,v$,
 #   $\varepsilon = \sqrt{1 - \bar\alpha}\,x + \sqrt{\bar\alpha}\,v$; next
 #   $x = \sqrt{\bar\alpha'}\,x_0 + \sqrt{1 - \bar\alpha'}\,\varepsilon$ with $\bar\alpha'$ of the **next** step that is
 #   visited.
 #
-# Return x after the last step. It has the dtype of `noise`. No gradients are needed. You are checked part by part: the
-# steps of DDIM with a network that says 0, then one that depends on x, on the time, on the text, and at last on all.
+# Return x after the last step, in the dtype of `noise`. No gradients are needed. You are checked part by part: the
+# steps of DDIM with a network that returns 0, then one that depends on x, on the time, on the text, and finally on all.
 #
 # <details><summary>Hint 1: the idea</summary>
-# <code>torch.arange(count, 0, -1) * T // count - 1</code> are the steps. Put a 1 after their $\bar\alpha$, and each
-# step has two neighbours in that list.
+# <code>torch.arange(count, 0, -1) * T // count - 1</code> are the steps. Append a 1 to the list of their $\bar\alpha$:
+# each step then finds its own there, and after it the next one's.
 # </details>
 # <details><summary>Hint 2: the line</summary>
 # <code>a, a_next = alpha_bars[i : i + 2]</code>, and <code>t = torch.full((len(x),), step)</code>. The second call's
@@ -2248,8 +2263,8 @@ explore(
 )
 
 # %% [markdown]
-# In numbers, constant scales, 256 test captions each. *All as asked*: the judge of clips reads shape, colour and motion
-# as the sentence has them.
+# In numbers, constant scales, 256 test captions each. *All*: the judge of scenes reads shape, colour and motion as the
+# sentence has them.
 
 # %%
 guided_results = results("cogvideox")["metrics"]
@@ -2265,7 +2280,7 @@ rows = [
     }
     for scale, prefix in prefixes.items()
 ]
-room.table(rows, "256 clips each; Fréchet distance to 256 other real ones")
+room.table(rows, "As asked, of 256 clips each; Fréchet distance to 256 other real ones")
 
 # %%
 # WAITS for results.
@@ -2280,9 +2295,8 @@ room.claim(
 # %% [markdown]
 # ## 16 Train it here
 #
-# First the data: clips of one thing before a still camera, rendered and encoded once. From then on training sees
-# latents only, and never a pixel. That is most of what makes it possible to train on this machine: a clip is 52,224
-# numbers, its latent 1,280.
+# First the data: clips of one thing before a still camera, rendered and encoded once. From then on training sees only
+# latents, never a pixel: a clip has 52,224 numbers, its latents 1,280.
 
 # %%
 from course_lib.training.recipes.cogvideox import LIVE, ONE_THING
@@ -2295,7 +2309,8 @@ print(tuple(train_latents.shape), "and their captions:", captions("train", 1)[0]
 # Then everything of sections 9 to 13 at once: a step from each interval, noise, the sentence or, in a tenth of the
 # cases, none, and the squared error of $v$.
 #
-# **Predict first:** what will be right first, the colour, the shape or the motion?
+# **Predict first:** what will be right first, the colour, the shape or the motion? (Judge by the strips of the short
+# training run; section 17 counts for the long one.)
 
 # %%
 trained = room.train_live("cogvideox-live", seconds=45)
@@ -2315,8 +2330,8 @@ for name, network in room.with_stored(trained, "cogvideox").items():
 # ## 17 Type a sentence
 #
 # The same recipe with more clips and more time. Type what you want to see, in the words of the little world: *a*, a
-# size (*small* or *large*), *shiny* if you like, a colour, a shape, and what it does. Below the clip is what the judge
-# of clips sees in it.
+# size (*small* or *large*), *shiny* if you like, a colour, a shape, and what it does. The title of the clip says what
+# the judge of scenes sees in it.
 
 # %%
 from course_lib.training.recipes.judges import read_scenes
@@ -2350,12 +2365,12 @@ explore(
 )
 
 # %% [markdown]
-# Try the same sentence with other noise: what the sentence leaves open (the floor, the sky, the place) changes, and
+# Try the same sentence with other noise: what the sentence leaves open (the floor, the sky, the place) may change, and
 # what it says should not. Try combinations: are there sentences that it cannot do?
 #
-# How often does it do what it is told? 256 captions of test clips, one clip each, against three yardsticks: *real*
-# clips, which tell how well the judge reads; *rebuilt* ones, real clips through the autoencoder; and *chance*, how often
-# a clip of another caption would have passed.
+# How often does it do what it is told? Here are 256 captions of test clips, one drawn clip for each, against three
+# yardsticks: *chance*, how often a clip of another caption would have passed; *real* clips, which tell how well the
+# judge reads; and *rebuilt* ones, real clips that went through the autoencoder.
 
 # %%
 filmed, of_vae = results("cogvideox"), results("cogvideox-vae")["metrics"]
@@ -2412,7 +2427,7 @@ room.claim(
 )
 
 # %% [markdown]
-# Which motions does it know? Each caption tells its own:
+# Which motions does it know? The same clips, sorted by the motion in their captions:
 
 # %%
 told = captions("test", n)
@@ -2478,8 +2493,8 @@ kinds = {
 judges_table(kinds, named, "As asked, of 256 clips of the whole world")
 
 # %% [markdown]
-# Read the last row first. What the judge cannot read in real clips, it cannot mark in drawn ones. (Colour, size, shape
-# and motion are those of the first thing, the one that the sentence begins with.)
+# Read the last row first. What the judge cannot read in real clips, it cannot assess in drawn ones either. (Colour,
+# size, shape and motion are those of the first thing, the one with which the sentence begins.)
 
 # %%
 counted_world = {a: int(hits_of("cogvideox-world", a).sum()) for a in named[:6]}
@@ -2490,7 +2505,7 @@ of_real = [
     round(256 * of_vae[f"{kind} real all"]) for kind in ("whole world", "one thing")
 ]
 room.claim(
-    "Even real clips of the whole world are often misread, those of one thing seldom.",
+    "Real clips of the whole world are misread more often than those of one thing.",
     shares(of_real[0], 256, of_real[1], 256) < 0,
 )
 # WAITS for results.
@@ -2506,17 +2521,17 @@ room.claim(
 )
 
 # %% [markdown]
-# The paper asks people for such things, and programs: *VBench* (Huang et al. 2023, arXiv 2311.17982) has, among others,
-# detectors that look whether the named objects are there. Its scores are relative in the same way: a detector that
-# misses one real object in ten caps them at nine tenths.
+# The paper has such things judged by people and by programs: *VBench* (Huang et al. 2023, arXiv 2311.17982) uses, among
+# other tools, detectors that check whether the named objects are there. Its scores are relative in the same way: where
+# a detector misses one real object in ten, perfect clips would score nine tenths.
 
 # %% [markdown]
 # ## 19 The paper's choices
 #
-# Each of the paper's choices is a pair of short trainings here: 1,000 steps on 4,000 clips, two seeds, everything else
-# equal. We compare the loss on 256 test clips, averaged over five steps of the schedule, clip by clip; and we call it a
-# difference only if it exceeds two standard errors *in both seeds*. (The loss is what they were trained by. The last
-# columns are not.)
+# Three of the paper's choices are each replaced by the alternative here, in short runs: 1,000 steps on 4,000 clips, two
+# seeds, everything else equal. We compare the loss on 256 test clips, averaged over five steps of the schedule, clip by
+# clip, and call it a difference only if it exceeds two standard errors *in both seeds*. (The loss is what the networks
+# were trained on. The last two columns are not.)
 
 # %%
 from course_lib.training import find_recipe
@@ -2558,7 +2573,8 @@ def lower_loss(name, other):
 
 
 # %% [markdown]
-# **Rotation or sines?** The paper's Figure 10 has the training losses of both, and rotation falls faster. Ours:
+# **Rotation or sines?** The paper's Figure 10 has the training losses of both: with rotation the loss falls faster.
+# Ours:
 
 # %%
 curves = {}
@@ -2583,8 +2599,9 @@ room.claim(
 )
 
 # %% [markdown]
-# **Experts.** Against DiT's one modulation for all tokens, two cost parameters and hardly any time: they act on one
-# vector, not on tokens. In its first version the paper reports that an MLP for each kind as well gained nothing.
+# **Experts.** Against DiT's one modulation for all tokens, two cost parameters but hardly any time: they are computed
+# from one vector, not from every token. In its first version the paper reports that a separate MLP for each kind in
+# addition gained nothing.
 
 # %%
 # WAITS for results.
@@ -2593,12 +2610,12 @@ room.claim(
 )
 
 # %% [markdown]
-# **Full attention.** Before this paper, video transformers mostly attended in space and in time by turns (chapter 03's
+# **Full attention.** Before this paper, video transformers often attended in space and in time by turns (chapter 03's
 # factorised models), which is cheaper: 17,550 tokens have 308 million pairs, 13 frames of 1,350 only 24 million. The
-# price is that a thing in motion is at *other* places in other frames, and a patch can reach it only on a detour.
-# Modern kernels made the full product affordable; the paper's Table 8 measures forward passes that take 1.08, 1.67 and
-# 2.3 times as long at three sizes, growing with the sequence. (Ours puts a mask on the full product, so that only what
-# is seen differs, and saves nothing.)
+# price is that a thing in motion is at *other* places in other frames, and a patch can reach it only by a detour. The
+# full product has become affordable; in the paper's Table 8 a forward pass takes 1.08, 1.67 and 2.3 times as long at
+# three sizes, more the longer the sequence. (Ours puts a mask on the full product: only what is seen differs, and no
+# time is saved.)
 
 # %%
 print(f"pairs: {17550**2 / 1e6:,.0f} and {13 * 1350**2 / 1e6:,.0f} million")
@@ -2613,16 +2630,17 @@ room.claim(
 
 # %% [markdown]
 # Be careful with what this shows. Networks of 1.8 million numbers, 1,000 steps, clips of 80 tokens: at this size a
-# choice may matter that does not at 5 billion, and the other way round. It is the *experiment* that carries over, not
-# the answer.
+# choice may matter that does not matter at 5 billion, or the other way round. It is the *experiment* that carries over,
+# not the answer.
 
 # %% [markdown]
 # ## 20 An image to go on from
 #
-# CogVideoX-5B-I2V continues an image. Nothing new is needed: the image's latent stands beside the noisy latent of the
-# *first* frame as further channels, zeros beside the others (chapter 08's model had it beside every frame). The network
-# starts from the text-to-video weights, with zeros for the new channels' weights, and is trained on for a while. In
-# training the image gets noise, so that the network does not rely on every grain; and now and then it is left out.
+# CogVideoX-5B-I2V continues an image. Little new is needed: the image's latent is given to the network beside the noisy
+# latent of the *first* frame, as further channels, and zeros beside the others (chapter 08's model had it beside every
+# frame). The released network also gets a learned table of positions; in its training the image has a little noise, and
+# now and then is left out. Ours has neither table nor noise, and the image is left out in one case of twenty. It starts
+# from the text-to-video weights, with zeros for the new channels' weights.
 
 # %%
 image_model, made_image = load_checkpoint("cogvideox-image")
@@ -2649,9 +2667,9 @@ show_clip(
 )
 
 # %% [markdown]
-# Two measures. Does the clip *begin* with the image (PSNR of the first frame against the true one)? And does it go on
-# as the sentence says? Beside it: the image held for the whole clip, real clips rebuilt, and what the text-to-video
-# model makes of the sentence without seeing the image.
+# Two questions. Does the clip *begin* with the image (PSNR of the first frame against the true one)? And does it go on
+# as the sentence says? For comparison: what the text-to-video model makes of the sentence without seeing the image, the
+# image held for the whole clip, and real clips rebuilt.
 
 # %%
 of_image = results("cogvideox-image")["metrics"]
@@ -2704,14 +2722,14 @@ room.claim(
 
 # %% [markdown]
 # A clip may go on in many ways, as in chapter 08, and PSNR punishes every way but the true one. But here the sentence
-# says what happens next, so that less is open.
+# says what happens next, so less is left open.
 
 # %% [markdown]
 # ## 21 Look inside
 #
 # Words and patches are in one sequence, so one table of attention has four parts: patches look at words (which part of
 # the sentence concerns me?), words look at patches (where am I?), words at words, patches at patches. Catch queries and
-# keys after their norms, turn them by your `rotate`, and here it is.
+# keys after their norms, turn them by your `rotate`, and you can compute the table.
 
 
 # %%
@@ -2772,11 +2790,11 @@ explore(
 )
 
 # %% [markdown]
-# A latent frame covers four frames of the clip; shown is the last of each four. Compare the colour's word with the
-# verb: for which of them does attention follow the thing through time?
+# A latent frame after the first covers four frames of the clip; the last of each four is shown. Compare the word for
+# the colour with the verb: for which of them does attention follow the thing through time?
 #
-# And how much do patches look at what? Sum a patch's attention over the words, over its own frame, and over the other
-# frames; an even attention would be the last row.
+# And where do patches look, all in all? Sum a patch's attention over the words (padding included), over its own frame,
+# and over the other frames. The last row is uniform attention.
 
 # %%
 of_examples = torch.stack([attention_tables(i, 500) for i in range(4)]).mean(0)
@@ -2789,7 +2807,7 @@ for number, table in enumerate([*of_examples, even], 1):
     patches = table[m:]
     rows.append(
         {
-            "block": number if number <= len(of_examples) else "even attention",
+            "block": number if number <= len(of_examples) else "uniform attention",
             "words": f"{patches[:, :m].sum(1).mean():.0%}",
             "own frame": f"{(patches[:, m:] * same).sum(1).mean():.0%}",
             "other frames": f"{(patches[:, m:] * (1 - same)).sum(1).mean():.0%}",
