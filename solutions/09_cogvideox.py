@@ -1396,7 +1396,7 @@ for name, tokens in {"words": word_tokens, "patches": patch_tokens}.items():
     print(f"{name:8} deviation {tokens.std():.2f}, mean's length {centre.norm():.2f}")
 
 # %% [markdown]
-# Each half of a block, attention and MLP, begins with a LayerNorm, which brings every token to the same size. In
+# Both parts of a block, attention and MLP, begin with a LayerNorm, which brings every token to the same size. In
 # *adaptive* LayerNorm (DiT, Peebles and Xie 2022, arXiv 2212.09748) the time $t$ then decides three things for each of
 # the token's 128 numbers: a scale, a shift, and a *gate* by which the layer's output is multiplied before it is added.
 # The paper argues that one scale and one shift cannot fit two such different kinds of token, and gives each kind its
@@ -1791,7 +1791,7 @@ print(f"share of the variance that the step explains: {between:.0%}")
 # $$\operatorname{Var}\Bigl[\frac1n \sum_i \ell_i\Bigr] = \frac1n \Bigl(\frac1n \sum_i s_i^2 +
 # \frac1n \sum_i (m_i - \bar m)^2\Bigr)$$
 #
-# and with one draw from each interval only the first part is left, $\frac1n \cdot \frac1n \sum_i s_i^2$. What differs
+# and with one draw from each interval only the first part is left, $\frac1n \cdot \frac1n \sum_i s_i^2$. The variance
 # *between* intervals is gone; what remains comes from the clips, the noise and the place inside an interval.
 
 # %% [markdown]
@@ -2144,11 +2144,11 @@ show_lines(
 # The published pipelines make good clips with these scales all the same. Ours keeps both, the one that is meant for
 # teaching, the released one for equal results.
 #
-# **The sampler** is chapter 08's DDIM with two changes. The steps must *begin at the last one*, where there is nothing
-# but noise: of 1,000 steps, 50 are 999, 979, ..., 19. (Chapter 08's 20 steps began at 951, with pure noise where the
-# network expected a trace of signal.) And the scale grows. That $\bar\alpha = 0$ in the first step does no harm, since
-# $x_0 = \sqrt{\bar\alpha}\,x - \sqrt{1 - \bar\alpha}\,v$ divides by nothing; from a predicted noise, $x_0$ would need a
-# division by $\sqrt{\bar\alpha}$.
+# **The sampler** is chapter 08's DDIM with two changes: the scale is your `dynamic_guidance`, and the steps *begin at
+# the last one*, where there is nothing but noise, and end without any: of 1,000 steps, 50 are 999, 979, ..., 19.
+# (Chapter 08 began at step 951, with pure noise where the network expected a trace of signal.) That $\bar\alpha = 0$ in
+# the first step does no harm, since $x_0 = \sqrt{\bar\alpha}\,x - \sqrt{1 - \bar\alpha}\,v$ needs no division; from a
+# predicted noise, $x_0$ would need one by $\sqrt{\bar\alpha}$.
 
 # %% [markdown]
 # ### Exercise: the whole sampler
@@ -2818,8 +2818,8 @@ room.table(rows, "Where patches look, at step 500, four test clips")
 # %% [markdown]
 # ## 22 Study notes, corrected, and the scorecard
 #
-# Summaries of this paper, in study notes and on slides, shorten it to sentences like those in bold. Each is nearly
-# true. Cover the text and put it right yourself first.
+# Study notes and slides shorten this paper to sentences like those in bold. Each is nearly true. Cover the text below
+# it, and first correct it yourself.
 #
 # **"The 3D VAE has four stages and compresses 256 times."** Four *symmetric stages* is the first version's wording;
 # there are four resolutions, and so three changes of size, of which two halve time. $4 \cdot 8 \cdot 8 = 256$ counts
@@ -2827,18 +2827,18 @@ room.table(rows, "Where patches look, at step 500, four test clips")
 # after: 45 times fewer numbers.
 #
 # **"It is trained with L2, LPIPS and a GAN loss."** In the first version of the paper. The third has L1, LPIPS and KL,
-# and the GAN joins after some thousand steps. Each part repairs what another spoils: a squared error alone blurs, LPIPS
-# alone does not care for exact colours, the GAN gives grain, and the KL term keeps latents in a range in which noise
-# means something.
+# and the GAN joins after a few thousand steps. Each part does what the others do not: by itself, an error of pixels
+# blurs; LPIPS hardly minds exact colours; the GAN asks for realistic texture; and the KL term keeps the latents near a
+# standard Gaussian.
 #
 # **"It is causal: no frame sees a later one."** Its convolutions are. The released group norms average over time and
 # are not; section 5 measured the leak.
 #
-# **"3D-RoPE splits 3/8, 3/8, 2/8 over x, y, t."** In the paper's words. In the weights, per head of 64 numbers, the
+# **"3D-RoPE splits 3/8, 3/8, 2/8 over x, y, t."** In the paper's words. In the code, per head of 64 numbers, the
 # order is t, h, w with 16, 24, 24. And only the 5B model rotates: the 2B model adds sines and cosines.
 #
-# **"RoPE is better than sinusoidal positions."** The evidence is a training loss that falls faster (Figure 10). That a
-# learned table in addition gives nothing more is in the first version.
+# **"RoPE is better than sinusoidal positions."** The evidence is a training loss that falls faster (Figure 10). The
+# first version also reports that a learned table in addition gains nothing.
 #
 # **"Expert blocks are a mixture of experts."** Nothing is routed. The experts are two linear layers per norm, one for
 # words, one for patches, that turn the time into scale, shift and gate.
@@ -2846,18 +2846,18 @@ room.table(rows, "Where patches look, at step 500, four test clips")
 # **"Patches are cut in space only, so that images and videos train together."** In version 1.0. CogVideoX 1.5 has
 # patches of two frames, and repeats the first latent frame until their number is even.
 #
-# **"Text and video are concatenated, T5 with 226 tokens."** Yes; and the padding is attended to, and "no text" is a
-# vector of zeros in training, while a well-known pipeline encodes the empty sentence instead.
+# **"Text and video are concatenated, T5 with 226 tokens."** Yes; and the padding is attended to. "No text" is zeros in
+# training, while the pipeline of diffusers encodes the empty sentence instead.
 #
-# **"Context parallelism makes the autoencoder's training faster."** It makes it *possible*: frames are divided among
-# processes, and with them the memory. Each convolution sends $k - 1$ frames to the next rank. The released code does not
-# send their gradient back (section 7).
+# **"Context parallelism makes the autoencoder's training faster."** It makes training on long clips *possible*: frames
+# are divided among processes, and with them the memory. Each convolution sends $k - 1$ frames to the next rank. The
+# released code does not send their gradient back (section 7).
 #
 # **"Short and long videos are trained in two stages."** The autoencoder is: 17 frames first, then 161 with context
 # parallelism. The transformer mixes lengths from the start, by Frame Pack, and raises the *resolution* in stages.
 #
-# **"The 2B model has 32 heads."** So prints Table 6. A width of 1,920 does not divide by 32 into heads of 64; the
-# weights have 30.
+# **"The 2B model has 32 heads."** So says Table 6. But heads of 64 numbers in a width of 1,920 are 30, and 30 is what
+# the released configuration has.
 
 # %%
 two, five = (zoo.find(f"cogvideox/{name}").config for name in ("2B", "5B"))
@@ -2948,10 +2948,10 @@ room.scorecard(more_trends, title="Trends: noise, lengths, guidance")
 # course generate cogvideox --weights FOLDER --prompt "A panda plays the guitar in a bamboo forest" --out clip.mp4
 # ```
 #
-# films it by this chapter's code; with `--image photo.jpg` and the image-to-video weights it goes on from a photo. The
-# table says what the weights take; the autoencoder decodes in pieces (section 6). What is tested is that ours gives the
-# same frames as diffusers' own pipelines, for small random weights and the same noise; we have not run it on the
-# published ones.
+# films it with this chapter's code; with `--image photo.jpg` and the image-to-video weights it goes on from a photo.
+# The next cell says how much memory the weights take; the autoencoder decodes in pieces (section 6). Our tests check
+# that ours gives the same frames as diffusers' own pipelines, for small random weights and the same noise; we have not
+# run it on the published ones.
 
 # %%
 for name in ("2B", "5B", "5B-I2V", "T5-v1.1-XXL", "VAE"):
@@ -2964,61 +2964,62 @@ for name in ("2B", "5B", "5B-I2V", "T5-v1.1-XXL", "VAE"):
 # ## 23 Think further
 #
 # <details><summary>The autoencoder is causal, the transformer is not: every latent frame sees every other. Why the one and not the other?</summary>
-# Causality in the autoencoder buys two things: an image is a clip of one frame, with the same latent that the clip's
-# first frame would have, so that images and clips share a latent space; and long clips can be encoded piece by piece.
-# The transformer draws all frames together, from noise to clip, and a collision in frame 10 is easier to draw if frames
-# 9 and 11 may agree on it. A causal transformer would make frame after frame and could go on for ever, like chapter
-# 05's and 06's, but could not revise.
+# Causality in the autoencoder buys two things: an image is a clip of one frame, with the same latent that it would have
+# as the first frame of a clip, so images and clips share a latent space; and long clips can be encoded piece by piece.
+# (In the released one both hold only up to the leak of section 5.) The transformer draws all frames together, from
+# noise to clip, and a collision in frame 10 may be easier to draw if frames 9 and 11 can agree on it. A causal
+# transformer would make one frame after another and could go on for ever, but could not revise.
 # </details>
 #
 # <details><summary>CogVideoX has 13 latent frames of 1,350 tokens. Somebody proposes patches of 2 x 2 x 2. What is gained, what lost?</summary>
-# Half the tokens, a quarter of the pairs in attention: clips of twice the length for the same work, which is what
-# version 1.5 does. Lost is that an image is a whole number of patches (1.5 repeats the first latent frame to fill one),
-# and some detail in time must now fit into one token. The autoencoder has already taken four frames together, so a
-# token then stands for eight.
+# Gained: half the tokens, a quarter of the pairs in attention, so clips of twice the length for the same work. Version
+# 1.5 does this. Lost: an image is no longer a whole number of patches, nor are 13 latent frames (1.5 repeats the first
+# latent frame to fill a patch), and more detail in time has to fit into one token. The autoencoder has already combined
+# four frames, so a token then stands for eight.
 # </details>
 #
-# <details><summary>The words' gate of the last block is zero in our network (section 11). Why, and why not in the others?</summary>
-# Nothing after the last block looks at the words; the head drops them. What their expert says there changes no output,
-# so its gradient is zero, and it stays as it was initialized, which is zero. In the blocks before, words are changed so
-# that patches find more in them later. One could leave the words out of the last block's second half and save a little.
+# <details><summary>The words' gate of attention in the last block is zero in our network (section 11). Why, and why not in the others?</summary>
+# Nothing after the last block looks at the words; the head drops them. Their gate there changes no output, so its
+# gradient is zero, and it stays as it was initialized, which is zero. (Their scale and shift before attention do
+# matter: the patches still attend to the words.) In the blocks before, whatever is added to the words can reach the
+# patches later. One could leave the words out of the last block's second half and save a little.
 # </details>
 #
-# <details><summary>Explicit uniform sampling is fair only on average over many batches. In one batch the steps are not independent. Does that bias the gradient?</summary>
-# No. The expectation of a sum needs no independence: each sample's step is, averaged over the batch's places, uniform.
-# What dependence changes is the variance, and here it lowers it. (It is <em>stratified sampling</em>, as old as
-# surveys.) A caution: if the order of the samples in the batch means something, say, long clips first, then steps and
-# lengths are tied to each other. That is why our packed batches shuffle the steps.
+# <details><summary>With explicit uniform sampling, the steps in one batch are not independent. Does that bias the gradient?</summary>
+# No. The expectation of a sum needs no independence, and over the places in a batch the steps are uniform. What changes
+# is the variance: it is lower (this is <em>stratified sampling</em>, well known from surveys). A caution: if the order
+# of the samples in the batch means something, say, long clips come first, then steps and lengths are tied to each
+# other. That is why our packed batches shuffle the steps.
 # </details>
 #
-# <details><summary>The ramp of guidance in the released code is wrong, and nobody noticed from the clips. What does that say about guidance, and about how one should test?</summary>
-# That a sampler of 50 steps is robust: its scales average to something moderate, and the late steps repair what the
-# early ones do. And that looking at samples does not find such mistakes. A test that the first scale is 1 and that they
-# grow would have; so does a plot of one line, as in section 15. For parity with published results one must keep the
-# mistake, under its own name.
+# <details><summary>The ramp of guidance in the released code is not the intended one, and its clips are good. What does that say about guidance, and about how one should test?</summary>
+# That good clips do not need just this ramp; how much the scales may vary, and why, could be measured: draw with both,
+# and with a constant scale of the same mean. And that looking at samples does not find such mistakes. A test that the
+# first scale is 1 and that they grow would have found it; so does a plot of one line, as in section 15. For parity with
+# published results one must keep the mistake, under a name of its own.
 # </details>
 #
 # <details><summary>Your model films "a small red cube bounces" well. Somebody claims that it has learned what bouncing is. What would you test?</summary>
-# Combinations that training did not contain: leave one colour out for one motion, and see whether it can be asked for.
-# Bouncing in other conditions: from another height, as a large thing, when the camera moves. Whether heights fall off
-# as they should, measured from the clip, against the true physics of the little world; whether it goes on after a first
-# frame at the top and one at the bottom. And chance: how well does a model that has memorized its nearest training clip
-# do? Find the nearest training clips of some drawn ones and look.
+# Combinations that training did not contain: leave out one colour for one motion, and see whether the model can draw
+# it. Bouncing under other conditions: from another height, as a large thing, when the camera moves. Whether the heights
+# of the bounces, measured from the clip, decrease as in the true physics of the little world; whether it goes on
+# rightly from a first frame at the top, and from one at the bottom. And memory: how well would a model do that only
+# repeats training clips? Find the nearest training clips of some drawn ones and look.
 # </details>
 #
 # <details><summary>Captions decide what a text-to-video model can be asked for. Ours are exact. The paper's were written by models. What follows?</summary>
-# The paper has images captioned by a model, frame by frame, and the descriptions summarized by a language model, and
-# trains a captioner on the results (CogVLM2-Caption), because captions from the web are short and often wrong. Then the
-# video model learns the captioner's language, its length and its blind spots: what is never described cannot be asked
-# for, what is described wrongly is drawn wrongly, and short prompts of users look foreign, which is why the pipeline
-# rewrites them by a language model. With our world you can try it: train with a tenth of the colours exchanged.
+# The authors had one model caption single frames and a language model summarize them, and trained a captioner
+# (CogVLM2-Caption) on the results. So the video model learns the captioner's language, its length and its blind spots:
+# what is never described cannot be asked for, and what is described wrongly is drawn wrongly. The short prompts of
+# users look different from all captions; the released demo lets a language model rewrite them first. With our world you
+# can try it: train with the colour wrong in a tenth of the captions.
 # </details>
 #
 # <details><summary>Whose videos are in it?</summary>
 # The paper speaks of about 35 million clips of 6 seconds and 2 billion images (LAION-5B and COYO-700M), filtered by
 # classifiers; it does not name the sources of the clips. The 2B weights came under the Apache 2.0 licence, the larger
-# ones under a licence of their own, with conditions for commercial use. Whoever builds on them inherits both: what was
-# learned without asking, and what the licence allows. Compare with chapter 08's discussion, and decide what you would
+# ones under a licence of their own, with conditions for commercial use. Whoever builds on them inherits both: what the
+# model was trained on, and what its licence allows. Compare with chapter 08's discussion, and decide what you would
 # want to know before you use such a model at work.
 # </details>
 
@@ -3026,7 +3027,7 @@ for name in ("2B", "5B", "5B-I2V", "T5-v1.1-XXL", "VAE"):
 room.quiz("cogvideox")
 
 # %% [markdown]
-# Sixteen questions, in the order in which the paper answers them. The next ones look closer.
+# Those were sixteen questions on the main points. The next ones look closer.
 
 # %%
 room.quiz("cogvideox_more")
@@ -3041,13 +3042,15 @@ room.flashcards("cogvideox")
 # - Hong et al., *CogVideo* (2022), arXiv 2205.15868: its predecessor, autoregressive over tokens.
 # - Peebles and Xie, *Scalable Diffusion Models with Transformers* (2022), arXiv 2212.09748: DiT and adaptive LayerNorm.
 # - Esser et al., *Scaling Rectified Flow Transformers* (2024), arXiv 2403.03206: Stable Diffusion 3, where text and
-#   image have all their weights apart and meet in attention only.
+#   image have separate weights throughout and meet only in attention.
 # - Yu et al., *Language Model Beats Diffusion* (2023), arXiv 2310.05737: MAGVIT-v2's causal autoencoder (chapter 05).
 # - Su et al., *RoFormer* (2021), arXiv 2104.09864: rotation.
 # - Raffel et al., *Exploring the Limits of Transfer Learning* (2019), arXiv 1910.10683: T5.
 # - Lin et al., *Common Diffusion Noise Schedules and Sample Steps are Flawed* (2023), arXiv 2305.08891.
 # - Salimans and Ho, *Progressive Distillation* (2022), arXiv 2202.00512: v.
 # - Dehghani et al., *Patch n' Pack: NaViT* (2023), arXiv 2307.06304.
+# - Dehghani et al., *Scaling Vision Transformers to 22 Billion Parameters* (2023), arXiv 2302.05442: normalized queries
+#   and keys.
 # - Hoogeboom et al., *simple diffusion* (2023), arXiv 2301.11093: the shift for larger images.
 # - Huang et al., *VBench* (2023), arXiv 2311.17982.
 # - Brooks et al., *Video generation models as world simulators* (2024): Sora's report, which set the goal.
