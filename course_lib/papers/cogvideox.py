@@ -139,7 +139,7 @@ Patches = Float[Tensor, "b n d"]  # and of clips
 
 
 class Transformer(nn.Module):
-    """v(x_t, t, text): noisy latents of clips, and a text's tokens, to what `v_target` is."""
+    """v(x_t, t, text): the velocity (`v_target`) of noisy latents, given a text's tokens."""
 
     def __init__(self, config: CogVideoXConfig):
         super().__init__()

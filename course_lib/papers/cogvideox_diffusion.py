@@ -218,8 +218,8 @@ def sampling(
 
     guidance: one scale, or one for every step.  steps: those to visit, in any order, as of
     `trailing_steps`.  sampler: DDIM, or DPM-Solver++, which draws noise for every step by `fresh`.
-    Raises ValueError for another sampler, one without noise, or as many scales as there are not
-    steps.
+    Raises ValueError for another sampler, "dpm" without `fresh`, or another number of scales than
+    of steps.
     """
     if sampler not in ("ddim", "dpm"):
         raise ValueError(f"sampler: expected 'ddim' or 'dpm', got {sampler!r}")
