@@ -760,8 +760,8 @@ room.claim(
 )
 
 # %% [markdown]
-# Our clip is short: the halo of a deep layer is two latent frames, of the three that rank 0 has. In the released encoder
-# the convolutions of a latent frame reach back 177 frames, beyond the start of a clip of 161; how large the error is so
+# Our clip is short: the halo of a deep layer is two latent frames, of the three of rank 0. In the released encoder the
+# convolutions of a latent frame reach back 177 frames, beyond the start of a clip of 161; how large the error is so
 # far from a border was not measured here. If the published models were trained with the published code, it was with
 # this gradient, and they work. Still, it is not the gradient of the loss that was written down, and it depends on the
 # number of GPUs; the values of a forward pass do not show it. If you test parallel code, test its gradients.
