@@ -64,8 +64,8 @@ LATENT_SHAPE = Exercise(
         ),
         "first_divided_too": (
             edit("1 + (frames - 1) // over_time", "1 + frames // over_time"),
-            "You counted the first frame, but divided it with the others, too. Divide frames - 1;"
-            " with one frame a latent it shows.",
+            "You counted the first frame, but divided it with the others, too. Divide frames - 1:"
+            " it matters where each frame is a latent.",
         ),
         "first_not_counted": (
             edit("1 + (frames - 1) // over_time", "(frames - 1) // over_time"),
@@ -114,13 +114,13 @@ LATENT_SHAPE = Exercise(
         ),
         "frames_not_checked": (
             edit("frames < 1 or (frames - 1) % over_time or ", ""),
-            "You check the sides, but not the frames. If frames - 1 leaves a rest, raise a"
+            "You check the sides, but not the frames. If frames - 1 leaves a remainder, raise a"
             " ValueError.",
         ),
         "sides_not_checked": (
             edit(" or height % down or width % across", ""),
             "You check the frames, but not the sides. Height and width must be multiples of their"
-            " factors; else raise a ValueError.",
+            " factors; otherwise raise a ValueError.",
         ),
         "width_not_checked": (
             edit(" or width % across", ""),
@@ -132,27 +132,27 @@ LATENT_SHAPE = Exercise(
         ),
         "refused_for_both_alone": (
             edit("height % down or width % across", "(height % down and width % across)"),
-            "You refuse a clip where neither side fits. One that does not is enough: `or`.",
+            "You refuse a clip only where neither side fits. One that does not is enough: `or`.",
         ),
         "no_frame": (
             edit("frames < 1 or ", ""),
-            "A clip of no frame passes your check where a latent is one frame, since -1 leaves no"
-            " rest. It has at least one: refuse fewer.",
+            "A clip of no frames passes your check where a latent is one frame, since -1 leaves no"
+            " remainder. A clip has at least one frame: refuse fewer.",
         ),
         "multiples_expected": (
             edit("(frames - 1) % over_time", "frames % over_time"),
-            "You refuse clips whose frames are no multiple. They are 1 + a multiple: 49, not 48.",
+            "You expect a multiple of the factor. The frames are 1 + a multiple: 49, not 48.",
         ),
         "patches": (
             edit(SHAPE, SHAPE.replace("// down", "// down // 2") + " // 2"),
-            "You counted the transformer's patches of 2 x 2. Latents are wanted.",
+            "You counted the transformer's patches of 2 x 2. Count latents.",
         ),
         "sides_like_time": (
             edit(
                 "height // down, width // across",
                 "1 + height // down, 1 + width // across",
             ),
-            "You counted one more down and across. Only time has a first one by itself.",
+            "You counted one more row and one more column. Only time has a first one by itself.",
         ),
     },
 )
@@ -234,22 +234,22 @@ CAUSAL_PADDING = Exercise(
         ),
         "one_too_few": (
             edit("(kernel - 1)", "(kernel - 2)"),
-            "There is a frame too few before the clip: with its own, the first one must see"
-            " `kernel` frames.",
+            "There is one frame too few before the clip: together with itself, the first frame must"
+            " see `kernel` frames.",
         ),
         "half_before": (
             edit("(kernel - 1)", "((kernel - 1) // 2)"),
-            "You added half of kernel - 1, as if the other half stood after the clip. Nothing"
-            " later is seen: all of them stand before it.",
+            "You added half of kernel - 1, as if the other half came after the clip. No later"
+            " frame is seen: all of them come before it.",
         ),
         "both_sides": (
             _both_sides,
             "You padded both ends, as for an ordinary convolution: it would see later frames. All"
-            " kernel - 1 stand before the clip.",
+            " kernel - 1 come before the clip.",
         ),
         "after_the_clip": (
             edit("[x[:, :, :1]] * (kernel - 1) + [x]", "[x] + [x[:, :, -1:]] * (kernel - 1)"),
-            "You repeated the last frame after the clip. What is missing stands before the first.",
+            "You repeated the last frame after the clip. What is missing comes before the first.",
         ),
         "first_after_the_clip": (
             edit("[x[:, :, :1]] * (kernel - 1) + [x]", "[x] + [x[:, :, :1]] * (kernel - 1)"),
@@ -262,8 +262,8 @@ CAUSAL_PADDING = Exercise(
         ),
         "mirrored": (
             _before(_mirrored),
-            "You mirrored the clip at its first frame: that one would see the frames after it. Its"
-            " own copies alone know nothing of them.",
+            "You mirrored the clip at its first frame: that one would see the frames after it."
+            " Copies of the first frame know nothing of them.",
         ),
         "circular": (
             _before(_from_the_end),
@@ -276,8 +276,8 @@ CAUSAL_PADDING = Exercise(
         ),
         "copies_detached": (
             edit("[x[:, :, :1]]", "[x[:, :, :1].detach()]"),
-            "The values are right, but no gradient flows through the copies. (So it is in the"
-            " official code.) They are the first frame: it answers for them, too.",
+            "The values are right, but no gradient flows through the copies. (Nor does it in the"
+            " official code.) They are the first frame: their gradient is its own.",
         ),
         "frames_on_axis_1": (
             edit("x[:, :, :1]", "x[:, :1]", "dim=2", "dim=1"),
@@ -290,7 +290,7 @@ CAUSAL_PADDING = Exercise(
         ),
         "padding_alone": (
             edit(" + [x]", ""),
-            "Those are the copies alone. The clip follows them.",
+            "Those are only the copies. The clip follows them.",
         ),
     },
 )
@@ -363,7 +363,7 @@ TEMPORAL_POOL = Exercise(
         "all_in_pairs": (
             lambda x, starts=True: F.avg_pool3d(x, (2, 1, 1)),
             "You averaged all frames in pairs, the first one with the second. It stays alone, so"
-            " that it has seen no other; and a frame that is left over is a ValueError.",
+            " it has seen no other; and a frame that is left over is a ValueError.",
         ),
         "last_alone": (
             _last_alone,
@@ -375,7 +375,7 @@ TEMPORAL_POOL = Exercise(
         ),
         "summed": (
             edit(" / 2", ""),
-            "You added the partners. Their mean is wanted.",
+            "You added the partners. Take their mean.",
         ),
         "earlier_of_two": (
             edit(PAIRED, "rest[:, :, 0::2]"),
@@ -391,7 +391,7 @@ TEMPORAL_POOL = Exercise(
         ),
         "overlapping": (
             edit(PAIRED, "(rest[:, :, :-1] + rest[:, :, 1:]) / 2"),
-            "Your pairs overlap, so that time is not halved. Each frame has one partner.",
+            "Your pairs overlap, so time is not halved. Each frame has one partner.",
         ),
         "distant_partners": (
             _distant_partners,
@@ -419,7 +419,7 @@ TEMPORAL_POOL = Exercise(
                 "x[:, :, : x.shape[2] % 2], x[:, :, x.shape[2] % 2 :]",
             ),
             "You took an odd number of frames for a start. (So does diffusers.) `starts` says it;"
-            " a number that does not go with it is a ValueError.",
+            " a number of frames that does not fit it is a ValueError.",
         ),
         "nothing_refused": (
             edit(
@@ -432,9 +432,9 @@ TEMPORAL_POOL = Exercise(
         ),
         "partners_missing": (
             edit(REFUSED, ""),
-            "Right where frames have partners. One without is a ValueError: ask before you add,"
-            " since torch's own error is another one, and two tensors, of one frame and of none,"
-            " add up without any.",
+            "Right where frames have partners. One without is a ValueError: check before you add,"
+            " since torch's own error is another one, and it adds a tensor of one frame to one of"
+            " none without any.",
         ),
         "detached": (
             edit("[first, pooled]", "[first.detach(), pooled]"),
@@ -546,8 +546,8 @@ CONTEXT_PARALLEL = Exercise(
                 lambda piece, whole, past: whole[:, :, -past:].detach(),
                 lambda pieces, past: _copies(pieces[0], past).detach(),
             ),
-            "The values are right, but no gradient goes back through any halo. (So it is in the"
-            " official code: the ranks train another network than one rank would.)",
+            "The values are right, but no gradient goes back through any halo. (Nor does it in the"
+            " official code: its ranks follow another gradient than one rank should.)",
         ),
         "neighbours_detached": (
             _halos(lambda piece, whole, past: whole[:, :, -past:].detach()),
@@ -561,26 +561,26 @@ CONTEXT_PARALLEL = Exercise(
         "each_by_itself": (
             _each_by_itself,
             "You padded every piece with its own first frame, as if each were a clip. Only the"
-            " first one begins the clip; what stands before the others are the last frames of"
-            " the piece before.",
+            " first one begins the clip; before each of the others come the last frames of the"
+            " piece before.",
         ),
         "too_short": (
             _halos(lambda piece, whole, past: piece[:, :, -past:]),
             "Right where pieces are long enough. Of one shorter than `past` you pass on too few"
-            " frames: what it was given itself follows before them.",
+            " frames: before them come those that it was given itself.",
         ),
         "filled_with_copies": (
             _halos(_filled),
             "Right where pieces are long enough. You filled up the halo of a short piece with"
-            " copies of its first frame; before that one stand the frames of earlier pieces.",
+            " copies of its first frame; before that one come the frames of earlier pieces.",
         ),
         "first_frames": (
             _halos(lambda piece, whole, past: whole[:, :, past:][:, :, :past]),
-            "You passed on the first frames of the piece before. Its last ones are the neighbours.",
+            "You passed on the first frames of the piece before. Its last ones are next to yours.",
         ),
         "one_frame_repeated": (
             _halos(lambda piece, whole, past: _copies(piece[:, :, -1:], past)),
-            "You repeated the last frame of the piece before. The halo are its last `past` frames,"
+            "You repeated the last frame of the piece before. The halo is its last `past` frames,"
             " each once; only the clip's first frame is repeated.",
         ),
         "clip_start_for_all": (
@@ -591,7 +591,7 @@ CONTEXT_PARALLEL = Exercise(
         "whole_neighbour": (
             _halos(lambda piece, whole, past: piece),
             "You passed on the whole piece before. A convolution needs its last `past` frames;"
-            " passing on more is what context parallelism spares.",
+            " passing on more is what context parallelism avoids.",
         ),
         "zeros_first": (
             _halos(_last_frames, lambda pieces, past: 0 * _copies(pieces[0], past)),
@@ -608,18 +608,18 @@ CONTEXT_PARALLEL = Exercise(
         ),
         "one_too_many": (
             lambda pieces, past: context_parallel.extend_pieces(pieces, past + 1),
-            "Your halo has a frame too many: `past` is kernel - 1 already.",
+            "Your halo has one frame too many: `past` is kernel - 1 already.",
         ),
         "one_too_few": (
             lambda pieces, past: [
                 x[:, :, 1:] for x in context_parallel.extend_pieces(pieces, past)
             ],
-            "Your halo has a frame too few: `past` is kernel - 1 already.",
+            "Your halo has one frame too few: `past` is kernel - 1 already.",
         ),
         "ring": (
             _ring,
             "You gave the first rank the end of the clip, as if the ranks stood in a circle. Before"
-            " the first frame stand its copies.",
+            " the first frame come its copies.",
         ),
         "future": (
             _future,
@@ -627,7 +627,7 @@ CONTEXT_PARALLEL = Exercise(
         ),
         "appended": (
             _appended,
-            "The halos are right, but after the pieces. They stand before them.",
+            "The halos are right, but after the pieces. They come before them.",
         ),
         "reversed": (
             _halos(
@@ -639,11 +639,11 @@ CONTEXT_PARALLEL = Exercise(
         ),
         "halos_alone": (
             _halos_alone,
-            "Those are the halos alone. Return each with its piece after it.",
+            "Those are only the halos. Return each with its piece after it.",
         ),
         "joined": (
             lambda pieces, past: torch.cat(context_parallel.extend_pieces(pieces, past), dim=2),
-            "You joined the pieces. Every rank keeps its own: return a list of as many tensors.",
+            "You joined the pieces. Every rank keeps its own: return a list of tensors.",
         ),
     },
 )
