@@ -22,7 +22,7 @@ def show() -> None:
         list(clips),
         labels=TYPED,
         title="Typed, and filmed by the model of this chapter",
-        alt="Four film strips, each of an object that does what its sentence says.",
+        alt="Four film strips, one for each typed sentence.",
     )
     print(
         f"the transformer: {made['seconds'] / 60:.0f} minutes on {made['device']},"
