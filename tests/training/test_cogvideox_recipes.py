@@ -145,6 +145,15 @@ def test_the_first_stage_rebuilds_test_clips_and_its_first_latents_are_those_of_
     torch.testing.assert_close(beginning, mean[:, :, :3], atol=1e-5, rtol=1e-5)
 
 
+def test_the_last_round_trains_the_decoder_alone():
+    trainable = replace(find_recipe(cogvideox_vae.VAE), source=None).build()
+    before = {name: p.clone() for name, p in trainable.model.named_parameters()}
+    train_model(trainable, {"pixels": movies("train", 2)["pixels"]}, 2)
+    after = trainable.model.named_parameters()
+    changed = {name.split(".")[0] for name, p in after if not torch.equal(p, before[name])}
+    assert changed == {"decoder"}
+
+
 @torch.no_grad()
 def test_latents_of_recipes_have_unit_deviation_and_come_back_as_clips():
     mean, deviation = cogvideox.encoded("test", 64, "one thing")
