@@ -174,3 +174,9 @@ def test_an_image_model_starts_as_its_source_whatever_the_image():
         ours = trainable.model(cogvideox_diffusion.beside(batch["mean"], image), t, batch["text"])
         theirs = source(batch["mean"], t, batch["text"])
     torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-5)
+
+
+def test_chance_is_counted_over_all_pairs():
+    shape, colour = torch.tensor([1, 1, 2, 1]), torch.tensor([5, 6, 5, 5])
+    assert cogvideox.share_of_equal_pairs(shape) == 0.5  # 3 of 6 pairs
+    assert cogvideox.share_of_equal_pairs(shape, colour) == pytest.approx(1 / 6)

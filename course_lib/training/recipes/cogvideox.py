@@ -218,7 +218,7 @@ def movie_scores(drawn: Tensor, world: str) -> dict:
     """Measure clips (n t 3 32 32) drawn from the captions of the first n test clips of a world.
 
     The judge of scenes reads them; the set is compared with other real clips by the Fréchet
-    distance of the judge's features.  By chance: what a clip of another caption has.
+    distance of the judge's features.  By chance: how often another test clip fits the caption.
     """
     test = movies("test", len(drawn), world)
     judge, _ = load_checkpoint(SCENE_JUDGE)
@@ -229,13 +229,12 @@ def movie_scores(drawn: Tensor, world: str) -> dict:
     )
     names = ("shape", "colour", "motion")
     hits = {name: read[name] == test[name] for name in read}
-    chance = {name: test[name] == test[name].roll(1) for name in read}
     brightness = drawn.mean((1, 2, 3, 4))
     return {
         **{f"{name} as asked": float(hit.float().mean()) for name, hit in hits.items()},
         "all as asked": float(torch.stack([hits[name] for name in names]).all(0).float().mean()),
-        **{f"chance {name}": float(hit.float().mean()) for name, hit in chance.items()},
-        "chance all": float(torch.stack([chance[name] for name in names]).all(0).float().mean()),
+        **{f"chance {name}": share_of_equal_pairs(test[name]) for name in read},
+        "chance all": share_of_equal_pairs(*(test[name] for name in names)),
         "frechet": frechet_distance(real, fake),
         "brightness": float(brightness.mean()),
         "brightness deviation": float(brightness.std()),
@@ -243,6 +242,13 @@ def movie_scores(drawn: Tensor, world: str) -> dict:
         "real brightness deviation": float(others.mean((1, 2, 3, 4)).std()),
         **{f"{name} hits": hit.int().tolist() for name, hit in hits.items()},
     }
+
+
+def share_of_equal_pairs(*values: Tensor) -> float:
+    """Return the share of the pairs of clips that have all values in common, each value (n,)."""
+    n = len(values[0])
+    same = torch.stack([x[:, None] == x for x in values]).all(0)
+    return float(same.sum() - n) / (n * (n - 1))
 
 
 # ---------------------------------------------------------------- the recipes
