@@ -1105,6 +1105,7 @@ for c, (m, s) in enumerate(
 # ```
 #
 # Here are the latents of some test clips, each channel shifted and scaled as at the end of section 8.
+
 # %%
 from course_lib.training.recipes.cogvideox import captions, encoded
 from course_lib.world import pixels_to_float
