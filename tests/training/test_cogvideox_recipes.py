@@ -28,6 +28,8 @@ def test_compared_runs_differ_only_in_what_is_compared():
         for seed in (0, 1):
             assert differing([f"cogvideox-rope-{seed}", f"cogvideox-{name}-{seed}"]) == {field}
     assert differing(["cogvideox-rope-0", "cogvideox-rope-1"]) == {"seed"}
+    assert differing(["cogvideox-rope-0", "cogvideox-rope-long"]) == {"steps"}
+    assert differing(["cogvideox-rope-long", "cogvideox-sin-cos-long"]) == {"positions"}
     for seed in (0, 1):
         names = [f"cogvideox-pack-{seed}", f"cogvideox-fixed-{seed}"]
         assert differing(names) == {"packed", "batch_size"}

@@ -5,7 +5,8 @@ The rest, shorter and with two seeds each, differ from `cogvideox-rope-*` in one
 `cogvideox-sin-cos-*` add positions instead of rotating, `cogvideox-one-expert-*` modulate text and
 video alike, `cogvideox-2d-1d-*` attend within frames and across them in turn,
 `cogvideox-random-times-*` draw every step independently, and `cogvideox-some-signal-*` end the
-schedule where latent diffusion ends it.
+schedule where latent diffusion ends it.  `cogvideox-rope-long` and `cogvideox-sin-cos-long` take
+four times as many steps.
 """
 
 import functools
@@ -288,5 +289,9 @@ RECIPES: list[Recipe] = [
         replace(SHORT, name=f"cogvideox-{name}-{seed}", seed=seed, **choice)
         for name, choice in VARIANTS.items()
         for seed in (0, 1)
+    ),
+    *(
+        replace(SHORT, name=f"cogvideox-{name}-long", steps=4 * SHORT.steps, **VARIANTS[name])
+        for name in ("rope", "sin-cos")
     ),
 ]
