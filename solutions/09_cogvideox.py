@@ -2043,7 +2043,7 @@ room.claim("Packed clips do not see each other.", value(off) < 1e-3)
 
 # %%
 lengths = (1, 2, 3, 5)
-kinds = {"packed": "pack", "whole clips only": "fixed"}
+kinds = {"packed": "pack", "whole clips only": "rope"}
 rows = [
     {
         "trained on": words,
@@ -2064,7 +2064,7 @@ def gap(key):
     return paired(
         *(
             torch.tensor([results(f"cogvideox-{n}-{s}")["details"][key] for s in SEEDS])
-            for n in ("pack", "fixed")
+            for n in ("pack", "rope")
         )
     )
 

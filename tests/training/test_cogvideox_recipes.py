@@ -31,8 +31,8 @@ def test_compared_runs_differ_only_in_what_is_compared():
     assert differing(["cogvideox-rope-0", "cogvideox-rope-long"]) == {"steps"}
     assert differing(["cogvideox-rope-long", "cogvideox-sin-cos-long"]) == {"positions"}
     for seed in (0, 1):
-        names = [f"cogvideox-pack-{seed}", f"cogvideox-fixed-{seed}"]
-        assert differing(names) == {"packed", "batch_size"}
+        names = [f"cogvideox-pack-{seed}", f"cogvideox-rope-{seed}"]
+        assert differing(names) == {"class", "batch_size"}
 
 
 @pytest.mark.parametrize("recipe", RECIPES, ids=lambda r: r.name)
@@ -43,9 +43,10 @@ def test_a_recipe_warms_up_and_ends_at_zero(recipe):
 
 def test_packed_and_whole_clips_fill_as_many_rows():
     assert all(sum(row) == LENGTH for row in ROWS)
-    packed, fixed = (find_recipe(f"cogvideox-{kind}-0") for kind in ("pack", "fixed"))
+    packed, whole = (find_recipe(f"cogvideox-{kind}-0") for kind in ("pack", "rope"))
     assert packed.batch_size % len(DURATIONS) == 0
-    assert packed.batch_size / len(DURATIONS) * len(ROWS) == fixed.batch_size
+    assert packed.batch_size / len(DURATIONS) * len(ROWS) == whole.batch_size
+    assert set(DURATIONS) == set(cogvideox.LENGTHS)
 
 
 def test_captions_are_those_of_the_clips():

@@ -42,6 +42,7 @@ WORLD_MODEL = "cogvideox-world"
 GUIDANCE = 3.0
 STEPS = 20
 TIMES = (100, 300, 500, 700, 900)  # of Table 9's losses
+LENGTHS = (1, 2, 3, 5)  # latent frames of the clips whose losses are compared
 
 # ---------------------------------------------------------------- latents and captions
 
@@ -156,27 +157,43 @@ class TextToVideoRecipe(Recipe):
 
     @torch.no_grad()
     def measure(self, model: Transformer) -> dict:
-        """Measure the loss of test clips at Table 9's steps, and clips drawn from test captions."""
+        """Measure the loss of test clips at Table 9's steps, and clips drawn from test captions.
+
+        The loss of shorter clips is that of the test clips' first latent frames.
+        """
         sentences = captions("test", self.samples, self.world)
-        mean, _ = encoded("test", self.samples, self.world)
-        text = embed_captions(sentences)
-        measured: dict = {}
-        noise = torch.randn(mean.shape, generator=torch.Generator().manual_seed(0))
-        losses = []
-        for time in TIMES:
-            t = torch.full((self.samples,), time)
-            losses.append(
-                cogvideox_diffusion.loss(model, mean, t, noise, text, self.alphas_cumprod)
-            )
-            measured[f"loss at {time}"] = float(losses[-1].mean())
-        measured["loss"] = float(torch.stack(losses).mean())
-        measured["losses"] = torch.stack(losses).mean(0).tolist()  # of every clip
+        losses = {n: self.test_losses(model, n) for n in LENGTHS}  # by step and clip
+        whole = losses[max(LENGTHS)]
+        measured: dict = {"loss": float(whole.mean()), "losses": whole.mean(0).tolist()}
+        measured |= {f"loss at {t}": float(x.mean()) for t, x in zip(TIMES, whole, strict=True)}
+        for n, of_length in losses.items():
+            measured[f"loss of {n}"] = float(of_length.mean())
+            measured[f"losses of {n}"] = of_length.mean(0).tolist()
         for scale in (GUIDANCE, *self.sweep):
             drawn = self.draw(model, sentences, torch.Generator().manual_seed(0), scale)
             name = "" if scale == GUIDANCE else f"guidance {scale:g} "
             scores = movie_scores(drawn, self.world)
             measured |= {f"{name}{key}": value for key, value in scores.items()}
         return measured
+
+    def test_losses(self, model: Transformer, frames: int) -> Tensor:
+        """Return the losses (steps n) of the first latent frames of test clips at `TIMES`."""
+        mean, _ = encoded("test", self.samples, self.world)
+        noise = torch.randn(mean.shape, generator=torch.Generator().manual_seed(0))
+        text = embed_captions(captions("test", self.samples, self.world))
+        return torch.stack(
+            [
+                cogvideox_diffusion.loss(
+                    model,
+                    mean[:, :frames],
+                    torch.full((self.samples,), t),
+                    noise[:, :frames],
+                    text,
+                    self.alphas_cumprod,
+                )
+                for t in TIMES
+            ]
+        )
 
     def draw(
         self,
