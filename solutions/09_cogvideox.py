@@ -2771,8 +2771,8 @@ show_lines(
 
 # %%
 room.claim(
-    "The clips begin with the image: their first frames are nearer to the true ones than"
-    " those drawn from the sentence alone.",
+    "The clips begin with the image: their first frames are nearer to the true ones"
+    " than those drawn from the sentence alone.",
     single(of_image["first frame psnr"], of_image["text alone first frame psnr"], "dB")
     > 0,
 )
