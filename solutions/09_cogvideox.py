@@ -2380,7 +2380,7 @@ def film(sentence, seed):
 explore(
     film,
     sentence=room.sentence(
-        "a large shiny purple sphere bounces",
+        "a large shiny purple cone rises",
         lambda text: read_sentence(text, several=False),
         label="your sentence",
     ),
@@ -2508,7 +2508,7 @@ def film_anything(sentence, seed):
 explore(
     film_anything,
     sentence=room.sentence(
-        "a large red cube slides right, behind a blue sphere as the camera orbits",
+        "a large red cube rises as the camera orbits",
         read_sentence,
         label="your sentence",
     ),

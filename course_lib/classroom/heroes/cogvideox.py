@@ -7,10 +7,10 @@ from course_lib.training import load_checkpoint
 from course_lib.training.recipes.cogvideox import ONE_THING
 
 TYPED = (
-    "a small red cube bounces",
-    "a large shiny blue sphere slides left",
-    "a large yellow cone goes in a circle",
-    "a small shiny green cylinder falls",
+    "a large shiny purple cone rises",
+    "a small shiny red cube falls",
+    "a large shiny orange sphere slides left",
+    "a large green cylinder grows",
 )
 
 
