@@ -82,10 +82,10 @@ rows = [
     cost_row("latents of each frame, 49 x 60 x 90", 49, 60, 90),
     cost_row("latents of the clip, 13 x 60 x 90", 13, 60, 90),
 ]
-room.table(rows, f"Multiply-adds of one pass: {depth} layers of width {d:,}")
 print(f"attention costs more than the weights from {6 * d:,} tokens on")
 frame_wise, ours = (depth * (12 * n * d**2 + 2 * n**2 * d) for n in (66_150, 17_550))
 print(f"latents of each frame cost {frame_wise / ours:.1f} times the last row")
+room.table(rows, f"Multiply-adds of one pass: {depth} layers of width {d:,}")
 
 # %% [markdown]
 # The paper makes a clip in 50 passes, and with guidance in twice as many: pixels are out of the question. Latents of
@@ -938,6 +938,8 @@ rows = [
     for of in made
 ]
 room.table(rows, "64 test clips of one thing")
+
+# %%
 _, mean_frame, rebuilt = made
 room.claim(
     "Rebuilt clips are nearer to the real ones than any clip in which nothing moves.",
@@ -2650,6 +2652,8 @@ rows = [
     for words, run in long_runs.items()
 ]
 room.table(rows, f"{find_recipe('cogvideox-rope-long').steps:,} steps")
+
+# %%
 by_clip = {words: run["details"]["losses"] for words, run in long_runs.items()}
 room.reading(
     paired(by_clip["sines"], by_clip["rotation"]) < 0,
