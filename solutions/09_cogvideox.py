@@ -412,6 +412,7 @@ from course_lib.metrics.evidence import (
 )
 from course_lib.papers.cogvideox_vae import CogVideoXVAE, change_per_latent
 
+# %%
 tiny = zoo.find("cogvideox/VAE-tiny").config
 
 
@@ -895,12 +896,12 @@ room.claim(
 # set, and what comes back:
 
 # %%
-chosen = (6, EXAMPLE, 7)
+chosen = (6, EXAMPLE)
 show_clip(
     [clips[i] for i in chosen] + [again[i] for i in chosen],
-    labels=["real"] * 3 + ["rebuilt"] * 3,
+    labels=["real"] * 2 + ["rebuilt"] * 2,
     title="Test clips, and what the decoder makes of their 1,280 numbers",
-    alt="Six film strips: three clips of the little world, and the same three rebuilt.",
+    alt="Four film strips: two clips of the little world, and the same two rebuilt.",
 )
 
 # %% [markdown]
@@ -1402,7 +1403,7 @@ explore(
 # Along time only a quarter of the pairs turn, 8 of 32; the others still agree in full, so that curve cannot fall below
 # 0.5. Along $x$ and $y$ three eighths of them turn, which lets those curves fall farther. The curves wave, since a pair
 # that has turned all the way round agrees again. So "near is better" is not built in, it is only a *tendency*: trained
-# queries and keys can favour other distances. Section 19 compares the two ways.
+# queries and keys can favour other distances. The two ways are compared in section 19.
 #
 # And the words? They have no place in the clip. Their angles are 0, which leaves them as they are.
 
@@ -1476,7 +1477,8 @@ def expert_adaln(text, video, text_expert, video_expert):
 # What do the experts of the trained network say? Here are the sizes of the gates of attention, block by block: how much
 # of attention's output is added to the words, and how much to the patches.
 #
-# **Predict first:** in one block, one of the gates is exactly 0 at every step. Which, and why? (Section 23 answers.)
+# **Predict first:** in one block, one of the gates is exactly 0 at every step. Which, and why? (The answer is in
+# section 23.)
 
 
 # %%
@@ -1602,7 +1604,7 @@ print(f"v from your blocks differs by at most {(v - theirs).abs().max():.1e}")
 # 3,072 wide.
 
 # %% [markdown]
-# ## 12 The target, and a schedule that ends in pure noise
+# ## 12 A schedule that ends in pure noise
 #
 # **The target.** A network may predict the noise, the clip, or (section 5 of chapter 08) the velocity
 # $v = \sqrt{\bar\alpha_t}\, \varepsilon - \sqrt{1 - \bar\alpha_t}\, x_0$; the pair $(x_t, v)$ is the pair
@@ -1645,9 +1647,9 @@ def v_target(x_start, t, noise, alphas_cumprod):
 # $$x_0 - \hat x_0 = -\sqrt{1 - \bar\alpha_t}\,(v - \hat v)
 # \quad\Rightarrow\quad \frac{\lVert x_0 - \hat x_0 \rVert^2}{1 - \bar\alpha_t} = \lVert v - \hat v \rVert^2$$
 #
-# **The end of the schedule.** Latent diffusion's schedule stops at $\sqrt{\bar\alpha_T} = 0.068$, and section 5 of
-# chapter 08 said what follows (Lin et al. 2023, arXiv 2305.08891): in training even the noisiest input keeps a trace of
-# the clip, enough to read its mean brightness; sampling starts from pure noise, with a mean near 0, and gets clips of
+# **The end of the schedule.** Latent diffusion's schedule stops at $\sqrt{\bar\alpha_T} = 0.068$. What follows is in
+# section 5 of chapter 08 (Lin et al. 2023, arXiv 2305.08891): in training even the noisiest input keeps a trace of the
+# clip, enough to read its mean brightness; sampling starts from pure noise, with a mean near 0, and gets clips of
 # medium brightness. The cure changes the table. Take the roots $\sqrt{\bar\alpha_t}$, subtract the last one from all of
 # them, and stretch them until the first is what it was: the last is exactly 0, the first unchanged.
 #
@@ -2185,8 +2187,8 @@ show_lines(
 # - **Steps.** T - 1, T - 1 - T / count, ..., T / count - 1: evenly down from the last. After the last of them comes
 #   $\bar\alpha' = 1$, no noise.
 # - **Guidance.** In each step ask the network with `text` and with `null` (1 m d), which stands for no text; go from
-#   the output without text to the one with it by your `dynamic_guidance(count, scale)`, entry i in step i. (Chapter
-#   08's guidance is imported above as `guide(known, unknown, scale)`.)
+#   the output without text to the one with it by your `dynamic_guidance(count, scale)`, entry i in step i.
+#   (The guidance of chapter 08 is imported above as `guide(known, unknown, scale)`.)
 # - **DDIM.** $x_0 = \sqrt{\bar\alpha}\,x - \sqrt{1 - \bar\alpha}\,v$,
 #   $\varepsilon = \sqrt{1 - \bar\alpha}\,x + \sqrt{\bar\alpha}\,v$; next
 #   $x = \sqrt{\bar\alpha'}\,x_0 + \sqrt{1 - \bar\alpha'}\,\varepsilon$ with $\bar\alpha'$ of the **next** step that is
@@ -2433,6 +2435,7 @@ counted = {a: int(hits_of("cogvideox", a).sum()) for a in attributes[:4]}
 counted["all"] = int(all_hits("cogvideox").sum())
 of_rebuilt = {a: round(n * of_vae[f"one thing rebuilt {a}"]) for a in attributes}
 
+# %%
 room.claim(
     "More than nine in ten clips have the colour that was asked for.",
     shares(counted["colour"], n) > 0.9,
@@ -2954,7 +2957,7 @@ for number, table in enumerate([*of_examples, even], 1):
 room.table(rows, "Where patches look, at step 500, four test clips")
 
 # %% [markdown]
-# ## 22 Study notes, corrected, and the scorecard
+# ## 22 Study notes, corrected; scorecard
 #
 # Study notes and slides shorten this paper to sentences like those in bold. Each is nearly true. Cover the text below
 # it, and first correct it yourself.

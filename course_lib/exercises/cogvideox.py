@@ -786,7 +786,7 @@ def _terminal_cases(rng):
     ]
 
 
-def _terminal(shift=shift_snr, rescale=zero_terminal_snr):
+def _terminal(shift=shift_snr, rescale=lambda table: zero_terminal_snr(table)):
     """Build zero_terminal_snr with another shift or another rescaling."""
 
     def answer(alphas_cumprod, snr_shift=1.0):
@@ -845,10 +845,7 @@ ZERO_TERMINAL_SNR = Exercise(
             "You shifted sqrt(alpha_bar). The ratio is alpha_bar / (1 - alpha_bar), without roots.",
         ),
         "ratio_not_turned_back": (
-            _terminal(
-                shift=lambda a, s: a / (1 - a).clamp(min=1e-300) / s,
-                rescale=lambda r: zero_terminal_snr(r),
-            ),
+            _terminal(shift=lambda a, s: a / (1 - a).clamp(min=1e-300) / s),
             "You went on with the ratio itself. Turn it back into an alpha_bar first: r / (1 + r).",
         ),
         "without_the_rescaling": (

@@ -1,6 +1,7 @@
 """CogVideoX: Text-to-Video Diffusion Models with An Expert Transformer.
 
-Yang et al., 2024, arXiv 2408.06072.
+Yang et al., 2024, arXiv 2408.06072; its predecessor is CogVideo, arXiv 2205.15868.  Unlike Stable
+Diffusion 3's blocks (arXiv 2403.03206), these share all weights but the experts between the kinds.
 
 Reading order: the configurations; the expert transformer from the outside in (section 2.2), which
 reads a text and the patches of a clip's latents as one sequence; who sees whom in it; patches and
@@ -30,7 +31,7 @@ from course_lib.nn.frame_pack import Pack, pack_mask
 from course_lib.nn.rope import rope_angles, rope_angles_3d, rotate
 from course_lib.shapes import Bool, Float, Int, Shaped, Table, Tensor
 
-QK_NORM_EPS = 1e-6  # of queries and keys
+QK_NORM_EPS = 1e-6  # of queries and keys, normalized as in ViT-22B (arXiv 2302.05442)
 OFFSET = 2.0  # what CogVideoX 1.5 is told beside the time when it continues an image; always this
 
 # ---------------------------------------------------------------- configurations

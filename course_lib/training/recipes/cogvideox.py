@@ -235,8 +235,9 @@ class TextToVideoRecipe(Recipe):
 def movie_scores(drawn: Tensor, world: str) -> dict:
     """Measure clips (n t 3 32 32) drawn from the captions of the first n test clips of a world.
 
-    The judge of scenes reads them; the set is compared with other real clips by the Fréchet
-    distance of the judge's features.  By chance: how often another test clip fits the caption.
+    The judge of scenes reads them, as detectors do in VBench (arXiv 2311.17982); the set is
+    compared with other real clips by the Fréchet distance of the judge's features.  By chance: how
+    often another test clip fits the caption.
     """
     test = movies("test", len(drawn), world)
     judge, _ = load_checkpoint(SCENE_JUDGE)
