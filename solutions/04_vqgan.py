@@ -42,6 +42,8 @@ for f in (1, 2, 4, 8, 16):
                  "attention, GMAC": f"{attention[f] / 1e9:,.1f}",
                  "matrices, GMAC": f"{matrices[f] / 1e9:,.1f}"})
 room.table(rows, "One layer of 1,536 channels on an image of 256 x 256 pixels")
+
+# %%
 whole = (attention[1] + matrices[1]) / (attention[16] + matrices[16])
 cheaper = attention[1] / attention[16]
 room.claim(f"Tokens of 16 x 16 pixels make attention {cheaper:,.0f} times cheaper, and"

@@ -59,8 +59,8 @@ work = {
     "pixels, 512 x 512 x 3": multiply_adds(3, 512),
 }
 rows = [{"diffused": name, "billions": f"{n / 1e9:,.0f}"} for name, n in work.items()]
-room.table(rows, "Multiply-adds of one pass of Stable Diffusion's U-Net")
 print(f"{work['pixels, 512 x 512 x 3'] / work['latents, 64 x 64 x 4']:,.0f} times")
+room.table(rows, "Multiply-adds of one pass of Stable Diffusion's U-Net")
 
 # %% [markdown]
 # Not 64 times. The convolutions do cost 64 times as much, but self-attention compares every place with every other:
@@ -2003,12 +2003,12 @@ rows = [
     {"filter": name, **{key: f"{share:.0%}" for key, share in row.items()}}
     for name, row in chosen["filters"].items()
 ]
-room.table(rows, f"Shares of the 300 clips, with the paper's thresholds {CHOSEN}")
 before, after = planted["curation"]["flawless before"], chosen["flawless among kept"]
 print(
     f"without any flaw: {before['share']:.0%} before,"
     f" {after['share']:.0%} of what stays"
 )
+room.table(rows, f"Shares of the 300 clips, with the paper's thresholds {CHOSEN}")
 
 # %%
 kept_flawless = chosen["flawless kept"]

@@ -385,6 +385,16 @@ def test_a_clip_with_gradients_or_strides_is_written():
     assert write_clip(swapped, 5) == write_clip(clip(2), 5)
 
 
+def test_a_larger_rate_factor_makes_a_smaller_file():
+    assert len(write_clip(clip(8), 5, crf=40)) < len(write_clip(clip(8), 5))
+
+
+@pytest.mark.parametrize("crf", [-1, 52, 20.5, "20", None])
+def test_a_rate_factor_that_is_none_is_refused(crf, untyped):
+    with pytest.raises(ValueError, match="crf: expected a whole number from 0 to 51, got"):
+        write_clip(clip(2), 5, crf)
+
+
 @pytest.mark.parametrize("fps", [0, -1, 0.5, 1e9, math.nan, math.inf, "25", None, 25j, True, [25]])
 def test_a_rate_that_is_none_is_refused(fps, untyped):
     with pytest.raises(

@@ -24,6 +24,7 @@ from course_lib.media import to_images, write_clip
 MAX_COLUMNS = 6  # of clips that play beside each other
 CELL_PIXELS = 150  # CSS pixels that a playing clip may be wide
 SMALL_CELL_PIXELS = 98  # where there are more than three
+CRF = 28  # of a playing clip: a notebook holds many
 CONTROL_PIXELS = 60  # of the file, below the clips: the browser's controls hide none of them
 # Not where the reader asked for less motion; there, the controls start it.
 PLAY = "matchMedia('(prefers-reduced-motion: reduce)').matches||this.play()"
@@ -108,7 +109,9 @@ def clip_html(clips: list[np.ndarray], labels: Sequence | None, alt: str, fps: i
     for clip, (y, x) in zip(clips, corners, strict=True):
         large = clip.repeat(scale, axis=1).repeat(scale, axis=2)
         movie[:, y : y + large.shape[1], x : x + large.shape[2]] = large
-    source = "data:video/mp4;base64," + base64.b64encode(write_clip(movie, fps)).decode("ascii")
+    source = "data:video/mp4;base64," + base64.b64encode(write_clip(movie, fps, CRF)).decode(
+        "ascii"
+    )
     style = f"display:block;margin-bottom:4px;border-radius:4px;{size_style(movie.shape[2])}"
     return (
         f'<video src="{source}" aria-label="{html.escape(alt)}" style="{style}" controls loop muted'

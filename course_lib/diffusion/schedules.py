@@ -64,18 +64,20 @@ def shift_snr(alphas_cumprod: Table, scale: float) -> Table:
     return alphas_cumprod / (scale + (1 - scale) * alphas_cumprod)
 
 
-def zero_terminal_snr(alphas_cumprod: Table) -> Table:
+def zero_terminal_snr(alphas_cumprod: Table, snr_shift: float = 1.0) -> Table:
     """Lin et al. 2023, arXiv 2305.08891, Algorithm 1: leave nothing of the signal at the last step.
 
-    sqrt(alpha_bar) is moved and stretched so that the first value stays and the last is 0.  Raises
-    ValueError unless the first is the larger one.
+    sqrt(alpha_bar) is moved and stretched so that the first value stays and the last is 0.
+    snr_shift: the signal-to-noise ratio is made so many times lower before (`shift_snr`); done
+    after, it would give other values between.  Raises ValueError unless the first value is the
+    larger one, and for a shift not above 0.
     """
-    root = alphas_cumprod.sqrt()
+    root = shift_snr(alphas_cumprod, snr_shift).sqrt()
     first, last = root[0], root[-1]
     if not first > last:
         raise ValueError(
-            f"alphas_cumprod: expected falling values, got {float(first):.4g} first and"
-            f" {float(last):.4g} last"
+            f"alphas_cumprod: expected falling values, got {float(alphas_cumprod[0]):.4g} first and"
+            f" {float(alphas_cumprod[-1]):.4g} last"
         )
     return ((root - last) * first / (first - last)).square()
 

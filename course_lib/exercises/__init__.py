@@ -5,4 +5,5 @@
 MODULES_OF = {
     "magvit": ("magvit", "magvit2"),
     "svd": ("ldm", "svd"),
+    "cogvideox": ("cogvideox_vae", "cogvideox"),
 }

@@ -1,6 +1,7 @@
 """CogVideoX: Text-to-Video Diffusion Models with An Expert Transformer.
 
-Yang et al., 2024, arXiv 2408.06072.
+Yang et al., 2024, arXiv 2408.06072; its predecessor is CogVideo, arXiv 2205.15868.  Unlike Stable
+Diffusion 3's blocks (arXiv 2403.03206), these share all weights but the experts between the kinds.
 
 Reading order: the configurations; the expert transformer from the outside in (section 2.2), which
 reads a text and the patches of a clip's latents as one sequence; who sees whom in it; patches and
@@ -24,13 +25,13 @@ import torch.nn.functional as F
 from einops import rearrange, repeat
 from torch import nn
 
-from course_lib.diffusion.schedules import scaled_linear_betas, shift_snr, zero_terminal_snr
+from course_lib.diffusion.schedules import scaled_linear_betas, zero_terminal_snr
 from course_lib.nn.embeddings import timestep_embedding
 from course_lib.nn.frame_pack import Pack, pack_mask
 from course_lib.nn.rope import rope_angles, rope_angles_3d, rotate
 from course_lib.shapes import Bool, Float, Int, Shaped, Table, Tensor
 
-QK_NORM_EPS = 1e-6  # of queries and keys
+QK_NORM_EPS = 1e-6  # of queries and keys, normalized as in ViT-22B (arXiv 2302.05442)
 OFFSET = 2.0  # what CogVideoX 1.5 is told beside the time when it continues an image; always this
 
 # ---------------------------------------------------------------- configurations
@@ -95,7 +96,7 @@ class CogVideoXConfig:
     def alphas_cumprod(self) -> Table:
         """Section 3: latent diffusion's schedule, shifted, with nothing but noise at its end."""
         alphas_cumprod = (1 - scaled_linear_betas(self.timesteps, *self.betas)).cumprod(0)
-        return zero_terminal_snr(shift_snr(alphas_cumprod, self.snr_shift))
+        return zero_terminal_snr(alphas_cumprod, self.snr_shift)
 
 
 _5B = CogVideoXConfig()
@@ -125,8 +126,21 @@ COGVIDEOX_CONFIGS["tiny-I2V"] = replace(COGVIDEOX_CONFIGS["tiny"], in_channels=8
 # ---------------------------------------------------------------- 2.2 the transformer
 
 
+class View(NamedTuple):
+    """Which tokens see each other in a layer, and whose time each has."""
+
+    mask: Bool[Tensor, "..."] | None = None  # None: all see all
+    text_clip: Int[Tensor, "b m"] | None = None  # the clip of its row that a token is of
+    video_clip: Int[Tensor, "b n"] | None = None  # None: there is one
+
+
+ALL_SEE_ALL = View()
+Words = Float[Tensor, "b m d"]  # the tokens of texts
+Patches = Float[Tensor, "b n d"]  # and of clips
+
+
 class Transformer(nn.Module):
-    """v(x_t, t, text): noisy latents of clips, and a text's tokens, to what `v_target` is."""
+    """v(x_t, t, text): the velocity (`v_target`) of noisy latents, given a text's tokens."""
 
     def __init__(self, config: CogVideoXConfig):
         super().__init__()
@@ -215,8 +229,8 @@ class Transformer(nn.Module):
 
     def embed_positions(
         self,
-        texts: Float[Tensor, "b m d"],
-        video: Float[Tensor, "b n d"],
+        texts: Words,
+        video: Patches,
         grid: tuple[int, int, int],
         pack: Pack | None,
     ) -> tuple[Tensor, Tensor, Tensor | None]:
@@ -256,23 +270,39 @@ class Block(nn.Module):
 
     def forward(
         self,
-        text: Float[Tensor, "b m d"],
-        video: Float[Tensor, "b n d"],
+        text: Words,
+        video: Patches,
         time: Float[Tensor, "b k d_time"],
         angles: Float[Tensor, "*b mn half"] | None,
-        view: "View",
-    ) -> tuple[Float[Tensor, "b m d"], Float[Tensor, "b n d"]]:
-        normed = self.norm1(text), self.norm1(video)  # b m d, b n d
-        *seen, text_gate, video_gate = expert_adaln(*normed, *self.experts1(time, view))
-        seen = self.attention(*seen, angles, view.mask)  # b m d, b n d
-        text = torch.addcmul(text, text_gate, seen[0])  # b m d
-        video = torch.addcmul(video, video_gate, seen[1])  # b n d
+        view: View = ALL_SEE_ALL,
+    ) -> tuple[Words, Patches]:
+        return expert_block(text, video, time, angles, self, view)
 
-        normed = self.norm2(text), self.norm2(video)  # b m d, b n d
-        *seen, text_gate, video_gate = expert_adaln(*normed, *self.experts2(time, view))
-        text = torch.addcmul(text, text_gate, self.mlp(seen[0]))  # b m d
-        video = torch.addcmul(video, video_gate, self.mlp(seen[1]))  # b n d
-        return text, video
+
+def expert_block(
+    text: Words,
+    video: Patches,
+    time: Float[Tensor, "b k d_time"],
+    angles: Float[Tensor, "*b mn half"] | None,
+    layers: "Block",
+    view: View = ALL_SEE_ALL,
+) -> tuple[Words, Patches]:
+    """Section 2.2: let text and video see each other, then let an MLP work on every token.
+
+    Each time the two are normalized, modulated by their experts, and what comes of it is gated and
+    added.
+    """
+    normed = layers.norm1(text), layers.norm1(video)  # b m d, b n d
+    words, patches, *gates = expert_adaln(*normed, *layers.experts1(time, view))
+    words, patches = joint_attention(words, patches, angles, layers.attention, view.mask)
+    text = torch.addcmul(text, gates[0], words)  # b m d
+    video = torch.addcmul(video, gates[1], patches)  # b n d
+
+    normed = layers.norm2(text), layers.norm2(video)  # b m d, b n d
+    words, patches, *gates = expert_adaln(*normed, *layers.experts2(time, view))
+    text = torch.addcmul(text, gates[0], layers.mlp(words))  # b m d
+    video = torch.addcmul(video, gates[1], layers.mlp(patches))  # b n d
+    return text, video
 
 
 class Experts(nn.Linear):
@@ -283,7 +313,7 @@ class Experts(nn.Linear):
         self.each = 3 * config.width
 
     def forward(  # type: ignore[override]
-        self, time: Float[Tensor, "b k d_time"], view: "View"
+        self, time: Float[Tensor, "b k d_time"], view: View = ALL_SEE_ALL
     ) -> tuple[Float[Tensor, "b _ three_d"], Float[Tensor, "b _ three_d"]]:
         vectors = super().forward(time)  # b k 6*d
         video, text = vectors[..., : self.each], vectors[..., -self.each :]  # b k 3*d
@@ -291,8 +321,8 @@ class Experts(nn.Linear):
 
 
 def expert_adaln(
-    text: Float[Tensor, "b m d"],
-    video: Float[Tensor, "b n d"],
+    text: Words,
+    video: Patches,
     text_expert: Float[Tensor, "b _ three_d"],
     video_expert: Float[Tensor, "b _ three_d"],
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -310,7 +340,7 @@ def expert_adaln(
 
 
 class Attention(nn.Module):
-    """Multi-head attention of one sequence, of a text's tokens and then a clip's."""
+    """The layers of `joint_attention`."""
 
     def __init__(self, config: CogVideoXConfig):
         super().__init__()
@@ -322,25 +352,31 @@ class Attention(nn.Module):
         self.norm_key = nn.LayerNorm(config.head_width, QK_NORM_EPS)
         self.out = nn.Linear(config.width, config.width)
 
-    def forward(
-        self,
-        text: Float[Tensor, "b m d"],
-        video: Float[Tensor, "b n d"],
-        angles: Float[Tensor, "*b mn half"] | None,
-        mask: Bool[Tensor, "..."] | None,
-    ) -> tuple[Float[Tensor, "b m d"], Float[Tensor, "b n d"]]:
-        x = torch.cat([text, video], dim=1)  # b m+n d
-        q, k, v = (
-            rearrange(layer(x), "b n (heads d) -> b n heads d", heads=self.heads)
-            for layer in (self.query, self.key, self.value)
-        )
-        q, k = self.norm_query(q), self.norm_key(k)  # b m+n heads d
-        if angles is not None:
-            q, k = rotate(q, angles), rotate(k, angles)  # b m+n heads d
-        q, k, v = (rearrange(h, "b n heads d -> b heads n d") for h in (q, k, v))
-        h = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)  # b heads m+n d
-        h = self.out(rearrange(h, "b heads n d -> b n (heads d)"))  # b m+n d
-        return h[:, : text.shape[1]], h[:, text.shape[1] :]
+
+def joint_attention(
+    text: Words,
+    video: Patches,
+    angles: Float[Tensor, "*b mn half"] | None,
+    layers: Attention,
+    mask: Bool[Tensor, "..."] | None = None,
+) -> tuple[Words, Patches]:
+    """Multi-head attention of one sequence, of a text's tokens and then a clip's.
+
+    Every head's queries and keys are normalized, and turned by their tokens' angles.  mask: True
+    where a token (row) sees another (column); None: all see all.
+    """
+    x = torch.cat([text, video], dim=1)  # b m+n d
+    q, k, v = (
+        rearrange(layer(x), "b n (heads d) -> b n heads d", heads=layers.heads)
+        for layer in (layers.query, layers.key, layers.value)
+    )
+    q, k = layers.norm_query(q), layers.norm_key(k)  # b m+n heads d
+    if angles is not None:
+        q, k = rotate(q, angles), rotate(k, angles)  # b m+n heads d
+    q, k, v = (rearrange(h, "b n heads d -> b heads n d") for h in (q, k, v))
+    h = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)  # b heads m+n d
+    h = layers.out(rearrange(h, "b heads n d -> b n (heads d)"))  # b m+n d
+    return h[:, : text.shape[1]], h[:, text.shape[1] :]
 
 
 class Head(nn.Module):
@@ -353,9 +389,7 @@ class Head(nn.Module):
         values = config.temporal_patch * config.patch**2
         self.out = nn.Linear(config.width, config.out_channels * values)
 
-    def forward(
-        self, video: Float[Tensor, "b n d"], time: Float[Tensor, "b _ d_time"]
-    ) -> Float[Tensor, "b n p"]:
+    def forward(self, video: Patches, time: Float[Tensor, "b _ d_time"]) -> Float[Tensor, "b n p"]:
         shift, scale = self.modulation(time).chunk(2, dim=-1)  # b _ d
         return self.out(self.norm(video) * (1 + scale) + shift)  # b n c*patch
 
@@ -376,14 +410,6 @@ def initialize(model: Transformer) -> None:
 
 
 # ---------------------------------------------------------------- 2.2 who sees whom
-
-
-class View(NamedTuple):
-    """Which tokens see each other in a layer, and whose time each has."""
-
-    mask: Bool[Tensor, "..."] | None = None  # None: all see all
-    text_clip: Int[Tensor, "b m"] | None = None  # the clip of its row that a token is of
-    video_clip: Int[Tensor, "b n"] | None = None  # None: there is one
 
 
 def views(

@@ -24,6 +24,7 @@ from course_lib.diffusion import (
     dpm_solver_step,
     gather_at,
     guide,
+    trailing_steps,
     zero_terminal_snr,
 )
 from course_lib.nn.frame_pack import Pack, of_clips
@@ -127,8 +128,8 @@ def explicit_uniform(uniform: PerSample, timesteps: int, rank: int = 0, ranks: i
         raise ValueError(f"uniform: expected numbers from [0, 1), got {uniform.tolist()}")
     count = len(uniform)
     interval = rank * count + torch.arange(count, device=uniform.device)
-    share = (interval + uniform.double()) / (count * ranks)
-    return (share * timesteps).long().clamp(max=timesteps - 1)
+    steps = (interval + uniform.double()) * timesteps / (count * ranks)
+    return steps.long().clamp(max=timesteps - 1)
 
 
 # ---------------------------------------------------------------- image to video
@@ -217,8 +218,8 @@ def sampling(
 
     guidance: one scale, or one for every step.  steps: those to visit, in any order, as of
     `trailing_steps`.  sampler: DDIM, or DPM-Solver++, which draws noise for every step by `fresh`.
-    Raises ValueError for another sampler, one without noise, or as many scales as there are not
-    steps.
+    Raises ValueError for another sampler, "dpm" without `fresh`, or another number of scales than
+    of steps.
     """
     if sampler not in ("ddim", "dpm"):
         raise ValueError(f"sampler: expected 'ddim' or 'dpm', got {sampler!r}")
@@ -252,6 +253,24 @@ def sample(network: Callable, noise: Batch, *args, **options) -> Batch:
     for x_next, _ in sampling(network, noise, *args, **options):
         x = x_next
     return x
+
+
+def sample_ddim(
+    network: Callable,
+    noise: Float[Tensor, "b t c h w"],
+    text: Float[Tensor, "b m d"],
+    null: Float[Tensor, "_ m d"] | None,
+    count: int,
+    alphas_cumprod: Table,
+    scale: float = 6.0,
+) -> Float[Tensor, "b t c h w"]:
+    """Draw latents as the paper does: `count` steps of DDIM from the last one on, guidance growing.
+
+    Raises ValueError unless 2 <= count <= the steps of the table.
+    """
+    steps = trailing_steps(len(alphas_cumprod), count)
+    guidance = dynamic_guidance(count, scale)
+    return sample(network, noise, text, null, guidance, steps, alphas_cumprod)
 
 
 def authors_alphas_cumprod(shifted: Table, steps: Int[Tensor, " visited"]) -> Table:

@@ -109,6 +109,20 @@ def test_the_shift_divides_the_signal_to_noise_ratio():
     assert torch.equal(shift_snr(table, 1.0), table)
 
 
+def test_the_shift_comes_before_the_rescaling():
+    table = (1 - scaled_linear_betas()).cumprod(0)
+    both = zero_terminal_snr(table, 3.0)
+    assert torch.equal(both, zero_terminal_snr(shift_snr(table, 3.0)))
+    # The other order has the same ends, and other values between.
+    other = shift_snr(zero_terminal_snr(table), 3.0)
+    torch.testing.assert_close(both[[0, -1]], other[[0, -1]])
+    assert float((both - other).abs().max()) > 0.001
+    # CogVideoX-2B and 5B
+    assert float(both[0]) == pytest.approx(0.99745433, abs=5e-9)
+    assert float(both[499]) == pytest.approx(0.0959696, abs=5e-8)
+    assert float(zero_terminal_snr(table)[499]) == pytest.approx(0.2423592, abs=5e-8)
+
+
 def test_zero_terminal_snr_keeps_the_first_and_ends_in_noise():
     table = (1 - scaled_linear_betas()).cumprod(0)
     rescaled = zero_terminal_snr(table)

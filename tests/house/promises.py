@@ -309,7 +309,12 @@ def shared_maths():
     )
     falling = torch.tensor([0.9, 0.5, 0.1])
     broken("diffusion.schedules.shift_snr", *((falling, scale) for scale in (0.0, -1.0, NAN)))
-    broken("diffusion.schedules.zero_terminal_snr", (falling.flip(0),), (falling * NAN,))
+    broken(
+        "diffusion.schedules.zero_terminal_snr",
+        (falling.flip(0),),
+        (falling * NAN,),
+        *((falling, shift) for shift in (0.0, -1.0, NAN)),
+    )
     broken("diffusion.guidance.guide", (image(2, 3), image(2, 4), 1.0))
     x = image(4, 3)
     broken(
@@ -531,6 +536,10 @@ def papers():
     broken("papers.cogvideox_diffusion.dynamic_guidance", (0,), (-1,))
     table = cogvideox.config.alphas_cumprod
     steps = torch.tensor([499, 999])
+    broken(
+        "papers.cogvideox_diffusion.sample_ddim",
+        *((cogvideox, clip, text, None, count, table) for count in (0, 1, 1001)),
+    )
     for options in (
         {"sampler": "euler"},
         {"sampler": "dpm"},

@@ -36,8 +36,8 @@ COMPARISON = re.compile(
     r"as good as|ahead|behind|not shown|agrees?|differs?|helps?|hurts?|costs?)\b"
 )
 OF_THE_PAPER = re.compile(
-    r"\bpapers?\b|\bpaper's\b|\bTables? \d|\bFigures? \d|\bEq\. ?\d|\bet al\b|\bSection \d|\barXiv\b|"
-    r"\bImageNet|\bKinetics|\bUCF|\bCIFAR|\bauthors\b|\bofficial\b"
+    r"\bpapers?\b|\bpaper's\b|\bTables? \d|\bFigures? \d|\bEq\. ?\d|\bet al\b|\bSection \d|"
+    r"\barXiv\b|\bImageNet|\bKinetics|\bUCF|\bCIFAR|\bauthors\b|\bofficial\b"
 )
 
 

@@ -76,7 +76,11 @@ def test_the_papers_results_questions_and_folds_are_left_out(prose):
 
 
 def test_results_are_beside_the_prose_after_further_code():
-    cells = [new_code_cell('results("a")'), new_code_cell("x = 1"), new_markdown_cell("It is less.")]
+    cells = [
+        new_code_cell('results("a")'),
+        new_code_cell("x = 1"),
+        new_markdown_cell("It is less."),
+    ]
     assert list(suspects(new_notebook(cells=cells))) == ["It is less."]
 
 

@@ -1,5 +1,7 @@
 """The committed notebooks are what solutions/ makes; nbval runs them (see conftest.py)."""
 
+import ast
+
 import nbformat
 import pytest
 
@@ -30,6 +32,26 @@ def test_code_cells_are_short(source):
 def test_code_lines_are_short(source):
     code = [c.source for c in build.solution_edition(source).cells if c.cell_type == "code"]
     assert [ln for text in code for ln in text.splitlines() if len(ln) > WIDEST_LINE] == []
+
+
+@pytest.mark.parametrize("source", CHAPTERS, ids=lambda path: path.stem)
+def test_a_table_is_the_last_value_of_its_cell(source):
+    """Elsewhere it would be made, and never shown."""
+    code = [c.source for c in build.solution_edition(source).cells if c.cell_type == "code"]
+    unseen = [
+        ast.unparse(node)
+        for text in code
+        for node in ast.parse(text).body[:-1]
+        if isinstance(node, ast.Expr) and _makes_a_table(node.value)
+    ]
+    assert unseen == []
+
+
+def _makes_a_table(value: ast.expr) -> bool:
+    return isinstance(value, ast.Call) and ast.unparse(value.func) in {
+        "room.table",
+        "room.scorecard",
+    }
 
 
 def test_every_declared_exercise_is_in_a_notebook():

@@ -94,7 +94,9 @@ def test_no_place_is_named_without_a_link(stem):
     named = []
     for text in texts(stem):
         prose = APART.sub("", re.sub(r"^#{1,6} .*$", "", text, flags=re.MULTILINE))
-        named += re.findall(r"arXiv\s\d{4}\.\d+|(?<!papers' )(?<!paper's )\bsections?\s+\d\S*", prose)
+        named += re.findall(
+            r"arXiv\s\d{4}\.\d+|(?<!papers' )(?<!paper's )\bsections?\s+\d\S*", prose
+        )
         for number in re.findall(r"\b[Cc]hapters?\s+(\d\d)\b", prose):
             there = [other for other in SOURCES if other.startswith(number) and other != stem]
             named += [f"chapter {number}"] if there else []

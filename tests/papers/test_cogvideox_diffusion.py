@@ -65,6 +65,12 @@ def test_every_sample_has_an_interval_of_its_own():
     assert low.tolist() == [0, 250, 500, 750] and high.tolist() == [249, 499, 749, 999]
 
 
+def test_an_interval_begins_with_its_own_first_step():
+    """29 / 100 * 100 is a little below 29 in floating point."""
+    steps = diffusion.explicit_uniform(torch.zeros(100), 100)
+    assert torch.equal(steps, torch.arange(100))
+
+
 def test_ranks_share_the_steps_among_them():
     uniform = torch.full((2,), 0.5)
     steps = [diffusion.explicit_uniform(uniform, 1000, rank, 3) for rank in range(3)]
@@ -187,3 +193,22 @@ def test_the_image_is_in_both_halves_of_guidance():
         trailing_steps(1000, 2), TABLE, image=image,
     )  # fmt: skip
     assert all(bool((x[:, :, 1] == 1).all()) and len(x) == 2 for x in seen)
+
+
+def test_the_papers_way_to_draw_is_ddim_from_the_last_step_with_growing_guidance():
+    table = COGVIDEOX_CONFIGS["tiny"].alphas_cumprod
+    generator = torch.Generator().manual_seed(0)
+    noise, text = (
+        torch.randn(shape, generator=generator) for shape in ((2, 3, 4, 2, 2), (2, 3, 5))
+    )
+    seen = []
+
+    def network(x, t, words):
+        seen.append(int(t[0]))
+        return torch.tanh(x) * words.mean((1, 2)).cos()[:, None, None, None, None]
+
+    drawn = diffusion.sample_ddim(network, noise, text, 0 * text[:1], 4, table, 3.0)
+    assert seen == [999, 749, 499, 249]
+    steps, guidance = torch.tensor(seen), diffusion.dynamic_guidance(4, 3.0)
+    expected = diffusion.sample(network, noise, text, 0 * text[:1], guidance, steps, table)
+    assert torch.equal(drawn, expected)

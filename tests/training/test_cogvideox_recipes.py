@@ -28,9 +28,11 @@ def test_compared_runs_differ_only_in_what_is_compared():
         for seed in (0, 1):
             assert differing([f"cogvideox-rope-{seed}", f"cogvideox-{name}-{seed}"]) == {field}
     assert differing(["cogvideox-rope-0", "cogvideox-rope-1"]) == {"seed"}
+    assert differing(["cogvideox-rope-0", "cogvideox-rope-long"]) == {"steps"}
+    assert differing(["cogvideox-rope-long", "cogvideox-sin-cos-long"]) == {"positions"}
     for seed in (0, 1):
-        names = [f"cogvideox-pack-{seed}", f"cogvideox-fixed-{seed}"]
-        assert differing(names) == {"packed", "batch_size"}
+        names = [f"cogvideox-pack-{seed}", f"cogvideox-rope-{seed}"]
+        assert differing(names) == {"class", "batch_size"}
 
 
 @pytest.mark.parametrize("recipe", RECIPES, ids=lambda r: r.name)
@@ -41,9 +43,10 @@ def test_a_recipe_warms_up_and_ends_at_zero(recipe):
 
 def test_packed_and_whole_clips_fill_as_many_rows():
     assert all(sum(row) == LENGTH for row in ROWS)
-    packed, fixed = (find_recipe(f"cogvideox-{kind}-0") for kind in ("pack", "fixed"))
+    packed, whole = (find_recipe(f"cogvideox-{kind}-0") for kind in ("pack", "rope"))
     assert packed.batch_size % len(DURATIONS) == 0
-    assert packed.batch_size / len(DURATIONS) * len(ROWS) == fixed.batch_size
+    assert packed.batch_size / len(DURATIONS) * len(ROWS) == whole.batch_size
+    assert set(DURATIONS) == set(cogvideox.LENGTHS)
 
 
 def test_captions_are_those_of_the_clips():
@@ -145,6 +148,15 @@ def test_the_first_stage_rebuilds_test_clips_and_its_first_latents_are_those_of_
     torch.testing.assert_close(beginning, mean[:, :, :3], atol=1e-5, rtol=1e-5)
 
 
+def test_the_last_round_trains_the_decoder_alone():
+    trainable = replace(find_recipe(cogvideox_vae.VAE), source=None).build()
+    before = {name: p.clone() for name, p in trainable.model.named_parameters()}
+    train_model(trainable, {"pixels": movies("train", 2)["pixels"]}, 2)
+    after = trainable.model.named_parameters()
+    changed = {name.split(".")[0] for name, p in after if not torch.equal(p, before[name])}
+    assert changed == {"decoder"}
+
+
 @torch.no_grad()
 def test_latents_of_recipes_have_unit_deviation_and_come_back_as_clips():
     mean, deviation = cogvideox.encoded("test", 64, "one thing")
@@ -165,3 +177,9 @@ def test_an_image_model_starts_as_its_source_whatever_the_image():
         ours = trainable.model(cogvideox_diffusion.beside(batch["mean"], image), t, batch["text"])
         theirs = source(batch["mean"], t, batch["text"])
     torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-5)
+
+
+def test_chance_is_counted_over_all_pairs():
+    shape, colour = torch.tensor([1, 1, 2, 1]), torch.tensor([5, 6, 5, 5])
+    assert cogvideox.share_of_equal_pairs(shape) == 0.5  # 3 of 6 pairs
+    assert cogvideox.share_of_equal_pairs(shape, colour) == pytest.approx(1 / 6)
