@@ -16,6 +16,7 @@ from course_lib.papers import (
     improved_ddpm,
     ldm,
     ldm_autoencoder,
+    lvm,
     magvit,
     magvit2,
     magvit_tokenizer,
@@ -107,6 +108,14 @@ MODELS: dict[str, Entry] = {
     }),
     **_entries("cogvideox", t5.T5_CONFIGS, t5.T5Encoder, {}),
     **_entries("cogvideox", cogvideox_vae.COGVIDEOX_VAE_CONFIGS, cogvideox_vae.CogVideoXVAE, {}),
+    **_entries("lvm", lvm.LVM_CONFIGS, lvm.Transformer, {
+        "LVM-100M": ("0.1B", "presets of the released code"),
+        "LVM-300M": ("300M", "paper, section 5.1"),
+        "LVM-600M": ("0.6B", "paper, section 5.1"),
+        "LVM-1B": ("1B", "paper, section 5.1"),
+        "LVM-3B": ("3B", "paper, section 5.1"),
+        "LVM-7B": ("7B", "name of the released checkpoint"),
+    }),
     **_entries("dcgan", dcgan.DCGAN_CONFIGS, dcgan.DCGAN, {}),
 }  # fmt: skip
 

@@ -363,6 +363,21 @@ class Transformer(nn.Module):
 
         Raises ValueError for more tokens than the context holds.
         """
+        return self.head(self.features(tokens, cache))
+
+    def next_logits(
+        self, tokens: Int[Tensor, "b n"], cache: KVCache | None = None
+    ) -> Float[Tensor, "b v"]:
+        """Return the logits of the token after the last, and of no other."""
+        return self.head(self.features(tokens, cache)[:, -1])
+
+    def features(
+        self, tokens: Int[Tensor, "b n"], cache: KVCache | None = None
+    ) -> Float[Tensor, "b n d"]:
+        """Return the vectors from which the head makes logits.
+
+        Raises ValueError for more tokens than the context holds.
+        """
         past = 0 if cache is None else len(cache)
         end = past + tokens.shape[1]
         if end > self.config.length:
@@ -372,7 +387,7 @@ class Transformer(nn.Module):
         x = self.dropout(x)
         for layer, block in enumerate(self.blocks):
             x = block(x, layer, cache)
-        return self.head(self.norm(x))  # b n v
+        return self.norm(x)
 
 
 class Block(nn.Module):
@@ -492,7 +507,7 @@ def sample_large(
             top, left = sliding_window(row, column, grid, window)
             inside = codes[:, top : top + window[0], left : left + window[1]].flatten(1)  # b n
             drawn = (row - top) * window[1] + column - left  # the window's codes before this one
-            logits = model(torch.cat([condition, inside[:, :drawn]], dim=1))[:, -1]  # b v
+            logits = model.next_logits(torch.cat([condition, inside[:, :drawn]], dim=1))  # b v
 
             probabilities = next_token_probabilities(logits, temperature, top_k)
             uniform = torch.rand(len(codes), generator=generator).to(logits.device)
