@@ -203,9 +203,9 @@ class Block(nn.Module):
     ) -> Float[Tensor, "b n d"]:
         """Let every token attend to itself and those before it, or to those that `mask` shows."""
         heads = rearrange(self.qkv(x), "b n (heads d) -> b n heads d", heads=3 * self.heads)
-        qk = turn(heads[:, :, : 2 * self.heads], turns)  # b n 2*heads d
-        q, k = rearrange(qk, "b n (two heads) d -> two b heads n d", two=2)
-        v = rearrange(heads[:, :, 2 * self.heads :], "b n heads d -> b heads n d")
+        qk, v = heads.split([2 * self.heads, self.heads], dim=2)
+        q, k = rearrange(turn(qk, turns), "b n (two heads) d -> two b heads n d", two=2)
+        v = rearrange(v, "b n heads d -> b heads n d")
         if cache is not None:
             k, v = cache.extend(layer, k, v)
         if mask is None:
