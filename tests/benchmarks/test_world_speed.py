@@ -21,22 +21,31 @@ LEAST = {32: 1000, 64: 200}  # frames per second, by the side of a frame in pixe
 RENDER = """
 import json, statistics, sys, time, torch
 from course_lib.world import clips, images, videos
+from course_lib.world.annotations import MAPS, annotate
+from course_lib.world.batch import image_scenes
 
 TRIES = 150
 least = json.loads(sys.argv[1])
+
+def annotated(n, size):
+    found = annotate(image_scenes(n), size)
+    for name in MAPS:
+        found.draw(name)
 
 def rate(what, size):
     render, frames = {
         "images": (lambda: images(128, size), 128),
         "videos": (lambda: videos(8, size, 17), 8 * 17),
         "clips": (lambda: clips(8, size, 17), 8 * 17),
+        "annotated": (lambda: annotated(128, size), 128),
     }[what]
     start = time.process_time()
     render()
     return frames / max(time.process_time() - start, 1e-9)
 
 torch.set_num_threads(1)
-best = {f"{what} {size}": 0 for size in least for what in ("images", "videos", "clips")}
+kinds = ("images", "videos", "clips", "annotated")
+best = {f"{what} {size}": 0 for size in least for what in kinds}
 for _ in range(TRIES):
     for name in best:
         what, size = name.split()
@@ -64,7 +73,7 @@ def rates():
     return json.loads(run.stdout)
 
 
-@pytest.mark.parametrize("what", ["images", "videos", "clips"])
+@pytest.mark.parametrize("what", ["images", "videos", "clips", "annotated"])
 @pytest.mark.parametrize(("size", "least"), LEAST.items())
 def test_frames_per_second(rates, what, size, least, record_property):
     record_property("frames_per_second", rates[f"{what} {size}"])
