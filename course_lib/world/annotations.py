@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from einops import rearrange
 
 from course_lib.shapes import Bool, Float, Int, Shaped, Tensor, UInt8
@@ -194,6 +195,16 @@ def like_examples(
         scores = colour.square().sum(-1)[:, None] - 2 * some @ colour.mT  # rows h*w m
         parts.append(label.gather(1, scores.argmin(-1)))
     return rearrange(torch.cat(parts), "n (h w) -> n h w", h=pixels.shape[1])
+
+
+def majority(mask: Bool[Tensor, "*b h w"]) -> Bool[Tensor, "*b h w"]:
+    """Return the pixels in whose 3 x 3 neighbourhood at least five are in the mask.
+
+    It removes single pixels and fills single gaps, as reading noisy frames leaves them.
+    """
+    flat = mask.float().reshape(-1, 1, *mask.shape[-2:])  # n 1 h w
+    votes = F.avg_pool2d(flat, 3, stride=1, padding=1) * 9  # beyond the image there is nothing
+    return (votes > 4.5).view_as(mask)
 
 
 def centres(mask: Bool[Tensor, "*b h w"]) -> Float[Tensor, "*b 2"]:

@@ -11,6 +11,7 @@ from course_lib.world.annotations import (
     draw_holes,
     find_edges,
     like_examples,
+    majority,
     reach,
     turn,
 )
@@ -244,6 +245,26 @@ def test_where_a_thing_is_is_read_from_frames_that_continue_others():
     error = (centres(read) - centres(is_thing[:, 6])).norm(dim=-1)
     moved = (centres(is_thing[:, 4]) - centres(is_thing[:, 6])).norm(dim=-1)
     assert error.median() < 0.5 and error.median() < moved.median() / 3
+
+    # Noise scatters single pixels over the image; the vote removes them.
+    noise = 8 * torch.randn(clips.rgb[:, 6].shape, generator=seeded())
+    noisy = (clips.rgb[:, 6] + noise).round().clamp(0, 255).byte()
+    read = like_examples(noisy, clips.rgb[:, :5], is_thing[:, :5])
+    scattered, voted = (
+        (centres(found) - centres(is_thing[:, 6])).norm(dim=-1) for found in (read, majority(read))
+    )
+    assert voted.median() < 0.5 and voted.median() < scattered.median() / 2
+
+
+def test_the_majority_of_nine_decides():
+    mask = torch.zeros(2, 1, 5, 7, dtype=torch.bool)
+    mask[0, 0, 1:4, 1:5] = True
+    mask[0, 0, 2, 2] = False
+    mask[1, 0, 2, 3] = mask[1, 0, 0, 0] = True
+    expected = torch.zeros_like(mask)
+    expected[0, 0, 1, 2:4] = expected[0, 0, 2, 1:5] = expected[0, 0, 3, 2:4] = True
+    assert torch.equal(majority(mask), expected)
+    assert majority(torch.ones(4, 5, dtype=torch.bool))[1:-1, :].all()
 
 
 def test_centres_and_reach_of_hand_made_masks():
