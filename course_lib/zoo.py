@@ -17,6 +17,7 @@ from course_lib.papers import (
     ldm,
     ldm_autoencoder,
     lvm,
+    lvm_tokenizer,
     magvit,
     magvit2,
     magvit_tokenizer,
@@ -88,6 +89,8 @@ MODELS: dict[str, Entry] = {
         "MLM-UCF": ("307M", "paper, section 4.1"),
     }),
     **_entries("magvit2", magvit2.AR_CONFIGS, magvit2.CausalLM, {}),
+    **_entries("lvm", lvm_tokenizer.TOKENIZER_CONFIGS, lvm_tokenizer.Tokenizer, {}),
+    **_entries("lvm", lvm_tokenizer.MUSE_CONFIGS, lvm_tokenizer.MuseTokenizer, {}),
     **_entries("ldm", ldm.LDM_CONFIGS, ldm.UNet, {
         "SD-2.1": ("865M", "README of the release"),
         "SD-1.5": ("860M", "README of the release"),

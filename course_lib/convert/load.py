@@ -9,7 +9,19 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from course_lib import zoo
-from course_lib.convert import clip, cogvideox, ddpm, ldm, lvm, svd, t5, vit, vivit, vqgan
+from course_lib.convert import (
+    clip,
+    cogvideox,
+    ddpm,
+    ldm,
+    lvm,
+    lvm_tokenizer,
+    svd,
+    t5,
+    vit,
+    vivit,
+    vqgan,
+)
 from course_lib.convert.layout import Layout, Source
 from course_lib.convert.weights import (
     first_few,
@@ -22,7 +34,7 @@ LAYOUTS: dict[str, dict[str, Layout]] = {
     "ddpm": ddpm.DDPM_LAYOUTS,
     "improved_ddpm": ddpm.IMPROVED_DDPM_LAYOUTS,
     "ldm": ldm.LDM_LAYOUTS | clip.CLIP_TEXT_LAYOUTS,
-    "lvm": lvm.LVM_LAYOUTS,
+    "lvm": lvm.LVM_LAYOUTS | lvm_tokenizer.LVM_TOKENIZER_LAYOUTS,
     "vit": vit.VIT_LAYOUTS,
     "vivit": vivit.VIVIT_LAYOUTS,
     "vqgan": vqgan.VQGAN_LAYOUTS,

@@ -56,6 +56,7 @@ class VQGANConfig:
     multipliers: tuple[int, ...] = (1, 1, 2, 2, 4)
     blocks: int = 2  # residual blocks per resolution
     attention: tuple[int, ...] = (16,)  # sides of the feature maps that attend to themselves
+    attend_middle: bool = True  # whether the layers next to the codes do
     latent: int = 256  # channels of the encoder's output
     code_dim: int = 256
     num_codes: int = 1024
@@ -276,7 +277,7 @@ def attention(config: VQGANConfig, width: int) -> SpatialAttention:
 
 def middle(config: VQGANConfig, width: int) -> nn.Sequential:
     """Make the layers next to the codes, at the coarsest resolution: block, attention, block."""
-    attends = attention(config, width)
+    attends = attention(config, width) if config.attend_middle else nn.Identity()
     before = residual(config, width, width)
     after = residual(config, width, width)
     return nn.Sequential(before, attends, after)

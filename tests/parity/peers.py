@@ -4,6 +4,7 @@ import torch
 from torch import nn
 
 from course_lib.compat import import_torchvision
+from course_lib.convert import load_official
 from course_lib.papers.improved_ddpm import ImprovedDDPMConfig
 
 import_torchvision()  # before diffusers asks for it
@@ -390,3 +391,40 @@ def largest_difference(ours, theirs):
         float((ours[name] - value).abs().max() / max(value.abs().max(), 1e-2 * largest))
         for name, value in theirs.items()
     )
+
+
+def probed(reconstruction, loss):
+    """One tensor that depends on both, for a random projection to look at."""
+    return torch.cat([reconstruction.flatten(1), loss.expand(len(reconstruction), 1) * 10], dim=1)
+
+
+def compare_tokenizers(paper, model, x, peer, parameters, layout):
+    """The largest difference of values and of gradients of two autoencoders with codebooks.
+
+    Theirs are computed in the precision of their parameters; their gradients come under our names,
+    as conversion is linear.
+    """
+    parameters = dict(parameters)
+    precision = next(iter(parameters.values())).dtype
+    ours, theirs = x.clone().requires_grad_(), x.to(precision).requires_grad_()
+    (got, quantized), (expected, codes, loss) = model(ours), peer(theirs)
+    assert got.shape == expected.shape == x.shape
+    assert torch.equal(quantized.indices, codes) and codes.unique().numel() > 1
+    values = largest_difference(
+        {"x": got.detach(), "loss": quantized.loss.detach()},
+        {"x": expected.detach(), "loss": loss.detach()},
+    )
+    by_name = gradients(probed(expected, loss), theirs, parameters.items())
+    slope = by_name.pop("x")
+    single = {name: grad.float() for name, grad in by_name.items()}
+    converted = load_official(paper, single, model.config, layout=layout).state_dict()
+    wanted = {name: converted[name] for name, _ in model.named_parameters()}
+    slopes = largest_difference(
+        gradients(probed(got, quantized.loss), ours, model.named_parameters()),
+        {"x": slope, **wanted},
+    )
+    print(
+        f"{layout}: values {values:.1e}, gradients {slopes:.1e}, {codes.unique().numel()} codes"
+        " in use"
+    )
+    return values, slopes
