@@ -139,7 +139,7 @@ def write_clip(video: np.ndarray | Tensor, fps: int | float | Fraction, crf: int
     import av
 
     rate = _rate(fps)
-    if not isinstance(crf, int) or not 0 <= crf <= 51:
+    if isinstance(crf, bool) or not isinstance(crf, int) or not 0 <= crf <= 51:
         raise ValueError(f"crf: expected a whole number from 0 to 51, got {crf!r}")
     if not (isinstance(video, Tensor | np.ndarray) and video.ndim == 4):
         got = f"one of shape {tuple(video.shape)}" if hasattr(video, "shape") else f"{type(video)}"

@@ -389,7 +389,7 @@ def test_a_larger_rate_factor_makes_a_smaller_file():
     assert len(write_clip(clip(8), 5, crf=40)) < len(write_clip(clip(8), 5))
 
 
-@pytest.mark.parametrize("crf", [-1, 52, 20.5, "20", None])
+@pytest.mark.parametrize("crf", [-1, 52, 20.5, "20", None, True])
 def test_a_rate_factor_that_is_none_is_refused(crf, untyped):
     with pytest.raises(ValueError, match="crf: expected a whole number from 0 to 51, got"):
         write_clip(clip(2), 5, crf)

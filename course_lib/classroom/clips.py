@@ -109,9 +109,8 @@ def clip_html(clips: list[np.ndarray], labels: Sequence | None, alt: str, fps: i
     for clip, (y, x) in zip(clips, corners, strict=True):
         large = clip.repeat(scale, axis=1).repeat(scale, axis=2)
         movie[:, y : y + large.shape[1], x : x + large.shape[2]] = large
-    source = "data:video/mp4;base64," + base64.b64encode(write_clip(movie, fps, CRF)).decode(
-        "ascii"
-    )
+    file = write_clip(movie, fps, CRF)
+    source = "data:video/mp4;base64," + base64.b64encode(file).decode("ascii")
     style = f"display:block;margin-bottom:4px;border-radius:4px;{size_style(movie.shape[2])}"
     return (
         f'<video src="{source}" aria-label="{html.escape(alt)}" style="{style}" controls loop muted'
