@@ -62,12 +62,12 @@ def trace(table: Frames, things: Things, height: int, width: int, offsets=CENTRE
     direction = _directions(per_frame(axes), across, up)
     depth = _depth_of_stage(per_frame(eye), direction)
 
-    # How far along each ray of its window the ray enters a thing.
+    # The things: how far along each ray of its window the ray enters a thing.
     local_eye = points_to_local(eye[:, things.frame], things.pose)
     local_axes = to_local(axes[:, :, things.frame].unbind(1), things.pose)
-    x_of_pixel, y_of_pixel = x.repeat(height), y.repeat_interleave(width)
     camera = torch.cat([torch.stack(local_eye)[None], torch.stack(local_axes, dim=1)])
     camera = camera.flatten(0, 1)  # 12 k: the eye's coordinates, then each axis's
+    x_of_pixel, y_of_pixel = x.repeat(height), y.repeat_interleave(width)
     windows = windows_of_things(table, things, height, width)
     found = []
     for shape, part in things.shapes.items():
@@ -82,8 +82,19 @@ def trace(table: Frames, things: Things, height: int, width: int, offsets=CENTRE
         ray = ray_numbers(frame, pixel, depth.shape)
         found.append((take(ray, hit), take(enter, hit), take(thing.repeat(len(ray)), hit)))
 
-    # The nearest hit of each ray: one thing of each frame after another, so that none share a ray.
-    rays, enters, numbers = (torch.cat(each) for each in zip(*found, strict=True))
+    nearest = _keep_nearest(depth, things, *(torch.cat(each) for each in zip(*found, strict=True)))
+    point = tuple((depth * d).add_(e) for e, d in zip(per_frame(eye), direction, strict=True))
+    return Hits(depth, nearest, point, direction)
+
+
+def _keep_nearest(
+    depth: Tensor, things: Things, rays: Tensor, enters: Tensor, numbers: Tensor
+) -> Tensor:
+    """Shorten the rays to the nearest of the n places where they enter a thing.
+
+    Changes `depth` and returns the number of the thing that each ray ends on, k for none.  No two
+    things that have the same place in their scenes share a ray.
+    """
     place = take(things.place, numbers)
     nearest = torch.full_like(depth, len(things.frame))
     for number in range(3):
@@ -93,9 +104,7 @@ def trace(table: Frames, things: Things, height: int, width: int, offsets=CENTRE
         ray = take(rays, nearer)
         depth.view(-1).index_copy_(0, ray, take(enters, nearer))
         nearest.view(-1).index_copy_(0, ray, take(numbers, nearer).float())
-
-    point = tuple((depth * d).add_(e) for e, d in zip(per_frame(eye), direction, strict=True))
-    return Hits(depth, nearest, point, direction)
+    return nearest
 
 
 def ray_numbers(frame: Tensor, pixel: Tensor, shape: torch.Size) -> Tensor:

@@ -13,6 +13,8 @@ change a byte.  The stored digests in tests/world check this.  Other devices and
 outside the promise.
 """
 
+from itertools import chain
+
 import torch
 from torch import Tensor
 
@@ -31,6 +33,7 @@ from course_lib.world.tables import (
 from course_lib.world.windows import windows_of_shadows
 
 RAYS_PER_CHUNK = 2**18  # About 60 MiB: more leaves the cache, less pays for the calls.
+RAYS_PER_BLOCK = 2**16  # where many numbers per ray are at work
 RAY_OFFSETS = ((-0.125, -0.375), (0.375, -0.125), (-0.375, 0.125), (0.125, 0.375))
 FINE_RAY_OFFSETS = tuple(
     (x / 16, y / 16)
@@ -96,8 +99,8 @@ def _openness(things: Things, hits: Hits) -> Tensor:
     A body above a point hides part of its sky, hence the soft dark spot under every thing.
     """
     openness = torch.ones_like(hits.depth)
-    for place in range(3):
-        thing = things.of_place(place)
+    block = max(1, RAYS_PER_BLOCK // hits.depth[0].numel())  # frames
+    for thing in chain.from_iterable(things.of_place(place).split(block) for place in range(3)):
         frame = things.frame[thing]
         points = [each.index_select(0, frame) for each in hits.point]
         local = points_to_local(points, per_frame(things.pose[:, thing]))

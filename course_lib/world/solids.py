@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-Point = Sequence[Tensor]  # x, y, z
+Point = Sequence[Tensor] | Tensor  # x, y, z; as one tensor, along its first axis
 
 CUBE_HALF_WIDTH = 0.82
 CYLINDER_RADIUS = 0.8
@@ -150,7 +150,7 @@ def dot(a: Point, b: Point) -> Tensor:
     return (a[0] * b[0]).add_(a[1] * b[1]).add_(a[2] * b[2])
 
 
-def less(a: Tensor | float, b: Tensor | float) -> Tensor:
+def less(a: Tensor | float | int, b: Tensor | float | int) -> Tensor:
     """Return a < b, as bools: torch compares number by number, NumPy a whole register at once."""
     a, b = (each.numpy() if isinstance(each, Tensor) else each for each in (a, b))
     return torch.from_numpy(np.less(a, b))
