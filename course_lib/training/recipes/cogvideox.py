@@ -162,7 +162,7 @@ class TextToVideoRecipe(Recipe):
         The loss of shorter clips is that of the test clips' first latent frames.
         """
         sentences = captions("test", self.samples, self.world)
-        losses = {n: self.test_losses(model, n) for n in LENGTHS}  # by step and clip
+        losses = {n: self.losses_on_test_clips(model, n) for n in LENGTHS}  # by step and clip
         whole = losses[max(LENGTHS)]
         measured: dict = {"loss": float(whole.mean()), "losses": whole.mean(0).tolist()}
         measured |= {f"loss at {t}": float(x.mean()) for t, x in zip(TIMES, whole, strict=True)}
@@ -176,7 +176,7 @@ class TextToVideoRecipe(Recipe):
             measured |= {f"{name}{key}": value for key, value in scores.items()}
         return measured
 
-    def test_losses(self, model: Transformer, frames: int) -> Tensor:
+    def losses_on_test_clips(self, model: Transformer, frames: int) -> Tensor:
         """Return the losses (steps n) of the first latent frames of test clips at `TIMES`."""
         mean, _ = encoded("test", self.samples, self.world)
         noise = torch.randn(mean.shape, generator=torch.Generator().manual_seed(0))
