@@ -17,10 +17,11 @@ Differs from the paper and the official code:
 - q, k and v are one layer, and so are the two halves of the MLP's first.  The official code
   computes attention and MLP in blocks, which changes no number.
 - Documents can be kept apart by a mask.  Neither the paper nor the code does it.
+- The tiny ones add an embedding of a token's place in its image (`image_places`); LLaMA has none.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
@@ -49,6 +50,7 @@ class LVMConfig:
     num_codes: int = 8192
     specials: int = 100  # tokens that are no codes; their numbers follow those of the codes
     context: int = 4096  # tokens
+    image_places: bool = False  # whether a token also knows its place in its image
     norm_eps: float = 1e-6
 
     def __post_init__(self):
@@ -103,9 +105,22 @@ LVM_CONFIGS = {  # the paper has 300M to 3B; the code also 100M and 7B, which wa
     "LVM-1B": LVMConfig(width=2048, mlp=5504, depth=22, heads=16),
     "LVM-3B": LVMConfig(),
     "LVM-7B": LVMConfig(width=4096, mlp=11008, depth=32, heads=32),
-    "LVM-tiny": LVMConfig(
-        width=192, mlp=512, depth=4, heads=3, image=(8, 8), num_codes=512, specials=2, context=1024
-    ),
+}
+TINY = LVMConfig(
+    width=192,
+    mlp=512,
+    depth=4,
+    heads=3,
+    image=(8, 8),
+    num_codes=512,
+    specials=2,
+    context=1024,
+    image_places=True,
+)
+LVM_CONFIGS |= {
+    "LVM-tiny": TINY,
+    "LVM-micro": replace(TINY, width=128, mlp=344, depth=3, heads=2),
+    "LVM-nano": replace(TINY, width=64, mlp=176, depth=3, heads=1),
 }
 
 
@@ -119,6 +134,8 @@ class Transformer(nn.Module):
         super().__init__()
         self.config = config
         self.tokens = nn.Embedding(config.vocabulary, config.width)
+        if config.image_places:
+            self.places = nn.Embedding(1 + config.image_tokens, config.width)
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.depth))
         self.norm = RMSNorm(config.width, config.norm_eps)
         self.head = nn.Linear(config.width, config.vocabulary, bias=False)
@@ -129,14 +146,16 @@ class Transformer(nn.Module):
         tokens: Int[Tensor, "b n"],
         cache: KVCache | None = None,
         documents: Int[Tensor, "b n"] | None = None,
+        places: Int[Tensor, "b n"] | None = None,
     ) -> Float[Tensor, "b n v"]:
         """Return the logits of the token after each; a cache holds the tokens of earlier calls.
 
         documents: the sentence of its row that each token is of; tokens then see their own only.
-        Without, all see all that came before.  Raises ValueError for more tokens than the context
-        holds, and for documents together with a cache.
+        Without, all see all that came before.  places: of each token in its image, if the row does
+        not begin with BOS; see `places_after_bos`.  Raises ValueError for more tokens than the
+        context holds, and for documents together with a cache.
         """
-        return self.head(self.features(tokens, cache, documents))
+        return self.head(self.features(tokens, cache, documents, places))
 
     def next_logits(
         self, tokens: Int[Tensor, "b n"], cache: KVCache | None = None
@@ -149,6 +168,7 @@ class Transformer(nn.Module):
         tokens: Int[Tensor, "b n"],
         cache: KVCache | None = None,
         documents: Int[Tensor, "b n"] | None = None,
+        places: Int[Tensor, "b n"] | None = None,
     ) -> Float[Tensor, "b n d"]:
         """Return the vectors from which the head makes logits.
 
@@ -162,6 +182,10 @@ class Transformer(nn.Module):
             raise ValueError("documents: expected none beside a cache, got some")
 
         x = self.tokens(tokens)  # b n d
+        if self.config.image_places:
+            if places is None:
+                places = places_after_bos(past, end, self.config.image_tokens).to(x.device)
+            x = x + self.places(places)
         turns = turns_of_places(past, tokens.shape[1], self.config.head_width).to(x.device)
         mask = None if documents is None else document_mask(documents)  # b 1 n n
         for layer, block in enumerate(self.blocks):
@@ -215,6 +239,16 @@ class Block(nn.Module):
         return self.out(rearrange(h, "b heads n d -> b n (heads d)"))
 
 
+def places_after_bos(start: int, end: int, image_tokens: int) -> Int[Tensor, " n"]:
+    """Return the place in its image of the tokens from `start` to `end` of a row of images.
+
+    The row begins with BOS, which is in no image: place 0.  Those of an image are 1 to its number
+    of tokens.
+    """
+    place = torch.arange(start, end)
+    return torch.where(place > 0, 1 + (place - 1) % image_tokens, 0)
+
+
 def swiglu(
     x: Float[Tensor, "*b d"], into: Callable[[Tensor], Tensor], out: Callable[[Tensor], Tensor]
 ) -> Float[Tensor, "*b d"]:
@@ -260,11 +294,16 @@ def next_token_loss(
 
 
 def sentence_losses(
-    model: Transformer, tokens: Int[Tensor, "b n"], documents: Int[Tensor, "b n"] | None = None
+    model: Transformer,
+    tokens: Int[Tensor, "b n"],
+    documents: Int[Tensor, "b n"] | None = None,
+    places: Int[Tensor, "b n"] | None = None,
 ) -> Float[Tensor, "b n-1"]:
     """Return `next_token_loss` of a batch of rows, for all their tokens but the first."""
-    apart = None if documents is None else documents[:, :-1]
-    return next_token_loss(model(tokens[:, :-1], documents=apart), tokens[:, 1:])
+    seen = [None if each is None else each[:, :-1] for each in (documents, places)]
+    documents, places = seen
+    logits = model(tokens[:, :-1], documents=documents, places=places)
+    return next_token_loss(logits, tokens[:, 1:])
 
 
 # ---------------------------------------------------------------- 4.3 drawing images
@@ -277,9 +316,12 @@ def decode_images(
 
     Nothing but codes can be drawn, and exactly as many as the images have: no token that is none,
     and so no end before that.  The options are those of `lm.sampling.generate`, `temperature` and
-    `top_p` among them.  Raises ValueError for an empty prompt and for what the context does not
-    hold.
+    `top_p` among them.  Raises ValueError for an empty prompt, for what the context does not hold,
+    and, of a model that knows the places of tokens, for a prompt that does not begin with BOS.
     """
+    bos = model.config.bos
+    if model.config.image_places and not (prompt[:, :1] == bos).all():
+        raise ValueError(f"expected a prompt that begins with BOS ({bos}), got {prompt[:, :1]}")
     h, w = model.config.image
     codes = generate(model, prompt, count * h * w, among=model.config.num_codes, **options)
     return rearrange(codes, "b (count h w) -> b count h w", count=count, h=h, w=w)

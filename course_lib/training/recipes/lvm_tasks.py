@@ -1,0 +1,346 @@
+"""Notebook 07: the little world as codes, the tasks it poses, and the sentences that pose them.
+
+An example of a task shows a scene in several kinds of images, one after another: the image and its
+depth, say.  `bank` has the codes of many scenes in every kind, of clips and of views around things;
+`sentences` draws visual sentences from it, and `rows` packs a mixture of them for training.
+
+Three tasks cannot be guessed from their query: in "turn" the examples say by how many quarters, in
+"palette" what colour each class has, and in "colour" they share the query's floor and sky.  No
+sentence for training poses the tasks of `UNSEEN`.
+"""
+
+import functools
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from course_lib.data import in_batches
+from course_lib.papers.lvm_sentences import annotated, pack, visual_sentence
+from course_lib.training.recipes.lvm_tokenizer import REST, SIZE, TOKENIZER
+from course_lib.training.store import load_checkpoint
+from course_lib.world import LittleWorld
+from course_lib.world.annotations import Annotated, annotate, draw_holes, turn
+from course_lib.world.caption import stack_labels
+from course_lib.world.map_colours import CLASSES, POOL, cut_holes, draw_palettes
+from course_lib.world.motion import full_turn
+from course_lib.world.scene import BACKDROPS, COLOURS, FLOOR_COLOURS, Scene
+
+IMAGES = 16  # in a sentence
+FRAMES = 16  # of a clip of 2 seconds
+EXAMPLES = IMAGES // 2  # pairs in a sentence
+GRID = 8  # codes along a side
+MOTIONS = ("slide", "bounce", "orbit", "rise", "fall")  # whose thing is soon somewhere else
+
+# ---------------------------------------------------------------- the tasks
+
+QUARTERS = (1, 2, 3)
+TASKS: dict[str, tuple[str, ...]] = {  # the kinds that an example shows, in their order
+    "segmentation": ("image", "segmentation"),
+    "depth": ("image", "depth"),
+    "normal": ("image", "normal"),
+    "edges": ("image", "edges"),
+    "colour": ("grey", "image"),
+    "inpainting": ("holes", "image"),
+    "turn": ("image", "turned image"),
+    "palette": ("image", "palette"),
+}
+COMBINED: dict[str, tuple[str, ...]] = {
+    "depth to normal": ("depth", "normal"),
+    "normal to depth": ("normal", "depth"),
+    "segmentation to depth": ("segmentation", "depth"),
+    "depth to segmentation": ("depth", "segmentation"),
+    "segmentation to edges": ("segmentation", "edges"),
+    "depth and segmentation": ("image", "depth", "segmentation"),
+    "normal and edges": ("image", "normal", "edges"),
+    "segmentation and normal": ("image", "segmentation", "normal"),
+    "turned depth": ("image", "turned depth"),
+    "turned normal": ("image", "turned normal"),
+    "turn, then depth": ("image", "turned image", "turned depth"),
+    "turn, then normal": ("image", "turned image", "turned normal"),
+}
+UNSEEN: dict[str, tuple[str, ...]] = {
+    "normal to segmentation": ("normal", "segmentation"),
+    "edges and depth": ("image", "edges", "depth"),
+    "turned segmentation": ("image", "turned segmentation"),
+    "turn, then segmentation": ("image", "turned image", "turned segmentation"),
+}
+ALL_TASKS = TASKS | COMBINED | UNSEEN
+
+# Of every hundred tokens for training, in four groups; a diet is some of the groups.
+SHARES: dict[str, dict[str, float]] = {
+    "images": {"single": 3, "category": 3},
+    "clips": {"clip": 9, "views": 4},
+    "annotated": {
+        "segmentation": 8,
+        "depth": 7,
+        "normal": 7,
+        "edges": 6,
+        "colour": 9,
+        "inpainting": 9,
+        "turn": 8,
+        "palette": 9,
+    },
+    "combined": {
+        **{name: 1.1 for name in COMBINED},
+        "annotated clip, interleaved": 2.4,
+        "annotated clip, frames first": 2.4,
+    },
+}
+GROUPS = tuple(SHARES)
+
+# ---------------------------------------------------------------- scenes, drawn in every kind
+
+
+@dataclass(frozen=True)
+class Stills:
+    """Scenes at rest, what is true of them, and what was drawn at random for them."""
+
+    images: Annotated
+    holes: Tensor  # n h w
+    category: Tensor  # n: shape and colour of the first thing, as one number
+    place: Tensor  # n: the colours of floor and sky, as one number
+
+    def draw(self, kind: str) -> Tensor:
+        """Return the images (n h w 3) uint8 of a kind."""
+        match kind.split():
+            case ["holes"]:
+                return cut_holes(self.images.rgb, self.holes)
+            case ["turned", name]:
+                return self.images.turned().draw(name)
+            case ["turned", "image", quarters]:
+                return turn(self.images.rgb, int(quarters))
+            case _:
+                return self.images.draw(kind)
+
+
+def resting_scenes(split: str, n: int, start: int = 0, seed: int = 0) -> list[Scene]:
+    """Return scenes of one to three things at rest, n of them from `start` on."""
+    world = LittleWorld(split, SIZE, length=start + n, seed=seed, **REST)
+    return [world.scene(i) for i in range(start, start + n)]
+
+
+def stills(split: str, n: int, start: int = 0) -> Stills:
+    """Return n scenes at rest, from `start` on."""
+    scenes = resting_scenes(split, n, start)
+    known = stack_labels(scenes)
+    generator = torch.Generator().manual_seed(start)
+    return Stills(
+        images=annotate(scenes, SIZE),
+        holes=draw_holes(torch.rand(n, 3, generator=generator), SIZE),
+        category=known["shape"] * len(COLOURS) + known["colour"],
+        place=torch.tensor([place(scene) for scene in scenes]),
+    )
+
+
+def place(scene: Scene) -> int:
+    """Return a number for the colours of a scene's floor and sky."""
+    return FLOOR_COLOURS.index(scene.floor.colours) * len(BACKDROPS) + BACKDROPS.index(
+        scene.backdrop
+    )
+
+
+STILL_KINDS = (
+    *("image", "depth", "normal", "segmentation", "edges", "grey", "holes"),
+    *(f"turned image {quarters}" for quarters in QUARTERS),
+    *("turned depth", "turned normal", "turned segmentation"),
+)
+
+
+def with_palettes(split: str, n: int, start: int = 0) -> tuple[Annotated, Tensor]:
+    """Return 8 scenes at rest for each of n sentences, and each scene's palette (n*8 k 3).
+
+    The 8 of a sentence have one palette.  They are other scenes than `stills` of any number has.
+    """
+    images = annotate(resting_scenes(split, n * EXAMPLES, start * EXAMPLES, seed=1), SIZE)
+    generator = torch.Generator().manual_seed(1)
+    uniform = torch.rand(start + n, len(POOL), generator=generator)[start:]
+    return images, draw_palettes(uniform, len(CLASSES)).repeat_interleave(EXAMPLES, 0)
+
+
+def moving(split: str, n: int, start: int = 0) -> Annotated:
+    """Return clips (n 16 h w) of one to three things, of which one moves, before a still camera."""
+    world = LittleWorld(split, SIZE, FRAMES, length=start + n, camera="still", motion=MOTIONS)
+    return annotate([world.scene(i) for i in range(start, start + n)], SIZE, FRAMES)
+
+
+def around(split: str, n: int, start: int = 0) -> Tensor:
+    """Return single things at rest (n 16 h w 3), each seen from 16 sides."""
+    world = LittleWorld(split, SIZE, length=start + n, seed=2, **REST | {"count": 1})
+    scenes = [full_turn(world.scene(i), FRAMES) for i in range(start, start + n)]
+    return annotate(scenes, SIZE, FRAMES).rgb
+
+
+# ---------------------------------------------------------------- their codes
+
+
+def encode(pixels: Tensor) -> Tensor:
+    """Return the codes (... 8 8) int16 of images (... h w 3) uint8."""
+    model, _ = load_checkpoint(TOKENIZER)
+    codes = in_batches(lambda x: model.encode(x).indices, pixels.flatten(0, -4))
+    return codes.to(torch.int16).unflatten(0, pixels.shape[:-3])
+
+
+@dataclass(frozen=True)
+class Bank:
+    """The codes of one split, n of everything; a grid of codes is 8 8."""
+
+    stills: dict[str, Tensor]  # n 8 8, by kind
+    category: Tensor  # n
+    place: Tensor  # n
+    palettes: Tensor  # n 8 2 8 8: eight images in a sentence, each with its map
+    clips: dict[str, Tensor]  # n 16 8 8: "image", and two kinds of maps
+    views: Tensor  # n 16 8 8
+
+
+SIZES = {  # of scenes at rest, sentences with a palette, clips, things seen from all around
+    "train": (24_000, 3000, 3000, 1500),
+    "test": (2000, 128, 256, 64),
+}
+
+
+@functools.lru_cache(maxsize=2)
+def bank(split: str) -> Bank:
+    """Draw and encode a split; that of training takes many minutes."""
+    resting, palettes, clips, views = SIZES[split]
+    known = in_parts(functools.partial(_still_codes, split), resting, 500)
+    return Bank(
+        stills={kind: known[kind] for kind in STILL_KINDS},
+        category=known["category"],
+        place=known["place"],
+        palettes=in_parts(functools.partial(_palette_codes, split), palettes, 60)["pairs"],
+        clips=in_parts(functools.partial(_clip_codes, split), clips, 30),
+        views=in_parts(lambda n, start: {"views": encode(around(split, n, start))}, views, 30)[
+            "views"
+        ],
+    )
+
+
+def in_parts(part: Callable[[int, int], dict[str, Tensor]], n: int, at_once: int) -> dict:
+    """Return the tensors of part(count, start), joined: n of everything, `at_once` at a time."""
+    parts = [part(min(at_once, n - start), start) for start in range(0, n, at_once)]
+    return {name: torch.cat([each[name] for each in parts]) for name in parts[0]}
+
+
+def _still_codes(split: str, n: int, start: int) -> dict[str, Tensor]:
+    some = stills(split, n, start)
+    codes = {kind: encode(some.draw(kind)) for kind in STILL_KINDS}
+    return {**codes, "category": some.category, "place": some.place}
+
+
+def _palette_codes(split: str, n: int, start: int) -> dict[str, Tensor]:
+    images, palettes = with_palettes(split, n, start)
+    maps = images.draw("segmentation", palettes)
+    pairs = torch.stack([encode(images.rgb), encode(maps)], dim=1)  # n*8 2 8 8
+    return {"pairs": pairs.unflatten(0, (-1, EXAMPLES))}
+
+
+def _clip_codes(split: str, n: int, start: int) -> dict[str, Tensor]:
+    clips = moving(split, n, start)
+    return {kind: encode(clips.draw(kind)) for kind in ("image", "depth", "segmentation")}
+
+
+# ---------------------------------------------------------------- sentences
+
+
+def examples(of: Bank, task: str, n: int, p: int, generator: torch.Generator) -> Tensor:
+    """Draw p examples of a task for each of n sentences: n p q 8 8, of q images each."""
+    if task == "palette":
+        sentence = draw(n, len(of.palettes), generator)
+        order = torch.rand(n, EXAMPLES, generator=generator).argsort(1)[:, :p]
+        return of.palettes[sentence[:, None], order]
+
+    shared = of.place if task == "colour" else torch.zeros_like(of.place)
+    scene = alike(shared, n, p, generator)  # n p
+    if task == "turn":
+        quarters = draw(n, len(QUARTERS), generator)[:, None]
+        turned = torch.stack([of.stills[f"turned image {each}"] for each in QUARTERS])
+        return torch.stack([of.stills["image"][scene], turned[quarters, scene]], dim=2)
+    names = ["turned image 1" if kind == "turned image" else kind for kind in ALL_TASKS[task]]
+    return torch.stack([of.stills[name][scene] for name in names], dim=2)
+
+
+def draw(n: int, below: int, generator: torch.Generator) -> Tensor:
+    """Draw n numbers from 0 to `below` - 1."""
+    return torch.randint(below, (n,), generator=generator)
+
+
+def alike(labels: Tensor, n: int, p: int, generator: torch.Generator) -> Tensor:
+    """Draw n times p different scenes (n p) that have their label in common.
+
+    Labels that fewer than p scenes have are not drawn.
+    """
+    by_label = labels.argsort(stable=True)
+    counts = labels.bincount()
+    first = counts.cumsum(0) - counts
+    weights = (counts * (counts >= p)).double()
+    label = torch.multinomial(weights, n, replacement=True, generator=generator)[:, None]  # n 1
+    # Numbers in order, of which none is twice once the k-th is k greater.
+    uniform = torch.rand(n, p, generator=generator).sort(1).values
+    chosen = (uniform * (counts[label] - p + 1)).long() + torch.arange(p)
+    order = torch.rand(n, p, generator=generator).argsort(1)
+    return by_label[first[label] + chosen.gather(1, order)]
+
+
+def sentences(of: Bank, name: str, n: int, generator: torch.Generator) -> Tensor:
+    """Draw the images of n sentences of one sort, as codes n images 8 8."""
+    if name in ALL_TASKS:
+        q = len(ALL_TASKS[name])
+        return examples(of, name, n, IMAGES // q, generator).flatten(1, 2)
+    match name:
+        case "single":
+            return of.stills["image"][draw(n, len(of.category), generator)][:, None]
+        case "category":
+            return of.stills["image"][alike(of.category, n, IMAGES, generator)]
+        case "clip":
+            return of.clips["image"][draw(n, len(of.clips["image"]), generator)]
+        case "views":
+            views = of.views[draw(n, len(of.views), generator)]
+            start = int(draw(1, FRAMES, generator))
+            return views.roll(start, 1)
+        case _:
+            return annotated_clips(of, name, n, generator)
+
+
+def annotated_clips(of: Bank, name: str, n: int, generator: torch.Generator) -> Tensor:
+    """Draw clips of 8 frames with their maps, of one kind in each sentence: n 16 8 8."""
+    order = "interleaved" if name.endswith("interleaved") else "images first"
+    drawn = []
+    for clip in draw(n, len(of.clips["image"]), generator).tolist():
+        kind = ("depth", "segmentation")[int(draw(1, 2, generator))]
+        frames, maps = (of.clips[each][clip, ::2] for each in ("image", kind))
+        drawn.append(annotated(frames, [maps], order))
+    return torch.stack(drawn)
+
+
+def rows(of: Bank, n: int, length: int, bos: int, groups: tuple[str, ...], seed: int) -> dict:
+    """Draw sentences of some groups in a mixture, and pack them into n rows of `length` tokens.
+
+    Returns the tokens (n length) and each token's place in its image: 0 for BOS and EOS, which are
+    in none, then from 1 on.  The number of EOS follows that of BOS.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    shares = {name: share for group in groups for name, share in SHARES[group].items()}
+    written: list[Tensor] = []
+    for name, share in shares.items():
+        images = 1 if name == "single" else IMAGES
+        tokens = n * length * share / sum(shares.values())
+        count = math.ceil(tokens / (images * GRID**2)) + 1
+        drawn = sentences(of, name, count, generator)
+        written += [visual_sentence(each, bos, bos + 1) for each in drawn]
+    order = torch.randperm(len(written), generator=generator).tolist()
+    written = [written[i] for i in order]
+    places = [places_of(len(each)) for each in written]
+    tokens, _ = pack(written, length)
+    where, _ = pack(places, length)
+    return {"tokens": tokens[:n], "places": where[:n]}
+
+
+@functools.lru_cache
+def places_of(tokens: int) -> Tensor:
+    """Return the place in its image of every token of a sentence, (tokens,) uint8."""
+    in_images = torch.arange(tokens - 2) % GRID**2 + 1
+    end = torch.zeros(1, dtype=torch.long)
+    return torch.cat([end, in_images, end]).to(torch.uint8)
