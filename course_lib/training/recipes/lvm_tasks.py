@@ -19,6 +19,7 @@ from torch import Tensor
 
 from course_lib.data import in_batches
 from course_lib.papers.lvm_sentences import annotated, pack, visual_sentence
+from course_lib.training.recipe import Recipe
 from course_lib.training.recipes.lvm_tokenizer import REST, SIZE, TOKENIZER
 from course_lib.training.store import load_checkpoint
 from course_lib.world import LittleWorld
@@ -344,3 +345,6 @@ def places_of(tokens: int) -> Tensor:
     in_images = torch.arange(tokens - 2) % GRID**2 + 1
     end = torch.zeros(1, dtype=torch.long)
     return torch.cat([end, in_images, end]).to(torch.uint8)
+
+
+RECIPES: list[Recipe] = []
