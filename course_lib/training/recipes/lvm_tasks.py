@@ -104,6 +104,12 @@ class Stills:
     category: Tensor  # n: shape and colour of the first thing, as one number
     place: Tensor  # n: the colours of floor and sky, as one number
 
+    def __getitem__(self, chosen: Tensor) -> "Stills":
+        """Return some of them, by their numbers."""
+        return Stills(
+            self.images[chosen], self.holes[chosen], self.category[chosen], self.place[chosen]
+        )
+
     def draw(self, kind: str) -> Tensor:
         """Return the images (n h w 3) uint8 of a kind."""
         match kind.split():
@@ -197,8 +203,8 @@ class Bank:
 
 
 SIZES = {  # of scenes at rest, sentences with a palette, clips, things seen from all around
-    "train": (24_000, 3000, 3000, 1500),
-    "test": (2000, 128, 256, 64),
+    "train": (12_000, 2000, 2000, 800),
+    "test": (1200, 128, 128, 64),
 }
 
 
@@ -246,21 +252,39 @@ def _clip_codes(split: str, n: int, start: int) -> dict[str, Tensor]:
 # ---------------------------------------------------------------- sentences
 
 
-def examples(of: Bank, task: str, n: int, p: int, generator: torch.Generator) -> Tensor:
-    """Draw p examples of a task for each of n sentences: n p q 8 8, of q images each."""
-    if task == "palette":
-        sentence = draw(n, len(of.palettes), generator)
-        order = torch.rand(n, EXAMPLES, generator=generator).argsort(1)[:, :p]
-        return of.palettes[sentence[:, None], order]
+def choose(of: Bank, task: str, n: int, p: int, generator: torch.Generator) -> Tensor:
+    """Draw p different scenes for each of n sentences of a task, as numbers (n p) of the bank.
 
-    shared = of.place if task == "colour" else torch.zeros_like(of.place)
-    scene = alike(shared, n, p, generator)  # n p
-    if task == "turn":
-        quarters = draw(n, len(QUARTERS), generator)[:, None]
-        turned = torch.stack([of.stills[f"turned image {each}"] for each in QUARTERS])
-        return torch.stack([of.stills["image"][scene], turned[quarters, scene]], dim=2)
-    names = ["turned image 1" if kind == "turned image" else kind for kind in ALL_TASKS[task]]
-    return torch.stack([of.stills[name][scene] for name in names], dim=2)
+    Those of "palette" are numbered through all its sentences.
+    """
+    if task == "palette":
+        sentence = draw(n, len(of.palettes), generator)[:, None]
+        return sentence * EXAMPLES + torch.rand(n, EXAMPLES, generator=generator).argsort(1)[:, :p]
+    return alike(of.place if task == "colour" else torch.zeros_like(of.place), n, p, generator)
+
+
+def examples(of: Bank, task: str, scene: Tensor, quarters: Tensor) -> Tensor:
+    """Return the codes of a task's examples of scenes (n p): n p q 8 8, of q images each.
+
+    quarters: by how many each sentence's images are turned (n,); only "turn" has a choice.
+    """
+    if task == "palette":
+        return of.palettes.flatten(0, 1)[scene]
+    turned = torch.stack([of.stills[f"turned image {each}"] for each in QUARTERS])
+    return torch.stack(
+        [
+            turned[quarters[:, None] - 1, scene]
+            if kind == "turned image"
+            else of.stills[kind][scene]
+            for kind in ALL_TASKS[task]
+        ],
+        dim=2,
+    )
+
+
+def draw_quarters(task: str, n: int, generator: torch.Generator) -> Tensor:
+    """Draw by how many quarters each sentence of a task turns its images (n,)."""
+    return 1 + draw(n, len(QUARTERS) if task == "turn" else 1, generator)
 
 
 def draw(n: int, below: int, generator: torch.Generator) -> Tensor:
@@ -288,8 +312,8 @@ def alike(labels: Tensor, n: int, p: int, generator: torch.Generator) -> Tensor:
 def sentences(of: Bank, name: str, n: int, generator: torch.Generator) -> Tensor:
     """Draw the images of n sentences of one sort, as codes n images 8 8."""
     if name in ALL_TASKS:
-        q = len(ALL_TASKS[name])
-        return examples(of, name, n, IMAGES // q, generator).flatten(1, 2)
+        scene = choose(of, name, n, IMAGES // len(ALL_TASKS[name]), generator)
+        return examples(of, name, scene, draw_quarters(name, n, generator)).flatten(1, 2)
     match name:
         case "single":
             return of.stills["image"][draw(n, len(of.category), generator)][:, None]
@@ -298,9 +322,9 @@ def sentences(of: Bank, name: str, n: int, generator: torch.Generator) -> Tensor
         case "clip":
             return of.clips["image"][draw(n, len(of.clips["image"]), generator)]
         case "views":
-            views = of.views[draw(n, len(of.views), generator)]
-            start = int(draw(1, FRAMES, generator))
-            return views.roll(start, 1)
+            views = draw(n, len(of.views), generator)
+            starts = draw(n, FRAMES, generator)
+            return of.views[views[:, None], (starts[:, None] + torch.arange(FRAMES)) % FRAMES]
         case _:
             return annotated_clips(of, name, n, generator)
 

@@ -132,7 +132,7 @@ class MapTokenizerRecipe(Recipe):
 def decode(model: Tokenizer, codes: Tensor) -> Tensor:
     """Return the images (n h w 3) uint8 of grids of codes (n h w)."""
     device = next(model.parameters()).device
-    parts = [model.decode_indices(part.to(device)).cpu() for part in codes.split(100)]
+    parts = [model.decode_indices(part.to(device)).cpu() for part in codes.long().split(100)]
     return float_to_pixels(torch.cat(parts))
 
 
