@@ -7,16 +7,14 @@ read fewer sorts of sentences, `lvm-apart-*` keep the sentences of a row apart b
 `lvm-unplaced-*` do not know a token's place in its image.
 """
 
-import functools
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from course_lib import zoo
-from course_lib.metrics import depth_error, edge_f1, image_iou, normal_angle, pck
+from course_lib.metrics import pck
 from course_lib.papers import lvm
 from course_lib.papers.lvm import LVMConfig, Transformer, decode_images, perplexity_by_image
 from course_lib.papers.lvm_sentences import analogy_prompt, document_ids, sequential_prompt
@@ -27,33 +25,22 @@ from course_lib.training.recipes.lvm_tasks import (
     ALL_TASKS,
     FRAMES,
     GROUPS,
-    IMAGES,
+    QUERIES,
     SHARES,
     TASKS,
     UNSEEN,
-    Stills,
-    choose,
-    draw_quarters,
-    examples,
+    entries,
+    mean_answer,
+    queries,
 )
-from course_lib.training.recipes.lvm_tokenizer import SIZE, TOKENIZER, decode
+from course_lib.training.recipes.lvm_tokenizer import TOKENIZER, decode
 from course_lib.training.store import load_checkpoint
-from course_lib.world.annotations import Annotated, centres, like_examples, majority, reach, turn
+from course_lib.world.annotations import centres, like_examples, majority, reach
 from course_lib.world.geometry import FIRST_THING
-from course_lib.world.map_colours import (
-    CLASSES,
-    PALETTE,
-    classes_to_pixels,
-    pixels_to_classes,
-    pixels_to_depth,
-    pixels_to_edges,
-    pixels_to_normal,
-)
 
 MODEL = "lvm-tiny"
 MOST = 7  # examples in a prompt
 SHOWN = (0, 1, 2, 4, MOST)
-QUERIES = 64  # of each task
 
 # ---------------------------------------------------------------- training
 
@@ -107,64 +94,6 @@ class LVMRecipe(Recipe):
         return {**sentence_perplexity(model), **answer_scores(model, self.shown, TASKS)}
 
 
-# ---------------------------------------------------------------- what is asked, and what is true
-
-
-@dataclass(frozen=True)
-class Queries:
-    """Questions of one task, n of them, and what is true of their answers."""
-
-    task: str
-    codes: Tensor  # n p q 8 8: examples, and the question with its answer as the last
-    asked: Tensor  # n h w 3: the image that is asked about
-    answer: Tensor  # n h w 3
-    truth: Annotated  # n, turned as the answer is
-    holes: Tensor  # n h w
-    palettes: Tensor  # n k 3: the colours of the classes
-
-    @property
-    def kind(self) -> str:
-        """What the answer shows: "image", "segmentation", ..."""
-        name = ALL_TASKS[self.task][-1].removeprefix("turned ")
-        return "segmentation" if name == "palette" else name
-
-
-@functools.lru_cache(maxsize=32)
-def queries(task: str, n: int = QUERIES) -> Queries:
-    """Draw questions from the test split, each with as many examples as a sentence has."""
-    of = lvm_tasks.bank("test")
-    generator = torch.Generator().manual_seed(0)
-    scene = choose(of, task, n, IMAGES // len(ALL_TASKS[task]), generator)
-    quarters = draw_quarters(task, n, generator)
-    last = scene[:, -1]
-    if task == "palette":
-        images, palettes = lvm_tasks.with_palettes("test", len(of.palettes))
-        some = Stills(images[last], torch.zeros(n, SIZE, SIZE, dtype=torch.bool), last, last)
-        colours = palettes[last]
-    else:
-        some = lvm_tasks.stills("test", len(of.category))[last]
-        colours = PALETTE.expand(n, -1, -1)
-
-    first, *_, kind = ALL_TASKS[task]
-    truth = some.images.turned() if kind.startswith("turned") else some.images
-    if kind == "palette":
-        answer = truth.draw("segmentation", colours)
-    elif kind == "turned image":
-        turned = [turn(x, k) for x, k in zip(some.images.rgb, quarters.tolist(), strict=True)]
-        answer = torch.stack(turned)
-    else:
-        answer = some.draw(kind)
-    return Queries(
-        task=task,
-        codes=examples(of, task, scene, quarters),
-        asked=some.draw(first),
-        answer=answer,
-        truth=truth,
-        holes=some.holes,
-        palettes=colours,
-    )
-
-
 # ---------------------------------------------------------------- answers, and how right they are
 
 
@@ -180,42 +109,6 @@ def answers(model: Transformer, codes: Tensor, p: int) -> Tensor:
     return decode(load_checkpoint(TOKENIZER)[0], drawn[:, -1])
 
 
-def score(asked: Queries, maps: Tensor) -> Tensor:
-    """Measure answers (n h w 3) uint8 by what they say: one number for each, (n,).
-
-    Intersection over union of classes, relative error of depth, degrees of normals, F1 of edges;
-    of images PSNR in decibels, within the hole if there is one.
-    """
-    match asked.kind:
-        case "segmentation":
-            read = pixels_to_classes(maps, asked.palettes)
-            return image_iou(read, asked.truth.classes, len(CLASSES))
-        case "depth":
-            return depth_error(pixels_to_depth(maps), asked.truth.depth)
-        case "normal":
-            return normal_angle(pixels_to_normal(maps), asked.truth.normal)
-        case "edges":
-            return edge_f1(pixels_to_edges(maps), asked.truth.edges)
-        case _:
-            inside = asked.holes if asked.task == "inpainting" else torch.ones_like(asked.holes)
-            return psnr_within(maps, asked.answer, inside)
-
-
-def psnr_within(image: Tensor, target: Tensor, inside: Tensor) -> Tensor:
-    """Return the PSNR (n,) of images (n h w 3) uint8 over the pixels in a mask (n h w)."""
-    error = (image.float() / 255 - target.float() / 255).square().mean(-1) * inside
-    return -10 * (error.sum((1, 2)) / inside.sum((1, 2))).log10()
-
-
-def shape_is_read(asked: Queries, maps: Tensor) -> Tensor:
-    """Tell of each map of classes whether most of its first thing has the class of its shape."""
-    read = pixels_to_classes(maps, asked.palettes)
-    thing = asked.truth.things == FIRST_THING
-    votes = F.one_hot(read, len(CLASSES)) * thing[..., None]  # n h w k
-    true = (asked.truth.classes * thing).amax((1, 2))
-    return votes.sum((1, 2))[:, FIRST_THING:].argmax(1) + FIRST_THING == true
-
-
 def answer_scores(model: Transformer, shown: tuple[int, ...], tasks: Iterable[str]) -> dict:
     """Score a model's answers to `queries`, by the number of examples in the prompt."""
     scores: dict = {}
@@ -224,16 +117,6 @@ def answer_scores(model: Transformer, shown: tuple[int, ...], tasks: Iterable[st
         for p in (p for p in shown if p < asked.codes.shape[1]):
             maps = answers(model, asked.codes, p)
             scores |= entries(f"{task}, {p} examples", asked, maps)
-    return scores
-
-
-def entries(name: str, asked: Queries, maps: Tensor) -> dict:
-    """Return the mean score of answers, and each; of classes also how often the shape is read."""
-    each = score(asked, maps)
-    scores = {name: float(each.mean()), f"each of {name}": each.tolist()}
-    if asked.kind == "segmentation":
-        right = shape_is_read(asked, maps).float()
-        scores |= {f"shape of {name}": float(right.mean()), f"shapes of {name}": right.tolist()}
     return scores
 
 
@@ -260,17 +143,6 @@ def control_scores(model: Transformer) -> dict:
             scores |= entries(f"{task}, other", asked, answers(model, wrong, 4))
             scores |= entries(f"{task}, shuffled", asked, answers(model, shuffled, 4))
     return scores
-
-
-def mean_answer(asked: Queries) -> Tensor:
-    """Return the mean answer (n h w 3) uint8 of training scenes; of classes the most frequent."""
-    some = lvm_tasks.stills("train", 500)
-    images = some.images.turned() if ALL_TASKS[asked.task][-1].startswith("turned") else some.images
-    if asked.kind == "segmentation":
-        classes = images.classes.mode(0).values.expand(len(asked.answer), -1, -1)
-        return classes_to_pixels(classes, asked.palettes)
-    mean = images.draw(asked.kind).float().mean(0).round().to(torch.uint8)
-    return mean.expand(len(asked.answer), -1, -1, -1)
 
 
 # ---------------------------------------------------------------- perplexity

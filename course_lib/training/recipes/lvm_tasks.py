@@ -15,22 +15,40 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+import torch.nn.functional as F
+from torch import Tensor, nn
 
+from course_lib import zoo
 from course_lib.data import in_batches
+from course_lib.metrics import depth_error, edge_f1, image_iou, normal_angle
 from course_lib.papers.lvm_sentences import annotated, pack, visual_sentence
-from course_lib.training.recipe import Recipe
+from course_lib.papers.lvm_tokenizer import Decoder, Encoder, TokenizerConfig
+from course_lib.training.randomness import RandomSource
+from course_lib.training.recipe import LRSchedule, Recipe, Tensors, Trainable
 from course_lib.training.recipes.lvm_tokenizer import REST, SIZE, TOKENIZER
 from course_lib.training.store import load_checkpoint
-from course_lib.world import LittleWorld
+from course_lib.world import LittleWorld, float_to_pixels, pixels_to_float
 from course_lib.world.annotations import Annotated, annotate, draw_holes, turn
 from course_lib.world.caption import stack_labels
-from course_lib.world.map_colours import CLASSES, POOL, cut_holes, draw_palettes
+from course_lib.world.geometry import FIRST_THING
+from course_lib.world.map_colours import (
+    CLASSES,
+    PALETTE,
+    POOL,
+    classes_to_pixels,
+    cut_holes,
+    draw_palettes,
+    pixels_to_classes,
+    pixels_to_depth,
+    pixels_to_edges,
+    pixels_to_normal,
+)
 from course_lib.world.motion import full_turn
 from course_lib.world.scene import BACKDROPS, COLOURS, FLOOR_COLOURS, Scene
 
 IMAGES = 16  # in a sentence
 FRAMES = 16  # of a clip of 2 seconds
+QUERIES = 64  # questions of each task that are asked of a trained model
 EXAMPLES = IMAGES // 2  # pairs in a sentence
 GRID = 8  # codes along a side
 MOTIONS = ("slide", "bounce", "orbit", "rise", "fall")  # whose thing is soon somewhere else
@@ -371,4 +389,189 @@ def places_of(tokens: int) -> Tensor:
     return torch.cat([end, in_images, end]).to(torch.uint8)
 
 
-RECIPES: list[Recipe] = []
+# ---------------------------------------------------------------- what is asked, and what is true
+
+
+@dataclass(frozen=True)
+class Queries:
+    """Questions of one task, n of them, and what is true of their answers."""
+
+    task: str
+    codes: Tensor  # n p q 8 8: examples, and the question with its answer as the last
+    asked: Tensor  # n h w 3: the image that is asked about
+    answer: Tensor  # n h w 3
+    truth: Annotated  # n, turned as the answer is
+    holes: Tensor  # n h w
+    palettes: Tensor  # n k 3: the colours of the classes
+
+    @property
+    def kind(self) -> str:
+        """What the answer shows: "image", "segmentation", ..."""
+        name = ALL_TASKS[self.task][-1].removeprefix("turned ")
+        return "segmentation" if name == "palette" else name
+
+
+@functools.lru_cache(maxsize=32)
+def queries(task: str, n: int = QUERIES) -> Queries:
+    """Draw questions from the test split, each with as many examples as a sentence has."""
+    of = bank("test")
+    generator = torch.Generator().manual_seed(0)
+    scene = choose(of, task, n, IMAGES // len(ALL_TASKS[task]), generator)
+    quarters = draw_quarters(task, n, generator)
+    last = scene[:, -1]
+    if task == "palette":
+        images, palettes = with_palettes("test", len(of.palettes))
+        some = Stills(images[last], torch.zeros(n, SIZE, SIZE, dtype=torch.bool), last, last)
+        colours = palettes[last]
+    else:
+        some = stills("test", len(of.category))[last]
+        colours = PALETTE.expand(n, -1, -1)
+
+    first, *_, kind = ALL_TASKS[task]
+    truth = some.images.turned() if kind.startswith("turned") else some.images
+    if kind == "palette":
+        answer = truth.draw("segmentation", colours)
+    elif kind == "turned image":
+        turned = [turn(x, k) for x, k in zip(some.images.rgb, quarters.tolist(), strict=True)]
+        answer = torch.stack(turned)
+    else:
+        answer = some.draw(kind)
+    return Queries(
+        task=task,
+        codes=examples(of, task, scene, quarters),
+        asked=some.draw(first),
+        answer=answer,
+        truth=truth,
+        holes=some.holes,
+        palettes=colours,
+    )
+
+
+# ---------------------------------------------------------------- how right an answer is
+
+
+def score(asked: Queries, maps: Tensor) -> Tensor:
+    """Measure answers (n h w 3) uint8 by what they say: one number for each, (n,).
+
+    Intersection over union of classes, relative error of depth, degrees of normals, F1 of edges;
+    of images PSNR in decibels, within the hole if there is one.
+    """
+    match asked.kind:
+        case "segmentation":
+            read = pixels_to_classes(maps, asked.palettes)
+            return image_iou(read, asked.truth.classes, len(CLASSES))
+        case "depth":
+            return depth_error(pixels_to_depth(maps), asked.truth.depth)
+        case "normal":
+            return normal_angle(pixels_to_normal(maps), asked.truth.normal)
+        case "edges":
+            return edge_f1(pixels_to_edges(maps), asked.truth.edges)
+        case _:
+            inside = asked.holes if asked.task == "inpainting" else torch.ones_like(asked.holes)
+            return psnr_within(maps, asked.answer, inside)
+
+
+def psnr_within(image: Tensor, target: Tensor, inside: Tensor) -> Tensor:
+    """Return the PSNR (n,) of images (n h w 3) uint8 over the pixels in a mask (n h w)."""
+    error = (image.float() / 255 - target.float() / 255).square().mean(-1) * inside
+    return -10 * (error.sum((1, 2)) / inside.sum((1, 2))).log10()
+
+
+def shape_is_read(asked: Queries, maps: Tensor) -> Tensor:
+    """Tell of each map of classes whether most of its first thing has the class of its shape."""
+    read = pixels_to_classes(maps, asked.palettes)
+    thing = asked.truth.things == FIRST_THING
+    votes = F.one_hot(read, len(CLASSES)) * thing[..., None]  # n h w k
+    true = (asked.truth.classes * thing).amax((1, 2))
+    return votes.sum((1, 2))[:, FIRST_THING:].argmax(1) + FIRST_THING == true
+
+
+def entries(name: str, asked: Queries, maps: Tensor) -> dict:
+    """Return the mean score of answers, and each; of classes also how often the shape is read."""
+    each = score(asked, maps)
+    scores = {name: float(each.mean()), f"each of {name}": each.tolist()}
+    if asked.kind == "segmentation":
+        right = shape_is_read(asked, maps).float()
+        scores |= {f"shape of {name}": float(right.mean()), f"shapes of {name}": right.tolist()}
+    return scores
+
+
+def mean_answer(asked: Queries) -> Tensor:
+    """Return the mean answer (n h w 3) uint8 of training scenes; of classes the most frequent."""
+    some = stills("train", 500)
+    images = some.images.turned() if ALL_TASKS[asked.task][-1].startswith("turned") else some.images
+    if asked.kind == "segmentation":
+        classes = images.classes.mode(0).values.expand(len(asked.answer), -1, -1)
+        return classes_to_pixels(classes, asked.palettes)
+    mean = images.draw(asked.kind).float().mean(0).round().to(torch.uint8)
+    return mean.expand(len(asked.answer), -1, -1, -1)
+
+
+# ---------------------------------------------------------------- specialists
+
+
+class Specialist(nn.Module):
+    """A network for one task: the tokenizer's encoder and decoder, without codes between them."""
+
+    def __init__(self, config: TokenizerConfig):
+        super().__init__()
+        self.encoder = Encoder(config)
+        self.decoder = Decoder(config)
+
+    def forward(self, image: Tensor) -> Tensor:
+        return self.decoder(self.encoder(image))
+
+
+class OneTask(Trainable):
+    """The squared error of what a specialist makes of an image."""
+
+    model: Specialist
+
+    def __init__(self, model: Specialist):
+        super().__init__()
+        self.model = model
+
+    def loss(self, player: str, batch: dict[str, Tensor], rng: RandomSource) -> Tensor:
+        drawn = self.model(pixels_to_float(batch["asked"])).float()
+        return (drawn - pixels_to_float(batch["answer"])).square().mean()
+
+
+@dataclass(frozen=True)
+class SpecialistRecipe(Recipe):
+    """A specialist on images of one to three things at rest."""
+
+    lr_schedule: LRSchedule = "plateau"
+    task: str = "segmentation"
+    pictures: int = 6000
+
+    def build(self) -> OneTask:
+        return OneTask(Specialist(zoo.find("lvm/tokenizer-tiny").config))
+
+    def data(self) -> Tensors:
+        some = stills("train", self.pictures)
+        asked, answer = (some.draw(kind) for kind in TASKS[self.task])
+        return Tensors(asked=asked, answer=answer)
+
+    def measure(self, model: Specialist) -> dict:
+        """Score its answers to the questions that the large models are asked."""
+        asked = queries(self.task)
+        device = next(model.parameters()).device
+        maps = float_to_pixels(in_batches(model, asked.asked, device))
+        return entries("answers", asked, maps)
+
+
+# No network of one task can turn by a number of quarters, or use a palette, that it is not told.
+RECIPES: list[Recipe] = [
+    SpecialistRecipe(
+        f"lvm-specialist-{task}",
+        steps=1500,
+        batch_size=16,
+        learning_rate=2e-3,
+        warmup=50,
+        ema=0.99,
+        precision="bfloat16",
+        checkpoint_dtype="float16",
+        task=task,
+    )
+    for task in ("segmentation", "depth", "normal", "edges", "colour", "inpainting")
+]
