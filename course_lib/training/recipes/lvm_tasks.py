@@ -383,10 +383,10 @@ def rows(of: Bank, n: int, length: int, bos: int, groups: tuple[str, ...], seed:
 
 @functools.lru_cache
 def places_of(tokens: int) -> Tensor:
-    """Return the place in its image of every token of a sentence, (tokens,) uint8."""
+    """Return the place in its image of every token of a sentence, (tokens,) int16."""
     in_images = torch.arange(tokens - 2) % GRID**2 + 1
     end = torch.zeros(1, dtype=torch.long)
-    return torch.cat([end, in_images, end]).to(torch.uint8)
+    return torch.cat([end, in_images, end]).to(torch.int16)
 
 
 # ---------------------------------------------------------------- what is asked, and what is true
