@@ -9,7 +9,16 @@ from course_lib import zoo
 from course_lib.papers.lvm_tokenizer import Tokenizer
 from course_lib.training import RandomSource, find_recipe
 from course_lib.training.recipes import lvm, lvm_tasks, lvm_tokenizer
-from course_lib.training.recipes.lvm import QUERIES, answer_scores, answers, clip_scores
+from course_lib.training.recipes.lvm import (
+    QUERIES,
+    answer_scores,
+    answers,
+    clip_scores,
+    confusion,
+    entanglement,
+    taken_for,
+    wrong_instance,
+)
 from course_lib.training.recipes.lvm_tasks import (
     ALL_TASKS,
     COMBINED,
@@ -23,14 +32,16 @@ from course_lib.training.recipes.lvm_tasks import (
     choose,
     draw_quarters,
     examples,
+    first_shape,
     mean_answer,
     queries,
     rows,
     score,
     sentences,
-    shape_is_read,
 )
 from course_lib.training.recipes.lvm_tokenizer import decode, kinds
+from course_lib.world.geometry import FIRST_THING
+from course_lib.world.map_colours import pixels_to_classes
 from tests.training.helpers import differing, train_model
 
 RECIPES = [*lvm_tokenizer.RECIPES, *lvm_tasks.RECIPES, *lvm.RECIPES]
@@ -250,7 +261,10 @@ def test_the_truth_scores_best(task):
         assert (right < {"depth": 0.002, "normal": 0.6}[asked.kind]).all()
         assert (wrong > right).all()
     if asked.kind == "segmentation":
-        assert shape_is_read(asked, asked.answer).all()
+        read = pixels_to_classes(asked.answer, asked.palettes)
+        assert torch.equal(read, asked.truth.classes)
+        shown = asked.truth.classes == first_shape(asked, read)[:, None, None]
+        assert (shown >= (asked.truth.things == FIRST_THING)).all()
     assert mean_answer(asked).shape == asked.answer.shape
 
 
@@ -299,6 +313,60 @@ def test_true_frames_are_where_they_are(monkeypatch):
     scores = clip_scores(model, n=6)
     assert scores["clip, drawn"] == scores["clip, codes"]
     assert scores["clip, last"] > 0 and 0 <= scores["pck of clip, last"] <= 1
+
+
+# ---------------------------------------------------------------- failures
+
+
+def test_an_answer_is_taken_for_what_it_is_nearest_to():
+    first, second = queries("depth", 6).answer, queries("normal", 6).answer
+    mixed = torch.cat([first[:2], second[2:]])
+    assert taken_for(mixed, depth=first, normal=second) == pytest.approx(
+        {"depth": 2 / 6, "normal": 4 / 6}
+    )
+
+
+def test_several_things_have_several_shapes():
+    asked = queries("segmentation", 40)
+    several = asked.several()
+    assert 0 < len(several.codes) < 40
+    for scene in several.truth.classes:
+        assert len(scene.unique()) >= 4  # backdrop, floor and two shapes
+
+
+@pytest.mark.parametrize("failure", [confusion, entanglement, wrong_instance])
+def test_right_answers_are_no_failures(monkeypatch, failure):
+    """What a model that is always right would be found to do."""
+
+    def right(model, codes, p, **options):
+        return decode_true(codes)
+
+    monkeypatch.setattr(lvm, "answers", right)
+    monkeypatch.setattr(lvm, "QUERIES", 12)
+    decode_true = _true_answers({"segmentation", "turned segmentation", "turn, then segmentation"})
+    found = failure(zoo.build("lvm/LVM-nano"))
+    good = [
+        value
+        for name, value in found.items()
+        if name.endswith((": segmentation", ": both", ": its own"))
+    ]
+    assert good == [1.0] * len(good) and good
+
+
+def _true_answers(tasks):
+    """Return a function from examples' codes to the true images of the last of them."""
+    known = [queries(task, n) for task in tasks for n in (QUERIES, 4 * 12)]
+
+    def find(codes):
+        for asked in known:
+            last = asked.codes[:, -1]
+            if last.shape[1:] == codes.shape[2:]:
+                same = (last[:, None] == codes[None, :, -1]).flatten(2).all(2)
+                if same.any(0).all():
+                    return asked.answer[same.byte().argmax(0)]
+        raise AssertionError("expected a known question")
+
+    return find
 
 
 # ---------------------------------------------------------------- training

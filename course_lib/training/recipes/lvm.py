@@ -30,13 +30,15 @@ from course_lib.training.recipes.lvm_tasks import (
     TASKS,
     UNSEEN,
     entries,
+    first_shape,
     mean_answer,
     queries,
 )
-from course_lib.training.recipes.lvm_tokenizer import TOKENIZER, decode
+from course_lib.training.recipes.lvm_tokenizer import SIZE, TOKENIZER, decode, map_scores
 from course_lib.training.store import load_checkpoint
-from course_lib.world.annotations import centres, like_examples, majority, reach
+from course_lib.world.annotations import annotate, centres, like_examples, majority, reach, turn
 from course_lib.world.geometry import FIRST_THING
+from course_lib.world.map_colours import pixels_to_classes
 
 MODEL = "lvm-tiny"
 MOST = 7  # examples in a prompt
@@ -97,15 +99,16 @@ class LVMRecipe(Recipe):
 # ---------------------------------------------------------------- answers, and how right they are
 
 
-def answers(model: Transformer, codes: Tensor, p: int) -> Tensor:
+def answers(model: Transformer, codes: Tensor, p: int, **options) -> Tensor:
     """Draw the answers (n h w 3) uint8 to the last of some examples, given p of those before it.
 
-    codes: n examples q 8 8.  At every place the most probable code is taken.
+    codes: n examples q 8 8.  At every place the most probable code is taken, unless the options
+    of `decode_images` say otherwise.
     """
     shown, (question, *rest) = codes[:, -1 - p : -1], codes[:, -1].unbind(1)
     bos = model.config.bos
     prompt = analogy_prompt(shown, question[:, None], bos)
-    drawn = decode_images(model, prompt.long(), len(rest), top_k=1)
+    drawn = decode_images(model, prompt.long(), len(rest), **{"top_k": 1} | options)
     return decode(load_checkpoint(TOKENIZER)[0], drawn[:, -1])
 
 
@@ -215,6 +218,94 @@ def read_centres(frames: Tensor, shown: Tensor, thing: Tensor, last: Tensor) -> 
     return torch.where(places.isnan(), last, places)
 
 
+# ---------------------------------------------------------------- four failures
+
+
+def failure_scores(model: Transformer) -> dict:
+    """Bring about the paper's four failures, and try a remedy for each."""
+    return {**confusion(model), **entanglement(model), **wrong_instance(model), **codes_limit()}
+
+
+def taken_for(maps: Tensor, **meant: Tensor) -> dict[str, float]:
+    """Return the share of answers (n h w 3) uint8 that each of several images is nearest to."""
+    errors = [(maps.float() - image.float()).square().mean((1, 2, 3)) for image in meant.values()]
+    nearest = torch.stack(errors).argmin(0)
+    return {name: float((nearest == i).float().mean()) for i, name in enumerate(meant)}
+
+
+def confusion(model: Transformer) -> dict:
+    """Ask for a segmentation after examples of two tasks: how often is the answer a depth map?
+
+    The remedy: the examples that are meant come last.
+    """
+    asked, other = queries("segmentation"), queries("depth")
+    orders = {"segmentation, depth": "ssdd", "depth, segmentation": "ddss", "segmentation": "ssss"}
+    found: dict = {}
+    for name, order in orders.items():
+        source = {"s": asked.codes, "d": other.codes}
+        shown = [source[letter][:, i] for i, letter in enumerate(order)]
+        maps = answers(model, torch.stack([*shown, asked.codes[:, -1]], dim=1), len(order))
+        meant = {"segmentation": asked.answer, "depth": asked.truth.draw("depth")}
+        shares = taken_for(maps, **meant)
+        found |= {f"confusion, {name}: {key}": share for key, share in shares.items()}
+    return found
+
+
+def entanglement(model: Transformer) -> dict:
+    """Ask for two tasks at once: how often is one of them left out?  The remedy: step by step."""
+    found: dict = {}
+    for name in ("turned segmentation", "turn, then segmentation"):
+        asked = queries(name)
+        maps = answers(model, asked.codes, 4)
+        meant = {
+            "both": asked.answer,
+            "turned": turn(asked.asked),
+            "segmented": turn(asked.answer, -1),
+            "neither": asked.asked,
+        }
+        shares = taken_for(maps, **meant)
+        found |= {f"entanglement, {name}: {key}": share for key, share in shares.items()}
+    return found
+
+
+def wrong_instance(model: Transformer, votes: int = 8) -> dict:
+    """Read the shape of the first thing where there are several: whose is it?
+
+    The remedy: of several answers, drawn at random, each pixel takes the most frequent class.
+    """
+    asked = queries("segmentation", 4 * QUERIES)
+    several = asked.several()
+    drawn = [answers(model, several.codes, 4)]
+    for seed in range(votes):
+        generator = torch.Generator().manual_seed(seed)
+        drawn.append(answers(model, several.codes, 4, top_k=None, generator=generator))
+    classes = torch.stack([pixels_to_classes(maps, several.palettes) for maps in drawn])
+    found: dict = {"several things": len(several.codes)}
+    for name, read in {"likeliest": classes[0], "voted": classes[1:].mode(0).values}.items():
+        shape, own = first_shape(several, read), first_shape(several, several.truth.classes)
+        present = (several.truth.classes.flatten(1)[:, :, None] == shape[:, None, None]).any(1)
+        is_right = shape == own
+        found[f"instance, {name}: its own"] = float(is_right.float().mean())
+        others = present[:, 0] & ~is_right
+        found[f"instance, {name}: another's"] = float(others.float().mean())
+    return found
+
+
+def codes_limit() -> dict:
+    """Rebuild maps from 8 x 8 codes, and from 16 x 16 of the same scenes drawn twice as large."""
+    tokenizer, _ = load_checkpoint(TOKENIZER)
+    scenes = lvm_tasks.resting_scenes("test", QUERIES)
+    found: dict = {}
+    for size in (SIZE, 2 * SIZE):
+        images = annotate(scenes, size)
+        names = ("segmentation", "depth", "normal", "edges")
+        rebuilt = {x: decode(tokenizer, lvm_tasks.encode(images.draw(x))) for x in names}
+        scores = map_scores(images, rebuilt)
+        grid = size // tokenizer.config.downsampling
+        found |= {f"{grid} x {grid} codes: {key}": value for key, value in scores.items()}
+    return found
+
+
 # ---------------------------------------------------------------- the recipes
 
 
@@ -231,6 +322,7 @@ class MeasuredLVMRecipe(LVMRecipe):
             **answer_scores(model, (4,), UNSEEN),
             **control_scores(model),
             **clip_scores(model),
+            **failure_scores(model),
         }
 
 

@@ -160,6 +160,9 @@ def stills(split: str, n: int, start: int = 0) -> Stills:
     )
 
 
+known_stills = functools.lru_cache(maxsize=2)(stills)
+
+
 def place(scene: Scene) -> int:
     """Return a number for the colours of a scene's floor and sky."""
     return FLOOR_COLOURS.index(scene.floor.colours) * len(BACKDROPS) + BACKDROPS.index(
@@ -410,6 +413,21 @@ class Queries:
         name = ALL_TASKS[self.task][-1].removeprefix("turned ")
         return "segmentation" if name == "palette" else name
 
+    def several(self) -> "Queries":
+        """Return the questions about two or three things of which no two have one shape."""
+        shapes = [scene[scene >= FIRST_THING].unique() for scene in self.truth.classes]
+        things = [scene[scene >= FIRST_THING].unique() for scene in self.truth.things]
+        chosen = torch.tensor(
+            [1 < len(a) == len(b) for a, b in zip(shapes, things, strict=True)]
+        ).nonzero()[:, 0]
+        return Queries(
+            self.task,
+            **{
+                name: getattr(self, name)[chosen]
+                for name in ("codes", "asked", "answer", "truth", "holes", "palettes")
+            },
+        )
+
 
 @functools.lru_cache(maxsize=32)
 def queries(task: str, n: int = QUERIES) -> Queries:
@@ -424,7 +442,7 @@ def queries(task: str, n: int = QUERIES) -> Queries:
         some = Stills(images[last], torch.zeros(n, SIZE, SIZE, dtype=torch.bool), last, last)
         colours = palettes[last]
     else:
-        some = stills("test", len(of.category))[last]
+        some = known_stills("test", len(of.category))[last]
         colours = PALETTE.expand(n, -1, -1)
 
     first, *_, kind = ALL_TASKS[task]
@@ -477,13 +495,11 @@ def psnr_within(image: Tensor, target: Tensor, inside: Tensor) -> Tensor:
     return -10 * (error.sum((1, 2)) / inside.sum((1, 2))).log10()
 
 
-def shape_is_read(asked: Queries, maps: Tensor) -> Tensor:
-    """Tell of each map of classes whether most of its first thing has the class of its shape."""
-    read = pixels_to_classes(maps, asked.palettes)
+def first_shape(asked: Queries, classes: Tensor) -> Tensor:
+    """Return the class (n,) of a shape that most of each question's first thing has in a map."""
     thing = asked.truth.things == FIRST_THING
-    votes = F.one_hot(read, len(CLASSES)) * thing[..., None]  # n h w k
-    true = (asked.truth.classes * thing).amax((1, 2))
-    return votes.sum((1, 2))[:, FIRST_THING:].argmax(1) + FIRST_THING == true
+    votes = F.one_hot(classes, len(CLASSES)) * thing[..., None]  # n h w k
+    return votes.sum((1, 2))[:, FIRST_THING:].argmax(1) + FIRST_THING
 
 
 def entries(name: str, asked: Queries, maps: Tensor) -> dict:
@@ -491,14 +507,15 @@ def entries(name: str, asked: Queries, maps: Tensor) -> dict:
     each = score(asked, maps)
     scores = {name: float(each.mean()), f"each of {name}": each.tolist()}
     if asked.kind == "segmentation":
-        right = shape_is_read(asked, maps).float()
+        read = first_shape(asked, pixels_to_classes(maps, asked.palettes))
+        right = (read == first_shape(asked, asked.truth.classes)).float()
         scores |= {f"shape of {name}": float(right.mean()), f"shapes of {name}": right.tolist()}
     return scores
 
 
 def mean_answer(asked: Queries) -> Tensor:
     """Return the mean answer (n h w 3) uint8 of training scenes; of classes the most frequent."""
-    some = stills("train", 500)
+    some = known_stills("train", 500)
     images = some.images.turned() if ALL_TASKS[asked.task][-1].startswith("turned") else some.images
     if asked.kind == "segmentation":
         classes = images.classes.mode(0).values.expand(len(asked.answer), -1, -1)
