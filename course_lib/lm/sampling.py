@@ -165,7 +165,7 @@ def generate_from_uniform(
     among: int | None = None,
     cache: bool = True,
 ) -> Int[Tensor, "b steps"]:
-    """Draw a token with each row of uniform numbers: `generate` with the caller's own ones.
+    """Draw a token with each row of uniform numbers: `generate` with the caller's.
 
     Raises ValueError for an empty prompt.
     """

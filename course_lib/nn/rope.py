@@ -71,7 +71,7 @@ def turn(
 
 
 def rotate_places(x: Float[Tensor, "b n heads d"], first: int = 0) -> Float[Tensor, "b n heads d"]:
-    """RoFormer, Eq. 34: rotate tokens that stand in a row, the first of them at place `first`.
+    """RoFormer, Eq. 34: rotate the tokens of a row, the first of them at place `first`.
 
     It is 0 unless there are tokens before them, such as those that a cache holds.  A network of
     many layers computes the turns once.

@@ -22,6 +22,7 @@ Differs from the paper and the official code:
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -328,16 +329,17 @@ def decode_images(
 
 
 def decode_image(
-    model: Transformer,
+    model: Any,
     prompt: Int[Tensor, "b n"],
     uniform: Float[Tensor, "codes b"],
     temperature: int | float = 1.0,
     top_p: int | float | None = None,
 ) -> Int[Tensor, "b h w"]:
-    """Draw the codes of the image after a prompt, in reading order, by the caller's own numbers.
+    """Draw the codes of the image after a prompt, in reading order, with the caller's numbers.
 
-    uniform: in [0, 1), as many for each prompt as an image has codes; the first of them draws the
-    first code.  Raises the ValueErrors of `decode_images`.
+    model: one that `generate` takes, with a configuration of ours.  uniform: in [0, 1), as many for
+    each prompt as an image has codes; the first of them draws the first code.  Raises the
+    ValueErrors of `decode_images`.
     """
     check_start(prompt, model.config)
     h, w = model.config.image

@@ -261,7 +261,7 @@ def test_each_token_is_drawn_given_all_before_it():
 
 
 @pytest.mark.parametrize("cache", [True, False])
-def test_uniform_numbers_of_ones_own_draw_the_same_tokens(cache):
+def test_the_callers_uniform_numbers_draw_the_same_tokens(cache):
     model, prompt = GPT(), torch.randint(0, 11, (5, 3), generator=seeded(4))
     settings = {"temperature": 2, "top_p": 0.7, "among": 9, "cache": cache}
     got = generate_from_uniform(model, prompt, torch.rand(7, 5, generator=seeded(5)), **settings)

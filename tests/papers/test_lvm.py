@@ -265,7 +265,7 @@ def test_a_cache_changes_no_code(options):
     assert torch.equal(cached, uncached)
 
 
-def test_one_image_by_numbers_of_ones_own():
+def test_one_image_drawn_with_the_callers_numbers():
     model, prompt = loud(awake()), draw(4, 7)
     uniform = torch.rand(6, 4, generator=seeded(2))
     got = lvm.decode_image(model, prompt, uniform, 0.8, 0.9)
