@@ -57,7 +57,8 @@ room.show_images(
     columns=4,
     cell=120,
     title="One scene in eight kinds of image",
-    alt="A scene as image, depth, normals, segmentation, edges, grey, with a hole, turned.",
+    alt="A scene as image, depth, normals, segmentation, edges, in grey, with a hole,"
+    " turned.",
 )
 
 # %% [markdown]
@@ -103,8 +104,8 @@ room.show_rows(
     ["image", "its answer", "image", "its answer", "query"],
     title="Two prompts: what comes next?",
     cell=96,
-    alt="Two rows of five images: two pairs of an image and its depth, then a query; two"
-    " pairs of an image and the same image turned, then the same query.",
+    alt="Two rows of five images: two pairs of an image and its depth, then a query;"
+    " two pairs of an image and the same image turned, then the same query.",
 )
 
 # %% [markdown]
@@ -145,6 +146,7 @@ metres = torch.linspace(2, 18, 400)
 fig, ax = room.figure("The colours of depth", "depth in metres", height=1.5)
 ax.imshow(code.depth_to_pixels(metres)[None], extent=(2, 18, 0, 1), aspect="auto")
 ax.set(yticks=[])
+ax.grid(False)
 room.show(fig, "A strip from white at 2 metres over yellow and red to black at 18.")
 
 truth = scenes.images
@@ -235,7 +237,8 @@ room.claim(
 from course_lib.training.recipes.lvm_tokenizer import TOKENIZER, decode, kinds
 
 tokenizer, made = load_checkpoint(TOKENIZER)
-print(f"{made['steps']:,} steps in {made['seconds'] / 60:.0f} minutes on {made['device']}")
+minutes = made["seconds"] / 60
+print(f"{made['steps']:,} steps in {minutes:.0f} minutes on {made['device']}")
 rows = []
 for name, side, grid, codes in (("the paper's", 256, 16, 8192), ("ours", 32, 8, 512)):
     bits = grid**2 * math.log2(codes)
@@ -255,13 +258,13 @@ drawn = kinds(truth[:64])
 codes = {kind: lvm_tasks.encode(x) for kind, x in drawn.items()}  # n 8 8 each
 print("codes of 64 images:", tuple(codes["image"].shape), codes["image"].dtype)
 print(codes["image"][EXAMPLE, :2].tolist())
-rebuilt = {kind: decode(tokenizer, x[EXAMPLE : EXAMPLE + 1]) for kind, x in codes.items()}
+one_of_each = torch.stack([x[EXAMPLE] for x in codes.values()])  # 9 8 8
 room.show_rows(
     {
         "drawn": torch.stack([x[EXAMPLE] for x in drawn.values()]),
-        "rebuilt": torch.cat(list(rebuilt.values())),
+        "rebuilt": decode(tokenizer, one_of_each),
     },
-    list(drawn),
+    ["classes" if kind == "segmentation" else kind for kind in drawn],
     title="What 64 codes keep of an image, and of its maps",
     alt="Nine kinds of image of a scene, and below each what the tokenizer rebuilds.",
 )
@@ -335,32 +338,38 @@ for row, column in torch.cartesian_prod(*2 * [torch.arange(len(names))]).tolist(
     ax.text(column, row, f"{100 * share:.0f}", ha="center", va="center", color=colour)
 room.show(fig, "A table of nine by nine overlaps in percent; 100 on the diagonal.")
 
+# %% [markdown]
+# The kinds in the upper left are photographs of a sort and share most of their codes. The maps keep apart. So guess from
+# a single token what it is from: the kind that uses this code most. How often is that right, for tokens of each kind?
+
 # %%
 guess = use.argmax(0)  # for each code the kind that uses it most
-right = use[guess, torch.arange(512)].sum().item() / len(use)
-print(f"the best guess of the kind from one token is right in {right:.0%} of tokens")
+right = {kind: use[i][guess == i].sum().item() for i, kind in enumerate(names)}
+print(", ".join(f"{kind} {share:.0%}" for kind, share in right.items()))
+maps = ("depth", "normal", "segmentation", "edges")
 room.reading(
-    value(right) > 0.5,
-    "In most cases a single token tells what kind of image it is from. No token for the"
-    " task is needed to know what is being read: maps speak in codes of their own.",
-    "A single token often does not tell what kind of image it is from.",
+    value(min(right[kind] for kind in maps)) > 0.5,
+    "Each of the four maps is recognized from most of its single tokens. No token has"
+    " to say which task this is: maps have codes of their own.",
+    "Not every map is recognized from most of its single tokens.",
 )
 
 # %% [markdown]
-# The guess could be right in one of nine if all kinds used the codes alike. (Nine kinds, each equally often.)
+# (Guessing blindly would be right in one of nine.)
 #
 # And the paper's own tokenizers? There are two. The one of the paper's time is in the released repository as an "old
 # version"; later came another. Both turn 256 x 256 pixels into 16 x 16 tokens out of 8,192. Neither attends anywhere.
 
 # %%
 rows = []
-for preset, width in (("tokenizer", 32), ("tokenizer-muse", 64), ("tokenizer-tiny", None)):
+for preset in ("tokenizer", "tokenizer-muse", "tokenizer-tiny"):
     network = zoo.find(f"lvm/{preset}").config
+    width = 24 if preset == "tokenizer-tiny" else 128
     rows.append(
         {
             "preset": f"lvm/{preset}",
             "parameters": f"{room.parameters(f'lvm/{preset}'):,}",
-            "channels": " ".join(str(128 * m if width else 24 * m) for m in network.multipliers),
+            "channels": " ".join(str(width * m) for m in network.multipliers),
             "codes": f"{network.num_codes:,}",
             "numbers of a code": network.code_dim,
         }
@@ -415,7 +424,9 @@ image, depth, normal, classes, edges = (
     codes[kind] for kind in ("image", "depth", "normal", "segmentation", "edges")
 )
 clips = lvm_tasks.moving("test", 4)
-film, film_depth = (lvm_tasks.encode(clips.draw(kind)[2]) for kind in ("image", "depth"))
+film, film_depth = (
+    lvm_tasks.encode(clips.draw(kind)[2]) for kind in ("image", "depth")
+)
 views = lvm_tasks.encode(lvm_tasks.around("test", 1)[0])  # 16 8 8, as film
 shape = scenes.category // len(COLOURS)  # of the first thing in each image
 chance = torch.Generator().manual_seed(0)
@@ -435,9 +446,9 @@ room.show_rows(
     {name: decode(tokenizer, images) for name, images in forms.items()},
     title="The paper's sentences, in the little world (eight images at most)",
     cell=60,
-    alt="Eight rows of images: one image; a moving thing; a thing seen from all around;"
-    " images with a thing of one shape; images with their depth; with normals and edges;"
-    " a clip with depth frame by frame, and after the whole clip.",
+    alt="Eight rows of images: one image; a moving thing; a thing from all sides;"
+    " images with a thing of one shape; images with their depth; with normals and"
+    " edges; a clip with depth frame by frame, and after the whole clip.",
 )
 for name in ("a single image", "frames at a stride"):
     print(f"{name}: {len(visual_sentence(forms[name], BOS, EOS))} tokens")
@@ -459,7 +470,7 @@ for name in ("a single image", "frames at a stride"):
 # %%
 print(f"1.64 billion images: {1.64e9 * 256 / 1e9:.0f} billion tokens")
 paper = {"single": 88.5, "sequences": 4.24, "annotated": 7.15, "annotated clips": 0.06}
-shares = {name: share for group in lvm_tasks.SHARES.values() for name, share in group.items()}
+shares = functools.reduce(operator.or_, lvm_tasks.SHARES.values())
 of_form = dict.fromkeys(paper, 0.0)
 for name, share in shares.items():
     if name == "single":
@@ -490,21 +501,22 @@ room.table(rows, "Of every hundred tokens for training")
 # %%
 images, drawn_palettes = lvm_tasks.with_palettes("test", 2)  # 8 scenes in each
 maps = images.draw("segmentation", drawn_palettes)
-ways = (1, 3)
-sentence_of = {
-    f"turn ({quarter} quarter{'s' * (quarter > 1)})": torch.stack(
-        [x for i in (4, 5, 6) for x in (pixels["image"][i], torch.rot90(pixels["image"][i], quarter))]
-    )
-    for quarter in ways
-}
-sentence_of |= {
-    f"palette ({'first' if start == 0 else 'second'})": torch.stack(
-        [x for i in range(start, start + 3) for x in (images.rgb[i], maps[i])]
-    )
-    for start in (0, 8)
+
+
+def alternate(first, second):
+    """Images of two stacks, by turns"""
+    return torch.stack([first, second], dim=1).flatten(0, 1)
+
+
+upright = pixels["image"][4:7]
+whose_examples_matter = {
+    "turn, 1 quarter": alternate(upright, torch.rot90(upright, 1, (1, 2))),
+    "turn, 3 quarters": alternate(upright, torch.rot90(upright, 3, (1, 2))),
+    "palette": alternate(images.rgb[:3], maps[:3]),
+    "another palette": alternate(images.rgb[8:11], maps[8:11]),
 }
 room.show_rows(
-    sentence_of,
+    whose_examples_matter,
     title="Sentences whose examples matter",
     cell=72,
     alt="Two sentences that turn images by one and by three quarters; two that draw"
@@ -523,8 +535,8 @@ room.show_rows(
 lengths = {"single": 1 * 256 + 2, "others": 16 * 256 + 2}  # tokens
 number = {"single": 88.5 / 1, "others": 11.45 / 16}  # sentences, in one unit
 tokens = sum(number[form] * lengths[form] for form in lengths)
-room_for = sum(number[form] * math.ceil(lengths[form] / 4096) * 4096 for form in lengths)
-print(f"a sentence to a row: {tokens / room_for:.0%} of the batch would be tokens")
+padded = sum(number[form] * math.ceil(lengths[form] / 4096) * 4096 for form in lengths)
+print(f"a sentence to a row: {tokens / padded:.0%} of the batch would be tokens")
 
 # %% [markdown]
 # So all sentences are written one after another into one *stream*, and it is cut every so many tokens, wherever that
@@ -572,9 +584,9 @@ print(f"{len(written)} sentences, rows {tuple(packed.shape)}, rest {len(rest)} t
 print(f"{int((packed[:, 0] == BOS).sum())} of {len(packed)} rows begin with BOS")
 
 # %%
-documents = forms_of.document_ids(packed, BOS)  # the number of a token's sentence in its row
+documents = forms_of.document_ids(packed, BOS)  # each token's sentence in its row
 fig, ax = room.figure(
-    "Rows of one stream, a colour for each sentence of a row", "token", "row", height=3.2
+    "Rows of one stream, a colour for each sentence", "token", "row", height=3.2
 )
 ax.imshow(documents, aspect="auto", cmap="cividis", interpolation="nearest")
 ax.set(xticks=range(0, 1025, 128))
@@ -595,12 +607,14 @@ apart = lvm.document_mask(few)[0, 0]
 fig, axes = room.figure(
     "What a token (row) sees (dark)", "token", columns=2, height=3.1
 )
-for ax, (name, mask) in zip(axes, {"no mask": causal, "sentences kept apart": apart}.items(), strict=True):
+masks = {"no mask": causal, "sentences kept apart": apart}
+for ax, (name, mask) in zip(axes, masks.items(), strict=True):
     ax.imshow(~mask[::4, ::4], cmap="gray", extent=(0, 1024, 1024, 0))
     ax.set_title(name, fontsize=9.5)
     ax.grid(False)
 room.show(fig, "A dark triangle; and smaller triangles along its longest side.")
-across = 1 - (lvm.document_mask(documents).sum() / (len(documents) * causal.sum())).item()
+own = lvm.document_mask(documents).sum() / (len(documents) * causal.sum())
+across = 1 - own.item()
 print(f"{across:.0%} of what tokens see here is of another sentence")
 
 # %% [markdown]
@@ -619,14 +633,16 @@ UNITS |= dict.fromkeys(("colour", "inpainting", "turn"), "dB")
 
 
 def of_runs(name):
-    """The results of the two seeds of an experiment"""
-    return [results(f"lvm-{name}-{seed}")["metrics"] for seed in (0, 1)]
+    """The results of the two seeds of an experiment, means and single scores"""
+    runs = [results(f"lvm-{name}-{seed}") for seed in (0, 1)]
+    return [run["metrics"] | run["details"] for run in runs]
 
 
 def is_better(task, one, other):
     """Whether `one` is ahead in both seeds, by more than two standard errors in each"""
     key = f"each of {task}, 4 examples"
-    gaps = [paired(a[key], b[key]) for a, b in zip(of_runs(one), of_runs(other), strict=True)]
+    runs = zip(of_runs(one), of_runs(other), strict=True)
+    gaps = [paired(a[key], b[key]) for a, b in runs]
     ahead = [gap < 0 if task in LOWER else gap > 0 for gap in gaps]
     return all(ahead)
 
@@ -746,10 +762,15 @@ def rms_norm(x, weight, eps):
 # %%
 four = torch.tensor([3.0, -4.0, 0.0, 0.0])
 ones = torch.ones(4)
+rows = []
 for name, x in {"x": four, "1000 x": 1000 * four, "x + 5": four + 5}.items():
-    normed = rms_norm(x, ones, 1e-6)
-    print(f"{name:7} RMSNorm", [f"{number:5.2f}" for number in normed.tolist()], end="   ")
-    print("LayerNorm", [f"{number:5.2f}" for number in F.layer_norm(x, (4,)).tolist()])
+    normed = {"RMSNorm": rms_norm(x, ones, 1e-6), "LayerNorm": F.layer_norm(x, (4,))}
+    digits = {
+        norm: ", ".join(f"{number:.2f}" for number in y.tolist())
+        for norm, y in normed.items()
+    }
+    rows.append({"vector": name, **digits})
+room.table(rows, "x = (3, -4, 0, 0) and two others, normalized")
 
 # %% [markdown]
 # Both forget the length of the vector. LayerNorm also forgets what was added to all of its numbers; RMSNorm does not.
@@ -779,7 +800,9 @@ print(f"after shuffling, the result differs by {(gathered - again).abs().max():.
 
 # %%
 start = torch.tensor([1.0, 0.0])
-fig, axes = room.figure("One query at places 0 to 5", columns=3, height=2.6, aspect="equal")
+fig, axes = room.figure(
+    "One query at places 0 to 5", columns=3, height=2.6, aspect="equal"
+)
 for ax, i in zip(axes, (0, 8, 24), strict=True):
     angle = torch.arange(6) * 10_000 ** (-2 * i / 64)
     for place, (x, y) in enumerate(zip(angle.cos(), angle.sin(), strict=True)):
@@ -787,7 +810,7 @@ for ax, i in zip(axes, (0, 8, 24), strict=True):
         ax.annotate("", (x, y), (0, 0), arrowprops={"arrowstyle": "->", "alpha": shade})
     ax.set(xlim=(-1.2, 1.2), ylim=(-1.2, 1.2), xticks=[-1, 0, 1], yticks=[-1, 0, 1])
     ax.set_title(f"pair {i} of 32", fontsize=9.5)
-room.show(fig, "Arrows: pair 0 runs round, pair 8 turns by some degrees, pair 24 hardly.")
+room.show(fig, "Arrows: pair 0 runs round, pair 8 turns by degrees, pair 24 hardly.")
 
 # %% [markdown]
 # ### Exercise: turn by the place
@@ -1129,9 +1152,10 @@ for p in (0, 1, 4, 7):
 
 # %%
 turned, turned_depth = (
-    lvm_tasks.encode(scenes.draw(kind)[:3]) for kind in ("turned image 1", "turned depth")
+    lvm_tasks.encode(scenes.draw(kind)[:2])
+    for kind in ("turned image 1", "turned depth")
 )
-pieces = [x[:, None].transpose(0, 1).long() for x in (image[:2], turned[:2], turned_depth[:2])]
+pieces = [x[None, :2].long() for x in (image, turned, turned_depth)]  # 1 2 8 8 each
 for steps in (True, False):
     prompt = forms_of.combined_prompt(*pieces, image[2:3].long(), BOS, steps=steps)
     print("step by step:" if steps else "at once:", tuple(prompt.shape))
@@ -1200,7 +1224,8 @@ def decode_picture(model, prompt, uniform, temperature=1.0, top_p=None):
 from course_lib.metrics import depth_error, image_iou
 
 model, made = load_checkpoint("lvm-tiny")
-print(f"{made['steps']:,} steps in {made['seconds'] / 60:.0f} minutes on {made['device']}")
+minutes = made["seconds"] / 60
+print(f"{made['steps']:,} steps in {minutes:.0f} minutes on {made['device']}")
 ways = {
     "temperature 0.5": {"temperature": 0.5},
     "temperature 1": {},
@@ -1225,7 +1250,7 @@ room.show_rows(
     },
     title="Eight answers, drawn in four ways",
     cell=60,
-    alt="Eight scenes, their maps of classes, and four rows of maps drawn by the model.",
+    alt="Eight scenes, their maps of classes, and four rows of maps that were drawn.",
 )
 overlaps = {
     way: image_iou(code.pixels_to_classes(maps), truth.classes[asked], 6)
@@ -1255,7 +1280,7 @@ for cache in (True, False):
     begun = time.perf_counter()
     codes_drawn = lvm.decode_images(model, one, 1, top_k=1, cache=cache)
     seconds[cache] = time.perf_counter() - begun
-print(f"one image after nine: {seconds[True]:.2f} s with a cache, {seconds[False]:.2f} s without")
+print(f"one image after nine: {seconds[True]:.2f} s; no cache: {seconds[False]:.2f} s")
 
 # %% [markdown]
 # **A trap in the release.** The published 7B weights come with a file that tells the library transformers how to generate, and
@@ -1268,7 +1293,7 @@ print(f"8,192 codes, 256 tokens: {1 - (1 - 1 / 8192) ** 256:.1%} of images")
 every = torch.cat(list(codes.values())).flatten(1).long()  # 576 images, 64 tokens each
 has = F.one_hot(every, 512).amax(1).float().mean(0)  # share of images with each code
 print(f"512 codes, 64 tokens: {1 - (1 - 1 / 512) ** 64:.1%} if all were used alike,")
-print(f"measured {has[2]:.1%} for code 2, from {has.min():.1%} to {has.max():.1%} for others")
+print(f"measured {has[2]:.1%} for code 2; others {has.min():.1%} to {has.max():.1%}")
 
 # %% [markdown]
 # ## 9 Train it here
@@ -1336,7 +1361,8 @@ def table_row(name, of):
 def mean_map(to):
     """The mean map of the 32 other scenes; of classes the most frequent"""
     if to == "segmentation":
-        return code.classes_to_pixels(truth.classes[32:].mode(0).values.expand(32, -1, -1))
+        classes = truth.classes[32:].mode(0).values
+        return code.classes_to_pixels(classes.expand(32, -1, -1))
     return pixels[to][32:].float().mean(0).round().byte().expand(32, -1, -1, -1)
 
 
@@ -1354,7 +1380,9 @@ room.table(rows, "32 test queries (IoU: higher is better; error: lower)")
 
 # %%
 yours = list(networks)[1]
-of_yours = {(to, p): score(to, answers[yours, to, p]) for to in tasks for p in (0, 1, 4)}
+of_yours = {
+    (to, p): score(to, answers[yours, to, p]) for to in tasks for p in (0, 1, 4)
+}
 of_mean = {to: score(to, mean_map(to)) for to in tasks}
 better = [
     paired(of_yours["segmentation", 4], of_mean["segmentation"]) > 0,
@@ -1362,10 +1390,10 @@ better = [
 ]
 room.reading(
     better[0] & better[1],
-    "After four examples yours is better than the mean map in both tasks: it does not only"
-    " know which map is wanted, it reads the query.",
-    "After four examples yours is not better than the mean map in both tasks: it may know"
-    " which map is wanted, but it does not read the query well enough.",
+    "After four examples yours is better than the mean map in both tasks: it does not"
+    " only know which map is wanted, it reads the query.",
+    "After four examples yours is not better than the mean map in both tasks: it may"
+    " know which map is wanted, but it does not read the query well enough.",
 )
 shown_helps = [
     paired(of_yours["segmentation", 1], of_yours["segmentation", 0]) > 0,
