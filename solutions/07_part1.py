@@ -584,12 +584,12 @@ print(f"{len(written)} sentences, rows {tuple(packed.shape)}, rest {len(rest)} t
 print(f"{int((packed[:, 0] == BOS).sum())} of {len(packed)} rows begin with BOS")
 
 # %%
-documents = forms_of.document_ids(packed, BOS)  # each token's sentence in its row
+numbered = (packed.flatten() == BOS).cumsum(0).view_as(packed)  # sentences of the stream
 fig, ax = room.figure(
-    "Rows of one stream, a colour for each sentence", "token", "row", height=3.2
+    "One stream in rows; a new colour is a new sentence", "token", "row", height=3.2
 )
-ax.imshow(documents, aspect="auto", cmap="cividis", interpolation="nearest")
-ax.set(xticks=range(0, 1025, 128))
+ax.imshow(2 * numbered % 5, aspect="auto", cmap="cividis", interpolation="nearest")
+ax.set(xticks=range(0, 1025, 128), yticks=range(0, len(packed), 3))
 ax.grid(False)
 room.show(fig, "Rows of 1,024 tokens, cut into sentences at places that differ by row.")
 
@@ -601,11 +601,11 @@ room.show(fig, "Rows of 1,024 tokens, cut into sentences at places that differ b
 # would keep them apart (`lvm.document_mask`): a token sees its own sentence only.
 
 # %%
-few = documents[3:4]
+documents = forms_of.document_ids(packed, BOS)  # each token's sentence in its row
 causal = torch.ones(1024, 1024, dtype=torch.bool).tril()
-apart = lvm.document_mask(few)[0, 0]
+apart = lvm.document_mask(documents[3:4])[0, 0]
 fig, axes = room.figure(
-    "What a token (row) sees (dark)", "token", columns=2, height=3.1
+    "What each token of a row sees", "it sees (dark)", "token", columns=2, height=3.1
 )
 masks = {"no mask": causal, "sentences kept apart": apart}
 for ax, (name, mask) in zip(axes, masks.items(), strict=True):
@@ -905,8 +905,17 @@ explore(
 )
 
 # %% [markdown]
-# The peak is sharp: the fast pairs tell neighbours apart, the slow ones far places. Nothing makes a near token count more
-# in itself; the curve says what is easy to express.
+# How sharp is the peak? For heads of 64 numbers:
+
+# %%
+speeds = 10_000 ** (-torch.arange(0, 64, 2) / 64)
+for away in (0, 1, 2, 8, 32, 64):
+    left = (away * speeds).cos().mean().item()
+    print(f"{away:2} tokens away from the best distance, {left:.2f} of the score is left")
+
+# %% [markdown]
+# The fast pairs tell neighbours apart, the slow ones far places. Nothing makes a near token count more in itself;
+# the curve says what is easy to express.
 #
 # But it only knows *distances*. A token's place in its image, its row and column, it must find by counting from BOS, which may
 # lie in the row before. LVM leaves it at that. Our tiny networks add one thing of their own, a learned vector
@@ -1039,8 +1048,8 @@ room.table(rows, "The presets, counted; the last three are ours")
 
 # %%
 rows = torch.stack([visual_sentence(x[None], BOS, EOS) for x in image[:8]]).long()
-print("read:   ", rows[0, :6].tolist(), "...")
-print("to say: ", rows[0, 1:7].tolist(), "...")
+print("read:   ", rows[0, 30:37].tolist())
+print("to say: ", rows[0, 31:38].tolist())
 
 # %% [markdown]
 # The network reads all tokens but the last, which nothing follows. It gives logits after each of them, and
@@ -1143,7 +1152,7 @@ numbers = torch.arange(64).view(8, 8)  # eight scenes for each of eight prompts
 pairs = {to: solved(to, numbers) for to in ("depth", "segmentation")}
 for p in (0, 1, 4, 7):
     prompt = analogy_prompt(pairs["depth"][:, :p], pairs["depth"][:, -1, :1], BOS)
-    print(f"{p} examples: prompts {tuple(prompt.shape)}")
+    print(f"{p} example{'s' * (p != 1)}: prompts {tuple(prompt.shape)}")
 
 # %% [markdown]
 # Seven pairs and a query are 15 images, and with the answer 16: the context is full. Two tasks at once need nothing
