@@ -17,8 +17,8 @@ room.show_hero("lvm")
 # **You need** chapter 04 (codes, the next token, top-p) and attention from chapter 02. Whoever has done chapter 09 will
 # meet rotary positions again; they are derived here, too.
 #
-# **Time** about five hours with the exercises; running everything takes two to three minutes. The gap between sections 9
-# and 10 is a good place for a night's sleep.
+# **Time** about five hours with the exercises; running everything takes two to three minutes. The gap between sections
+# 9 and 10 is a good place for a night's sleep.
 
 # %% [markdown]
 # ## 1 One network for each task
@@ -62,9 +62,9 @@ room.show_images(
 )
 
 # %% [markdown]
-# For decades each arrow from one of these to another was a field of its own, with its own data sets, losses and
-# networks. Eight kinds have $8 \cdot 7 = 56$ arrows. For comparison, the *specialists* of this chapter: small networks,
-# each trained for one arrow.
+# Take an arrow from any of these to any other: image to depth, grey to image. Many such arrows have been fields of
+# their own for decades, with their own data sets, losses and networks. Eight kinds have $8 \cdot 7 = 56$ of them. Count
+# what they would cost with the *specialists* of this chapter, small networks that are trained for one arrow each.
 
 # %%
 specialist = lvm_tasks.Specialist(zoo.find("lvm/tokenizer-tiny").config)
@@ -80,15 +80,15 @@ rows = [
 room.table(rows, "What 56 tasks cost")
 
 # %% [markdown]
-# With text something else had happened. A language model only continues text, and the task is *in* the text: after
+# With text it went another way. A language model only continues text, and the task is *in* the text: after
 #
 # > sea → mer, sky → ciel, moon →
 #
-# a model of English and French writes *lune*. Nobody told it to translate, and no weight has changed; the examples
-# say what is wanted. They are a *prompt*.
+# a good one writes *lune*. Nobody told it to translate, and no weight has changed; the examples say what is wanted.
+# Together with the query they are a *prompt*.
 #
-# LVM does this with images only. There is not a word in it, not in its data, not in its prompts, and no token that names a
-# task. Two prompts with the same query at the end:
+# LVM does this with images only. There is no word in its data and none in its prompts, and no token names a task. Here
+# are two prompts that end with the same query:
 
 # %%
 asked = {"depth": "depth", "turn it left": "turned image 1"}
@@ -112,16 +112,16 @@ room.show_rows(
 # **Predict first:** which tasks could a model guess from the query alone, without any example? For which of them would
 # the right answer still be open? (Section 4 comes back to it, and section 12 measures it.)
 #
-# Three things are needed. Every map must be an image (section 2), every image a few tokens (section 3), and tokens must
-# become sentences from which such prompts can be learned (sections 4 and 5). Then comes a transformer like those that
-# read text.
+# Three things are needed. Every map must be an image (section 2), every image a few tokens (section 3), and the tokens
+# must form sentences from which one can learn what a prompt is (sections 4 and 5). What reads them is a transformer
+# like those that read text (section 6).
 
 # %% [markdown]
 # ## 2 Everything is an image
 #
-# A map holds numbers: metres, unit vectors, class numbers. To be an image it must be drawn in three bytes a pixel, and
-# the model's answer must be read back into numbers, or nothing could be measured. So each kind has one colour code, in
-# one place, `world/map_colours.py`.
+# A map holds numbers: metres, unit vectors, numbers of classes. To be an image it must be drawn in three bytes a pixel;
+# and what a model draws must be read back into numbers, or nothing could be measured. So each kind of map has one
+# colour code, and all of them are in `world/map_colours.py`.
 #
 # **Normals.** A unit vector $(x, y, z)$ becomes $(n + 1)/2$ of red, green and blue. Rounding to bytes moves each of the
 # three numbers by at most $1/255$, the vector by at most $\sqrt 3 / 255$, which is an angle of about
@@ -172,15 +172,15 @@ room.claim(
 room.table(rows, "From numbers to colours and back, 64 scenes")
 
 # %% [markdown]
-# **Classes.** There are six: backdrop, floor and four shapes. Any six colours can be told apart, as long as the image is
-# exact. But a model's images are not: the pixels between two regions are *blends* of their colours, and reading takes
-# the nearest colour of the code.
+# **Classes.** There are six: backdrop, floor and four shapes. Any six colours can be told apart, as long as the image
+# is exact. But a model's images are not: the pixels between two regions are *blends* of their colours, and reading
+# takes the nearest colour of the code.
 #
-# **Predict first:** suppose you drew class 0 black, class 5 white, and the others in four greys between them. What would you
-# read along the edge of a class 5 that stands in front of class 0?
+# **Predict first:** suppose you drew class 0 in black, class 5 in white and the others in four greys between them. What
+# would you read along the edge where a thing of class 5 meets class 0?
 #
 # Blur the maps a little, read them, and count the pixels that are read as a class which is nowhere in their 3 x 3
-# neighbourhood: things that were invented by the code.
+# neighbourhood. Such a class was invented by the code.
 
 # %%
 def blur(drawn):
@@ -217,21 +217,22 @@ room.claim(
 )
 
 # %% [markdown]
-# A blend of black and white passes every grey. In the chapter's code backdrop and floor are the two ends of an axis of the
-# colour cube, and the four shapes are the corners of a square around its middle: of any two colours that often meet, the
-# way from one to the other passes no third. Only shapes at opposite corners are an exception: half way, their
-# blend is nearest to backdrop and floor.
+# On the way from black to white lie all the greys. In the chapter's code, backdrop and floor are the two ends of an
+# axis of the colour cube, and the four shapes are the corners of a square around its middle. The straight line between
+# two of these colours passes near no third, with one exception: half way between shapes at opposite corners, backdrop
+# and floor are nearest.
 #
-# The paper draws its annotations as colour images as well. What this means is easily overlooked: segmentation, depth
-# and the next frame of a clip have become *the same* task, namely an image, and the loss that trains them is the same.
+# The paper, too, draws all annotations as colour images. The consequence is easy to miss: segmentation, depth and the
+# next frame of a clip are now *one* task, to draw an image, and one loss trains them all.
 
 # %% [markdown]
 # ## 3 One alphabet for images and maps
 #
-# Now every image becomes tokens. LVM takes a VQGAN, as chapter 04 did: an encoder, the nearest of $K$ codes at each
-# place, a decoder. What is new is what it has to write: photographs *and* depth *and* edges, with one codebook. The
-# paper's has 8,192 codes and makes $16 \times 16 = 256$ of them from an image of 256 x 256. Ours has 512, and makes
-# $8 \times 8 = 64$ from an image of 32 x 32.
+# Now every image becomes tokens. LVM takes a VQGAN, as in chapter 04: an encoder, the nearest of $K$ codes at each
+# place, a decoder. What is new is what it has to write: photographs *and* depth *and* edges, with one codebook. (Ours
+# is trained on the squared error and the codebook's terms only, without LPIPS and without an adversary: a map that
+# looks plausible is of no use if it reads wrong.) The paper's has 8,192 codes and makes $16 \times 16 = 256$ of them
+# from an image of 256 x 256. Ours has 512, and makes $8 \times 8 = 64$ from an image of 32 x 32.
 
 # %%
 from course_lib.training.recipes.lvm_tokenizer import TOKENIZER, decode, kinds
@@ -270,11 +271,11 @@ room.show_rows(
 )
 
 # %% [markdown]
-# No model that draws codes can be expected to do better than the codes of the right answer. So the tokenizer sets the
-# *ceiling* of everything that follows, and here it is, measured on 512 test scenes: in decibels of the pixels, and, for
-# the maps that can be read, in what they say.
+# Whoever answers in codes cannot be expected to do better than the codes of the right answer. So the tokenizer sets the
+# *ceiling* for everything that follows. Here it is, measured on 512 test scenes: in decibels of the pixels, and for
+# maps also in what they say.
 #
-# **Predict first:** which kind of image has the lowest PSNR? Is it also the one that can be read worst?
+# **Predict first:** which kind of image has the lowest PSNR? Is it also hard to read?
 
 # %%
 ceiling = results(TOKENIZER)["metrics"]
@@ -302,21 +303,21 @@ room.reading(
     " not among those that are rebuilt worse than photographs.",
 )
 room.claim(
-    "Of 512 codes none lies idle.",
+    "All 512 codes are in use.",
     value(ceiling["usage"]) >= 1,
 )
 
 # %% [markdown]
-# (IoU, *intersection over union*: of the pixels that either map gives to a class, the share that both do; then the mean
-# over classes. F1: the harmonic mean of the share of drawn edge pixels that are right and the share of true ones that
-# are drawn.)
+# (IoU, *intersection over union*: of the pixels that at least one of two maps gives to a class, the share to which both
+# give it; then the mean over classes. F1: the harmonic mean of two shares, that of drawn edge pixels which are right
+# and that of true ones which are drawn.)
 #
-# One codebook: is it one alphabet, or does each kind of image have codes of its own? Count how often each kind uses each
-# of the 512 codes, which gives it a distribution $p$, and compare two of them by their overlap
-# $\sum_k \min(p_k, q_k)$: 1 if they are the same, 0 if they share no code.
+# One codebook: is it one alphabet, or does each kind of image have codes of its own? Count how often each kind uses
+# each of the 512 codes, which gives it a distribution $p$, and compare two of them by their overlap $\sum_k \min(p_k,
+# q_k)$: 1 if they are the same, 0 if they share no code.
 #
-# **Predict first:** which overlaps are the largest? Could you tell from one token, without seeing anything else, what kind
-# of image it is from?
+# **Predict first:** which overlaps are the largest? Could you tell from one token, without seeing anything else, what
+# kind of image it is from?
 
 # %%
 def use_of_codes(grids):
@@ -338,27 +339,41 @@ for row, column in torch.cartesian_prod(*2 * [torch.arange(len(names))]).tolist(
     ax.text(column, row, f"{100 * share:.0f}", ha="center", va="center", color=colour)
 room.show(fig, "A table of nine by nine overlaps in percent; 100 on the diagonal.")
 
+# %%
+photographs, maps = range(4), range(4, 9)  # as rows of the table
+within = min(overlap[i, j].item() for i in photographs for j in photographs)
+between = max(overlap[i, j].item() for i in photographs for j in maps)
+room.reading(
+    value(within - between) > 0,
+    "The four kinds of photograph share more of their codes with one another than any"
+    " of them shares with a map.",
+    "Some map shares more codes with a photograph than two kinds of photograph share"
+    " with each other.",
+)
+
 # %% [markdown]
-# The kinds in the upper left are photographs of a sort and share most of their codes. The maps keep apart. So guess from
-# a single token what it is from: the kind that uses this code most. How often is that right, for tokens of each kind?
+# So try to guess from a single token what it is from: name the kind that uses its code most. How often is that right,
+# for the tokens of each kind?
 
 # %%
 guess = use.argmax(0)  # for each code the kind that uses it most
 right = {kind: use[i][guess == i].sum().item() for i, kind in enumerate(names)}
 print(", ".join(f"{kind} {share:.0%}" for kind, share in right.items()))
-maps = ("depth", "normal", "segmentation", "edges")
+fixed = ("depth", "normal", "segmentation", "edges")  # maps with one colour code
 room.reading(
-    value(min(right[kind] for kind in maps)) > 0.5,
-    "Each of the four maps is recognized from most of its single tokens. No token has"
-    " to say which task this is: maps have codes of their own.",
-    "Not every map is recognized from most of its single tokens.",
+    value(min(right[kind] for kind in fixed)) > 0.5,
+    "Each of the four maps with a fixed colour code is recognized from most of its"
+    " single tokens: it has codes of its own, and no token has to name the task.",
+    "Not each of the four maps with a fixed colour code is recognized from most of its"
+    " single tokens.",
 )
 
 # %% [markdown]
-# (Guessing blindly would be right in one of nine.)
+# (A blind guess would be right for one token in nine.)
 #
-# And the paper's own tokenizers? There are two. The one of the paper's time is in the released repository as an "old
-# version"; later came another. Both turn 256 x 256 pixels into 16 x 16 tokens out of 8,192. Neither attends anywhere.
+# And the paper's own tokenizers? There are two. The one of the paper's time is in the released repository as the "old
+# version"; the released weights came with another. Both turn 256 x 256 pixels into 16 x 16 tokens out of 8,192. Unlike
+# chapter 04's VQGAN, neither has an attention layer.
 
 # %%
 rows = []
@@ -379,8 +394,9 @@ room.table(rows, "The paper's tokenizer, the released one, and ours")
 # %% [markdown]
 # ## 4 Visual sentences
 #
-# A *visual sentence* is BOS, the codes of one or more images, EOS. That is all: nothing between two images, no token that says
-# "depth follows". Special tokens take the numbers after the codes: here BOS is 512 and EOS is 513.
+# A *visual sentence* is BOS (begin of sentence), the codes of one or more images, EOS (end of sentence). There is
+# nothing between two images, and no token that says "depth follows". The special tokens are numbered after the codes:
+# here BOS is 512 and EOS is 513.
 
 # %% [markdown]
 # ### Exercise: a visual sentence
@@ -411,8 +427,8 @@ def visual_sentence(images, bos, eos):
 
 
 # %% [markdown]
-# *Which* images make a sentence is where the learning comes from. The paper's Section 3 has these forms; each row below
-# is one of our sentences, decoded from its codes, so that you see what the model gets to see.
+# *Which* images are put into one sentence decides what can be learned. The paper's Section 3 has the forms below. Each
+# row is one of our sentences, decoded from its codes: you see what the model gets to see.
 
 # %%
 from course_lib.papers import lvm
@@ -456,14 +472,14 @@ for name in ("a single image", "frames at a stride"):
 # %% [markdown]
 # What can each of them teach?
 #
-# - **Single images**: what images look like. From LAION, and by far the most of the data.
-# - **Frames** of a video, at strides of 10, 20 and 30, 16 to a sentence: how things move, and what stays the same when
-#   they do.
-# - **Views** around a thing, rendered 15 degrees apart from 3-D models (Objaverse): that a thing is one thing from all sides.
+# - **Single images** (from LAION, and by far the most of the data): what images look like.
+# - **Frames** of a video, 16 to a sentence, at strides of 10, 20 and 30: how things move, and what stays the same.
+# - **Views** around a thing, rendered from 3-D models (Objaverse) at steps of 15 degrees: that it is one thing, seen
+#   from different sides.
 # - **A category**, 16 images of one class of ImageNet: what different things have in common.
-# - **Annotated images**, 8 pairs of image and map, or fewer images with several kinds of map: what is asked for in a
-#   prompt. To predict the second map well, one must find out from the first pair which kind of map this is.
-# - **Annotated clips**, with the maps after each frame, or after all frames: both at once.
+# - **Annotated images**, 8 pairs of image and map, or fewer images with several kinds of map: to follow a prompt. To
+#   predict the second map, one must have found out from the first pair which kind of map it will be.
+# - **Annotated clips**, with a map after each frame, or all maps after all frames: both at once.
 #
 # Together they are *UVD v1*: 1.64 billion images, at 256 tokens each.
 
@@ -487,16 +503,17 @@ rows = [
 room.table(rows, "Of every hundred tokens for training")
 
 # %% [markdown]
-# Our diet is another one. The paper's network reads 420 billion tokens and could afford that seven in a hundred teach
-# it maps. Ours reads 100 million; with the paper's shares it would see seven million tokens of maps. That is a choice, and what
-# the parts of the diet are worth is measured in section 15.
+# Our diet is different, by choice. Seven in a hundred of the paper's 420 billion tokens are 30 billion tokens of
+# annotated images. Our largest network reads 100 million tokens in all; with the paper's shares, seven million of them
+# would be annotated. What each part of the diet is worth is measured in section 15.
 #
-# **What cannot be guessed.** An image of a segmentation can be told from a depth map at a glance, so one example is
-# enough to say which is wanted. Three of our tasks are made so that their examples matter:
+# **What cannot be guessed.** You tell a segmentation from a depth map at a glance; one example says which of them is
+# wanted, and a second one adds little. Three of our tasks are made so that the examples carry more:
 #
-# - *turn*: by one, two or three quarters, the same in a whole sentence;
-# - *palette*: a segmentation whose six colours are drawn anew for each sentence, from 213,127,200 possible choices;
-# - *colour*: a grey image gets its colours back, and all images of a sentence share their floor and sky.
+# - *turn*: by one, two or three quarters, the same throughout a sentence;
+# - *palette*: a segmentation in six colours that are drawn anew for each sentence, out of $27 \cdot 26 \cdots 22$,
+#   or 213 million, possible choices;
+# - *colour*: a grey image gets its colours back, and all images of a sentence have the same floor and sky.
 
 # %%
 images, drawn_palettes = lvm_tasks.with_palettes("test", 2)  # 8 scenes in each
@@ -526,10 +543,10 @@ room.show_rows(
 # %% [markdown]
 # ## 5 One stream
 #
-# Sentences have lengths of 66 to 1,026 tokens here, 258 to 4,098 in the paper, and a batch needs rows of one length. The
-# paper's context is 4,096 tokens. (Sixteen images are exactly $16 \cdot 256 = 4{,}096$ codes; with BOS and EOS such a
-# sentence is two tokens too long for a row.) One sentence in each row, filled up with padding? Most of the paper's sentences are single
-# images.
+# Sentences have 66 to 1,026 tokens here and 258 to 4,098 in the paper, and a batch needs rows of one length: the
+# context, 4,096 tokens in the paper. (Sixteen images are exactly $16 \cdot 256 = 4{,}096$ codes. With BOS and EOS they
+# are two tokens too many.) Should each sentence have a row of its own, filled up with padding? Most of the paper's
+# sentences are single images.
 
 # %%
 lengths = {"single": 1 * 256 + 2, "others": 16 * 256 + 2}  # tokens
@@ -539,9 +556,9 @@ padded = sum(number[form] * math.ceil(lengths[form] / 4096) * 4096 for form in l
 print(f"a sentence to a row: {tokens / padded:.0%} of the batch would be tokens")
 
 # %% [markdown]
-# So all sentences are written one after another into one *stream*, and it is cut every so many tokens, wherever that
-# is: in the middle of an image, too. Nothing is padded, and nothing is lost: a sentence that is cut goes on in the next
-# row.
+# So all sentences are written one after another into a single *stream*, and the stream is cut after every 4,096 tokens,
+# wherever that may be, in the middle of an image too. Nothing is padded, and nothing is lost: a sentence that is cut
+# goes on in the next row.
 
 # %% [markdown]
 # ### Exercise: rows of one length
@@ -584,7 +601,7 @@ print(f"{len(written)} sentences, rows {tuple(packed.shape)}, rest {len(rest)} t
 print(f"{int((packed[:, 0] == BOS).sum())} of {len(packed)} rows begin with BOS")
 
 # %%
-numbered = (packed.flatten() == BOS).cumsum(0).view_as(packed)  # sentences of the stream
+numbered = (packed.flatten() == BOS).cumsum(0).view_as(packed)  # each token's sentence
 fig, ax = room.figure(
     "One stream in rows; a new colour is a new sentence", "token", "row", height=3.2
 )
@@ -594,11 +611,11 @@ ax.grid(False)
 room.show(fig, "Rows of 1,024 tokens, cut into sentences at places that differ by row.")
 
 # %% [markdown]
-# A row that does not begin with BOS begins with the end of a sentence that the row before has begun.
+# A row that does not begin with BOS begins with the rest of a sentence from the row before.
 #
-# What does a token see of its row? Everything before it, in the released code: there is *no mask* between sentences. So
-# the first image of a sentence is predicted after the last one of another, which has nothing to do with it. A mask
-# would keep them apart (`lvm.document_mask`): a token sees its own sentence only.
+# How much of its row does a token see? In the released code, everything before it: there is *no mask* between
+# sentences, and the first image of a sentence is predicted from the last ones of another that has nothing to do with
+# it. A mask could keep them apart (`lvm.document_mask`); then a token sees its own sentence only.
 
 # %%
 documents = forms_of.document_ids(packed, BOS)  # each token's sentence in its row
@@ -618,12 +635,11 @@ across = 1 - own.item()
 print(f"{across:.0%} of what tokens see here is of another sentence")
 
 # %% [markdown]
-# **Predict first:** does it do harm that a token sees sentences that are not its own? And for what could it be of use?
-# (It has to learn to ignore them: BOS tells where they end. On the other hand no part of a row is ever without
-# context.)
+# **Predict first:** does it do harm to see other sentences? (A network has to learn to ignore them, but BOS tells it
+# where they end.)
 #
-# The paper does not compare. Here are two networks of the middle size with a mask and two without, on the same 12 million
-# tokens; otherwise nothing differs. Each answers the same 64 questions of every task, with four examples in the prompt.
+# The paper does not compare the two. We do: two seeds without a mask and two with it, networks of the middle size that
+# read 12 million tokens. Nothing else differs. Each answers the same 64 questions of every task, after four examples.
 
 # %%
 LOWER = ("depth", "normal")  # tasks whose score is an error
@@ -706,27 +722,27 @@ room.reading(
 )
 
 # %% [markdown]
-# (A test sentence begins with BOS and has nothing before it. To the masked network every sentence looks like that, save
-# those that are cut; the other one has met it only in the few rows whose cut fell between two sentences.)
+# (A test sentence begins with BOS and has nothing before it. To the masked networks every sentence looks like that,
+# save those that were cut. The others have met it only in the few rows that happen to begin with BOS.)
 
 # %% [markdown]
 # ## 6 The transformer
 #
-# LVM takes the transformer of LLaMA (Touvron et al. 2023) as it is, and gives it codes in place of words:
+# LVM takes the transformer of LLaMA (Touvron et al. 2023) as it is and gives it codes in place of words:
 #
 # ```
-# tokens (b n) -- embedding --> b n d --+-> RMSNorm -> attention, q and k turned --(+)-+-> RMSNorm -> gated MLP --(+)--> ...
-#                                       +------------------------------------------+   +----------------------+
-#          ... depth blocks ... -> RMSNorm -> head -> logits (b n v) of the token after each
+# tokens (b n) -> embedding -> b n d
+#   depth times:  x + attention(RMSNorm(x))   q and k turned by their places
+#                 x + MLP(RMSNorm(x))         with a gate
+# -> RMSNorm -> head -> logits (b n v) of the token after each
 # ```
 #
-# Compared with ViT (chapter 02), four things are different: another norm, positions that are turned and not added,
-# another MLP, and no biases anywhere. You write the first three. The embedding and the head have weights of their
-# own (*untied*).
+# Beside the causal mask, four things differ from ViT (chapter 02): the norm, the positions, the MLP, and that there are
+# no biases. You write the first three. Embedding and head do not share their weights (they are *untied*).
 #
-# **The norm.** LayerNorm takes the mean of a vector away, divides by the deviation, scales and shifts. RMSNorm (Zhang
+# **The norm.** LayerNorm subtracts the mean of a vector, divides by the deviation, scales and shifts. RMSNorm (Zhang
 # and Sennrich 2019, arXiv 1910.07467) leaves out the mean and the shift: it divides by the root of the mean square, and
-# scales. Take $(3, -4, 0, 0)$: the mean square is $25/4$, its root 2.5, and the result $(1.2, -1.6, 0, 0)$.
+# scales. Take $(3, -4, 0, 0)$: the mean square is $25/4$, its root is 2.5, and the result is $(1.2, -1.6, 0, 0)$.
 #
 # **Predict first:** what does it make of a thousand times this vector?
 
@@ -738,8 +754,8 @@ room.reading(
 #
 # $$y_i = w_i\,\frac{x_i}{\sqrt{\frac{1}{d}\sum_j x_j^2 + \epsilon}}$$
 #
-# $\epsilon$ is inside the root, so that a vector of zeros stays one. `x` may have any axes before the last, or none; the
-# result has its dtype. Gradients flow through `x` and `weight`.
+# $\epsilon$ is inside the root, so that a vector of zeros stays one. `x` may have any axes before the last, or none;
+# the result has its dtype. Gradients flow through `x` and `weight`.
 #
 # <details><summary>Hint 1: the idea</summary>
 # Square, then mean over the last axis. <code>keepdim=True</code> keeps that axis, so that the division finds its vector.
@@ -773,9 +789,10 @@ for name, x in {"x": four, "1000 x": 1000 * four, "x + 5": four + 5}.items():
 room.table(rows, "x = (3, -4, 0, 0) and two others, normalized")
 
 # %% [markdown]
-# Both forget the length of the vector. LayerNorm also forgets what was added to all of its numbers; RMSNorm does not.
+# Both forget the length of a vector. LayerNorm also forgets what was added to all of its numbers; RMSNorm does not.
 #
-# **Positions.** Attention knows nothing of order: shuffle the earlier tokens, and what the last one gathers is the same.
+# **Positions.** Attention does not know the order of its tokens: shuffle the earlier ones, and what the last one
+# gathers is the same.
 
 # %%
 generator = torch.Generator().manual_seed(0)
@@ -786,17 +803,17 @@ again = F.scaled_dot_product_attention(q[:, :, -1:], k[:, :, mixed], v[:, :, mix
 print(f"after shuffling, the result differs by {(gathered - again).abs().max():.0e}")
 
 # %% [markdown]
-# In a sentence of images order is everything. A *rotary* position (RoFormer, Su et al. 2021, arXiv 2104.09864) is not
-# added to the token. Take the numbers of a query in pairs and *turn* every pair in its plane, by an angle in proportion
-# to the token's place; turn the keys likewise. Write $R(\alpha)$ for a turn by $\alpha$; its transpose is
+# In a sentence of images the order is everything. *Rotary* positions (RoFormer, Su et al. 2021, arXiv 2104.09864) are
+# not added to the tokens. Take the numbers of a query in pairs and *turn* every pair in its plane, by an angle in
+# proportion to the token's place; turn the keys likewise. Write $R(\alpha)$ for a turn by $\alpha$; its transpose is
 # $R(-\alpha)$. For one pair, a query at place $a$ and a key at place $b$,
 #
 # $$\bigl(R(a\theta)\, q\bigr)^\top \bigl(R(b\theta)\, k\bigr) = q^\top R(-a\theta)\,R(b\theta)\, k
 # = q^\top R\bigl((b - a)\theta\bigr)\, k$$
 #
-# The score depends on what the two tokens say and on how far apart they are, and on nothing else. The score of a head is
-# the sum over its pairs, and each pair has a speed of its own, $\theta_i = 10000^{-2i/d}$: the first pair turns by one
-# radian from each place to the next, the last by about a ten-thousandth.
+# The score depends on what the two tokens say and on how far apart they are, and on nothing else. The score of a head
+# is the sum over its pairs, and each pair has a speed of its own, $\theta_i = 10000^{-2i/d}$: the first pair turns by
+# one radian from each place to the next, the last by about a ten-thousandth.
 
 # %%
 start = torch.tensor([1.0, 0.0])
@@ -864,17 +881,17 @@ later = rotary(row[:, 3:], first=3)
 print(f"in a cache the keys stay: {(rotary(row)[:, 3:] - later).abs().max():.0e} apart")
 
 # %% [markdown]
-# (Meta's LLaMA pairs neighbours, as here. The version of it in the library transformers pairs number $i$ with number
-# $i + d/2$: the same function with the numbers of queries and keys in another order. Weights must be reordered when they
+# (Meta's LLaMA pairs neighbours, as here. The version of it in the library transformers pairs number $i$ with number $i
+# + d/2$: the same function with the numbers of queries and keys in another order. Weights must be reordered when they
 # move from one to the other: section 19.)
 #
-# What does distance do to a score before anything is learned? Let key and query be the same vector, with pairs of equal length.
-# At a distance $\Delta$ the share $\frac{1}{32} \sum_i \cos(\Delta\,\theta_i)$ of the score is left. And a network can turn its
-# keys, so that another distance gets the best score. For an image of 64 codes the distance 64 is of interest: it is
-# the same place in the image before.
+# What can a score make of distance? Let query and key be the same vector, with 32 pairs of equal length. At distance
+# $\Delta$, the share $\frac{1}{32} \sum_i \cos(\Delta\,\theta_i)$ of the score is left. By turning its keys once more,
+# with its weights, a network can give the best score to any distance it likes. One of interest is 64: with 64 codes an
+# image, it leads to the same place in the image before.
 #
-# **Predict first:** with the best distance at 64, how much lower is the score at 63 and 65, the neighbours in that image? And
-# at 56 and 72, one row up and down?
+# **Predict first:** with the best distance at 64, how much is left at 63 and 65, the neighbours of that place? And at
+# 56 and 72, one row below and above?
 
 
 # %%
@@ -911,16 +928,15 @@ explore(
 speeds = 10_000 ** (-torch.arange(0, 64, 2) / 64)
 for away in (0, 1, 2, 8, 32, 64):
     left = (away * speeds).cos().mean().item()
-    print(f"{away:2} tokens away from the best distance, {left:.2f} of the score is left")
+    print(f"{away:2} tokens away from the best distance: {left:.2f} is left")
 
 # %% [markdown]
-# The fast pairs tell neighbours apart, the slow ones far places. Nothing makes a near token count more in itself;
-# the curve says what is easy to express.
+# The fast pairs tell neighbours apart, the slow ones far places.
 #
-# But it only knows *distances*. A token's place in its image, its row and column, it must find by counting from BOS, which may
-# lie in the row before. LVM leaves it at that. Our tiny networks add one thing of their own, a learned vector
-# for the place of a token in its image: the same 64 vectors for all images and kinds (`image_places`), and one for BOS
-# and EOS. What is it worth? Again two seeds each.
+# But a score only knows *distances*. At which row and column of its image a token is, the network must find out by
+# other means, from BOS, say, which may have been cut off. LVM leaves it at that. Our tiny networks add something of
+# their own, a learned vector for a token's place in its image: the same 64 vectors for all images, and one for BOS and
+# EOS (`image_places`). What is it worth? Again two seeds each.
 
 # %%
 room.table(
@@ -941,15 +957,15 @@ room.reading(
 )
 
 # %% [markdown]
-# **The MLP.** ViT's has a layer, GELU and a layer. LLaMA's has two layers side by side before the last one. What the first
-# gives goes through $\mathrm{silu}(x) = x \cdot \sigma(x)$ and decides, number by number, how much of the second's
-# passes: a *gate* (SwiGLU, Shazeer 2020, arXiv 2002.05202, Eq. 6):
+# **The MLP.** ViT's has a layer, GELU and a layer. LLaMA's has two layers side by side in place of the first. One of
+# them makes values; what the other makes goes through $\mathrm{silu}(x) = x \cdot \sigma(x)$ and decides, number by
+# number, how much of each value passes. It is a *gate* (SwiGLU, Shazeer 2020, arXiv 2002.05202, Eq. 6):
 #
 # $$\mathrm{SwiGLU}(x) = \bigl(\mathrm{silu}(x W) \odot x V\bigr)\, W_2$$
 #
-# Three matrices in place of two. To have as many weights as an MLP of width $4d$, which has $8d^2$, the width in the middle must
-# be $f$ with $3 d f = 8 d^2$, so $f = \frac83 d$: 512 for our $d = 192$. The library keeps $W$ and $V$ in one layer, so that one
-# product of matrices does both.
+# These are three matrices in place of two. To have as many weights as ViT's MLP, $8d^2$, the width in the middle must
+# be $f$ with $3 d f = 8 d^2$, that is $f = \frac83 d$: 512 for our $d = 192$. The library keeps $W$ and $V$ in one
+# layer, so that one product of matrices does both.
 
 # %%
 torch.manual_seed(0)
@@ -1035,16 +1051,16 @@ for name, c in lvm.LVM_CONFIGS.items():
 room.table(rows, "The presets, counted; the last three are ours")
 
 # %% [markdown]
-# The paper trains 300M to 3B; 100M is in the released code only, and 7B is what was released later. The names are round: "300M"
-# has 291 million, "7B" 6.5 billion. Their vocabulary has 8,292 tokens, the 8,192 codes and 100 more, of which BOS and
-# EOS are two; which two was not published, so here they are the first. (Ours have 512 + 2 tokens, and $65\,d$ more weights, the
-# vectors of the places.)
+# The paper trains 300M to 3B; 100M is only in the released code, and 7B is what was released later. The names are
+# rounded: "300M" has 291 million parameters, "7B" 6.5 billion. The vocabulary has 8,292 tokens: 8,192 codes and 100
+# more, of which BOS and EOS are two. Which two was not published; in the library they are the first. (Ours have 512 + 2
+# tokens, and $65\,d$ more weights for the places.)
 
 # %% [markdown]
 # ## 7 The loss
 #
-# There is one loss for everything: after each token, how surprising is the next one? A row of tokens is input and
-# target at once, shifted by one.
+# There is one loss for everything: after each token, how surprising is the next? A row of tokens is input and target at
+# once; the target is shifted by one.
 
 # %%
 rows = torch.stack([visual_sentence(x[None], BOS, EOS) for x in image[:8]]).long()
@@ -1090,10 +1106,11 @@ print("losses", tuple(losses.shape))
 print(f"a fresh network: {losses.mean():.3f} nats; ln 514 = {math.log(514):.3f}")
 
 # %% [markdown]
-# A fresh network knows nothing: 514 tokens are about equally likely to it.
+# A fresh network knows nothing: all 514 tokens are about equally likely to it.
 #
-# The classic mistake is to be off by one: to ask for the token that was just *read*. Training runs perfectly, and the loss falls
-# to nothing, since copying is easy. Take the logits of a copying machine, which is sure that the next token is the one it has just read:
+# The classic mistake is to be off by one and to ask for the token that was just *read*. Training runs without a hitch,
+# and the loss falls to zero, for copying is easy. Take a copier, which is sure that the next token is the one it has
+# just read:
 
 # %%
 copied = 20.0 * F.one_hot(rows[:, :-1], 514)
@@ -1102,16 +1119,18 @@ print(f"off by one: {next_token_loss(copied, wrong_target).mean():.6f} nats")
 print(f"as it should be: {next_token_loss(copied, rows).mean():.2f} nats")
 
 # %% [markdown]
-# Note what the loss does *not* know: whether a token is of a photograph or of a map, and whether it is of a question or of
-# an answer. In a sentence of pairs half of all that is learned is how to write the next *question*, which nobody will ask for.
+# Note what the loss does *not* know: whether a token is part of a photograph or of a map, of a question or of an
+# answer. In a sentence of pairs, half of the tokens that the network learns to predict belong to questions, which it
+# will never be asked to draw.
 
 # %% [markdown]
 # ## 8 Prompts
 #
-# A trained network is used by leaving a sentence unfinished. The paper asks in two ways.
+# To use a trained network, leave a sentence unfinished. The paper asks in two ways.
 #
-# - **Sequential**: some frames, and it continues. The paper shows 7 frames and lets it draw the next.
-# - **By analogy**: solved examples and a query, section 1's two rows. The examples *define* the task.
+# - **Sequential prompts** are a few frames, and the network continues them. The paper shows seven frames and has the
+#   next one drawn.
+# - **Analogy prompts** are solved examples and a query, like section 1's two rows. The examples *define* the task.
 
 # %% [markdown]
 # ### Exercise: an analogy as a prompt
@@ -1155,9 +1174,9 @@ for p in (0, 1, 4, 7):
     print(f"{p} example{'s' * (p != 1)}: prompts {tuple(prompt.shape)}")
 
 # %% [markdown]
-# Seven pairs and a query are 15 images, and with the answer 16: the context is full. Two tasks at once need nothing
-# new. Examples of *three* images, such as image, image turned, depth of the image turned, ask for both steps; examples of two that
-# leave the middle one out ask for both in one.
+# Seven pairs and a query are 15 images; with the answer they are 16, and the context is full. *Two tasks at once* need
+# nothing new. With examples of three images, such as image, image turned, depth of the image turned, you ask for two
+# steps, one after the other; with examples that leave the middle image out, for both in one.
 
 # %%
 turned, turned_depth = (
@@ -1170,17 +1189,18 @@ for steps in (True, False):
     print("step by step:" if steps else "at once:", tuple(prompt.shape))
 
 # %% [markdown]
-# **Drawing exactly one image.** The network gives a distribution over *all* tokens, BOS and EOS among them. If one of
-# these were drawn in the middle of an image, no decoder would know what to do with it. So it is not left to chance: only
-# codes may be drawn, and exactly as many as an image has. Everything else, temperature and top-p, is as in chapter 04.
-# With a *cache*, the keys and values of earlier tokens are kept, and each step costs one token and not all.
+# **Drawing exactly one image.** The network gives probabilities to *all* tokens, BOS and EOS among them. If one of
+# these were drawn in the middle of an image, no decoder would know what to do with it. So only codes may be drawn, and
+# exactly as many as an image has. Two numbers shape the draw: the logits are divided by the *temperature*, and *top-p*
+# keeps only the most probable codes, as many as it takes for their probabilities to add up to p. With a *cache*, the
+# keys and values of earlier tokens are kept, and each step costs one token instead of all.
 
 # %% [markdown]
 # ### Exercise: draw an image
 #
 # `prompt` (b n) are tokens, whose next ones are to be the codes of one image: `h, w = model.config.image` rows and
-# columns. Draw h \* w codes one by one, each given the prompt and all codes before it, and return them as a grid (b h w)
-# in reading order.
+# columns. Draw h \* w codes one by one, each given the prompt and all codes before it, and return them as a grid (b h
+# w) in reading order.
 #
 # - `model.next_logits(tokens)` gives the logits (b v) of the token after the last. The codes are the first
 #   `model.config.num_codes` tokens of the vocabulary; **no other token may be drawn**, however probable it is.
@@ -1224,10 +1244,10 @@ def decode_picture(model, prompt, uniform, temperature=1.0, top_p=None):
 
 
 # %% [markdown]
-# The long-trained network of section 10 lends itself for a first look. Eight queries, each after four examples of a segmentation;
-# each row draws all eight answers with your function.
+# Let the long-trained network, which you will meet properly in section 10, answer eight queries, each after four
+# examples of a segmentation. Your function draws all the answers, in four ways.
 #
-# **Predict first:** what happens to the maps at temperature 2? Is a *map* a thing to be drawn at random at all?
+# **Predict first:** what will the maps look like at temperature 2? And should a *map* be drawn at random at all?
 
 # %%
 from course_lib.metrics import depth_error, image_iou
@@ -1274,11 +1294,11 @@ room.reading(
 )
 
 # %% [markdown]
-# A map has one right value at every pixel, so the most probable code is a good choice, and from here on answers
-# take it (`top_k=1`) unless something else is said. A hole can be filled in many ways, and a clip may go on in several;
-# there a draw is honest, and the likeliest code at every place need not give a likely image.
+# A map has one right value at every pixel. So from here on an answer takes the most probable code at every place
+# (`top_k=1`), unless something else is said. A hole can be filled in several ways, and a clip may go on in several;
+# there, a random draw is the honest answer, and the most probable code at every place need not make a probable image.
 #
-# What does the cache save? Your function with it, and the library's loop without:
+# What does the cache save?
 
 # %%
 import time
@@ -1292,10 +1312,10 @@ for cache in (True, False):
 print(f"one image after nine: {seconds[True]:.2f} s; no cache: {seconds[False]:.2f} s")
 
 # %% [markdown]
-# **A trap in the release.** The published 7B weights come with a file that tells the library transformers how to generate, and
-# it says that token 2 means "end", as in a LLaMA that writes text. But here token 2 is an ordinary *code*: whoever
-# does not override it gets images that break off. How often? If all 8,192 codes are used alike, one of
-# 256 tokens is code 2 in $1 - (1 - \frac{1}{8192})^{256}$ of all images. In our own alphabet:
+# **A trap in the release.** The published 7B weights come with a file that tells the library transformers how to
+# generate. It says that token 2 means "end", as in a LLaMA that writes text. But here token 2 is an ordinary *code*:
+# who does not override this gets images that break off. How many? If all 8,192 codes were used alike, a share of $1 -
+# (1 - \frac{1}{8192})^{256}$ of all images would contain code 2. Here it is, and what our own codes do:
 
 # %%
 print(f"8,192 codes, 256 tokens: {1 - (1 - 1 / 8192) ** 256:.1%} of images")
@@ -1307,11 +1327,11 @@ print(f"measured {has[2]:.1%} for code 2; others {has.min():.1%} to {has.max():.
 # %% [markdown]
 # ## 9 Train it here
 #
-# Two tasks, segmentation and depth, on 1,000 scenes whose codes are made now; the smallest network; 45 seconds. It is a
-# language model like any other: rows of a stream, the loss of the next token, AdamW.
+# Two tasks, segmentation and depth, the smallest network, and 45 seconds. The codes of 1,000 scenes are made first.
+# From there on it is a language model like any other: rows of a stream, the loss of the next token, AdamW.
 #
-# **Predict first:** the sentences of both tasks begin with the same kind of image. What will the network do with a query and *no*
-# example?
+# **Predict first:** sentences of either task begin with an image of a scene. What will the network draw after a query
+# and *no* example?
 
 # %%
 torch.manual_seed(0)
@@ -1415,7 +1435,7 @@ room.reading(
 )
 
 # %% [markdown]
-# Without an example both tasks are possible, and a third thing too: another sentence's image. What the network then draws is a
-# *choice*, the likeliest code at each place. One example settles the question.
+# Without an example both maps could follow. What is drawn then takes the most probable code at every place, and the
+# first few codes may decide between the two tasks. An example leaves no doubt.
 #
-# The next sections use the same code, with more tasks, more weights and 100 million tokens.
+# The next sections use the same code with more tasks, more weights and 100 million tokens.
