@@ -1405,7 +1405,10 @@ rows = [
     table_row("the mean map", mean_map),
 ]
 rows += [
-    table_row(f"{name}, {p} examples", lambda to, name=name, p=p: answers[name, to, p])
+    table_row(
+        f"{name}, {p} example{'s' * (p != 1)}",
+        lambda to, name=name, p=p: answers[name, to, p],
+    )
     for name in networks
     for p in (0, 1, 4)
 ]
