@@ -318,8 +318,8 @@ room.claim(
 # and that of true ones which are drawn.)
 #
 # One codebook: is it one alphabet, or does each kind of image have codes of its own? Count how often each kind uses
-# each of the 512 codes, which gives it a distribution $p$, and compare two of them by their overlap $\sum_k \min(p_k,
-# q_k)$: 1 if they are the same, 0 if they share no code.
+# each of the 512 codes. Two such distributions $p$ and $q$ can be compared by their overlap, $\sum_k \min(p_k, q_k)$: it
+# is 1 if they are the same, 0 if they share no code.
 #
 # **Predict first:** which overlaps are the largest? Could you tell from one token, without seeing anything else, what
 # kind of image it is from?
@@ -886,9 +886,9 @@ later = rotary(row[:, 3:], first=3)
 print(f"in a cache the keys stay: {(rotary(row)[:, 3:] - later).abs().max():.0e} apart")
 
 # %% [markdown]
-# (Meta's LLaMA pairs neighbours, as here. The version of it in the library transformers pairs number $i$ with number $i
-# + d/2$: the same function with the numbers of queries and keys in another order. Weights must be reordered when they
-# move from one to the other: section 19.)
+# (Meta's LLaMA pairs neighbours, as here. The library transformers pairs number $i$ with number $i + d/2$: the same
+# function with the numbers of queries and keys in another order. Weights must be reordered when they move from one to the
+# other: section 19.)
 #
 # What can a score make of distance? Let query and key be the same vector, with 32 pairs of equal length. At distance
 # $\Delta$, the share $\frac{1}{32} \sum_i \cos(\Delta\,\theta_i)$ of the score is left. By turning its keys once more,
@@ -1319,8 +1319,8 @@ print(f"one image after nine: {seconds[True]:.2f} s; no cache: {seconds[False]:.
 # %% [markdown]
 # **A trap in the release.** The published 7B weights come with a file that tells the library transformers how to
 # generate. It says that token 2 means "end", as in a LLaMA that writes text. But here token 2 is an ordinary *code*:
-# who does not override this gets images that break off. How many? If all 8,192 codes were used alike, a share of $1 -
-# (1 - \frac{1}{8192})^{256}$ of all images would contain code 2. Here it is, and what our own codes do:
+# who does not override this gets images that break off. How many? If all 8,192 codes were used alike, a share of
+# $1 - (1 - \frac{1}{8192})^{256}$ of all images would contain code 2. Here it is, and what our own codes do:
 
 # %%
 print(f"8,192 codes, 256 tokens: {1 - (1 - 1 / 8192) ** 256:.1%} of images")
