@@ -705,6 +705,7 @@ def log_perplexity(name):
     ]
 
 
+# %%
 def compare_perplexity(one, other):
     """Say which of two experiments, (name, words), has the lower perplexity"""
     pairs = zip(log_perplexity(one[0]), log_perplexity(other[0]), strict=True)
