@@ -31,7 +31,6 @@ room.show_hero("lvm")
 import functools
 import math
 import operator
-from dataclasses import replace
 
 import torch
 import torch.nn.functional as F

@@ -109,9 +109,7 @@ class FewTasksRecipe(LVMRecipe):
         n = self.steps * self.batch_size
         shares = dict.fromkeys(self.tasks, 1.0)
         return Tensors(
-            **lvm_tasks.mixed_rows(
-                of, n, self.config.context, self.config.bos, shares, self.seed
-            )
+            **lvm_tasks.mixed_rows(of, n, self.config.context, self.config.bos, shares, self.seed)
         )
 
     def measure(self, model: Transformer) -> dict:

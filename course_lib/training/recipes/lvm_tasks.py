@@ -307,6 +307,7 @@ def examples(of: Bank, task: str, scene: Tensor, quarters: Tensor) -> Tensor:
     """
     if task == "palette":
         return of.palettes.flatten(0, 1)[scene]
+
     def codes(kind: str) -> Tensor:
         if kind != "turned image":
             return of.stills[kind][scene]
