@@ -374,7 +374,7 @@ SHORT = LVMRecipe(
 # What a notebook has the time for: two tasks, few scenes, the smallest network.
 LIVE = FewTasksRecipe(
     "lvm-live",
-    steps=460,
+    steps=400,
     batch_size=4,
     learning_rate=1e-2,
     warmup=20,
