@@ -1333,8 +1333,8 @@ print(f"measured {has[2]:.1%} for code 2; others {has.min():.1%} to {has.max():.
 # %% [markdown]
 # ## 9 Train it here
 #
-# Two tasks, segmentation and depth, the smallest network, and 45 seconds. The codes of 1,000 scenes are made first.
-# From there on it is a language model like any other: rows of a stream, the loss of the next token, AdamW.
+# Two tasks, segmentation and depth, the smallest network, and 45 seconds. The first few of them go into the codes of 600
+# scenes. From there on it is a language model like any other: rows of a stream, the loss of the next token, AdamW.
 #
 # **Predict first:** sentences of either task begin with an image of a scene. What will the network draw after a query
 # and *no* example?

@@ -101,7 +101,7 @@ class FewTasksRecipe(LVMRecipe):
     """An LVM on few tasks and scenes, whose codes are soon made: for a notebook."""
 
     tasks: tuple[str, ...] = ("segmentation", "depth")
-    pictures: int = 1000
+    pictures: int = 600
 
     def data(self) -> Tensors:
         kinds = dict.fromkeys(kind for task in self.tasks for kind in ALL_TASKS[task])
@@ -374,7 +374,7 @@ SHORT = LVMRecipe(
 # What a notebook has the time for: two tasks, few scenes, the smallest network.
 LIVE = FewTasksRecipe(
     "lvm-live",
-    steps=400,
+    steps=350,
     batch_size=4,
     learning_rate=1e-2,
     warmup=20,
