@@ -1344,6 +1344,10 @@ torch.manual_seed(0)
 before = zoo.build("lvm/LVM-nano").eval()
 trained = room.train_live("lvm-live", seconds=45)
 
+# %% [markdown]
+# Ask three networks of this size: an untrained one, yours, and a stored one that has read 100 million tokens of all
+# sorts of sentences.
+
 # %%
 tasks = ("segmentation", "depth")
 examples = {to: solved(to, 32 + torch.arange(32 * 4).view(32, 4) % 32) for to in tasks}
@@ -1365,13 +1369,20 @@ def score(to, maps):
 
 
 # %%
-networks = {"before": before, **room.with_stored(trained, "lvm-nano")}
+stored, made = load_checkpoint("lvm-nano")
+networks = {
+    "before": before,
+    f"yours, {trained.step:,} steps": trained.model,
+    f"stored, {made['steps']:,} steps": stored,
+}
 answers = {
     (name, to, p): answer(network, to, p)
     for name, network in networks.items()
     for to in tasks
     for p in (0, 1, 4)
 }
+
+# %%
 for to in tasks:
     room.show_rows(
         {
