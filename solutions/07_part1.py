@@ -14,7 +14,7 @@ room.show_hero("lvm")
 # and maps with one alphabet, sentences made of images, and a transformer that continues them. You write ten of its
 # functions yourself.
 #
-# **You need** chapter 04 (codes, the next token, top-p) and attention from chapter 02. Whoever has done chapter 09 will
+# **You need** chapter 04 (codes, the next token, sampling) and attention from chapter 02. Whoever has done chapter 09 will
 # meet rotary positions again; they are derived here, too.
 #
 # **Time** about five hours with the exercises; running everything takes two to three minutes. The gap between sections
@@ -109,7 +109,7 @@ room.show_rows(
 
 # %% [markdown]
 # **Predict first:** which tasks could a model guess from the query alone, without any example? For which of them would
-# the right answer still be open? (Section 4 comes back to it, and section 12 measures it.)
+# the right answer still be open? (You will meet such tasks in section 4 and measure them in section 12.)
 #
 # Three things are needed. Every map must be an image (section 2), every image a few tokens (section 3), and the tokens
 # must form sentences from which one can learn what a prompt is (sections 4 and 5). What reads them is a transformer
@@ -619,7 +619,7 @@ room.show(fig, "Rows of 1,024 tokens, cut into sentences at places that differ b
 #
 # How much of its row does a token see? In the released code, everything before it: there is *no mask* between
 # sentences, and the first image of a sentence is predicted from the last ones of another that has nothing to do with
-# it. A mask could keep them apart (`lvm.document_mask`); then a token sees its own sentence only.
+# it. A mask could keep them apart (`document_mask` in `papers/lvm.py`); then a token sees its own sentence only.
 
 # %%
 documents = forms_of.document_ids(packed, BOS)  # each token's sentence in its row
