@@ -106,8 +106,8 @@ def pck(
     _check_shapes(predicted, true)
     distance = (predicted.double() - true.double()).norm(dim=-1)  # b n
     counts = ~true.isnan().any(-1)
-    correct = (distance <= alpha * size.double()[:, None]) & counts
-    return correct.sum(1).double() / counts.sum(1)
+    correct = distance <= alpha * size.double()[:, None]  # False where either point is NaN
+    return correct.sum(1) / counts.sum(1)
 
 
 def centre_error(predicted: Float[Tensor, "b n 2"], true: Float[Tensor, "..."]) -> PerSample:

@@ -125,11 +125,13 @@ def test_pck_of_a_case_by_hand():
 
 
 def test_pck_of_points_that_are_not_there():
-    true = torch.tensor([[[1.0, 1], [2, 2]], [[math.nan, 1], [math.nan, math.nan]]])
+    nan = math.nan
+    true = torch.tensor([[[1.0, 1], [2, 2]], [[nan, 1], [nan, nan]], [[nan, 3], [5, 5]]])
     predicted = true.clone()
-    predicted[0, 1, 0] = math.nan
-    found = pck(predicted, true, torch.tensor([4.0, 4.0]))
-    assert float(found[0]) == 0.5 and math.isnan(found[1])
+    predicted[0, 1, 0] = nan
+    predicted[2] = torch.tensor([[0.0, 3], [5, 5]])
+    found = pck(predicted, true, torch.tensor([4.0, 4.0, 4.0]))
+    assert float(found[0]) == 0.5 and math.isnan(found[1]) and float(found[2]) == 1
 
 
 def test_distance_of_centres():
