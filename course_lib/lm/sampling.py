@@ -141,9 +141,37 @@ def generate(
     from the CPU, so that they are the same for every device.  Raises ValueError for an empty
     prompt.
     """
+    return generate_from_uniform(
+        model,
+        prompt,
+        torch.rand(steps, len(prompt), generator=generator).to(prompt.device),
+        temperature=temperature,
+        top_k=top_k,
+        top_p=top_p,
+        among=among,
+        cache=cache,
+    )
+
+
+@torch.no_grad()
+def generate_from_uniform(
+    model: Any,
+    prompt: Int[Tensor, "b n"],
+    uniforms: Float[Tensor, "steps b"],
+    *,
+    temperature: int | float = 1.0,
+    top_k: int | None = None,
+    top_p: int | float | None = None,
+    among: int | None = None,
+    cache: bool = True,
+) -> Int[Tensor, "b steps"]:
+    """Draw a token with each row of uniform numbers: `generate` with the caller's.
+
+    Raises ValueError for an empty prompt.
+    """
     if not prompt.shape[1]:
         raise ValueError("expected a prompt of at least one token, got none")
-    uniforms = torch.rand(steps, len(prompt), generator=generator).to(prompt.device)
+    steps = len(uniforms)
     # The last token is drawn and not fed back, so the cache does not hold it.
     held = KVCache(model.config.depth, prompt.shape[1] + steps - 1) if cache else None
     drawn = prompt.new_empty(len(prompt), steps)

@@ -70,6 +70,15 @@ def turn(
     return torch.view_as_real(pairs * turns[..., None, :]).flatten(-2).to(x.dtype)
 
 
+def rotate_places(x: Float[Tensor, "b n heads d"], first: int = 0) -> Float[Tensor, "b n heads d"]:
+    """RoFormer, Eq. 34: rotate the tokens of a row, the first of them at place `first`.
+
+    It is 0 unless there are tokens before them, such as those that a cache holds.  A network of
+    many layers computes the turns once.
+    """
+    return turn(x, turns_of_places(first, x.shape[1], x.shape[-1]).to(x.device))
+
+
 def turns_of_places(first: int, n: int, width: int) -> Shaped[Tensor, "n half"]:
     """Return the turns of a head's pairs for the n places from `first` on, complex.
 

@@ -22,6 +22,7 @@ Differs from the paper and the official code:
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -29,7 +30,7 @@ from einops import rearrange, reduce
 from torch import nn
 
 from course_lib.lm.kv_cache import KVCache
-from course_lib.lm.sampling import generate
+from course_lib.lm.sampling import generate, generate_from_uniform
 from course_lib.nn.attention import causal_attention, causal_mask
 from course_lib.nn.norm import RMSNorm
 from course_lib.nn.rope import turn, turns_of_places
@@ -282,12 +283,14 @@ def initialize(model: nn.Module) -> None:
 
 
 def next_token_loss(
-    logits: Float[Tensor, "b n v"], following: Int[Tensor, "b n"]
+    logits: Float[Tensor, "b n v"], tokens: Int[Tensor, "b n+1"]
 ) -> Float[Tensor, "b n"]:
-    """Return -ln p of the token that follows each, in nats.
+    """Return -ln p of every token but the first, in nats.
 
-    The mean is what is minimized: over codes and special tokens, of images and maps alike.
+    logits: those that the model gives after each token but the last, which nothing follows.  The
+    mean is what is minimized: over codes and special tokens, of images and maps alike.
     """
+    following = tokens[:, 1:]  # b n
     flat = rearrange(logits, "b n v -> (b n) v")
     losses = F.cross_entropy(flat, following.flatten().long(), reduction="none")  # b*n
     return losses.view_as(following)
@@ -303,7 +306,7 @@ def sentence_losses(
     seen = [None if each is None else each[:, :-1] for each in (documents, places)]
     documents, places = seen
     logits = model(tokens[:, :-1], documents=documents, places=places)
-    return next_token_loss(logits, tokens[:, 1:])
+    return next_token_loss(logits, tokens)
 
 
 # ---------------------------------------------------------------- 4.3 drawing images
@@ -319,12 +322,44 @@ def decode_images(
     `top_p` among them.  Raises ValueError for an empty prompt, for what the context does not hold,
     and, of a model that knows the places of tokens, for a prompt that does not begin with BOS.
     """
-    bos = model.config.bos
-    if model.config.image_places and not (prompt[:, :1] == bos).all():
-        raise ValueError(f"expected a prompt that begins with BOS ({bos}), got {prompt[:, :1]}")
+    check_start(prompt, model.config)
     h, w = model.config.image
     codes = generate(model, prompt, count * h * w, among=model.config.num_codes, **options)
     return rearrange(codes, "b (count h w) -> b count h w", count=count, h=h, w=w)
+
+
+def decode_image(
+    model: Any,
+    prompt: Int[Tensor, "b n"],
+    uniform: Float[Tensor, "codes b"],
+    temperature: int | float = 1.0,
+    top_p: int | float | None = None,
+) -> Int[Tensor, "b h w"]:
+    """Draw the codes of the image after a prompt, in reading order, with the caller's numbers.
+
+    model: one that `generate` takes, with a configuration of ours.  uniform: in [0, 1), as many for
+    each prompt as an image has codes; the first of them draws the first code.  Raises the
+    ValueErrors of `decode_images`.
+    """
+    check_start(prompt, model.config)
+    h, w = model.config.image
+    codes = generate_from_uniform(
+        model,
+        prompt,
+        uniform,
+        temperature=temperature,
+        top_p=top_p,
+        among=model.config.num_codes,
+    )
+    return rearrange(codes, "b (h w) -> b h w", h=h, w=w)
+
+
+def check_start(prompt: Int[Tensor, "b n"], config: LVMConfig) -> None:
+    """Raise ValueError if the model knows the places of tokens and a prompt lacks BOS in front."""
+    if config.image_places and not (prompt[:, :1] == config.bos).all():
+        raise ValueError(
+            f"expected a prompt that begins with BOS ({config.bos}), got {prompt[:, :1]}"
+        )
 
 
 def continue_sentence(
@@ -401,7 +436,8 @@ def perplexity(
             "expected a prompt and a target of at least one token, got"
             f" {prompt.shape[1]} and {target.shape[1]}"
         )
-    tokens = torch.cat([prompt, target[:, :-1]], dim=1)  # b m+n-1
-    features = model.features(tokens)[:, prompt.shape[1] - 1 :]  # b n d
-    losses = next_token_loss(model.head(features), target)  # b n
+    last = prompt.shape[1] - 1
+    tokens = torch.cat([prompt, target], dim=1)  # b m+n
+    features = model.features(tokens[:, :-1])[:, last:]  # b n d
+    losses = next_token_loss(model.head(features), tokens[:, last:])  # b n
     return perplexity_by_image(losses, target.shape[1])[:, 0]

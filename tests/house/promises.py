@@ -409,7 +409,9 @@ def shared_maths():
         ([even], half * 2),
         ([even, even[:, :0]], half),
     )
-    broken("lm.sampling.generate", (None, torch.zeros(2, 0, dtype=torch.long), 3))
+    no_prompt = torch.zeros(2, 0, dtype=torch.long)
+    broken("lm.sampling.generate", (None, no_prompt, 3))
+    broken("lm.sampling.generate_from_uniform", (None, no_prompt, torch.rand(3, 2)))
 
     real = image(2, 3, 4, 4)
     late = image(2, 3, 4, 4)
@@ -563,6 +565,8 @@ def papers():
             (lvm, ids, KVCache(4, 64), ids),
         )
     broken("papers.lvm.decode_images", (lvm, ids[:, :0]), (lvm, ids, 17))
+    broken("papers.lvm.decode_image", (lvm, ids[:, :0], torch.rand(64, 1)))
+    broken("papers.lvm.check_start", (ids, lvm.config))
     broken("papers.lvm.continue_sentence", (lvm, ids[:, :2], 1), (lvm, ids + 512, 1))
     broken("papers.lvm.split_prompt", (ids[:, :63], lvm.config), (ids[:, :1], lvm.config))
     broken("papers.lvm.perplexity", (lvm, ids[:, :0], ids), (lvm, ids, ids[:, :0]))

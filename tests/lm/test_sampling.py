@@ -12,6 +12,7 @@ from course_lib.lm.sampling import (
     draw_factors,
     draw_tokens,
     generate,
+    generate_from_uniform,
     next_token_probabilities,
     top_k_filter,
     top_k_sample,
@@ -257,6 +258,14 @@ def test_each_token_is_drawn_given_all_before_it():
         {"top_p": 0.7, "temperature": 2},
     ):
         assert not torch.equal(generate(model, prompt, 7, generator=seeded(5), **other), got)
+
+
+@pytest.mark.parametrize("cache", [True, False])
+def test_the_callers_uniform_numbers_draw_the_same_tokens(cache):
+    model, prompt = GPT(), torch.randint(0, 11, (5, 3), generator=seeded(4))
+    settings = {"temperature": 2, "top_p": 0.7, "among": 9, "cache": cache}
+    got = generate_from_uniform(model, prompt, torch.rand(7, 5, generator=seeded(5)), **settings)
+    assert torch.equal(got, generate(model, prompt, 7, generator=seeded(5), **settings))
 
 
 def test_top_k_of_1_is_the_most_probable_continuation():

@@ -5,7 +5,14 @@ import cmath
 import pytest
 import torch
 
-from course_lib.nn.rope import rope_angles, rope_angles_3d, rotate, turn, turns_of_places
+from course_lib.nn.rope import (
+    rope_angles,
+    rope_angles_3d,
+    rotate,
+    rotate_places,
+    turn,
+    turns_of_places,
+)
 
 
 def random(*shape, seed=0):
@@ -74,6 +81,7 @@ def test_turns_of_places_are_those_of_their_angles(first):
     x = random(2, 5, 3, 8).float()
     angles = rope_angles(torch.arange(first, first + 5).float(), 8)
     torch.testing.assert_close(turn(x, turns_of_places(first, 5, 8)), rotate(x, angles))
+    torch.testing.assert_close(rotate_places(x, first), rotate(x, angles))
 
 
 def test_turns_are_exact_far_from_the_first_place():

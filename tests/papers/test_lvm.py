@@ -265,6 +265,18 @@ def test_a_cache_changes_no_code(options):
     assert torch.equal(cached, uncached)
 
 
+def test_one_image_drawn_with_the_callers_numbers():
+    model, prompt = loud(awake()), draw(4, 7)
+    uniform = torch.rand(6, 4, generator=seeded(2))
+    got = lvm.decode_image(model, prompt, uniform, 0.8, 0.9)
+    expected = lvm.decode_images(model, prompt, 1, temperature=0.8, top_p=0.9, generator=seeded(2))
+    assert torch.equal(got, expected[:, 0]) and got.shape == (4, 2, 3)
+    assert torch.equal(
+        lvm.decode_image(model, prompt, uniform),
+        lvm.decode_images(model, prompt, generator=seeded(2))[:, 0],
+    )
+
+
 def test_each_code_is_drawn_from_the_codes_share_of_the_distribution():
     model, prompt = loud(awake()), draw(5, 7)
     got = lvm.decode_images(model, prompt, 1, temperature=2, top_p=0.8, generator=seeded(4))
