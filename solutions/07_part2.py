@@ -762,3 +762,917 @@ explore(
 # %% [markdown]
 # Where is the surprise with no context at all, and where is some left with 15 images? Look at edges, and at the codes
 # at the top left: the first code of an image has no neighbour to lean on.
+
+# %% [markdown]
+# ## 15 Size and diet
+#
+# **Three sizes.** The paper trains LVMs of 300 million to 3 billion parameters, on the same data, and finds that the
+# larger ones have the lower perplexity, throughout training and on answers to prompts as well (its Section 5.1). Ours
+# are smaller by four orders of magnitude. They read the same rows in the same order.
+
+# %%
+SIZES = {
+    name: results(f"lvm-{name}") for name in ("nano", "micro", "tiny")
+}  # from small to large
+SORTS = ("clip", "views", "category", *TASKS)
+rows = [
+    {
+        "model": f"LVM-{name}",
+        "parameters": f"{room.parameters(f'lvm/LVM-{name}'):,}",
+        "minutes": f"{of['provenance']['seconds'] / 60:.0f}",
+        **{
+            sort: f"{of['metrics'][f'perplexity of {sort}']:.1f}"
+            for sort in ("clip", "views", "category", "segmentation", "turn", "palette")
+        },
+    }
+    for name, of in SIZES.items()
+]
+room.table(rows, "Perplexity of the last image, or of the answer after five pairs")
+
+# %%
+curves = {f"LVM-{name}": of["curve"]["model"] for name, of in SIZES.items()}
+show_lines(
+    SIZES["tiny"]["curve"]["step"],
+    curves,
+    "Loss while training: of tokens that no model has read before",
+    "step",
+    "nats",
+    height=2.8,
+    alt="Three falling curves, one for each size.",
+)
+
+# %%
+in_order = [
+    sort
+    for sort in SORTS
+    if ordered(
+        {
+            name: SIZES[name]["metrics"][f"perplexity of {sort}"]
+            for name in ("tiny", "micro", "nano")
+        }
+    )
+]
+room.reading(
+    value(len(in_order), f"of {len(SORTS)} sorts") >= len(SORTS),
+    "For every sort of sentence the larger model has the lower perplexity, one run of"
+    " each size.",
+    "Not for every sort of sentence is the larger model the one with the lower"
+    " perplexity.",
+)
+
+# %% [markdown]
+# Perplexity is about codes. What of it reaches the answers?
+
+# %%
+rows = [
+    {
+        "task": f"{task}, {UNITS[kind(task)]}",
+        **{
+            f"LVM-{name}": shown_score(task, "4 examples", of, error=True)
+            for name, of in SIZES.items()
+        },
+        "codes": shown_score(task, "codes"),
+    }
+    for task in TASKS
+]
+room.table(rows, "Answers after four examples, 64 queries; ± one standard error")
+
+
+# %%
+def gain(task, one, other):
+    """How much better one run's answers after four examples are than another's"""
+    a, b = each(task, "4 examples", one), each(task, "4 examples", other)
+    return paired(a, b) if kind(task) in AT_LEAST else paired(b, a)
+
+
+gained = [t for t in TASKS if gain(t, SIZES["tiny"], SIZES["nano"]) > 0]
+room.reading(
+    value(len(gained), f"of {len(TASKS)} tasks") >= len(TASKS),
+    "In every task the largest model's answers are better than the smallest's.",
+    "Not in every task are the largest model's answers better than the smallest's.",
+)
+
+# %% [markdown]
+# **The diet.** Nearly nine tenths of the paper's data are single images, which teach nothing about prompts. Does one
+# need anything else? And do clips help with maps? The paper trains on single images only, adds clips, then annotated
+# images, and reports that perplexity falls with each addition. Here are four diets, each with two seeds:
+#
+# | diet | sentences |
+# |---|---|
+# | images | single images, images of a category |
+# | clips | ... and clips, and views around things |
+# | annotated | ... and the eight tasks |
+# | everything | ... and combined tasks, and annotated clips |
+#
+# All read equally many tokens. So whatever is added *displaces* something: the question is not whether more data are
+# better, but whether more *kinds* are.
+#
+# **Predict first:** "everything" reads fewer sentences of the eight tasks than "annotated" does. Will it be worse at
+# them, or better?
+
+# %%
+DIETS = ("images", "clips", "annotated", "everything")
+SEEDS = (0, 1)
+runs = {
+    diet: [results(f"lvm-{diet}-{seed}") for seed in SEEDS] for diet in DIETS
+}
+
+
+def of_seeds(diet, key):
+    return [of["metrics"][key] for of in runs[diet]]
+
+
+def both(numbers, digits=1):
+    return " and ".join(f"{x:.{digits}f}" for x in numbers)
+
+
+rows = [
+    {
+        "diet": diet,
+        **{
+            sort: both(of_seeds(diet, f"perplexity of {sort}"))
+            for sort in ("category", "clip", "views", "segmentation", "palette")
+        },
+    }
+    for diet in DIETS
+]
+short = find_recipe("lvm-everything-0")
+read = short.steps * short.batch_size * short.config.context
+room.table(rows, f"Perplexity, two seeds each; {read / 1e6:.1f} million tokens")
+
+# %%
+rows = [
+    {
+        "task": f"{task}, {UNITS[kind(task)]}",
+        **{
+            diet: both(of_seeds(diet, f"{task}, 4 examples"), DIGITS[kind(task)])
+            for diet in DIETS
+        },
+        "copied": shown_score(task, "query"),
+        "mean": shown_score(task, "mean"),
+    }
+    for task in TASKS
+]
+room.table(rows, "Answers after four examples, by diet, two seeds each")
+
+
+# %%
+def lower(sort, one, other):
+    """The perplexity of a sort is lower with one diet than with another, in both seeds"""
+    a, b = (of_seeds(diet, f"perplexity of {sort}") for diet in (one, other))
+    return (single(a[0], b[0]) < 0) & (single(a[1], b[1]) < 0)
+
+
+room.reading(
+    lower("clip", "clips", "images") & lower("views", "clips", "images"),
+    "With clips and views in the diet, clips and views are less of a surprise.",
+    "That clips and views in the diet make clips and views less of a surprise is not"
+    " shown in both seeds.",
+)
+room.reading(
+    lower("segmentation", "clips", "images"),
+    "Clips help with maps that neither diet contains: the perplexity of segmentations"
+    " is lower.",
+    "That clips help with maps that neither diet contains is not shown.",
+)
+room.reading(
+    lower("segmentation", "annotated", "clips"),
+    "Annotated images lower the perplexity of segmentations.",
+    "That annotated images lower the perplexity of segmentations is not shown.",
+)
+
+# %%
+def task_gain(one, other):
+    """In how many tasks one diet's answers are better, in both seeds"""
+    found = [
+        task
+        for task in TASKS
+        if all(gain(task, runs[one][s], runs[other][s]) > 0 for s in SEEDS)
+    ]
+    return value(len(found), f"of {len(TASKS)} tasks: {', '.join(found) or 'none'}")
+
+
+room.reading(
+    task_gain("annotated", "everything") <= 0,
+    "In none of the eight tasks is the diet without combined tasks better, though it"
+    " reads more of the eight.",
+    "In some of the eight tasks the diet without combined tasks, which reads more of"
+    " them, is better.",
+)
+room.reading(
+    task_gain("everything", "annotated") >= 1,
+    "There are tasks in which variety pays: everything is better than annotated images"
+    " only.",
+    "That variety pays in any of the eight tasks is not shown.",
+)
+
+# %% [markdown]
+# ## 16 Tasks it never saw
+#
+# A list of tasks in the training data is a list of things that a model can recognize. The interesting prompts are those
+# that no training sentence ever posed. Four were held out:
+#
+# | | in training | never in training |
+# |---|---|---|
+# | a relation | normals to depth, depth to segmentation, segmentation to normals of an image, ... | *normals to segmentation* |
+# | two maps in a row | depth and segmentation; normals and edges | *edges and depth* |
+# | two tasks at once | the image turned; turned depth, turned normals | *turned segmentation* |
+# | the same in two steps | turn, then depth; turn, then normals | *turn, then segmentation* |
+#
+# Every kind of image in them is known: turned segmentations are in no sentence, but segmentations are, and turned maps.
+#
+# **Predict first:** which is easier, to turn and segment at once, or to be shown the step between?
+
+# %%
+UNSEEN = lvm_tasks.UNSEEN
+explore(
+    build_prompt,
+    task=list(UNSEEN),
+    examples=slider(0, 7, 4),
+    query=slider(0, 7, 2),
+    alt="A prompt for a task that was in no training sentence, with answer and truth",
+)
+
+# %%
+rows = [
+    {
+        "task": f"{task}, {UNITS[kind(task)]}",
+        "copied": shown_score(task, "query"),
+        "mean": shown_score(task, "mean"),
+        "4 examples": shown_score(task, "4 examples", error=True),
+        "the same map, trained on": shown_score(kind(task), "4 examples"),
+        "codes": shown_score(task, "codes"),
+    }
+    for task in UNSEEN
+]
+room.table(rows, "Tasks of no training sentence, 64 queries; ± one standard error")
+
+# %% [markdown]
+# The last column but one is the plain task, image to depth or image to segmentation, which the model was trained on.
+
+# %%
+room.reading(
+    (where_better("4 examples", "query", UNSEEN) >= len(UNSEEN))
+    & (where_better("4 examples", "mean", UNSEEN) >= len(UNSEEN)),
+    "In all four the answers are better than the query copied and than the mean answer.",
+    "Not in all four are the answers better than the query copied and than the mean"
+    " answer.",
+)
+steps, at_once = (
+    each(task, "4 examples") for task in ("turn, then segmentation", "turned segmentation")
+)
+room.reading(
+    unpaired(steps, at_once, "IoU") > 0,
+    "Step by step the answers are better than at once.",
+    "That answers step by step are better than at once is not shown.",
+)
+room.reading(
+    unpaired(each("segmentation", "4 examples"), at_once, "IoU") > 0,
+    "Turning a segmentation that it has never seen turned costs quality.",
+    "That turning a segmentation that it has never seen turned costs quality is not"
+    " shown.",
+)
+
+# %% [markdown]
+# ## 17 Four failures
+#
+# The paper names four ways in which prompting fails: *task confusion*, *task entanglement*, the *wrong instance*, and
+# the limits of the *tokenizer*. A failure that one can bring about is one that can be measured, and then a remedy can be
+# tried.
+#
+# **Task confusion:** the prompt is taken for that of another task. Write examples of two tasks into one prompt, some of
+# segmentation (s) and some of depth (d), and ask. Which will it be?
+
+# %%
+from course_lib.training.recipes.lvm import answers
+
+of_letter = {
+    letter: lvm_tasks.queries(task, 8, FEW)
+    for letter, task in {"s": "segmentation", "d": "depth"}.items()
+}
+
+
+def mix_tasks(order, query):
+    codes = [of_letter[x].codes[query, i] for i, x in enumerate(order)]
+    codes.append(of_letter["s"].codes[query, -1])  # the same query in both
+    answer = answers(model, torch.stack(codes)[None], len(order))
+    shown = decode(tokenizer, torch.stack(codes[:-1]).flatten(0, 1)).unflatten(0, (-1, 2))
+    asked = of_letter["s"].asked[query : query + 1]
+    columns = torch.cat([shown, torch.stack([asked, answer], dim=1)])
+    titles = [*order, "query"] + [""] * len(order) + ["answer"]
+    images = rearrange(columns, "p q h w c -> (q p) h w c")
+    return room.image_grid(images, titles, len(order) + 1, title=order, cell=110)
+
+
+# %%
+explore(
+    mix_tasks,
+    order=["ssdd", "ddss", "sd", "ds", "sdsd", "sssd", "dsss", "ssss"],
+    query=slider(0, 7, 3),
+    alt="Examples of two tasks in one prompt, a query, and the model's answer",
+)
+
+
+# %% [markdown]
+# **Task entanglement:** two tasks get mixed, or one of two is left out. Ask for *turned segmentation* (section 16) and see
+# which of four images the answer is nearest to: both done, turned only, segmented only, neither. The remedy: the same,
+# step by step.
+#
+# **The wrong instance:** the right task, done to another thing. In scenes of two or three things, no two of one shape,
+# read which shape the first thing has in the answer: its own, or that of *another* thing in the scene? The remedy: draw
+# eight answers at random, and let each pixel take the most frequent class.
+#
+# **The tokenizer's limit:** what the codes of an image cannot say. Encode and decode the *true* maps. The remedy: scenes
+# drawn twice as large, in 16 x 16 codes by the same tokenizer; a sentence then has four times the tokens.
+#
+# All four, on 64 queries or scenes (instances: as many as have several things):
+
+# %%
+failed = run["metrics"]
+several = int(failed["several things"])
+FAILURES = {
+    "confusion: depth is drawn": (
+        ("s s d d", failed["confusion, segmentation, depth: depth"]),
+        ("d d s s", failed["confusion, depth, segmentation: depth"]),
+    ),
+    "entanglement: not both are done": (
+        ("at once", 1 - failed["entanglement, turned segmentation: both"]),
+        ("in steps", 1 - failed["entanglement, turn, then segmentation: both"]),
+    ),
+    "instance: another's shape": (
+        ("likeliest", failed["instance, likeliest: another's"]),
+        ("eight votes", failed["instance, voted: another's"]),
+    ),
+}
+rows = [
+    {
+        "failure": failure,
+        "brought about by": cause,
+        "share": f"{share:.0%}",
+        "remedy": cure,
+        "share then": f"{after:.0%}",
+        "of": several if failure.startswith("instance") else 64,
+    }
+    for failure, ((cause, share), (cure, after)) in FAILURES.items()
+]
+room.table(rows, "Three failures, how often, and how often after a remedy")
+
+# %%
+for failure, ((_, share), (cure, after)) in FAILURES.items():
+    n = several if failure.startswith("instance") else 64
+    room.reading(
+        shares(round(n * after), n, round(n * share), n) < 0,
+        f"{failure.partition(':')[0].capitalize()}: the remedy, {cure}, helps.",
+        f"{failure.partition(':')[0].capitalize()}: that the remedy, {cure}, helps is"
+        " not shown.",
+    )
+depth_drawn = round(64 * failed["confusion, segmentation: depth"])
+room.reading(
+    shares(depth_drawn, 64) < 0.05,
+    "After four examples of segmentation only, depth is hardly ever drawn.",
+    "Even after four examples of segmentation only, depth is drawn at times.",
+)
+
+# %%
+from course_lib.world.annotations import annotate
+
+scene = lvm_tasks.resting_scenes("test", 1, start=9)
+shown, titles = [], []
+for name in ("segmentation", "edges"):
+    small, large = (annotate(scene, size).draw(name) for size in (32, 64))
+    coarse = decode(tokenizer, lvm_tasks.encode(small))
+    coarse = coarse.repeat_interleave(2, 1).repeat_interleave(2, 2)  # as large as the other
+    shown += [large, coarse, decode(tokenizer, lvm_tasks.encode(large))]
+    titles += [f"{name}, true", "8 x 8 codes", "16 x 16 codes"]
+room.show_images(
+    torch.cat(shown),
+    titles,
+    columns=3,
+    cell=150,
+    title="A map and what its codes can say",
+    alt="A segmentation and a map of edges: true, in 8 x 8 codes, and in 16 x 16 codes.",
+)
+
+# %%
+rows = [
+    {
+        "codes of an image": grid,
+        "segmentation, IoU": f"{failed[f'{grid} codes: iou']:.3f}",
+        "depth, relative error": f"{failed[f'{grid} codes: depth']:.3f}",
+        "normals, degrees": f"{failed[f'{grid} codes: normal']:.1f}",
+        "edges, F1": f"{failed[f'{grid} codes: edges']:.2f}",
+    }
+    for grid in ("8 x 8", "16 x 16")
+]
+room.table(rows, "True maps of 64 scenes, encoded and decoded")
+
+# %%
+coarse, fine = (
+    {m: failed[f"{grid} codes: {m}"] for m in ("iou", "depth", "normal", "edges")}
+    for grid in ("8 x 8", "16 x 16")
+)
+room.reading(
+    (single(fine["iou"], coarse["iou"]) > 0)
+    & (single(fine["depth"], coarse["depth"]) < 0)
+    & (single(fine["normal"], coarse["normal"]) < 0)
+    & (single(fine["edges"], coarse["edges"]) > 0),
+    "With four times the codes all four maps are rebuilt better.",
+    "With four times the codes not all four maps are rebuilt better.",
+)
+
+# %% [markdown]
+# The last remedy treats the tokenizer, not the answers: no model was trained on the longer sentences. What would you
+# expect of one, at the same cost?
+
+# %% [markdown]
+# ## 18 Look inside
+#
+# Which earlier images does a token look at while it writes the answer? Catch what enters the attention of each layer,
+# compute queries and keys, turn them by your `rotary`, and the table of attention is a softmax away.
+
+
+# %%
+@torch.no_grad()
+def attention_tables(tokens):
+    """softmax(q k) of a row of tokens (n,): (layers heads n n)"""
+    seen = []
+    hooks = [
+        block.norm1.register_forward_hook(lambda norm, given, out: seen.append(out))
+        for block in model.blocks
+    ]
+    model.features(tokens[None])
+    for hook in hooks:
+        hook.remove()
+    tables = []
+    for block, x in zip(model.blocks, seen, strict=True):
+        heads = 3 * model.config.heads
+        qkv = rearrange(block.qkv(x), "b n (heads d) -> b n heads d", heads=heads)
+        q, k, _ = qkv.chunk(3, dim=2)
+        q, k = rotary(q)[0], rotary(k)[0]  # n heads d
+        scores = torch.einsum("nhd, mhd -> hnm", q, k) / q.shape[-1] ** 0.5
+        past = torch.ones(scores.shape[1:], dtype=torch.bool).tril()
+        tables.append(scores.masked_fill(~past, -torch.inf).softmax(-1))
+    return torch.stack(tables)
+
+
+# %% [markdown]
+# Four examples, the query and its true answer are ten images. Click a place: it is the place of the *answer's* code
+# that is about to be drawn. The ten images are lit by how much the token before it looks at each of their codes; the
+# number is the image's share. (The board shows the query. For *turn* the answer is turned, and so is the place.)
+
+# %%
+def ten_images(task, query):
+    """Tokens of four examples, a query and its answer (641,), and the codes (10 8 8)"""
+    codes = lvm_tasks.queries(task, 8, FEW).codes[query, -5:].long().flatten(0, 1)
+    return sequential_prompt(codes, BOS), codes
+
+
+def look(place, task, layer, head):
+    tokens, codes = ten_images(task, 1)
+    table = attention_tables(tokens)[layer - 1]  # heads n n
+    row = 9 * 64 + 8 * place[0] + place[1]  # the token before the code at that place
+    weights = table.mean(0)[row] if head == "all" else table[head - 1, row]
+    maps = weights[1:].unflatten(0, (10, 8, 8))
+    names = [f"{part} {i}" for i in range(1, 5) for part in ("image", "map")]
+    titles = [
+        f"{name}: {share:.0%}"
+        for name, share in zip([*names, "query", "answer"], maps.sum((1, 2)), strict=True)
+    ]
+    lit = room.shade_by_map(decode(tokenizer, codes), maps)
+    order = [0, 2, 4, 6, 8, 1, 3, 5, 7, 9]  # images above, their maps below
+    title = f"Layer {layer}, BOS {weights[0]:.0%}"
+    return room.image_grid(lit[order], [titles[i] for i in order], 5, title=title)
+
+
+# %%
+board = lvm_tasks.queries("segmentation", 8, FEW).asked[1]
+explore(
+    look,
+    place=room.patches(board, 8, 8, value=(4, 4)),
+    task=["segmentation", "depth", "normal", "edges", "turn"],
+    layer=slider(1, model.config.depth, 2),
+    head=room.choices(["all", *range(1, model.config.heads + 1)]),
+    alt="Ten images, bright where the token before a code of the answer looks",
+)
+
+# %% [markdown]
+# Look for heads that do one thing: look back at the same place of the query; look at the answer so far; look at the
+# *maps* of the examples and pass over their images. Is there one that finds, in the examples, things like the one that
+# it is about to draw?
+#
+# Now in numbers. First, where attention goes in each layer, averaged over heads, all 64 codes of the answer, and eight
+# queries. The last row is uniform attention.
+
+# %%
+PARTS = ("BOS", "examples' images", "examples' maps", "query", "answer so far")
+
+
+def shares_of_parts(table):
+    """Attention (... n n) of the rows that draw the answer, summed over parts: (... 5)"""
+    rows_ = table[..., 9 * 64 : 10 * 64, :].mean(-2)  # ... 641
+    images = rows_[..., 1:].unflatten(-1, (10, 64)).sum(-1)  # ... 10
+    parts = [
+        rows_[..., 0],
+        images[..., 0:8:2].sum(-1),
+        images[..., 1:8:2].sum(-1),
+        images[..., 8],
+        images[..., 9],
+    ]
+    return torch.stack(parts, dim=-1)
+
+
+of_queries = [attention_tables(ten_images("segmentation", i)[0]) for i in range(8)]
+looked = torch.stack([shares_of_parts(table) for table in of_queries]).mean(2)
+even = torch.ones(641, 641).tril()
+uniform = shares_of_parts(even / even.sum(1, keepdim=True))
+
+# %%
+labels = [f"layer {i + 1}" for i in range(model.config.depth)] + ["uniform"]
+rows = [
+    {"": label, **{p: f"{x:.0%}" for p, x in zip(PARTS, of.tolist(), strict=True)}}
+    for label, of in zip(labels, [*looked.mean(0), uniform], strict=True)
+]
+room.table(rows, "Where the tokens that draw a segmentation look")
+
+# %%
+on_query = looked[..., 3].mean(1)  # of each of eight queries
+room.reading(
+    paired(on_query, uniform[3].expand(8)) > 0,
+    "Over all layers the query gets more attention than it would if all tokens were"
+    " looked at alike.",
+    "That the query gets more attention than it would if all tokens were looked at"
+    " alike is not shown.",
+)
+
+# %% [markdown]
+# Second: does a head look at the *source* of what it draws? For a segmentation the source of a code is the same place
+# of the query. For a turned image it is another place, and which one only the examples can tell. Take the attention on
+# the source, over the mean attention on a place of the query. The head is chosen on four queries; the number is from
+# four others.
+
+# %%
+from course_lib.world.annotations import turn
+
+
+def source_places(task, query):
+    """For each of the answer's 64 places, the place of the query that it shows"""
+    asked = lvm_tasks.queries(task, 8, FEW)
+    grid = torch.arange(64).view(8, 8)
+    if task != "turn":
+        return grid.flatten()
+    pixels, answer = asked.asked[query], asked.answer[query]
+    quarters = [k for k in (1, 2, 3) if torch.equal(turn(pixels, k), answer)]
+    return torch.rot90(grid, quarters[0]).flatten()
+
+
+def on_source(task, query):
+    """How many times as much as a place of the query its source gets: (layers heads)"""
+    table = attention_tables(ten_images(task, query)[0])
+    of_query = table[..., 9 * 64 : 10 * 64, 1 + 8 * 64 : 1 + 9 * 64]  # layers heads 64 64
+    source = source_places(task, query).expand(*of_query.shape[:3])[..., None]
+    return (of_query.gather(-1, source)[..., 0] / of_query.mean(-1)).mean(-1)
+
+
+# %%
+TRACED = ("segmentation", "depth", "turn")
+traced = {t: torch.stack([on_source(t, i) for i in range(8)]) for t in TRACED}
+rows, tested = [], {}
+for task, times in traced.items():
+    best = int(times[:4].mean(0).flatten().argmax())
+    layer, head = divmod(best, model.config.heads)
+    tested[task] = times[4:, layer, head]
+    rows.append({"task": task, "layer": layer + 1, "head": head + 1})
+    rows[-1]["attention on the source"] = f"{tested[task].mean():.1f} times the mean"
+room.table(rows, "The head that looks most at the source; four other queries")
+
+# %%
+for task in TRACED:
+    room.reading(
+        paired(tested[task], torch.ones(4), "times the mean") > 0,
+        f"{task.capitalize()}: this head looks at the source more than elsewhere in the"
+        " query.",
+        f"{task.capitalize()}: that any head looks at the source is not shown.",
+    )
+
+# %% [markdown]
+# Attention shows where information *could* come from. What would you change in the network to show that the answer
+# depends on it?
+
+# %% [markdown]
+# ## 19 The real thing
+#
+# The classes of this chapter are the published network, layer for layer. What was released: the code, a model called
+# 7B, which is not among the paper's sizes, and the two tokenizers of section 3. Not released: the data, the paper's own
+# models of 300M to 3B, and the numbers of BOS and EOS.
+
+# %%
+rows = []
+for name in ("300M", "600M", "1B", "3B", "7B"):
+    c = zoo.find(f"lvm/LVM-{name}").config
+    counted = room.parameters(f"lvm/LVM-{name}")
+    cache = 2 * c.depth * c.context * c.width  # keys and values
+    rows.append(
+        {
+            "model": f"LVM-{name}",
+            "width": c.width,
+            "layers": c.depth,
+            "heads": f"{c.heads} of {c.head_width}",
+            "parameters": f"{counted:,}",
+            "weights, GB": f"{2 * counted / 1e9:.1f}",
+            "cache of 16 images, GB": f"{2 * cache / 1e9:.2f}",
+        }
+    )
+room.table(rows, "In 16 bits")
+
+# %% [markdown]
+# Look at the heads. LVM-300M has 8 heads of 128 numbers, where one would guess 16 of 64. The number of heads is in no
+# weight's shape: with a wrong one everything loads, and every answer is wrong.
+#
+# **Pairs.** Another such trap. Our rotation, like that of the code that trained LVM, turns *neighbours* together,
+# numbers $2i$ and $2i + 1$ of a head. Transformers' `LlamaForCausalLM`, in whose layout the released model comes, turns
+# $i$ and $i + d/2$. The rows of $W_q$ and $W_k$ are stored in the order that makes its rotation right, and have to be
+# reordered for ours; those of $W_v$, which is not turned, stay.
+
+# %%
+from course_lib.convert.lvm import rows_of_pairs
+from course_lib.papers.lvm import LVMConfig
+
+small = LVMConfig(width=8, mlp=8, depth=1, heads=1, image=(2, 2), context=16)
+print("rows of q, k and v in our order:", rows_of_pairs(small).tolist())
+
+
+def turn_halves(x, width=64):
+    """transformers' rotation: pairs (i, i + width/2).  x (b n heads d)"""
+    a, b = x.chunk(2, dim=-1)
+    angles = torch.arange(x.shape[1])[:, None, None] * 10_000 ** (
+        -torch.arange(0, width, 2) / width
+    )
+    cos, sin = angles.cos(), angles.sin()
+    return torch.cat([a * cos - b * sin, a * sin + b * cos], dim=-1)
+
+
+# %%
+q, k = torch.randn(2, 1, 20, 1, 64, generator=torch.Generator().manual_seed(0))
+pairs = torch.arange(64).view(2, 32).T.flatten()  # 0, 32, 1, 33, ...
+
+
+def products(q, k, rotation):
+    q, k = rotation(q)[0, :, 0], rotation(k)[0, :, 0]
+    return q @ k.T
+
+
+theirs = products(q, k, turn_halves)
+reordered = products(q[..., pairs], k[..., pairs], rotary)
+unchanged = products(q, k, rotary)
+print(f"reordered: products differ by at most {(reordered - theirs).abs().max():.0e}")
+print(f"unchanged: products differ by at most {(unchanged - theirs).abs().max():.1f}")
+same = (unchanged - theirs).abs().diagonal().max()
+print(f"... but at distance 0 by {same:.0e}")
+
+# %% [markdown]
+# So a test that looks at one token only would find nothing wrong. With the weights on your disk, as dictionaries of
+# tensors,
+#
+# ```
+# from course_lib.convert import load_official
+#
+# model = load_official("lvm/LVM-7B", transformer_weights)
+# tokenizer = load_official("lvm/tokenizer-muse", tokenizer_weights)
+# ```
+#
+# gives what this chapter's functions take: `decode_images(model, prompt)` draws an image of 16 x 16 codes. (The
+# released model was prompted without BOS, and its configuration calls code 2 the end: section 8.) It needs the
+# tokenizer that it was trained with. The codes of another one are valid numbers too, and mean nothing to it. Our tests
+# compare values, gradients and cached generation with `LlamaForCausalLM`, for small random weights; we have not run the
+# published ones. `course models` lists all presets of the course with their counts.
+
+# %%
+for name in ("tokenizer", "tokenizer-muse"):
+    c = zoo.find(f"lvm/{name}").config
+    numbers = room.parameters(f"lvm/{name}")
+    print(f"{name:14} {numbers:>11,} parameters, {c.num_codes:,} codes of {c.code_dim}")
+
+# %% [markdown]
+# ## 20 Study notes and scorecard
+#
+# Study notes and slides shorten this paper to sentences like those in bold. Each is nearly true. Cover the text below
+# it, and first correct it yourself.
+#
+# **"LVM learns without any supervision."** It reads no word, and its loss needs no label. But 7 % of its data are maps,
+# drawn by people or by networks that were trained on labels, and its photographs were collected by a filter that
+# compares images with captions. "Without language" is what the paper says, and that is true of the model.
+#
+# **"It is trained on 1.64 billion images."** Images *and frames* of clips, as UVD v1 counts them. Times 256 codes that
+# is 420 billion tokens, seen once.
+#
+# **"It is trained on annotated images."** On those, too. 88.5 % of the images are single photographs, 4.24 % are in
+# sequences, 7.15 % in annotated pairs, and 0.06 % in annotated clips.
+#
+# **"A sentence has 16 images, which fill the context of 4,096 tokens."** With BOS and EOS they are 4,098. Sentences are
+# written into one stream that is cut anywhere, and in its rows a token sees whatever comes before it, of other
+# sentences too.
+#
+# **"Special tokens mark images, maps and tasks."** There are two, BOS and EOS, and nothing else that the paper
+# describes. What an image is, and which task it belongs to, has to be seen.
+#
+# **"Its tokenizer is VQGAN."** VQGAN's idea, in a form without attention. The repository has two: one of the paper's
+# time, and a later one with which the 7B model was released.
+#
+# **"It is GPT for images."** LLaMA's transformer: RMSNorm, rotation, SwiGLU, no biases.
+#
+# **"It learns new tasks from a few examples, without training."** No weight changes, true. Whether a prompt *teaches*
+# or only *names* a task is another question (section 12): ask for the score without examples, and for a task that
+# cannot be known without them.
+#
+# **"Larger models, longer contexts and more varied data are better."** They have a lower *perplexity*, in the paper. What
+# that means in degrees or metres has to be measured on the answers (section 15).
+#
+# **"It beats specialists."** On keypoints of Pascal3D+, it is ahead of three of them. That is one task, without error
+# bars.
+
+# %%
+BIG = {"300M": "300M", "600M": "0.6B", "1B": "1B", "3B": "3B", "7B": "7B"}
+exact = [
+    room.row(
+        f"Parameters, LVM-{name}",
+        paper=said,
+        code=room.parameters(f"lvm/LVM-{name}"),
+        note="released later" if name == "7B" else None,
+    )
+    for name, said in BIG.items()
+]
+c = zoo.find("lvm/LVM-3B").config
+exact += [
+    room.row("Codes of an image", paper="256", code=c.image_tokens),
+    room.row("Images in the context of 4,096", paper="16", code=c.images),
+    room.row(
+        "Tokens of a sentence of 16 images",
+        code=16 * c.image_tokens + 2,
+        note="two more than the context",
+    ),
+    room.row("Tokens of UVD v1", paper="420 billion", code=f"{1.64e9 * 256 / 1e9:.1f}"),
+    room.row("Vocabulary", code=c.vocabulary, note="8,192 codes and 100 others"),
+]
+
+# %%
+exact += [
+    room.row(
+        "Parameters, tokenizer of the paper's time",
+        code=room.parameters("lvm/tokenizer"),
+    ),
+    room.row(
+        "Parameters, later tokenizer", code=room.parameters("lvm/tokenizer-muse")
+    ),
+]
+room.scorecard(exact, title="Exact")
+
+# %%
+answers_trends = [
+    room.row(
+        "One model does every task after examples",
+        paper="Section 4.3",
+        shown=where_better("4 examples", "mean") >= len(TASKS),
+    ),
+    room.row(
+        "It reads the examples: others mislead it",
+        shown=where_better("4 examples", "other") >= len(TASKS),
+    ),
+    room.row(
+        "More examples are better: a palette",
+        shown=better("palette", "7 examples", "1 examples") > 0,
+    ),
+    room.row(
+        "Tasks of no training sentence",
+        paper="Section 4.3",
+        shown=where_better("4 examples", "mean", UNSEEN) >= len(UNSEEN),
+    ),
+    room.row(
+        "Points where they belong",
+        paper="PCK 81.2",
+        shown=paired(far["drawn"], far["last"], "pixels") < 0,
+    ),
+]
+room.scorecard(answers_trends, title="Trends: answers")
+
+# %%
+perplexity_trends = [
+    room.row(
+        "Larger models: lower perplexity",
+        paper="Section 5.1",
+        shown=value(len(in_order), f"of {len(SORTS)} sorts") >= len(SORTS),
+    ),
+    room.row(
+        "More context: lower perplexity, clips and views",
+        paper="Section 5.1",
+        shown=falls("clip", range(16)) & falls("views", range(16)),
+    ),
+    room.row(
+        "Clips beside images: lower perplexity of maps",
+        paper="Section 5.1",
+        shown=lower("segmentation", "clips", "images"),
+    ),
+    room.row(
+        "Annotated images: lower still",
+        paper="Section 5.1",
+        shown=lower("segmentation", "annotated", "clips"),
+    ),
+    room.row(
+        "Everything: lower still",
+        paper="Section 5.1",
+        shown=lower("segmentation", "everything", "annotated"),
+    ),
+]
+room.scorecard(perplexity_trends, title="Trends: perplexity")
+
+# %% [markdown]
+# The three sizes are one run each; diets have two. Perplexities of our codes cannot be compared with the paper's: a
+# guess among 512 is another thing than one among 8,192.
+
+# %% [markdown]
+# ## 21 Think further
+#
+# <details><summary>Is it "in-context learning"? What would convince you that a prompt teaches the model something?</summary>
+# That the answer depends on what is only in the examples; that it improves with their number; and that it works for
+# rules that no training sentence had. A palette drawn anew has the first two. It is weak on the third: palettes as such
+# were trained on. A stronger test is a <em>kind</em> of rule that was never posed, such as colours by size instead of
+# by shape. Most tasks of most demonstrations, the paper's included, may well be recognized: edges, depth and
+# segmentation are in its data.
+# </details>
+#
+# <details><summary>The loss counts the codes of questions and answers alike. Would it not be better to count answers only, as prompts are scored?</summary>
+# Then each row would teach less: half of the tokens or more would have no loss. And questions are data, too. Predicting
+# them teaches what scenes look like, which single images teach as well. But weights need not be 0 or 1. For a fixed
+# number of steps one could try a larger weight on answers, and judge by answers to prompts, at equal tokens.
+# </details>
+#
+# <details><summary>The stream has no document mask: a token may attend to the end of another sentence. Why does that not spoil prompts, which have nothing before BOS?</summary>
+# Rows of training begin anywhere, so that every amount of foreign past is met there, from none to nearly a whole row.
+# The model has to learn that what comes before BOS says nothing about what comes after it. That costs some capacity,
+# and what it costs here section 5 measures. In return the code is simple, no token is padding, and attention has one
+# shape.
+# </details>
+#
+# <details><summary>A map is an image in colours, and its error is counted in codes. What does that make of the metric character of depth?</summary>
+# The loss does not know it. A code that is off by a centimetre and one that is off by three metres are equally wrong;
+# softmax knows only equal and unequal. What helps is the number of examples of each code, and that similar codes occur
+# in similar places. A specialist with a squared error is told how far off it is. The price of one format for everything
+# is that nothing is treated as what it is.
+# </details>
+#
+# <details><summary>Depth needs a colour code, and so do normals. Does the choice matter?</summary>
+# Yes, in two ways. It bounds what can be read back: a byte of grey has 256 depths, a path along three edges of the
+# colour cube three times as many. And the tokenizer rebuilds some colours better than others, above all those of the
+# images it was trained on. A code with large jumps for small differences of depth would turn small errors of a code
+# into large ones.
+# </details>
+#
+# <details><summary>Colourization has more than one right answer. Is PSNR fair to it?</summary>
+# No. If a grey thing may be red or green, the best PSNR has the mean of both, a brownish grey that nobody would call
+# right, while a draw from the true distribution loses. In our task the examples give away floor and sky, so that much
+# of the image is settled; for the things, one would count how often the drawn colour is a <em>possible</em> one, or
+# look at the perplexity of the true image, which allows for several answers.
+# </details>
+#
+# <details><summary>Answers are the most probable code at every place. Is that the most probable image?</summary>
+# No. The best first code may lead to images that are all unlikely. It is a greedy search; the most probable image is
+# out of reach (512 to the power of 64 candidates). Draws at temperature 1 are fair samples of what the model believes.
+# For maps with one right answer greed works, as long as the model is nearly sure. For images with many, it tends to
+# draw the same plain thing again and again.
+# </details>
+#
+# <details><summary>Somebody proposes to add the words after all: a text token for each task. What is gained, what lost?</summary>
+# Recognition becomes trivial: no example needed, no confusion between tasks that look alike. What is lost is the only
+# way to ask for something that has no name, or whose name nobody has annotated. One can have both. Models that came
+# later read text and images in one stream; chapter 06 is about one of them.
+# </details>
+#
+# <details><summary>Who made the maps, and whose photographs are they?</summary>
+# The photographs are from LAION, collected from the web without asking. Many maps are the outputs of other networks, so
+# that their errors, and the choices of those who annotated <em>their</em> data, are copied without a trace. A model
+# that imitates a depth estimator cannot be better than it on average, except by chance or by averaging its errors.
+# What would you want to know of a data set of 1.64 billion images before you built on it?
+# </details>
+
+# %%
+room.quiz("lvm")
+
+# %%
+room.flashcards("lvm")
+
+# %% [markdown]
+# ## 22 Read on
+#
+# - Bai et al., *Sequential Modeling Enables Scalable Learning for Large Vision Models* (2023), arXiv 2312.00785.
+# - Su et al., *RoFormer* (2021), arXiv 2104.09864: rotation.
+# - Shazeer, *GLU Variants Improve Transformer* (2020), arXiv 2002.05202: the gate.
+# - Holtzman et al., *The Curious Case of Neural Text Degeneration* (2019), arXiv 1904.09751: top-p, and why the most
+#   probable text is not the best one.
+# - Esser et al., *Taming Transformers for High-Resolution Image Synthesis* (2020), arXiv 2012.09841: VQGAN (chapter 04).
+# - Yang and Ramanan, *Articulated Human Detection with Flexible Mixtures of Parts* (2013): PCK.
+# - `papers/lvm_sentences.py`, `papers/lvm.py` and `papers/lvm_tokenizer.py` are the paper, to be read in this order.
+#
+# **Next:** chapter 08 leaves codes for latents without a codebook, and one token after another for noise that is removed
+# from all of them at once.
+
+# %%
+room.progress()
