@@ -36,7 +36,7 @@ from course_lib.training.recipes.lvm_tokenizer import decode
 
 
 def prompt_images(asked, p):
-    """One question after p examples: images (q*(p+2) h w 3) in q rows, and the answer"""
+    """A question after p examples: q rows of images (q*(p+2) h w 3), and the answer"""
     codes = asked.codes.long()  # 1 examples q 8 8; the last one is the question
     prompt = analogy_prompt(codes[:, -1 - p : -1], codes[:, -1, :1], BOS)
     drawn = decode_images(model, prompt, codes.shape[2] - 1, top_k=1)
@@ -107,7 +107,10 @@ hole[:, 10:22, 10:22] = True
 
 def ask_of_photos(first, second, task, examples):
     photos = float_to_pixels(torch.stack([first, second]))  # 2 h w 3
-    changed = {"grey": grey_to_pixels(to_grey(photos)), "holes": cut_holes(photos, hole)}
+    changed = {
+        "grey": grey_to_pixels(to_grey(photos)),
+        "holes": cut_holes(photos, hole),
+    }
     asked = changed.get(TASKS[task][0], photos)
     codes = lvm_tasks.encode(asked).long()  # 2 8 8
     known = lvm_tasks.queries(task, 8, FEW).codes[:1].long().expand(2, -1, -1, -1, -1)
@@ -343,9 +346,10 @@ def draw_curve(ax, task, of=run):
 
 fig, axes = room.figure(
     "Answers by the number of examples (± 2 standard errors)",
+    "examples",
     rows=2,
     columns=4,
-    height=4,
+    height=4.3,
     width=7.2,
 )
 for ax, task in zip(axes.flat, TASKS, strict=True):
@@ -482,7 +486,8 @@ show_clip(
 # things that stood still stay where they were?
 #
 # Now count. The yardsticks are the *last* given frame held, so that nothing moves any more, and the true frames sent
-# through their codes. (Where a thing is not found in a frame, it counts as where it was last.)
+# through their codes. (Colours are those of the last two frames given. Where a thing is not found in a frame, it counts
+# as where it was last.)
 
 # %%
 from course_lib.training.recipes.lvm import read_centres
@@ -493,7 +498,7 @@ thing = clips.things == FIRST_THING  # b t h w: the pixels of the thing that mov
 true = centres(thing)[:, GIVEN:]  # b 8 2
 size = reach(thing[:, GIVEN - 1]).clamp(min=1)
 last = centres(thing)[:, GIVEN - 1 : GIVEN].expand_as(true)
-seen = clips.rgb[:, :GIVEN], thing[:, :GIVEN]
+seen = clips.rgb[:, GIVEN - 2 : GIVEN], thing[:, GIVEN - 2 : GIVEN]
 found = {"the last frame held": last}
 found |= {name: read_centres(frames, *seen, last) for name, frames in new.items()}
 alphas = torch.linspace(0.02, 1, 50)
@@ -712,7 +717,8 @@ room.reading(
 room.reading(
     falls("palette", range(1, 16, 2)),
     "The last map in a palette is less of a surprise than the second.",
-    "That the last map in a palette is less of a surprise than the second is not shown.",
+    "That the last map in a palette is less of a surprise than the second is not"
+    " shown.",
 )
 room.reading(
     falls("category", range(16)),
@@ -746,7 +752,8 @@ def context_length(sentence, number, images):
     words = perplexity_by_picture(losses, 64)[:, 0].tolist()
     titles = [f"{k} before: {x:.1f}" for k, x in zip(counts, words, strict=True)]
     lit = room.shade_by_map(target, losses.unflatten(1, (8, 8)))
-    return room.image_grid(lit, titles, len(counts), title="Perplexity of the last image")
+    title = "Perplexity of the last image"
+    return room.image_grid(lit, titles, len(counts), title=title)
 
 
 # %%
@@ -918,7 +925,7 @@ room.table(rows, "Answers after four examples, by diet, two seeds each")
 
 # %%
 def lower(sort, one, other):
-    """The perplexity of a sort is lower with one diet than with another, in both seeds"""
+    """A sort's perplexity is lower with one diet than with another, in both seeds"""
     a, b = (of_seeds(diet, f"perplexity of {sort}") for diet in (one, other))
     return (single(a[0], b[0]) < 0) & (single(a[1], b[1]) < 0)
 
@@ -1014,13 +1021,13 @@ room.table(rows, "Tasks of no training sentence, 64 queries; ± one standard err
 room.reading(
     (where_better("4 examples", "query", UNSEEN) >= len(UNSEEN))
     & (where_better("4 examples", "mean", UNSEEN) >= len(UNSEEN)),
-    "In all four the answers are better than the query copied and than the mean answer.",
+    "In all four the answers are better than the query copied and than the mean"
+    " answer.",
     "Not in all four are the answers better than the query copied and than the mean"
     " answer.",
 )
-steps, at_once = (
-    each(task, "4 examples") for task in ("turn, then segmentation", "turned segmentation")
-)
+at_once = each("turned segmentation", "4 examples")
+steps = each("turn, then segmentation", "4 examples")
 room.reading(
     unpaired(steps, at_once, "IoU") > 0,
     "Step by step the answers are better than at once.",
@@ -1037,8 +1044,7 @@ room.reading(
 # ## 17 Four failures
 #
 # The paper names four ways in which prompting fails: *task confusion*, *task entanglement*, the *wrong instance*, and
-# the limits of the *tokenizer*. A failure that one can bring about is one that can be measured, and then a remedy can be
-# tried.
+# the limits of the *tokenizer*. A failure that one can bring about can be measured, and then a remedy can be tried.
 #
 # **Task confusion:** the prompt is taken for that of another task. Write examples of two tasks into one prompt, some of
 # segmentation (s) and some of depth (d), and ask. Which will it be?
@@ -1056,7 +1062,8 @@ def mix_tasks(order, query):
     codes = [of_letter[x].codes[query, i] for i, x in enumerate(order)]
     codes.append(of_letter["s"].codes[query, -1])  # the same query in both
     answer = answers(model, torch.stack(codes)[None], len(order))
-    shown = decode(tokenizer, torch.stack(codes[:-1]).flatten(0, 1)).unflatten(0, (-1, 2))
+    shown = decode(tokenizer, torch.stack(codes[:-1]).flatten(0, 1))
+    shown = shown.unflatten(0, (-1, 2))
     asked = of_letter["s"].asked[query : query + 1]
     columns = torch.cat([shown, torch.stack([asked, answer], dim=1)])
     titles = [*order, "query"] + [""] * len(order) + ["answer"]
@@ -1074,16 +1081,16 @@ explore(
 
 
 # %% [markdown]
-# **Task entanglement:** two tasks get mixed, or one of two is left out. Ask for *turned segmentation* (section 16) and see
-# which of four images the answer is nearest to: both done, turned only, segmented only, neither. The remedy: the same,
-# step by step.
+# **Task entanglement:** two tasks get mixed, or one of two is left out. Ask for *turned segmentation* (section 16) and
+# see which of four images the answer is nearest to: both done, turned only, segmented only, neither. The remedy: the
+# same, step by step.
 #
 # **The wrong instance:** the right task, done to another thing. In scenes of two or three things, no two of one shape,
 # read which shape the first thing has in the answer: its own, or that of *another* thing in the scene? The remedy: draw
 # eight answers at random, and let each pixel take the most frequent class.
 #
-# **The tokenizer's limit:** what the codes of an image cannot say. Encode and decode the *true* maps. The remedy: scenes
-# drawn twice as large, in 16 x 16 codes by the same tokenizer; a sentence then has four times the tokens.
+# **The tokenizer's limit:** what the codes of an image cannot say. Encode and decode the *true* maps. The remedy:
+# scenes drawn twice as large, in 16 x 16 codes by the same tokenizer; a sentence then has four times the tokens.
 #
 # All four, on 64 queries or scenes (instances: as many as have several things):
 
@@ -1093,7 +1100,7 @@ several = int(failed["several things"])
 FAILURES = {
     "confusion: depth is drawn": (
         ("s s d d", failed["confusion, segmentation, depth: depth"]),
-        ("d d s s", failed["confusion, depth, segmentation: depth"]),
+        ("s last: d d s s", failed["confusion, depth, segmentation: depth"]),
     ),
     "entanglement: not both are done": (
         ("at once", 1 - failed["entanglement, turned segmentation: both"]),
@@ -1141,7 +1148,7 @@ shown, titles = [], []
 for name in ("segmentation", "edges"):
     small, large = (annotate(scene, size).draw(name) for size in (32, 64))
     coarse = decode(tokenizer, lvm_tasks.encode(small))
-    coarse = coarse.repeat_interleave(2, 1).repeat_interleave(2, 2)  # as large as the other
+    coarse = coarse.repeat_interleave(2, 1).repeat_interleave(2, 2)  # twice as large
     shown += [large, coarse, decode(tokenizer, lvm_tasks.encode(large))]
     titles += [f"{name}, true", "8 x 8 codes", "16 x 16 codes"]
 room.show_images(
@@ -1150,7 +1157,7 @@ room.show_images(
     columns=3,
     cell=150,
     title="A map and what its codes can say",
-    alt="A segmentation and a map of edges: true, in 8 x 8 codes, and in 16 x 16 codes.",
+    alt="A segmentation and a map of edges: true, in 8 x 8 and in 16 x 16 codes.",
 )
 
 # %%
@@ -1234,10 +1241,9 @@ def look(place, task, layer, head):
     weights = table.mean(0)[row] if head == "all" else table[head - 1, row]
     maps = weights[1:].unflatten(0, (10, 8, 8))
     names = [f"{part} {i}" for i in range(1, 5) for part in ("image", "map")]
-    titles = [
-        f"{name}: {share:.0%}"
-        for name, share in zip([*names, "query", "answer"], maps.sum((1, 2)), strict=True)
-    ]
+    names += ["query", "answer"]
+    amounts = zip(names, maps.sum((1, 2)), strict=True)
+    titles = [f"{name}: {share:.0%}" for name, share in amounts]
     lit = room.shade_by_map(decode(tokenizer, codes), maps)
     order = [0, 2, 4, 6, 8, 1, 3, 5, 7, 9]  # images above, their maps below
     title = f"Layer {layer}, BOS {weights[0]:.0%}"
@@ -1268,11 +1274,11 @@ PARTS = ("BOS", "examples' images", "examples' maps", "query", "answer so far")
 
 
 def shares_of_parts(table):
-    """Attention (... n n) of the rows that draw the answer, summed over parts: (... 5)"""
-    rows_ = table[..., 9 * 64 : 10 * 64, :].mean(-2)  # ... 641
-    images = rows_[..., 1:].unflatten(-1, (10, 64)).sum(-1)  # ... 10
+    """Attention (... n n) of rows that draw the answer, summed over parts: (... 5)"""
+    drawing = table[..., 9 * 64 : 10 * 64, :].mean(-2)  # ... 641
+    images = drawing[..., 1:].unflatten(-1, (10, 64)).sum(-1)  # ... 10
     parts = [
-        rows_[..., 0],
+        drawing[..., 0],
         images[..., 0:8:2].sum(-1),
         images[..., 1:8:2].sum(-1),
         images[..., 8],
@@ -1328,7 +1334,8 @@ def source_places(task, query):
 def on_source(task, query):
     """How many times as much as a place of the query its source gets: (layers heads)"""
     table = attention_tables(ten_images(task, query)[0])
-    of_query = table[..., 9 * 64 : 10 * 64, 1 + 8 * 64 : 1 + 9 * 64]  # layers heads 64 64
+    drawing = table[..., 9 * 64 : 10 * 64, :]  # layers heads 64 641
+    of_query = drawing[..., 1 + 8 * 64 : 1 + 9 * 64]
     source = source_places(task, query).expand(*of_query.shape[:3])[..., None]
     return (of_query.gather(-1, source)[..., 0] / of_query.mean(-1)).mean(-1)
 
@@ -1484,8 +1491,8 @@ for name in ("tokenizer", "tokenizer-muse"):
 # or only *names* a task is another question (section 12): ask for the score without examples, and for a task that
 # cannot be known without them.
 #
-# **"Larger models, longer contexts and more varied data are better."** They have a lower *perplexity*, in the paper. What
-# that means in degrees or metres has to be measured on the answers (section 15).
+# **"Larger models, longer contexts and more varied data are better."** They have a lower *perplexity*, in the paper.
+# What that means in degrees or metres has to be measured on the answers (section 15).
 #
 # **"It beats specialists."** On keypoints of Pascal3D+, it is ahead of three of them. That is one task, without error
 # bars.
