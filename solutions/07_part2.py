@@ -25,8 +25,8 @@ print(f"{made['seconds'] / 60:.0f} minutes on {made['device']}")
 
 # %% [markdown]
 # Everything it is asked from here on is about scenes of the test split. An *example* of a task is a scene in two or
-# three kinds of images; a prompt is some examples, and the first image of one more. The answer takes the most probable
-# code at every place, so that it does not depend on chance.
+# three kinds of images; a prompt is some examples, and the first image of another. The answer takes the most probable
+# code at every place: nothing is left to chance.
 
 # %%
 from course_lib.papers.lvm import decode_images
@@ -88,8 +88,8 @@ explore(
 )
 
 # %% [markdown]
-# (A task with three images in an example has room for at most four examples.) Compare an answer with its truth in codes
-# before you blame the model: what is missing there it cannot say.
+# (Where an example has three images, there is room for four examples.) Compare an answer with its truth in codes before
+# you blame the model: what is missing there it cannot say.
 #
 # **And your own images?** Choose two photos. The examples still come from the little world; the queries are yours.
 # Neither the tokenizer nor the model has ever seen anything but the little world, so look at the third column first:
@@ -162,6 +162,9 @@ explore(
 #
 # Two tasks have no specialist: a network that is told nothing cannot know by how many quarters to turn, or which
 # colours a palette has.
+#
+# A difference counts from two standard errors on, query by query. By chance alone that happens once in some twenty
+# comparisons: one task of eight is weak evidence.
 #
 # **Predict first:** what will four examples of *depth* do to a query for segmentation?
 
@@ -291,8 +294,8 @@ for name in ("lvm-tiny", *(f"lvm-specialist-{task}" for task in SPECIALISTS)):
 room.table(rows, "What the networks cost")
 
 # %% [markdown]
-# Does a segmentation say *what* a thing is? The share of queries in which most pixels of the scene's first thing have
-# the class of its shape:
+# Does a segmentation say *what* a thing is? Let the pixels of the scene's first thing vote for a class. In how many
+# queries does its own shape win?
 
 # %%
 rows = []
@@ -397,8 +400,8 @@ room.reading(
 )
 
 # %% [markdown]
-# One example of *turn* says all there is to say. One of *palette* shows the colours of the classes that happen to be in
-# it, and a scene has at most three shapes. A question for section 21: what would you have to show before you call this
+# One example of *turn* says all there is to say. One of *palette* shows the colours of those classes that happen to be
+# in it, and is silent about the rest. A question for section 21: what would you have to show before you call this
 # *learning*?
 
 # %% [markdown]
@@ -557,12 +560,12 @@ room.reading(
 # data. PCK at 0.1 is 81.2 for LVM, and 68.0, 68.9 and 78.6 for three networks built for keypoints (Stacked Hourglass,
 # MSS-Net, StarMap).
 #
-# **Around a thing, and on.** Sixteen views go all the way round a thing. Show eight of them, half the way, and let the
-# model go on for sixteen more. After the first eight of these it is back at the start, and has views from there in its
-# context; then the context is full. From there on each new image is drawn given the last 15, behind BOS, and what was
-# shown first begins to leave. The released code generates long sequences in this way.
+# **Around a thing, and on.** Sixteen views go all the way round a thing. Show eight of them, and let the model go on for
+# sixteen. After eight of these it is back at the start, which is still in its context; but now the context is full.
+# From there on each new image is drawn given the last 15, with BOS in front, and what was shown first begins to leave.
+# The released code generates long sequences in this way.
 #
-# In training no sentence was longer than 16 images. But here the truth is known for ever: view 16 is view 0.
+# In training a sentence ended after 16 images. But here the truth is known for ever: view 16 is view 0.
 #
 # **Predict first:** where will the errors begin to grow, and will they ever shrink?
 
@@ -728,8 +731,8 @@ room.reading(
 
 # %% [markdown]
 # Those curves compare different images at different places. Now hold the image and change the context: the last image
-# of a sentence, given the k images before it. Bright places are those whose codes surprised the model most; all maps of
-# one sentence have one scale.
+# of a sentence, given the k images before it. Bright places are those whose codes surprised the model; all maps of one
+# sentence share one scale.
 
 # %%
 LOOKED_AT = ("clip", "views", "category", "segmentation", "palette")
@@ -871,11 +874,11 @@ room.reading(
 # | annotated | ... and the eight tasks |
 # | everything | ... and combined tasks, and annotated clips |
 #
-# All read equally many tokens. So whatever is added *displaces* something: the question is not whether more data are
-# better, but whether more *kinds* are.
+# All read equally many tokens. So whatever is added *displaces* something: the question is about the *kinds* of data,
+# not about their amount.
 #
-# **Predict first:** "everything" reads fewer sentences of the eight tasks than "annotated" does. Will it be worse at
-# them, or better?
+# **Predict first:** since "everything" leaves fewer sentences for the eight tasks than "annotated" does, will it be worse
+# at them, or better?
 
 # %%
 DIETS = ("images", "clips", "annotated", "everything")
@@ -1068,7 +1071,8 @@ def mix_tasks(order, query):
     columns = torch.cat([shown, torch.stack([asked, answer], dim=1)])
     titles = [*order, "query"] + [""] * len(order) + ["answer"]
     images = rearrange(columns, "p q h w c -> (q p) h w c")
-    return room.image_grid(images, titles, len(order) + 1, title=order, cell=110)
+    title = f"{order} (s: segmentation, d: depth)"
+    return room.image_grid(images, titles, len(order) + 1, title=title, cell=110)
 
 
 # %%
@@ -1188,8 +1192,8 @@ room.reading(
 )
 
 # %% [markdown]
-# The last remedy treats the tokenizer, not the answers: no model was trained on the longer sentences. What would you
-# expect of one, at the same cost?
+# The last remedy treats the tokenizer and not yet the answers: no model was trained on sentences of such images. What
+# would you expect of one, at the same cost?
 
 # %% [markdown]
 # ## 18 Look inside
