@@ -98,6 +98,41 @@ def test_every_size_reads_a_hundred_million_tokens(size):
     assert recipe.steps * recipe.batch_size * recipe.config.context >= 100_000_000
 
 
+# ---------------------------------------------------------------- the run in the notebook
+
+
+def test_the_live_run_reads_sentences_of_its_tasks_and_no_others():
+    recipe = replace(find_recipe("lvm-live"), steps=6, batch_size=2, pictures=40)
+    data = recipe.data()
+    assert len(data) == 12
+    tokens, places = (data.batch(torch.arange(12))[name] for name in ("tokens", "places"))
+    assert tokens.shape == (12, recipe.config.context)
+    of = lvm_tasks.bank_of_stills("train", 40, ("image", "segmentation", "depth"))
+    known = {kind: codes.flatten(1).tolist() for kind, codes in of.stills.items()}
+    stream, where = tokens.flatten(), places.flatten()
+    starts = (stream == BOS).nonzero()[:, 0]
+    found = set()
+    for start in starts[starts + 129 < len(stream)].tolist():
+        assert where[start] == 0 and where[start + 1] == 1 and where[start + 65] == 1
+        image, answer = stream[start + 1 : start + 129].view(2, 64).tolist()
+        scene = known["image"].index(image)
+        found |= {kind for kind in recipe.tasks if known[kind][scene] == answer}
+    assert found == set(recipe.tasks)
+
+
+def test_the_live_run_is_measured_by_its_own_tasks(monkeypatch):
+    asked = []
+
+    def note(model, shown, tasks):
+        asked.append((shown, tasks))
+        return {}
+
+    monkeypatch.setattr(lvm, "answer_scores", note)
+    recipe = find_recipe("lvm-live")
+    recipe.measure(None)
+    assert asked == [((0, 1, 4), ("segmentation", "depth"))]
+
+
 # ---------------------------------------------------------------- the tasks
 
 

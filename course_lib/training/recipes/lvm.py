@@ -96,6 +96,29 @@ class LVMRecipe(Recipe):
         return {**sentence_perplexity(model), **answer_scores(model, self.shown, TASKS)}
 
 
+@dataclass(frozen=True)
+class FewTasksRecipe(LVMRecipe):
+    """An LVM on few tasks and scenes, whose codes are soon made: for a notebook."""
+
+    tasks: tuple[str, ...] = ("segmentation", "depth")
+    pictures: int = 1000
+
+    def data(self) -> Tensors:
+        kinds = dict.fromkeys(kind for task in self.tasks for kind in ALL_TASKS[task])
+        of = lvm_tasks.bank_of_stills("train", self.pictures, kinds)
+        n = self.steps * self.batch_size
+        shares = dict.fromkeys(self.tasks, 1.0)
+        return Tensors(
+            **lvm_tasks.mixed_rows(
+                of, n, self.config.context, self.config.bos, shares, self.seed
+            )
+        )
+
+    def measure(self, model: Transformer) -> dict:
+        """Measure answers to prompts of these tasks."""
+        return answer_scores(model, self.shown, self.tasks)
+
+
 # ---------------------------------------------------------------- answers, and how right they are
 
 
@@ -350,6 +373,20 @@ SHORT = LVMRecipe(
     precision="bfloat16",
     preset="lvm/LVM-micro",
 )
+# What a notebook has the time for: two tasks, few scenes, the smallest network.
+LIVE = FewTasksRecipe(
+    "lvm-live",
+    steps=460,
+    batch_size=4,
+    learning_rate=1e-2,
+    warmup=20,
+    weight_decay=0.1,
+    betas=(0.9, 0.95),
+    ema=0.98,
+    precision="bfloat16",
+    preset="lvm/LVM-nano",
+    shown=(0, 1, 4),
+)
 VARIANTS: dict[str, dict] = {
     "everything": {},
     "images": {"groups": GROUPS[:1]},
@@ -363,6 +400,7 @@ RECIPES: list[Recipe] = [
     TINY,
     replace(TINY, name="lvm-micro", preset="lvm/LVM-micro"),
     replace(TINY, name="lvm-nano", preset="lvm/LVM-nano"),
+    LIVE,
     *(
         replace(SHORT, name=f"lvm-{name}-{seed}", seed=seed, **choice)
         for name, choice in VARIANTS.items()

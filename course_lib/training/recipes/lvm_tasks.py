@@ -11,7 +11,7 @@ sentence for training poses the tasks of `UNSEEN`.
 
 import functools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import torch
@@ -247,6 +247,20 @@ def bank(split: str, sizes: tuple[int, int, int, int] | None = None) -> Bank:
     )
 
 
+def bank_of_stills(split: str, n: int, kinds: Iterable[str]) -> Bank:
+    """Draw and encode n scenes at rest in a few kinds only; there is nothing else in the bank."""
+    some = stills(split, n)
+    none = torch.empty(0, IMAGES, GRID, GRID, dtype=torch.int16)
+    return Bank(
+        stills={kind: encode(some.draw(kind)) for kind in kinds},
+        category=some.category,
+        place=some.place,
+        palettes=none,
+        clips={},
+        views=none,
+    )
+
+
 def in_parts(part: Callable[[int, int], dict[str, Tensor]], n: int, at_once: int) -> dict:
     """Return the tensors of part(count, start), joined: n of everything, `at_once` at a time."""
     parts = [part(min(at_once, n - start), start) for start in range(0, n, at_once)]
@@ -292,16 +306,13 @@ def examples(of: Bank, task: str, scene: Tensor, quarters: Tensor) -> Tensor:
     """
     if task == "palette":
         return of.palettes.flatten(0, 1)[scene]
-    turned = torch.stack([of.stills[f"turned image {each}"] for each in QUARTERS])
-    return torch.stack(
-        [
-            turned[quarters[:, None] - 1, scene]
-            if kind == "turned image"
-            else of.stills[kind][scene]
-            for kind in ALL_TASKS[task]
-        ],
-        dim=2,
-    )
+    def codes(kind: str) -> Tensor:
+        if kind != "turned image":
+            return of.stills[kind][scene]
+        turned = torch.stack([of.stills[f"{kind} {each}"] for each in QUARTERS])
+        return turned[quarters[:, None] - 1, scene]
+
+    return torch.stack([codes(kind) for kind in ALL_TASKS[task]], dim=2)
 
 
 def draw_quarters(task: str, n: int, generator: torch.Generator) -> Tensor:
@@ -363,13 +374,21 @@ def annotated_clips(of: Bank, name: str, n: int, generator: torch.Generator) -> 
 
 
 def rows(of: Bank, n: int, length: int, bos: int, groups: tuple[str, ...], seed: int) -> dict:
-    """Draw sentences of some groups in a mixture, and pack them into n rows of `length` tokens.
+    """Draw sentences of some groups in their mixture, packed into n rows of `length` tokens."""
+    shares = {name: share for group in groups for name, share in SHARES[group].items()}
+    return mixed_rows(of, n, length, bos, shares, seed)
 
-    Returns the tokens (n length) and each token's place in its image: 0 for BOS and EOS, which are
-    in none, then from 1 on.  The number of EOS follows that of BOS.
+
+def mixed_rows(
+    of: Bank, n: int, length: int, bos: int, shares: dict[str, float], seed: int
+) -> dict[str, Tensor]:
+    """Draw sentences in a mixture, and pack them into n rows of `length` tokens.
+
+    shares: by sort of sentence, in any unit.  Returns the tokens (n length) and each token's place
+    in its image: 0 for BOS and EOS, which are in none, then from 1 on.  The number of EOS follows
+    that of BOS.
     """
     generator = torch.Generator().manual_seed(seed)
-    shares = {name: share for group in groups for name, share in SHARES[group].items()}
     written: list[Tensor] = []
     for name, share in shares.items():
         images = 1 if name == "single" else IMAGES
