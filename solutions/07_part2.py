@@ -3,10 +3,11 @@
 #   import course_lib.classroom as room
 #   from course_lib import zoo
 #   from course_lib.classroom import exercise, explore, show, show_clip, show_lines, slider
-#   from course_lib.metrics.evidence import paired, shares, single, value
+#   from course_lib.metrics import evidence
+#   from course_lib.metrics.evidence import paired, single, value
 #   from course_lib.training import find_recipe, load_checkpoint, results
 #   the student's rotary (section 6) and analogy_prompt (section 8)
-# Names made here and used in later sections: model, tokenizer, BOS, FEW, UNITS, AT_LEAST, ...
+# Names made here and used in later sections: model, tokenizer, BOS, FEW, UNIT_OF, AT_LEAST, ...
 
 # %% [markdown]
 # ## 10 Build a prompt
@@ -57,7 +58,7 @@ def prompt_images(asked, p):
 # **Predict first:** what will it do with *no* example at all? And which of the tasks cannot be guessed from the query?
 
 # %%
-UNITS = {
+UNIT_OF = {
     "segmentation": "IoU",
     "depth": "relative error",
     "normal": "degrees",
@@ -74,7 +75,7 @@ def build_prompt(task, examples, query):
     below = [""] * p + ["answer", "truth"]
     titles = above + below * (asked.codes.shape[2] - 1)
     right = lvm_tasks.score(asked, answer).item()
-    title = f"{task}, {p} examples: {right:.2f} {UNITS[asked.kind]}"
+    title = f"{task}, {p} examples: {right:.2f} {UNIT_OF[asked.kind]}"
     return room.image_grid(images, titles, p + 2, title=title, cell=96)
 
 
@@ -199,7 +200,7 @@ def shown_score(task, name, of=run, error=False):
 SPECIALISTS = [task for task in TASKS if task not in ("turn", "palette")]
 rows = [
     {
-        "task": f"{task}, {UNITS[kind(task)]}",
+        "task": f"{task}, {UNIT_OF[kind(task)]}",
         "copied": shown_score(task, "query"),
         "mean": shown_score(task, "mean"),
         "0": shown_score(task, "0 examples"),
@@ -308,7 +309,7 @@ room.table(rows, "The shape of the first thing, of 64 queries")
 # %%
 shape_hits = sum(run["details"]["shapes of segmentation, 4 examples"])
 room.reading(
-    shares(round(shape_hits), 64) > 0.5,
+    evidence.shares(round(shape_hits), 64) > 0.5,
     "After four examples the shape is read in more than half of the queries.",
     "That the shape is read in more than half of the queries is not shown.",
 )
@@ -344,7 +345,7 @@ def draw_curve(ax, task, of=run):
     ax.axhline(ceiling, color="#009E73", linestyle="--", linewidth=1, label="codes")
     ax.axhline(blind, color="#D55E00", linestyle=":", linewidth=1, label="mean answer")
     ax.set_xticks(range(len(SHOWN)), SHOWN)
-    ax.set_title(f"{task}, {UNITS[kind(task)]}", fontsize=9)
+    ax.set_title(f"{task}, {UNIT_OF[kind(task)]}", fontsize=9)
 
 
 fig, axes = room.figure(
@@ -560,8 +561,8 @@ room.reading(
 # data. PCK at 0.1 is 81.2 for LVM, and 68.0, 68.9 and 78.6 for three networks built for keypoints (Stacked Hourglass,
 # MSS-Net, StarMap).
 #
-# **Around a thing, and on.** Sixteen views go all the way round a thing. Show eight of them, and let the model go on for
-# sixteen. After eight of these it is back at the start, which is still in its context; but now the context is full.
+# **Around a thing, and on.** Sixteen views go all the way round a thing. Show eight of them, and let the model go on
+# for sixteen. After eight of these it is back at the start, which is still in its context; but now the context is full.
 # From there on each new image is drawn given the last 15, with BOS in front, and what was shown first begins to leave.
 # The released code generates long sequences in this way.
 #
@@ -815,7 +816,7 @@ show_lines(
 in_order = [
     sort
     for sort in SORTS
-    if ordered(
+    if evidence.ordered(
         {
             name: SIZES[name]["metrics"][f"perplexity of {sort}"]
             for name in ("tiny", "micro", "nano")
@@ -836,7 +837,7 @@ room.reading(
 # %%
 rows = [
     {
-        "task": f"{task}, {UNITS[kind(task)]}",
+        "task": f"{task}, {UNIT_OF[kind(task)]}",
         **{
             f"LVM-{name}": shown_score(task, "4 examples", of, error=True)
             for name, of in SIZES.items()
@@ -877,8 +878,8 @@ room.reading(
 # All read equally many tokens. So whatever is added *displaces* something: the question is about the *kinds* of data,
 # not about their amount.
 #
-# **Predict first:** since "everything" leaves fewer sentences for the eight tasks than "annotated" does, will it be worse
-# at them, or better?
+# **Predict first:** since "everything" leaves fewer sentences for the eight tasks than "annotated" does, will it be
+# worse at them, or better?
 
 # %%
 DIETS = ("images", "clips", "annotated", "everything")
@@ -913,7 +914,7 @@ room.table(rows, f"Perplexity, two seeds each; {read / 1e6:.1f} million tokens")
 # %%
 rows = [
     {
-        "task": f"{task}, {UNITS[kind(task)]}",
+        "task": f"{task}, {UNIT_OF[kind(task)]}",
         **{
             diet: both(of_seeds(diet, f"{task}, 4 examples"), DIGITS[kind(task)])
             for diet in DIETS
@@ -984,7 +985,7 @@ room.reading(
 #
 # | | in training | never in training |
 # |---|---|---|
-# | a relation | normals to depth, depth to segmentation, segmentation to normals of an image, ... | *normals to segmentation* |
+# | a relation | normals to depth, depth to normals, depth to segmentation, ... | *normals to segmentation* |
 # | two maps in a row | depth and segmentation; normals and edges | *edges and depth* |
 # | two tasks at once | the image turned; turned depth, turned normals | *turned segmentation* |
 # | the same in two steps | turn, then depth; turn, then normals | *turn, then segmentation* |
@@ -1006,7 +1007,7 @@ explore(
 # %%
 rows = [
     {
-        "task": f"{task}, {UNITS[kind(task)]}",
+        "task": f"{task}, {UNIT_OF[kind(task)]}",
         "copied": shown_score(task, "query"),
         "mean": shown_score(task, "mean"),
         "4 examples": shown_score(task, "4 examples", error=True),
@@ -1032,12 +1033,12 @@ room.reading(
 at_once = each("turned segmentation", "4 examples")
 steps = each("turn, then segmentation", "4 examples")
 room.reading(
-    unpaired(steps, at_once, "IoU") > 0,
+    evidence.unpaired(steps, at_once, "IoU") > 0,
     "Step by step the answers are better than at once.",
     "That answers step by step are better than at once is not shown.",
 )
 room.reading(
-    unpaired(each("segmentation", "4 examples"), at_once, "IoU") > 0,
+    evidence.unpaired(each("segmentation", "4 examples"), at_once, "IoU") > 0,
     "Turning a segmentation that it has never seen turned costs quality.",
     "That turning a segmentation that it has never seen turned costs quality is not"
     " shown.",
@@ -1053,7 +1054,7 @@ room.reading(
 # segmentation (s) and some of depth (d), and ask. Which will it be?
 
 # %%
-from course_lib.training.recipes.lvm import answers
+from course_lib.training.recipes import lvm as recipes_of_lvm
 
 of_letter = {
     letter: lvm_tasks.queries(task, 8, FEW)
@@ -1064,7 +1065,7 @@ of_letter = {
 def mix_tasks(order, query):
     codes = [of_letter[x].codes[query, i] for i, x in enumerate(order)]
     codes.append(of_letter["s"].codes[query, -1])  # the same query in both
-    answer = answers(model, torch.stack(codes)[None], len(order))
+    answer = recipes_of_lvm.answers(model, torch.stack(codes)[None], len(order))
     shown = decode(tokenizer, torch.stack(codes[:-1]).flatten(0, 1))
     shown = shown.unflatten(0, (-1, 2))
     asked = of_letter["s"].asked[query : query + 1]
@@ -1132,14 +1133,14 @@ room.table(rows, "Three failures, how often, and how often after a remedy")
 for failure, ((_, share), (cure, after)) in FAILURES.items():
     n = several if failure.startswith("instance") else 64
     room.reading(
-        shares(round(n * after), n, round(n * share), n) < 0,
+        evidence.shares(round(n * after), n, round(n * share), n) < 0,
         f"{failure.partition(':')[0].capitalize()}: the remedy, {cure}, helps.",
         f"{failure.partition(':')[0].capitalize()}: that the remedy, {cure}, helps is"
         " not shown.",
     )
 depth_drawn = round(64 * failed["confusion, segmentation: depth"])
 room.reading(
-    shares(depth_drawn, 64) < 0.05,
+    evidence.shares(depth_drawn, 64) < 0.05,
     "After four examples of segmentation only, depth is hardly ever drawn.",
     "Even after four examples of segmentation only, depth is drawn at times.",
 )
@@ -1678,12 +1679,12 @@ room.flashcards("lvm")
 # - Shazeer, *GLU Variants Improve Transformer* (2020), arXiv 2002.05202: the gate.
 # - Holtzman et al., *The Curious Case of Neural Text Degeneration* (2019), arXiv 1904.09751: top-p, and why the most
 #   probable text is not the best one.
-# - Esser et al., *Taming Transformers for High-Resolution Image Synthesis* (2020), arXiv 2012.09841: VQGAN (chapter 04).
+# - Esser et al., *Taming Transformers for High-Resolution Image Synthesis* (2020), arXiv 2012.09841: VQGAN, chapter 04.
 # - Yang and Ramanan, *Articulated Human Detection with Flexible Mixtures of Parts* (2013): PCK.
 # - `papers/lvm_sentences.py`, `papers/lvm.py` and `papers/lvm_tokenizer.py` are the paper, to be read in this order.
 #
-# **Next:** chapter 08 leaves codes for latents without a codebook, and one token after another for noise that is removed
-# from all of them at once.
+# **Next:** chapter 08 leaves codes for latents without a codebook, and one token after another for noise that is
+# removed from all of them at once.
 
 # %%
 room.progress()

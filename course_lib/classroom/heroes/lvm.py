@@ -3,7 +3,7 @@
 import torch
 
 from course_lib.classroom.clips import show_clip
-from course_lib.classroom.figures import mosaic, show
+from course_lib.classroom.figures import show_rows
 from course_lib.papers.lvm import decode_images
 from course_lib.papers.lvm_sentences import sequential_prompt
 from course_lib.training import load_checkpoint
@@ -30,17 +30,18 @@ def show() -> None:
     """Show what the model answers to prompts of two examples, and how it continues a clip."""
     model, made = load_checkpoint(MODEL)
     tokenizer, _ = load_checkpoint(TOKENIZER)
-    rows = []
+    rows = {}
     for task, number in ASKED.items():
         asked = queries(task, 8, FEW)[number : number + 1]
         shown = asked.codes[0, -1 - EXAMPLES : -1].flatten(0, 1)
         answer = answers(model, asked.codes, EXAMPLES)
-        rows += [decode(tokenizer, shown), asked.asked, answer, asked.answer]
-    images = torch.cat(rows).numpy()
-    fig, _, _ = mosaic(
-        images, len(HEADS), title="One model, shown two examples", heads=HEADS, labels=list(ASKED)
+        rows[task] = torch.cat([decode(tokenizer, shown), asked.asked, answer, asked.answer])
+    show_rows(
+        rows,
+        HEADS,
+        title="One model, shown two examples",
+        alt="Seven rows, one for each task: two examples, a query, the answer and the truth.",
     )
-    show(fig, "Seven rows, one for each task: two examples, a query, the answer and the truth.")
 
     frames = moving("test", CLIP + 1).rgb[CLIP]
     codes = bank("test", FEW).clips["image"][CLIP : CLIP + 1].long()
