@@ -624,10 +624,10 @@ show_lines(
 #
 # $$\mathrm{perplexity} = \exp\Bigl(\frac1m \sum_{i=1}^m -\ln p_i\Bigr)$$
 #
-# is the number of codes among which a guess would have to be made, at every place and all equally likely, to be as
-# uncertain as the model is: 512 for a model that knows nothing of our codes, 1 for one that knows all. (All tokens of
-# the vocabulary compete, special ones too.) The mean is taken *before* the exponential, over one image. For a data set
-# the paper's code then averages these perplexities over examples, which is not the exponential of the mean of all
+# is the number of equally likely codes among which one would have to guess, at every place, to be as uncertain as the
+# model is: 512 for a model that knows no more than that a code of ours is coming, 1 for one that knows all. (All tokens
+# of the vocabulary compete, special ones too.) The mean is taken *before* the exponential, over one image. For a data
+# set the paper's code then averages these perplexities over examples, which is not the exponential of the mean of all
 # losses: a hard example counts more.
 
 # %% [markdown]
@@ -673,8 +673,8 @@ print(
 
 # %% [markdown]
 # **More context, less surprise.** The paper's claim: the more frames a prompt shows, from 1 to 15, the lower the
-# perplexity of the next. Here for sentences of four sorts, 64 each. *category* is a control: its images share a shape
-# and a colour with the first thing in them, and nothing else.
+# perplexity of the next. Here are sentences of five sorts, 64 each. *Images of a category* are a control: the first
+# thing in each of them has the same shape and the same colour, and nothing else is shared.
 #
 # **Predict first:** which of the curves falls fastest, and which goes on falling to the end?
 
@@ -779,7 +779,7 @@ explore(
 #
 # **Three sizes.** The paper trains LVMs of 300 million to 3 billion parameters, on the same data, and finds that the
 # larger ones have the lower perplexity, throughout training and on answers to prompts as well (its Section 5.1). Ours
-# are smaller by four orders of magnitude. They read the same rows in the same order.
+# are about a thousand times smaller. They read the same rows in the same order.
 
 # %%
 SIZES = {
@@ -1374,8 +1374,8 @@ for task in TRACED:
 # ## 19 The real thing
 #
 # The classes of this chapter are the published network, layer for layer. What was released: the code, a model called
-# 7B, which is not among the paper's sizes, and the two tokenizers of section 3. Not released: the data, the paper's own
-# models of 300M to 3B, and the numbers of BOS and EOS.
+# 7B, which is not among the paper's sizes, and the two tokenizers of section 3. Not in it, as far as we could find: the
+# data, the paper's own models of 300M to 3B, and the numbers of BOS and EOS.
 
 # %%
 rows = []
@@ -1470,15 +1470,16 @@ for name in ("tokenizer", "tokenizer-muse"):
 # Study notes and slides shorten this paper to sentences like those in bold. Each is nearly true. Cover the text below
 # it, and first correct it yourself.
 #
-# **"LVM learns without any supervision."** It reads no word, and its loss needs no label. But 7 % of its data are maps,
-# drawn by people or by networks that were trained on labels, and its photographs were collected by a filter that
-# compares images with captions. "Without language" is what the paper says, and that is true of the model.
+# **"LVM learns without any supervision."** It reads no word, and its loss needs no label. But 7 % of its data are
+# annotated images, whose maps were drawn by people or by networks that were trained on labels, and its photographs,
+# those of LAION, were filtered by how well they fit their captions. "Without language" is what the paper says, and that
+# is true of the model.
 #
 # **"It is trained on 1.64 billion images."** Images *and frames* of clips, as UVD v1 counts them. Times 256 codes that
 # is 420 billion tokens, seen once.
 #
-# **"It is trained on annotated images."** On those, too. 88.5 % of the images are single photographs, 4.24 % are in
-# sequences, 7.15 % in annotated pairs, and 0.06 % in annotated clips.
+# **"It is trained on annotated images."** On those, too. 88.5 % of the data are single images, 4.24 % sequences, 7.15 %
+# annotated images, and 0.06 % annotated sequences.
 #
 # **"A sentence has 16 images, which fill the context of 4,096 tokens."** With BOS and EOS they are 4,098. Sentences are
 # written into one stream that is cut anywhere, and in its rows a token sees whatever comes before it, of other

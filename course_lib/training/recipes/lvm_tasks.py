@@ -306,6 +306,7 @@ def examples(of: Bank, task: str, scene: Tensor, quarters: Tensor) -> Tensor:
     """
     if task == "palette":
         return of.palettes.flatten(0, 1)[scene]
+
     def codes(kind: str) -> Tensor:
         if kind != "turned image":
             return of.stills[kind][scene]
@@ -449,9 +450,7 @@ class Queries:
 
 
 @functools.lru_cache(maxsize=32)
-def queries(
-    task: str, n: int = QUERIES, sizes: tuple[int, int, int, int] | None = None
-) -> Queries:
+def queries(task: str, n: int = QUERIES, sizes: tuple[int, int, int, int] | None = None) -> Queries:
     """Draw questions from the test split, each with as many examples as a sentence has.
 
     sizes: those of the part of the split to draw from, all of it by default.
