@@ -274,6 +274,33 @@ room.reading(
 )
 
 # %% [markdown]
+# See for yourself. Where do the two differ, in what they get right or in how they look when they are wrong?
+
+# %%
+from course_lib.training.recipes import lvm as lvm_recipes
+
+
+@torch.no_grad()
+def side_by_side(task):
+    asked = lvm_tasks.queries(task, 8, FEW)
+    shown = {"query": asked.asked}
+    shown["four examples"] = lvm_recipes.answers(model, asked.codes, 4)
+    if task in SPECIALISTS:
+        network, _ = load_checkpoint(f"lvm-specialist-{task}")
+        drawn = network(pixels_to_float(asked.asked)).clamp(-1, 1)
+        shown["specialist"] = float_to_pixels(drawn)
+    shown["truth in codes"] = decode(tokenizer, asked.codes[:, -1, -1])
+    shown["truth"] = asked.answer
+    return room.row_grid(shown, title=f"Eight queries of {task}", cell=60)
+
+
+explore(
+    side_by_side,
+    task=list(TASKS),
+    alt="Eight queries, the answers of the model and of the specialist, and the truth",
+)
+
+# %% [markdown]
 # How much did a specialist cost, and how much the one model? The specialist minimizes the squared error of pixels on
 # 6,000 pairs and draws all pixels at once; the LVM minimizes the surprise of codes. It has met each task among twenty
 # others.
@@ -863,6 +890,25 @@ room.reading(
     "Not in every task are the largest model's answers better than the smallest's.",
 )
 
+# %%
+networks = {name: load_checkpoint(f"lvm-{name}")[0] for name in SIZES}
+
+
+def by_size(task):
+    asked = lvm_tasks.queries(task, 8, FEW)
+    shown = {"query": asked.asked}
+    for name, network in networks.items():
+        shown[f"LVM-{name}"] = lvm_recipes.answers(network, asked.codes, 4)
+    shown["truth"] = asked.answer
+    return room.row_grid(shown, title=f"{task}, four examples", cell=60)
+
+
+explore(
+    by_size,
+    task=["palette", *(task for task in TASKS if task != "palette")],
+    alt="Eight queries, the answers of models of three sizes, and the truth",
+)
+
 # %% [markdown]
 # **The diet.** Nearly nine tenths of the paper's data are single images, which teach nothing about prompts. Does one
 # need anything else? And do clips help with maps? The paper trains on single images only, adds clips, then annotated
@@ -1054,8 +1100,6 @@ room.reading(
 # segmentation (s) and some of depth (d), and ask. Which will it be?
 
 # %%
-from course_lib.training.recipes import lvm as recipes_of_lvm
-
 of_letter = {
     letter: lvm_tasks.queries(task, 8, FEW)
     for letter, task in {"s": "segmentation", "d": "depth"}.items()
@@ -1065,7 +1109,7 @@ of_letter = {
 def mix_tasks(order, query):
     codes = [of_letter[x].codes[query, i] for i, x in enumerate(order)]
     codes.append(of_letter["s"].codes[query, -1])  # the same query in both
-    answer = recipes_of_lvm.answers(model, torch.stack(codes)[None], len(order))
+    answer = lvm_recipes.answers(model, torch.stack(codes)[None], len(order))
     shown = decode(tokenizer, torch.stack(codes[:-1]).flatten(0, 1))
     shown = shown.unflatten(0, (-1, 2))
     asked = of_letter["s"].asked[query : query + 1]
