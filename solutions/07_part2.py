@@ -1,13 +1,5 @@
-# Sections 10 to 22 of notebook 07, to be joined to part 1.  Needed from the top, or from sections 0 to 9:
-#   import math; import torch; import torch.nn.functional as F; from einops import rearrange
-#   import course_lib.classroom as room
-#   from course_lib import zoo
-#   from course_lib.classroom import exercise, explore, show, show_clip, show_lines, slider
-#   from course_lib.metrics import evidence
-#   from course_lib.metrics.evidence import paired, single, value
-#   from course_lib.training import find_recipe, load_checkpoint, results
-#   the student's rotary (section 6) and analogy_prompt (section 8)
-# Names made here and used in later sections: model, tokenizer, BOS, FEW, UNIT_OF, AT_LEAST, ...
+# Sections 10 to 22 of notebook 07, to be joined to part 1, whose imports and names they use: room, torch, F, rearrange,
+# zoo, exercise, explore, slider, paired, single, value, load_checkpoint, results, lvm_tasks; rotary, analogy_prompt.
 
 # %% [markdown]
 # ## 10 Build a prompt
@@ -16,6 +8,8 @@
 # never seen a row of its training data twice.
 
 # %%
+from course_lib.training import find_recipe
+
 model, made = load_checkpoint("lvm-tiny")
 tokenizer, _ = load_checkpoint("lvm-tokenizer")
 BOS = model.config.bos
@@ -31,7 +25,6 @@ print(f"{made['seconds'] / 60:.0f} minutes on {made['device']}")
 
 # %%
 from course_lib.papers.lvm import decode_images
-from course_lib.training.recipes import lvm_tasks
 from course_lib.training.recipes.lvm_tasks import FEW, TASKS
 from course_lib.training.recipes.lvm_tokenizer import decode
 
@@ -170,6 +163,8 @@ explore(
 # **Predict first:** what will four examples of *depth* do to a query for segmentation?
 
 # %%
+from course_lib.metrics import evidence
+
 run = results("lvm-tiny")
 AT_LEAST = ("segmentation", "edges", "image")  # measures of which more is better
 DIGITS = {"segmentation": 2, "depth": 3, "normal": 1, "edges": 2, "image": 1}
@@ -386,7 +381,7 @@ fig, axes = room.figure(
 for ax, task in zip(axes.flat, TASKS, strict=True):
     draw_curve(ax, task)
 axes[0, 0].legend(fontsize=7)
-show(
+room.show(
     fig,
     "Eight panels, one for each task: the score over 0, 1, 2, 4 and 7 examples, and"
     " dashed the ceiling of the codes, dotted the mean answer.",
@@ -504,7 +499,7 @@ continued = torch.cat([clips.rgb[:, :GIVEN], new["drawn"]], dim=1)
 
 # %%
 chosen = (0, 3, 5)
-show_clip(
+room.show_clip(
     [of[i] for i in chosen for of in (clips.rgb, continued)],
     labels=[name for i in chosen for name in ("true", "continued")],
     frames=8,
@@ -533,7 +528,7 @@ seen = clips.rgb[:, GIVEN - 2 : GIVEN], thing[:, GIVEN - 2 : GIVEN]
 found = {"the last frame held": last}
 found |= {name: read_centres(frames, *seen, last) for name, frames in new.items()}
 alphas = torch.linspace(0.02, 1, 50)
-show_lines(
+room.show_lines(
     alphas,
     {
         name: [pck(places, true, size, float(a)).nanmean() for a in alphas]
@@ -606,7 +601,7 @@ around = lvm_tasks.around("test", 2)  # 2 16 h w 3
 turning = torch.cat([around, around[:, :8]], dim=1)  # 2 24 h w 3
 in_codes = frames_of(torch.cat([views, views[:, :8]], dim=1))
 went_on = torch.cat([turning[:, :8], frames_of(onward)], dim=1)
-show_clip(
+room.show_clip(
     [clip for pair in zip(turning, went_on, strict=True) for clip in pair],
     labels=["true", "continued"] * 2,
     frames=12,
@@ -625,7 +620,7 @@ def nearness(made):
 
 
 held = turning[:, 7:8].expand_as(turning)
-show_lines(
+room.show_lines(
     range(8, 24),
     {
         "drawn": nearness(went_on),
@@ -719,7 +714,7 @@ def curve(name, at):
     return [run["details"][f"perplexities of {name}"][i] for i in at]
 
 
-show_lines(
+room.show_lines(
     {words: at for words, (_, at) in places.items()},
     {words: curve(name, at) for words, (name, at) in places.items()},
     "Perplexity of an image, by how many images are before it",
@@ -829,7 +824,7 @@ room.table(rows, "Perplexity of the last image, or of the answer after five pair
 
 # %%
 curves = {f"LVM-{name}": of["curve"]["model"] for name, of in SIZES.items()}
-show_lines(
+room.show_lines(
     SIZES["tiny"]["curve"]["step"],
     curves,
     "Loss while training: of tokens that no model has read before",
