@@ -4,8 +4,8 @@
 # %% [markdown]
 # ## 10 Build a prompt
 #
-# The same recipe, with a larger network, every sort of sentence, and time. Each token is read once: this model has
-# never seen a row of its training data twice.
+# Now the model that section 8 borrowed: the same code as yours, with a larger network, every sort of sentence, and time.
+# No row of its training data was read twice.
 
 # %%
 from course_lib.training import find_recipe
@@ -44,9 +44,10 @@ def prompt_images(asked, p):
 
 
 # %% [markdown]
-# Build a prompt. The examples stand on the left, each in a column, as their codes show them. Then come the query with
-# the model's answer below it, and the truth: at the top what is left of it in codes, which is the best that any answer
-# could be, at the bottom the map itself. The title says how right the answer is (section 11 says in which measure).
+# Build a prompt. The examples are on the left, each in a column, as their codes show them. Then comes the query with the
+# model's answer below it, and then the truth: at the top what is left of it in codes, which is the best that any answer
+# can be expected to be, at the bottom the map itself. The title says how right the answer is (section 11 says in which
+# measure).
 #
 # **Predict first:** what will it do with *no* example at all? And which of the tasks cannot be guessed from the query?
 
@@ -146,7 +147,7 @@ explore(
 # | colour, turn | PSNR, in decibels | more is better |
 # | inpainting | PSNR within the hole | more is better |
 #
-# A number by itself says little. Eight yardsticks stand beside it, all on the same 64 queries:
+# A number by itself says little. Beside it come seven yardsticks, all on the same 64 queries:
 #
 # - **nothing done:** the query *copied*; the *mean* answer to 500 training scenes (of classes, the most frequent);
 # - **is it the examples?** 0 examples; 4 examples of *another task*;
@@ -349,7 +350,7 @@ room.reading(
 # Three of our tasks are built to need their examples. *turn* turns the images of a sentence by one, two or three
 # quarters. *palette* draws a colour for each class anew for every sentence: which six of 27, in which order, there are
 # 213,127,200 possibilities. And in *colour* all scenes of a sentence have the same floor and sky, so that the examples
-# tell a grey query's colours.
+# tell what colours these have in a grey query.
 #
 # **Predict first:** draw the curves for *turn*, *palette* and *depth* over 0, 1, 2, 4 and 7 examples. What can a second
 # example of *turn* add to the first? And a second one of *palette*? (For depth and normals down is better, for the
@@ -1530,7 +1531,8 @@ for name in ("tokenizer", "tokenizer-muse"):
 # **"Its tokenizer is VQGAN."** VQGAN's idea, in a form without attention. The repository has two: one of the paper's
 # time, and a later one with which the 7B model was released.
 #
-# **"It is GPT for images."** LLaMA's transformer: RMSNorm, rotation, SwiGLU, no biases.
+# **"It is GPT for images."** In its idea, to predict the next token and to ask by prompts. In its parts it is LLaMA:
+# RMSNorm, rotation, SwiGLU, no biases.
 #
 # **"It learns new tasks from a few examples, without training."** No weight changes, true. Whether a prompt *teaches*
 # or only *names* a task is another question (section 12): ask for the score without examples, and for a task that
@@ -1645,10 +1647,10 @@ room.scorecard(perplexity_trends, title="Trends: perplexity")
 #
 # <details><summary>Is it "in-context learning"? What would convince you that a prompt teaches the model something?</summary>
 # That the answer depends on what is only in the examples; that it improves with their number; and that it works for
-# rules that no training sentence had. A palette drawn anew has the first two. It is weak on the third: palettes as such
-# were trained on. A stronger test is a <em>kind</em> of rule that was never posed, such as colours by size instead of
-# by shape. Most tasks of most demonstrations, the paper's included, may well be recognized: edges, depth and
-# segmentation are in its data.
+# rules that no training sentence had. A palette drawn anew has the first by construction; the second is measured in
+# section 12. It is weak on the third: palettes as such were trained on. A stronger test is a <em>kind</em> of rule that
+# was never posed, such as colours by size instead of by shape. Most tasks of most demonstrations, the paper's included,
+# may well be recognized: edges, depth and segmentation are in its data.
 # </details>
 #
 # <details><summary>The loss counts the codes of questions and answers alike. Would it not be better to count answers only, as prompts are scored?</summary>
