@@ -4,8 +4,8 @@
 # %% [markdown]
 # ## 10 Build a prompt
 #
-# Now the model that section 8 borrowed: the same code as yours, with a larger network, every sort of sentence, and time.
-# No row of its training data was read twice.
+# Now the model that section 8 borrowed: the same code as yours, with a larger network, every sort of sentence, and
+# time. No row of its training data was read twice.
 
 # %%
 from course_lib.training import find_recipe
@@ -44,10 +44,10 @@ def prompt_images(asked, p):
 
 
 # %% [markdown]
-# Build a prompt. The examples are on the left, each in a column, as their codes show them. Then comes the query with the
-# model's answer below it, and then the truth: at the top what is left of it in codes, which is the best that any answer
-# can be expected to be, at the bottom the map itself. The title says how right the answer is (section 11 says in which
-# measure).
+# Build a prompt. The examples are on the left, each in a column, as their codes show them. Then comes the query with
+# the model's answer below it, and then the truth: at the top what is left of it in codes, which is the best that any
+# answer can be expected to be, at the bottom the map itself. The title says how right the answer is (section 11 says in
+# which measure).
 #
 # **Predict first:** what will it do with *no* example at all? And which of the tasks cannot be guessed from the query?
 
