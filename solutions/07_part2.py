@@ -394,7 +394,7 @@ room.reading(
     "The first example helps in every task.",
     "The first example does not help in every task.",
 )
-NEED = ("turn", "palette", "colour")
+NEED = ("colour", "turn", "palette")
 OTHERS = [task for task in TASKS if task not in NEED]
 room.reading(
     where_better("7 examples", "1 examples", ["palette"]) >= 1,
@@ -421,6 +421,26 @@ room.reading(
     where_better("1 examples", "7 examples", TASKS) >= 1,
     "There are tasks in which seven examples are worse than one.",
     "In no task are seven examples worse than one.",
+)
+
+# %% [markdown]
+# And the answers themselves. Choose a task, and read each column from top to bottom.
+
+# %%
+def by_examples(task):
+    asked = lvm_tasks.queries(task, 8, FEW)
+    shown = {"query": asked.asked}
+    for p in SHOWN:
+        label = f"{p} example{'s' * (p != 1)}"
+        shown[label] = lvm_recipes.answers(model, asked.codes, p)
+    shown["truth"] = asked.answer
+    return room.row_grid(shown, title=f"Eight queries of {task}", cell=60)
+
+
+explore(
+    by_examples,
+    task=[*NEED[::-1], *OTHERS],
+    alt="Eight queries, answers after 0, 1, 2, 4 and 7 examples, and the truth",
 )
 
 # %% [markdown]

@@ -227,7 +227,7 @@ SIZES = {  # of scenes at rest, sentences with a palette, clips, things seen fro
     "train": (12_000, 2000, 2000, 800),
     "test": (1200, 128, 128, 64),
 }
-FEW = (160, 4, 16, 8)  # the first of each, enough to look at
+FEW = (160, 8, 16, 8)  # the first of each, enough to look at
 
 
 @functools.lru_cache(maxsize=3)
