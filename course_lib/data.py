@@ -17,8 +17,8 @@ import torch.nn.functional as F
 from course_lib.shapes import Tensor, UInt8
 from course_lib.world import VOCABULARY, LittleWorld, caption, float_to_pixels, pixels_to_float
 from course_lib.world.motion import full_turn
-from course_lib.world.rays import tabulate
 from course_lib.world.shading import render_rgb
+from course_lib.world.tables import tabulate
 
 # --------------------------------------------------------------------------------- the little world
 

@@ -126,7 +126,18 @@ room.show_rows(
 # **Normals.** A unit vector $(x, y, z)$ becomes $(n + 1)/2$ of red, green and blue. Rounding to bytes moves each of the
 # three numbers by at most $1/255$, the vector by at most $\sqrt 3 / 255$, which is an angle of about
 # $\sqrt3/255$ radians, 0.39 degrees.
-#
+
+# %%
+from course_lib.world import map_colours as code
+
+for name, vector in {"up": [0.0, 1, 0], "towards you": [0.0, 0, 1]}.items():
+    print(f"{name:12}", code.normal_to_pixels(torch.tensor(vector)).tolist())
+truth = scenes.images
+normals_back = code.pixels_to_normal(pixels["normal"])
+cosines = (normals_back * truth.normal).sum(-1).clamp(-1, 1).double()
+degrees_off = cosines.arccos().rad2deg().max().item()
+
+# %% [markdown]
 # **Depth.** One number has to use three bytes. Let $s$ run from 0 to 1 along three edges of the colour cube: from white
 # to yellow (blue falls), to red (green falls), to black (red falls). That is a path of $3 \cdot 255 = 765$ steps. Which
 # depth gets which $s$? An error of 10 cm is much at 2 metres and little at 18, so equal steps of $s$ should be equal
@@ -140,8 +151,6 @@ room.show_rows(
 # $\frac{1}{2 \cdot 765} \big/ \frac38 = 0.17\%$.
 
 # %%
-from course_lib.world import map_colours as code
-
 metres = torch.linspace(2, 18, 400)
 fig, ax = room.figure("The colours of depth", "depth in metres", height=1.5)
 ax.imshow(code.depth_to_pixels(metres)[None], extent=(2, 18, 0, 1), aspect="auto")
@@ -149,12 +158,8 @@ ax.set(yticks=[])
 ax.grid(False)
 room.show(fig, "A strip from white at 2 metres over yellow and red to black at 18.")
 
-truth = scenes.images
 depth_back = code.pixels_to_depth(pixels["depth"])
 depth_off = ((depth_back - truth.depth) / truth.depth).abs().max().item()
-normals_back = code.pixels_to_normal(pixels["normal"])
-cosines = (normals_back * truth.normal).sum(-1).clamp(-1, 1).double()
-degrees_off = cosines.arccos().rad2deg().max().item()
 
 # %%
 classes_back = code.pixels_to_classes(pixels["segmentation"])
@@ -663,6 +668,7 @@ def is_better(task, one, other):
     return all(ahead)
 
 
+# %%
 def compare(**runs):
     """A row for each task, a column for each run and seed"""
     rows = []
@@ -670,13 +676,12 @@ def compare(**runs):
         row = {"task": f"{task}, {UNITS[task]}"}
         for label, name in runs.items():
             for seed, scores in enumerate(of_runs(name)):
-                score = scores[f"{task}, 4 examples"]
-                row[f"{label.replace('_', ' ')}, seed {seed}"] = f"{score:.3g}"
+                mean = scores[f"{task}, 4 examples"]
+                row[f"{label.replace('_', ' ')}, seed {seed}"] = f"{mean:.3g}"
         rows.append(row)
     return rows
 
 
-# %%
 room.table(
     compare(one_stream="everything", kept_apart="apart"),
     "Answers to 64 questions after four examples, with and without a mask",
@@ -1195,6 +1200,10 @@ for steps in (True, False):
 # keeps only the most probable codes, as many as it takes for their probabilities to add up to p. With a *cache*, the
 # keys and values of earlier tokens are kept, and each step costs one token instead of all.
 
+# %%
+from course_lib.lm.kv_cache import KVCache
+from course_lib.lm.sampling import draw_tokens, next_token_probabilities
+
 # %% [markdown]
 # ### Exercise: draw an image
 #
@@ -1218,10 +1227,6 @@ for steps in (True, False):
 # first and then <code>draw_tokens(p, u)[:, None]</code>. At the end
 # <code>rearrange(torch.cat(codes, dim=1), "b (h w) -> b h w", h=h, w=w)</code>.
 # </details>
-
-# %%
-from course_lib.lm.kv_cache import KVCache
-from course_lib.lm.sampling import draw_tokens, next_token_probabilities
 
 
 # %% exercise: draw an image
@@ -1358,6 +1363,7 @@ def score(to, maps):
     return depth_error(code.pixels_to_depth(maps), truth.depth[:32])
 
 
+# %%
 networks = {"before": before, **room.with_stored(trained, "lvm-nano")}
 answers = {
     (name, to, p): answer(network, to, p)
@@ -1365,8 +1371,6 @@ answers = {
     for to in tasks
     for p in (0, 1, 4)
 }
-
-# %%
 for to in tasks:
     room.show_rows(
         {
@@ -1395,12 +1399,16 @@ def mean_map(to):
     return pixels[to][32:].float().mean(0).round().byte().expand(32, -1, -1, -1)
 
 
+# %%
 rows = [
     table_row("the query itself", lambda to: pixels["image"][:32]),
     table_row("the mean map", mean_map),
 ]
 rows += [
-    table_row(f"{name}, {p} examples", lambda to, name=name, p=p: answers[name, to, p])
+    table_row(
+        f"{name}, {p} example{'s' * (p != 1)}",
+        lambda to, name=name, p=p: answers[name, to, p],
+    )
     for name in networks
     for p in (0, 1, 4)
 ]

@@ -51,7 +51,7 @@ SENTENCE = f"F.pad({BEGUN}, (0, 1), value=eos)"
 
 
 def _image_by_image(before, after, wide=False):
-    """Build a sentence in which special tokens stand before and after every image."""
+    """Build a sentence with special tokens before and after every image."""
 
     def answer(images, bos, eos):
         pieces = []
@@ -84,7 +84,7 @@ VISUAL_SENTENCE = Exercise(
         ),
         "codes_alone": (
             edit(SENTENCE, "codes"),
-            "Those are the codes alone. BOS stands before them, and EOS after them.",
+            "Those are only the codes. BOS goes before them, and EOS after them.",
         ),
         "no_bos_and_wide": (
             edit(SENTENCE, "F.pad(codes, (0, 1), value=eos).long()"),
@@ -124,7 +124,7 @@ VISUAL_SENTENCE = Exercise(
         ),
         "a_sentence_each_and_wide": (
             _image_by_image(lambda first: 1, lambda last: 1, wide=True),
-            "You made every image a sentence of its own: one BOS and one EOS stand around all of"
+            "You made every image a sentence of its own: one BOS and one EOS go around all of"
             " them. And all tokens take 64 bits now, as those of `torch.tensor([bos])` do: a"
             " sentence keeps the dtype of its codes.",
         ),
@@ -153,7 +153,7 @@ VISUAL_SENTENCE = Exercise(
         ),
         "side_by_side": (
             edit("(p h w)", "(h p w)"),
-            "You read across all images, as if they stood side by side: all first rows, then all"
+            "You read across all images, as if they were side by side: all first rows, then all"
             " second rows. An image is written out before the next one begins.",
         ),
         "last_image_first": (
@@ -163,7 +163,7 @@ VISUAL_SENTENCE = Exercise(
         ),
         "first_image_alone": (
             edit("rearrange(images,", "rearrange(images[:1],"),
-            "Only the first image is in your sentence. All of them are.",
+            "Only the first image is in your sentence. All of them belong in it.",
         ),
         "wide": (
             edit(SENTENCE, SENTENCE + ".long()"),
@@ -309,7 +309,7 @@ PACK = Exercise(
         "last_piece": (
             _last_piece,
             "You take the last piece of `split` for the rest. It is a whole row where the tokens"
-            " fill it exactly; and where there is no other piece, nothing is there to stack.",
+            " fill it exactly; and where there is no other piece, there is nothing to stack.",
         ),
         "each_by_itself": (
             _each_by_itself,
@@ -512,7 +512,7 @@ ANALOGY_PROMPT = Exercise(
         ),
         "no_bos_without_examples": (
             _bos_after_examples_alone,
-            "Where there are no examples, BOS is missing. The query alone is a prompt, too, and"
+            "Where there are no examples, BOS is missing. A query by itself is a prompt, too, and"
             " begins like the others.",
         ),
         "wide": (
@@ -580,7 +580,7 @@ PERPLEXITY_BY_PICTURE = Exercise(
     misconceptions={
         "mean_of_exp": (
             edit("reduce(losses,", "reduce(losses.exp(),", ".exp()", ""),
-            "You took the mean of exp. A few tokens that surprise the model would decide it alone:"
+            "You took the mean of exp. A few tokens that surprise the model would decide it all:"
             " take the mean of the losses first, then exp.",
         ),
         "mean_probability": (
@@ -840,7 +840,7 @@ PCK = Exercise(
         ),
         "percent": (
             edit(SHARE, f"100 * {SHARE}"),
-            "Yours are percentages. In spite of its name, return a share from 0 to 1.",
+            "Yours are percentages. Despite its name, return a share from 0 to 1.",
         ),
         "all_images_together": (
             edit(SHARE, "correct.sum() / counts.sum()"),

@@ -4,6 +4,8 @@ scene.py        the vocabulary and the parts of a scene
 sample.py       draws a scene from a seed
 motion.py       where everything is at a time
 solids.py       the four shapes
+tables.py       frames and things as tensors
+windows.py      where in a frame a thing and its shadow are
 rays.py         what a ray hits
 shading.py      colour: light, shadow and the floor's patterns
 geometry.py     depth, normal, segmentation, flow

@@ -25,9 +25,10 @@ from course_lib.world.map_colours import (
     normal_to_pixels,
     to_grey,
 )
-from course_lib.world.rays import check_size, tabulate
+from course_lib.world.rays import check_size
 from course_lib.world.scene import Scene
 from course_lib.world.shading import render_rgb
+from course_lib.world.tables import tabulate
 
 MAPS = ("image", "depth", "normal", "segmentation", "edges", "grey")
 CREASE = 0.7071  # cosine of the angle between neighbours' normals below which there is an edge

@@ -9,10 +9,11 @@ from torch import Tensor
 from course_lib.shapes import UInt8
 from course_lib.world.caption import caption, stack_labels
 from course_lib.world.clip import Clip, render_scenes
-from course_lib.world.rays import check_size, tabulate
+from course_lib.world.rays import check_size
 from course_lib.world.sample import sample_scene
 from course_lib.world.scene import Scene
 from course_lib.world.shading import render_rgb
+from course_lib.world.tables import tabulate
 
 STREAMS = {"free": 0, "train": 1, "test": 2}
 

@@ -9,9 +9,10 @@ from course_lib.shapes import Float, Int, Tensor, UInt8
 from course_lib.world.audio import sound
 from course_lib.world.caption import caption, labels, stack_labels
 from course_lib.world.geometry import render_geometry
-from course_lib.world.rays import check_size, tabulate
+from course_lib.world.rays import check_size
 from course_lib.world.scene import Scene
 from course_lib.world.shading import render_rgb
+from course_lib.world.tables import tabulate
 
 
 @dataclass(frozen=True, eq=False)

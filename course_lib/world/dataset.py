@@ -7,9 +7,10 @@ from torch.utils.data import Dataset
 from course_lib.world.batch import scene_seed, still_constraints
 from course_lib.world.caption import caption, labels, stack_labels
 from course_lib.world.pixels import pixels_to_float
-from course_lib.world.rays import check_size, tabulate
+from course_lib.world.rays import check_size
 from course_lib.world.sample import sample_scene
 from course_lib.world.shading import render_rgb
+from course_lib.world.tables import tabulate
 
 
 class LittleWorld(Dataset):

@@ -10,21 +10,14 @@ flow          (x right, y down) in pixels to where the same surface point is in 
 import torch
 from torch import Tensor
 
-from course_lib.world.rays import (
-    DOME_RADIUS,
-    Frames,
-    Things,
-    gather_things,
-    normals,
-    thing_hits,
-    trace,
-)
-from course_lib.world.solids import Point
+from course_lib.world.rays import DOME_RADIUS, surface, trace
+from course_lib.world.solids import Point, indices, take
+from course_lib.world.tables import Frames, gather_things, to_world
 
 BACKDROP = 0
 FLOOR = 1
 FIRST_THING = 2
-PIXELS_PER_CHUNK = 2**16
+PIXELS_PER_CHUNK = 2**18
 
 
 def render_geometry(table: Frames, following: Frames, height: int, width: int) -> dict[str, Tensor]:
@@ -58,21 +51,20 @@ def _chunk_geometry(table: Frames, following: Frames, height: int, width: int) -
     next_point = [x.clone(), y.clone(), z.clone()]
 
     # Overwrite the pixels that show a thing.
-    where, thing = thing_hits(things, hits)
-    local = things.points_to_local([each.view(-1)[where] for each in hits.point], thing)
-    for out, values in zip(world_normal, normals(things, thing, local), strict=True):
-        out.view(-1)[where] = values
-    segmentation.view(-1)[where] = FIRST_THING + things.index[thing]
+    found = surface(things, hits)
+    for out, values in zip(world_normal, found.normal, strict=True):
+        out.view(-1).index_copy_(0, found.ray, values)
+    number = FIRST_THING + take(things.place, found.thing)
+    segmentation.view(-1).index_copy_(0, found.ray, number)
 
     # A surface point of a thing that moves is somewhere else in the next frame.
     later = gather_things(following)
-    changed = [now != then for now, then in zip(things.pose, later.pose, strict=True)]
-    moves = torch.stack(changed).any(0)[thing]
-    where = where[moves]
-    thing = thing[moves]
-    local = [each[moves] for each in local]
-    for out, values in zip(next_point, _points_to_world(later, thing, local), strict=True):
-        out.view(-1)[where] = values
+    moves = indices(take((things.pose != later.pose).any(0), found.thing))
+    ray = take(found.ray, moves)
+    pose = later.pose.index_select(1, take(found.thing, moves))
+    local = [take(each, moves) for each in found.local]
+    for out, values in zip(next_point, _points_to_world(local, pose), strict=True):
+        out.view(-1).index_copy_(0, ray, values)
 
     right, up, forward = (each.unbind(-1) for each in (table.right, table.up, table.forward))
     camera_normal = [
@@ -90,11 +82,11 @@ def _chunk_geometry(table: Frames, following: Frames, height: int, width: int) -
     }
 
 
-def _points_to_world(things: Things, thing: Tensor, local: Point) -> Point:
-    """Move points from the frames of their things to the world."""
-    scale = 1 / things.inverse[thing]
-    rotated = things.to_world([each * scale for each in local], thing)
-    return tuple(each + foot[thing] for each, foot in zip(rotated, things.foot, strict=True))
+def _points_to_world(local: Point, pose: Tensor) -> Point:
+    """Move points from the frames of things to the world."""
+    scale = 1 / pose[5]
+    rotated = to_world([each * scale for each in local], pose)
+    return tuple(each + foot for each, foot in zip(rotated, pose[:3], strict=True))
 
 
 def _project(table: Frames, points: Point, height: int, width: int) -> Tensor:

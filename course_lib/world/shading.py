@@ -13,25 +13,27 @@ change a byte.  The stored digests in tests/world check this.  Other devices and
 outside the promise.
 """
 
+from itertools import chain
+
 import torch
 from torch import Tensor
 
 from course_lib.shapes import UInt8
-from course_lib.world.rays import (
-    DOME_RADIUS,
-    Frames,
-    Hits,
-    Things,
-    expand_to,
-    gather_things,
-    normals,
-    thing_hits,
-    trace,
-)
+from course_lib.world.rays import DOME_RADIUS, Hits, ray_numbers, surface, trace
 from course_lib.world.scene import FLOORS
-from course_lib.world.solids import INTERVALS, Point, dot, square_root
+from course_lib.world.solids import INTERVALS, Point, dot, indices, less, square_root, take
+from course_lib.world.tables import (
+    Frames,
+    Things,
+    gather_things,
+    per_frame,
+    points_to_local,
+    to_local,
+)
+from course_lib.world.windows import windows_of_shadows
 
-RAYS_PER_CHUNK = 2**17  # About 30 MiB: more leaves the cache, less pays for the calls.
+RAYS_PER_CHUNK = 2**18  # About 60 MiB: more leaves the cache, less pays for the calls.
+RAYS_PER_BLOCK = 2**16  # where many numbers per ray are at work
 RAY_OFFSETS = ((-0.125, -0.375), (0.375, -0.125), (-0.375, 0.125), (0.125, 0.375))
 FINE_RAY_OFFSETS = tuple(
     (x / 16, y / 16)
@@ -54,7 +56,7 @@ def render_rgb(table: Frames, height: int, width: int) -> UInt8[Tensor, "f h w 3
 def _chunk_rgb(table: Frames, height: int, width: int, offsets) -> Tensor:
     things = gather_things(table)
     hits = trace(table, things, height, width, offsets)
-    light = _light(table, things, hits, offsets)
+    light = _sees_lamp(table, things, hits, offsets), _openness(things, hits)
     channels = _shade_stage(table, hits, light)
     _shade_things(table, things, hits, light, channels)
     return torch.stack([_to_bytes(channel) for channel in channels], dim=-1)
@@ -69,36 +71,45 @@ def _to_bytes(channel: Tensor) -> Tensor:
     return square_root(mean).mul_(255).add_(0.5).floor_().to(torch.uint8)
 
 
-def _light(table: Frames, things: Things, hits: Hits, offsets) -> tuple[Tensor, Tensor]:
-    """Tell for each hit whether it sees its point of the lamp (1 or 0), and how open its sky is."""
-    frame = things.frame
-    sun, side, over = table.sun[frame].unbind(1)
+def _sees_lamp(table: Frames, things: Things, hits: Hits, offsets) -> Tensor:
+    """Return 1 for each hit that sees its point of the lamp, 0 for the others."""
+    height, width = hits.depth.shape[2:]
+    sun, side, over = table.sun[things.frame].unbind(1)
     lamp = LAMP_RADIUS * 2 * torch.tensor(offsets, dtype=torch.float32)
     towards = sun[:, None] + lamp[:, :1] * side[:, None] + lamp[:, 1:] * over[:, None]  # k s 3
-    towards = [each[:, :, None, None] for each in things.to_local(towards.unbind(-1))]
-    # Of every thing, and last of none: whether its frame's hits see past it, and how open it leaves
-    # their sky.
-    seen = torch.ones(len(frame) + 1, *hits.depth.shape[1:])
-    opened = torch.ones_like(seen)
-    for shape, part in things.shapes.items():
-        points = [each.index_select(0, frame[part]) for each in hits.point]
-        origin = things.points_to_local(points, part)
-        enter, leave = INTERVALS[shape](origin, [each[part] for each in towards])
-        number = torch.arange(len(frame), dtype=torch.int32)[part]
-        other = hits.thing.index_select(0, frame[part]) != expand_to(number, hits.thing)
-        is_hidden = (enter.clamp_(min=0) < leave).logical_and_(other)
-        seen[part] = is_hidden.logical_not_()
-        # A body above a point hides part of its sky, hence the soft dark spot under every thing.
-        near = 1 / dot(origin, origin).add_(1)
-        open_part = near.mul_(near).mul_(-0.62).add_(1)
-        opened[part] = torch.where(other, open_part, 1)
+    windows = windows_of_shadows(table, things, towards, height, width)
+    lamp = torch.cat(to_local(towards.permute(2, 1, 0), things.pose))  # 3s k
 
-    light = []
-    for each in (seen, opened):
-        first, second, third = (each.index_select(0, n) for n in things.of_frame.unbind(-1))
-        light.append(first.mul_(second).mul_(third))
-    sees_lamp, openness = light
-    return sees_lamp, openness
+    sees_lamp = torch.ones_like(hits.depth)
+    for shape, part in things.shapes.items():
+        thing, pixel = windows.pixels(part)  # m each
+        ray = ray_numbers(take(things.frame, thing), pixel, hits.depth.shape)  # s m
+        pose = things.pose.index_select(1, thing)
+        origin = points_to_local([take(each, ray) for each in hits.point], pose)
+        enter, leave = INTERVALS[shape](origin, lamp.index_select(1, thing).view(3, *ray.shape))
+        is_own = take(hits.thing, ray) == thing
+        is_hidden = less(enter.clamp_(min=0), leave).logical_and_(is_own.logical_not_())
+        sees_lamp.view(-1).index_fill_(0, take(ray, indices(is_hidden)), 0)
+    return sees_lamp
+
+
+def _openness(things: Things, hits: Hits) -> Tensor:
+    """Return how open each hit's sky is.
+
+    A body above a point hides part of its sky, hence the soft dark spot under every thing.
+    """
+    openness = torch.ones_like(hits.depth)
+    block = max(1, RAYS_PER_BLOCK // hits.depth[0].numel())  # frames
+    for thing in chain.from_iterable(things.of_place(place).split(block) for place in range(3)):
+        frame = things.frame[thing]
+        points = [each.index_select(0, frame) for each in hits.point]
+        local = points_to_local(points, per_frame(things.pose[:, thing]))
+        is_other = hits.thing.index_select(0, frame)
+        is_other.ne_(per_frame(thing))
+        near = dot(local, local).add_(1).reciprocal_()
+        is_open = near.mul_(near).mul_(-0.62).mul_(is_other).add_(1)
+        openness.index_copy_(0, frame, is_open.mul_(openness.index_select(0, frame)))
+    return openness
 
 
 def _shade_stage(table: Frames, hits: Hits, light: tuple[Tensor, Tensor]) -> list[Tensor]:
@@ -106,25 +117,26 @@ def _shade_stage(table: Frames, hits: Hits, light: tuple[Tensor, Tensor]) -> lis
     sees_lamp, openness = light
     x, y, z = hits.point
     pattern = torch.empty_like(x)
-    cos, sin, shift_u, shift_v = (expand_to(each, x) for each in table.tiling.unbind(-1))
+    cos, sin, shift_u, shift_v = (per_frame(each) for each in table.tiling.unbind(-1))
     u = (x * cos).sub_(y * sin).add_(shift_u)
     v = (x * sin).add_(y * cos).add_(shift_v)
     for number, name in enumerate(FLOORS):
-        rows = (table.pattern == number).nonzero()[:, 0]
-        pattern[rows] = _pattern(name, u[rows], v[rows], x[rows], y[rows])
+        rows = indices(table.pattern == number)
+        places = (each.index_select(0, rows) for each in (u, v, x, y))
+        pattern.index_copy_(0, rows, _pattern(name, *places))
 
     distance = (x * x).add_(y * y).mul_(1 / DOME_RADIUS**2)
     pattern *= 1 - distance
     fog = (distance - 0.12).mul_(1 / 0.80).clamp_(0, 1)
-    fog = torch.where(z > 1e-3, 1, fog * (2 - fog))
+    fog = torch.maximum(fog * (2 - fog), torch.gt(z, 1e-3, out=torch.empty_like(z)))
     height = (z * 0.30).clamp_(0, 1)
     height *= 2 - height
     brightness = (0.62 * sees_lamp).add_(0.38 * openness).mul_(1.06 - 0.5 * distance)
 
     channels = []
     for channel in range(3):
-        bright, dark = (expand_to(table.tones[:, tone, channel], x) for tone in (0, 1))
-        horizon, top = (expand_to(table.sky[:, end, channel], x) for end in (0, 1))
+        bright, dark = (per_frame(table.tones[:, tone, channel]) for tone in (0, 1))
+        horizon, top = (per_frame(table.sky[:, end, channel]) for end in (0, 1))
         ground = (pattern * (bright - dark)).add_(dark).mul_(brightness)
         back = (height * (top - horizon)).add_(horizon)
         channels.append(back.sub_(ground).mul_(fog).add_(ground))
@@ -136,7 +148,7 @@ def _pattern(name: str, u: Tensor, v: Tensor, x: Tensor, y: Tensor) -> Tensor:
     if name == "dots":
         u = u - u.floor() - 0.5
         v = v - v.floor() - 0.5
-        return (u * u + v * v > 0.075).to(x.dtype)
+        return (u * u + v * v).gt_(0.075)
 
     match name:
         case "checker":
@@ -153,29 +165,26 @@ def _pattern(name: str, u: Tensor, v: Tensor, x: Tensor, y: Tensor) -> Tensor:
 
 def _shade_things(table: Frames, things: Things, hits: Hits, light, channels: list[Tensor]) -> None:
     """Overwrite the rays that end on things, gathered into lists: they are a small part of all."""
-    where, thing = thing_hits(things, hits)
-    frame = things.frame[thing]
-    sees_lamp, openness = (each.view(-1).index_select(0, where) for each in light)
-    point = [each.view(-1).index_select(0, where) for each in hits.point]
-    direction = [each.view(-1).index_select(0, where) for each in hits.direction]
+    found = surface(things, hits)
+    frame = take(things.frame, found.thing)
+    sees_lamp, openness = (take(each, found.ray) for each in light)
+    direction = [take(each, found.ray) for each in hits.direction]
+    *colour, shiny = things.look.index_select(1, found.thing)
+    sun = table.sun[:, 0].T.index_select(1, frame)
+    sky = table.sky[:, 0].T.index_select(1, frame)
 
-    local = things.points_to_local(point, thing)
-    nx, ny, nz = normals(things, thing, local)
-    sun = table.sun[:, 0][frame].unbind(-1)
+    nx, ny, nz = found.normal
     direct = (nx * sun[0] + ny * sun[1] + nz * sun[2]).clamp_(min=0) * sees_lamp
     ambient = (0.30 + 0.14 * nz) * openness
-    shiny = things.shiny[thing]
-    highlight, rim = _reflections((nx, ny, nz), direction, sun)
+    highlight, rim = _reflections(found.normal, direction, sun)
     highlight = highlight * shiny * sees_lamp
     rim = rim * shiny
-    stripe = _stripe(local)
+    stripe = _stripe(found.local)
 
-    for channel in range(3):
-        colour = things.colour[:, channel][thing]
-        colour = colour + stripe * (0.95 - colour)
-        sky = table.sky[:, 0, channel][frame]
-        shade = colour * (0.95 * direct + ambient * (0.55 + 0.45 * sky))
-        channels[channel].view(-1)[where] = shade + rim * (sky - shade) + highlight
+    for channel, own, above in zip(channels, colour, sky, strict=True):
+        pale = own + stripe * (0.95 - own)
+        shade = pale * (0.95 * direct + ambient * (0.55 + 0.45 * above))
+        channel.view(-1).index_copy_(0, found.ray, shade + rim * (above - shade) + highlight)
 
 
 def _stripe(local: Point) -> Tensor:

@@ -14,12 +14,19 @@ import numpy as np
 import torch
 from torch import Tensor
 
-Point = Sequence[Tensor]  # x, y, z
+Point = Sequence[Tensor] | Tensor  # x, y, z; as one tensor, along its first axis
 
 CUBE_HALF_WIDTH = 0.82
 CYLINDER_RADIUS = 0.8
 CYLINDER_HEIGHT = 1.8
 CONE_HEIGHT = 2.0
+# Radius and height of the upright cylinder that holds each solid.
+HOLDERS = {
+    "sphere": (1.0, 2.0),
+    "cube": (CUBE_HALF_WIDTH * 1.415, CUBE_HALF_WIDTH * 2),
+    "cylinder": (CYLINDER_RADIUS, CYLINDER_HEIGHT),
+    "cone": (CONE_HEIGHT / 2, CONE_HEIGHT),
+}
 
 
 def sphere(origin: Point, direction: Point) -> tuple[Tensor, Tensor]:
@@ -79,7 +86,7 @@ def _roots(a: Tensor, b: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
 
 def _slab(x: Tensor, dx: Tensor, low: float, high: float) -> tuple[Tensor, Tensor]:
     """Intersect the space between two parallel planes."""
-    inverse = 1 / dx
+    inverse = dx.reciprocal()
     a = (low - x) * inverse
     b = (high - x) * inverse
     return torch.minimum(a, b), a.clamp_(min=b)
@@ -141,6 +148,22 @@ def _unit(x: Tensor, y: Tensor, z: Tensor) -> Point:
 def dot(a: Point, b: Point) -> Tensor:
     """Return the scalar product, summed in the order x, y, z."""
     return (a[0] * b[0]).add_(a[1] * b[1]).add_(a[2] * b[2])
+
+
+def less(a: Tensor | float | int, b: Tensor | float | int) -> Tensor:
+    """Return a < b, as bools: torch compares number by number, NumPy a whole register at once."""
+    a, b = (each.numpy() if isinstance(each, Tensor) else each for each in (a, b))
+    return torch.from_numpy(np.less(a, b))
+
+
+def indices(mask: Tensor) -> Tensor:
+    """Return where a flattened mask is true, several times as fast as `nonzero`."""
+    return torch.from_numpy(np.flatnonzero(mask.numpy()))
+
+
+def take(values: Tensor, where: Tensor) -> Tensor:
+    """Return elements of the flattened values, several times as fast as square brackets."""
+    return values.view(-1).index_select(0, where.view(-1)).view(where.shape)
 
 
 def square_root(x: Tensor) -> Tensor:

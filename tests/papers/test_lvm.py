@@ -4,6 +4,7 @@ Equality with transformers' Llama is in tests/parity.
 """
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -39,6 +40,73 @@ def awake(config=ODD, seed=0):
 
 def draw(*shape, below=ODD.num_codes, seed=1):
     return torch.randint(below, shape, generator=seeded(seed))
+
+
+# ---------------------------------------------------------------- places in an image
+
+PLACED = replace(ODD, image_places=True)
+
+
+def test_places_are_counted_anew_in_every_image():
+    size = PLACED.image_tokens
+    assert lvm.places_after_bos(0, 15, size).tolist() == [0, *range(1, 7), *range(1, 7), 1, 2]
+    assert lvm.places_after_bos(6, 9, size).tolist() == [6, 1, 2]
+
+
+def test_without_places_given_a_row_begins_with_bos():
+    model = awake(PLACED)
+    tokens = torch.cat([torch.full((2, 1), PLACED.bos), draw(2, 14)], dim=1)
+    places = lvm.places_after_bos(0, 15, PLACED.image_tokens).expand(2, -1)
+    assert torch.equal(model(tokens), model(tokens, places=places))
+    assert not torch.allclose(model(tokens), model(tokens, places=places.flip(1)))
+
+
+def test_a_place_adds_its_own_vector():
+    model = awake(PLACED)
+    tokens, places = draw(1, 5), torch.tensor([[3, 3, 0, 6, 1]])
+    plain = awake(ODD)
+    plain.load_state_dict({k: v for k, v in model.state_dict().items() if k != "places.weight"})
+    embedded = model.tokens(tokens) + model.places.weight[places]
+    plain.tokens = Table(embedded)
+    assert torch.equal(model(tokens, places=places), plain(tokens))
+
+
+class Table(torch.nn.Module):
+    """What is embedded, whatever the tokens are."""
+
+    def __init__(self, embedded):
+        super().__init__()
+        self.embedded = embedded
+
+    def forward(self, tokens):
+        return self.embedded
+
+
+@pytest.mark.parametrize("temperature", [0.5, 2.0])
+def test_with_places_a_cache_changes_no_code(temperature):
+    model = awake(PLACED)
+    prompt = torch.cat([torch.full((3, 1), PLACED.bos), draw(3, 6)], dim=1)
+    drawn = [
+        lvm.decode_images(
+            model, prompt, 2, temperature=temperature, generator=seeded(5), cache=cache
+        )
+        for cache in (True, False)
+    ]
+    assert torch.equal(*drawn)
+
+
+def test_losses_of_a_row_that_begins_within_an_image():
+    """The rest of a sentence has the places that it has in the whole."""
+    model = awake(PLACED)
+    sentence = visual_sentence(draw(3, 2, 3), PLACED.bos, PLACED.eos)[None]
+    places = torch.cat([lvm.places_after_bos(0, 19, 6), torch.zeros(1, dtype=torch.long)])[None]
+    whole = lvm.sentence_losses(model, sentence, places=places)
+    rest = lvm.sentence_losses(model, sentence[:, 4:], places=places[:, 4:])
+    assert rest.shape[1] == whole.shape[1] - 4
+    wrong = lvm.sentence_losses(model, sentence[:, 4:])
+    assert not torch.allclose(rest, wrong)
+    alone = lvm.sentence_losses(model, sentence[:, 4:6], places=places[:, 4:6])
+    assert torch.allclose(rest[:, :1], alone)  # it sees nothing but its own row
 
 
 COUNTS = {  # of PAPERS.md: all, and without the embedding and the head

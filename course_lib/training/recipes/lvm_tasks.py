@@ -25,7 +25,7 @@ from course_lib.papers.lvm_sentences import annotated, pack, visual_sentence
 from course_lib.papers.lvm_tokenizer import Decoder, Encoder, TokenizerConfig
 from course_lib.training.randomness import RandomSource
 from course_lib.training.recipe import LRSchedule, Recipe, Tensors, Trainable
-from course_lib.training.recipes.lvm_tokenizer import REST, SIZE, TOKENIZER
+from course_lib.training.recipes.lvm_tokenizer import SIZE, TOKENIZER
 from course_lib.training.store import load_checkpoint
 from course_lib.world import LittleWorld, float_to_pixels, pixels_to_float
 from course_lib.world.annotations import Annotated, annotate, draw_holes, turn
@@ -143,7 +143,7 @@ class Stills:
 
 def resting_scenes(split: str, n: int, start: int = 0, seed: int = 0) -> list[Scene]:
     """Return scenes of one to three things at rest, n of them from `start` on."""
-    world = LittleWorld(split, SIZE, length=start + n, seed=seed, **REST)
+    world = LittleWorld(split, SIZE, length=start + n, seed=seed, motion="rest", camera="still")
     return [world.scene(i) for i in range(start, start + n)]
 
 
@@ -196,7 +196,9 @@ def moving(split: str, n: int, start: int = 0) -> Annotated:
 
 def around(split: str, n: int, start: int = 0) -> Tensor:
     """Return single things at rest (n 16 h w 3), each seen from 16 sides."""
-    world = LittleWorld(split, SIZE, length=start + n, seed=2, **REST | {"count": 1})
+    world = LittleWorld(
+        split, SIZE, length=start + n, seed=2, count=1, motion="rest", camera="still"
+    )
     scenes = [full_turn(world.scene(i), FRAMES) for i in range(start, start + n)]
     return annotate(scenes, SIZE, FRAMES).rgb
 
@@ -365,12 +367,12 @@ def sentences(of: Bank, name: str, n: int, generator: torch.Generator) -> Tensor
 
 def annotated_clips(of: Bank, name: str, n: int, generator: torch.Generator) -> Tensor:
     """Draw clips of 8 frames with their maps, of one kind in each sentence: n 16 8 8."""
-    order = "interleaved" if name.endswith("interleaved") else "images first"
+    is_interleaved = name.endswith("interleaved")
     drawn = []
     for clip in draw(n, len(of.clips["image"]), generator).tolist():
         kind = ("depth", "segmentation")[int(draw(1, 2, generator))]
         frames, maps = (of.clips[each][clip, ::2] for each in ("image", kind))
-        drawn.append(annotated(frames, [maps], order))
+        drawn.append(annotated(frames, [maps], "interleaved" if is_interleaved else "images first"))
     return torch.stack(drawn)
 
 
@@ -393,8 +395,8 @@ def mixed_rows(
     written: list[Tensor] = []
     for name, share in shares.items():
         images = 1 if name == "single" else IMAGES
-        tokens = n * length * share / sum(shares.values())
-        count = math.ceil(tokens / (images * GRID**2)) + 1
+        wanted = n * length * share / sum(shares.values())  # tokens
+        count = math.ceil(wanted / (images * GRID**2)) + 1
         drawn = sentences(of, name, count, generator)
         written += [visual_sentence(each, bos, bos + 1) for each in drawn]
     order = torch.randperm(len(written), generator=generator).tolist()

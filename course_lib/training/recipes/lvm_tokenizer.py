@@ -32,14 +32,13 @@ from course_lib.world.map_colours import (
 
 TOKENIZER = "lvm-tokenizer"
 SIZE = 32
-REST = {"motion": "rest", "camera": "still"}
 
 # ---------------------------------------------------------------- what it is trained on
 
 
-def annotated_images(split: str, n: int, **constraints) -> Annotated:
+def annotated_images(split: str, n: int) -> Annotated:
     """Return n images of one to three things at rest, with all that is true of them."""
-    world = LittleWorld(split, SIZE, length=n, **REST | constraints)
+    world = LittleWorld(split, SIZE, length=n, motion="rest", camera="still")
     scenes = [world.scene(i) for i in range(n)]
     return annotate(scenes, SIZE)
 
