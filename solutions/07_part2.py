@@ -371,6 +371,7 @@ def draw_curve(ax, task, of=run):
     ax.set_title(f"{task}, {UNIT_OF[kind(task)]}", fontsize=9)
 
 
+# %%
 fig, axes = room.figure(
     "Answers by the number of examples (± 2 standard errors)",
     "examples",
@@ -1176,6 +1177,7 @@ FAILURES = {
         ("eight votes", failed["instance, voted: another's"]),
     ),
 }
+# %%
 rows = [
     {
         "failure": failure,
@@ -1615,6 +1617,10 @@ answers_trends = [
         "More examples are better: a palette",
         shown=better("palette", "7 examples", "1 examples") > 0,
     ),
+]
+
+# %%
+answers_trends += [
     room.row(
         "Tasks of no training sentence",
         paper="Section 4.3",
@@ -1645,6 +1651,10 @@ perplexity_trends = [
         paper="Section 5.1",
         shown=lower("segmentation", "clips", "images"),
     ),
+]
+
+# %%
+perplexity_trends += [
     room.row(
         "Annotated images: lower still",
         paper="Section 5.1",
