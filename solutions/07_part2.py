@@ -186,6 +186,7 @@ def each(task, name, of=run):
     return torch.tensor(found)
 
 
+# %%
 def shown_score(task, name, of=run, error=False):
     scores, digits = each(task, name, of), DIGITS[kind(task)]
     spread = f" ± {scores.std() / len(scores) ** 0.5:.{digits}f}" if error else ""
@@ -960,6 +961,7 @@ def both(numbers, digits=1):
     return " and ".join(f"{x:.{digits}f}" for x in numbers)
 
 
+# %%
 rows = [
     {
         "diet": diet,
