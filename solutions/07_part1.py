@@ -318,8 +318,8 @@ room.claim(
 # and that of true ones which are drawn.)
 #
 # One codebook: is it one alphabet, or does each kind of image have codes of its own? Count how often each kind uses
-# each of the 512 codes, which gives it a distribution $p$, and compare two of them by their overlap $\sum_k \min(p_k,
-# q_k)$: 1 if they are the same, 0 if they share no code.
+# each of the 512 codes. Two such distributions $p$ and $q$ can be compared by their overlap, $\sum_k \min(p_k, q_k)$: it
+# is 1 if they are the same, 0 if they share no code.
 #
 # **Predict first:** which overlaps are the largest? Could you tell from one token, without seeing anything else, what
 # kind of image it is from?
@@ -705,26 +705,33 @@ def log_perplexity(name):
     ]
 
 
+# %%
+def compare_perplexity(one, other):
+    """Say which of two experiments, (name, words), has the lower perplexity"""
+    pairs = zip(log_perplexity(one[0]), log_perplexity(other[0]), strict=True)
+    gaps = [single(a, b, "nats") for a, b in pairs]
+    lower = "In both seeds the mean ln perplexity of test sentences is lower {}."
+    turned_round = all(gap.value > 0 for gap in gaps)
+    disagree = "The seeds disagree on which has the lower ln perplexity."
+    room.reading(
+        (gaps[0] < 0) & (gaps[1] < 0),
+        lower.format(one[1]),
+        lower.format(other[1]) if turned_round else disagree,
+    )
+
+
+# %%
 free, masked = sides("everything", "apart")
 print("ahead in both seeds, without a mask:", ", ".join(free) or "in no task")
 print("ahead in both seeds, with the mask: ", ", ".join(masked) or "in no task")
 
-# %%
-without, kept = log_perplexity("everything"), log_perplexity("apart")
-gap = [single(a, b, "nats") for a, b in zip(without, kept, strict=True)]
 if free or masked:
     room.reading(
         value(len(masked) - len(free), "tasks") > 0,
-        "Keeping sentences apart helps: more tasks gain from the mask than lose by it.",
-        "Keeping sentences apart does not pay in answers: no more tasks gain from the"
-        " mask than lose by it.",
+        "More tasks gain from the mask than lose by it.",
+        "No more tasks gain from the mask than lose by it.",
     )
-room.reading(
-    (gap[0] > 0) & (gap[1] > 0),
-    "In both seeds the mask gives the lower perplexity on test sentences.",
-    "That the mask gives a lower perplexity on test sentences is not shown in both"
-    " seeds.",
-)
+compare_perplexity(("everything", "without a mask"), ("apart", "with it"))
 
 # %% [markdown]
 # (A test sentence begins with BOS and has nothing before it. To the masked networks every sentence looks like that,
@@ -886,9 +893,9 @@ later = rotary(row[:, 3:], first=3)
 print(f"in a cache the keys stay: {(rotary(row)[:, 3:] - later).abs().max():.0e} apart")
 
 # %% [markdown]
-# (Meta's LLaMA pairs neighbours, as here. The version of it in the library transformers pairs number $i$ with number $i
-# + d/2$: the same function with the numbers of queries and keys in another order. Weights must be reordered when they
-# move from one to the other: section 19.)
+# (Meta's LLaMA pairs neighbours, as here. The library transformers pairs number $i$ with number $i + d/2$: the same
+# function with the numbers of queries and keys in another order. Weights must be reordered when they move from one to the
+# other: section 19.)
 #
 # What can a score make of distance? Let query and key be the same vector, with 32 pairs of equal length. At distance
 # $\Delta$, the share $\frac{1}{32} \sum_i \cos(\Delta\,\theta_i)$ of the score is left. By turning its keys once more,
@@ -953,13 +960,7 @@ room.table(
 placed, unplaced = sides("everything", "unplaced")
 print("ahead in both seeds, with places:   ", ", ".join(placed) or "in no task")
 print("ahead in both seeds, without places:", ", ".join(unplaced) or "in no task")
-known, unknown = log_perplexity("everything"), log_perplexity("unplaced")
-gap = [single(a, b, "nats") for a, b in zip(known, unknown, strict=True)]
-room.reading(
-    (gap[0] < 0) & (gap[1] < 0),
-    "With places the perplexity on test sentences is lower in both seeds.",
-    "That places lower the perplexity on test sentences is not shown in both seeds.",
-)
+compare_perplexity(("everything", "with places"), ("unplaced", "without them"))
 
 # %% [markdown]
 # **The MLP.** ViT's has a layer, GELU and a layer. LLaMA's has two layers side by side in place of the first. One of
@@ -1319,8 +1320,8 @@ print(f"one image after nine: {seconds[True]:.2f} s; no cache: {seconds[False]:.
 # %% [markdown]
 # **A trap in the release.** The published 7B weights come with a file that tells the library transformers how to
 # generate. It says that token 2 means "end", as in a LLaMA that writes text. But here token 2 is an ordinary *code*:
-# who does not override this gets images that break off. How many? If all 8,192 codes were used alike, a share of $1 -
-# (1 - \frac{1}{8192})^{256}$ of all images would contain code 2. Here it is, and what our own codes do:
+# who does not override this gets images that break off. How many? If all 8,192 codes were used alike, a share of
+# $1 - (1 - \frac{1}{8192})^{256}$ of all images would contain code 2. Here it is, and what our own codes do:
 
 # %%
 print(f"8,192 codes, 256 tokens: {1 - (1 - 1 / 8192) ** 256:.1%} of images")
