@@ -282,6 +282,26 @@ def test_other_seeds_write_other_sentences(some_rows):
 # ---------------------------------------------------------------- questions and scores
 
 
+def test_a_part_of_a_split_is_its_beginning():
+    some, all_of_it = bank("test", (40, 2, 3, 2)), bank("test")
+    for kind, codes in some.stills.items():
+        assert torch.equal(codes, all_of_it.stills[kind][:40])
+    assert torch.equal(some.palettes, all_of_it.palettes[:2])
+    assert torch.equal(some.clips["image"], all_of_it.clips["image"][:3])
+    assert torch.equal(some.views, all_of_it.views[:2])
+
+
+@pytest.mark.parametrize("task", ["palette", "turn", "depth and segmentation"])
+def test_questions_can_be_of_a_part_of_the_split_and_chosen(task):
+    asked = queries(task, 5, (40, 2, 3, 2))
+    right = score(asked, asked.answer)
+    one = asked[3:4]
+    assert torch.equal(score(one, one.answer), right[3:4])
+    assert torch.equal(one.codes, asked.codes[3:4])
+    assert torch.equal(one.codes[:, -1, 0], lvm_tasks.encode(one.asked))
+    assert one.task == task
+
+
 @pytest.mark.parametrize("task", [*TASKS, *UNSEEN])
 def test_the_truth_scores_best(task):
     asked = queries(task, 6)

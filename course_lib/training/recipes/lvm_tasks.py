@@ -160,7 +160,7 @@ def stills(split: str, n: int, start: int = 0) -> Stills:
     )
 
 
-known_stills = functools.lru_cache(maxsize=2)(stills)
+known_stills = functools.lru_cache(maxsize=3)(stills)
 
 
 def place(scene: Scene) -> int:
@@ -229,12 +229,13 @@ SIZES = {  # of scenes at rest, sentences with a palette, clips, things seen fro
     "train": (12_000, 2000, 2000, 800),
     "test": (1200, 128, 128, 64),
 }
+FEW = (160, 8, 16, 8)  # the first of each, enough to look at
 
 
-@functools.lru_cache(maxsize=2)
-def bank(split: str) -> Bank:
-    """Draw and encode a split; that of training takes many minutes."""
-    resting, palettes, clips, views = SIZES[split]
+@functools.lru_cache(maxsize=3)
+def bank(split: str, sizes: tuple[int, int, int, int] | None = None) -> Bank:
+    """Draw and encode a split, or so many of each of its kinds; that of training takes minutes."""
+    resting, palettes, clips, views = sizes or SIZES[split]
     known = in_parts(functools.partial(_still_codes, split), resting, 500)
     return Bank(
         stills={kind: known[kind] for kind in STILL_KINDS},
@@ -435,6 +436,11 @@ class Queries:
         name = ALL_TASKS[self.task][-1].removeprefix("turned ")
         return "segmentation" if name == "palette" else name
 
+    def __getitem__(self, chosen: Tensor | slice) -> "Queries":
+        """Return some of them, by their numbers."""
+        fields = {name: field for name, field in vars(self).items() if name != "task"}
+        return Queries(self.task, **{name: field[chosen] for name, field in fields.items()})
+
     def several(self) -> "Queries":
         """Return the questions about two or three things of which no two have one shape."""
         shapes = [scene[scene >= FIRST_THING].unique() for scene in self.truth.classes]
@@ -442,19 +448,16 @@ class Queries:
         chosen = torch.tensor(
             [1 < len(a) == len(b) for a, b in zip(shapes, things, strict=True)]
         ).nonzero()[:, 0]
-        return Queries(
-            self.task,
-            **{
-                name: getattr(self, name)[chosen]
-                for name in ("codes", "asked", "answer", "truth", "holes", "palettes")
-            },
-        )
+        return self[chosen]
 
 
 @functools.lru_cache(maxsize=32)
-def queries(task: str, n: int = QUERIES) -> Queries:
-    """Draw questions from the test split, each with as many examples as a sentence has."""
-    of = bank("test")
+def queries(task: str, n: int = QUERIES, sizes: tuple[int, int, int, int] | None = None) -> Queries:
+    """Draw questions from the test split, each with as many examples as a sentence has.
+
+    sizes: those of the part of the split to draw from, all of it by default.
+    """
+    of = bank("test", sizes)
     generator = torch.Generator().manual_seed(0)
     scene = choose(of, task, n, IMAGES // len(ALL_TASKS[task]), generator)
     quarters = draw_quarters(task, n, generator)
