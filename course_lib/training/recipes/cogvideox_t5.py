@@ -29,7 +29,7 @@ from course_lib.nn.t5 import Block, Distances, RMSNorm, T5Config, T5Encoder
 from course_lib.shapes import Float, Int
 from course_lib.training.randomness import RandomSource
 from course_lib.training.recipe import LRSchedule, Recipe, Tensors, Trainable
-from course_lib.training.store import load_checkpoint
+from course_lib.training.store import load_checkpoint, results
 from course_lib.world import CAPTION_WORDS, VOCABULARY, LittleWorld, caption
 
 TEXT_ENCODER = "cogvideox-t5"
@@ -254,11 +254,30 @@ def _encoder(device: str) -> T5Encoder:
 
 
 @lru_cache(maxsize=4)
-def _embedded(captions: tuple[str, ...], device: str) -> Float[Tensor, "b n d"]:
-    encoder = _encoder(device)
+def encoder_vectors(captions: tuple[str, ...], device: str = "cpu") -> Float[Tensor, "b n d"]:
+    """Return what the frozen encoder makes of captions; the ValueErrors are `embed_captions`'s."""
     tokens = caption_tokens(captions).to(device)
-    with torch.no_grad():
-        return torch.cat([encoder(part) for part in tokens.split(1000)])
+    return encode_all(_encoder(device), tokens)
+
+
+@torch.no_grad()
+def encode_all(encoder: T5Encoder, tokens: Int[Tensor, "b n"]) -> Float[Tensor, "b n d"]:
+    """Return the encoder's vectors of many captions, 1,000 at a time."""
+    return torch.cat([encoder(part) for part in tokens.split(1000)])
+
+
+@lru_cache(maxsize=2)
+def vector_statistics(device: str = "cpu") -> tuple[Float[Tensor, " d"], Float[Tensor, " d"]]:
+    """Return mean and deviation of each of a vector's numbers, over training captions."""
+    details = results(TEXT_ENCODER)["details"]
+    mean, deviation = (torch.tensor(details[f"vectors' {x}"]) for x in ("mean", "deviation"))
+    return mean.to(device), deviation.to(device)
+
+
+@lru_cache(maxsize=4)
+def _embedded(captions: tuple[str, ...], device: str) -> Float[Tensor, "b n d"]:
+    mean, deviation = vector_statistics(device)
+    return (encoder_vectors(captions, device) - mean) / deviation
 
 
 def embed_captions(
@@ -266,8 +285,10 @@ def embed_captions(
 ) -> Float[Tensor, "b n d"]:
     """Return the frozen encoder's vectors of captions: 27 tokens, 64 wide; "" is no caption.
 
-    They are computed once and kept: do not change them in place.  Raises ValueError for words that
-    no caption has, and FileNotFoundError without the encoder's checkpoint.
+    Like latents they are normalized: most of a vector is what all have in common, and the network
+    would take long to see the rest.  They are computed once and kept: do not change them in place.
+    Raises ValueError for words that no caption has, and FileNotFoundError without the encoder's
+    checkpoint.
     """
     captions = tuple(captions)
     if not captions:
@@ -326,6 +347,7 @@ class T5Recipe(Recipe):
             **guesses(model, left.to(device), said.to(device)),
             **simple_guesses(caption_tokens(train), left, said),
             **first_object(model.encoder, train, test),
+            **in_common(model.encoder, train),
         }
 
 
@@ -402,6 +424,19 @@ def simple_guesses(
         "right by chance": 1 / len(CAPTION_WORDS),
         "right by the commonest": hits["commonest"] / hits["words"],
         "right by the word before": hits["before"] / hits["words"],
+    }
+
+
+def in_common(encoder: T5Encoder, captions: list[str]) -> dict:
+    """Measure how long the mean vector is, beside the vectors; and mean and deviation by number."""
+    device = next(encoder.parameters()).device
+    vectors = encode_all(encoder, caption_tokens(captions).to(device)).flatten(0, 1)  # b*n d
+    mean = vectors.mean(0)
+    return {
+        "length of the mean vector": float(mean.norm()),
+        "mean length of vectors": float(vectors.norm(dim=1).mean()),
+        "vectors' mean": mean.tolist(),
+        "vectors' deviation": vectors.std(0).tolist(),
     }
 
 
