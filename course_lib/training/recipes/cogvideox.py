@@ -4,8 +4,8 @@
 The rest, shorter and with two seeds each, differ from `cogvideox-rope-*` in one choice:
 `cogvideox-sin-cos-*` add positions instead of rotating, `cogvideox-one-expert-*` modulate text and
 video alike, `cogvideox-2d-1d-*` attend within frames and across them in turn,
-`cogvideox-random-times-*` draw every step independently, `cogvideox-some-signal-*` end the schedule
-where latent diffusion ends it, and `cogvideox-raw-text-*` read the encoder's vectors as they are.
+`cogvideox-random-times-*` draw every step independently, and `cogvideox-some-signal-*` end the
+schedule where latent diffusion ends it.
 `cogvideox-rope-long` and `cogvideox-sin-cos-long` take four times as many steps.
 """
 
@@ -23,7 +23,7 @@ from course_lib.papers import cogvideox_diffusion
 from course_lib.papers.cogvideox import Transformer
 from course_lib.training.randomness import RandomSource
 from course_lib.training.recipe import LRSchedule, Recipe, Tensors, Trainable
-from course_lib.training.recipes.cogvideox_t5 import embed_captions, encoder_vectors
+from course_lib.training.recipes.cogvideox_t5 import embed_captions, normalize_vectors
 from course_lib.training.recipes.cogvideox_vae import (
     FRAMES,
     SIZE,
@@ -122,7 +122,7 @@ class TextToVideoRecipe(Recipe):
     world: str = "one thing"
     clips: int = 8000
     text_dropout: float = 0.1
-    normalized_text: bool = True  # or as T5 leaves it
+    normalized_text: bool = False
     positions: str = "rope"
     attention: str = "full"
     experts: bool = True
@@ -158,9 +158,8 @@ class TextToVideoRecipe(Recipe):
 
     def embed(self, sentences: list[str]) -> Tensor:
         """Return the vectors of sentences, b n d."""
-        if self.normalized_text:
-            return embed_captions(sentences)
-        return encoder_vectors(tuple(sentences))
+        vectors = embed_captions(sentences)
+        return normalize_vectors(vectors) if self.normalized_text else vectors
 
     @torch.no_grad()
     def measure(self, model: Transformer) -> dict:
@@ -299,12 +298,18 @@ VARIANTS: dict[str, dict] = {
     "2d-1d": {"attention": "factorised"},
     "random-times": {"explicit_uniform": False},
     "some-signal": {"zero_snr": False},
-    "raw-text": {"normalized_text": False},
 }
 
 # What a notebook has the time for: few clips, which are soon encoded.
 LIVE = replace(
-    ONE_THING, name="cogvideox-live", steps=400, warmup=20, ema=0.98, clips=800, sweep=()
+    ONE_THING,
+    name="cogvideox-live",
+    steps=400,
+    warmup=20,
+    ema=0.98,
+    clips=800,
+    normalized_text=True,
+    sweep=(),
 )
 
 RECIPES: list[Recipe] = [

@@ -254,10 +254,8 @@ def _encoder(device: str) -> T5Encoder:
 
 
 @lru_cache(maxsize=4)
-def encoder_vectors(captions: tuple[str, ...], device: str = "cpu") -> Float[Tensor, "b n d"]:
-    """Return what the frozen encoder makes of captions; the ValueErrors are `embed_captions`'s."""
-    tokens = caption_tokens(captions).to(device)
-    return encode_all(_encoder(device), tokens)
+def _embedded(captions: tuple[str, ...], device: str) -> Float[Tensor, "b n d"]:
+    return encode_all(_encoder(device), caption_tokens(captions).to(device))
 
 
 @torch.no_grad()
@@ -266,34 +264,29 @@ def encode_all(encoder: T5Encoder, tokens: Int[Tensor, "b n"]) -> Float[Tensor, 
     return torch.cat([encoder(part) for part in tokens.split(1000)])
 
 
-@lru_cache(maxsize=2)
-def vector_statistics(device: str = "cpu") -> tuple[Float[Tensor, " d"], Float[Tensor, " d"]]:
-    """Return mean and deviation of each of a vector's numbers, over training captions."""
-    details = results(TEXT_ENCODER)["details"]
-    mean, deviation = (torch.tensor(details[f"vectors' {x}"]) for x in ("mean", "deviation"))
-    return mean.to(device), deviation.to(device)
-
-
-@lru_cache(maxsize=4)
-def _embedded(captions: tuple[str, ...], device: str) -> Float[Tensor, "b n d"]:
-    mean, deviation = vector_statistics(device)
-    return (encoder_vectors(captions, device) - mean) / deviation
-
-
 def embed_captions(
     captions: Iterable[str], device: torch.device | str = "cpu"
 ) -> Float[Tensor, "b n d"]:
     """Return the frozen encoder's vectors of captions: 27 tokens, 64 wide; "" is no caption.
 
-    Like latents they are normalized: most of a vector is what all have in common, and the network
-    would take long to see the rest.  They are computed once and kept: do not change them in place.
-    Raises ValueError for words that no caption has, and FileNotFoundError without the encoder's
-    checkpoint.
+    They are computed once and kept: do not change them in place.  Raises ValueError for words that
+    no caption has, and FileNotFoundError without the encoder's checkpoint.
     """
     captions = tuple(captions)
     if not captions:
         return torch.empty(0, LENGTH, CONFIG.width, device=device)
     return _embedded(captions, str(device))
+
+
+def normalize_vectors(vectors: Float[Tensor, "b n d"]) -> Float[Tensor, "b n d"]:
+    """Take the mean of training captions from vectors, and divide by their deviation.
+
+    Nearly half of a vector is what all have in common.  Without it a network that is trained for a
+    minute sees colours at once.
+    """
+    details = results(TEXT_ENCODER)["details"]
+    mean, deviation = (vectors.new_tensor(details[f"vectors' {x}"]) for x in ("mean", "deviation"))
+    return (vectors - mean) / deviation
 
 
 # ---------------------------------------------------------------- training
