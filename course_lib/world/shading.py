@@ -32,7 +32,7 @@ from course_lib.world.tables import (
 )
 from course_lib.world.windows import windows_of_shadows
 
-RAYS_PER_CHUNK = 2**18  # About 60 MiB: more leaves the cache, less pays for the calls.
+RAYS_PER_CHUNK = 2**18  # About 40 MiB: more leaves the cache, less pays for the calls.
 RAYS_PER_BLOCK = 2**16  # where many numbers per ray are at work
 RAY_OFFSETS = ((-0.125, -0.375), (0.375, -0.125), (-0.375, 0.125), (0.125, 0.375))
 FINE_RAY_OFFSETS = tuple(
