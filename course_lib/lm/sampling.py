@@ -4,6 +4,7 @@ Every draw takes its uniform number as an argument, so that it is a plain functi
 tested, and so that the same numbers give the same tokens with a cache and without.
 """
 
+from collections.abc import Sequence
 from numbers import Integral
 from typing import Any
 
@@ -85,6 +86,29 @@ def draw_tokens(probabilities: Float[Tensor, "b v"], uniform: PerSample) -> Int[
     return (cumulative > u * total).byte().argmax(-1)  # argmax gives the first of equals
 
 
+def draw_factors(
+    probabilities: Sequence[Float[Tensor, "b _"]], uniform: PerSample
+) -> list[Int[Tensor, " b"]]:
+    """Draw a token of independent factors: one value of each, in the order given.
+
+    One uniform number draws them all.  The last factor is drawn first, and how far the number lies
+    within the value's share of it, from 0 to 1, draws the next.  So the token is the one that
+    `draw_tokens` draws of all combinations, first factor fastest, whose probabilities are products;
+    but these, which may be a million, are not computed.  Raises the ValueErrors of `draw_tokens`.
+    """
+    values = []
+    left = uniform.double()
+    for each in reversed(probabilities):
+        p = each.double()
+        value = draw_tokens(p, left)
+        share = p.gather(-1, value[:, None])[:, 0]
+        before = p.cumsum(-1).gather(-1, value[:, None])[:, 0] - share
+        left = (left * p.sum(-1) - before) / share
+        left = left.clamp(0, 1 - torch.finfo(left.dtype).eps)  # where it was rounded beyond
+        values.append(value)
+    return values[::-1]
+
+
 def top_k_sample(
     logits: Float[Tensor, "b v"], k: int, temperature: int | float, uniform: PerSample
 ) -> Int[Tensor, " b"]:
@@ -104,27 +128,58 @@ def generate(
     temperature: int | float = 1.0,
     top_k: int | None = None,
     top_p: int | float | None = None,
+    among: int | None = None,
     generator: torch.Generator | None = None,
     cache: bool = True,
 ) -> Int[Tensor, "b steps"]:
     """Draw `steps` tokens one by one, each given the prompt and the tokens drawn before it.
 
-    The prompt itself is not returned.  model(tokens (b m), cache=None) -> logits (b m v), in
-    evaluation mode, is any causal model.  With a cache it is called with only the new tokens, and
-    its `config.depth` is its number of layers; the tokens drawn are the same.  Random numbers come
+    The prompt itself is not returned.  model.next_logits(tokens (b m), cache) -> logits (b v) of
+    the token after the last, in evaluation mode, is that of any causal model.  With a cache it is
+    called with only the new tokens, and its `config.depth` is its number of layers; the tokens
+    drawn are the same.  among: only tokens below this number can be drawn.  Random numbers come
     from the CPU, so that they are the same for every device.  Raises ValueError for an empty
     prompt.
     """
+    return generate_from_uniform(
+        model,
+        prompt,
+        torch.rand(steps, len(prompt), generator=generator).to(prompt.device),
+        temperature=temperature,
+        top_k=top_k,
+        top_p=top_p,
+        among=among,
+        cache=cache,
+    )
+
+
+@torch.no_grad()
+def generate_from_uniform(
+    model: Any,
+    prompt: Int[Tensor, "b n"],
+    uniforms: Float[Tensor, "steps b"],
+    *,
+    temperature: int | float = 1.0,
+    top_k: int | None = None,
+    top_p: int | float | None = None,
+    among: int | None = None,
+    cache: bool = True,
+) -> Int[Tensor, "b steps"]:
+    """Draw a token with each row of uniform numbers: `generate` with the caller's.
+
+    Raises ValueError for an empty prompt.
+    """
     if not prompt.shape[1]:
         raise ValueError("expected a prompt of at least one token, got none")
-    uniforms = torch.rand(steps, len(prompt), generator=generator).to(prompt.device)
+    steps = len(uniforms)
     # The last token is drawn and not fed back, so the cache does not hold it.
     held = KVCache(model.config.depth, prompt.shape[1] + steps - 1) if cache else None
-    tokens = prompt
+    drawn = prompt.new_empty(len(prompt), steps)
     new = prompt
-    for uniform in uniforms:
-        logits = model(new if cache else tokens, cache=held)[:, -1]  # b v
+    for step, uniform in enumerate(uniforms):
+        tokens = new if cache else torch.cat([prompt, drawn[:, :step]], dim=1)
+        logits = model.next_logits(tokens, held)[:, :among]  # b v
         probabilities = next_token_probabilities(logits, temperature, top_k, top_p)
-        new = draw_tokens(probabilities, uniform)[:, None]  # b 1
-        tokens = torch.cat([tokens, new], dim=1)
-    return tokens[:, prompt.shape[1] :]
+        new = draw_tokens(probabilities, uniform)[:, None].to(prompt.dtype)  # b 1
+        drawn[:, step : step + 1] = new
+    return drawn

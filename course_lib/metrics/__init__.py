@@ -1,4 +1,4 @@
-"""Measuring models: likelihood, fidelity, distances of sets, gradient noise, probes, judges."""
+"""Measuring models: likelihood, fidelity, maps, sets, gradient noise, probes, judges."""
 
 from course_lib.metrics.bits_per_dim import Likelihood, likelihood
 from course_lib.metrics.calibration import calibration_error, fit_temperature
@@ -13,6 +13,15 @@ from course_lib.metrics.gradient_noise import (
 )
 from course_lib.metrics.judge import Judge, JudgeConfig
 from course_lib.metrics.label_judge import CLIP_LABELS, IMAGE_LABELS, LabelJudge
+from course_lib.metrics.maps import (
+    centre_error,
+    depth_error,
+    edge_f1,
+    image_iou,
+    mean_iou,
+    normal_angle,
+    pck,
+)
 from course_lib.metrics.perceptual import perceptual
 from course_lib.metrics.precision_recall import precision_recall
 
@@ -25,12 +34,19 @@ __all__ = [
     "LabelJudge",
     "Likelihood",
     "calibration_error",
+    "centre_error",
+    "depth_error",
+    "edge_f1",
     "few_shot_accuracy",
     "fit_temperature",
     "frechet_distance",
     "gradient_noise",
+    "image_iou",
     "likelihood",
+    "mean_iou",
+    "normal_angle",
     "objective_noise",
+    "pck",
     "perceptual",
     "precision_recall",
     "psnr",

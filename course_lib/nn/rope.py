@@ -3,12 +3,13 @@
 A head's numbers are taken in pairs of neighbours, and each pair is turned in its plane by an angle
 that grows with the position.  The product of a query and a key then depends on how far apart they
 are, and on nothing else about where they are.  CogVideoX (arXiv 2408.06072, section 2.2) gives a
-quarter of the pairs to time and three eighths each to height and width.
+quarter of the pairs to time and three eighths each to height and width; LLaMA's transformer, and so
+LVM's, has one position a token.
 """
 
 import torch
 
-from course_lib.shapes import Float, Tensor
+from course_lib.shapes import Float, Shaped, Tensor
 
 THETA = 10_000.0  # the slowest pair takes almost this many positions for one radian
 
@@ -52,9 +53,36 @@ def rotate(
             f"angles: expected {x.shape[-1] / 2:g} for {x.shape[-1]} numbers of a head, got"
             f" {angles.shape[-1]}"
         )
+    return turn(x, torch.polar(torch.ones_like(angles), angles))
+
+
+def turn(
+    x: Float[Tensor, "b n heads d"], turns: Shaped[Tensor, "*b n half"]
+) -> Float[Tensor, "b n heads d"]:
+    """RoFormer, Eq. 34: turn each pair of every head by its token's turn i, e^(i angle).
+
+    Whoever rotates several times by the same angles computes their turns once.
+    """
     # A pair is a complex number, and a turn the product with another: on a CPU a fifth of the time
     # that sines and cosines of neighbours take.
     exact = x.to(torch.promote_types(x.dtype, torch.float32))  # half precision has no complex form
     pairs = torch.view_as_complex(exact.unflatten(-1, (-1, 2)))  # b n heads half
-    turns = torch.polar(torch.ones_like(angles), angles)[..., None, :]  # n 1 half
-    return torch.view_as_real(pairs * turns).flatten(-2).to(x.dtype)
+    return torch.view_as_real(pairs * turns[..., None, :]).flatten(-2).to(x.dtype)
+
+
+def rotate_places(x: Float[Tensor, "b n heads d"], first: int = 0) -> Float[Tensor, "b n heads d"]:
+    """RoFormer, Eq. 34: rotate the tokens of a row, the first of them at place `first`.
+
+    It is 0 unless there are tokens before them, such as those that a cache holds.  A network of
+    many layers computes the turns once.
+    """
+    return turn(x, turns_of_places(first, x.shape[1], x.shape[-1]).to(x.device))
+
+
+def turns_of_places(first: int, n: int, width: int) -> Shaped[Tensor, "n half"]:
+    """Return the turns of a head's pairs for the n places from `first` on, complex.
+
+    Angles are computed in float64: at the 4,096th place those in float32 are 1e-4 radians off.
+    """
+    angles = rope_angles(torch.arange(first, first + n, dtype=torch.float64), width)  # n half
+    return torch.polar(torch.ones_like(angles), angles).to(torch.complex64)

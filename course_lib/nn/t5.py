@@ -25,6 +25,7 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import nn
 
+from course_lib.nn.norm import RMSNorm
 from course_lib.shapes import Bool, Float, Int, Tensor
 
 NORM_EPS = 1e-6
@@ -72,7 +73,7 @@ class T5Encoder(nn.Module):
         self.tokens = nn.Embedding(c.vocabulary, c.width)  # drawn from N(0, 1), as in T5
         self.distances = Distances(c)
         self.blocks = nn.ModuleList(Block(c) for _ in range(c.depth))
-        self.norm = RMSNorm(c.width)
+        self.norm = RMSNorm(c.width, NORM_EPS)
 
     def forward(
         self, tokens: Int[Tensor, "b n"], mask: Bool[Tensor, "b n"] | None = None
@@ -122,10 +123,10 @@ class Block(nn.Module):
         c = config
         inner = c.heads * c.head_width
         self.heads = c.heads
-        self.norm1 = RMSNorm(c.width)
+        self.norm1 = RMSNorm(c.width, NORM_EPS)
         self.qkv = nn.Linear(c.width, 3 * inner, bias=False)
         self.out = nn.Linear(inner, c.width, bias=False)
-        self.norm2 = RMSNorm(c.width)
+        self.norm2 = RMSNorm(c.width, NORM_EPS)
         self.mlp1 = nn.Linear(c.width, 2 * c.mlp, bias=False)  # the gate's half, then the other
         self.mlp2 = nn.Linear(c.mlp, c.width, bias=False)
         nn.init.normal_(self.qkv.weight, std=c.width**-0.5)
@@ -157,17 +158,6 @@ class Block(nn.Module):
         if h.dtype == torch.float16:
             return F.linear(h.float(), self.mlp2.weight.float())
         return self.mlp2(h)
-
-
-class RMSNorm(nn.Module):
-    """Root mean square norm with a scale; it computes in float32 and returns its weight's type."""
-
-    def __init__(self, width: int):
-        super().__init__()
-        self.weight = nn.Parameter(torch.ones(width))
-
-    def forward(self, x: Float[Tensor, "b n d"]) -> Float[Tensor, "b n d"]:
-        return self.weight * F.rms_norm(x, x.shape[-1:], eps=NORM_EPS).to(self.weight.dtype)
 
 
 def distance_bucket(

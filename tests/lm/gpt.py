@@ -36,3 +36,6 @@ class GPT(nn.Module):
                 k, v = cache.extend(layer, k, v)
             x = x + rearrange(causal_attention(q, k, v), "b heads n d -> b n (heads d)")
         return self.head(x)
+
+    def next_logits(self, tokens, cache=None):
+        return self(tokens, cache)[:, -1]

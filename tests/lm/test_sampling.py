@@ -9,8 +9,10 @@ import pytest
 import torch
 
 from course_lib.lm.sampling import (
+    draw_factors,
     draw_tokens,
     generate,
+    generate_from_uniform,
     next_token_probabilities,
     top_k_filter,
     top_k_sample,
@@ -165,6 +167,45 @@ def test_what_cannot_be_drawn_from_is_refused(row, uniform):
         draw_tokens(torch.tensor([[0.5, 0.5], row]), torch.tensor([0.5, uniform]))
 
 
+SIZES = {"one": (7,), "two": (4, 3), "with one value": (3, 1, 4), "three": (2, 5, 3)}
+
+
+@pytest.mark.parametrize("sizes", SIZES.values(), ids=SIZES)
+def test_factors_are_drawn_as_from_the_joint_distribution(sizes):
+    """All combinations written out, the first factor fastest; sums need not be 1."""
+    factors = [
+        (4 * torch.randn(500, size, generator=seeded(size)).double()).exp() for size in sizes
+    ]
+    for factor in factors:  # some values are impossible, but not all
+        factor[:, 1:][torch.rand(500, factor.shape[1] - 1, generator=seeded(5)) < 0.4] = 0
+    joint = torch.ones(500, 1).double()
+    for factor in factors:
+        joint = (factor[:, :, None] * joint[:, None]).flatten(1)
+    uniform = torch.rand(500, generator=seeded(6), dtype=torch.float64)
+    code = draw_tokens(joint, uniform)
+    for size, value in zip(sizes, draw_factors(factors, uniform), strict=True):
+        assert torch.equal(value, code % size)
+        code = code // size
+
+
+@pytest.mark.parametrize("uniform", [0.0, 1 - 2**-24])
+def test_factors_at_the_ends(uniform):
+    p = torch.tensor([[0.0, 0.3, 0.7, 0.0], [0.5, 0.0, 0.0, 0.5]])
+    low, high = draw_factors([p, p.flip(0)], torch.full((2,), uniform))
+    assert (low.tolist(), high.tolist()) == (([1, 0], [0, 1]) if not uniform else ([2, 3], [3, 2]))
+
+
+def test_values_of_single_precision_keep_their_distribution():
+    """2^12 tokens of two factors from uniform numbers of 24 bits."""
+    logits = torch.randn(2, 64, generator=seeded(1))
+    p = logits.softmax(-1)
+    factors = [each.expand(200_000, -1) for each in p]
+    low, high = draw_factors(factors, torch.rand(200_000, generator=seeded(2)))
+    expected = (p[1][:, None] * p[0]).flatten().double()
+    statistic, freedom = chi_square(low + 64 * high, expected)
+    assert freedom == 4095 and abs(statistic - freedom) < 4 * (2 * freedom) ** 0.5
+
+
 def chi_square(tokens, probabilities):
     """Pearson's statistic; its mean is the number of possible tokens less 1, its deviation sqrt(2)
     of that's root.
@@ -219,6 +260,14 @@ def test_each_token_is_drawn_given_all_before_it():
         assert not torch.equal(generate(model, prompt, 7, generator=seeded(5), **other), got)
 
 
+@pytest.mark.parametrize("cache", [True, False])
+def test_the_callers_uniform_numbers_draw_the_same_tokens(cache):
+    model, prompt = GPT(), torch.randint(0, 11, (5, 3), generator=seeded(4))
+    settings = {"temperature": 2, "top_p": 0.7, "among": 9, "cache": cache}
+    got = generate_from_uniform(model, prompt, torch.rand(7, 5, generator=seeded(5)), **settings)
+    assert torch.equal(got, generate(model, prompt, 7, generator=seeded(5), **settings))
+
+
 def test_top_k_of_1_is_the_most_probable_continuation():
     model, prompt = GPT(), torch.randint(0, 11, (5, 3), generator=seeded(4))
     tokens = torch.cat([prompt, generate(model, prompt, 6, top_k=1)], dim=1)
@@ -238,6 +287,20 @@ def test_pairs_of_tokens_come_as_often_as_the_model_says(cache):
     expected = torch.cat([first[a] * second[a] for a in range(3)]).double()
     statistic, freedom = chi_square(pairs @ torch.tensor([3, 1]), expected)
     assert freedom == 8 and statistic < 26.1  # exceeded once in a thousand times
+
+
+@pytest.mark.parametrize("cache", [True, False])
+def test_among_some_tokens_only_those_are_drawn(cache):
+    model, prompt = GPT(), torch.randint(0, 11, (50, 3), generator=seeded(4))
+    settings = {"temperature": 3, "generator": seeded(5), "cache": cache}
+    got = generate(model, prompt, 6, among=4, **settings)
+    assert got.max() == 3 and len(got.unique()) == 4
+    tokens = prompt
+    for uniform in torch.rand(6, 50, generator=seeded(5)):
+        with torch.no_grad():
+            p = (model(tokens)[:, -1, :4] / 3).softmax(-1)
+        tokens = torch.cat([tokens, draw_tokens(p, uniform)[:, None]], dim=1)
+    assert torch.equal(got, tokens[:, 3:])
 
 
 def test_no_steps_give_no_tokens_and_no_prompt_is_refused():

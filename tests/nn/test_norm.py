@@ -1,4 +1,4 @@
-"""Group normalization behind frozen layers."""
+"""Group normalization behind frozen layers; the norm by the root mean square."""
 
 import subprocess
 import sys
@@ -6,7 +6,7 @@ import sys
 import torch
 from torch import nn
 
-from course_lib.nn.norm import GroupNorm
+from course_lib.nn.norm import GroupNorm, RMSNorm, rms_norm
 
 TRAINS = """
 import torch
@@ -35,3 +35,22 @@ def test_it_is_trained_behind_frozen_layers():
     """In a process of its own: what this is about ends the whole process."""
     run = subprocess.run([sys.executable, "-c", TRAINS], capture_output=True, text=True)
     assert (run.returncode, run.stdout) == (0, "True False\n"), run.stderr
+
+
+def test_the_root_mean_square_norm_by_hand():
+    x, weight = torch.tensor([[3.0, -4.0], [0.0, 0.0]]), torch.tensor([2.0, 10.0])
+    root = (12.5 + 0.5) ** 0.5
+    expected = torch.tensor([[6 / root, -40 / root], [0.0, 0.0]])
+    torch.testing.assert_close(rms_norm(x, weight, 0.5), expected)
+    norm = RMSNorm(2, 0.5)
+    assert torch.equal(norm(x), rms_norm(x, torch.ones(2), 0.5))
+
+
+def test_it_has_no_mean_and_half_precision_is_squared_in_single():
+    x = torch.randn(3, 5, 7) + 9
+    norm = RMSNorm(7, 1e-6)
+    torch.testing.assert_close(norm(x).square().mean(-1), torch.ones(3, 5))
+    assert norm(x).mean() > 0.9
+    half = norm.half()(500 * x.half())  # the squares are beyond float16
+    assert half.dtype == torch.float16
+    torch.testing.assert_close(half.float().square().mean(-1), torch.ones(3, 5), atol=1e-2, rtol=0)

@@ -1,9 +1,18 @@
 """Rotary positions: what turns by how much, and what a product then depends on."""
 
+import cmath
+
 import pytest
 import torch
 
-from course_lib.nn.rope import rope_angles, rope_angles_3d, rotate
+from course_lib.nn.rope import (
+    rope_angles,
+    rope_angles_3d,
+    rotate,
+    rotate_places,
+    turn,
+    turns_of_places,
+)
 
 
 def random(*shape, seed=0):
@@ -65,3 +74,21 @@ def test_the_precision_stays(dtype):
     got = rotate(x.to(dtype), angles)
     assert got.dtype == dtype
     torch.testing.assert_close(got.double(), rotate(x, angles), rtol=0.02, atol=0.02)
+
+
+@pytest.mark.parametrize("first", [0, 7])
+def test_turns_of_places_are_those_of_their_angles(first):
+    x = random(2, 5, 3, 8).float()
+    angles = rope_angles(torch.arange(first, first + 5).float(), 8)
+    torch.testing.assert_close(turn(x, turns_of_places(first, 5, 8)), rotate(x, angles))
+    torch.testing.assert_close(rotate_places(x, first), rotate(x, angles))
+
+
+def test_turns_are_exact_far_from_the_first_place():
+    """In float32, the angles of place 4,095 are rounded to 1e-4 radians."""
+    turns = turns_of_places(4095, 1, 100)[0]
+    for pair in (0, 1, 7, 49):
+        angle = 4095 * 10_000 ** (-2 * pair / 100)
+        assert abs(complex(turns[pair]) - cmath.exp(1j * angle)) < 2e-7
+    rounded = rope_angles(torch.tensor([4095.0]), 100)
+    assert (torch.polar(torch.ones_like(rounded), rounded)[0] - turns).abs().max() > 1e-5
