@@ -1,20 +1,22 @@
 """The little world: small three-dimensional scenes about which everything is known.
 
-scene.py     the vocabulary and the parts of a scene
-sample.py    draws a scene from a seed
-motion.py    where everything is at a time
-solids.py    the four shapes
-tables.py    frames and things as tensors
-windows.py   where in a frame a thing and its shadow are
-rays.py      what a ray hits
-shading.py   colour: light, shadow and the floor's patterns
-geometry.py  depth, normal, segmentation, flow
-caption.py   captions and labels
-audio.py     sound
-clip.py      one scene rendered, with everything that is known about it
-batch.py     many scenes at once
-dataset.py   the little world as a torch Dataset
-pixels.py    bytes to the floats that networks take, and back
+scene.py        the vocabulary and the parts of a scene
+sample.py       draws a scene from a seed
+motion.py       where everything is at a time
+solids.py       the four shapes
+tables.py       frames and things as tensors
+windows.py      where in a frame a thing and its shadow are
+rays.py         what a ray hits
+shading.py      colour: light, shadow and the floor's patterns
+geometry.py     depth, normal, segmentation, flow
+annotations.py  every map of an image, exact: depth, normals, segmentation, edges
+map_colours.py  the colour code of each map, and back to numbers
+caption.py      captions and labels
+audio.py        sound
+clip.py         one scene rendered, with everything that is known about it
+batch.py        many scenes at once
+dataset.py      the little world as a torch Dataset
+pixels.py       bytes to the floats that networks take, and back
 """
 
 from course_lib.world.audio import SAMPLE_RATE, sound

@@ -7,7 +7,7 @@ millionth, so that all machines render the same image.
 
 import functools
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import combinations
 
 from course_lib.world.scene import DIRECTIONS, SCALES, Camera, Motion, Scene, Thing
@@ -91,6 +91,13 @@ def view(camera: Camera, time: float) -> View:
         forward=_rounded((-sa * ce, ca * ce, -se)),
         focal=round(focal, 6),
     )
+
+
+def full_turn(scene: Scene, frames: int) -> Scene:
+    """Return the scene with a camera that goes all around it: `frames` views, evenly spaced."""
+    sweep = math.tau * (1 - 1 / frames)
+    camera = replace(scene.camera, kind="orbit", azimuth=0.0, sweep=sweep, zoom=1.0)
+    return replace(scene, camera=camera)
 
 
 def smoothstep(x: float) -> float:
