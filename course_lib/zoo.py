@@ -16,6 +16,8 @@ from course_lib.papers import (
     improved_ddpm,
     ldm,
     ldm_autoencoder,
+    lvm,
+    lvm_tokenizer,
     magvit,
     magvit2,
     magvit_tokenizer,
@@ -87,6 +89,8 @@ MODELS: dict[str, Entry] = {
         "MLM-UCF": ("307M", "paper, section 4.1"),
     }),
     **_entries("magvit2", magvit2.AR_CONFIGS, magvit2.CausalLM, {}),
+    **_entries("lvm", lvm_tokenizer.TOKENIZER_CONFIGS, lvm_tokenizer.Tokenizer, {}),
+    **_entries("lvm", lvm_tokenizer.MUSE_CONFIGS, lvm_tokenizer.MuseTokenizer, {}),
     **_entries("ldm", ldm.LDM_CONFIGS, ldm.UNet, {
         "SD-2.1": ("865M", "README of the release"),
         "SD-1.5": ("860M", "README of the release"),
@@ -107,6 +111,14 @@ MODELS: dict[str, Entry] = {
     }),
     **_entries("cogvideox", t5.T5_CONFIGS, t5.T5Encoder, {}),
     **_entries("cogvideox", cogvideox_vae.COGVIDEOX_VAE_CONFIGS, cogvideox_vae.CogVideoXVAE, {}),
+    **_entries("lvm", lvm.LVM_CONFIGS, lvm.Transformer, {
+        "LVM-100M": ("0.1B", "presets of the released code"),
+        "LVM-300M": ("300M", "paper, section 5.1"),
+        "LVM-600M": ("0.6B", "paper, section 5.1"),
+        "LVM-1B": ("1B", "paper, section 5.1"),
+        "LVM-3B": ("3B", "paper, section 5.1"),
+        "LVM-7B": ("7B", "name of the released checkpoint"),
+    }),
     **_entries("dcgan", dcgan.DCGAN_CONFIGS, dcgan.DCGAN, {}),
 }  # fmt: skip
 

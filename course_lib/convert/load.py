@@ -9,7 +9,19 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from course_lib import zoo
-from course_lib.convert import clip, cogvideox, ddpm, ldm, svd, t5, vit, vivit, vqgan
+from course_lib.convert import (
+    clip,
+    cogvideox,
+    ddpm,
+    ldm,
+    lvm,
+    lvm_tokenizer,
+    svd,
+    t5,
+    vit,
+    vivit,
+    vqgan,
+)
 from course_lib.convert.layout import Layout, Source
 from course_lib.convert.weights import (
     first_few,
@@ -22,6 +34,7 @@ LAYOUTS: dict[str, dict[str, Layout]] = {
     "ddpm": ddpm.DDPM_LAYOUTS,
     "improved_ddpm": ddpm.IMPROVED_DDPM_LAYOUTS,
     "ldm": ldm.LDM_LAYOUTS | clip.CLIP_TEXT_LAYOUTS,
+    "lvm": lvm.LVM_LAYOUTS | lvm_tokenizer.LVM_TOKENIZER_LAYOUTS,
     "vit": vit.VIT_LAYOUTS,
     "vivit": vivit.VIVIT_LAYOUTS,
     "vqgan": vqgan.VQGAN_LAYOUTS,
@@ -38,7 +51,8 @@ def load_official(
     `name` is a preset of the zoo ("ddpm/CIFAR-10"), or a paper ("ddpm") with a `config` of that
     paper.  The weights are a dict of tensors or of NumPy arrays, or a .safetensors, .npz, .pt, .bin
     or .ckpt file that holds one; of the state of a training run, as PyTorch Lightning saves it, its
-    "state_dict".  Their layout is recognized from the keys, or named.
+    "state_dict".  Dicts of dicts, as flax has them, are read, too.  Their layout is recognized from
+    the keys, or named.
 
     Raises:
         ValueError: for an unknown preset, paper or layout, a config of another paper, a layout of

@@ -77,14 +77,14 @@ DIFFUSERS = Names(
 def taming_sources(model: nn.Module) -> dict[str, Source]:
     """Return the sources in taming's VQModel, whose decoder counts its levels from the finest."""
     decoder = list(reversed(range(len(model.config.multipliers))))
-    return _fresh(model) | torch_sources(model, _layers(model.config, TAMING, decoder))
+    return fresh_statistics(model) | torch_sources(model, _layers(model.config, TAMING, decoder))
 
 
 def diffusers_sources(model: nn.Module) -> dict[str, Source]:
     """Return the sources in diffusers' VQModel, whose decoder counts from the coarsest, as ours."""
     decoder = list(range(len(model.config.multipliers)))
     sources = torch_sources(model, _layers(model.config, DIFFUSERS, decoder))
-    return _fresh(model) | linear_attention(model, sources)
+    return fresh_statistics(model) | linear_attention(model, sources)
 
 
 def linear_attention(model: nn.Module, sources: dict[str, Source]) -> dict[str, Source]:
@@ -142,7 +142,7 @@ def autoencoder_names(config: VQGANConfig, names: Names, decoder: list[int]) -> 
     return layers
 
 
-def _fresh(model: nn.Module) -> dict[str, Source]:
+def fresh_statistics(model: nn.Module) -> dict[str, Source]:
     """Return the quantizer's training statistics, which no layout has, as in a fresh model."""
     return {
         f"quantizer.{name}": Source((), tuple(value.shape))

@@ -2,7 +2,7 @@
 
 import os
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +12,15 @@ from safetensors.torch import load, load_file
 from torch import Tensor, nn
 from torch.serialization import safe_globals
 
+DEEPEST = 16  # dicts in dicts; a dict may hold itself
 PRECISIONS = (torch.float32, torch.float16, torch.bfloat16)
 
 
 def read_weights(source: Mapping | str | os.PathLike) -> dict[str, Tensor]:
     """Return the tensors by name, from a dict or a file.
 
-    From a pickle only plain values and tensors are read.  Raises ValueError for what is no dict of
+    Of dicts in dicts, the names are joined by dots.  From a pickle only plain values and tensors
+    are read.  Raises ValueError for what is no dict of
     tensors by name, no file of one, and, naming them, for names that are no text and for tensors
     whose numbers are not simply there: sparse, nested, on the meta device, of another library.
     """
@@ -32,6 +34,8 @@ def read_weights(source: Mapping | str | os.PathLike) -> dict[str, Tensor]:
     unnamed = [f"{key!r} ({type(key).__name__})" for key in source if not isinstance(key, str)]
     if unnamed:
         raise ValueError(f"expected names of tensors as keys, got {first_few(unnamed)}")
+    if source and all(isinstance(value, Mapping) for value in source.values()):
+        source = dict(_leaves(source))
     weights = {key: _tensor(value) for key, value in source.items()}
     _require(weights, _is_plain)
     return weights
@@ -130,6 +134,16 @@ def _is_utf8(path: Path) -> bool:
 
 
 # ---------------------------------------------------------------- tensors
+
+
+def _leaves(tree: Mapping, names: tuple[str, ...] = ()) -> Iterator[tuple[str, Any]]:
+    """Give what is in dicts of dicts, as flax keeps its weights, with its names joined by dots."""
+    for name, value in tree.items():
+        path = (*names, str(name))
+        if isinstance(value, Mapping) and len(path) < DEEPEST:
+            yield from _leaves(value, path)
+        else:
+            yield ".".join(path), value
 
 
 def _tensor(value: Any) -> Any:

@@ -426,7 +426,8 @@ def factor_losses(
 def joint_logits(logits: list[Float[Tensor, "b n _"]]) -> Float[Tensor, "b n k"]:
     """Return ln p of every code there is.
 
-    For 2^18 codes that is a megabyte a token: for drawing, not for training.
+    For 2^18 codes that is a megabyte a token: for drawing one at a time, not for training, nor for
+    drawing many at once (`lm.sampling.draw_factors`).
     """
     joint, *others = (each.log_softmax(-1) for each in logits)
     for each in others:
@@ -456,19 +457,13 @@ class MaskedLM(nn.Module):
     def forward(
         self, prefix: Int[Tensor, "b m"], shown: Int[Tensor, "b n"]
     ) -> list[Float[Tensor, "b n _"]]:
-        """Return the logits of the factors at every place.
+        """Return the logits of the factors at every place, for `lm.maskgit.parallel_decode`.
 
         They are trained on `factor_losses` with a smoothing of 1e-4.
         """
         tokens = torch.cat([prefix, shown], dim=1)  # b m+n
         x = self.bert(self.tokens(tokens))  # b m+n d
         return self.tokens.logits(x[:, prefix.shape[1] :])
-
-    def code_logits(
-        self, prefix: Int[Tensor, "b m"], shown: Int[Tensor, "b n"]
-    ) -> Float[Tensor, "b n k"]:
-        """Return the logits of whole codes, for `lm.maskgit.parallel_decode`."""
-        return joint_logits(self(prefix, shown))
 
 
 class FactorizedTransformer(Transformer):
@@ -513,8 +508,15 @@ class CausalLM(nn.Module):
     def forward(
         self, tokens: Int[Tensor, "b n"], cache: KVCache | None = None
     ) -> Float[Tensor, "b n k"]:
-        """Return the logits of whole codes, for `lm.sampling.generate`."""
+        """Return the logits of whole codes after each token."""
         return joint_logits(self.factor_logits(tokens, cache))
+
+    def next_logits(
+        self, tokens: Int[Tensor, "b n"], cache: KVCache | None = None
+    ) -> Float[Tensor, "b k"]:
+        """Return the logits of whole codes after the last token, for `lm.sampling.generate`."""
+        last = self.transformer(tokens, cache)[:, -1:]  # b 1 d
+        return joint_logits(self.transformer.tokens.logits(last))[:, 0]
 
     def losses(self, prefix: Int[Tensor, "b m"], codes: Int[Tensor, "b n"]) -> Float[Tensor, "b n"]:
         """Return -ln p of every code given the prefix and all codes before it, in nats."""

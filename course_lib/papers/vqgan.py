@@ -56,6 +56,7 @@ class VQGANConfig:
     multipliers: tuple[int, ...] = (1, 1, 2, 2, 4)
     blocks: int = 2  # residual blocks per resolution
     attention: tuple[int, ...] = (16,)  # sides of the feature maps that attend to themselves
+    attend_middle: bool = True  # whether the layers next to the codes do
     latent: int = 256  # channels of the encoder's output
     code_dim: int = 256
     num_codes: int = 1024
@@ -276,7 +277,7 @@ def attention(config: VQGANConfig, width: int) -> SpatialAttention:
 
 def middle(config: VQGANConfig, width: int) -> nn.Sequential:
     """Make the layers next to the codes, at the coarsest resolution: block, attention, block."""
-    attends = attention(config, width)
+    attends = attention(config, width) if config.attend_middle else nn.Identity()
     before = residual(config, width, width)
     after = residual(config, width, width)
     return nn.Sequential(before, attends, after)
@@ -363,6 +364,21 @@ class Transformer(nn.Module):
 
         Raises ValueError for more tokens than the context holds.
         """
+        return self.head(self.features(tokens, cache))
+
+    def next_logits(
+        self, tokens: Int[Tensor, "b n"], cache: KVCache | None = None
+    ) -> Float[Tensor, "b v"]:
+        """Return the logits of the token after the last, and of no other."""
+        return self.head(self.features(tokens, cache)[:, -1])
+
+    def features(
+        self, tokens: Int[Tensor, "b n"], cache: KVCache | None = None
+    ) -> Float[Tensor, "b n d"]:
+        """Return the vectors from which the head makes logits.
+
+        Raises ValueError for more tokens than the context holds.
+        """
         past = 0 if cache is None else len(cache)
         end = past + tokens.shape[1]
         if end > self.config.length:
@@ -372,7 +388,7 @@ class Transformer(nn.Module):
         x = self.dropout(x)
         for layer, block in enumerate(self.blocks):
             x = block(x, layer, cache)
-        return self.head(self.norm(x))  # b n v
+        return self.norm(x)
 
 
 class Block(nn.Module):
@@ -492,7 +508,7 @@ def sample_large(
             top, left = sliding_window(row, column, grid, window)
             inside = codes[:, top : top + window[0], left : left + window[1]].flatten(1)  # b n
             drawn = (row - top) * window[1] + column - left  # the window's codes before this one
-            logits = model(torch.cat([condition, inside[:, :drawn]], dim=1))[:, -1]  # b v
+            logits = model.next_logits(torch.cat([condition, inside[:, :drawn]], dim=1))  # b v
 
             probabilities = next_token_probabilities(logits, temperature, top_k)
             uniform = torch.rand(len(codes), generator=generator).to(logits.device)

@@ -219,7 +219,7 @@ def test_a_pickle_with_code_in_it_is_not_run(tmp_path):
 def test_names_and_configs(weights):
     assert "did you mean ddpm/tiny" in refusal("ddpm/tinny", weights)
     assert (
-        "name: expected a model of ddpm, improved_ddpm, ldm, vit, vivit, vqgan, svd,"
+        "name: expected a model of ddpm, improved_ddpm, ldm, lvm, vit, vivit, vqgan, svd,"
         " cogvideox, got 'dcgan'" in refusal("dcgan", weights)
     )
     assert "config: expected DDPMConfig(...) for 'ddpm', got None" in refusal("ddpm", weights)

@@ -5,6 +5,7 @@ models on them.
 import itertools
 import math
 from dataclasses import replace
+from functools import partial
 
 import pytest
 import torch
@@ -445,7 +446,6 @@ def test_the_masked_model_is_a_bert_between_its_tables():
     x = body(model.tokens(torch.cat([prefix, shown], dim=1)))
     for found, expected in zip(model(prefix, shown), model.tokens.logits(x), strict=True):
         close(found, expected[:, 1:])
-    close(model.code_logits(prefix, shown), joint_logits(model(prefix, shown)))
 
 
 def test_a_seed_starts_the_causal_model_s_blocks_as_those_of_vqgan_s_transformer():
@@ -485,7 +485,7 @@ def test_the_causal_loss_is_the_chain_rule(multi_task):
 def test_a_prefix_of_two_tokens_fits_both_models():
     config = replace(LM, multi_task=True)
     prefix, codes = integers(4, 2, 2) + 64, integers(64, 2, 12)
-    assert awake(MaskedLM(config)).code_logits(prefix, codes).shape == (2, 12, 64)
+    assert joint_logits(awake(MaskedLM(config))(prefix, codes)).shape == (2, 12, 64)
     model = awake(CausalLM(config))
     drawn = decode_causal(model, prefix, codes[:, :5])
     assert drawn.shape == (2, 12) and torch.equal(drawn[:, :5], codes[:, :5])
@@ -517,13 +517,55 @@ def test_masked_codes_are_decoded_in_parallel_and_known_ones_stay():
     known = integers(64, 3, 12)
     unknown = integers(2, 3, 12, seed=1).bool()
     canvas = known.masked_fill(unknown, LM.mask_token)
-    found = parallel_decode(lambda shown: model.code_logits(prefix, shown), canvas, unknown, 4)
+    found = parallel_decode(lambda shown: model(prefix, shown), canvas, unknown, 4)
     codes = found.tokens[-1]
     assert torch.equal(codes[~unknown], known[~unknown]) and codes.max() < 64
     assert [int(each.sum()) for each in found.unknown] == sorted(
         (int(e.sum()) for e in found.unknown), reverse=True
     )
     assert not found.unknown[-1].any()
+
+
+def test_factors_drawn_one_by_one_are_the_codes_of_their_joint_distribution():
+    model, prefix = awake(MaskedLM(LM)), integers(4, 50, 1) + 64
+    canvas = torch.full((50, 12), LM.mask_token)
+    found, expected = (
+        parallel_decode(
+            lambda shown, change=change: change(model(prefix, shown)),
+            canvas,
+            canvas == LM.mask_token,
+            5,
+            generator=torch.Generator().manual_seed(0),
+        )
+        for change in (list, joint_logits)
+    )
+    assert torch.equal(found.tokens, expected.tokens)
+    assert torch.equal(found.unknown, expected.unknown)
+    assert len(found.tokens.unique()) == 64
+
+
+def test_of_the_paper_s_vocabulary_no_joint_distribution_is_computed(monkeypatch):
+    """A clip of 1,280 tokens: 2^18 probabilities of each would be 1.3 GB."""
+    monkeypatch.setattr(magvit2, "joint_logits", None)
+    config = replace(
+        LM, grid=(5, 16, 16), num_codes=2**18, width=24, depth=1, heads=2, num_classes=3
+    )
+    model = awake(MaskedLM(config))
+    prefix = torch.tensor([[config.num_codes]])
+    canvas = torch.full((1, 1280), config.mask_token)
+    unknown = torch.ones_like(canvas, dtype=torch.bool)
+    codes = parallel_decode(partial(model, prefix), canvas, unknown, 2).tokens[-1]
+    assert codes.max() < 2**18 and len(codes.unique()) > 1000
+
+
+def test_only_the_last_token_of_a_known_prefix_gets_logits():
+    model, prefix, known = awake(CausalLM(LM)), integers(4, 3, 1) + 64, integers(64, 3, 6)
+    shown = []
+    for head in model.transformer.tokens.heads:
+        head.register_forward_pre_hook(lambda head, given: shown.append(given[0].shape[1]))
+    for cache in (True, False):
+        decode_causal(model, prefix, known, cache=cache)
+    assert shown == [1] * (2 * 2 * 6)
 
 
 def test_a_model_learns_what_its_class_says():

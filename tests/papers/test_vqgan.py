@@ -434,6 +434,18 @@ def test_codes_are_drawn_in_reading_order_one_by_one(gpt):
             so_far = torch.cat([so_far, expected[:, None]], dim=1)
 
 
+def test_the_head_is_asked_about_the_last_token_only(gpt):
+    shown = []
+    hook = gpt.head.register_forward_pre_hook(lambda head, given: shown.append(given[0].shape))
+    for cache in (True, False):
+        generate(gpt, tokens(2, 7), 5, cache=cache)
+    vqgan.sample_large(gpt, tokens(2, 3), (2, 3), (2, 3))
+    hook.remove()
+    assert shown == [(2, 12)] * 16
+    with torch.no_grad():
+        torch.testing.assert_close(gpt.next_logits(tokens(2, 7)), gpt(tokens(2, 7))[:, -1])
+
+
 def official_window(place, whole):
     """Where the official code's 16 x 16 window begins along an axis: three cases."""
     if place <= 8:
@@ -504,10 +516,10 @@ def test_every_code_is_drawn_as_in_the_official_code(grid, window, gpt):
 class Listener(Transformer):
     """A model that draws codes from 1 to 10 and keeps what it is shown."""
 
-    def forward(self, tokens, cache=None):
+    def next_logits(self, tokens, cache=None):
         self.shown.append(tokens)
-        logits = rand(*tokens.shape, 11, seed=len(self.shown))
-        logits[..., 0] = -torch.inf
+        logits = rand(len(tokens), 11, seed=len(self.shown))
+        logits[:, 0] = -torch.inf
         return logits
 
 

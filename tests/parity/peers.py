@@ -4,6 +4,7 @@ import torch
 from torch import nn
 
 from course_lib.compat import import_torchvision
+from course_lib.convert import load_official
 from course_lib.papers.improved_ddpm import ImprovedDDPMConfig
 
 import_torchvision()  # before diffusers asks for it
@@ -26,6 +27,8 @@ from transformers import (  # noqa: E402
     CLIPVisionModelWithProjection,
     GPT2Config,
     GPT2LMHeadModel,
+    LlamaConfig,
+    LlamaForCausalLM,
     T5Config,
     T5EncoderModel,
     T5ForConditionalGeneration,
@@ -34,6 +37,7 @@ from transformers import (  # noqa: E402
     VivitConfig,
     VivitForVideoClassification,
 )
+from transformers.models.llama.modeling_llama import LlamaRMSNorm  # noqa: E402
 
 
 def diffusers_unet(config):
@@ -237,6 +241,60 @@ def transformers_gpt2(config):
     )
 
 
+def transformers_llama(config):
+    """The LlamaForCausalLM that should equal our LVM of this config."""
+    return LlamaForCausalLM(
+        LlamaConfig(
+            vocab_size=config.vocabulary,
+            hidden_size=config.width,
+            intermediate_size=config.mlp,
+            num_hidden_layers=config.depth,
+            num_attention_heads=config.heads,
+            max_position_embeddings=config.context,
+            rms_norm_eps=config.norm_eps,
+            tie_word_embeddings=False,
+            bos_token_id=None,
+            eos_token_id=None,
+        )
+    )
+
+
+def llama_as_easylm(state, config):
+    """Llama's tensors as a tree of EasyLM's arrays: kernels (in, out), pairs side by side."""
+
+    def tree(layers):
+        nested = {}
+        for key, value in layers.items():
+            *folders, leaf = key.split(".")
+            at = nested
+            for folder in folders:
+                at = at.setdefault(folder, {})
+            at[leaf] = value.contiguous().numpy()
+        return nested
+
+    def side_by_side(weight):
+        halves = weight.view(config.heads, 2, config.head_width // 2, config.width)
+        return halves.transpose(1, 2).reshape(config.width, config.width)
+
+    layers = {
+        "transformer.wte.embedding": state["model.embed_tokens.weight"],
+        "transformer.ln_f.kernel": state["model.norm.weight"],
+        "lm_head.kernel": state["lm_head.weight"].T,
+    }
+    for i in range(config.depth):
+        theirs, ours = f"model.layers.{i}", f"transformer.h.{i}"
+        for part in "qkvo":
+            weight = state[f"{theirs}.self_attn.{part}_proj.weight"]
+            weight = side_by_side(weight) if part in "qk" else weight
+            layers[f"{ours}.attention.w{part}.kernel"] = weight.T
+        for number, part in enumerate(("gate", "down", "up"), start=1):
+            weight = state[f"{theirs}.mlp.{part}_proj.weight"]
+            layers[f"{ours}.feed_forward.w{number}.kernel"] = weight.T
+        layers[f"{ours}.attention_norm.kernel"] = state[f"{theirs}.input_layernorm.weight"]
+        layers[f"{ours}.ffn_norm.kernel"] = state[f"{theirs}.post_attention_layernorm.weight"]
+    return tree(layers)
+
+
 def gpt2_as_taming(state):
     """GPT2's tensors under taming's names; its layers are convolutions, transposed."""
     renamed = {
@@ -288,7 +346,7 @@ def randomize(model, seed=0):
         for module in model.modules():
             for name, p in module.named_parameters(recurse=False):
                 noise = torch.randn(p.shape, generator=generator)
-                if isinstance(module, nn.GroupNorm | nn.LayerNorm):
+                if isinstance(module, nn.GroupNorm | nn.LayerNorm | LlamaRMSNorm):
                     p.copy_((name == "weight") + 0.2 * noise)
                 elif name == "bias":
                     p.copy_(0.2 * noise)
@@ -333,3 +391,40 @@ def largest_difference(ours, theirs):
         float((ours[name] - value).abs().max() / max(value.abs().max(), 1e-2 * largest))
         for name, value in theirs.items()
     )
+
+
+def probed(reconstruction, loss):
+    """One tensor that depends on both, for a random projection to look at."""
+    return torch.cat([reconstruction.flatten(1), loss.expand(len(reconstruction), 1) * 10], dim=1)
+
+
+def compare_tokenizers(paper, model, x, peer, parameters, layout):
+    """The largest difference of values and of gradients of two autoencoders with codebooks.
+
+    Theirs are computed in the precision of their parameters; their gradients come under our names,
+    as conversion is linear.
+    """
+    parameters = dict(parameters)
+    precision = next(iter(parameters.values())).dtype
+    ours, theirs = x.clone().requires_grad_(), x.to(precision).requires_grad_()
+    (got, quantized), (expected, codes, loss) = model(ours), peer(theirs)
+    assert got.shape == expected.shape == x.shape
+    assert torch.equal(quantized.indices, codes) and codes.unique().numel() > 1
+    values = largest_difference(
+        {"x": got.detach(), "loss": quantized.loss.detach()},
+        {"x": expected.detach(), "loss": loss.detach()},
+    )
+    by_name = gradients(probed(expected, loss), theirs, parameters.items())
+    slope = by_name.pop("x")
+    single = {name: grad.float() for name, grad in by_name.items()}
+    converted = load_official(paper, single, model.config, layout=layout).state_dict()
+    wanted = {name: converted[name] for name, _ in model.named_parameters()}
+    slopes = largest_difference(
+        gradients(probed(got, quantized.loss), ours, model.named_parameters()),
+        {"x": slope, **wanted},
+    )
+    print(
+        f"{layout}: values {values:.1e}, gradients {slopes:.1e}, {codes.unique().numel()} codes"
+        " in use"
+    )
+    return values, slopes

@@ -35,7 +35,8 @@ def vqgan_shapes(config):
 
     def middle(name, c):
         block(f"{name}.mid.block_1", c, c)
-        attention(f"{name}.mid.attn_1", c)
+        if config.attend_middle:
+            attention(f"{name}.mid.attn_1", c)
         block(f"{name}.mid.block_2", c, c)
 
     widths = [config.width * multiplier for multiplier in config.multipliers]
@@ -129,7 +130,10 @@ def run_vqgan(weights, x, groups, beta=0.25):
         return x
 
     def middle(name, x):
-        return block(f"{name}.block_2", attention(f"{name}.attn_1", block(f"{name}.block_1", x)))
+        x = block(f"{name}.block_1", x)
+        if f"{name}.attn_1.norm.weight" in w:
+            x = attention(f"{name}.attn_1", x)
+        return block(f"{name}.block_2", x)
 
     h = conv("encoder.conv_in", x)
     levels = numbered(w, "encoder.down.")

@@ -10,6 +10,7 @@ from course_lib.convert import load_official
 from course_lib.papers.vqgan import VQGAN, Transformer, TransformerConfig, VQGANConfig
 from tests.parity import taming_layouts
 from tests.parity.peers import (
+    compare_tokenizers,
     diffusers_vqmodel,
     gpt2_as_taming,
     gradients,
@@ -71,43 +72,6 @@ def run_diffusers(peer, x):
     return out.sample, codes, out.commit_loss
 
 
-def probed(reconstruction, loss):
-    """One tensor that depends on both, for a random projection to look at."""
-    return torch.cat([reconstruction.flatten(1), loss.expand(len(reconstruction), 1) * 10], dim=1)
-
-
-def compare(model, x, peer, parameters, layout):
-    """The largest difference of values and of gradients; theirs come under our names, as conversion
-    is linear.
-
-    Theirs are computed in the precision of their parameters.
-    """
-    parameters = dict(parameters)
-    precision = next(iter(parameters.values())).dtype
-    ours, theirs = x.clone().requires_grad_(), x.to(precision).requires_grad_()
-    (got, quantized), (expected, codes, loss) = model(ours), peer(theirs)
-    assert got.shape == expected.shape == x.shape
-    assert torch.equal(quantized.indices, codes) and codes.unique().numel() > 1
-    values = largest_difference(
-        {"x": got.detach(), "loss": quantized.loss.detach()},
-        {"x": expected.detach(), "loss": loss.detach()},
-    )
-    by_name = gradients(probed(expected, loss), theirs, parameters.items())
-    slope = by_name.pop("x")
-    single = {name: grad.float() for name, grad in by_name.items()}
-    converted = load_official("vqgan", single, model.config, layout=layout).state_dict()
-    wanted = {name: converted[name] for name, _ in model.named_parameters()}
-    slopes = largest_difference(
-        gradients(probed(got, quantized.loss), ours, model.named_parameters()),
-        {"x": slope, **wanted},
-    )
-    print(
-        f"{layout}: values {values:.1e}, gradients {slopes:.1e}, {codes.unique().numel()} codes"
-        " in use"
-    )
-    return values, slopes
-
-
 # ---------------------------------------------------------------- diffusers
 
 
@@ -118,8 +82,8 @@ def test_equals_diffusers(name):
     peer = randomize(diffusers_vqmodel(config)).eval()
     model = load_official("vqgan", peer.state_dict(), config).eval()
     peer, x = peer.double(), images(config, *shape)
-    values, slopes = compare(
-        model, x, lambda x: run_diffusers(peer, x), peer.named_parameters(), "diffusers"
+    values, slopes = compare_tokenizers(
+        "vqgan", model, x, lambda x: run_diffusers(peer, x), peer.named_parameters(), "diffusers"
     )
     assert values < 1e-5 and slopes < 1e-5
 
@@ -131,8 +95,8 @@ def test_equals_diffusers_in_double_precision(name):
     peer = randomize(diffusers_vqmodel(config)).eval()
     model = load_official("vqgan", peer.state_dict(), config).eval().double()
     peer, x = peer.double(), images(config, *shape).double()
-    values, slopes = compare(
-        model, x, lambda x: run_diffusers(peer, x), peer.named_parameters(), "diffusers"
+    values, slopes = compare_tokenizers(
+        "vqgan", model, x, lambda x: run_diffusers(peer, x), peer.named_parameters(), "diffusers"
     )
     assert values < 1e-9 and slopes < 1e-6
 
@@ -180,7 +144,8 @@ def test_equals_the_taming_layout(name):
     weights = taming_layouts.random_weights(taming_layouts.vqgan_shapes(config))
     model = load_official("vqgan", weights, config).eval()
     weights = {key: value.double().requires_grad_() for key, value in weights.items()}
-    values, slopes = compare(
+    values, slopes = compare_tokenizers(
+        "vqgan",
         model,
         images(config, *shape),
         lambda x: taming_layouts.run_vqgan(weights, x, config.groups),
