@@ -9,13 +9,14 @@ import functools
 import importlib.metadata
 import math
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 
 from course_lib.shapes import Tensor, UInt8
 from course_lib.world import VOCABULARY, LittleWorld, caption, float_to_pixels, pixels_to_float
+from course_lib.world.motion import full_turn
 from course_lib.world.shading import render_rgb
 from course_lib.world.tables import tabulate
 
@@ -66,8 +67,7 @@ def orbits(split: str, n: int, frames: int = 14, size: int = 64) -> dict[str, Te
     """
     world = LittleWorld(split, size, length=n, seed=2, count=1, motion="rest", camera="orbit")
     found = [world.scene(i) for i in range(n)]
-    turn = math.tau * (1 - 1 / frames)
-    around = [replace(x, camera=replace(x.camera, azimuth=0.0, sweep=turn)) for x in found]
+    around = [full_turn(scene, frames) for scene in found]
     parts = [
         render_rgb(tabulate(around[i : i + 250], frames), size, size).unflatten(0, (-1, frames))
         for i in range(0, n, 250)

@@ -25,7 +25,8 @@ from torch import Tensor, nn
 
 from course_lib import zoo
 from course_lib.nn.attention import causal_mask
-from course_lib.nn.t5 import Block, Distances, RMSNorm, T5Config, T5Encoder
+from course_lib.nn.norm import RMSNorm
+from course_lib.nn.t5 import NORM_EPS, Block, Distances, T5Config, T5Encoder
 from course_lib.shapes import Float, Int
 from course_lib.training.randomness import RandomSource
 from course_lib.training.recipe import LRSchedule, Recipe, Tensors, Trainable
@@ -191,7 +192,7 @@ class Decoder(nn.Module):
         self.tokens = nn.Embedding(config.vocabulary, config.width)
         self.distances = Distances(config)
         self.blocks = nn.ModuleList(DecoderBlock(config) for _ in range(config.depth))
-        self.norm = RMSNorm(config.width)
+        self.norm = RMSNorm(config.width, NORM_EPS)
         self.head = nn.Linear(config.width, config.vocabulary, bias=False)
         nn.init.normal_(self.head.weight, std=config.width**-0.5)
 
@@ -215,7 +216,7 @@ class DecoderBlock(nn.Module):
         inner = config.heads * config.head_width
         self.heads = config.heads
         self.own = Block(config)
-        self.norm = RMSNorm(config.width)
+        self.norm = RMSNorm(config.width, NORM_EPS)
         self.query = nn.Linear(config.width, inner, bias=False)
         self.key_value = nn.Linear(config.width, 2 * inner, bias=False)
         self.out = nn.Linear(inner, config.width, bias=False)

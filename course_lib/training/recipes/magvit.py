@@ -498,7 +498,7 @@ def sample_code_grids(
             (len(label), math.prod(config.grid)), config.mask_token, device=label.device
         )
         unknown = torch.ones_like(canvas, dtype=torch.bool)
-        predict = partial(model.code_logits, prefix)
+        predict = partial(model, prefix)
         decoding = parallel_decode(
             predict, canvas, unknown, generator=generator, **{"steps": 12} | options
         )
