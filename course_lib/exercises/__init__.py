@@ -4,6 +4,7 @@
 # Any other module is a topic of its own.
 MODULES_OF = {
     "magvit": ("magvit", "magvit2"),
+    "lvm": ("lvm_sentences", "lvm"),
     "svd": ("ldm", "svd"),
     "cogvideox": ("cogvideox_vae", "cogvideox"),
 }
