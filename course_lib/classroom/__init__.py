@@ -11,7 +11,7 @@ from .claims import claim, reading
 from .clips import clip_view, film_strips, show_clip
 from .exercise import case, exercise, mark
 from .explore import choices, explore, patches, sentence, slider, upload
-from .figures import figure, image_grid, show, show_images
+from .figures import figure, image_grid, row_grid, show, show_images, show_rows
 from .heroes import show_hero
 from .live import live_curve, train_live, with_stored
 from .plots import (
@@ -57,6 +57,7 @@ __all__ = [
     "record_quiz",
     "reliability",
     "row",
+    "row_grid",
     "scatter_panels",
     "scorecard",
     "sentence",
@@ -66,6 +67,7 @@ __all__ = [
     "show_hero",
     "show_images",
     "show_lines",
+    "show_rows",
     "slider",
     "table",
     "train_live",

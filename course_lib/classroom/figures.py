@@ -5,7 +5,7 @@ import html
 import io
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -138,6 +138,41 @@ def image_grid(
         raise ValueError(f"expected at least one column, got {columns}")
     columns = min(n, columns or 6)
     fig, _, _ = mosaic(images, columns, cell, title, titles=titles)
+    return fig
+
+
+def show_rows(
+    rows: Mapping[str, Array],
+    heads: Sequence[str] = (),
+    *,
+    alt: str,
+    title: str = "",
+    cell: int | None = None,
+) -> None:
+    """Show images in rows, each with a label in front; a short row is left empty at its end.
+
+    rows: label -> (n h w 3) uint8 or (n 3 h w) float in [-1, 1], all of one size.  heads: a title
+    for each column.  cell: width of an image in pixels.
+    """
+    show(row_grid(rows, heads, title=title, cell=cell), alt)
+
+
+def row_grid(
+    rows: Mapping[str, Array],
+    heads: Sequence[str] = (),
+    *,
+    title: str = "",
+    cell: int | None = None,
+) -> Figure:
+    """Make the figure that `show_rows` shows."""
+    images = {label: to_images(row) for label, row in rows.items()}
+    columns = max(len(row) for row in images.values())
+    first = next(iter(images.values()))
+    canvas = np.full((len(images), columns, *first.shape[1:]), _rgb(PAPER), np.uint8)
+    for place, row in zip(canvas, images.values(), strict=True):
+        place[: len(row)] = row
+    flat = canvas.reshape(-1, *first.shape[1:])
+    fig, _, _ = mosaic(flat, columns, cell, title, heads=heads, labels=list(images), gap=4)
     return fig
 
 

@@ -12,6 +12,7 @@ from course_lib.classroom.clips import film_strips
 from course_lib.classroom.figures import (
     figure,
     image_grid,
+    row_grid,
     show,
     webp,
 )
@@ -158,6 +159,17 @@ def test_titles_and_columns_are_checked():
         image_grid(pictures(3), titles=["a", "b"])
     with pytest.raises(ValueError, match="at least one column, got 0"):
         image_grid(pictures(3), columns=0)
+
+
+def test_a_short_row_is_left_empty_at_its_end():
+    rows = {"one": pictures(1), "three": pictures(3)}
+    drawn = pixels(webp(row_grid(rows, ["a", "b", "c"], cell=64)))
+    as_grid = pixels(webp(row_grid({"three": pictures(3), "one": pictures(1)}, cell=64)))
+    assert drawn.shape[1] == as_grid.shape[1]
+    paper = (drawn > 245).all(-1)
+    side = int(64 * figures.DENSITY)
+    upper, lower = paper[-2 * side - 20 : -side - 12], paper[-side - 4 : -8]
+    assert upper[:, -2 * side :].all() and not lower[:, -2 * side :].all()
 
 
 def test_a_film_strip_shows_the_first_and_the_last_frame():

@@ -21,6 +21,7 @@ from PIL import Image
 from torch import nn
 
 from course_lib import zoo
+from course_lib.lm.kv_cache import KVCache
 from course_lib.nn.frame_pack import frame_pack
 
 NAN, INF = math.nan, math.inf
@@ -346,8 +347,6 @@ def shared_maths():
         ({}, "a", "letter"),
     )
 
-    from course_lib.lm.kv_cache import KVCache
-
     k = image(2, 3, 1, 4)
     held = KVCache(2, 2)
     held.extend(0, k, k)
@@ -403,7 +402,16 @@ def shared_maths():
         (even, half * NAN),
         (even[:, :0], half),
     )
-    broken("lm.sampling.generate", (None, torch.zeros(2, 0, dtype=torch.long), 3))
+    broken(
+        "lm.sampling.draw_factors",
+        ([even, even * 0], half),
+        ([even * NAN, even], half),
+        ([even], half * 2),
+        ([even, even[:, :0]], half),
+    )
+    no_prompt = torch.zeros(2, 0, dtype=torch.long)
+    broken("lm.sampling.generate", (None, no_prompt, 3))
+    broken("lm.sampling.generate_from_uniform", (None, no_prompt, torch.rand(3, 2)))
 
     real = image(2, 3, 4, 4)
     late = image(2, 3, 4, 4)
@@ -547,6 +555,43 @@ def papers():
     ):
         given = {"guidance": 1.0, "steps": steps, "alphas_cumprod": table, **options}
         broken("papers.cogvideox_diffusion.sampling", (cogvideox, clip, text, None, Named(given)))
+
+    lvm = zoo.build("lvm/LVM-tiny")
+    ids = torch.zeros(1, 64, dtype=torch.long)
+    for name in ("forward", "features"):
+        broken(
+            f"papers.lvm.Transformer.{name}",
+            (lvm, ids.expand(1, -1).repeat(1, 17)),
+            (lvm, ids, KVCache(4, 64), ids),
+        )
+    broken("papers.lvm.decode_images", (lvm, ids[:, :0]), (lvm, ids, 17))
+    broken("papers.lvm.decode_image", (lvm, ids[:, :0], torch.rand(64, 1)))
+    broken("papers.lvm.check_start", (ids, lvm.config))
+    broken("papers.lvm.continue_sentence", (lvm, ids[:, :2], 1), (lvm, ids + 512, 1))
+    broken("papers.lvm.split_prompt", (ids[:, :63], lvm.config), (ids[:, :1], lvm.config))
+    broken("papers.lvm.perplexity", (lvm, ids[:, :0], ids), (lvm, ids, ids[:, :0]))
+    broken("papers.lvm.perplexity_by_image", *((image(1, 6), size) for size in (4, 0, -3)))
+    grids = ids.view(1, 8, 8).repeat(3, 1, 1)
+    for call in ((0, 1), (4, 1), (2, 0), (2, -1), (2, 2, 1), (1, 1, -1)):
+        broken("papers.lvm_sentences.frames_at_stride", (grids, *call))
+    broken("papers.lvm_sentences.views_around", *((grids, count) for count in (0, 4, -4)))
+    labels = torch.tensor([0, 1, 1])
+    for category, count in ((1, 3), (1, 0), (2, 1)):
+        broken("papers.lvm_sentences.images_of_category", (grids, labels, category, count, None))
+    broken(
+        "papers.lvm_sentences.annotated",
+        (grids, []),
+        (grids, [grids[:2]]),
+        (grids, [grids, grids[:, :4]]),
+        (grids, [grids], "maps first"),
+        (grids, [grids], None),
+    )
+    broken("papers.lvm_sentences.pack", ([ids[0]], 0), ([ids[0]], -1))
+    broken(
+        "papers.lvm_sentences.analogy_prompt",
+        (grids[None], grids, 512),
+        (grids[None], grids[:0], 512),
+    )
 
     broken(
         "papers.magvit.task_mask",
