@@ -1,4 +1,4 @@
-"""The tokenizers of LVM.  Bai et al., 2023, arXiv 2312.00785, section 3.1.
+"""The tokenizers of LVM.  Bai et al., 2023, arXiv 2312.00785, section 4.1.
 
 The paper: Sequential Modeling Enables Scalable Learning for Large Vision Models.  Reading order:
 the configurations; the tokenizer of the paper's time; the one that was released later.  Both make
@@ -88,7 +88,7 @@ MUSE_CONFIGS = {  # as in config.json beside the released weights, Emma02/vqvae_
     ),
 }
 
-# ---------------------------------------------------------------- 3.1 the tokenizer
+# ---------------------------------------------------------------- 4.1 the tokenizer
 
 
 class Tokenizer(nn.Module):
