@@ -1,4 +1,4 @@
-"""Norms: over groups of channels, and by the root mean square."""
+"""Norms: over groups of channels, by the root mean square, and by it at each place."""
 
 import torch
 import torch.nn.functional as F
@@ -20,6 +20,23 @@ class GroupNorm(nn.GroupNorm):
         if trained and torch.is_grad_enabled() and not x.requires_grad:
             x = x.detach().requires_grad_()  # no copy
         return super().forward(x)
+
+
+class ChannelRMSNorm(nn.Module):
+    """The root mean square over the channels of each place: no place sees another one.
+
+    With a bias, as convolutions behind a norm often have none.
+    """
+
+    def __init__(self, channels: int, eps: float):
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(channels))
+        self.bias = nn.Parameter(torch.zeros(channels))
+        self.eps = eps
+
+    def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
+        x = x * (x.float().square().mean(1, keepdim=True) + self.eps).rsqrt().to(x.dtype)
+        return x * self.weight[:, None, None] + self.bias[:, None, None]
 
 
 class RMSNorm(nn.Module):

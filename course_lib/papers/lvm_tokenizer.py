@@ -11,6 +11,9 @@ Differs from the paper, following the official code:
 - The release says nothing on how either was trained.  Its first file weighs the commitment with 0,
   where VQGAN has `beta` = 0.25, as here by default; its second puts beta on the codebook's term:
   `VQGANConfig(legacy=True)`.
+- The tiny ones are `local`: a code says what is near its place, and nothing else.  A group norm
+  sees the whole image, so that the code of a bare wall depends on what stands elsewhere; then a
+  map's codes are hard to predict.
 """
 
 from dataclasses import dataclass
@@ -21,7 +24,7 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import nn
 
-from course_lib.nn.norm import GroupNorm
+from course_lib.nn.norm import ChannelRMSNorm, GroupNorm
 from course_lib.papers.vqgan import VQGAN, VQGANConfig
 from course_lib.quantize.vq import Quantized, VectorQuantizer
 from course_lib.shapes import Float, Int, Tensor
@@ -45,10 +48,12 @@ class TokenizerConfig:
     beta: float = 0.25
     update: Literal["loss", "ema"] = "loss"  # how the codebook learns
     groups: int = 32
+    # Whether norms are over each place's channels, and only the encoder's finest blocks look around
+    local: bool = False
 
     def __post_init__(self):
         misfits = [width for width in self.widths if width % self.groups]
-        if misfits:
+        if misfits and not self.local:
             raise ValueError(
                 f"expected widths that {self.groups} groups share evenly, got {misfits}"
             )
@@ -68,11 +73,11 @@ TOKENIZER_CONFIGS = {
     "tokenizer": TokenizerConfig(),
     # 32 x 32 pixels to 8 x 8 tokens
     "tokenizer-tiny": TokenizerConfig(
-        width=24, multipliers=(1, 2, 4), blocks=1, num_codes=512, update="ema", groups=8
+        width=24, multipliers=(1, 2, 4), blocks=1, num_codes=512, update="ema", local=True
     ),
     # 32 x 32 pixels to 4 x 4 tokens
     "tokenizer-tiny-f8": TokenizerConfig(
-        width=24, multipliers=(1, 1, 2, 4), blocks=1, num_codes=512, update="ema", groups=8
+        width=24, multipliers=(1, 1, 2, 4), blocks=1, num_codes=512, update="ema", local=True
     ),
 }
 
@@ -137,11 +142,13 @@ class Encoder(nn.Module):
         super().__init__()
         widths = config.widths
         self.conv_in = nn.Conv2d(config.channels, config.width, 3, padding=1, bias=False)
+        reach = 1 if config.local else 3
         self.levels = nn.ModuleList(  # from fine to coarse
-            blocks(config, c_in, c_out) for c_in, c_out in pairwise([config.width, *widths])
+            blocks(config, c_in, c_out, reach if level else 3)
+            for level, (c_in, c_out) in enumerate(pairwise([config.width, *widths]))
         )
-        self.middle = blocks(config, widths[-1], widths[-1])
-        self.norm_out = GroupNorm(config.groups, widths[-1], NORM_EPS)
+        self.middle = blocks(config, widths[-1], widths[-1], reach)
+        self.norm_out = norm(config, widths[-1])
         self.conv_out = nn.Conv2d(widths[-1], config.code_dim, 1)
 
     def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b d h2 w2"]:
@@ -165,7 +172,7 @@ class Decoder(nn.Module):
             blocks(config, c_in, c_out) for c_in, c_out in pairwise([widths[0], *widths])
         )
         self.doublings = nn.ModuleList(DepthToSpace(width) for width in widths[:-1])
-        self.norm_out = GroupNorm(config.groups, widths[-1], NORM_EPS)
+        self.norm_out = norm(config, widths[-1])
         self.conv_out = nn.Conv2d(widths[-1], config.channels, 3, padding=1)
 
     def forward(self, latents: Float[Tensor, "b d h2 w2"]) -> Float[Tensor, "b c h w"]:
@@ -192,12 +199,12 @@ class DepthToSpace(nn.Module):
 class Block(nn.Module):
     """Norm, swish and convolution, twice, around the identity; no biases."""
 
-    def __init__(self, config: TokenizerConfig, c_in: int, c_out: int):
+    def __init__(self, config: TokenizerConfig, c_in: int, c_out: int, kernel: int):
         super().__init__()
-        self.norm1 = GroupNorm(config.groups, c_in, NORM_EPS)
-        self.conv1 = nn.Conv2d(c_in, c_out, 3, padding=1, bias=False)
-        self.norm2 = GroupNorm(config.groups, c_out, NORM_EPS)
-        self.conv2 = nn.Conv2d(c_out, c_out, 3, padding=1, bias=False)
+        self.norm1 = norm(config, c_in)
+        self.conv1 = nn.Conv2d(c_in, c_out, kernel, padding="same", bias=False)
+        self.norm2 = norm(config, c_out)
+        self.conv2 = nn.Conv2d(c_out, c_out, kernel, padding="same", bias=False)
         self.skip = nn.Conv2d(c_in, c_out, 1, bias=False) if c_in != c_out else nn.Identity()
 
     def forward(self, x: Float[Tensor, "b c_in h w"]) -> Float[Tensor, "b c h w"]:
@@ -206,10 +213,17 @@ class Block(nn.Module):
         return self.skip(x) + h
 
 
-def blocks(config: TokenizerConfig, c_in: int, c_out: int) -> nn.Sequential:
+def blocks(config: TokenizerConfig, c_in: int, c_out: int, kernel: int = 3) -> nn.Sequential:
     """Make the blocks of one resolution; the first one changes the width."""
-    first = Block(config, c_in, c_out)
-    return nn.Sequential(first, *(Block(config, c_out, c_out) for _ in range(config.blocks - 1)))
+    widths = [c_in] + [c_out] * config.blocks
+    return nn.Sequential(*(Block(config, a, b, kernel) for a, b in pairwise(widths)))
+
+
+def norm(config: TokenizerConfig, channels: int) -> nn.Module:
+    """Make a norm over groups of channels of the image or, if local, over all of each place."""
+    if config.local:
+        return ChannelRMSNorm(channels, NORM_EPS)
+    return GroupNorm(config.groups, channels, NORM_EPS)
 
 
 # ---------------------------------------------------------------- the later release

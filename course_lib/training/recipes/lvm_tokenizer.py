@@ -150,7 +150,7 @@ def map_scores(images: Annotated, maps: dict[str, Tensor]) -> dict[str, float]:
 RECIPES: list[Recipe] = [
     MapTokenizerRecipe(
         TOKENIZER,
-        steps=14_000,
+        steps=10_000,
         batch_size=16,
         learning_rate=2e-3,
         warmup=100,
