@@ -66,7 +66,7 @@ room.show_images(
 # what they would cost with the *specialists* of this chapter, small networks that are trained for one arrow each.
 
 # %%
-specialist = lvm_tasks.Specialist(zoo.find("lvm/tokenizer-tiny").config)
+specialist = lvm_tasks.Specialist()
 arrows = len(KINDS) * (len(KINDS) - 1)
 rows = [
     {"networks": name, "number": number, "parameters of all": f"{number * each:,}"}

@@ -30,6 +30,8 @@ from course_lib.quantize.vq import Quantized, VectorQuantizer
 from course_lib.shapes import Float, Int, Tensor
 
 NORM_EPS = 1e-6  # of every group norm
+# Of norms over a black pixel's channels, all of which are 0: less would blow its gradient up.
+LOCAL_EPS = 1e-2
 
 # ---------------------------------------------------------------- configurations
 
@@ -222,7 +224,7 @@ def blocks(config: TokenizerConfig, c_in: int, c_out: int, kernel: int = 3) -> n
 def norm(config: TokenizerConfig, channels: int) -> nn.Module:
     """Make a norm over groups of channels of the image or, if local, over all of each place."""
     if config.local:
-        return ChannelRMSNorm(channels, NORM_EPS)
+        return ChannelRMSNorm(channels, LOCAL_EPS)
     return GroupNorm(config.groups, channels, NORM_EPS)
 
 

@@ -12,7 +12,7 @@ sentence for training poses the tasks of `UNSEEN`.
 import functools
 import math
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
@@ -22,7 +22,7 @@ from course_lib import zoo
 from course_lib.data import in_batches
 from course_lib.metrics import depth_error, edge_f1, image_iou, normal_angle
 from course_lib.papers.lvm_sentences import annotated, pack, visual_sentence
-from course_lib.papers.lvm_tokenizer import Decoder, Encoder, TokenizerConfig
+from course_lib.papers.lvm_tokenizer import Decoder, Encoder
 from course_lib.training.randomness import RandomSource
 from course_lib.training.recipe import LRSchedule, Recipe, Tensors, Trainable
 from course_lib.training.recipes.lvm_tokenizer import SIZE, TOKENIZER
@@ -553,10 +553,14 @@ def mean_answer(asked: Queries) -> Tensor:
 
 
 class Specialist(nn.Module):
-    """A network for one task: the tokenizer's encoder and decoder, without codes between them."""
+    """A network for one task: the tokenizer's encoder and decoder, without codes between them.
 
-    def __init__(self, config: TokenizerConfig):
+    What is local in the tokenizer, for the sake of its codes, looks at the whole image here.
+    """
+
+    def __init__(self) -> None:
         super().__init__()
+        config = replace(zoo.find("lvm/tokenizer-tiny").config, local=False, groups=8)
         self.encoder = Encoder(config)
         self.decoder = Decoder(config)
 
@@ -587,7 +591,7 @@ class SpecialistRecipe(Recipe):
     pictures: int = 6000
 
     def build(self) -> OneTask:
-        return OneTask(Specialist(zoo.find("lvm/tokenizer-tiny").config))
+        return OneTask(Specialist())
 
     def data(self) -> Tensors:
         some = stills("train", self.pictures)
