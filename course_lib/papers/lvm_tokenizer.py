@@ -77,10 +77,6 @@ TOKENIZER_CONFIGS = {
     "tokenizer-tiny": TokenizerConfig(
         width=24, multipliers=(1, 2, 4), blocks=1, num_codes=512, update="ema", local=True
     ),
-    # 32 x 32 pixels to 4 x 4 tokens
-    "tokenizer-tiny-f8": TokenizerConfig(
-        width=24, multipliers=(1, 1, 2, 4), blocks=1, num_codes=512, update="ema", local=True
-    ),
 }
 
 MUSE_CONFIGS = {  # as in config.json beside the released weights, Emma02/vqvae_ckpts

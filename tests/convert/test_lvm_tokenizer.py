@@ -7,7 +7,6 @@ import torch
 
 from course_lib.convert import load_official
 from course_lib.papers.lvm_tokenizer import (
-    TOKENIZER_CONFIGS,
     MuseTokenizer,
     Tokenizer,
     TokenizerConfig,
@@ -69,13 +68,6 @@ def test_every_number_arrives_and_none_is_made_up(layout, named):
     assert type(model) is MODELS[layout] and model.config == config
     learnt = {key: value for key, value in model.state_dict().items() if key not in STATISTICS}
     assert torch.equal(numbers(learnt), numbers(weights))
-
-
-@pytest.mark.parametrize("name", ["tokenizer-tiny", "tokenizer-tiny-f8"])
-def test_a_preset_by_name(name):
-    config = TOKENIZER_CONFIGS[name]
-    model = load_official(f"lvm/{name}", weights_of("lvm tokenizer", config))
-    assert model.config == config
 
 
 def test_where_some_tensors_go(first):

@@ -6,7 +6,7 @@ import sys
 import torch
 from torch import nn
 
-from course_lib.nn.norm import GroupNorm, RMSNorm, rms_norm
+from course_lib.nn.norm import ChannelRMSNorm, GroupNorm, RMSNorm, rms_norm
 
 TRAINS = """
 import torch
@@ -54,3 +54,16 @@ def test_it_has_no_mean_and_half_precision_is_squared_in_single():
     half = norm.half()(500 * x.half())  # the squares are beyond float16
     assert half.dtype == torch.float16
     torch.testing.assert_close(half.float().square().mean(-1), torch.ones(3, 5), atol=1e-2, rtol=0)
+
+
+def test_the_norm_of_a_place_sees_no_other_place():
+    x = torch.randn(2, 5, 3, 4, generator=torch.Generator().manual_seed(0))
+    norm = ChannelRMSNorm(5, 1e-3)
+    torch.nn.init.normal_(norm.weight)
+    torch.nn.init.normal_(norm.bias)
+    plain = rms_norm(x.movedim(1, -1), norm.weight, 1e-3) + norm.bias
+    torch.testing.assert_close(norm(x), plain.movedim(-1, 1))
+    other = x.clone()
+    other[:, :, 1, 2] += 1
+    differs = (norm(x) != norm(other)).any(1)
+    assert differs[:, 1, 2].all() and int(differs.sum()) == 2

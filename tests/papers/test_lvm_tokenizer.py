@@ -58,15 +58,27 @@ def test_presets():
     assert config.widths == [128, 256, 256, 512, 768]
 
 
-@pytest.mark.parametrize(("name", "side"), [("tokenizer-tiny", 8), ("tokenizer-tiny-f8", 4)])
-def test_the_tiny_ones_are_for_images_of_32_pixels(name, side):
-    model = zoo.build(f"lvm/{name}")
+def test_the_tiny_one_is_for_images_of_32_pixels():
+    model = zoo.build("lvm/tokenizer-tiny")
     image = rand(2, 3, 32, 32).tanh()
     with torch.no_grad():
         rebuilt, quantized = model(image)
-    assert rebuilt.shape == image.shape and quantized.indices.shape == (2, side, side)
+    assert rebuilt.shape == image.shape and quantized.indices.shape == (2, 8, 8)
     state = sum(x.numel() * x.element_size() for x in model.state_dict().values())
     assert state < 6_000_000  # what a checkpoint may have, in bytes
+
+
+@pytest.mark.parametrize(("local", "changed"), [(True, 9), (False, 64)])
+def test_what_a_local_encoder_says_of_a_place_depends_on_what_is_near_it(local, changed):
+    config = replace(TOKENIZER_CONFIGS["tokenizer-tiny"], groups=8, local=local)
+    encoder = awake(Tokenizer(config)).encoder
+    image = rand(1, 3, 32, 32)
+    other = image.clone()
+    other[:, :, 12:16, 16:20] += 1.0  # what the code in row 3, column 4 stands for
+    differs = (encoder(image) != encoder(other)).any(1)[0]  # 8 8
+    assert int(differs.sum()) == changed
+    if local:
+        assert differs[2:5, 3:6].all()
 
 
 @pytest.mark.parametrize(("kind", "config"), KINDS)
