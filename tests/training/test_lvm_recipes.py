@@ -106,7 +106,8 @@ def test_the_live_run_reads_sentences_of_its_tasks_and_no_others():
     data = recipe.data()
     assert len(data) == 12
     tokens, places = (data.batch(torch.arange(12))[name] for name in ("tokens", "places"))
-    assert tokens.shape == (12, recipe.config.context)
+    assert tokens.shape == (12, 2 + 4 * 64)  # each row is a sentence of two examples
+    assert (tokens[:, 0] == BOS).all() and (tokens[:, -1] == BOS + 1).all()
     of = lvm_tasks.bank_of_stills("train", 40, ("image", "segmentation", "depth"))
     known = {kind: codes.flatten(1).tolist() for kind, codes in of.stills.items()}
     stream, where = tokens.flatten(), places.flatten()
@@ -130,7 +131,7 @@ def test_the_live_run_is_measured_by_its_own_tasks(monkeypatch):
     monkeypatch.setattr(lvm, "answer_scores", note)
     recipe = find_recipe("lvm-live")
     recipe.measure(recipe.untrained())
-    assert asked == [((0, 1, 4), ("segmentation", "depth"))]
+    assert asked == [((0, 1), ("segmentation", "depth"))]
 
 
 # ---------------------------------------------------------------- the tasks

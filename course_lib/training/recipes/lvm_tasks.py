@@ -11,7 +11,7 @@ sentence for training poses the tasks of `UNSEEN`.
 
 import functools
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 
 import torch
@@ -345,10 +345,15 @@ def alike(labels: Tensor, n: int, p: int, generator: torch.Generator) -> Tensor:
     return by_label[first[label] + chosen.gather(1, order)]
 
 
-def sentences(of: Bank, name: str, n: int, generator: torch.Generator) -> Tensor:
-    """Draw the images of n sentences of one sort, as codes n images 8 8."""
+def sentences(
+    of: Bank, name: str, n: int, generator: torch.Generator, most: int = IMAGES
+) -> Tensor:
+    """Draw the images of n sentences of one sort, as codes n images 8 8.
+
+    Those of a task have as many examples as `most` images hold.
+    """
     if name in ALL_TASKS:
-        scene = choose(of, name, n, IMAGES // len(ALL_TASKS[name]), generator)
+        scene = choose(of, name, n, most // len(ALL_TASKS[name]), generator)
         return examples(of, name, scene, draw_quarters(name, n, generator)).flatten(1, 2)
     match name:
         case "single":
@@ -383,21 +388,27 @@ def rows(of: Bank, n: int, length: int, bos: int, groups: tuple[str, ...], seed:
 
 
 def mixed_rows(
-    of: Bank, n: int, length: int, bos: int, shares: dict[str, float], seed: int
+    of: Bank,
+    n: int,
+    length: int,
+    bos: int,
+    shares: Mapping[str, int | float],
+    seed: int,
+    most: int = IMAGES,
 ) -> dict[str, Tensor]:
     """Draw sentences in a mixture, and pack them into n rows of `length` tokens.
 
-    shares: by sort of sentence, in any unit.  Returns the tokens (n length) and each token's place
-    in its image: 0 for BOS and EOS, which are in none, then from 1 on.  The number of EOS follows
-    that of BOS.
+    shares: by sort of sentence, in any unit.  most: images of a task's sentence.  Returns the
+    tokens (n length) and each token's place in its image: 0 for BOS and EOS, which are in none,
+    then from 1 on.  The number of EOS follows that of BOS.
     """
     generator = torch.Generator().manual_seed(seed)
     written: list[Tensor] = []
     for name, share in shares.items():
-        images = 1 if name == "single" else IMAGES
+        images = 1 if name == "single" else most
         wanted = n * length * share / sum(shares.values())  # tokens
         count = math.ceil(wanted / (images * GRID**2)) + 1
-        drawn = sentences(of, name, count, generator)
+        drawn = sentences(of, name, count, generator, most)
         written += [visual_sentence(each, bos, bos + 1) for each in drawn]
     order = torch.randperm(len(written), generator=generator).tolist()
     written = [written[i] for i in order]
