@@ -238,6 +238,10 @@ room.claim(
 # is trained on the squared error and the codebook's terms only, without LPIPS and without an adversary: a map that
 # looks plausible is of no use if it reads wrong.) The paper's has 8,192 codes and makes $16 \times 16 = 256$ of them
 # from an image of 256 x 256. Ours has 512, and makes $8 \times 8 = 64$ from an image of 32 x 32.
+#
+# One more thing is ours. VQGAN's group norms average over the whole image, so that every code may depend on every
+# pixel: move a thing on the left, and the code of the bare sky on the right may change. Such codes are hard to predict.
+# Here a code depends on the pixels near its place and on no others (`local` in `papers/lvm_tokenizer.py`).
 
 # %%
 from course_lib.training.recipes.lvm_tokenizer import TOKENIZER, decode, kinds

@@ -11,12 +11,12 @@ Differs from the paper, following the official code:
 - The release says nothing on how either was trained.  Its first file weighs the commitment with 0,
   where VQGAN has `beta` = 0.25, as here by default; its second puts beta on the codebook's term:
   `VQGANConfig(legacy=True)`.
-- The tiny ones are `local`: a code says what is near its place, and nothing else.  A group norm
+- `tokenizer-tiny` is `local`: a code says what is near its place, and nothing else.  A group norm
   sees the whole image, so that the code of a bare wall depends on what stands elsewhere; then a
   map's codes are hard to predict.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Literal
 
@@ -55,7 +55,7 @@ class TokenizerConfig:
 
     def __post_init__(self):
         misfits = [width for width in self.widths if width % self.groups]
-        if misfits and not self.local:
+        if misfits:
             raise ValueError(
                 f"expected widths that {self.groups} groups share evenly, got {misfits}"
             )
@@ -71,12 +71,13 @@ class TokenizerConfig:
         return [self.width * multiplier for multiplier in self.multipliers]
 
 
+TINY = TokenizerConfig(  # 32 x 32 pixels to 8 x 8 tokens
+    width=24, multipliers=(1, 2, 4), blocks=1, num_codes=512, update="ema", groups=8
+)
 TOKENIZER_CONFIGS = {
     "tokenizer": TokenizerConfig(),
-    # 32 x 32 pixels to 8 x 8 tokens
-    "tokenizer-tiny": TokenizerConfig(
-        width=24, multipliers=(1, 2, 4), blocks=1, num_codes=512, update="ema", local=True
-    ),
+    "tokenizer-tiny": replace(TINY, local=True),
+    "tokenizer-tiny-global": TINY,
 }
 
 MUSE_CONFIGS = {  # as in config.json beside the released weights, Emma02/vqvae_ckpts

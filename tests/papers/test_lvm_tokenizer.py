@@ -70,7 +70,7 @@ def test_the_tiny_one_is_for_images_of_32_pixels():
 
 @pytest.mark.parametrize(("local", "changed"), [(True, 9), (False, 64)])
 def test_what_a_local_encoder_says_of_a_place_depends_on_what_is_near_it(local, changed):
-    config = replace(TOKENIZER_CONFIGS["tokenizer-tiny"], groups=8, local=local)
+    config = replace(TOKENIZER_CONFIGS["tokenizer-tiny"], local=local)
     encoder = awake(Tokenizer(config)).encoder
     image = rand(1, 3, 32, 32)
     other = image.clone()

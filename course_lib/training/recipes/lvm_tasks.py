@@ -12,7 +12,7 @@ sentence for training poses the tasks of `UNSEEN`.
 import functools
 import math
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -571,7 +571,7 @@ class Specialist(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        config = replace(zoo.find("lvm/tokenizer-tiny").config, local=False, groups=8)
+        config = zoo.find("lvm/tokenizer-tiny-global").config
         self.encoder = Encoder(config)
         self.decoder = Decoder(config)
 

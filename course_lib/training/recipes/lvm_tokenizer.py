@@ -1,10 +1,11 @@
 """Notebook 07: a tokenizer of images *and* of their maps.
 
-`lvm-tokenizer` makes 8 x 8 codes of an image of 32 x 32.  Whatever a visual sentence may hold is an
+`lvm-tokenizer` makes 8 x 8 codes of an image of 32 x 32, each of what is near its place; those of
+`lvm-tokenizer-global` may depend on the whole image.  Whatever a visual sentence may hold is an
 image to it: photographs of the little world, turned and with holes, and every map in its colours.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -31,6 +32,7 @@ from course_lib.world.map_colours import (
 )
 
 TOKENIZER = "lvm-tokenizer"
+GLOBAL_TOKENIZER = "lvm-tokenizer-global"
 SIZE = 32
 
 # ---------------------------------------------------------------- what it is trained on
@@ -147,15 +149,18 @@ def map_scores(images: Annotated, maps: dict[str, Tensor]) -> dict[str, float]:
     }
 
 
+LOCAL = MapTokenizerRecipe(
+    TOKENIZER,
+    steps=10_000,
+    batch_size=16,
+    learning_rate=2e-3,
+    warmup=100,
+    ema=0.999,
+    precision="bfloat16",
+    checkpoint_dtype="float16",
+)
+
 RECIPES: list[Recipe] = [
-    MapTokenizerRecipe(
-        TOKENIZER,
-        steps=10_000,
-        batch_size=16,
-        learning_rate=2e-3,
-        warmup=100,
-        ema=0.999,
-        precision="bfloat16",
-        checkpoint_dtype="float16",
-    )
+    LOCAL,
+    replace(LOCAL, name=GLOBAL_TOKENIZER, preset="lvm/tokenizer-tiny-global"),
 ]
