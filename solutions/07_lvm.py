@@ -239,9 +239,8 @@ room.claim(
 # looks plausible is of no use if it reads wrong.) The paper's has 8,192 codes and makes $16 \times 16 = 256$ of them
 # from an image of 256 x 256. Ours has 512, and makes $8 \times 8 = 64$ from an image of 32 x 32.
 #
-# One more thing is ours. VQGAN's group norms average over the whole image, so that every code may depend on every
-# pixel: move a thing on the left, and the code of the bare sky on the right may change. Such codes are hard to predict.
-# Here a code depends on the pixels near its place and on no others (`local` in `papers/lvm_tokenizer.py`).
+# One more thing is ours: a code depends on the pixels near its place and on no others. The end of this section shows
+# what that is for.
 
 # %%
 from course_lib.training.recipes.lvm_tokenizer import TOKENIZER, decode, kinds
@@ -380,6 +379,69 @@ room.reading(
 
 # %% [markdown]
 # (A blind guess would be right for one token in nine.)
+#
+# **Near and far.** VQGAN's group norms average over the whole image, and its convolutions reach far, so that every code
+# may depend on every pixel. Ours has norms over the channels of one place, and below full resolution its encoder's
+# convolutions are of 1 x 1 (`local` in `papers/lvm_tokenizer.py`). Here is the same network without these two limits,
+# trained for as many steps. Paint a small square into a map of classes: which of its 64 codes change?
+#
+# **Predict first:** which of the two will rebuild images better? Whose codes would you rather have to guess?
+
+# %%
+from course_lib.training.recipes.lvm_tokenizer import GLOBAL_TOKENIZER
+from course_lib.world import pixels_to_float
+
+both_tokenizers = {"local": tokenizer, "global": load_checkpoint(GLOBAL_TOKENIZER)[0]}
+plain = pixels["segmentation"][EXAMPLE]
+painted = plain.clone()
+painted[4:8, 4:8] = plain[-1, -1]  # four by four pixels of floor in the sky
+pair = pixels_to_float(torch.stack([plain, painted]))
+changed = {}
+for name, network in both_tokenizers.items():
+    before, after = network.encode(pair).indices  # 8 8 each
+    changed[name] = (before != after).float()
+
+# %%
+lit = room.shade_by_map(painted.expand(2, -1, -1, -1), torch.stack([*changed.values()]))
+room.show_images(
+    torch.cat([painted[None], lit]),
+    [
+        "painted",
+        *(f"{name}: {int(c.sum())} codes change" for name, c in changed.items()),
+    ],
+    columns=3,
+    cell=150,
+    title="A square in the sky, and the codes that notice it",
+    alt="A map with a square in its sky; bright are the places whose codes change, with"
+    " a local and with a global tokenizer.",
+)
+
+# %%
+rows = []
+for name, recipe in (("local", TOKENIZER), ("global", GLOBAL_TOKENIZER)):
+    measured = results(recipe)["metrics"]
+    grids = both_tokenizers[name].encode(pixels_to_float(drawn["segmentation"])).indices
+    rows.append(
+        {
+            "tokenizer": name,
+            "image, dB": f"{measured['psnr image']:.1f}",
+            "classes, IoU": f"{measured['iou']:.3f}",
+            "depth, error": f"{measured['depth']:.1%}",
+            "codes in 64 maps of classes": len(grids.unique()),
+        }
+    )
+room.table(rows, "The same network, with and without a view of the whole image")
+in_use = [row["codes in 64 maps of classes"] for row in rows]
+room.claim(
+    "Six plain colours take many times as many codes where a code may depend on the"
+    " whole image.",
+    value(in_use[1] / in_use[0], "times as many codes") > 1.5,
+)
+
+# %% [markdown]
+# A patch of bare floor is the same everywhere; what its code says beyond that is about other places. That may help the
+# decoder. But for the next token to be guessed, one would have to know what stands elsewhere, much of which has not
+# been written yet.
 #
 # And the paper's own tokenizers? There are two. The one of the paper's time is in the released repository as the "old
 # version"; the released weights came with another. Both turn 256 x 256 pixels into 16 x 16 tokens out of 8,192. Unlike
@@ -1573,7 +1635,7 @@ explore(
 # %%
 from functools import partial
 
-from course_lib.world import float_to_pixels, pixels_to_float
+from course_lib.world import float_to_pixels
 from course_lib.world.map_colours import cut_holes, grey_to_pixels, to_grey
 
 hole = torch.zeros(2, 32, 32, dtype=torch.bool)
