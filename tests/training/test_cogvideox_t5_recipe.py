@@ -21,6 +21,7 @@ from course_lib.training.recipes.cogvideox_t5 import (
     embed_captions,
     guesses,
     hidden_words,
+    normalize_vectors,
     sentinel,
     simple_guesses,
     words_of,
@@ -207,6 +208,14 @@ def test_the_trained_model_guesses_as_was_measured():
     assert guesses(model, left, said)["right"] == pytest.approx(measured["right"], abs=0.04)
     order = ["right", "right by the word before", "right by the commonest", "right by chance"]
     assert sorted(order, key=measured.get, reverse=True) == order
+
+
+def test_normalized_vectors_have_mean_0_and_deviation_1():
+    vectors = normalize_vectors(embed_captions(clip_captions("train", 2000))).flatten(0, 1)
+    assert vectors.mean(0).abs().max() < 0.1
+    assert (vectors.std(0) - 1).abs().max() < 0.1
+    measured = results(TEXT_ENCODER)["metrics"]
+    assert measured["length of the mean vector"] > 0.4 * measured["mean length of vectors"]
 
 
 def test_captions_are_embedded_once_and_each_by_itself():

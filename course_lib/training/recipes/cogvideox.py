@@ -5,8 +5,8 @@ The rest, shorter and with two seeds each, differ from `cogvideox-rope-*` in one
 `cogvideox-sin-cos-*` add positions instead of rotating, `cogvideox-one-expert-*` modulate text and
 video alike, `cogvideox-2d-1d-*` attend within frames and across them in turn,
 `cogvideox-random-times-*` draw every step independently, and `cogvideox-some-signal-*` end the
-schedule where latent diffusion ends it.  `cogvideox-rope-long` and `cogvideox-sin-cos-long` take
-four times as many steps.
+schedule where latent diffusion ends it.
+`cogvideox-rope-long` and `cogvideox-sin-cos-long` take four times as many steps.
 """
 
 import functools
@@ -23,7 +23,7 @@ from course_lib.papers import cogvideox_diffusion
 from course_lib.papers.cogvideox import Transformer
 from course_lib.training.randomness import RandomSource
 from course_lib.training.recipe import LRSchedule, Recipe, Tensors, Trainable
-from course_lib.training.recipes.cogvideox_t5 import embed_captions
+from course_lib.training.recipes.cogvideox_t5 import embed_captions, normalize_vectors
 from course_lib.training.recipes.cogvideox_vae import (
     FRAMES,
     SIZE,
@@ -122,6 +122,7 @@ class TextToVideoRecipe(Recipe):
     world: str = "one thing"
     clips: int = 8000
     text_dropout: float = 0.1
+    normalized_text: bool = False
     positions: str = "rope"
     attention: str = "full"
     experts: bool = True
@@ -152,8 +153,13 @@ class TextToVideoRecipe(Recipe):
 
     def data(self) -> Tensors:
         mean, deviation = encoded("train", self.clips, self.world)
-        text = embed_captions(captions("train", self.clips, self.world))
+        text = self.embed(captions("train", self.clips, self.world))
         return Tensors(mean=mean, deviation=deviation, text=text)
+
+    def embed(self, sentences: list[str]) -> Tensor:
+        """Return the vectors of sentences, b n d."""
+        vectors = embed_captions(sentences)
+        return normalize_vectors(vectors) if self.normalized_text else vectors
 
     @torch.no_grad()
     def measure(self, model: Transformer) -> dict:
@@ -180,7 +186,7 @@ class TextToVideoRecipe(Recipe):
         """Return the losses (steps n) of the first latent frames of test clips at `TIMES`."""
         mean, _ = encoded("test", self.samples, self.world)
         noise = torch.randn(mean.shape, generator=torch.Generator().manual_seed(0))
-        text = embed_captions(captions("test", self.samples, self.world))
+        text = self.embed(captions("test", self.samples, self.world))
         return torch.stack(
             [
                 cogvideox_diffusion.loss(
@@ -214,7 +220,7 @@ class TextToVideoRecipe(Recipe):
         shape = (len(sentences), frames or t, model.config.out_channels, h, w)
         noise = torch.randn(shape, generator=generator)
         visited = trailing_steps(len(self.alphas_cumprod), steps)
-        text = embed_captions(sentences)
+        text = self.embed(sentences)
         null = torch.zeros_like(text[:1]).to(device)
         drawn = []
         for x, part in zip(noise.split(64), text.split(64), strict=True):
@@ -296,7 +302,14 @@ VARIANTS: dict[str, dict] = {
 
 # What a notebook has the time for: few clips, which are soon encoded.
 LIVE = replace(
-    ONE_THING, name="cogvideox-live", steps=400, warmup=20, ema=0.98, clips=800, sweep=()
+    ONE_THING,
+    name="cogvideox-live",
+    steps=400,
+    warmup=20,
+    ema=0.98,
+    clips=800,
+    normalized_text=True,
+    sweep=(),
 )
 
 RECIPES: list[Recipe] = [

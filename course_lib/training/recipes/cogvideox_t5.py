@@ -29,7 +29,7 @@ from course_lib.nn.t5 import Block, Distances, RMSNorm, T5Config, T5Encoder
 from course_lib.shapes import Float, Int
 from course_lib.training.randomness import RandomSource
 from course_lib.training.recipe import LRSchedule, Recipe, Tensors, Trainable
-from course_lib.training.store import load_checkpoint
+from course_lib.training.store import load_checkpoint, results
 from course_lib.world import CAPTION_WORDS, VOCABULARY, LittleWorld, caption
 
 TEXT_ENCODER = "cogvideox-t5"
@@ -255,10 +255,13 @@ def _encoder(device: str) -> T5Encoder:
 
 @lru_cache(maxsize=4)
 def _embedded(captions: tuple[str, ...], device: str) -> Float[Tensor, "b n d"]:
-    encoder = _encoder(device)
-    tokens = caption_tokens(captions).to(device)
-    with torch.no_grad():
-        return torch.cat([encoder(part) for part in tokens.split(1000)])
+    return encode_all(_encoder(device), caption_tokens(captions).to(device))
+
+
+@torch.no_grad()
+def encode_all(encoder: T5Encoder, tokens: Int[Tensor, "b n"]) -> Float[Tensor, "b n d"]:
+    """Return the encoder's vectors of many captions, 1,000 at a time."""
+    return torch.cat([encoder(part) for part in tokens.split(1000)])
 
 
 def embed_captions(
@@ -273,6 +276,17 @@ def embed_captions(
     if not captions:
         return torch.empty(0, LENGTH, CONFIG.width, device=device)
     return _embedded(captions, str(device))
+
+
+def normalize_vectors(vectors: Float[Tensor, "b n d"]) -> Float[Tensor, "b n d"]:
+    """Take the mean of training captions from vectors, and divide by their deviation.
+
+    Nearly half of a vector is what all have in common.  Without it a network that is trained for a
+    minute sees colours at once.
+    """
+    details = results(TEXT_ENCODER)["details"]
+    mean, deviation = (vectors.new_tensor(details[f"vectors' {x}"]) for x in ("mean", "deviation"))
+    return (vectors - mean) / deviation
 
 
 # ---------------------------------------------------------------- training
@@ -326,6 +340,7 @@ class T5Recipe(Recipe):
             **guesses(model, left.to(device), said.to(device)),
             **simple_guesses(caption_tokens(train), left, said),
             **first_object(model.encoder, train, test),
+            **in_common(model.encoder, train),
         }
 
 
@@ -402,6 +417,19 @@ def simple_guesses(
         "right by chance": 1 / len(CAPTION_WORDS),
         "right by the commonest": hits["commonest"] / hits["words"],
         "right by the word before": hits["before"] / hits["words"],
+    }
+
+
+def in_common(encoder: T5Encoder, captions: list[str]) -> dict:
+    """Measure how long the mean vector is, beside the vectors; and mean and deviation by number."""
+    device = next(encoder.parameters()).device
+    vectors = encode_all(encoder, caption_tokens(captions).to(device)).flatten(0, 1)  # b*n d
+    mean = vectors.mean(0)
+    return {
+        "length of the mean vector": float(mean.norm()),
+        "mean length of vectors": float(vectors.norm(dim=1).mean()),
+        "vectors' mean": mean.tolist(),
+        "vectors' deviation": vectors.std(0).tolist(),
     }
 
 
