@@ -21,6 +21,7 @@ from course_lib.papers import (
     magvit,
     magvit2,
     magvit_tokenizer,
+    soundstream,
     svd,
     svd_decoder,
     vit,
@@ -119,6 +120,7 @@ MODELS: dict[str, Entry] = {
         "LVM-3B": ("3B", "paper, section 5.1"),
         "LVM-7B": ("7B", "name of the released checkpoint"),
     }),
+    **_entries("soundstream", soundstream.SOUNDSTREAM_CONFIGS, soundstream.SoundStream, {}),
     **_entries("dcgan", dcgan.DCGAN_CONFIGS, dcgan.DCGAN, {}),
 }  # fmt: skip
 

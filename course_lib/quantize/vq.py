@@ -3,7 +3,8 @@
 
 A vector becomes the number of the nearest of k codes.  The number has no gradient, so the decoder's
 passes straight through to the encoder; two losses, or a moving average, bring codes and vectors
-together; and codes that nothing has been near for a while are moved to where the data are.
+together; codes may start at the centres that k-means finds in a batch; and those that nothing, or
+little, has been near for a while are moved to where the data are.
 
 In multi-process training the statistics (counts, sums, unused codes, mean probabilities) are those
 of the whole batch, so that two processes train as one does.
@@ -84,9 +85,7 @@ def ema_update(
     (count + eps) / (total + k eps) * total, as in the authors' code.  Averages start at zero: the
     first vectors that a code gets are its mean, and a code that never got one stays where it is.
     """
-    ones = torch.ones_like(indices, dtype=counts.dtype)
-    n = sum_over_processes(torch.zeros_like(counts).index_add(0, indices, ones))
-    added = sum_over_processes(torch.zeros_like(sums).index_add(0, indices, z.to(sums)))
+    n, added = cluster_totals(z.to(sums), indices, len(codebook))
     counts = counts * decay + (1 - decay) * n
     sums = sums * decay + (1 - decay) * added
 
@@ -94,6 +93,32 @@ def ema_update(
     smooth = (counts + eps) / (total + len(counts) * eps) * total
     codebook = torch.where(counts[:, None] > 0, sums / smooth[:, None], codebook)
     return codebook, counts, sums
+
+
+def cluster_totals(
+    z: Float[Tensor, "n d"], indices: Int[Tensor, " n"], k: int
+) -> tuple[Float[Tensor, " k"], Float[Tensor, "k d"]]:
+    """Return how many vectors each of k codes was given, and their sum, in all processes."""
+    ones = z.new_ones(len(z))
+    counts = sum_over_processes(z.new_zeros(k).index_add(0, indices, ones))
+    sums = sum_over_processes(z.new_zeros(k, z.shape[1]).index_add(0, indices, z))
+    return counts, sums
+
+
+def k_means(
+    z: Float[Tensor, "n d"], centres: Float[Tensor, "k d"], steps: int = 10
+) -> tuple[Float[Tensor, "k d"], Float[Tensor, " k"]]:
+    """Return the centres after so many steps of Lloyd's algorithm, and their numbers of vectors.
+
+    A step moves each centre to the mean of the vectors that it is the nearest to; one that has none
+    stays where it is.  The numbers are those of the last step, whose means the centres are.
+    """
+    counts = z.new_zeros(len(centres))
+    for _ in range(steps):
+        counts, sums = cluster_totals(z, nearest_code(z, centres), len(centres))
+        has_some = (counts > 0)[:, None]
+        centres = torch.where(has_some, sums / counts.clamp(min=1)[:, None], centres)
+    return centres, counts
 
 
 def entropy_loss(
@@ -158,6 +183,17 @@ def _gather(x: Tensor) -> Tensor:
     parts = [torch.empty_like(x) for _ in range(dist.get_world_size())]
     dist.all_gather(parts, x)
     return torch.cat(parts)
+
+
+def _with_largest(z: Float[Tensor, "n d"], priority: Float[Tensor, " n"], count: int) -> Tensor:
+    """Return the `count` vectors of all processes with the largest numbers; fewer if there are."""
+    # The best of every process are enough to find the best of all; equal numbers keep the order
+    # of the batch.
+    best = priority.argsort(descending=True, stable=True)[:count]
+    candidates = _gather(z[best])
+    priority = _gather(priority[best])
+    best = priority.argsort(descending=True, stable=True)[:count]
+    return candidates[best]
 
 
 # ---------------------------------------------------------------- the module
@@ -246,7 +282,7 @@ class VectorQuantizer(nn.Module):
                     codebook = self.codebook.clone()
                     penalty = entropy_loss(flat, codebook, self.temperature)
                     loss = loss + self.entropy_weight * penalty
-                self._learn(flat.detach(), indices)
+                self.learn(flat.detach(), indices)
             (latents,) = unpack(straight_through(flat, z_q), shape, "* d")  # b *grid d
             (indices,) = unpack(indices, shape, "*")  # b *grid
         return Quantized(rearrange(latents, "b ... d -> b d ..."), indices, loss)
@@ -271,29 +307,69 @@ class VectorQuantizer(nn.Module):
         that average) steps before the end, or the averaged codebook holds codes that are still on
         their way.
         """
+        dead = (self.unused >= after).nonzero().flatten()
+        # The averages become those of a code that was given its vector once.
+        return self._move(dead, z, uniform, count=1 - self.decay)
+
+    @torch.no_grad()
+    def replace_rare(
+        self, z: Shaped[Tensor, "b c *grid"], uniform: Float[Tensor, "..."], least: int | float = 2
+    ) -> int:
+        """Move codes that win fewer than `least` vectors of a batch onto some; return how many.
+
+        SoundStream (arXiv 2107.03312), section III-C: a code is rare by its average count, which
+        update="ema" keeps.  It is `least` after the move, as if the code had always won so many.
+        The averages are those of batches only once they have settled: `start` sees to that.
+        Otherwise as `revive`.  Raises ValueError for a codebook that keeps no counts.
+        """
+        if self.update != "ema":
+            raise ValueError(f"expected a codebook with update='ema', got {self.update!r}")
+        rare = (self.counts < least).nonzero().flatten()
+        return self._move(rare, z, uniform, count=least)
+
+    @torch.no_grad()
+    def start(
+        self, z: Shaped[Tensor, "b c *grid"], uniform: Float[Tensor, "..."], steps: int = 10
+    ) -> None:
+        """Put the codes where k-means finds the centres of a batch: the first one of a training.
+
+        uniform: (b *grid), a random number per vector; k-means starts from the vectors with the
+        largest.  With update="ema" the averages become those of this batch.
+        """
         flat, _ = self._flatten(z)
+        chosen = _with_largest(flat, self._priority(z, uniform), self.num_codes)
+        # A batch may hold fewer vectors than there are codes: the rest stay where they are.
+        first = torch.cat([chosen, self.codebook[len(chosen) :]])
+        centres, counts = k_means(flat, first, steps)
+        self.codebook.copy_(centres)
+        if self.update == "ema":
+            self.counts.copy_(counts)
+            self.sums.copy_(counts[:, None] * centres)
+
+    def _move(
+        self, codes: Int[Tensor, " m"], z: Tensor, uniform: Tensor, count: int | float
+    ) -> int:
+        """Move these codes onto vectors of z; with update="ema" they count for so many there."""
+        priority = self._priority(z, uniform)
+        flat, _ = self._flatten(z)
+        chosen = _with_largest(flat, priority, len(codes))
+        codes = codes[: len(chosen)]  # a batch may hold fewer vectors than there are dead codes
+        self.codebook[codes] = chosen.to(self.codebook)
+        self.unused[codes] = 0
+        if self.update == "ema":
+            self.counts[codes] = count
+            self.sums[codes] = count * self.codebook[codes]
+        return len(codes)
+
+    def _priority(self, z: Tensor, uniform: Tensor) -> Float[Tensor, " n"]:
+        """Return the random numbers of the vectors in z, one after another."""
+        check_latents(z, self.dim)
         grid = z[:, 0].shape
         if uniform.shape != grid:
             raise ValueError(
                 f"expected one random number per vector, {tuple(grid)}, got {tuple(uniform.shape)}"
             )
-        priority = rearrange(uniform, "b ... -> (b ...)")
-        dead = (self.unused >= after).nonzero().flatten()
-        # The best of every process are enough to find the best of all; equal numbers keep the order
-        # of the batch.
-        best = priority.argsort(descending=True, stable=True)[: len(dead)]
-        candidates = _gather(flat[best])
-        priority = _gather(priority[best])
-        best = priority.argsort(descending=True, stable=True)[: len(dead)]
-        chosen = candidates[best]
-        dead = dead[: len(chosen)]  # a batch may hold fewer vectors than there are dead codes
-        self.codebook[dead] = chosen.to(self.codebook)
-        self.unused[dead] = 0
-        if self.update == "ema":
-            # The averages become those of a code that was given its vector once.
-            self.counts[dead] = 1 - self.decay
-            self.sums[dead] = (1 - self.decay) * self.codebook[dead]
-        return len(dead)
+        return rearrange(uniform, "b ... -> (b ...)")
 
     def _flatten(self, z: Tensor) -> tuple[Tensor, list]:
         """Return z as (n d) in the codebook's precision, and the grid to undo that with."""
@@ -309,8 +385,8 @@ class VectorQuantizer(nn.Module):
         return vq_loss(z, z_q, self.beta)
 
     @torch.no_grad()
-    def _learn(self, z: Float[Tensor, "n d"], indices: Int[Tensor, " n"]) -> None:
-        """Count the steps without use; with update="ema", move the codes."""
+    def learn(self, z: Float[Tensor, "n d"], indices: Int[Tensor, " n"]) -> None:
+        """Count the steps without use; with update="ema", move the codes to their vectors."""
         used_here = torch.zeros_like(self.unused).index_fill(0, indices, 1)
         used = sum_over_processes(used_here) > 0
         self.unused.copy_(torch.where(used, 0, self.unused + 1))

@@ -25,6 +25,8 @@ from transformers import (  # noqa: E402
     CLIPTextModel,
     CLIPVisionConfig,
     CLIPVisionModelWithProjection,
+    EncodecConfig,  # noqa: F401
+    EncodecModel,  # noqa: F401
     GPT2Config,
     GPT2LMHeadModel,
     LlamaConfig,
@@ -37,6 +39,8 @@ from transformers import (  # noqa: E402
     VivitConfig,
     VivitForVideoClassification,
 )
+from transformers.audio_utils import mel_filter_bank  # noqa: E402, F401
+from transformers.models.encodec.modeling_encodec import EncodecConv1d  # noqa: E402, F401
 from transformers.models.llama.modeling_llama import LlamaRMSNorm  # noqa: E402
 
 

@@ -16,6 +16,7 @@ from course_lib.quantize.vq import (
     VectorQuantizer,
     ema_update,
     entropy_loss,
+    k_means,
     nearest_code,
     perplexity,
     straight_through,
@@ -445,6 +446,64 @@ def test_an_average_copies_revived_buffers_and_trails_revived_parameters():
         model[1].revive(10 + randn(9, 2), rand(9), after=4)
         average.update(step=100)
         assert torch.equal(average.model[1].codebook, model[1].codebook) == arrived
+
+
+# ---------------------------------------------------------------- k-means and rare codes
+
+
+def test_a_step_of_k_means_moves_every_centre_to_the_mean_of_its_vectors():
+    z = torch.tensor([[0.0], [1], [10], [12], [20]])
+    centres, counts = k_means(z, torch.tensor([[0.0], [12], [100]]), steps=1)
+    assert centres.flatten().tolist() == [0.5, 14, 100] and counts.tolist() == [2, 3, 0]
+    centres, counts = k_means(z, torch.tensor([[0.0], [12], [19]]), steps=1)
+    assert centres.flatten().tolist() == [0.5, 11, 20] and counts.tolist() == [2, 2, 1]
+
+
+def test_k_means_never_gets_farther_from_the_vectors():
+    z, centres = randn(200, 3), randn(9, 3, seed=1)
+    errors = []
+    for steps in range(8):
+        found, _ = k_means(z, centres, steps)
+        errors.append(torch.cdist(z, found).amin(1).square().mean().item())
+    assert errors == sorted(errors, reverse=True) and errors[-1] < 0.7 * errors[0]
+
+
+@pytest.mark.parametrize("update", ["loss", "ema"])
+def test_codes_start_at_the_centres_of_a_batch(update):
+    quantizer, z, uniform = VectorQuantizer(6, 4, update=update), randn(2, 4, 3, 5), rand(2, 3, 5)
+    quantizer.start(z, uniform)
+    flat = z.movedim(1, -1).reshape(-1, 4)
+    first = flat[uniform.flatten().argsort(descending=True)[:6]]
+    centres, counts = k_means(flat, first, 10)
+    assert torch.equal(quantizer.codebook.detach(), centres)
+    if update == "ema":
+        assert torch.equal(quantizer.counts, counts) and counts.sum() == 30
+        torch.testing.assert_close(quantizer.sums, counts[:, None] * centres)
+
+
+def test_codes_for_which_a_batch_has_no_vector_start_where_they_are():
+    quantizer = VectorQuantizer(6, 2, update="ema")
+    before = quantizer.codebook.clone()
+    quantizer.start(10 + randn(4, 2), rand(4))
+    assert torch.equal(quantizer.codebook[4:], before[4:]) and quantizer.codebook[:4].min() > 5
+
+
+def test_rare_codes_are_put_on_the_vectors_with_the_largest_numbers():
+    quantizer, z, uniform = dead("ema"), randn(2, 2, 3, 4), rand(2, 3, 4)
+    quantizer.counts.copy_(torch.tensor([5, 1.9, 2.0, 0, 7]))
+    before = quantizer.codebook.clone()
+    assert quantizer.replace_rare(z, uniform) == 2
+    vectors = z.movedim(1, -1).reshape(-1, 2)[uniform.flatten().argsort(descending=True)]
+    assert torch.equal(quantizer.codebook[[1, 3]], vectors[:2])
+    assert torch.equal(quantizer.codebook[[0, 2, 4]], before[[0, 2, 4]])
+    torch.testing.assert_close(quantizer.counts, torch.tensor([5, 2, 2.0, 2, 7]))
+    torch.testing.assert_close(quantizer.sums[[1, 3]], 2 * vectors[:2])
+    assert quantizer.replace_rare(z, uniform, least=2) == 0
+
+
+def test_a_codebook_without_counts_has_no_rare_codes():
+    with pytest.raises(ValueError, match="expected a codebook with update='ema', got 'loss'"):
+        VectorQuantizer(6, 4).replace_rare(randn(3, 4), rand(3))
 
 
 # ---------------------------------------------------------------- training
