@@ -69,7 +69,8 @@ def multi_scale_mel_loss(
 
     Summed over windows of s samples: the L1 norm of a frame's difference and sqrt(s / 2) times the
     L2 norm of the difference of its logarithms, each a mean over frames.  floor: the share of a
-    full-scale tone below which a magnitude counts as silence in the logarithm.
+    full-scale tone that is added in the logarithm.  A clamp there would leave a sound that is too
+    quiet without a gradient.
     """
     total = true.new_zeros(len(true))
     for s in windows:
@@ -77,6 +78,6 @@ def multi_scale_mel_loss(
         b = mel_spectrogram(made, sample_rate, s, s // 4, mels)
         absolute = (a - b).abs().sum(-1)  # b t
         least = floor * s / 4
-        logarithmic = (a.clamp(min=least).log() - b.clamp(min=least).log()).norm(dim=-1)
+        logarithmic = ((a + least).log() - (b + least).log()).norm(dim=-1)
         total = total + (absolute + math.sqrt(s / 2) * logarithmic).mean(-1)
     return total

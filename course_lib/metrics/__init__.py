@@ -1,4 +1,4 @@
-"""Measuring models: likelihood, fidelity, maps, sets, gradient noise, probes, judges."""
+"""Measuring models: likelihood, fidelity, maps, sounds, sets, gradient noise, probes, judges."""
 
 from course_lib.metrics.bits_per_dim import Likelihood, likelihood
 from course_lib.metrics.calibration import calibration_error, fit_temperature
@@ -24,6 +24,13 @@ from course_lib.metrics.maps import (
 )
 from course_lib.metrics.perceptual import perceptual
 from course_lib.metrics.precision_recall import precision_recall
+from course_lib.metrics.sound import (
+    log_spectral_distance,
+    onset_f1,
+    onset_matches,
+    onset_precision_recall,
+    onsets,
+)
 
 __all__ = [
     "CLIP_LABELS",
@@ -43,9 +50,14 @@ __all__ = [
     "gradient_noise",
     "image_iou",
     "likelihood",
+    "log_spectral_distance",
     "mean_iou",
     "normal_angle",
     "objective_noise",
+    "onset_f1",
+    "onset_matches",
+    "onset_precision_recall",
+    "onsets",
     "pck",
     "perceptual",
     "precision_recall",

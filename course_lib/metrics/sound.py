@@ -57,7 +57,7 @@ def onsets(sound: Float[Tensor, "b n"], sample_rate: int) -> list[list[float]]:
     return [(row.nonzero().flatten() * hop / sample_rate).tolist() for row in is_first]
 
 
-def matches(
+def onset_matches(
     found: Sequence[float], true: Sequence[float], tolerance: float = TOLERANCE_SECONDS
 ) -> int:
     """Return how many pairs there are at most of a found and a true time, each in one pair.
@@ -88,7 +88,7 @@ def onset_precision_recall(
     """
     if len(found) != len(true):
         raise ValueError(f"expected onsets of as many sounds, {len(true)}, got {len(found)}")
-    hits = sum(matches(a, b, tolerance) for a, b in zip(found, true, strict=True))
+    hits = sum(onset_matches(a, b, tolerance) for a, b in zip(found, true, strict=True))
     precision, recall = (
         hits / count if count else 1.0 for count in (sum(map(len, found)), sum(map(len, true)))
     )
@@ -108,7 +108,7 @@ def onset_f1(
     scores = []
     for a, b in zip(onsets(made, sample_rate), onsets(true, sample_rate), strict=True):
         count = len(a) + len(b)
-        scores.append(2 * matches(a, b, tolerance) / count if count else 1.0)
+        scores.append(2 * onset_matches(a, b, tolerance) / count if count else 1.0)
     return torch.tensor(scores)
 
 

@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from course_lib.nn.conv3d import lecun_normal_
 from course_lib.shapes import Float, Tensor
 
 
@@ -34,7 +35,8 @@ class Pieces:
 class CausalConv1d(nn.Conv1d):
     """A convolution with all its padding before the sound: dilation (kernel - 1) + 1 - stride.
 
-    Raises ValueError for a stride beyond the samples it spans, which would leave some unheard.
+    Weights start so that variances are kept, biases at zero.  Raises ValueError for a stride beyond
+    the samples it spans, which would leave some unheard.
     """
 
     def __init__(self, c_in: int, c_out: int, kernel: int, stride: int = 1, dilation: int = 1):
@@ -43,6 +45,10 @@ class CausalConv1d(nn.Conv1d):
             raise ValueError(f"expected a stride of at most {span} samples, got {stride}")
         super().__init__(c_in, c_out, kernel, stride, dilation=dilation)
         self.past = span - stride
+
+    def reset_parameters(self) -> None:
+        lecun_normal_(self.weight)
+        nn.init.zeros_(self.bias)
 
     def forward(
         self, x: Float[Tensor, "b c_in n"], pieces: Pieces | None = None
@@ -56,6 +62,10 @@ class CausalConvTranspose1d(nn.ConvTranspose1d):
 
     def __init__(self, c_in: int, c_out: int, stride: int):
         super().__init__(c_in, c_out, 2 * stride, stride)
+
+    def reset_parameters(self) -> None:
+        nn.init.normal_(self.weight, std=(2 * self.in_channels) ** -0.5)
+        nn.init.zeros_(self.bias)
 
     def forward(
         self, x: Float[Tensor, "b c_in n"], pieces: Pieces | None = None

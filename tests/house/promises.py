@@ -23,6 +23,8 @@ from torch import nn
 from course_lib import zoo
 from course_lib.lm.kv_cache import KVCache
 from course_lib.nn.frame_pack import frame_pack
+from course_lib.papers import soundstream
+from course_lib.quantize.vq import VectorQuantizer
 
 NAN, INF = math.nan, math.inf
 CALLS: dict[str, list[tuple]] = {}
@@ -188,6 +190,7 @@ def odd_frame():
 
 
 def nn_leaves():
+    broken("nn.causal_conv1d.CausalConv1d", (1, 1, 3, 4), (1, 1, 2, 9, 2))
     places = image(3)
     broken("nn.rope.rope_angles", (places, 5))
     broken("nn.rope.rope_angles_3d", (image(4, 3), 24))
@@ -278,6 +281,12 @@ def shared_maths():
             )
         ),
     )
+    averaged = VectorQuantizer(4, 2, update="ema")
+    learned = VectorQuantizer(4, 2)
+    broken("quantize.vq.VectorQuantizer.replace_rare", (learned, image(3, 2), image(3)))
+    broken("quantize.vq.VectorQuantizer.replace_rare", (averaged, image(3, 2), image(2)))
+    for count in (0, -1, 2.5, NAN, None):
+        broken("quantize.rvq.ResidualVQ", (count, 4, 2), (2, count, 2), (2, 4, count))
     broken("quantize.vq.check_latents", (image(2, 3), 4), (image(2), 4), (whole[None], 4))
     broken(
         "quantize.vq.check_indices", (whole, 3), (whole - 1, 9), (whole.float(), 9), (whole > 1, 9)
@@ -436,6 +445,10 @@ def shared_maths():
 
 
 def papers():
+    codec = model("soundstream/tiny")
+    broken("papers.soundstream.SoundStream.features", (codec, image(2, 249)))
+    on = torch.ones(2, 3, dtype=torch.bool)
+    broken("papers.soundstream.FiLM.forward", (meta(soundstream.FiLM, 4), image(2, 4, 5), on))
     odd = image(1, 3, 18, 17)
     broken("papers.ddpm.UNet.validate_sides", (model("ddpm/tiny"), odd))
     betas = image(10, value=0.1)
@@ -683,6 +696,10 @@ def papers():
 
 
 def measures():
+    broken(
+        "metrics.sound.onset_precision_recall", ([[]], []), ([], [[0.5]]), ([[0.5]], [[0.5], []])
+    )
+    broken("metrics.sound.log_spectral_distance", (image(1, 500), image(1, 400), 8000))
     one, two, three = np.zeros(1), np.zeros(2), np.zeros(3)
     broken("metrics.evidence.mean", (one,), ([],), (3.0,))
     broken("metrics.evidence.paired", (one, one), (two, three), ([], []))
