@@ -48,7 +48,8 @@ class CausalConv1d(nn.Conv1d):
 
     def reset_parameters(self) -> None:
         lecun_normal_(self.weight)
-        nn.init.zeros_(self.bias)
+        if self.bias is not None:
+            nn.init.zeros_(self.bias)
 
     def forward(
         self, x: Float[Tensor, "b c_in n"], pieces: Pieces | None = None
@@ -65,9 +66,10 @@ class CausalConvTranspose1d(nn.ConvTranspose1d):
 
     def reset_parameters(self) -> None:
         nn.init.normal_(self.weight, std=(2 * self.in_channels) ** -0.5)
-        nn.init.zeros_(self.bias)
+        if self.bias is not None:
+            nn.init.zeros_(self.bias)
 
-    def forward(
+    def forward(  # type: ignore[override]  # an output size has no place here
         self, x: Float[Tensor, "b c_in n"], pieces: Pieces | None = None
     ) -> Float[Tensor, "b c_out n2"]:
         (s,) = self.stride

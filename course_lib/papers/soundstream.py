@@ -203,8 +203,10 @@ class SoundStream(nn.Module):
         return self.decode(self.quantizer.embed(indices), **options)
 
     def _switch(self, side: str, latents: Tensor, denoise: Tensor | None) -> Tensor:
-        if self.film is None and denoise is not None:
-            raise ValueError("denoise: expected a model with film, got one without")
+        if self.film is None:
+            if denoise is not None:
+                raise ValueError("denoise: expected a model with film, got one without")
+            return latents
         return self.film(latents, denoise) if self.config.film == side else latents
 
 
@@ -318,9 +320,9 @@ class FiLM(nn.Module):
             self.modes.bias.copy_(torch.cat([torch.ones(dim), torch.zeros(dim)]))
 
     def forward(
-        self, x: Float[Tensor, "b d t"], on: Bool[Tensor, "b t"] | None
+        self, x: Float[Tensor, "b d t"], on: Bool[Tensor, "..."] | None
     ) -> Float[Tensor, "b d t"]:
-        """Return x as the switch wants each frame; without one, it is off.
+        """Return x as the switch (b t) wants each frame; without one, it is off.
 
         Raises ValueError for a switch of other frames.
         """

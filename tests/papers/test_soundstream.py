@@ -136,13 +136,13 @@ def test_fewer_levels_are_decoded_as_they_are_in_training():
 def test_a_few_steps_bring_the_loss_down():
     torch.manual_seed(0)
     model = small().train()
-    time = torch.arange(600) / SAMPLE_RATE
+    time = torch.arange(300) / SAMPLE_RATE
     sound = torch.stack([torch.sin(2 * torch.pi * pitch * time) for pitch in (300, 500, 700, 900)])
     loss = SoundStreamLoss(SAMPLE_RATE, floor=1e-3)
-    model.quantizer.start(model.features(sound), torch.rand(4, 50, 3))
+    model.quantizer.start(model.features(sound), torch.rand(4, 25, 3))
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-2)
     losses = []
-    for _ in range(25):
+    for _ in range(20):
         made, quantized = model(sound)
         total, _ = loss.generator_loss(sound, made, quantized.loss, None)
         optimizer.zero_grad()
@@ -248,10 +248,6 @@ def test_the_sum_has_the_papers_weights():
 def test_what_does_not_fit_is_refused():
     with pytest.raises(ValueError, match=r"expected 2 strides, got \(3, 4, 5\)"):
         replace(SMALL, strides=(3, 4, 5))
-    with pytest.raises(
-        ValueError, match="expected film 'none', 'encoder' or 'decoder', got 'both'"
-    ):
-        replace(SMALL, film="both")
     with pytest.raises(ValueError, match="expected a window divisible by 128, got 200"):
         DiscriminatorConfig(window=200)
     with pytest.raises(ValueError, match="expected at least 12 samples, got 11"):
