@@ -18,9 +18,10 @@ Differs from the paper, which released no code:
 - Samples that do not fill a frame are dropped: n become floor(n / 320) frames, so that the 34,000
   samples of VideoPoet's clips become 106.
 - The quantizer's commitment, as VQ-VAE has it, is part of what is minimized.
-- The activation of the discriminators is a leaky ReLU of .2, as in MelGAN, whose form those of the
-  waveform have; the top one of 513 frequencies is left out, so that 64 divides the rest; the
-  shortcuts of the residual units average, then project.
+- The discriminators of the waveform have MelGAN's form: leaky ReLU of .2, as the other has it, too,
+  and averages of four samples, every two, between scales.  The other leaves out the top one of 513
+  frequencies, so that 64 divides the rest; widths double in its first, second, fourth and sixth
+  unit, and shortcuts average, then project.
 - Norms are means over frames and over features, where the paper has sums over some: no weight
   depends on the length of a clip.
 """
