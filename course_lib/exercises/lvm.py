@@ -9,6 +9,7 @@ from einops import rearrange
 from torch import Tensor
 
 from course_lib.checking import Exercise, edit
+from course_lib.lm import llama
 from course_lib.lm.kv_cache import KVCache
 from course_lib.lm.sampling import draw_tokens, next_token_probabilities, top_p_filter
 from course_lib.nn import norm, rope
@@ -426,7 +427,7 @@ GATED = "F.silu(gate) * value"
 
 SWIGLU = Exercise(
     id="lvm.swiglu",
-    reference=lvm.swiglu,
+    reference=llama.swiglu,
     cases=_mlps,
     gradients=("x",),
     equation="Shazeer, Eq. 6; LVM, Section 4.2",

@@ -7,7 +7,8 @@ Where the other kinds are:
     papers/ldm.py      to a text or an image (cross-attention); papers/svd.py: over time
     papers/vqgan.py    `Block`: causal attention in a transformer, with a cache of keys and values
                        (`course_lib.lm.kv_cache`); MAGVIT-v2's causal language model uses it
-    papers/lvm.py      `Block`: causal attention with rotary positions and a cache, LLaMA's
+    lm/llama.py        `Block`: causal attention with rotary positions and a cache, LLaMA's;
+                       LVM's and VideoPoet's transformers are made of it
     nn/transformer.py  bidirectional attention with the norm after it, as in BERT: MAGVIT's
                        masked transformer
 """

@@ -1,8 +1,8 @@
 """The transformer that several papers share, and what a transformer costs.
 
 A paper that brings its own keeps it in its file: ViT's pre-norm `Block` is in `papers/vit.py`,
-ViViT's in `papers/vivit.py`, the causal one of VQGAN in `papers/vqgan.py`, LLaMA's in
-`papers/lvm.py`.  MAGVIT and MAGVIT-v2 share `Bert`, the bidirectional transformer of BERT (Devlin
+ViViT's in `papers/vivit.py`, the causal one of VQGAN in `papers/vqgan.py`; LLaMA's is in
+`lm/llama.py`.  MAGVIT and MAGVIT-v2 share `Bert`, the bidirectional transformer of BERT (Devlin
 et al., arXiv 1810.04805), whose norms come after the residual sums.  How tokens become vectors and
 vectors become logits is each paper's own.  Following their official code, GELU is its tanh form,
 LayerNorm's epsilon is 1e-12, and all weights start as normal numbers of deviation 0.02, cut off at

@@ -6,8 +6,8 @@ task that it can be shown two examples of.
 
 Reading order: the sentences it is trained on and the prompts it is given (sections 3 and 4.3) are
 `course_lib.papers.lvm_sentences`; then, here, the configurations; the transformer, LLaMA's (4.2),
-whose rotation of queries and keys is `course_lib.nn.rope`; its loss; drawing images (4.3);
-perplexity (5.1).
+whose block is `course_lib.lm.llama` and the rotation of its queries and keys `course_lib.nn.rope`;
+its loss; drawing images (4.3); perplexity (5.1).
 
 Differs from the paper and the official code:
 - BOS and EOS are the first two of the 100 tokens that are no codes.  Their numbers were not
@@ -20,7 +20,6 @@ Differs from the paper and the official code:
 - The tiny ones add an embedding of a token's place in its image (`image_places`); LLaMA has none.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -30,11 +29,12 @@ from einops import rearrange, reduce
 from torch import nn
 
 from course_lib.lm.kv_cache import KVCache
+from course_lib.lm.llama import Block, initialize
 from course_lib.lm.sampling import generate, generate_from_uniform
-from course_lib.nn.attention import causal_attention, causal_mask
+from course_lib.nn.attention import causal_mask
 from course_lib.nn.norm import RMSNorm
-from course_lib.nn.rope import turn, turns_of_places
-from course_lib.shapes import Bool, Float, Int, PerSample, Shaped, Tensor
+from course_lib.nn.rope import turns_of_places
+from course_lib.shapes import Bool, Float, Int, PerSample, Tensor
 
 # ---------------------------------------------------------------- configurations
 
@@ -137,7 +137,10 @@ class Transformer(nn.Module):
         self.tokens = nn.Embedding(config.vocabulary, config.width)
         if config.image_places:
             self.places = nn.Embedding(1 + config.image_tokens, config.width)
-        self.blocks = nn.ModuleList(Block(config) for _ in range(config.depth))
+        self.blocks = nn.ModuleList(
+            Block(config.width, config.mlp, config.heads, config.norm_eps)
+            for _ in range(config.depth)
+        )
         self.norm = RMSNorm(config.width, config.norm_eps)
         self.head = nn.Linear(config.width, config.vocabulary, bias=False)
         initialize(self)
@@ -194,52 +197,6 @@ class Transformer(nn.Module):
         return self.norm(x)
 
 
-class Block(nn.Module):
-    """One layer: attention, then a gated MLP, each after a norm and around the identity."""
-
-    def __init__(self, config: LVMConfig):
-        super().__init__()
-        self.heads = config.heads
-        self.norm1 = RMSNorm(config.width, config.norm_eps)
-        self.qkv = nn.Linear(config.width, 3 * config.width, bias=False)
-        self.out = nn.Linear(config.width, config.width, bias=False)
-        self.norm2 = RMSNorm(config.width, config.norm_eps)
-        self.mlp1 = nn.Linear(config.width, 2 * config.mlp, bias=False)  # the gate's half first
-        self.mlp2 = nn.Linear(config.mlp, config.width, bias=False)
-
-    def forward(
-        self,
-        x: Float[Tensor, "b n d"],
-        turns: Shaped[Tensor, "n half"],
-        layer: int,
-        cache: KVCache | None,
-        mask: Bool[Tensor, "b 1 n n"] | None,
-    ) -> Float[Tensor, "b n d"]:
-        x = x + self.attend(self.norm1(x), turns, layer, cache, mask)  # b n d
-        return x + swiglu(self.norm2(x), self.mlp1, self.mlp2)
-
-    def attend(
-        self,
-        x: Float[Tensor, "b n d"],
-        turns: Shaped[Tensor, "n half"],
-        layer: int,
-        cache: KVCache | None,
-        mask: Bool[Tensor, "b 1 n n"] | None,
-    ) -> Float[Tensor, "b n d"]:
-        """Let every token attend to itself and those before it, or to those that `mask` shows."""
-        heads = rearrange(self.qkv(x), "b n (heads d) -> b n heads d", heads=3 * self.heads)
-        qk, v = heads.split([2 * self.heads, self.heads], dim=2)
-        q, k = rearrange(turn(qk, turns), "b n (two heads) d -> two b heads n d", two=2)
-        v = rearrange(v, "b n heads d -> b heads n d")
-        if cache is not None:
-            k, v = cache.extend(layer, k, v)
-        if mask is None:
-            h = causal_attention(q, k, v)  # b heads n d
-        else:
-            h = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
-        return self.out(rearrange(h, "b heads n d -> b n (heads d)"))
-
-
 def places_after_bos(start: int, end: int, image_tokens: int) -> Int[Tensor, " n"]:
     """Return the place in its image of the tokens from `start` to `end` of a row of images.
 
@@ -248,17 +205,6 @@ def places_after_bos(start: int, end: int, image_tokens: int) -> Int[Tensor, " n
     """
     place = torch.arange(start, end)
     return torch.where(place > 0, 1 + (place - 1) % image_tokens, 0)
-
-
-def swiglu(
-    x: Float[Tensor, "*b d"], into: Callable[[Tensor], Tensor], out: Callable[[Tensor], Tensor]
-) -> Float[Tensor, "*b d"]:
-    """Shazeer (2020), arXiv 2002.05202, Eq. 6: return (silu(x W) * x V) W2.
-
-    into: both layers W and V in one, the gate's W first; out: W2.
-    """
-    gate, value = into(x).chunk(2, dim=-1)  # *b mlp, twice
-    return out(F.silu(gate) * value)
 
 
 def document_mask(documents: Int[Tensor, "b n"]) -> Bool[Tensor, "b 1 n n"]:
@@ -270,13 +216,6 @@ def document_mask(documents: Int[Tensor, "b n"]) -> Bool[Tensor, "b 1 n n"]:
     n = documents.shape[1]
     same = rearrange(documents, "b n -> b 1 n 1") == rearrange(documents, "b n -> b 1 1 n")
     return same & causal_mask(n, n).to(documents.device)
-
-
-def initialize(model: nn.Module) -> None:
-    """Draw all weights but those of norms from a normal distribution of deviation 0.02."""
-    for module in model.modules():
-        if isinstance(module, nn.Linear | nn.Embedding):
-            nn.init.normal_(module.weight, 0.0, 0.02)
 
 
 # ---------------------------------------------------------------- 4.2 the loss

@@ -7,10 +7,11 @@ import torch.nn.functional as F
 from einops import rearrange
 
 from course_lib.lm.kv_cache import KVCache
+from course_lib.lm.llama import swiglu
 from course_lib.lm.sampling import draw_tokens, generate, next_token_probabilities
 from course_lib.nn.norm import RMSNorm, rms_norm
 from course_lib.nn.rope import rope_angles, rotate, rotate_places
-from course_lib.papers.lvm import decode_image, next_token_loss, swiglu
+from course_lib.papers.lvm import decode_image, next_token_loss
 
 # ---------------------------------------------------------------- wrong
 

@@ -293,15 +293,6 @@ def test_the_loss_of_packed_sentences_kept_apart_is_that_of_each_alone():
     assert not torch.allclose(lvm.sentence_losses(model, row)[:, 8:], alone[1], rtol=1e-2)
 
 
-def test_swiglu_by_hand():
-    x, w, v, out = (torch.randn(shape, generator=seeded(3)) for shape in [(4, 3), (5, 3)] * 2)
-    v, out = v[0].expand(5, 3), torch.randn(3, 5, generator=seeded(4))
-    into = torch.cat([w, v])
-    got = lvm.swiglu(x, lambda x: x @ into.T, lambda h: h @ out.T)
-    gate = x @ w.T
-    torch.testing.assert_close(got, (gate / (1 + (-gate).exp()) * (x @ v.T)) @ out.T)
-
-
 # ---------------------------------------------------------------- drawing images
 
 
