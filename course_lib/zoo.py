@@ -23,6 +23,7 @@ from course_lib.papers import (
     magvit_tokenizer,
     svd,
     svd_decoder,
+    videopoet,
     vit,
     vivit,
     vqgan,
@@ -118,6 +119,10 @@ MODELS: dict[str, Entry] = {
         "LVM-1B": ("1B", "paper, section 5.1"),
         "LVM-3B": ("3B", "paper, section 5.1"),
         "LVM-7B": ("7B", "name of the released checkpoint"),
+    }),
+    **_entries("videopoet", videopoet.VIDEOPOET_CONFIGS, videopoet.Transformer, {
+        size: ("", f"the paper has a model of {size}; its layers and widths are ours")
+        for size in ("300M", "1B", "8B")
     }),
     **_entries("dcgan", dcgan.DCGAN_CONFIGS, dcgan.DCGAN, {}),
 }  # fmt: skip
