@@ -267,18 +267,18 @@ def find_task(task: str) -> Task:
 def task_sequence(
     task: str,
     vocabulary: Vocabulary,
-    given: Mapping[str, Int[Tensor, "b _"]],
-    predicted: Mapping[str, Int[Tensor, "b _"]],
+    given: Mapping[str, Int[Tensor, "_ _"]],
+    predicted: Mapping[str, Int[Tensor, "_ _"]],
     text: int = 0,
     marks: Iterable[str] = (),
 ) -> TaskSequence:
     """Put together what is given and what is to be predicted, each between its special tokens.
 
-    given, predicted: tokens by kind, "visual" and "audio".  text: places for the vectors of the
-    text, at most 64 in the paper.  marks: the special tokens at the end of the prefix, "<source>"
-    and "<res>"; the paper gives <res> only for clips that are not square.  What a task has not
-    leaves no trace.  An image's sequence (T2I) stops after its last token, without <eov_o> and
-    <eos>, as if a clip were to go on.  Raises ValueError for what is not the task's.
+    given, predicted: tokens (b n) by kind, "visual" and "audio".  text: places for the vectors of
+    the text, at most 64 in the paper.  marks: the special tokens at the end of the prefix,
+    "<source>" and "<res>"; the paper gives <res> only for clips that are not square.  What a task
+    has not leaves no trace.  An image's sequence (T2I) stops after its last token, without <eov_o>
+    and <eos>, as if a clip were to go on.  Raises ValueError for what is not the task's.
     """
     check_parts(task, given, predicted, text)
     b = len(next(iter(predicted.values())))
