@@ -48,14 +48,14 @@ def as_in_a_notebook():
 
 
 def sequence_of(b):
-    """Of 16 + 12 tokens given, 64 of a clip and 4 x 12 of a sound drawn."""
+    """Of 16 + 4 x 3 tokens given, 32 of a clip and 4 x 8 of a sound drawn."""
     vocabulary = CONFIG.vocabulary
 
     def zeros(*shape):
         return torch.zeros(b, *shape, dtype=torch.long)
 
     given = {"visual": zeros(1, 4, 4), "audio": zeros(4, 3)}
-    predicted = {"visual": zeros(4, 4, 4), "audio": zeros(4, 12)}
+    predicted = {"visual": zeros(2, 4, 4), "audio": zeros(4, 8)}
     given, predicted = (
         {
             "visual": visual_tokens(each["visual"], vocabulary),

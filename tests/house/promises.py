@@ -23,6 +23,7 @@ from torch import nn
 from course_lib import zoo
 from course_lib.lm.kv_cache import KVCache
 from course_lib.nn.frame_pack import frame_pack
+from course_lib.papers.videopoet_sequences import task_sequence, visual_tokens
 
 NAN, INF = math.nan, math.inf
 CALLS: dict[str, list[tuple]] = {}
@@ -592,6 +593,63 @@ def papers():
         (grids[None], grids, 512),
         (grids[None], grids[:0], 512),
     )
+
+    poet = zoo.build("videopoet/tiny").eval()
+    vocabulary = poet.config.vocabulary
+    at = "papers.videopoet_sequences"
+    broken(f"{at}.Vocabulary.special", (vocabulary, "<task>"), (vocabulary, ""), (vocabulary, None))
+    broken(f"{at}.Vocabulary.task", (vocabulary, "T2A"), (vocabulary, None))
+    broken(f"{at}.Vocabulary.among", (vocabulary, -1), (vocabulary, vocabulary.size))
+    broken(f"{at}.find_task", ("T2A",), ("",), (None,), (["FP"],))
+    codes = torch.zeros(2, 3, 2, 2, dtype=torch.long)
+    tokens = visual_tokens(codes, vocabulary)  # 2 12
+    sounds = codes[:, 0, :1].expand(2, 4, 2)
+    broken(f"{at}.visual_tokens", (codes - 1, vocabulary), (codes + 2**10, vocabulary))
+    broken(
+        f"{at}.visual_codes",
+        (tokens, vocabulary, (2, 5)),
+        (tokens - 1, vocabulary, (2, 2)),
+        (tokens + 2**10, vocabulary, (2, 2)),
+    )
+    broken(
+        f"{at}.audio_tokens",
+        (sounds[:, :3], vocabulary),
+        (sounds - 1, vocabulary),
+        (sounds + 64, vocabulary),
+    )
+    broken(f"{at}.audio_codes", (tokens, vocabulary), (tokens[:, :11] + 2**10, vocabulary))
+    broken(f"{at}.check_codes", (codes, 0), (codes - 1, 5), (codes + 5, 5))
+    visual = {"visual": tokens}
+    for call in (
+        ("T2A", visual, visual, 0),
+        ("FP", {}, visual, 0),
+        ("FP", visual, {}, 0),
+        ("FP", visual, {"audio": tokens}, 0),
+        ("FP", visual, {"visual": tokens[:1]}, 0),
+        ("FP", visual, visual, -1),
+        ("T2V", {}, visual, 0),
+        ("unconditional", {}, visual, 3),
+    ):
+        broken(f"{at}.check_parts", call)
+        broken(f"{at}.task_sequence", (call[0], vocabulary, *call[1:]))
+    broken(f"{at}.draw_task", ({}, 0.5), ({"FP": 0}, 0.5), ({"FP": 1}, 1.0), ({"FP": 1}, -0.5))
+
+    predicts = task_sequence("FP", vocabulary, visual, visual)
+    reads = task_sequence("T2V", vocabulary, {}, visual, text=2)
+    vectors = torch.zeros(2, 3, poet.config.text_width)
+    at = "papers.videopoet"
+    for name in ("Transformer.forward", "Transformer.embed", "output_losses", "generate"):
+        broken(f"{at}.{name}", (poet, predicts, vectors), (poet, reads), (poet, reads, vectors))
+    broken(f"{at}.generate", (poet, predicts, None, Named(scale=2)))
+    broken(f"{at}.generate", *((poet, predicts, None, Named(temperature=t)) for t in (0, -1, NAN)))
+    broken(f"{at}.predict_frames", (poet, codes - 1, 1), (poet, codes, 1, None, Named(scale=2)))
+    long = visual_tokens(codes[:1].repeat(1, 50, 1, 1), vocabulary)
+    long = task_sequence("unconditional", vocabulary, {}, {"visual": long})
+    broken(f"{at}.Transformer.token_places", (poet, long))
+    x = torch.zeros(2, 5, poet.config.width)
+    broken(f"{at}.Transformer.features", (poet, x, 6), (poet, x[:, :0], 1))
+    clip = image(1, 3, 9, 8, 8)
+    broken(f"{at}.continue_clip", *((clip, 1, n, abs, abs, abs) for n in (0, 10, -1)))
 
     broken(
         "papers.magvit.task_mask",
