@@ -17,7 +17,7 @@ What the paper leaves open, and what is done here:
   the two factors of MAGVIT-v2.
 - The text's encoder is "T5 XL"; the width of its vectors is 2,048 in version 1.1, 1,024 in the
   first.  Their padding is read like the rest.
-- Guidance of the language model.  The paper has it in its super-resolution only.  Here training
+- Guidance of the language model.  The paper tells of it for its super-resolution.  Here training
   puts zeros in place of some texts (`course_lib.diffusion.guidance.drop_context`), so that the bias
   of the text's layer is what the model learns of no text, and generation goes from there.
 - What follows is drawn among the tokens of the kind that is due.  No token ends a clip early.

@@ -3,7 +3,7 @@
 Text, images, clips and sound become one sequence of one vocabulary, and every task is the same one:
 given the beginning, predict the rest.  Read `course_lib.papers.videopoet` after this file.
 
-Reading order: the vocabulary (3.1, 3.2, appendix A.1); codes to tokens and back (3.1); the tasks,
+Reading order: the vocabulary (3.2); codes to tokens and back (3.1); the tasks,
 and their sequences (4.1); who sees whom, and what is predicted (3.2, 4.1); the tasks of a training
 run (4.2).
 
@@ -184,36 +184,36 @@ def visual_codes(
     return rearrange(codes, "b (t h w) -> b t h w", h=h, w=w)
 
 
-def audio_tokens(codes: Int[Tensor, "b q t"], vocabulary: Vocabulary) -> Int[Tensor, "b n"]:
+def audio_tokens(codes: Int[Tensor, "b t q"], vocabulary: Vocabulary) -> Int[Tensor, "b n"]:
     """Return the tokens of a sound's codes: the first level of the whole sound, then the second ...
 
     Every level has tokens of its own.  Raises ValueError for other levels than the vocabulary's,
     and for codes that there are not.
     """
-    if codes.shape[1] != vocabulary.levels:
-        raise ValueError(f"expected {vocabulary.levels} levels, got {codes.shape[1]}")
+    if codes.shape[2] != vocabulary.levels:
+        raise ValueError(f"expected {vocabulary.levels} levels, got {codes.shape[2]}")
     check_codes(codes, vocabulary.codes)
-    tokens = codes + first_of_levels(vocabulary).to(codes.device)  # b q t
-    return rearrange(tokens, "b q t -> b (q t)")
+    tokens = codes + first_of_levels(vocabulary).to(codes.device)  # b t q
+    return rearrange(tokens, "b t q -> b (q t)")
 
 
-def audio_codes(tokens: Int[Tensor, "b n"], vocabulary: Vocabulary) -> Int[Tensor, "b q t"]:
+def audio_codes(tokens: Int[Tensor, "b n"], vocabulary: Vocabulary) -> Int[Tensor, "b t q"]:
     """Return the codes of a sound of all levels: back again.
 
     Raises ValueError for tokens that are not all levels of one sound.
     """
     if not vocabulary.levels or tokens.shape[1] % vocabulary.levels:
         raise ValueError(f"expected {vocabulary.levels} levels, got {tokens.shape[1]} tokens")
-    by_level = rearrange(tokens, "b (q t) -> b q t", q=vocabulary.levels)
-    codes = by_level - first_of_levels(vocabulary).to(tokens.device)
+    by_time = rearrange(tokens, "b (q t) -> b t q", q=vocabulary.levels)
+    codes = by_time - first_of_levels(vocabulary).to(tokens.device)
     check_codes(codes, vocabulary.codes)
     return codes
 
 
-def first_of_levels(vocabulary: Vocabulary) -> Int[Tensor, "q 1"]:
+def first_of_levels(vocabulary: Vocabulary) -> Int[Tensor, " q"]:
     """Return the token of code 0 of every level."""
     first = vocabulary.specials + vocabulary.visual
-    return first + vocabulary.codes * torch.arange(vocabulary.levels)[:, None]
+    return first + vocabulary.codes * torch.arange(vocabulary.levels)
 
 
 def check_codes(codes: Int[Tensor, "..."], size: int) -> None:

@@ -54,8 +54,8 @@ def sequence_of(b):
     def zeros(*shape):
         return torch.zeros(b, *shape, dtype=torch.long)
 
-    given = {"visual": zeros(1, 4, 4), "audio": zeros(4, 3)}
-    predicted = {"visual": zeros(2, 4, 4), "audio": zeros(4, 8)}
+    given = {"visual": zeros(1, 4, 4), "audio": zeros(3, 4)}
+    predicted = {"visual": zeros(2, 4, 4), "audio": zeros(8, 4)}
     given, predicted = (
         {
             "visual": visual_tokens(each["visual"], vocabulary),

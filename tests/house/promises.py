@@ -603,7 +603,7 @@ def papers():
     broken(f"{at}.find_task", ("T2A",), ("",), (None,), (["FP"],))
     codes = torch.zeros(2, 3, 2, 2, dtype=torch.long)
     tokens = visual_tokens(codes, vocabulary)  # 2 12
-    sounds = codes[:, 0, :1].expand(2, 4, 2)
+    sounds = codes[:, 0, :, :1].expand(2, 2, 4)
     broken(f"{at}.visual_tokens", (codes - 1, vocabulary), (codes + 2**10, vocabulary))
     broken(
         f"{at}.visual_codes",
@@ -613,7 +613,7 @@ def papers():
     )
     broken(
         f"{at}.audio_tokens",
-        (sounds[:, :3], vocabulary),
+        (sounds[:, :, :3], vocabulary),
         (sounds - 1, vocabulary),
         (sounds + 64, vocabulary),
     )

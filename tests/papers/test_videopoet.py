@@ -50,11 +50,11 @@ def sequence_of(task, b=3, seed=0):
     """Of a task's whole length: text of 2, 4 tokens of a clip given and 6 predicted, sounds."""
     given = {
         "visual": visual_tokens(draw(b, 1, 2, 2, below=7, seed=seed + 1), VOCABULARY),
-        "audio": audio_tokens(draw(b, 3, 1, below=5, seed=seed + 2), VOCABULARY),
+        "audio": audio_tokens(draw(b, 1, 3, below=5, seed=seed + 2), VOCABULARY),
     }
     predicted = {
         "visual": visual_tokens(draw(b, 2, 1, 3, below=7, seed=seed + 3), VOCABULARY),
-        "audio": audio_tokens(draw(b, 3, 4, below=5, seed=seed + 4), VOCABULARY),
+        "audio": audio_tokens(draw(b, 4, 3, below=5, seed=seed + 4), VOCABULARY),
     }
     return task_sequence(
         task,

@@ -115,7 +115,7 @@ def test_codes_to_tokens_and_back(vocabulary):
     assert torch.equal(visual_codes(tokens, vocabulary, (4, 5)), codes)
     if not vocabulary.levels:
         return
-    codes = draw(2, vocabulary.levels, 6, below=vocabulary.codes)
+    codes = draw(2, 6, vocabulary.levels, below=vocabulary.codes)
     tokens = audio_tokens(codes, vocabulary)
     assert torch.equal(audio_codes(tokens, vocabulary), codes)
     for level, part in enumerate(tokens.split(6, dim=1), start=1):
@@ -128,10 +128,10 @@ def test_a_clip_of_the_paper_and_its_sound():
     tokens = visual_tokens(codes, PAPER)
     assert tokens.shape == (1, 1280)
     assert tokens[0, 256 * 3 + 16 * 7 + 9] == 256 + codes[0, 3, 7, 9]
-    codes = draw(1, 4, 106, below=1024)
+    codes = draw(1, 106, 4, below=1024)
     tokens = audio_tokens(codes, PAPER)
     assert tokens.shape == (1, 424)
-    assert tokens[0, 2 * 106 + 31] == 262_400 + 2 * 1024 + codes[0, 2, 31]
+    assert tokens[0, 2 * 106 + 31] == 262_400 + 2 * 1024 + codes[0, 31, 2]
 
 
 def test_codes_that_are_none():
@@ -139,10 +139,10 @@ def test_codes_that_are_none():
         with pytest.raises(ValueError, match="expected codes from 0 to 6, got"):
             visual_tokens(wrong, TINY)
     with pytest.raises(ValueError, match="expected codes from 0 to 4, got"):
-        audio_tokens(torch.full((1, 3, 2), 5), TINY)
+        audio_tokens(torch.full((1, 2, 3), 5), TINY)
     with pytest.raises(ValueError, match="expected 3 levels, got 2"):
         audio_tokens(torch.zeros(1, 2, 2, dtype=torch.long), TINY)
-    tokens = audio_tokens(draw(1, 3, 4, below=5), TINY)
+    tokens = audio_tokens(draw(1, 4, 3, below=5), TINY)
     with pytest.raises(ValueError, match="expected codes from 0 to 4, got"):
         audio_codes(tokens.flip(1), TINY)
     with pytest.raises(ValueError, match="expected 3 levels, got 11 tokens"):
@@ -161,11 +161,11 @@ def parts(task, b=2):
     expected = TASKS[task]
     given = {
         "visual": visual_tokens(draw(b, 1, 2, 2, below=7, seed=1), TINY),
-        "audio": audio_tokens(draw(b, 3, 1, below=5, seed=2), TINY),
+        "audio": audio_tokens(draw(b, 1, 3, below=5, seed=2), TINY),
     }
     predicted = {
         "visual": visual_tokens(draw(b, 1, 1, 3, below=7, seed=3), TINY),
-        "audio": audio_tokens(draw(b, 3, 2, below=5, seed=4), TINY),
+        "audio": audio_tokens(draw(b, 2, 3, below=5, seed=4), TINY),
     }
     given = {kind: given[kind] for kind in expected.given if kind != "text"}
     return given, {kind: predicted[kind] for kind in expected.predicted}

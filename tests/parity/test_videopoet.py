@@ -70,7 +70,7 @@ def sequence_of(task, vocabulary, b=3):
         return visual_tokens(codes, vocabulary)
 
     def audio(t):
-        codes = torch.randint(vocabulary.codes, (b, 3, t), generator=seeded())
+        codes = torch.randint(vocabulary.codes, (b, t, 3), generator=seeded())
         return audio_tokens(codes, vocabulary)
 
     given = {"visual": visual(1, 2, 5), "audio": audio(2)}
