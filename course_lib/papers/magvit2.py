@@ -157,6 +157,11 @@ class LMConfig(BertConfig):
         bits = self.num_codes.bit_length() - 1
         return (bits // self.factors,) * self.factors
 
+    @property
+    def other_tokens(self) -> int:
+        """The number of tokens that are no codes."""
+        return self.vocabulary - self.num_codes
+
 
 _TINY_LM = LMConfig((5, 8, 8), 2**10, num_classes=8, width=128, depth=4, heads=4, mlp=512)
 
@@ -372,17 +377,18 @@ def inflate(model: Tokenizer, image_tokenizer: Tokenizer) -> None:
 class FactorizedTokens(nn.Module):
     """Tokens to vectors and back to logits.
 
-    For each factor there is a table, used both ways (weight tying), and a head.
+    For each factor there is a table, used both ways (weight tying), and a head.  factor_bits: those
+    of each factor of a code; others: how many tokens are no codes.  Their numbers come last.
     """
 
-    def __init__(self, config: LMConfig):
+    def __init__(self, width: int, factor_bits: tuple[int, ...], others: int):
         super().__init__()
-        self.config = config
-        sizes = [2**bits for bits in config.factor_bits]
-        other_tokens = config.vocabulary - config.num_codes
-        self.tables = nn.ParameterList(torch.empty(size, config.width) for size in sizes)
-        self.others = nn.Parameter(torch.empty(other_tokens, config.width))
-        self.heads = nn.ModuleList(BertHead(config.width) for _ in sizes)
+        self.factor_bits = factor_bits
+        self.num_codes = 2 ** sum(factor_bits)
+        sizes = [2**bits for bits in factor_bits]
+        self.tables = nn.ParameterList(torch.empty(size, width) for size in sizes)
+        self.others = nn.Parameter(torch.empty(others, width))
+        self.heads = nn.ModuleList(BertHead(width) for _ in sizes)
         self.biases = nn.ParameterList(torch.zeros(size) for size in sizes)
         for table in (*self.tables, self.others):
             truncated_normal_(table)
@@ -392,16 +398,16 @@ class FactorizedTokens(nn.Module):
 
         Raises ValueError for unknown tokens.
         """
-        check_indices(tokens, self.config.vocabulary)
-        is_code = tokens < self.config.num_codes  # b n
+        check_indices(tokens, self.num_codes + len(self.others))
+        is_code = tokens < self.num_codes  # b n
 
-        parts = factorize(tokens.where(is_code, 0), self.config.factor_bits)  # b n factors
+        parts = factorize(tokens.where(is_code, 0), self.factor_bits)  # b n factors
         codes = sum(
             F.embedding(part, table)
             for part, table in zip(parts.unbind(-1), self.tables, strict=True)
         )  # b n d
 
-        other = (tokens - self.config.num_codes).clamp(min=0)  # b n
+        other = (tokens - self.num_codes).clamp(min=0)  # b n
         return torch.where(is_code[..., None], codes, F.embedding(other, self.others))
 
     def logits(self, x: Float[Tensor, "b n d"]) -> list[Float[Tensor, "b n _"]]:
@@ -444,7 +450,7 @@ class MaskedLM(nn.Module):
     def __init__(self, config: LMConfig):
         super().__init__()
         self.config = config
-        self.tokens = FactorizedTokens(config)
+        self.tokens = FactorizedTokens(config.width, config.factor_bits, config.other_tokens)
         self.bert = Bert(
             length=config.prefix_length + math.prod(config.grid),
             width=config.width,
@@ -484,7 +490,7 @@ class FactorizedTransformer(Transformer):
         # The parent draws an embedding and a head of one token first.  They are not used, but a
         # seed keeps giving the initial weights from which the recorded run started.
         super().__init__(layers)
-        self.tokens = FactorizedTokens(config)
+        self.tokens = FactorizedTokens(config.width, config.factor_bits, config.other_tokens)
         self.head = nn.Identity()
 
 

@@ -622,7 +622,7 @@ def papers():
         "papers.magvit2.inflate",
         (model("magvit2/tiny"), meta(wide.model, replace(wide.config, filters=12))),
     )
-    tokens = SimpleNamespace(config=SimpleNamespace(vocabulary=9))
+    tokens = SimpleNamespace(num_codes=7, others=(0, 1))
     for unknown in (torch.tensor([[9]]), torch.tensor([[-1]]), torch.tensor([[1.0]])):
         broken("papers.magvit2.FactorizedTokens.forward", (tokens, unknown))
     broken(

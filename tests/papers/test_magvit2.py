@@ -75,6 +75,10 @@ def awake(model, seed=0):
     return model.eval()
 
 
+def factorized(config):
+    return magvit2.FactorizedTokens(config.width, config.factor_bits, config.other_tokens)
+
+
 def parameters(model):
     return sum(p.numel() for p in model.parameters())
 
@@ -377,7 +381,7 @@ def test_only_convolutions_are_inflated_whatever_has_the_shape_of_a_kernel():
 @pytest.mark.parametrize("factors", [1, 2, 3])
 def test_a_code_is_embedded_as_the_sum_of_its_factors(factors):
     config = replace(LM, factors=factors)
-    tokens = awake(magvit2.FactorizedTokens(config))
+    tokens = awake(factorized(config))
     table = tokens(torch.arange(config.vocabulary)[None])[0]
     size = 2 ** (6 // factors)
     for code in range(64):
@@ -409,7 +413,7 @@ def test_the_loss_is_that_of_whole_codes():
 
 
 def test_tables_are_used_both_ways():
-    tokens = awake(magvit2.FactorizedTokens(LM))
+    tokens = awake(factorized(LM))
     x = rand(2, 5, 12)
     for factor, logits in enumerate(tokens.logits(x)):
         close(logits, tokens.heads[factor](x) @ tokens.tables[factor].T + tokens.biases[factor])
