@@ -23,6 +23,7 @@ from course_lib.papers import (
     magvit_tokenizer,
     svd,
     svd_decoder,
+    videopoet_superresolution,
     vit,
     vivit,
     vqgan,
@@ -119,6 +120,18 @@ MODELS: dict[str, Entry] = {
         "LVM-3B": ("3B", "paper, section 5.1"),
         "LVM-7B": ("7B", "name of the released checkpoint"),
     }),
+    **_entries(
+        "videopoet",
+        videopoet_superresolution.SUPERRESOLUTION_CONFIGS,
+        videopoet_superresolution.SuperResolution,
+        {
+            "superresolution-1B": ("1B", "paper, appendix A.5.2; its layers and widths are ours"),
+            "superresolution-500M": (
+                "500M",
+                "paper, appendix A.5.2; its layers and widths are ours",
+            ),
+        },
+    ),
     **_entries("dcgan", dcgan.DCGAN_CONFIGS, dcgan.DCGAN, {}),
 }  # fmt: skip
 

@@ -628,6 +628,27 @@ def papers():
     broken(
         "papers.magvit_tokenizer.Tokenizer.features", (model("magvit/tiny"), image(1, 3, 5, 32, 32))
     )
+    large = model("videopoet/superresolution-tiny")
+    vectors = image(1, 5, 8, 8, 2)
+    for side in ((2, 8, 8), (5, 3, 8), (5, 8, 0), (5, 8, -8), (8, 8), ()):
+        broken("papers.videopoet_superresolution.window_counts", ((5, 8, 8), side))
+        broken("papers.videopoet_superresolution.windows", (vectors, side))
+        broken("papers.videopoet_superresolution.merge_windows", (image(5, 64, 2), side, (5, 8, 8)))
+    broken(
+        "papers.videopoet_superresolution.merge_windows",
+        (image(4, 64, 2), (1, 8, 8), (5, 8, 8)),
+        (image(5, 32, 2), (1, 8, 8), (5, 8, 8)),
+    )
+    broken("papers.videopoet_superresolution.halved", ((5, 7, 8),), ((5, 8, 7),))
+    broken("papers.videopoet_superresolution.shrink", (image(1, 3, 5, 7, 8),))
+    codes = torch.zeros(1, 5, 8, 8, dtype=torch.long)
+    broken("papers.videopoet_superresolution.check_grid", ("low", codes, (5, 4, 4)))
+    no_text = (image(1, 2, 64), image(1, 2) > 0)
+    broken(
+        "papers.videopoet_superresolution.SuperResolution.forward",
+        (large, codes, codes, *no_text),
+        (large, codes[:, :4], codes[:, :, ::2, ::2], *no_text),
+    )
     flat = zoo.find("magvit/tiny 2D")
     broken(
         "papers.magvit_tokenizer.inflate",
