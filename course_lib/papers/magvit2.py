@@ -20,6 +20,9 @@ No code was released.  What the text leaves open, and what is done here:
   parameters.
 - The layers of the autoregressive model: VQGAN's.  The tokenizer's size: 58M in Table 5a is that of
   a smaller one.
+
+The tiny tokenizer "tiny-patch" differs in one more thing: squares of 2 x 2 pixels become channels
+before anything else (`patch`).
 """
 
 import math
@@ -62,6 +65,8 @@ class TokenizerConfig:
     padding: str = "zeros"  # before the first frame: zeros, or "replicate" it
     groups: int = 32
     channels: int = 3
+    # Side in pixels of the squares that become channels before anything else: ours, for tiny ones.
+    patch: int = 1
     commitment: float = 0.25
     entropy: float = 0.1  # three times as much at first: `course_lib.quantize.lfq.annealed_weight`
 
@@ -91,7 +96,12 @@ class TokenizerConfig:
         In time this holds after the first frame, which has tokens of its own.
         """
         frames, rows, columns = (math.prod(axis) for axis in zip(*self.strides, strict=True))
-        return frames, rows, columns
+        return frames, rows * self.patch, columns * self.patch
+
+    @property
+    def patch_channels(self) -> int:
+        """Channels of a clip once its squares have become channels."""
+        return self.channels * self.patch**2
 
     def token_grid(self, frames: int, height: int, width: int) -> tuple[int, int, int]:
         """Return the times, rows and columns of a clip's tokens.
@@ -120,6 +130,9 @@ TOKENIZER_CONFIGS = {  # appendix A
     "video-128": TokenizerConfig(),
     "image-128": TokenizerConfig(kernel_frames=1, strides=((1, 2, 2),) * 3),
     "tiny": _TINY,
+    "tiny-patch": replace(  # the same tokens, more work where there are few places
+        _TINY, patch=2, filters=24, multipliers=(1, 2, 2), strides=((2, 2, 2), (2, 1, 1)), groups=8
+    ),
     "tiny-image": replace(_TINY, kernel_frames=1, strides=((1, 2, 2), (1, 2, 2), (1, 1, 1))),
 }
 
@@ -203,12 +216,15 @@ class Tokenizer(nn.Module):
         Raises ValueError for a clip that has no grid of tokens.
         """
         self.config.token_grid(*clip.shape[2:])
+        p = self.config.patch
+        x = rearrange(clip, "b c t (h p) (w q) -> b (c p q) t h w", p=p, q=p)
         # CPUs convolve fastest with channels last.
-        return self.encoder(clip.contiguous(memory_format=torch.channels_last_3d))
+        return self.encoder(x.contiguous(memory_format=torch.channels_last_3d))
 
     def decode(self, latents: Float[Tensor, "b bits t h w"]) -> Float[Tensor, "b c t2 h2 w2"]:
         """Return the clip that the decoder makes of latents."""
-        return self.decoder(latents)
+        p = self.config.patch
+        return rearrange(self.decoder(latents), "b (c p q) t h w -> b c t (h p) (w q)", p=p, q=p)
 
     def decode_indices(self, indices: Int[Tensor, "b t h w"]) -> Float[Tensor, "b c t2 h2 w2"]:
         """Return the clip of a grid of tokens."""
@@ -223,7 +239,7 @@ class Encoder(nn.Sequential):
 
     def __init__(self, config: TokenizerConfig):
         widths = config.widths
-        layers: list[nn.Module] = [conv(config, config.channels, widths[0])]
+        layers: list[nn.Module] = [conv(config, config.patch_channels, widths[0])]
         layers += residuals(config, widths[0])
 
         for (c_in, c_out), stride in zip(pairwise(widths), config.strides, strict=True):
@@ -253,7 +269,7 @@ class Decoder(nn.Module):
             self.levels.append(DecoderLevel(config, upsample, c_out, frames))
 
         self.norm_out = norm(config, widths[-1])
-        self.conv_out = conv(config, widths[-1], config.channels)
+        self.conv_out = conv(config, widths[-1], config.patch_channels)
 
     def forward(self, latents: Float[Tensor, "b bits t h w"]) -> Float[Tensor, "b c t2 h2 w2"]:
         control = reduce(latents, "b bits t h w -> b t bits", "mean")

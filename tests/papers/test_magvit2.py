@@ -51,6 +51,7 @@ CONFIGS = {  # with frames, rows and columns of a clip
     "a stride of 3": (replace(SMALL, strides=((3, 1, 1), (1, 2, 3)), blocks=2), (10, 4, 6)),
     "replicated frames": (replace(SMALL, padding="replicate"), (9, 4, 8)),
     "kernels of 2 frames": (replace(SMALL, kernel_frames=2), (9, 4, 8)),
+    "squares of 2 pixels": (replace(SMALL, patch=2), (9, 8, 16)),
 }
 LM = LMConfig((2, 2, 3), 2**6, num_classes=4, width=12, depth=2, heads=3, mlp=20, dropout=0.0)
 
@@ -109,11 +110,12 @@ def test_the_convolutions_hold_what_the_configuration_says(name):
         found = parameters(Tokenizer(c))
     box, widths = 9 * c.kernel_frames, c.widths
     block = [2 * box * w * w + 4 * w for w in widths]  # two convolutions, two norms
-    encoder = box * c.channels * widths[0] + widths[0] + c.blocks * (sum(block) + block[-1])
+    channels = c.channels * c.patch**2
+    encoder = box * channels * widths[0] + widths[0] + c.blocks * (sum(block) + block[-1])
     encoder += 2 * widths[-1] + widths[-1] * c.bits + c.bits
     decoder = box * c.bits * widths[-1] + widths[-1] + c.blocks * (sum(block) + block[-1])
     decoder += sum(2 * w * (c.bits + 1) for w in widths)  # what the latents control
-    decoder += 2 * widths[0] + box * widths[0] * c.channels + c.channels
+    decoder += 2 * widths[0] + box * widths[0] * channels + channels
     for fine, coarse, stride in zip(widths, widths[1:], c.strides, strict=False):
         encoder += box * fine * coarse + coarse
         decoder += (box * coarse * fine + fine) * math.prod(stride)
@@ -140,6 +142,8 @@ def test_section_3_2_and_appendix_a():
     )
     assert TOKENIZER_CONFIGS["tiny"].bits == sum(MLM_CONFIGS["MLM-tiny"].factor_bits) == 10
     assert TOKENIZER_CONFIGS["tiny-image"].token_grid(1, 32, 32) == (1, 8, 8)
+    patched = TOKENIZER_CONFIGS["tiny-patch"]
+    assert patched.token_grid(17, 32, 32) == (5, 8, 8) and patched.bits == 10
 
 
 def test_the_weights_of_the_losses():
@@ -211,12 +215,12 @@ def test_a_latent_depends_on_no_frame_after_its_own(config, size):
     """Bit for bit; and it does depend on its own frames, the last of them too."""
     model, s = awake(Tokenizer(config)), config.cell[0]
     clip = rand(2, 2, *size)
-    latents = model.encoder(clip)
+    latents = model.features(clip)
     for changed in range(size[0]):
         other = clip.clone()
         other[:, :, changed:] = rand(2, 2, *size, seed=1)[:, :, changed:]
         first = -(-changed // s)  # the first that may know
-        found = model.encoder(other)
+        found = model.features(other)
         assert torch.equal(found[:, :, :first], latents[:, :, :first])
         assert not torch.equal(found[:, :, first], latents[:, :, first])
         indices, before = (model.encode(x).indices[:, :first] for x in (other, clip))
@@ -241,7 +245,7 @@ def test_a_frame_is_decoded_from_the_tokens_up_to_its_own(config, size):
 def test_the_first_frame_of_a_clip_is_an_image(config, size):
     model = awake(Tokenizer(config)).double()
     clip = rand(2, 2, *size).double()
-    close(model.encoder(clip)[:, :, :1], model.encoder(clip[:, :, :1]), 1e-10)
+    close(model.features(clip)[:, :, :1], model.features(clip[:, :, :1]), 1e-10)
     (reconstruction, quantized), (rebuilt_image, quantized_image) = (
         model(clip),
         model(clip[:, :, :1]),

@@ -3,7 +3,8 @@
 `magvit-2d` is a tokenizer of single frames; `magvit-init-*` start a 3D one from it, or from
 scratch, and `magvit-zero` pads with zeros; `magvit-3d` is the chapter's tokenizer, `magvit-bert`
 its masked transformer for all ten tasks.  `magvit2-tokenizer` is MAGVIT-v2's, `magvit2-mlm` and
-`magvit2-ar` a masked and an autoregressive language model of its tokens.  `sweep-vq-B` and
+`magvit2-ar` a masked and an autoregressive language model of its tokens; of
+`magvit2-tokenizer-patch` the colours can be told.  `sweep-vq-B` and
 `sweep-lfq-B` are tokenizers of images with 2^B codes, `sweep-vq-B-mlm` and `sweep-lfq-B-mlm` the
 masked language models of their tokens, VQ's predicted whole and LFQ's in two halves;
 `sweep-vq-14-halves-mlm` and `sweep-lfq-14-whole-mlm` do it the other way round.
@@ -40,6 +41,7 @@ from course_lib.training.recipes.vqgan import fidelity, sample_scores
 from course_lib.training.store import load_checkpoint
 from course_lib.world import pixels_to_float
 
+PIECE = 5  # frames
 AnyTokenizer = magvit_tokenizer.Tokenizer | magvit2.Tokenizer
 AnyTokenizerConfig = magvit_tokenizer.TokenizerConfig | magvit2.TokenizerConfig
 
@@ -92,7 +94,10 @@ class ClipTokenizer(Trainable):
         self.rebuilt = torch.empty(0)  # what the tokenizer made in this step
 
     def _perceptual_distance(self, clip: Tensor, rebuilt: Tensor) -> Tensor:
-        return self.perceptual.loss(rebuilt, clip)
+        """Return the distances of some of the frames (n c h w): others at every step."""
+        every = self.recipe.perceptual_every
+        seen = slice(int(self.step) % every, None, every)
+        return self.perceptual.loss(rebuilt[seen], clip[seen])
 
     def players(self) -> dict[str, Iterable[nn.Parameter]]:
         players: dict[str, Iterable[nn.Parameter]] = {"tokenizer": list(self.model.parameters())}
@@ -102,6 +107,9 @@ class ClipTokenizer(Trainable):
 
     def loss(self, player: str, batch: dict[str, Tensor], rng: RandomSource) -> Tensor:
         clip = pixels_to_clip(batch["pixels"])
+        if int(self.step) < self.recipe.whole_from:
+            first = int(rng.randint(0, clip.shape[2] - PIECE + 1, 1))
+            clip = clip[:, :, first : first + PIECE]
         start = self.recipe.adversarial_from
         has_joined = start is not None and int(self.step) >= start
         if player == "tokenizer":
@@ -158,7 +166,9 @@ class ClipTokenizerRecipe(Recipe):
     inflate: Literal["central", "average"] = "central"
     squared_weight: float = 20.0  # the papers have 1 and 5: here the adversary weighs less
     perceptual_weight: float = 1.0
+    perceptual_every: int = 1  # LPIPS is measured on one of so many frames
     adversarial_from: int | None = None  # step at which the discriminator joins; None: never
+    whole_from: int = 0  # step from which clips are whole; before, pieces of them are trained on
 
     @property
     def frames(self) -> int:
@@ -640,6 +650,21 @@ SCRATCH = ClipTokenizerRecipe(
 )
 LIVE = replace(SCRATCH, name="magvit-live", steps=200, warmup=20, clips=400)
 CENTRAL = replace(SCRATCH, name="magvit-init-central", source="magvit-2d")
+# MAGVIT-v2's tokenizer, better at colours.  At first its clips are pieces, which cost a third.
+COLOUR = replace(
+    SCRATCH,
+    name="magvit2-tokenizer-patch",
+    preset="magvit2/tiny-patch",
+    steps=6000,
+    batch_size=16,
+    learning_rate=2e-3,
+    ema=0.995,
+    padding="zeros",
+    squared_weight=40.0,
+    perceptual_weight=0.25,
+    perceptual_every=5,
+    whole_from=5000,
+)
 BERT = BertRecipe(
     "magvit-bert",
     steps=1200,
@@ -713,6 +738,7 @@ RECIPES: list[Recipe] = [
         padding="zeros",
         squared_weight=40.0,
     ),
+    COLOUR,
     MLM,
     replace(MLM, name="magvit2-ar", preset="magvit2/AR-tiny"),
     replace(SWEEP, name="sweep-vq-6", quantizer="vq", bits=6),
