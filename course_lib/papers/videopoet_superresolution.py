@@ -93,7 +93,7 @@ class SuperResolutionConfig:
         return 2**self.bits + 1
 
 
-def halved(sides: tuple[int, int, int]) -> tuple[int, int, int]:
+def halved(sides: Sequence[int]) -> tuple[int, int, int]:
     """Return as many times, and half the rows and columns.  Raises ValueError for odd ones."""
     t, h, w = sides
     if h % 2 or w % 2:
@@ -337,7 +337,7 @@ def shrink(clip: Float[Tensor, "b c t h w"]) -> Float[Tensor, "b c t h2 w2"]:
 
     Raises ValueError for odd ones.
     """
-    _, h, w = halved(tuple(clip.shape[2:]))
+    _, h, w = halved(clip.shape[2:])
     frames = rearrange(clip, "b c t h w -> (b t) c h w")
     small = F.interpolate(frames, (h, w), mode="bicubic", antialias=True).clamp(-1, 1)
     return rearrange(small, "(b t) c h w -> b c t h w", b=len(clip))
@@ -417,15 +417,14 @@ def guided_logits(
     """
     none = torch.zeros(len(low), dtype=torch.bool, device=low.device)  # b
     conditions = [(none, none), (none, ~none), (~none, ~none)]  # what is dropped
-    guided = None
+    runs = []
     weights = guidance_weights(text_scale, low_scale)
     for weight, dropped in zip(weights, conditions, strict=True):
-        if weight == 0:
-            continue
-        seen_low, seen_text = without(model.config, low, is_text, *dropped)
-        logits = [weight * each for each in model(shown, seen_low, text, seen_text)]
-        guided = logits if guided is None else [a + b for a, b in zip(guided, logits, strict=True)]
-    return guided
+        if weight:
+            seen_low, seen_text = without(model.config, low, is_text, *dropped)
+            logits = model(shown, seen_low, text, seen_text)
+            runs.append([weight * each for each in logits])
+    return [torch.stack(parts).sum(0) for parts in zip(*runs, strict=True)]
 
 
 @torch.no_grad()

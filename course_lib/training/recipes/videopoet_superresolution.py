@@ -172,12 +172,21 @@ class SuperResolutionRecipe(Recipe):
         low = pairs["low"].long()
         low = disturb(low, torch.full((len(low),), share), 2**model.config.bits, rng)
         device = next(model.parameters()).device
-        options = {"steps": steps, "text_scale": text_scale, "low_scale": low_scale}
         drawn = []
         parts = (low.split(32), pairs["text"].split(32), pairs["is_text"].split(32))
         for part in zip(*parts, strict=True):
-            seen = [each.to(device) for each in part]
-            drawn.append(super_resolve(model, *seen, **options, generator=rng.generator).cpu())
+            small, text, is_text = (each.to(device) for each in part)
+            codes = super_resolve(
+                model,
+                small,
+                text,
+                is_text,
+                steps,
+                text_scale,
+                low_scale,
+                generator=rng.generator,
+            )
+            drawn.append(codes.cpu())
         return torch.cat(drawn)
 
 
